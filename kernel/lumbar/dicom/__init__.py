@@ -1,0 +1,1 @@
+"""DICOM files to arrays and stacks in patient space, by numba kernels."""

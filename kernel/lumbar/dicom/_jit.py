@@ -1,0 +1,25 @@
+"""The one decorator of every compiled kernel, so that all share cache, threading and error model.
+
+Kernels take C-contiguous arrays, read-only for input (``np.frombuffer`` and views made by ``lumbar.dicom`` are), never
+raise, never allocate, check bounds before every access, and return a count or a negative code. Index arithmetic in
+inner loops is unsigned (``np.uint64`` on both sides of every operator): numba then leaves out the test for negative
+indices.
+
+``NUMBA_DISABLE_JIT=1`` runs kernels as plain Python and ``NUMBA_BOUNDSCHECK=1`` (with a ``NUMBA_CACHE_DIR`` of its own)
+checks every index; both are numba's, nothing here stands in their way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import numba
+
+Function = TypeVar("Function", bound=Callable)
+
+
+def kernel(function: Function) -> Function:
+    """Compile ``function`` at its first call: cached on disk, GIL released, numpy's error model (no division checks)."""
+    compiled: Function = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    return compiled
