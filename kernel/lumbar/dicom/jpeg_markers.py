@@ -70,8 +70,8 @@ class ScanComponent:
 class Scan:
     """A scan header (T.81 B.2.3) and the offset of the entropy-coded byte after it.
 
-    ``start`` is Ss, the predictor (lossless) or NEAR (JPEG-LS); ``end`` is Se or ILV (JPEG-LS); ``high`` and ``low`` are
-    Ah and Al (``low`` is the point transform).
+    ``start`` is Ss, the predictor (lossless) or NEAR (JPEG-LS); ``end`` is Se or ILV (JPEG-LS); ``high`` and ``low``
+    are Ah and Al (``low`` is the point transform).
     """
 
     offset: int
@@ -140,7 +140,7 @@ class MarkerReader:
         self.restart_interval = 0
         self.preset = Preset()
         self.applications: list[tuple[int, bytes]] = []
-        self._bytes = memoryview(np.ascontiguousarray(data, np.uint8)).cast("B")
+        self._bytes = np.ascontiguousarray(data, np.uint8).data.cast("B")
         self._position = 0
         if len(self._bytes) < 4 or self._bytes[0] != 0xFF or self._bytes[1] != SOI:
             found = bytes(self._bytes[:2]).hex() or "no data"
@@ -153,7 +153,7 @@ class MarkerReader:
         return self._position
 
     def next_scan(self, position: int | None = None) -> Scan | None:
-        """Read segments up to the next start of scan; ``None`` at the end of the image, or of the data between segments.
+        """Read segments up to the next start of scan; ``None`` at the end of the image or of the data.
 
         ``position``, where given, is an offset in the entropy-coded data of the scan before: what is left of that is
         passed over first.
@@ -233,7 +233,7 @@ class MarkerReader:
             if len(self.applications) < 64:
                 self.applications.append((marker, bytes(self._bytes[start : min(stop, start + 64)])))
         elif marker != 0xFE and marker < 0xE0:  # comments and the reserved segments F0-FD say nothing to us
-            raise refuse(self.path, offset, f"marker ff{marker:02x}", "a segment of sequential JPEG, lossless or JPEG-LS")
+            raise refuse(self.path, offset, f"marker ff{marker:02x}", "a segment of sequential or lossless JPEG")
 
     def _read_frame(self, marker: int, offset: int, start: int, stop: int) -> Frame:
         if self.frame is not None:
@@ -245,7 +245,7 @@ class MarkerReader:
         if not 1 <= n <= MAX_COMPONENTS or stop - start != 6 + 3 * n:
             found = f"{n} components in {stop - start} bytes of frame header"
             raise refuse(self.path, start + 5, found, f"1 to {MAX_COMPONENTS} in 6 + 3 n")
-        components = []
+        components: list[Component] = []
         for i in range(start + 6, stop, 3):
             part = Component(data[i], data[i + 1] >> 4, data[i + 1] & 15, data[i + 2])
             if not (1 <= part.horizontal <= 4 and 1 <= part.vertical <= 4):
@@ -282,7 +282,7 @@ class MarkerReader:
             kind, number = self._bytes[start] >> 4, self._bytes[start] & 15
             if kind > 1 or number > 3:
                 raise refuse(self.path, start, f"Huffman table class {kind} number {number}", "0-1 and 0-3")
-            counts = np.frombuffer(self._bytes[start + 1 : start + 17], np.uint8)
+            counts = np.frombuffer(self._bytes[start + 1 : start + 17], np.uint8).copy()
             n = int(counts.sum(dtype=np.int64))
             if n > 256 or start + 17 + n > stop:
                 raise refuse(self.path, start + 1, f"{n} Huffman codes", f"at most {min(256, stop - start - 17)}")
@@ -291,7 +291,7 @@ class MarkerReader:
                 space += count << (16 - length)
             if space > 1 << 16:
                 raise refuse(self.path, start + 1, "Huffman code lengths that overflow", "those of a prefix code")
-            values = np.frombuffer(self._bytes[start + 17 : start + 17 + n], np.uint8)
+            values = np.frombuffer(self._bytes[start + 17 : start + 17 + n], np.uint8).copy()
             (self.ac_tables if kind else self.dc_tables)[number] = HuffmanTable(counts, values)
             start += 17 + n
 
