@@ -1,0 +1,148 @@
+"""The time limit: what effort the next study gets, and when to stop.
+
+Near the deadline test-time augmentation goes first, then folds, then models (DESIGN.md, failure policy). Every
+decision is taken from measured seconds a study, so a slow disk and a slow network count alike.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+import time
+from collections.abc import Callable
+
+from lumbar.errors import CohortError
+
+Clock = Callable[[], float]
+
+_UNITS_S = {"h": 3600.0, "m": 60.0, "s": 1.0}
+
+
+class Effort(enum.IntEnum):
+    """How much work a study gets; each step down does less than the one before."""
+
+    FULL = 0  # every model, every fold, test-time augmentation
+    NO_AUGMENTATION = 1  # every model, every fold, one view
+    ONE_FOLD = 2  # every model, one set of weights each
+    ONE_MODEL = 3  # one classifier a view, one set of weights each
+
+    @property
+    def uses_augmentation(self) -> bool:
+        """Whether test-time augmentation runs."""
+        return self < Effort.NO_AUGMENTATION
+
+    @property
+    def uses_all_folds(self) -> bool:
+        """Whether every fold's weights run, instead of the first only."""
+        return self < Effort.ONE_FOLD
+
+    @property
+    def uses_all_models(self) -> bool:
+        """Whether every classifier runs, instead of the fewest that cover the 25 columns."""
+        return self < Effort.ONE_MODEL
+
+    @property
+    def title(self) -> str:
+        """Words for the log and the report."""
+        return ("full effort", "no test-time augmentation", "one fold", "one model")[self]
+
+
+def parse_time_limit(text: str | float) -> float:
+    """Seconds of ``8.5h``, ``30m``, ``90s`` or a bare number of seconds.
+
+    Raises:
+        CohortError: not a duration, or negative.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([hms]?)\s*", str(text).lower())
+    if match is None:
+        raise CohortError(f"time limit {text!r}: expected a duration such as 8.5h, 30m or 90s")
+    return float(match[1]) * _UNITS_S[match[2] or "s"]
+
+
+class Budget:
+    """Projects the end of a run from the studies done, and lowers the effort so that it ends in time.
+
+    Args:
+        limit_s: seconds from now to the deadline.
+        n_studies: studies to do.
+        n_workers: studies done at the same time.
+        clock: monotonic seconds; tests pass their own.
+        reserve_s: kept free for the last write and the report; default 2 % of the limit, at most 90 s.
+    """
+
+    # A level never tried is taken to cost this share of the level above it until it has been measured.
+    _STEP_SHARE = 0.6
+    # Going back up needs this much slack, or the effort would flap between two levels.
+    _UP_SLACK = 0.8
+    # Weight of the newest study in the running mean: recent studies tell of the machine as it is now.
+    _NEWEST = 0.2
+
+    def __init__(
+        self,
+        limit_s: float,
+        n_studies: int,
+        *,
+        n_workers: int = 1,
+        clock: Clock = time.monotonic,
+        reserve_s: float | None = None,
+    ) -> None:
+        self._clock = clock
+        self.start_s = clock()
+        self.limit_s = limit_s
+        self.reserve_s = min(0.02 * limit_s, 90.0) if reserve_s is None else reserve_s
+        self.n_left = n_studies
+        self.n_workers = max(1, n_workers)
+        self.effort = Effort.FULL
+        self._seen: dict[Effort, tuple[int, float]] = {}  # studies done and their mean seconds
+
+    def elapsed_s(self) -> float:
+        """Seconds since the start."""
+        return self._clock() - self.start_s
+
+    def remaining_s(self) -> float:
+        """Seconds that studies may still use: to the deadline, less the reserve."""
+        return self.limit_s - self.reserve_s - self.elapsed_s()
+
+    def finished(self, seconds: float, effort: Effort) -> None:
+        """Note one study done (or given up) at ``effort`` in ``seconds`` of one worker."""
+        self.n_left = max(0, self.n_left - 1)
+        count, mean = self._seen.get(effort, (0, 0.0))
+        # The first study of a level warms caches and compilers up: the second replaces it.
+        share = 1.0 if count <= 1 else max(self._NEWEST, 1.0 / count)
+        self._seen[effort] = (count + 1, mean + share * (seconds - mean))
+
+    def study_seconds(self, effort: Effort) -> float | None:
+        """Expected seconds of one study at ``effort``; None before any study is done."""
+        if not self._seen:
+            return None
+        # A level seen once holds a warm-up: believe it only while there is nothing better.
+        known = {level: mean for level, (count, mean) in self._seen.items() if count > 1}
+        if not known:
+            lowest = max(self._seen)
+            known = {lowest: self._seen[lowest][1]}
+        nearest = min(known, key=lambda level: abs(level - effort))
+        return known[nearest] * self._STEP_SHARE ** (effort - nearest)
+
+    def projected_s(self, effort: Effort) -> float | None:
+        """Seconds still needed for all studies left at ``effort``; None before any study is done."""
+        each = self.study_seconds(effort)
+        return None if each is None else each * self.n_left / self.n_workers
+
+    def next_effort(self) -> Effort:
+        """The most work that still fits; the least there is when nothing fits."""
+        remaining = self.remaining_s()
+        for effort in Effort:
+            projected = self.projected_s(effort)
+            if projected is None:
+                return self.effort
+            slack = self._UP_SLACK if effort < self.effort else 1.0
+            if projected <= remaining * slack:
+                self.effort = effort
+                return effort
+        self.effort = Effort.ONE_MODEL
+        return self.effort
+
+    def is_over(self) -> bool:
+        """Whether not even one more study at the least effort is expected to end in time."""
+        least = self.study_seconds(Effort.ONE_MODEL) or 0.0
+        return self.remaining_s() <= least
