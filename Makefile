@@ -1,0 +1,118 @@
+# Two commands do everything from a fresh clone: `make dry-run` and `make test`.
+# Each target makes .venv by itself; a second run installs nothing.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv dry-run seal test check bench parity hooks clean
+
+VENV     := .venv
+PY       := $(VENV)/bin/python
+STAMP    := $(VENV)/.installed
+CANDIDATES := python3 python3.12 python3.13 python3.11 python
+
+# dry-run: the user's own sample images, or phantoms
+DATA     ?=
+STUDIES  ?= 2
+SEED     ?= 20240
+SAMPLE   := dist/sample
+RUN      ?=
+KAGGLE_LIKE ?=
+ROOT_OF_DATA = $(if $(strip $(DATA)),$(DATA),$(SAMPLE))
+SAMPLE_STAMP = $(SAMPLE)/.made-$(STUDIES)-$(SEED)
+DRY_RUN  = -m lumbar_publish.dry_run --data "$(ROOT_OF_DATA)" $(if $(RUN),--run "$(RUN)") \
+           $(if $(filter-out 0 no false,$(KAGGLE_LIKE)),--kaggle-like)
+
+# parity: the notebook image's own versions
+PARITY_VENV  := .venv-parity
+PARITY_PY    := $(PARITY_VENV)/bin/python
+PARITY_STAMP := $(PARITY_VENV)/.installed
+PARITY_TESTS ?= $(wildcard tests/dicom tests/kernel)
+
+export NUMBA_CACHE_DIR ?= $(CURDIR)/.numba_cache
+unexport PYTHONPATH
+
+help:
+	@echo "make dry-run          install, make two phantom studies, seal, run the notebook offline as Kaggle would"
+	@echo "make dry-run DATA=p   the same on your own studies (a competition folder); KAGGLE_LIKE=1 adds Kaggle's limits"
+	@echo "make test             every test (PYTEST_ARGS='-m \"not slow\"' for the quick ones)"
+	@echo "make check            ruff and mypy"
+	@echo "make seal             stage dist/dataset (RUN=runs/mine for your own weights)"
+	@echo "make bench            the figures that the README quotes"
+	@echo "make parity           kernel tests and dry run with the versions of Kaggle's image (needs Python 3.12; PYTHON312=)"
+	@echo "make hooks | clean    install the pre-commit hook | remove dist and caches"
+
+# ---- environments -------------------------------------------------------------------------------------------------
+
+# $(call environment,folder,interpreter,constraints): a venv, then uv inside it; pip takes over where uv cannot reach
+# the index (uv does not read pip's configuration).
+define environment
+	@"$(1)/bin/python" -c '' 2>/dev/null || "$(2)" -m venv --clear "$(1)" || { \
+	  echo "error: $(2) -m venv failed: Python's venv module is missing (on Debian: apt install python3-venv)" >&2; exit 1; }
+	@"$(1)/bin/python" -m uv --version >/dev/null 2>&1 || "$(1)/bin/python" -m pip install --quiet -c constraints.txt uv
+	@echo "installing into $(1) (the first time downloads several GB)"
+	@"$(1)/bin/python" -m uv pip install --quiet --python "$(1)/bin/python" -c $(3) -e '.[dev]' || \
+	  "$(1)/bin/python" -m pip install --quiet -c $(3) -e '.[dev]'
+endef
+
+# $(call find,variable's value,candidates,test,message)
+define find
+found="$(1)"; \
+if [ -n "$$found" ]; then "$$found" -c '$(3)' 2>/dev/null || { echo "error: $$found: $(4)" >&2; exit 1; }; \
+else for p in $(2); do "$$p" -c '$(3)' >/dev/null 2>&1 && { found="$$p"; break; }; done; fi; \
+[ -n "$$found" ] || { echo "error: $(4)" >&2; exit 1; }; \
+echo "$$found"
+endef
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+IS_312     := import sys; sys.exit(sys.version_info[:2] != (3, 12))
+
+venv: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@py=$$($(call find,$(PYTHON),$(CANDIDATES),$(NEW_ENOUGH),no Python 3.11 or newer found; name one with PYTHON=/path/to/python3)) && \
+	  $(MAKE) --no-print-directory .install FOLDER=$(VENV) INTERPRETER="$$py" CONSTRAINTS=constraints.txt
+	@touch $@
+
+$(PARITY_STAMP): pyproject.toml constraints-kaggle.txt
+	@py=$$($(call find,$(PYTHON312),python3.12 python3 python,$(IS_312),no Python 3.12 found (the version of the notebook image); name one with PYTHON312=/path/to/python3.12)) && \
+	  $(MAKE) --no-print-directory .install FOLDER=$(PARITY_VENV) INTERPRETER="$$py" CONSTRAINTS=constraints-kaggle.txt
+	@touch $@
+
+.PHONY: .install
+.install:
+	$(call environment,$(FOLDER),$(INTERPRETER),$(CONSTRAINTS))
+
+# ---- the main job -------------------------------------------------------------------------------------------------
+
+$(SAMPLE_STAMP): $(wildcard src/lumbar_phantom/*.py) | $(STAMP)
+	@rm -rf $(SAMPLE)
+	$(PY) -m lumbar_phantom --out $(SAMPLE) --studies $(STUDIES) --seed $(SEED) --split test
+	@touch $@
+
+dry-run: $(STAMP) $(if $(strip $(DATA)),,$(SAMPLE_STAMP))
+	$(PY) $(DRY_RUN)
+
+seal: $(STAMP)
+	$(PY) build_dataset.py $(if $(RUN),--run "$(RUN)")
+
+# ---- proofs -------------------------------------------------------------------------------------------------------
+
+test: $(STAMP)
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+check: $(STAMP)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+bench: $(STAMP)
+	@for script in benchmarks/*.py; do echo "== $$script"; $(PY) "$$script" || exit 1; done
+
+parity: $(STAMP) $(PARITY_STAMP) $(if $(strip $(DATA)),,$(SAMPLE_STAMP))
+	NUMBA_CACHE_DIR=$(CURDIR)/.numba_cache/parity $(PARITY_PY) -m pytest $(PARITY_TESTS)
+	$(PY) $(DRY_RUN)
+	NUMBA_CACHE_DIR=$(CURDIR)/.numba_cache/parity $(PARITY_PY) $(DRY_RUN) --out dist/parity --keep-seal \
+	  --agree-with dist/dry-run/kaggle/working/submission.csv
+
+hooks: $(STAMP)
+	$(PY) -m uv pip install --quiet --python $(PY) pre-commit && $(VENV)/bin/pre-commit install
+
+clean:
+	rm -rf dist .numba_cache .pytest_cache .mypy_cache .ruff_cache
