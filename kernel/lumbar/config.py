@@ -1,0 +1,163 @@
+"""Frozen configurations of the networks. What stands here is enough to rebuild a network and feed it.
+
+Sizes of inputs live beside sizes of layers, because one is wrong without the other: the manifest stores the whole
+dataclass, the kernel rebuilds from it, and a key that it does not know is refused rather than ignored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from lumbar.errors import ManifestError
+
+STAGES = (
+    "sagittal_xy",
+    "sagittal_z",
+    "axial_xy",
+    "sagittal_classifier",
+    "axial_subarticular",
+    "axial_all",
+    "aggregator",
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """A timm network used as feature extractor: one input channel unless said otherwise, global average pool.
+
+    ``channels`` narrows timm's ResNets; ``norm`` is ``batch`` (timm's own) or ``group`` (statistics never depend on
+    the batch, needed for small batches and equal results on several ranks).
+    """
+
+    name: str
+    channels: tuple[int, ...] = ()
+    stem_width: int = 0
+    norm: str = "batch"
+    drop_path: float = 0.0
+
+
+@dataclass(frozen=True)
+class HeatmapConfig:
+    """Heatmap localiser on a fixed millimetre grid. ``points`` heatmaps at half the grid's resolution.
+
+    ``widths`` are the channels at strides 2, 4, 8, …; a non-empty ``backbone`` takes timm features instead of the
+    plain encoder. ``context`` neighbouring slices enter as channels (1 = the slice alone).
+    """
+
+    points: int
+    size: int = 256
+    mm_per_px: float = 1.3
+    context: int = 3
+    widths: tuple[int, ...] = (16, 32, 48, 64, 96)
+    segments: int = 5
+    sigma_mm: float = 4.0
+    sigma_through_mm: float = 3.5
+    backbone: str = ""
+
+
+@dataclass(frozen=True)
+class SagittalRegressionConfig:
+    """Sagittal xy as coordinates: 5 neighbouring slices → 5 levels × (x, y) in 0..1 plus presence (solution 14p2)."""
+
+    backbone: BackboneConfig
+    size: int = 512
+    context: int = 5
+
+
+@dataclass(frozen=True)
+class AxialRegressionConfig:
+    """Axial xy as coordinates: one slice → left (x, y), right (x, y) in 0..1 (solution 05b5)."""
+
+    backbone: BackboneConfig
+    size: int = 384
+
+
+@dataclass(frozen=True)
+class SliceRoleConfig:
+    """Sagittal z: a box around the five levels in every slice → levels marked on it: left, right, canal (14s10a)."""
+
+    backbone: BackboneConfig
+    size: int = 512
+    hidden: int = 512
+    box_scale: float = 1.4
+
+
+@dataclass(frozen=True)
+class SagittalClassifierConfig:
+    """One level's crops over T2 canal slices and T1 slices of both sides → canal and foraminal logits (12y8).
+
+    ``window`` slices around the role's slice; the crop's half side is ``crop_scale`` × the larger distance to a
+    neighbouring level, at least ``min_half_mm``. ``share_sides`` feeds both sides through the same weights, ordered
+    from the midline outwards, so that a mirrored patient gives mirrored logits exactly.
+    """
+
+    backbone: BackboneConfig
+    size: int = 256
+    window: int = 7
+    crop_scale: float = 1.1
+    min_half_mm: float = 20.0
+    hidden: int = 512
+    level_embedding: int = 32
+    position_embedding: int = 32
+    share_sides: bool = False
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class AxialClassifierConfig:
+    """One level's axial crops → logits of ``conditions`` (indices into labels.CONDITIONS; 29a2 and 29g).
+
+    The box is ``box_scale`` × the distance between the left and right points, within ``box_mm``.
+    """
+
+    backbone: BackboneConfig
+    conditions: tuple[int, ...] = (3, 4)
+    size: int = 384
+    window: int = 5
+    box_scale: float = 2.0
+    box_mm: tuple[float, float] = (36.0, 90.0)
+    hidden: int = 768
+    level_embedding: int = 32
+    position_embedding: int = 32
+    share_sides: bool = False
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class AggregatorConfig:
+    """Three small MLPs over every classifier's logits; ``models`` names the classifiers in the order of the input."""
+
+    models: tuple[str, ...] = ("sagittal_classifier", "axial_subarticular", "axial_all")
+    hidden: int = 32
+    dropout: float = 0.0
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain JSON types of a configuration dataclass."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(config).items()}
+
+
+def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
+    """Rebuild a configuration; lists become tuples.
+
+    Raises:
+        ManifestError: a key that ``kind`` does not know, or one that it needs and is missing.
+    """
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        raise ManifestError(f"{kind.__name__}: unknown keys {unknown}, expected a subset of {sorted(fields)}")
+    arguments: dict[str, Any] = {}
+    for name, value in values.items():
+        if name == "backbone" and isinstance(value, Mapping):
+            value = from_dict(BackboneConfig, value)
+        arguments[name] = tuple(value) if isinstance(value, list) else value
+    try:
+        return kind(**arguments)
+    except TypeError as error:
+        raise ManifestError(f"{kind.__name__}: {error}") from None

@@ -1,0 +1,115 @@
+"""Sampling grids in the plane of a stack: fixed millimetres per pixel, canonical orientation, points carried along.
+
+A sagittal grid shows the patient facing left (x grows posterior, y grows towards the feet); an axial grid is the
+radiological view (x grows towards the patient's left, y grows posterior). One function makes the matrix, and both
+images and points go through it, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from lumbar.dicom import Stack
+
+Array = NDArray[np.float64]
+
+# Patient directions (LPS) of increasing grid x and y.
+_CANONICAL = {
+    "sagittal": ((0.0, 1.0, 0.0), (0.0, 0.0, -1.0)),
+    "axial": ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)),
+    "coronal": ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0)),
+}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A square sampling grid over a slice.
+
+    ``matrix`` (2, 3) takes grid (x, y, 1) to source pixels (x, y) = (column, row); ``mm_per_px`` is the grid's step.
+    """
+
+    size: int
+    mm_per_px: float
+    matrix: Array
+
+    def to_source(self, points: Array) -> Array:
+        """Grid points (..., 2) as source pixels (x, y)."""
+        return np.asarray(points) @ self.matrix[:, :2].T + self.matrix[:, 2]
+
+    def to_grid(self, points: Array) -> Array:
+        """Source pixels (x, y) (..., 2) as grid points."""
+        return (np.asarray(points) - self.matrix[:, 2]) @ np.linalg.inv(self.matrix[:, :2]).T
+
+
+def canonical_axes(stack: Stack) -> Array:
+    """Signed permutation (2, 2): columns are the source directions (x, y) of grid +x and grid +y, a unit pixel each."""
+    steps = np.stack([stack.column_mm, stack.row_mm])
+    units = steps / np.linalg.norm(steps, axis=1, keepdims=True)
+    targets = np.array(_CANONICAL[stack.orientation])
+    cosines = units @ targets.T  # (source axis, grid axis)
+    straight = abs(cosines[0, 0]) + abs(cosines[1, 1]) >= abs(cosines[0, 1]) + abs(cosines[1, 0])
+    keep = np.eye(2) if straight else np.eye(2)[::-1]
+    return np.asarray(np.where(cosines >= 0, 1.0, -1.0) * keep)
+
+
+def make_grid(
+    stack: Stack,
+    *,
+    size: int,
+    mm_per_px: float,
+    centre_px: tuple[float, float] | None = None,
+    angle_deg: float = 0.0,
+    is_mirrored: bool = False,
+) -> Grid:
+    """Grid of ``size`` pixels a side around ``centre_px`` (source x, y; the image's centre if None).
+
+    Args:
+        stack: the stack whose slices are sampled.
+        size: pixels a side.
+        mm_per_px: step of the grid.
+        centre_px: source pixel under the grid's centre.
+        angle_deg: the grid is turned by this angle; positive turns grid +x towards grid +y.
+        is_mirrored: grid x runs backwards (left and right change places in an axial view).
+    """
+    rows, columns = stack.volume.shape[1:]
+    if centre_px is None:
+        centre_px = ((columns - 1) / 2, (rows - 1) / 2)
+    spacing_row, spacing_column = stack.spacing_mm
+    angle = np.deg2rad(angle_deg)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    if is_mirrored:
+        turn = turn @ np.diag([-1.0, 1.0])
+    per_mm = np.diag([1 / spacing_column, 1 / spacing_row])
+    linear = per_mm @ canonical_axes(stack) @ turn * mm_per_px
+    middle = np.full(2, (size - 1) / 2)
+    offset = np.asarray(centre_px) - linear @ middle
+    return Grid(size=size, mm_per_px=mm_per_px, matrix=np.column_stack([linear, offset]))
+
+
+def sample(image: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
+    """Sample a slice (rows, columns) float32 on a grid: (size, size), 0 outside the image.
+
+    Linear interpolation; where the grid is coarser than the pixels a Gaussian of matching width comes first, so that
+    fine texture is averaged and not aliased.
+    """
+    coarser = float(np.sqrt(abs(np.linalg.det(grid.matrix[:, :2]))))
+    if coarser > 1.25:
+        image = cv2.GaussianBlur(image, (0, 0), 0.45 * coarser, borderType=cv2.BORDER_REPLICATE)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    out = cv2.warpAffine(image, grid.matrix, (grid.size, grid.size), flags=flags, borderMode=cv2.BORDER_CONSTANT)
+    return np.asarray(out, dtype=np.float32)
+
+
+def plane_distance_mm(stack: Stack, xyz_mm: Array) -> Array:
+    """Signed distance (slices,) of a patient point (3,) from each slice's plane, along the stack's normal."""
+    return np.asarray(float(np.asarray(xyz_mm) @ stack.normal) - stack.positions_mm)
+
+
+def is_inside(stack: Stack, x_px: float, y_px: float, margin_px: float = 0.0) -> bool:
+    """Whether a pixel (x, y) lies in the stack's images, at least ``margin_px`` from the edge."""
+    rows, columns = stack.volume.shape[1:]
+    return margin_px <= x_px <= columns - 1 - margin_px and margin_px <= y_px <= rows - 1 - margin_px

@@ -1,0 +1,54 @@
+"""The last step: three small MLPs, shared over levels and sides, turn every model's logits into final logits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lumbar.config import AggregatorConfig
+
+_OTHER = (0, 2, 1, 4, 3)  # conditions with left and right changed over
+
+
+def _mlp(n_in: int, hidden: int, dropout: float) -> nn.Sequential:
+    last = nn.Linear(hidden, 3)
+    nn.init.zeros_(last.weight)  # training starts from the plain average of the models
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(n_in, hidden), nn.LeakyReLU(0.05), nn.Dropout(dropout), last)
+
+
+class Aggregator(nn.Module):
+    """Logits of M models (N, M, 5 conditions, 5 levels, 3) with mask (N, M, 5, 5) → final logits (N, 5, 5, 3).
+
+    Each target's answer is a base plus a correction: the base is the mean of the models that saw it, or the log prior
+    where none did; the MLP of its group sees all logits of the level, masks, and the log prior. For right-sided
+    targets left and right change places at the input, so one MLP serves both sides.
+    """
+
+    def __init__(self, config: AggregatorConfig) -> None:
+        super().__init__()
+        self.config = config
+        n_models = len(config.models)
+        n_in = n_models * 5 * 3 + n_models * 5 + 3
+        self.groups = nn.ModuleList(_mlp(n_in, config.hidden, config.dropout) for _ in range(3))
+        self.scale = nn.Parameter(torch.ones(3))
+
+    def forward(self, logits: Tensor, mask: Tensor, log_prior: Tensor) -> Tensor:
+        """logits (N, M, 5, 5, 3), mask (N, M, 5, 5) bool, log_prior (5, 5, 3) → (N, 5, 5, 3)."""
+        n, m = logits.shape[:2]
+        weights = mask.to(logits.dtype)
+        logits = torch.log_softmax(logits, dim=-1) * weights.unsqueeze(-1)
+        seen = weights.sum(dim=1)  # (N, 5, 5)
+        mean = logits.sum(dim=1) / seen.clamp(min=1).unsqueeze(-1)
+        prior = log_prior.to(logits.dtype).expand(n, 5, 5, 3)
+        out = []
+        for condition in range(5):
+            group = (condition + 1) // 2
+            order = list(range(5)) if condition in (0, 1, 3) else list(_OTHER)
+            level_logits = logits[:, :, order].permute(0, 3, 1, 2, 4).reshape(n, 5, m * 15)
+            level_mask = weights[:, :, order].permute(0, 3, 1, 2).reshape(n, 5, m * 5)
+            features = torch.cat([level_logits, level_mask, prior[:, condition]], dim=-1)  # (N, 5 levels, n_in)
+            known = (seen[:, condition] > 0).unsqueeze(-1)
+            base = torch.where(known, mean[:, condition] * self.scale[group], prior[:, condition])
+            out.append(base + self.groups[group](features))
+        return torch.stack(out, dim=1)

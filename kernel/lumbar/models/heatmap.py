@@ -1,0 +1,89 @@
+"""Heatmap localiser: a U-Net over a fixed millimetre grid, with tissue segmentation as an auxiliary output."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lumbar.config import BackboneConfig, HeatmapConfig
+from lumbar.models.backbone import PIXEL_MEAN, PIXEL_STD, create_timm
+
+GROUPS = 8
+POINT_BIAS = -4.0  # a sigmoid near 0.02: heatmaps are almost empty, training starts there
+
+
+def _block(n_in: int, n_out: int, stride: int = 1) -> nn.Sequential:
+    """Two 3 × 3 convolutions with GroupNorm: statistics of one image only, whatever else is in the batch."""
+    return nn.Sequential(
+        nn.Conv2d(n_in, n_out, 3, stride=stride, padding=1, bias=False),
+        nn.GroupNorm(GROUPS, n_out),
+        nn.SiLU(inplace=True),
+        nn.Conv2d(n_out, n_out, 3, padding=1, bias=False),
+        nn.GroupNorm(GROUPS, n_out),
+        nn.SiLU(inplace=True),
+    )
+
+
+class PlainEncoder(nn.Module):
+    """Features at strides 2, 4, 8, …; one block a stride."""
+
+    def __init__(self, in_channels: int, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        sizes = (in_channels, *widths)
+        self.blocks = nn.ModuleList(_block(a, b, stride=2) for a, b in zip(sizes, widths, strict=False))
+        self.widths = widths
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(N, C, H, W) → features, finest first."""
+        out = []
+        for block in self.blocks:
+            images = block(images)
+            out.append(images)
+        return out
+
+
+class TimmEncoder(nn.Module):
+    """timm ``features_only`` in the same form."""
+
+    def __init__(self, in_channels: int, name: str) -> None:
+        super().__init__()
+        self.network = create_timm(BackboneConfig(name), in_chans=in_channels, features_only=True)
+        self.widths = tuple(self.network.feature_info.channels())  # type: ignore[union-attr,operator]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(N, C, H, W) → features, finest first."""
+        return self.network(images)
+
+
+class HeatmapNet(nn.Module):
+    """Slices with their neighbours (N, context, size, size) in 0..1 → point and segment logits at half resolution.
+
+    Returns (N, points + segments, size / 2, size / 2): sigmoid over the first ``points`` channels gives, per pixel,
+    how likely the point lies there *in this slice*; softmax over the rest gives tissue.
+    """
+
+    def __init__(self, config: HeatmapConfig) -> None:
+        super().__init__()
+        self.config = config
+        encoder = TimmEncoder(config.context, config.backbone) if config.backbone else None
+        self.encoder = encoder or PlainEncoder(config.context, config.widths)
+        widths = self.encoder.widths
+        merged = [min(width, 128) // GROUPS * GROUPS or GROUPS for width in widths]
+        self.up = nn.ModuleList()
+        coarse = widths[-1]
+        for i in range(len(widths) - 2, -1, -1):  # from the coarsest skip to the finest
+            self.up.append(_block(coarse + widths[i], merged[i]))
+            coarse = merged[i]
+        self.head = nn.Conv2d(merged[0], config.points + config.segments, 1)
+        with torch.no_grad():
+            self.head.bias[: config.points] = POINT_BIAS  # type: ignore[index]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, context, size, size) → logits (N, points + segments, size / 2, size / 2)."""
+        levels = self.encoder((images - PIXEL_MEAN) / PIXEL_STD)
+        x = levels[-1]
+        for block, skip in zip(self.up, levels[-2::-1], strict=True):
+            x = F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=False)
+            x = block(torch.cat([x, skip], dim=1))
+        return self.head(x)

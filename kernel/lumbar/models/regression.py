@@ -1,0 +1,39 @@
+"""Localisers that regress coordinates, as solutions 05b5 and 14p2 do, with the presence loss mended."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from lumbar.config import AxialRegressionConfig, SagittalRegressionConfig
+from lumbar.models.backbone import Backbone
+
+
+class SagittalRegressionNet(nn.Module):
+    """Five neighbouring slices (N, 5, size, size) in 0..1 → (N, 11): five levels × (x, y) in 0..1, presence logit.
+
+    Presence is one binary logit a slice (is a labelled level marked near it?), never a softmax over the batch.
+    """
+
+    def __init__(self, config: SagittalRegressionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = Backbone(config.backbone, in_channels=config.context)
+        self.head = nn.Linear(self.backbone.features, 11)
+
+    def forward(self, slices: Tensor) -> Tensor:
+        """(N, context, size, size) → (N, 11)."""
+        return self.head(self.backbone(slices))
+
+
+class AxialRegressionNet(nn.Module):
+    """One axial slice (N, 1, size, size) in 0..1 → (N, 4): left x, y, right x, y in 0..1."""
+
+    def __init__(self, config: AxialRegressionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = Backbone(config.backbone)
+        self.head = nn.Linear(self.backbone.features, 4)
+
+    def forward(self, slices: Tensor) -> Tensor:
+        """(N, 1, size, size) → (N, 4)."""
+        return self.head(self.backbone(slices))

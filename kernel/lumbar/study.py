@@ -1,0 +1,124 @@
+"""One study: its series read into stacks, sorted by description, with the intensity window that all stages share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from lumbar.dicom import Stack, read_series
+from lumbar.errors import CohortError, LumbarError
+from lumbar.labels import AXIAL_T2, DESCRIPTIONS
+
+WINDOW_PERCENTILES = (1.0, 99.0)
+_WINDOW_SAMPLES = 200_000  # pixels a series that the percentiles look at
+
+
+@dataclass
+class Study:
+    """The stacks of a study by series description; ``problems`` are lines for the log and the report."""
+
+    study_id: int
+    series: dict[str, list[Stack]]
+    problems: list[str] = field(default_factory=list)
+    _windows: dict[str, tuple[float, float]] = field(default_factory=dict, repr=False)
+
+    def window(self, series_id: str) -> tuple[float, float]:
+        """Robust intensity range (low, high) of a whole series in rescaled units, over all its stacks."""
+        if series_id not in self._windows:
+            stacks = [stack for stacks in self.series.values() for stack in stacks if stack.series_id == series_id]
+            self._windows[series_id] = robust_window(stacks)
+        return self._windows[series_id]
+
+    def normalised(self, stack: Stack, index: int) -> NDArray[np.float32]:
+        """Slice ``index`` of a stack as float32 (rows, columns) in 0..1, dark is 0 whatever the photometric sense."""
+        low, high = self.window(stack.series_id)
+        image = (stack.volume[index] - np.float32(low)) * np.float32(1.0 / (high - low))
+        np.clip(image, 0.0, 1.0, out=image)
+        return np.asarray(1.0 - image if stack.is_inverted else image, dtype=np.float32)
+
+
+def robust_window(stacks: Sequence[Stack]) -> tuple[float, float]:
+    """1st and 99th percentile over the stacks of one series; a constant series gets a window of width 1."""
+    pixels = [stack.volume.reshape(-1) for stack in stacks]
+    total = sum(values.size for values in pixels)
+    step = max(1, total // _WINDOW_SAMPLES)
+    low, high = np.percentile(np.concatenate([values[::step] for values in pixels]), WINDOW_PERCENTILES)
+    return (float(low), float(high)) if high > low else (float(low), float(low) + 1.0)
+
+
+def read_descriptions(root: Path, split: str) -> pd.DataFrame:
+    """The series table of a split: study_id, series_id (int64), series_description (str).
+
+    Raises:
+        CohortError: the file is missing, or one of its columns is, or a description is not one of the three known.
+    """
+    path = Path(root) / f"{split}_series_descriptions.csv"
+    if not path.is_file():
+        raise CohortError(f"{path}: not found, expected the competition's table of series")
+    try:
+        table = pd.read_csv(path)
+    except (ValueError, OSError) as error:
+        raise CohortError(f"{path}: not a CSV table ({error})") from None
+    missing = [name for name in ("study_id", "series_id", "series_description") if name not in table.columns]
+    if missing:
+        raise CohortError(f"{path}: found columns {list(table.columns)}, expected also {missing}")
+    unknown = sorted(set(table["series_description"].astype(str)) - set(DESCRIPTIONS))
+    if unknown:
+        raise CohortError(f"{path}: found series_description {unknown}, expected one of {list(DESCRIPTIONS)}")
+    return table
+
+
+def list_studies(root: Path, split: str) -> list[int]:
+    """Ids of all studies that the table or the image folder names, ascending.
+
+    Raises:
+        CohortError: no image folder, or no study at all.
+    """
+    images = Path(root) / f"{split}_images"
+    if not images.is_dir():
+        raise CohortError(f"{images}: not found, expected a folder with one folder a study")
+    ids = {int(name.name) for name in images.iterdir() if name.is_dir() and re.fullmatch(r"\d+", name.name)}
+    ids |= {int(study_id) for study_id in read_descriptions(root, split)["study_id"]}
+    if not ids:
+        raise CohortError(f"{images}: found no study, expected folders named by study_id")
+    return sorted(ids)
+
+
+def read_study(
+    root: Path, split: str, study_id: int, descriptions: pd.DataFrame, workers: int | None = None
+) -> Study:
+    """Read every described series of a study. A series that cannot be read becomes a problem, not an exception."""
+    study = Study(study_id=study_id, series={name: [] for name in DESCRIPTIONS})
+    folder = Path(root) / f"{split}_images" / str(study_id)
+    if not folder.is_dir():
+        study.problems.append(f"{folder}: not found, expected the study's images")
+        return study
+    rows = descriptions[descriptions["study_id"] == study_id]
+    for series_id, description in zip(rows["series_id"], rows["series_description"], strict=True):
+        try:
+            series = read_series(
+                folder / str(series_id),
+                workers=workers,
+                fallback_orientation="axial" if description == AXIAL_T2 else "sagittal",
+            )
+        except LumbarError as error:
+            study.problems.append(str(error))
+            continue
+        study.problems.extend(series.problems)
+        expected = "axial" if description == AXIAL_T2 else "sagittal"
+        for stack in series.stacks:
+            study.problems.extend(stack.problems)
+            if stack.orientation == expected:
+                study.series[description].append(stack)
+            else:
+                study.problems.append(
+                    f"series {series_id}: {len(stack.volume)} slices are {stack.orientation}, expected {expected}; unused"
+                )
+    study.problems.extend(f"study {study_id}: no {name} series" for name in DESCRIPTIONS if not study.series[name])
+    return study
