@@ -1,0 +1,214 @@
+"""The competition's score: three sample-weighted log losses and one for any severe canal, averaged.
+
+The construction is that of COMPETITION's metric with scikit-learn's ``log_loss`` (probabilities clipped to the
+machine epsilon); it is written with numpy alone, for speed and because the kernel needs nothing more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from lumbar.errors import CohortError
+from lumbar.labels import COLUMNS, GROUPS, LEVELS, SEVERITIES, SEVERITY_COLUMNS, SEVERITY_WEIGHTS
+
+_EPS = float(np.finfo(np.float64).eps)  # scikit-learn clips probabilities to [eps, 1 - eps]
+_SEVERE = SEVERITIES.index("Severe")
+_WEIGHTS = np.array((*SEVERITY_WEIGHTS, 0.0))  # by class index; the last, index -1, is "no label": it does not count
+
+Prior = dict[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """The metric and its four terms; lower is better. ``total`` is the mean of the other four."""
+
+    total: float
+    spinal: float
+    foraminal: float
+    subarticular: float
+    any_severe: float
+
+
+def score(solution: pd.DataFrame, submission: pd.DataFrame) -> Score:
+    """Score a submission as the competition does.
+
+    Args:
+        solution: as train.csv: ``study_id`` and the 25 label columns, ``Normal/Mild``, ``Moderate``, ``Severe`` or
+            empty. An empty label weighs nothing; other columns are ignored.
+        submission: as sample_submission.csv: ``row_id``, ``normal_mild``, ``moderate``, ``severe``, rows in any
+            order; each row is divided by its sum. Exactly the solution's 25 rows a study.
+
+    Raises:
+        CohortError: wrong columns or rows, values that are not numbers, not finite or negative, a row summing to 0,
+            an unknown label, or no label at all in one of the groups.
+    """
+    study_ids, labels = read_labels(solution)
+    return score_arrays(labels, align_submission(submission, study_ids))
+
+
+def score_arrays(labels: NDArray[np.int64], probs: NDArray[np.float64]) -> Score:
+    """Score arrays: ``labels`` (studies, 25) class index or -1, ``probs`` (studies, 25, 3) rows summing to 1.
+
+    Raises:
+        CohortError: no label at all in one of the groups.
+    """
+    n_levels = len(LEVELS)
+    weights = _WEIGHTS[labels]  # (studies, 25)
+    picked = np.take_along_axis(probs, np.maximum(labels, 0)[..., None], axis=2)[..., 0]
+    losses = -np.log(np.clip(picked, _EPS, 1.0 - _EPS))
+    terms: dict[str, float] = {}
+    for group, conditions in GROUPS.items():
+        columns = np.concatenate([np.arange(n_levels) + c * n_levels for c in conditions])
+        terms[group] = _mean(losses[:, columns], weights[:, columns], group)
+
+    is_severe = (labels[:, :n_levels] == _SEVERE).any(axis=1)
+    any_severe = np.clip(probs[:, :n_levels, _SEVERE].max(axis=1), _EPS, 1.0 - _EPS)
+    loss = -np.where(is_severe, np.log(any_severe), np.log1p(-any_severe))
+    terms["any_severe"] = _mean(loss, weights[:, :n_levels].max(axis=1), "any severe canal")
+    return Score(total=float(np.mean(list(terms.values()))), **terms)
+
+
+def _mean(losses: NDArray[np.float64], weights: NDArray[np.float64], group: str) -> float:
+    total = float(weights.sum())
+    if total == 0.0:
+        raise CohortError(f"solution: found no {group} label, expected at least one")
+    return float((losses * weights).sum() / total)
+
+
+def read_labels(solution: pd.DataFrame) -> tuple[list[int], NDArray[np.int64]]:
+    """Study ids and labels (studies, 25) as class index 0..2, -1 where empty, in the order of ``labels.COLUMNS``.
+
+    Raises:
+        CohortError: a column is missing, a study appears twice, a study_id is no number, or a label is unknown.
+    """
+    missing = [name for name in ("study_id", *COLUMNS) if name not in solution.columns]
+    if missing:
+        raise CohortError(f"solution: {_some(missing)} missing, expected study_id and the 25 label columns")
+    try:
+        study_ids = [int(value) for value in solution["study_id"]]
+    except (TypeError, ValueError):
+        raise CohortError("solution: found a study_id that is no number, expected integers") from None
+    if len(set(study_ids)) != len(study_ids):
+        twice = pd.Series(study_ids)
+        raise CohortError(f"solution: study {twice[twice.duplicated()].iloc[0]} appears twice, expected once")
+    text = solution[list(COLUMNS)].to_numpy(dtype=object)
+    labels = np.full(text.shape, -1, dtype=np.int64)
+    known = pd.isna(text) | (text == "")
+    for index, severity in enumerate(SEVERITIES):
+        labels[text == severity] = index
+        known |= text == severity
+    if not known.all():
+        row, column = np.argwhere(~known)[0]
+        raise CohortError(
+            f"solution: study {study_ids[row]} {COLUMNS[column]}: found {text[row, column]!r}, "
+            f"expected one of {', '.join(SEVERITIES)} or nothing"
+        )
+    return study_ids, labels
+
+
+def align_submission(submission: pd.DataFrame, study_ids: list[int]) -> NDArray[np.float64]:
+    """Probabilities (studies, 25, 3) of a submission frame in the order of ``study_ids``, rows divided by their sum.
+
+    Raises:
+        CohortError: as ``score``.
+    """
+    wanted = ["row_id", *SEVERITY_COLUMNS]
+    found = [str(name) for name in submission.columns]
+    if missing := [name for name in wanted if name not in found]:
+        raise CohortError(f"submission: {_some(missing)} missing, expected {', '.join(wanted)}")
+    if len(found) != len(wanted):
+        raise CohortError(f"submission: found columns {', '.join(found)}, expected {', '.join(wanted)} alone")
+    order = _row_order(submission["row_id"].astype(str).to_list(), study_ids)
+    values = _numbers(submission)
+    return np.asarray(values[order].reshape(len(study_ids), len(COLUMNS), len(SEVERITIES)))
+
+
+def _row_order(found: list[str], study_ids: list[int]) -> NDArray[np.int64]:
+    expected = [f"{study_id}_{column}" for study_id in study_ids for column in COLUMNS]
+    index = pd.Index(found)
+    if not index.is_unique:
+        raise CohortError(f"submission: {_some(list(index[index.duplicated()]))} found twice, expected each row once")
+    order = index.get_indexer(pd.Index(expected))
+    if (order < 0).any():
+        missing = [name for name, place in zip(expected, order, strict=True) if place < 0]
+        raise CohortError(f"submission: {_some(missing)} missing, found {len(found)} rows, expected {len(expected)}")
+    if len(found) != len(expected):
+        extra = sorted(set(found) - set(expected))
+        raise CohortError(f"submission: unexpected rows {_some(extra)}, found {len(found)}, expected {len(expected)}")
+    return np.asarray(order, dtype=np.int64)
+
+
+def _numbers(submission: pd.DataFrame) -> NDArray[np.float64]:
+    """Values (rows, 3) divided by each row's sum."""
+    columns = list(SEVERITY_COLUMNS)
+    try:
+        values = submission[columns].to_numpy(dtype=np.float64, na_value=np.nan)
+    except (TypeError, ValueError):
+        raise CohortError("submission: found text among the probabilities, expected numbers") from None
+    total = values.sum(axis=1, keepdims=True)
+    for is_bad, wanted in (
+        (~np.isfinite(values), "finite"),
+        (values < 0, "0 or more"),
+        (np.repeat(~(total > 0) | ~np.isfinite(total), 3, axis=1), "a row sum above 0"),
+    ):
+        if is_bad.any():
+            row, column = np.argwhere(is_bad)[0]
+            name = submission["row_id"].iloc[int(row)]
+            raise CohortError(f"submission: row {name}: {columns[column]} is {values[row, column]}, expected {wanted}")
+    return np.asarray(values / total)
+
+
+def _some(names: list[str]) -> str:
+    """The first name, and how many more there are."""
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def uniform_table() -> Prior:
+    """A third for every class of every column: what knowing nothing scores."""
+    return {column: np.full(3, 1.0 / 3.0) for column in COLUMNS}
+
+
+def prior_table(train: pd.DataFrame) -> Prior:
+    """Weighted (1/2/4) class frequencies (3,) of each of the 25 columns: the best constant under the metric.
+
+    A class never seen in a column still gets the share of one tenth of a case, so that no row says "impossible".
+
+    Raises:
+        CohortError: as for a solution.
+    """
+    _, labels = read_labels(train)
+    table: Prior = {}
+    for index, column in enumerate(COLUMNS):
+        counts = np.array([(labels[:, index] == k).sum() for k in range(3)], dtype=np.float64)
+        weighted = np.maximum(counts, 0.1) * np.array(SEVERITY_WEIGHTS)
+        table[column] = weighted / weighted.sum()
+    return table
+
+
+def constant_submission(study_ids: list[int], table: Mapping[str, NDArray[np.float64]]) -> pd.DataFrame:
+    """A submission frame that gives every study the same row per column."""
+    rows = np.array([table[column] for column in COLUMNS])  # (25, 3)
+    frame = pd.DataFrame(np.tile(rows, (len(study_ids), 1)), columns=list(SEVERITY_COLUMNS))
+    frame.insert(0, "row_id", [f"{study_id}_{column}" for study_id in study_ids for column in COLUMNS])
+    return frame
+
+
+def read_table(path: str | Path, name: str) -> pd.DataFrame:
+    """A CSV file as a frame; ``name`` says in the message what was expected.
+
+    Raises:
+        CohortError: the file is missing, empty or not a CSV table.
+    """
+    try:
+        return pd.read_csv(path)
+    except OSError as error:
+        raise CohortError(f"{path}: cannot be read ({error.strerror}), expected {name}") from None
+    except ValueError as error:  # pandas' parser and empty-data errors, and bytes that are no text
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CohortError(f"{path}: not a CSV table ({reason}), expected {name}") from None
