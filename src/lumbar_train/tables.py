@@ -1,0 +1,283 @@
+"""A competition folder's tables, read and checked: labels, points, series.
+
+What is merely dirty (a point beside its image, a row twice) is dropped and counted with its reason; what means that
+the tables cannot be trusted (a column absent, a label unknown, two truths for one study) is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lumbar import labels
+from lumbar.errors import CohortError
+
+MISSING = -1
+POINT_COLUMNS = ("study_id", "series_id", "instance_number", "condition", "level", "side", "x_px", "y_px", "source")
+_LABEL_FILES = {"train": "train.csv", "test": "solution.csv"}
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The labelled studies of a competition folder.
+
+    Attributes:
+        root: the folder.
+        split: ``train`` or ``test``; images lie in ``{split}_images``.
+        study_ids: (N,) int64, ascending.
+        labels: (N, 25) int8 class indices in the order of ``labels.COLUMNS``; -1 is missing.
+        points: one row a point: ``study_id, series_id, instance_number, condition, level, side, x_px, y_px, source``.
+            Condition and level are spelled as in the columns; side is ``left``, ``right`` or None; x, y are pixels of
+            the original image. ``source`` is ``competition`` or ``external``; an external point that names no
+            condition has the condition ``disc``: a sagittal disc level, without a claim about any label.
+        series: ``study_id, series_id, series_description``.
+        dropped: what was left out, by reason.
+        fingerprint: sha256 over the three tables as kept.
+    """
+
+    root: Path
+    split: str
+    study_ids: np.ndarray
+    labels: np.ndarray
+    points: pd.DataFrame
+    series: pd.DataFrame
+    dropped: dict[str, int] = field(default_factory=dict)
+    fingerprint: str = ""
+
+    def __len__(self) -> int:
+        """Number of studies."""
+        return len(self.study_ids)
+
+    def rows(self, study_ids: Iterable[int]) -> np.ndarray:
+        """Row indices of the studies, in the order asked for.
+
+        Raises:
+            CohortError: a study is not in the cohort.
+        """
+        wanted = np.asarray(list(study_ids), dtype=np.int64)
+        places = np.searchsorted(self.study_ids, wanted)
+        places = np.minimum(places, max(len(self) - 1, 0))
+        unknown = wanted[self.study_ids[places] != wanted] if len(self) else wanted
+        if unknown.size:
+            raise CohortError(f"{self.root}: study {unknown[0]} is not in the cohort of {len(self)} studies")
+        return places
+
+    def frame(self, study_ids: Iterable[int] | None = None) -> pd.DataFrame:
+        """Labels as ``train.csv`` spells them (missing: None), for the metric and the prior."""
+        rows = np.arange(len(self)) if study_ids is None else self.rows(study_ids)
+        names = np.array([*labels.SEVERITIES, None], dtype=object)  # -1 picks the last
+        body = pd.DataFrame(names[self.labels[rows]], columns=list(labels.COLUMNS))
+        body.insert(0, "study_id", self.study_ids[rows])
+        return body
+
+    def prior(self, study_ids: Iterable[int] | None = None) -> np.ndarray:
+        """Weighted (1/2/4) frequencies of the studies: (25, 3) float64, rows sum to one."""
+        from lumbar.metric import prior_table
+
+        table = prior_table(self.frame(study_ids))
+        return np.array([table[column] for column in labels.COLUMNS], dtype=np.float64)
+
+
+def read_cohort(
+    root: Path | str,
+    *,
+    split: str = "train",
+    points_file: Path | str | None = None,
+    check_images: bool = True,
+    progress: bool = True,
+) -> Cohort:
+    """Read and check a competition folder. ``split="test"`` takes the labels from ``solution.csv``.
+
+    Args:
+        root: folder with ``train.csv`` and its companions.
+        split: which images and descriptions.
+        points_file: an external table ``series_id, instance_number, level, x, y`` (``.csv`` or ``.csv.gz``).
+        check_images: look that each point's slice exists, holds the point, and that left lies left of right.
+        progress: show a bar while slices are looked at.
+
+    Raises:
+        CohortError: a table or column absent, an unknown label, condition or level, contradicting rows, no study left.
+    """
+    root = Path(root)
+    dropped: Counter[str] = Counter()
+    study_ids, values = _read_labels(root / _LABEL_FILES[split], dropped)
+    series = _read_descriptions(root / f"{split}_series_descriptions.csv", study_ids, dropped)
+    points = _read_points(root / f"{split}_label_coordinates.csv", dropped, is_required=split == "train")
+    if points_file is not None:
+        points = pd.concat([points, _read_external(Path(points_file), series, dropped)], ignore_index=True)
+    points = _keep(points, points["study_id"].isin(study_ids), "points: study without labels", dropped)
+    pairs = pd.MultiIndex.from_frame(points[["study_id", "series_id"]])
+    known = pd.MultiIndex.from_frame(series[["study_id", "series_id"]])
+    points = _keep(points, pairs.isin(known), "points: series not described", dropped)
+    if check_images:
+        from lumbar_train.points import check_points, check_series_folders
+
+        series = check_series_folders(root / f"{split}_images", series, dropped)
+        points = check_points(root / f"{split}_images", points, dropped, progress=progress)
+    points = points.sort_values(list(POINT_COLUMNS[:5]), kind="stable", ignore_index=True)
+    counts = {reason: int(n) for reason, n in sorted(dropped.items()) if n}
+    print_ = _fingerprint(study_ids, values, points, series)
+    return Cohort(root, split, study_ids, values, points, series, counts, print_)
+
+
+def _read_table(path: Path, columns: Iterable[str]) -> pd.DataFrame:
+    """Read a CSV as text cells; refuse an absent file or column."""
+    try:
+        frame = pd.read_csv(path, dtype=object, encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise CohortError(f"{path}: not found; expected a table with columns {', '.join(columns)}") from error
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError, OSError) as error:
+        raise CohortError(f"{path}: not a readable CSV ({error}); expected columns {', '.join(columns)}") from error
+    frame.columns = [str(column).strip() for column in frame.columns]
+    missing = [column for column in columns if column not in frame.columns]
+    if missing:
+        more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
+        raise CohortError(f"{path}: found no column {', '.join(missing[:4])}{more}; found {len(frame.columns)} columns")
+    return frame
+
+
+def _integers(frame: pd.DataFrame, column: str, path: Path) -> pd.Series:
+    numbers = pd.to_numeric(frame[column], errors="coerce")
+    bad = numbers.isna() | (numbers != numbers.round())
+    if bad.any():
+        row = int(np.flatnonzero(bad.to_numpy())[0])
+        raise CohortError(f"{path}: row {row + 2}: {column} is {frame[column].iloc[row]!r}, expected a whole number")
+    # Through text, not float: identifiers of more than 2**53 would otherwise be rounded.
+    text = frame[column].astype(str).str.strip()
+    exact = text.str.fullmatch(r"[+-]?\d+")
+    return text.where(exact, numbers.astype("int64").astype(str)).astype("int64")
+
+
+def _numbers(frame: pd.DataFrame, column: str, path: Path) -> pd.Series:
+    numbers = pd.to_numeric(frame[column], errors="coerce").astype("float64")
+    bad = ~np.isfinite(numbers.to_numpy())
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise CohortError(f"{path}: row {row + 2}: {column} is {frame[column].iloc[row]!r}, expected a number")
+    return numbers
+
+
+def _keep(frame: pd.DataFrame, mask: pd.Series | np.ndarray, reason: str, dropped: Counter[str]) -> pd.DataFrame:
+    keep = np.asarray(mask, dtype=bool)
+    dropped[reason] += int((~keep).sum())
+    return frame[keep].reset_index(drop=True)
+
+
+def _titles(frame: pd.DataFrame, column: str, path: Path, known: dict[str, str]) -> pd.Series:
+    """Map a column of titles (or column-style names) to column-style names."""
+    cleaned = frame[column].astype(str).str.strip().str.lower().str.replace(r"[ /]", "_", regex=True)
+    bad = ~cleaned.isin(known).to_numpy()
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise CohortError(
+            f"{path}: row {row + 2}: unknown {column} {frame[column].iloc[row]!r}, expected one of {', '.join(known)}"
+        )
+    return cleaned.map(known)
+
+
+def _read_labels(path: Path, dropped: Counter[str]) -> tuple[np.ndarray, np.ndarray]:
+    frame = _read_table(path, ("study_id", *labels.COLUMNS))
+    frame["study_id"] = _integers(frame, "study_id", path)
+    codes = {name.lower(): code for code, name in enumerate(labels.SEVERITIES)}
+    values = np.full((len(frame), len(labels.COLUMNS)), MISSING, dtype=np.int8)
+    for place, column in enumerate(labels.COLUMNS):
+        cells = frame[column]
+        text = cells.astype(str).str.strip().str.lower().to_numpy()
+        empty = cells.isna().to_numpy() | (text == "")
+        known = np.array([codes.get(cell, MISSING) for cell in text])
+        bad = np.flatnonzero((known == MISSING) & ~empty)
+        if bad.size:
+            raise CohortError(
+                f"{path}: study {frame['study_id'].iloc[bad[0]]}: {column} is {cells.iloc[bad[0]]!r}, "
+                f"expected {', '.join(labels.SEVERITIES)} or empty"
+            )
+        values[~empty, place] = known[~empty]
+    return _one_row_a_study(frame["study_id"].to_numpy(np.int64), values, path, dropped)
+
+
+def _one_row_a_study(
+    ids: np.ndarray, values: np.ndarray, path: Path, dropped: Counter[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    unique, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
+    contradicting = np.flatnonzero((values != values[first][inverse]).any(axis=1))
+    if contradicting.size:
+        raise CohortError(f"{path}: study {ids[contradicting[0]]} has two rows with different labels, expected one row")
+    dropped["labels: row twice"] += len(ids) - len(unique)
+    if not len(unique):
+        raise CohortError(f"{path}: no studies, expected at least one row")
+    return unique, values[first]
+
+
+def _read_descriptions(path: Path, study_ids: np.ndarray, dropped: Counter[str]) -> pd.DataFrame:
+    columns = ["study_id", "series_id", "series_description"]
+    frame = _read_table(path, columns)[columns].copy()
+    for column in columns[:2]:
+        frame[column] = _integers(frame, column, path)
+    known = {d.lower().replace(" ", "_").replace("/", "_"): d for d in labels.DESCRIPTIONS}
+    frame["series_description"] = _titles(frame, "series_description", path, known)
+    frame = _keep(frame, ~frame.duplicated(), "series: row twice", dropped)
+    twice = frame[frame.duplicated("series_id", keep=False) & frame.duplicated(["study_id", "series_id"], keep=False)]
+    if len(twice):
+        found = " and ".join(twice["series_description"].iloc[:2])
+        raise CohortError(f"{path}: series {twice['series_id'].iloc[0]} is described as {found}, expected one of them")
+    frame = _keep(frame, frame["study_id"].isin(study_ids), "series: study without labels", dropped)
+    return frame.sort_values(columns[:2], ignore_index=True)
+
+
+def _read_points(path: Path, dropped: Counter[str], *, is_required: bool) -> pd.DataFrame:
+    columns = ("study_id", "series_id", "instance_number", "condition", "level", "x", "y")
+    if not is_required and not path.exists():
+        return pd.DataFrame({column: pd.Series(dtype=_DTYPES[column]) for column in POINT_COLUMNS})
+    return _point_frame(_read_table(path, columns), path, "competition", dropped)
+
+
+_DTYPES = {
+    "study_id": "int64", "series_id": "int64", "instance_number": "int64", "condition": "object", "level": "object",
+    "side": "object", "x_px": "float64", "y_px": "float64", "source": "object",
+}  # fmt: skip
+_SIDES = {c: next((side for side in labels.SIDES if c.startswith(side)), None) for c in (*labels.CONDITIONS, "disc")}
+
+
+def _read_external(path: Path, series: pd.DataFrame, dropped: Counter[str]) -> pd.DataFrame:
+    """Points of another system; study (found through the series) and condition (``disc``) may be absent."""
+    frame = _read_table(path, ("series_id", "instance_number", "level", "x", "y"))
+    owner = series.drop_duplicates("series_id").set_index("series_id")["study_id"]
+    ids = _integers(frame, "series_id", path)
+    if "study_id" not in frame.columns:
+        known = ids.isin(owner.index).to_numpy()
+        dropped["points: external series not described"] += int((~known).sum())
+        frame = frame[known].reset_index(drop=True)
+        frame["study_id"] = ids[known].map(owner).to_numpy()
+    if "condition" not in frame.columns:
+        frame["condition"] = "disc"
+    return _point_frame(frame, path, "external", dropped)
+
+
+def _point_frame(frame: pd.DataFrame, path: Path, source: str, dropped: Counter[str]) -> pd.DataFrame:
+    out = pd.DataFrame({c: _integers(frame, c, path) for c in ("study_id", "series_id", "instance_number")})
+    out["condition"] = _titles(frame, "condition", path, {c: c for c in (*labels.CONDITIONS, "disc")}).astype(object)
+    out["level"] = _titles(frame, "level", path, {level: level for level in labels.LEVELS}).astype(object)
+    out["side"] = pd.Series([_SIDES[c] for c in out["condition"]], dtype=object, index=out.index)
+    out["x_px"], out["y_px"] = _numbers(frame, "x", path), _numbers(frame, "y", path)
+    out["source"] = pd.Series([source] * len(out), dtype=object, index=out.index)
+    out = _keep(out, ~out.duplicated(), "points: row twice", dropped)
+    key = ["study_id", "series_id", "condition", "level"]
+    return _keep(out, ~out.duplicated(key), "points: second point for one label in a series", dropped)
+
+
+def _fingerprint(study_ids: np.ndarray, values: np.ndarray, points: pd.DataFrame, series: pd.DataFrame) -> str:
+    """sha256 over the tables as kept; independent of row order, line ends and number formatting of the files."""
+    digest = hashlib.sha256()
+    digest.update(np.ascontiguousarray(study_ids, dtype="<i8").tobytes())
+    digest.update(np.ascontiguousarray(values, dtype=np.int8).tobytes())
+    for frame in (points, series):
+        for row in frame.itertuples(index=False):
+            digest.update(("\x1f".join(repr(cell) if isinstance(cell, float) else str(cell) for cell in row)).encode())
+            digest.update(b"\x1e")
+    return digest.hexdigest()
