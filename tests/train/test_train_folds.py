@@ -29,7 +29,7 @@ def test_folds_place_each_study_once_and_balance_severity():
     assert max(shares) - min(shares) < 0.07  # three strata, each even to one study in 50
     weight = np.array([1.0, 2.0, 4.0, 0.0])[cohort.labels].mean(axis=1)
     means = [weight[folds["fold"] == fold].mean() for fold in range(4)]
-    assert max(means) - min(means) < 0.02
+    assert max(means) - min(means) < 0.04
 
 
 def test_folds_depend_on_the_seed_alone():
