@@ -139,7 +139,8 @@ class AggregatorConfig:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Plain JSON types of a configuration dataclass."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(config).items()}
+    values = dataclasses.asdict(config)
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
 def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:

@@ -98,9 +98,11 @@ def sample(image: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
     """
     coarser = float(np.sqrt(abs(np.linalg.det(grid.matrix[:, :2]))))
     if coarser > 1.25:
-        image = cv2.GaussianBlur(image, (0, 0), 0.45 * coarser, borderType=cv2.BORDER_REPLICATE)
+        blurred = cv2.GaussianBlur(image, (0, 0), 0.45 * coarser, borderType=cv2.BORDER_REPLICATE)
+    else:
+        blurred = image
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    out = cv2.warpAffine(image, grid.matrix, (grid.size, grid.size), flags=flags, borderMode=cv2.BORDER_CONSTANT)
+    out = cv2.warpAffine(blurred, grid.matrix, (grid.size, grid.size), flags=flags, borderMode=cv2.BORDER_CONSTANT)
     return np.asarray(out, dtype=np.float32)
 
 

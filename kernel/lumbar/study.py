@@ -90,9 +90,7 @@ def list_studies(root: Path, split: str) -> list[int]:
     return sorted(ids)
 
 
-def read_study(
-    root: Path, split: str, study_id: int, descriptions: pd.DataFrame, workers: int | None = None
-) -> Study:
+def read_study(root: Path, split: str, study_id: int, descriptions: pd.DataFrame, workers: int | None = None) -> Study:
     """Read every described series of a study. A series that cannot be read becomes a problem, not an exception."""
     study = Study(study_id=study_id, series={name: [] for name in DESCRIPTIONS})
     folder = Path(root) / f"{split}_images" / str(study_id)
@@ -117,8 +115,7 @@ def read_study(
             if stack.orientation == expected:
                 study.series[description].append(stack)
             else:
-                study.problems.append(
-                    f"series {series_id}: {len(stack.volume)} slices are {stack.orientation}, expected {expected}; unused"
-                )
+                found = f"{len(stack.volume)} slices are {stack.orientation}"
+                study.problems.append(f"series {series_id}: {found}, expected {expected}; unused")
     study.problems.extend(f"study {study_id}: no {name} series" for name in DESCRIPTIONS if not study.series[name])
     return study

@@ -7,7 +7,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers import GroupNorm
+from timm.layers.norm import GroupNorm
 from torch import Tensor, nn
 
 from lumbar.config import BackboneConfig

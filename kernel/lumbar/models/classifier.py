@@ -57,9 +57,9 @@ class SagittalClassifier(nn.Module):
         self.canal = MaskedBiLSTM(self.encoder.features, config.hidden)
         self.sides = nn.ModuleList(MaskedBiLSTM(self.encoder.features, config.hidden) for _ in range(n_sides))
         self.drop = nn.Dropout(config.dropout)
-        width = self.canal.features
-        self.canal_head = nn.Linear(2 * width if config.share_sides else width, 3)
-        self.side_heads = nn.ModuleList(nn.Linear(2 * width if config.share_sides else width, 3) for _ in range(n_sides))
+        width = self.canal.features * (2 if config.share_sides else 1)
+        self.canal_head = nn.Linear(width, 3)
+        self.side_heads = nn.ModuleList(nn.Linear(width, 3) for _ in range(n_sides))
 
     def forward(self, crops: Tensor, mask: Tensor, level: Tensor) -> Tensor:
         """(B, 3, W, H, W'), (B, 3, W), (B,) → (B, 5, 3)."""
@@ -102,7 +102,7 @@ class AxialClassifier(nn.Module):
         n_sides = 1 if config.share_sides else 2
         self.sides = nn.ModuleList(MaskedBiLSTM(self.encoder.features, config.hidden) for _ in range(n_sides))
         self.drop = nn.Dropout(config.dropout)
-        width = self.sides[0].features
+        width = 2 * config.hidden
         self.heads = nn.ModuleDict()
         if 0 in config.conditions:
             self.heads["canal"] = nn.Linear(width if config.share_sides else 2 * width, 3)

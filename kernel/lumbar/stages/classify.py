@@ -1,0 +1,102 @@
+"""Classification: crops of every level through every classifier → logits (models, conditions, levels, 3) and mask."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lumbar.inference import forward
+from lumbar.labels import LEVELS
+from lumbar.models.classifier import AxialClassifier, SagittalClassifier
+from lumbar.stages.crop import axial_crops, sagittal_crops
+from lumbar.stages.points import Localisation
+from lumbar.study import Study
+
+CLASSIFIERS = ("sagittal_classifier", "axial_subarticular", "axial_all")
+MIRRORED = (0, 2, 1, 4, 3)  # conditions of the mirrored patient
+
+Logits = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+
+class Classifiers(Protocol):
+    """The networks that classification needs, each a list over folds."""
+
+    def stage(self, name: str) -> list[nn.Module]:
+        """Networks of a stage."""
+
+
+def level_tensors(study: Study, found: Localisation, network: nn.Module) -> tuple[Tensor, Tensor]:
+    """Crops of all five levels for a classifier: (5, …, size, size) float32 and (5, …) bool."""
+    assert isinstance(network, (SagittalClassifier, AxialClassifier))
+    pairs = []
+    for level in range(len(LEVELS)):
+        if isinstance(network, SagittalClassifier):
+            pairs.append(sagittal_crops(study, found, level, network.config))
+        else:
+            pairs.append(axial_crops(study, found, level, network.config))
+    crops, masks = zip(*pairs, strict=True)
+    return torch.from_numpy(np.stack(crops)), torch.from_numpy(np.stack(masks))
+
+
+def mirror(network: nn.Module, crops: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The mirrored patient's crops: sides change places in sagittal windows, axial images are flipped."""
+    if isinstance(network, SagittalClassifier):
+        swapped = crops[:, [0, 2, 1]].clone()
+        swapped_mask = mask[:, [0, 2, 1]].clone()
+        swapped[:, 0] = crops[:, 0].flip(1)  # the canal window runs right to left
+        swapped_mask[:, 0] = mask[:, 0].flip(1)
+        return swapped, swapped_mask
+    return crops.flip(-1), mask
+
+
+def target_mask(network: nn.Module, mask: Tensor) -> Tensor:
+    """Which logits rest on images: (L, 5 conditions) bool from the crops' mask (L, …)."""
+    out = torch.zeros(len(mask), 5, dtype=torch.bool, device=mask.device)
+    if isinstance(network, SagittalClassifier):
+        out[:, :3] = mask.any(dim=2)
+    else:
+        assert isinstance(network, AxialClassifier)
+        for condition in network.targets:
+            out[:, condition] = mask.any(dim=1)
+    return out
+
+
+def run_classifier(network: nn.Module, crops: Tensor, mask: Tensor, *, flip: bool) -> Tensor:
+    """Logits (L, 5, 3) of L levels; with ``flip`` averaged with the mirrored patient's, sides changed back."""
+    level = torch.arange(len(crops))
+    out = forward(network, crops, mask, level)
+    if flip:
+        out = (out + forward(network, *mirror(network, crops, mask), level)[:, list(MIRRORED)]) / 2
+    return out
+
+
+def classify(
+    study: Study,
+    found: Localisation,
+    networks: Classifiers,
+    *,
+    names: tuple[str, ...] = CLASSIFIERS,
+    flip: bool = True,
+    all_folds: bool = True,
+    skip: frozenset[str] = frozenset(),
+) -> tuple[Logits, Mask]:
+    """Logits (M, 5, 5, 3) and mask (M, 5, 5) of the named classifiers, averaged over folds; skipped ones are masked."""
+    logits = np.zeros((len(names), 5, 5, 3), np.float32)
+    masks = np.zeros((len(names), 5, 5), bool)
+    for m, name in enumerate(names):
+        folds = networks.stage(name)
+        if name in skip or not folds:
+            continue
+        folds = folds if all_folds else folds[:1]
+        crops, mask = level_tensors(study, found, folds[0])
+        if not mask.any():
+            continue
+        total = torch.stack([run_classifier(network, crops, mask, flip=flip) for network in folds]).mean(dim=0)
+        logits[m] = total.permute(1, 0, 2).numpy()  # (5 conditions, 5 levels, 3)
+        masks[m] = target_mask(folds[0], mask).T.numpy()
+    return logits, masks

@@ -1,0 +1,186 @@
+"""Heatmaps to five ordered levels: peaks, then the best chain down the spine by dynamic programming.
+
+Labelled levels (one channel each) and unlabelled disc positions (one channel for all) fail in different ways; both
+enter the score, and their disagreement lowers the confidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from lumbar.dicom import Stack
+from lumbar.geometry import Grid
+
+Array = NDArray[np.float64]
+
+# Distance between neighbouring canal points, mm: adults measure about 27 (L1/2-L2/3) to 37 (L3/4-L4/5) and the last
+# step is shorter; wide enough for small and tall patients and for disc height loss.
+SPACING_MM = (34.0, 34.0, 34.0, 32.0)
+SPACING_SIGMA = 0.2  # of the logarithm
+TURN_SIGMA_DEG = 25.0  # change of direction from one step to the next
+ABSENT_LOG = -5.0  # score of leaving a level out
+
+
+@dataclass(frozen=True)
+class Peak:
+    """A local maximum of one heatmap channel: patient position, height in 0..1, and where it was seen."""
+
+    xyz_mm: Array
+    height: float
+    stack: int
+    slice_index: int
+
+
+def refine(heat: NDArray[np.float32], y: int, x: int, radius: int = 2) -> tuple[float, float]:
+    """Sub-pixel position (x, y) of a peak: centroid of the squared heat in a window around it."""
+    y0, y1 = max(0, y - radius), min(heat.shape[0], y + radius + 1)
+    x0, x1 = max(0, x - radius), min(heat.shape[1], x + radius + 1)
+    patch = heat[y0:y1, x0:x1].astype(np.float64) ** 2
+    total = patch.sum()
+    if total <= 0:
+        return float(x), float(y)
+    return (
+        float((patch.sum(axis=0) * np.arange(x0, x1)).sum() / total),
+        float((patch.sum(axis=1) * np.arange(y0, y1)).sum() / total),
+    )
+
+
+def heat_to_source(grid: Grid, stride: int, xy: tuple[float, float]) -> Array:
+    """Heatmap pixel (x, y) as source pixel (x, y) of the slice; heat pixel centres lie between grid pixels."""
+    return grid.to_source((np.asarray(xy) + 0.5) * stride - 0.5)
+
+
+def source_to_heat(grid: Grid, stride: int, xy: Array) -> Array:
+    """Inverse of ``heat_to_source``."""
+    return (grid.to_grid(np.asarray(xy)) + 0.5) / stride - 0.5
+
+
+def find_peaks(
+    heat: NDArray[np.float32],
+    stack: Stack,
+    grid: Grid,
+    stride: int,
+    stack_index: int,
+    *,
+    most: int = 4,
+    floor: float = 0.03,
+) -> list[Peak]:
+    """Peaks of one channel over all slices (S, h, w): local maxima of the volume, highest first."""
+    volume = torch.from_numpy(np.ascontiguousarray(heat))[None, None]
+    is_peak = (volume == F.max_pool3d(volume, (3, 7, 7), stride=1, padding=(1, 3, 3))) & (volume >= floor)
+    where = torch.nonzero(is_peak[0, 0]).numpy()
+    heights = heat[where[:, 0], where[:, 1], where[:, 2]]
+    peaks = []
+    for s, y, x in where[np.argsort(-heights)[:most]]:
+        x_px, y_px = heat_to_source(grid, stride, refine(heat[s], y, x))
+        around = heat[max(0, s - 1) : s + 2, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2].max(axis=(1, 2))
+        index = through_plane(around, s, max(0, s - 1))
+        peaks.append(Peak(stack.to_patient(index, y_px, x_px), float(heat[s, y, x]), stack_index, int(s)))
+    return peaks
+
+
+def through_plane(heights: NDArray[np.float32], s: int, first: int) -> float:
+    """Fractional slice index: centroid of the squared heights of the neighbouring slices, kept within half a slice."""
+    weights = heights.astype(np.float64) ** 2
+    if weights.sum() <= 0:
+        return float(s)
+    index = float((weights * np.arange(first, first + len(weights))).sum() / weights.sum())
+    return float(np.clip(index, s - 0.5, s + 0.5))
+
+
+def support(peaks: Sequence[Peak], xyz_mm: Array, radius_mm: float) -> float:
+    """Height of the best peak near a position, falling off with distance: 0..1."""
+    best = 0.0
+    for peak in peaks:
+        distance = float(np.linalg.norm(peak.xyz_mm - xyz_mm))
+        best = max(best, peak.height * float(np.exp(-0.5 * (distance / radius_mm) ** 2)))
+    return best
+
+
+def pair_score(upper: Array, lower: Array, step: int) -> float:
+    """Log score of two neighbouring levels' positions: lower is lower, and a plausible distance away."""
+    delta = lower - upper
+    distance = float(np.linalg.norm(delta))
+    if distance < 10 or delta[2] > -0.3 * distance:
+        return -np.inf
+    return float(-0.5 * (np.log(distance / SPACING_MM[step]) / SPACING_SIGMA) ** 2)
+
+
+def turn_score(a: Array, b: Array, c: Array) -> float:
+    """Log score of the spine's bend at ``b``."""
+    u, v = b - a, c - b
+    cosine = float(u @ v / (np.linalg.norm(u) * np.linalg.norm(v) + 1e-9))
+    angle = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
+    return float(-0.5 * (angle / TURN_SIGMA_DEG) ** 2)
+
+
+def decode_levels(
+    labelled: Sequence[Sequence[Peak]], discs: Sequence[Peak], n_stacks: int
+) -> list[tuple[Array, float] | None]:
+    """The best chain of five levels from labelled peaks (5 lists, pooled over stacks) and unlabelled disc peaks.
+
+    A peak's own score is the log of its height joined with what the *other* stacks and the disc channel say at the
+    same place. The state of the dynamic programme is a pair of neighbours, so that bends are scored too; a level may
+    be absent at a price.
+
+    Returns:
+        Five entries: (patient position (3,), confidence in 0..1), or None where the level was not found.
+    """
+    # Any disc may be any level at a discount: order and spacing then decide.
+    nodes: list[list[tuple[Array, float]]] = []
+    for level in range(5):
+        pooled = [(peak.xyz_mm, peak.height) for peak in labelled[level]]
+        pooled += [
+            (disc.xyz_mm, 0.2 * disc.height)
+            for disc in discs
+            if all(np.linalg.norm(disc.xyz_mm - xyz) > 10 for xyz, _ in pooled)
+        ]
+        scored = []
+        for xyz, height in pooled:
+            seen = {
+                stack: support([p for p in labelled[level] if p.stack == stack], xyz, 6.0) for stack in range(n_stacks)
+            }
+            agreement = sum(seen.values()) / max(1, n_stacks)
+            joint = 0.5 * height + 0.35 * agreement + 0.15 * support(discs, xyz, 8.0)
+            scored.append((xyz, joint))
+        scored.sort(key=lambda node: -node[1])
+        nodes.append(scored[:12])
+
+    # states: tuple of (index at level - 1, index at level); -1 is absent
+    table: dict[tuple[int, int], tuple[float, list[int]]] = {(-1, -1): (0.0, [])}
+    for level in range(5):
+        fresh: dict[tuple[int, int], tuple[float, list[int]]] = {}
+        for (_, last), (total, path) in table.items():
+            for index in range(-1, len(nodes[level])):
+                score = total + (ABSENT_LOG if index < 0 else float(np.log(nodes[level][index][1] + 1e-4)))
+                if index >= 0:
+                    score += _step_score(nodes, path, level, index)
+                if not np.isfinite(score):
+                    continue
+                key = (last, index)
+                if key not in fresh or score > fresh[key][0]:
+                    fresh[key] = (score, [*path, index])
+        table = fresh
+    _, path = max(table.values(), key=lambda entry: entry[0])
+    return [None if index < 0 else nodes[level][index] for level, index in enumerate(path)]
+
+
+def _step_score(nodes: list[list[tuple[Array, float]]], path: list[int], level: int, index: int) -> float:
+    """Spacing and bend of adding node ``index`` of ``level`` behind ``path``; an absent neighbour doubles the step."""
+    here = nodes[level][index][0]
+    earlier = [(k, nodes[k][i][0]) for k, i in enumerate(path) if i >= 0]
+    if not earlier:
+        return 0.0
+    k, last = earlier[-1]
+    gap = level - k
+    virtual = last + (here - last) / gap
+    score = pair_score(last, virtual, level - 1)
+    if len(earlier) > 1 and gap == 1 and earlier[-2][0] == k - 1:
+        score += turn_score(earlier[-2][1], last, here)
+    return score

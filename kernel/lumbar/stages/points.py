@@ -1,0 +1,99 @@
+"""What localisation hands on: points in patient space and axial slices by level, as the run record writes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Xyz = tuple[float, float, float]
+Xy = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class SagittalPoint:
+    """A canal point (``side`` None) or foraminal point of one level on one sagittal series.
+
+    ``x_px, y_px`` are 0-based pixel centres in the original slice ``instance_number``; ``xyz_mm`` is LPS and may lie
+    between slices; ``confidence`` is in 0..1.
+    """
+
+    series_id: str
+    level: str
+    side: str | None
+    instance_number: int
+    x_px: float
+    y_px: float
+    xyz_mm: Xyz
+    confidence: float
+    stack: int = 0  # position among the study's stacks of that description
+    slice_index: int = 0
+    description: str = ""
+
+    def record(self) -> dict[str, Any]:
+        """Plain JSON types, the contract's keys only."""
+        return {
+            "series_id": self.series_id,
+            "level": self.level,
+            "side": self.side,
+            "instance_number": int(self.instance_number),
+            "x_px": round(float(self.x_px), 3),
+            "y_px": round(float(self.y_px), 3),
+            "xyz_mm": [round(float(value), 3) for value in self.xyz_mm],
+            "confidence": round(float(self.confidence), 4),
+        }
+
+
+@dataclass(frozen=True)
+class AxialLevel:
+    """The slice of one axial series nearest to a level, with the left and right subarticular points on it (x, y)."""
+
+    series_id: str
+    level: str
+    instance_number: int
+    distance_mm: float
+    left_px: Xy
+    right_px: Xy
+    confidence: float = 1.0
+    stack: int = 0
+    slice_index: int = 0
+
+    def record(self) -> dict[str, Any]:
+        """Plain JSON types, the contract's keys only."""
+        return {
+            "series_id": self.series_id,
+            "level": self.level,
+            "instance_number": int(self.instance_number),
+            "distance_mm": round(float(self.distance_mm), 3),
+            "left_px": [round(float(value), 3) for value in self.left_px],
+            "right_px": [round(float(value), 3) for value in self.right_px],
+        }
+
+
+@dataclass
+class Localisation:
+    """All points of a study. ``levels_mm`` are the fused canal points in patient space, absent levels left out."""
+
+    sagittal_points: list[SagittalPoint] = field(default_factory=list)
+    axial_levels: list[AxialLevel] = field(default_factory=list)
+    levels_mm: dict[str, Xyz] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def best(self, description: str, level: str, side: str | None) -> SagittalPoint | None:
+        """The most confident point of a kind on a description's series, or None."""
+        found = [
+            p for p in self.sagittal_points if p.description == description and p.level == level and p.side == side
+        ]
+        return max(found, key=lambda p: p.confidence) if found else None
+
+    def axial(self, level: str) -> AxialLevel | None:
+        """The axial slice nearest to a level over all series, or None."""
+        found = [a for a in self.axial_levels if a.level == level]
+        return min(found, key=lambda a: abs(a.distance_mm)) if found else None
+
+
+def as_xyz(values: Any) -> Xyz:
+    """Three floats of an array."""
+    x, y, z = np.asarray(values, dtype=float)
+    return (float(x), float(y), float(z))
