@@ -12,7 +12,7 @@ checks every index; both are numba's, nothing here stands in their way.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
 
@@ -20,6 +20,6 @@ Function = TypeVar("Function", bound=Callable)
 
 
 def kernel(function: Function) -> Function:
-    """Compile ``function`` at its first call: cached on disk, GIL released, numpy's error model (no division checks)."""
-    compiled: Function = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
-    return compiled
+    """Compile ``function`` at its first call: cached, without the GIL, numpy's error model (no division checks)."""
+    compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    return cast(Function, compiled)

@@ -1,0 +1,127 @@
+"""What a DICOM file, a series or a study is, as text for people. Never a name, an id or a birth date of the patient."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from lumbar.dicom.header import Header, read_header
+from lumbar.dicom.pixels import read_slice
+from lumbar.dicom.series import read_series
+from lumbar.dicom.stack import Stack
+from lumbar.errors import DicomError
+
+_SYNTAX_NAMES = {
+    "1.2.840.10008.1.2": "Implicit VR Little Endian",
+    "1.2.840.10008.1.2.1": "Explicit VR Little Endian",
+    "1.2.840.10008.1.2.1.99": "Deflated Explicit VR Little Endian",
+    "1.2.840.10008.1.2.2": "Explicit VR Big Endian",
+    "1.2.840.10008.1.2.5": "RLE Lossless",
+    "1.2.840.10008.1.2.4.50": "JPEG Baseline",
+    "1.2.840.10008.1.2.4.51": "JPEG Extended",
+    "1.2.840.10008.1.2.4.57": "JPEG Lossless",
+    "1.2.840.10008.1.2.4.70": "JPEG Lossless SV1",
+    "1.2.840.10008.1.2.4.80": "JPEG-LS Lossless",
+    "1.2.840.10008.1.2.4.81": "JPEG-LS Near-lossless",
+    "1.2.840.10008.1.2.4.90": "JPEG 2000 Lossless",
+    "1.2.840.10008.1.2.4.91": "JPEG 2000",
+    "1.2.840.10008.1.2.4.201": "HTJ2K Lossless",
+    "1.2.840.10008.1.2.4.202": "HTJ2K Lossless RPCL",
+    "1.2.840.10008.1.2.4.203": "HTJ2K",
+}
+
+
+def describe(path: str | os.PathLike[str]) -> str:
+    """Several lines about a DICOM file, a series' folder (``*.dcm`` inside) or a study's (series' folders inside).
+
+    Raises:
+        DicomError: nothing there that is DICOM.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        return _describe_file(root)
+    if any(child.suffix.lower() == ".dcm" for child in root.iterdir()):
+        return _describe_series(root)
+    folders = sorted(child for child in root.iterdir() if child.is_dir())
+    if not folders:
+        raise DicomError(f"{root}: found neither *.dcm files nor series' folders, expected one of them")
+    parts = [f"study {root.name}: {len(folders)} folders"]
+    n_read = 0
+    for folder in folders:
+        try:
+            parts.append(_describe_series(folder))
+            n_read += 1
+        except DicomError as error:
+            parts.append(f"problem: {error}")
+    if not n_read:
+        raise DicomError(f"{root}: found no readable series in {len(folders)} folders, expected some ({parts[1]})")
+    return "\n\n".join(parts)
+
+
+def syntax_name(uid: str) -> str:
+    """``RLE Lossless (1.2.840.10008.1.2.5)``."""
+    return f"{_SYNTAX_NAMES.get(uid, 'unknown syntax')} ({uid})"
+
+
+def _describe_file(path: Path) -> str:
+    header = read_header(path)
+    lines = [f"file {path.name}", f"  syntax       {syntax_name(header.transfer_syntax_uid)}", *_about(header)]
+    optional = ("window_center", "window_width", "rescale_slope", "rescale_intercept", "slice_thickness")
+    absent = [
+        name
+        for name in ("image_position_patient", "image_orientation_patient", *optional, "pixel_spacing")
+        if getattr(header, name) is None
+    ]
+    lines.append(f"  position     {header.image_position_patient}")
+    lines.append(f"  orientation  {header.image_orientation_patient}")
+    lines.append(f"  spacing      {header.pixel_spacing} mm (rows, columns)")
+    lines.append(f"  absent       {', '.join(absent) or 'none of the tags used'}")
+    try:
+        pixels = read_slice(path).pixels
+        lines.append(
+            f"  pixels       {pixels.shape} {pixels.dtype}, {pixels.min()} to {pixels.max()}, mean {pixels.mean():.1f}"
+        )
+    except DicomError as error:
+        lines.append(f"  problem      {error}")
+    return "\n".join(lines)
+
+
+def _about(header: Header) -> list[str]:
+    return [
+        f"  image        {header.rows} x {header.columns}, {header.bits_stored} of {header.bits_allocated} bits, "
+        f"{'signed' if header.pixel_representation == 1 else 'unsigned'}, {header.photometric_interpretation}",
+        f"  acquisition  {header.modality} {header.manufacturer}, {header.series_description}, "
+        f"TR {header.repetition_time} ms, TE {header.echo_time} ms, {header.magnetic_field_strength} T",
+    ]
+
+
+def _describe_series(folder: Path) -> str:
+    series = read_series(folder)
+    first = next(child for child in sorted(folder.iterdir()) if child.suffix.lower() == ".dcm")
+    lines = [f"series {series.series_id}: {len(series.stacks)} stacks"]
+    try:
+        header = read_header(first)
+        lines += [f"  syntax       {syntax_name(header.transfer_syntax_uid)}", *_about(header)]
+    except DicomError as error:
+        lines.append(f"  problem      {error}")
+    lines += [_describe_stack(stack) for stack in series.stacks]
+    lines += [f"  problem      {problem}" for problem in series.problems]
+    return "\n".join(lines)
+
+
+def _describe_stack(stack: Stack) -> str:
+    n_slices, rows, columns = stack.volume.shape
+    positions = stack.positions_mm
+    steps = np.diff(positions)
+    step = f"steps {steps.min():.2f} to {steps.max():.2f} mm" if n_slices > 1 else "one slice"
+    numbers = stack.instance_numbers
+    order = "ascending" if numbers == sorted(numbers) else "reversed" if numbers == sorted(numbers)[::-1] else "mixed"
+    normal = ", ".join(f"{value:.3f}" for value in stack.normal)
+    return (
+        f"  stack        {stack.orientation}, {n_slices} x {rows} x {columns}, "
+        f"{stack.spacing_mm[0]:.3f} x {stack.spacing_mm[1]:.3f} mm, {step}, normal ({normal}), "
+        f"along it {positions[0]:.1f} to {positions[-1]:.1f} mm, instance numbers {order}"
+        f"{', inverted' if stack.is_inverted else ''}"
+    )

@@ -1,0 +1,161 @@
+"""RLE Lossless (PS3.5 annex G): byte planes, each packed by PackBits, at about a cost per run.
+
+::
+
+    frame     number of segments 4 | offset of each segment 4 x 15 | segments
+    segment   one byte plane of one sample, most significant byte first, in runs:
+              0 ... 127    copy the next n + 1 bytes
+              129 ... 255  repeat the next byte 257 - n times
+              128          nothing
+
+Real slices hold thousands of runs of 2 to 15 bytes in the high plane, so what counts is the cost of a run: each copy
+and fill writes a fixed chunk first and loops only for what is longer. That writes past a run's end, never past the
+array's: planes and source carry ``PAD`` bytes of margin.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lumbar.dicom._jit import kernel
+from lumbar.dicom.header import Header
+from lumbar.errors import DicomError
+
+TRANSFER_SYNTAXES: tuple[str, ...] = ("1.2.840.10008.1.2.5",)
+
+PAD = 128  # longest run
+_MAX_SEGMENTS = 15
+_MAX_EXPANSION = 64  # two bytes give at most 128
+
+
+def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
+    """Pixels of one frame from its bytes, ``data`` (n,) uint8.
+
+    Returns:
+        ``(rows, columns)`` or ``(rows, columns, samples)`` in pydicom's dtype.
+
+    Raises:
+        DicomError: a wrong number of segments, a segment outside the frame, or one that ends before its plane is full.
+    """
+    shape, dtype = header.frame_shape, header.pixel_dtype
+    n_pixels = shape[0] * shape[1]
+    n_samples = shape[2] if len(shape) == 3 else 1
+    n_bytes = dtype.itemsize
+    expected = n_samples * n_bytes
+    path = header.path
+    if header.bits_allocated == 1 or expected > _MAX_SEGMENTS:
+        raise DicomError(
+            f"{path}: found RLE with BitsAllocated {header.bits_allocated} and {n_samples} samples, expected 8, 16, 32"
+        )
+    if data.size < 64:
+        raise DicomError(f"{path}: found an RLE frame of {data.size} bytes, expected its header of 64")
+    if n_pixels * expected > data.size * _MAX_EXPANSION:
+        raise DicomError(
+            f"{path}: found {data.size} bytes of RLE, expected at least {n_pixels * expected // _MAX_EXPANSION} for "
+            f"{shape[0]} x {shape[1]} pixels"
+        )
+    words = data[:64].view("<u4").tolist() if data.flags.aligned else np.frombuffer(data[:64].tobytes(), "<u4").tolist()
+    if words[0] != expected:
+        raise DicomError(f"{path}: found {words[0]} RLE segments, expected {expected}")
+    ends = np.array([*words[1 : expected + 1], data.size], dtype=np.int64)
+
+    planes = np.empty((expected, n_pixels + PAD), dtype=np.uint8)
+    code = unpack_planes(data, ends, planes, n_pixels)
+    if code:
+        segment = -code - 1
+        raise DicomError(
+            f"{path}: found RLE segment {segment} (bytes {ends[segment]} to {ends[segment + 1]} of {data.size}) ended "
+            f"early or outside the frame, expected {n_pixels} bytes from it"
+        )
+    if expected == 1:
+        return planes[0, :n_pixels].view(dtype).reshape(shape)
+    pixels = np.empty((n_pixels, n_samples), dtype=dtype)
+    if expected == 2 and n_samples == 1:
+        join_pairs(planes, pixels.reshape(-1).view(np.uint16))
+    else:
+        octets = pixels.view(np.uint8).reshape(n_pixels, n_samples, n_bytes)
+        for sample in range(n_samples):
+            for byte in range(n_bytes):  # planes come most significant first, memory holds least significant first
+                octets[:, sample, n_bytes - 1 - byte] = planes[sample * n_bytes + byte, :n_pixels]
+    return pixels.reshape(shape)
+
+
+@kernel
+def unpack_planes(source: np.ndarray, ends: np.ndarray, planes: np.ndarray, n_pixels: int) -> int:
+    """Unpack every segment into its plane.
+
+    ``source`` (n,) uint8 read-only; ``ends`` (segments + 1,) int64, where each segment begins and the last one ends;
+    ``planes`` (segments, n_pixels + PAD) uint8, of which the padding is scratch. Returns 0, or ``-1 - segment`` for
+    the first segment that does not fill its plane.
+    """
+    for segment in range(planes.shape[0]):
+        start = ends[segment]
+        stop = min(ends[segment + 1], source.size)
+        if start < 64 or start >= stop:
+            return -1 - segment
+        if unpack(source, np.uint64(start), np.uint64(stop), planes[segment], np.uint64(n_pixels)) != n_pixels:
+            return -1 - segment
+    return 0
+
+
+_ONE = np.uint64(1)
+_CHUNK = np.uint64(16)
+_REPEAT = np.uint64(257)
+_NOTHING = np.uint64(128)
+
+
+@kernel
+def unpack(source: np.ndarray, start: np.uint64, stop: np.uint64, plane: np.ndarray, n_pixels: np.uint64) -> int:
+    """PackBits from ``source[start:stop]`` into ``plane`` (n_pixels + PAD,); return bytes of the plane filled."""
+    position = start
+    done = np.uint64(0)
+    size = np.uint64(source.size)
+    while done < n_pixels and position + _ONE < stop:
+        control = np.uint64(source[position])
+        position += _ONE
+        if control > _NOTHING:
+            count = _REPEAT - control
+            value = source[position]
+            position += _ONE
+            for index in range(_CHUNK):
+                plane[done + np.uint64(index)] = value
+            step = _CHUNK
+            while step < count:
+                for index in range(_CHUNK):
+                    plane[done + step + np.uint64(index)] = value
+                step += _CHUNK
+            done += count
+        elif control < _NOTHING:
+            count = min(control + _ONE, stop - position)
+            if position + np.uint64(PAD) <= size:
+                for index in range(_CHUNK):
+                    plane[done + np.uint64(index)] = source[position + np.uint64(index)]
+                step = _CHUNK
+                while step < count:
+                    for index in range(_CHUNK):
+                        plane[done + step + np.uint64(index)] = source[position + step + np.uint64(index)]
+                    step += _CHUNK
+            else:
+                for index in range(count):
+                    plane[done + np.uint64(index)] = source[position + np.uint64(index)]
+            position += count
+            done += count
+    return int(min(done, n_pixels))
+
+
+@kernel
+def join_pairs(planes: np.ndarray, pixels: np.ndarray) -> None:
+    """Interleave a high and a low byte plane, ``planes`` (2, >= n) uint8, into ``pixels`` (n,) uint16."""
+    high = planes[0]
+    low = planes[1]
+    for index in range(pixels.size):
+        pixels[index] = np.uint16(np.uint16(high[index]) << np.uint16(8)) | np.uint16(low[index])
+
+
+def warm_up() -> None:
+    """Compile the kernels on a frame of one pixel."""
+    planes = np.zeros((2, 1 + PAD), np.uint8)
+    source = np.zeros(68, np.uint8)
+    source.flags.writeable = False
+    unpack_planes(source, np.array([64, 66, 68], np.int64), planes, 1)
+    join_pairs(planes, np.zeros(1, np.uint16))

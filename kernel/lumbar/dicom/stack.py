@@ -1,0 +1,102 @@
+"""A stack: parallel slices of one size, ordered along their normal, with their place in the patient.
+
+Patient space is LPS in mm (PS3.3 section C.7.6.2.1.1): +x to the patient's left, +y to the back, +z to the head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+_AXES = ("sagittal", "coronal", "axial")  # normal along x, y, z
+
+
+@dataclass
+class Stack:
+    """Slices of one orientation, image size and pixel spacing.
+
+    Attributes:
+        series_id: name of the series' folder.
+        volume: ``(slices, rows, columns)`` float32, in rescaled units.
+        origins_mm: ``(slices, 3)`` float64, centre of each slice's pixel (0, 0); gaps between slices stay true.
+        row_mm: ``(3,)`` step of +1 in the row index.
+        column_mm: ``(3,)`` step of +1 in the column index.
+        instance_numbers: of each slice; the file name where it is a number, else the tag.
+        is_inverted: MONOCHROME1, low values are bright.
+        problems: one line each, what was missing or odd.
+        step_mm: distance to the next slice that a stack of one slice would have.
+    """
+
+    series_id: str
+    volume: np.ndarray
+    origins_mm: np.ndarray
+    row_mm: np.ndarray
+    column_mm: np.ndarray
+    instance_numbers: list[int]
+    is_inverted: bool = False
+    problems: list[str] = field(default_factory=list)
+    step_mm: float = 1.0
+
+    @property
+    def normal(self) -> np.ndarray:
+        """``(3,)`` unit normal, largest component positive: slices run right to left, front to back, foot to head."""
+        return plane_normal(self.row_mm, self.column_mm)
+
+    @property
+    def orientation(self) -> str:
+        """``sagittal``, ``coronal`` or ``axial``: the axis nearest to the normal."""
+        return _AXES[int(np.argmax(np.abs(self.normal)))]
+
+    @property
+    def spacing_mm(self) -> tuple[float, float]:
+        """Distance between rows, and between columns."""
+        return float(np.linalg.norm(self.row_mm)), float(np.linalg.norm(self.column_mm))
+
+    @property
+    def positions_mm(self) -> np.ndarray:
+        """``(slices,)`` place of each slice along the normal, increasing."""
+        return np.asarray(self.origins_mm @ self.normal)
+
+    def to_patient(self, slice: npt.ArrayLike, row: npt.ArrayLike, column: npt.ArrayLike) -> np.ndarray:
+        """Patient coordinates ``(..., 3)`` in mm of voxel indices, each ``(...)``, fractions allowed.
+
+        Between slices the origin is interpolated; beyond the ends it goes on with the step of the last pair.
+        """
+        rows = np.asarray(row, dtype=np.float64)[..., None]
+        columns = np.asarray(column, dtype=np.float64)[..., None]
+        return self._origin(np.asarray(slice, dtype=np.float64)) + rows * self.row_mm + columns * self.column_mm
+
+    def to_voxel(self, xyz_mm: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Fractional (slice, row, column), each ``(...)``, of patient coordinates ``(..., 3)`` in mm.
+
+        The slice index is interpolated between the slices' places along the normal, so that gaps count as what they
+        are; beyond the ends it goes on with the distance of the last pair. The inverse of ``to_patient``.
+        """
+        points = np.asarray(xyz_mm, dtype=np.float64)
+        places = points @ self.normal
+        positions = self.positions_mm
+        if len(positions) == 1:
+            slices = np.asarray((places - positions[0]) / self.step_mm)
+        else:
+            lower = np.clip(np.searchsorted(positions, places, side="right") - 1, 0, len(positions) - 2)
+            slices = np.asarray(lower + (places - positions[lower]) / (positions[lower + 1] - positions[lower]))
+        in_plane = np.linalg.pinv(np.stack([self.row_mm, self.column_mm], axis=1))  # (2, 3)
+        offsets = (points - self._origin(slices)) @ in_plane.T
+        return slices, offsets[..., 0], offsets[..., 1]
+
+    def _origin(self, slices: np.ndarray) -> np.ndarray:
+        """``(..., 3)`` origin of fractional slice indices ``(...)``."""
+        origins = np.asarray(self.origins_mm, dtype=np.float64)
+        if len(origins) == 1:
+            return np.asarray(origins[0] + slices[..., None] * (self.step_mm * self.normal))
+        lower = np.clip(np.floor(slices), 0, len(origins) - 2).astype(np.intp)
+        return np.asarray(origins[lower] + (slices - lower)[..., None] * (origins[lower + 1] - origins[lower]))
+
+
+def plane_normal(row: npt.ArrayLike, column: npt.ArrayLike) -> np.ndarray:
+    """Unit normal ``(3,)`` of the plane through two vectors, its largest component positive."""
+    normal = np.cross(np.asarray(column, dtype=np.float64), np.asarray(row, dtype=np.float64))
+    normal /= np.linalg.norm(normal)
+    return np.asarray(normal if normal[np.argmax(np.abs(normal))] > 0 else -normal)
