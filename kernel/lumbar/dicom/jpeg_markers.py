@@ -341,3 +341,13 @@ def check_size(path: str, frame: Frame, *, rows: int, columns: int, samples: int
     if found != (rows, columns, samples):
         as_text = [f"{size[0]} x {size[1]} with {size[2]} sample(s)" for size in (found, (rows, columns, samples))]
         raise refuse(path, frame.offset, as_text[0], f"{as_text[1]}, as the data set says")
+
+
+def check_room(path: str, offset: int, size: int, *, n_samples: int, least: int) -> None:
+    """Refuse sizes that ``size`` bytes of codestream cannot hold, before anything is allocated for them.
+
+    ``least``: bytes that the smallest codestream of that size would have. Beyond 16 M samples, 4,096 a byte are the
+    limit, which no image reaches that is not flat.
+    """
+    if size < least or n_samples > max(1 << 24, 4096 * size):
+        raise refuse(path, offset, f"{size} bytes for {n_samples} samples", "more bytes, or a smaller image")
