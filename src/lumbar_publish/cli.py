@@ -1,0 +1,82 @@
+"""The command line of ``build_dataset.py``: seal, verify, publish."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from lumbar.errors import LumbarError
+from lumbar_publish.chain import run_chain
+from lumbar_publish.names import DEFAULT_SLUG, DatasetId, Layout
+from lumbar_publish.seal import Sealed, read_json, seal, source_of, verify_against_lock
+from lumbar_publish.whole import chain_of
+
+MakeSample = Callable[[Path], None]
+
+
+def main(layout: Layout, make_sample: MakeSample, argv: list[str] | None = None) -> int:
+    """Run the command; 0 only on success, 1 with one line on bad input.
+
+    Args:
+        layout: the repository.
+        make_sample: writes a competition folder with one test study into an empty folder.
+        argv: arguments; None takes the process's.
+    """
+    options = _parser().parse_args(argv)
+    try:
+        if options.verify:
+            print(f"{options.verify}: manifest {verify_against_lock(layout, options.verify)}, as the lock file says")
+            return 0
+        sealed = _seal(layout, options, make_sample)
+        print(summary(sealed))
+    except LumbarError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def summary(sealed: Sealed) -> str:
+    """What lies in the sealed folder, for the eye."""
+    lines = [f"{name:<24}{size / 1e6:10.3f} MB" for name, size in sealed.sizes.items()]
+    total = sum(sealed.sizes.values())
+    lines.append(f"{sealed.folder}: {sealed.dataset}, {total / 1e6:.3f} MB, manifest {sealed.manifest_hash}")
+    return "\n".join(lines)
+
+
+def _seal(layout: Layout, options: argparse.Namespace, make_sample: MakeSample) -> Sealed:
+    manifest, _ = source_of(layout, options.run)
+    data = read_json(manifest)
+    locked = read_json(layout.lock) if layout.lock.is_file() else data
+    dataset = DatasetId.choose((locked.get("dataset") or {}).get("id"), options.owner, options.slug)
+
+    def rehearse(folder: Path) -> None:
+        with tempfile.TemporaryDirectory(prefix="lumbar-sample-") as scratch:
+            sample = options.sample
+            if sample is None:
+                sample = Path(scratch) / "cohort"
+                make_sample(sample)
+            run_chain(folder, sample, chain_of(data))
+
+    return seal(
+        layout, run=options.run, dataset=dataset, force=options.force, as_demo=options.demo, rehearse=rehearse
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="build_dataset.py",
+        description="Seal code, weights and manifest into dist/dataset, and the notebook and metadata to match.",
+    )
+    parser.add_argument("--run", type=Path, metavar="RUN", help="training run; default: the weights of the lock file")
+    parser.add_argument("--owner", help="Kaggle user; default: KAGGLE_USERNAME, else the lock file's")
+    parser.add_argument("--slug", help=f"dataset's name on Kaggle; default: the lock file's, else {DEFAULT_SLUG}")
+    parser.add_argument("--force", action="store_true", help="seal an incomplete or mixed run; the manifest records it")
+    parser.add_argument("--demo", action="store_true", help="also keep the run's weights in weights/demo")
+    parser.add_argument(
+        "--sample", type=Path, metavar="ROOT", help="studies to try the sealed chain on; default: one phantom"
+    )
+    parser.add_argument("--verify", type=Path, metavar="FOLDER", help="check a sealed folder against the lock file")
+    return parser

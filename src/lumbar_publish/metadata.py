@@ -1,0 +1,48 @@
+"""The two metadata files that the plain ``kaggle`` client reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lumbar_publish.files import write_text
+from lumbar_publish.names import COMPETITION, NOTEBOOK, DatasetId
+
+
+def dataset_metadata(dataset: DatasetId) -> dict[str, Any]:
+    """``dataset-metadata.json``: id, title, and exactly one licence.
+
+    ``other``: weights trained on the competition's images fall under the competition's own rules.
+    """
+    return {"id": str(dataset), "licenses": [{"name": "other"}], "title": dataset.title}
+
+
+def kernel_metadata(dataset: DatasetId) -> dict[str, Any]:
+    """``kernel-metadata.json``: private, internet off, two T4s, dataset and competition attached.
+
+    Booleans are booleans (the client crashes on integers), and ``enable_internet`` is written because the client's
+    own default is true. ``latest``: the image as it is when the notebook runs, the one that the parity pins follow.
+    """
+    return {
+        "code_file": f"../{NOTEBOOK}",
+        "competition_sources": [COMPETITION],
+        "dataset_sources": [str(dataset)],
+        "docker_image_pinning_type": "latest",
+        "enable_gpu": True,
+        "enable_internet": False,
+        "enable_tpu": False,
+        "id": dataset.kernel,
+        "is_private": True,
+        "kernel_sources": [],
+        "kernel_type": "notebook",
+        "language": "python",
+        "machine_shape": "NvidiaTeslaT4",
+        "model_sources": [],
+        "title": dataset.kernel_title,
+    }
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Write sorted, indented JSON in one step: the file is the old one or the new one, never half."""
+    write_text(path, json.dumps(data, sort_keys=True, indent=1, ensure_ascii=False) + "\n")

@@ -1,0 +1,203 @@
+"""Code, weights and manifest into one folder that Kaggle takes as a dataset: the same inputs, the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lumbar import manifest as manifests
+from lumbar.errors import ManifestError
+from lumbar.manifest import FILE_NAME as MANIFEST
+from lumbar_publish.files import replaced_folder, write_text
+from lumbar_publish.metadata import dataset_metadata, kernel_metadata, write_json
+from lumbar_publish.names import DatasetId, Layout
+from lumbar_publish.notebook import notebook_json
+from lumbar_publish.whole import chain_of, objections
+
+DATASET_METADATA = "dataset-metadata.json"
+MAX_TOP_LEVEL = 50  # entries of a Kaggle dataset's top level
+# What may ship from the package's folder; anything else there (caches, editors' backups) stays at home.
+_SHIPPED = {".py", ".j2", ".html", ".css", ".js", ".json", ".csv", ".txt", ".typed"}
+# Archives made of the folder hold these time stamps: fixed, so that they have the same bytes too (2024-01-01 UTC).
+_EPOCH_S = 1704067200
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """A staged dataset."""
+
+    folder: Path
+    dataset: DatasetId
+    manifest_hash: str
+    sizes: dict[str, int]  # bytes of each top-level entry
+
+
+def shipped_code(package: Path) -> list[Path]:
+    """The package's files that ship, sorted by their place."""
+    found = []
+    for path in package.rglob("*"):
+        inside = path.relative_to(package)
+        hidden = any(part.startswith(".") or part == "__pycache__" for part in inside.parts)
+        if path.is_file() and path.suffix in _SHIPPED and not hidden:
+            found.append(path)
+    return sorted(found, key=lambda path: path.relative_to(package).as_posix())
+
+
+def code_sha256(package: Path) -> str:
+    """One digest of all shipped code: places and contents."""
+    digest = hashlib.sha256()
+    for path in shipped_code(package):
+        digest.update(f"{path.relative_to(package).as_posix()}\0{manifests.file_sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        ManifestError: no such file, no JSON, or something else than an object.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ManifestError(f"{path}: no such file, expected a manifest") from None
+    except (ValueError, OSError) as error:
+        raise ManifestError(f"{path}: not readable as JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise ManifestError(f"{path}: holds a {type(data).__name__}, expected a JSON object")
+    return data
+
+
+def source_of(layout: Layout, run: Path | None) -> tuple[Path, Path]:
+    """Manifest and weights' folder to seal: a run's export, or what the lock file names."""
+    if run is None:
+        return layout.lock, layout.demo_weights
+    export = run / "export"
+    if not export.is_dir():
+        raise ManifestError(f"{run}: no export/ folder, expected a run that lumbar_train has finished")
+    return export / MANIFEST, export / "weights"
+
+
+def seal(
+    layout: Layout,
+    *,
+    run: Path | None = None,
+    dataset: DatasetId | None = None,
+    force: bool = False,
+    as_demo: bool = False,
+    rehearse: Callable[[Path], None] | None = None,
+) -> Sealed:
+    """Stage ``dist/dataset`` and write lock file, notebook and kernel metadata to match.
+
+    Args:
+        layout: the repository.
+        run: a training run's folder; None takes the weights that the lock file names.
+        dataset: whose dataset; None keeps what the lock file says (or ``KAGGLE_USERNAME``).
+        force: seal an incomplete or mixed run; the manifest then records what was wrong.
+        as_demo: also make the weights the ones that the repository ships.
+        rehearse: called with the staged folder before it takes its place; what it raises leaves all as it was.
+
+    Raises:
+        ManifestError: an incomplete or mixed run, a weight that is not what its entry says, a place not writable.
+    """
+    manifest_path, weights = source_of(layout, run)
+    data = read_json(manifest_path)
+    if dataset is None:
+        locked = read_json(layout.lock) if layout.lock.is_file() else data
+        dataset = DatasetId.choose((locked.get("dataset") or {}).get("id"))
+    data["forced"] = _accepted(data, manifest_path, run, force)
+    data["dataset"] = {"id": str(dataset), "version": None}
+    data["code_sha256"] = code_sha256(layout.kernel)
+    with replaced_folder(layout.sealed) as folder:
+        _stage(folder, layout, data, weights, dataset)
+        manifests.verify(folder)
+        if rehearse:
+            rehearse(folder)
+    _write_companions(layout, dataset)
+    if as_demo:
+        _keep_as_demo(layout)
+    return described(layout.sealed, dataset)
+
+
+def described(folder: Path, dataset: DatasetId) -> Sealed:
+    """What lies in a sealed folder."""
+    sizes = {entry.name: _size(entry) for entry in sorted(folder.iterdir())}
+    return Sealed(folder, dataset, manifests.manifest_hash(folder), sizes)
+
+
+def verify_against_lock(layout: Layout, folder: Path) -> str:
+    """Check any folder against itself and against the lock file; the manifest's hash.
+
+    Raises:
+        ManifestError: a file differs from its manifest, or the manifest from the lock file; says what differs.
+    """
+    manifests.verify(folder)
+    found, expected = manifests.manifest_hash(folder), manifests.manifest_hash(layout.root)
+    if found != expected:
+        there, here = read_json(folder / MANIFEST), read_json(layout.lock)
+        differing = sorted(key for key in there.keys() | here.keys() if there.get(key) != here.get(key))
+        raise ManifestError(
+            f"{folder}: manifest {found[:12]}, the lock file {layout.lock.name} says {expected[:12]}; "
+            f"they differ in {', '.join(differing) or 'formatting'}"
+        )
+    return found
+
+
+def _accepted(data: dict[str, Any], path: Path, run: Path | None, force: bool) -> list[str]:
+    """What was wrong and forced, now or when the lock file was written."""
+    known = [str(reason) for reason in data.get("forced") or []]
+    new = [reason for reason in objections(data, run) if reason not in known]
+    if new and not force:
+        raise ManifestError(f"{path}: {'; '.join(new)} (--force seals it all the same and records that)")
+    return sorted({*known, *new})
+
+
+def _stage(folder: Path, layout: Layout, data: dict[str, Any], weights: Path, dataset: DatasetId) -> None:
+    for source in shipped_code(layout.kernel):
+        _copy(source, folder / "code" / "lumbar" / source.relative_to(layout.kernel))
+    for entry in data.get("weights") or []:
+        name = Path(str(entry.get("file", ""))).name
+        source = weights / name
+        if not source.is_file():
+            raise ManifestError(f"{source}: no such file, named by the manifest as {entry.get('file')!r}")
+        found = manifests.file_sha256(source)
+        if found != entry.get("sha256"):
+            raise ManifestError(f"{source}: sha256 {found[:12]}…, the manifest says {str(entry.get('sha256'))[:12]}…")
+        entry["file"] = f"weights/{name}"
+        _copy(source, folder / entry["file"])
+    manifests.write_manifest(folder / MANIFEST, data)
+    write_json(folder / DATASET_METADATA, dataset_metadata(dataset))
+    for path in [*folder.rglob("*"), folder]:
+        os.chmod(path, 0o755 if path.is_dir() else 0o644)
+        os.utime(path, (_EPOCH_S, _EPOCH_S))
+    entries = len(list(folder.iterdir()))
+    if entries > MAX_TOP_LEVEL:
+        raise ManifestError(f"{folder}: {entries} entries at the top level, Kaggle takes at most {MAX_TOP_LEVEL}")
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+
+
+def _write_companions(layout: Layout, dataset: DatasetId) -> None:
+    data = read_json(layout.sealed / MANIFEST)
+    write_text(layout.lock, (layout.sealed / MANIFEST).read_text(encoding="utf-8"))
+    write_text(layout.notebook, notebook_json(dataset, manifests.manifest_hash(layout.sealed), chain_of(data)))
+    write_json(layout.kernel_metadata, kernel_metadata(dataset))
+
+
+def _keep_as_demo(layout: Layout) -> None:
+    with replaced_folder(layout.demo_weights) as folder:
+        for path in sorted((layout.sealed / "weights").iterdir()):
+            _copy(path, folder / path.name)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())

@@ -1,0 +1,73 @@
+"""Whether a run is whole and of one piece, before it is sealed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lumbar.config import STAGES
+
+BASELINE = "baseline"  # a run of the baseline chain has this one stage instead of the seven
+
+
+def chain_of(data: dict[str, Any]) -> str:
+    """Which chain a manifest's weights serve: ``main``, or ``baseline`` when they hold nothing else."""
+    return BASELINE if {entry.get("stage") for entry in data.get("weights") or []} == {BASELINE} else "main"
+
+
+def objections(data: dict[str, Any], run: Path | None = None) -> list[str]:
+    """Reasons not to seal: stages missing or unknown, recipes or configurations mixed. Empty when there is none.
+
+    Args:
+        data: a manifest.
+        run: the run's folder, whose ``recipe.json`` must name the manifest's recipe.
+    """
+    entries = data.get("weights") or []
+    found = {str(entry.get("stage")) for entry in entries}
+    wanted = {BASELINE} if chain_of(data) == BASELINE else set(STAGES)
+    reasons = []
+    missing = [stage for stage in STAGES if stage in wanted - found]
+    if missing or not entries:
+        reasons.append(f"no weights for {', '.join(missing or STAGES)}; found {', '.join(sorted(found)) or 'none'}")
+    unknown = sorted(found - set(STAGES) - {BASELINE})
+    if unknown:
+        reasons.append(f"unknown stages {', '.join(unknown)}")
+    reasons += _recipes(data, entries, run)
+    reasons += _mixed_configs(entries)
+    return reasons
+
+
+def _recipes(data: dict[str, Any], entries: list[dict[str, Any]], run: Path | None) -> list[str]:
+    recipe = data.get("recipe")
+    others = {f"{entry['file']} is of {entry['recipe']}" for entry in entries if entry.get("recipe", recipe) != recipe}
+    path = run / "recipe.json" if run else None
+    if path and path.is_file():
+        named = json.loads(path.read_text(encoding="utf-8"))
+        name = named.get("name") if isinstance(named, dict) else named
+        if name is not None and name != recipe:
+            others.add(f"{path.name} says {name}")
+    return [f"recipes are mixed: the manifest says {recipe}, {', '.join(sorted(others))}"] if others else []
+
+
+def _mixed_configs(entries: list[dict[str, Any]]) -> list[str]:
+    """Folds of one stage must be the same network, or they cannot be averaged (a baseline fits one per column)."""
+    reasons = []
+    first: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        stage = str(entry.get("stage"))
+        if stage == BASELINE:
+            continue
+        other = first.setdefault(stage, entry)
+        for key in ("model", "config"):
+            if entry.get(key) != other.get(key):
+                what = _difference(entry.get(key), other.get(key))
+                reasons.append(f"{stage}: {entry.get('file')} and {other.get('file')} differ in {key}{what}")
+    return reasons
+
+
+def _difference(a: Any, b: Any) -> str:
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
+        return f" ({', '.join(f'{key}: {a.get(key)} and {b.get(key)}' for key in keys)})"
+    return f" ({a} and {b})"

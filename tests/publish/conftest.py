@@ -1,0 +1,128 @@
+"""A repository of its own for every test: a tiny kernel that keeps the contract, tiny weights, a competition folder."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from lumbar.config import STAGES
+from lumbar.labels import COLUMNS
+from lumbar.manifest import write_manifest
+from lumbar_publish.names import Layout
+
+# Answers as `python -m lumbar predict` does (files, exit status), in no time; sealing and rehearsal need no more.
+KERNEL_MAIN = '''
+import csv, json, os, pathlib, socket, sys, time
+
+
+def main(argv):
+    options = dict(zip(argv[1::2], argv[2::2]))
+    data, out = pathlib.Path(options["--data"]), pathlib.Path(options["--out"])
+    studies = sorted(int(p.name) for p in (data / "test_images").iterdir())
+    columns = json.loads((pathlib.Path(__file__).parent / "columns.json").read_text())
+    with out.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["row_id", "normal_mild", "moderate", "severe"])
+        for study in studies:
+            table.writerows([f"{study}_{column}", 0.5, 0.3, 0.2] for column in columns)
+    if "--report" in options:
+        pathlib.Path(options["--report"]).write_text("<p>report</p>")
+    if "--record" in options:
+        rows = [{"study_id": s, "status": "predicted", "problems": [], "seconds": 0.01} for s in studies]
+        notes = {"ours": sorted(n for n in sys.modules if n.startswith("lumbar")), "path": sys.path}
+        pathlib.Path(options["--record"]).write_text(json.dumps({"studies": rows, "devices": ["cpu"], **notes}))
+    exec(os.environ.get("TEST_KERNEL_DOES", ""))
+    return 0
+'''
+
+
+def tiny_weights(folder: Path, stages: tuple[str, ...] = STAGES) -> list[dict]:
+    """One safetensors file a stage, and the manifest's entries for them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = []
+    for index, stage in enumerate(stages):
+        path = folder / f"{stage}.full.safetensors"
+        save_file({"weight": np.full((2, 2), index, np.float32)}, path)
+        data = path.read_bytes()
+        entries.append(
+            {
+                "file": f"weights/{path.name}",
+                "sha256": hashlib.sha256(data).hexdigest(),
+                "bytes": len(data),
+                "stage": stage,
+                "model": "tiny",
+                "config": {"size": 2},
+                "fold": -1,
+                "metrics": {},
+                "probe": {},
+            }
+        )
+    return entries
+
+
+def manifest_data(entries: list[dict], **changes: object) -> dict:
+    """A manifest as training writes it."""
+    data: dict = {
+        "schema": 1,
+        "dataset": {"id": "someone/lumbar-kit", "version": None},
+        "code_sha256": "",
+        "recipe": "demo",
+        "created_by": "test",
+        "cohort": {"fingerprint": "f", "studies": 2, "description": "none"},
+        "prior": {column: [0.5, 0.3, 0.2] for column in COLUMNS},
+        "oof": {},
+        "versions": {},
+        "training": {},
+        "forced": [],
+        "weights": entries,
+    }
+    return data | changes
+
+
+@pytest.fixture(autouse=True)
+def _no_kaggle_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KAGGLE_USERNAME", raising=False)
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    """A repository with a tiny kernel, weights and lock file."""
+    root = tmp_path / "repo"
+    package = root / "kernel" / "lumbar"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text('"""Tiny."""\n')
+    (package / "__main__.py").write_text(KERNEL_MAIN)
+    (package / "columns.json").write_text(str(list(COLUMNS)).replace("'", '"'))
+    (package / "stages").mkdir()
+    (package / "stages" / "__init__.py").write_text("")
+    entries = tiny_weights(root / "weights" / "demo")
+    write_manifest(root / "weights_manifest.json", manifest_data(entries))
+    return Layout(root)
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> Path:
+    """A finished training run's folder."""
+    run = tmp_path / "run"
+    entries = tiny_weights(run / "export" / "weights")
+    write_manifest(run / "export" / "weights_manifest.json", manifest_data(entries))
+    (run / "recipe.json").write_text('{"name": "demo"}')
+    return run
+
+
+@pytest.fixture
+def competition(tmp_path: Path) -> Path:
+    """A competition folder with two (empty) test studies."""
+    root = tmp_path / "competition"
+    rows = ["row_id,normal_mild,moderate,severe"]
+    for study in (11, 22):
+        (root / "test_images" / str(study)).mkdir(parents=True)
+        rows += [f"{study}_{column},0.333,0.333,0.334" for column in COLUMNS]
+    (root / "sample_submission.csv").write_text("\n".join(rows) + "\n")
+    labels = ["study_id," + ",".join(COLUMNS), "11" + ",Normal/Mild" * 25, "22" + ",Severe" * 25]
+    (root / "solution.csv").write_text("\n".join(labels) + "\n")
+    return root
