@@ -90,8 +90,8 @@ def make_grid(
     return Grid(size=size, mm_per_px=mm_per_px, matrix=np.column_stack([linear, offset]))
 
 
-def sample(image: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
-    """Sample a slice (rows, columns) float32 on a grid: (size, size), 0 outside the image.
+def sample(image: NDArray[np.float32], grid: Grid, outside: float = 0.0) -> NDArray[np.float32]:
+    """Sample a slice (rows, columns) float32 on a grid: (size, size), ``outside`` beyond the image.
 
     Linear interpolation; where the grid is coarser than the pixels a Gaussian of matching width comes first, so that
     fine texture is averaged and not aliased.
@@ -102,7 +102,14 @@ def sample(image: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
     else:
         blurred = image
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    out = cv2.warpAffine(blurred, grid.matrix, (grid.size, grid.size), flags=flags, borderMode=cv2.BORDER_CONSTANT)
+    out = cv2.warpAffine(
+        blurred,
+        grid.matrix,
+        (grid.size, grid.size),
+        flags=flags,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=outside,
+    )
     return np.asarray(out, dtype=np.float32)
 
 

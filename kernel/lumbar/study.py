@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lumbar.dicom import Stack, read_series
 from lumbar.errors import CohortError, LumbarError
+from lumbar.geometry import Grid, sample
 from lumbar.labels import AXIAL_T2, DESCRIPTIONS
 
 WINDOW_PERCENTILES = (1.0, 99.0)
@@ -37,10 +38,22 @@ class Study:
 
     def normalised(self, stack: Stack, index: int) -> NDArray[np.float32]:
         """Slice ``index`` of a stack as float32 (rows, columns) in 0..1, dark is 0 whatever the photometric sense."""
+        return self._scale(stack, np.asarray(stack.volume[index], dtype=np.float32))
+
+    def sampled(self, stack: Stack, index: int, grid: Grid) -> NDArray[np.float32]:
+        """Slice ``index`` on a grid: float32 (size, size) in 0..1, 0 outside the image.
+
+        Sampled first and scaled after, which costs a crop and not the whole slice.
+        """
         low, high = self.window(stack.series_id)
-        image = (stack.volume[index] - np.float32(low)) * np.float32(1.0 / (high - low))
-        np.clip(image, 0.0, 1.0, out=image)
-        return np.asarray(1.0 - image if stack.is_inverted else image, dtype=np.float32)
+        image = np.asarray(stack.volume[index], dtype=np.float32)
+        return self._scale(stack, sample(image, grid, outside=high if stack.is_inverted else low))
+
+    def _scale(self, stack: Stack, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        low, high = self.window(stack.series_id)
+        scaled = (image - np.float32(low)) * np.float32(1.0 / (high - low))
+        np.clip(scaled, 0.0, 1.0, out=scaled)
+        return np.asarray(1.0 - scaled if stack.is_inverted else scaled, dtype=np.float32)
 
 
 def robust_window(stacks: Sequence[Stack]) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lumbar.config import AxialClassifierConfig, SagittalClassifierConfig, SliceRoleConfig
 from lumbar.dicom import Stack
-from lumbar.geometry import Grid, canonical_axes, is_inside, make_grid, plane_distance_mm, sample
+from lumbar.geometry import Grid, canonical_axes, is_inside, make_grid, plane_distance_mm
 from lumbar.labels import AXIAL_T2, LEVELS, SAGITTAL_T1, SAGITTAL_T2, SIDES
 from lumbar.stages.points import Localisation, SagittalPoint, Xyz
 from lumbar.study import Study
@@ -37,7 +37,7 @@ STILL = Jitter()
 def grid_images(study: Study, stack: Stack, grid: Grid, indices: list[int] | None = None) -> Images:
     """Slices of a stack on a grid: (n, size, size)."""
     chosen = range(len(stack.volume)) if indices is None else indices
-    return np.stack([sample(study.normalised(stack, i), grid) for i in chosen])
+    return np.stack([study.sampled(stack, i, grid) for i in chosen])
 
 
 def with_context(images: Images, context: int) -> Images:
@@ -135,7 +135,7 @@ def sagittal_crops(
         for step in range(config.window):
             index = point.slice_index + direction * (step - config.window // 2) + jitter.slices
             if 0 <= index < len(stack.volume):
-                crops[row, step] = sample(study.normalised(stack, index), grid)
+                crops[row, step] = study.sampled(stack, index, grid)
                 mask[row, step] = True
     return crops, mask
 
@@ -220,6 +220,6 @@ def axial_crops(
             centre_px=shifted(stack, (x, y), jitter.shift_mm),
             angle_deg=(tilt if abs(tilt) < 45 else 0.0) + jitter.angle_deg,
         )
-        crops[step] = sample(study.normalised(stack, index), grid)
+        crops[step] = study.sampled(stack, index, grid)
         mask[step] = True
     return crops, mask

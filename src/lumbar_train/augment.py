@@ -1,0 +1,102 @@
+"""Augmentation of normalised images: contrast first of all, then shading, noise, blur, holes.
+
+Geometry (shift, turn, zoom, mirror) is not here: it goes into the sampling grid, so that each image is interpolated
+once and its points ride on the same matrix. Intensities go through torchvision's transforms; all slices of a sequence
+get the same transform. Every draw comes from the sample's own generator, never from a rank or a worker.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Strengths; the defaults are for classifiers, ``WILD`` for localisers that must stand any scanner."""
+
+    shift_mm: float = 3.0
+    turn_deg: float = 8.0
+    zoom: float = 0.12
+    slices: float = 0.15  # chance that a window is off by one slice
+    contrast: float = 0.5  # strength of the random tone curve, 0..1
+    invert: float = 0.0  # chance that dark and bright change places
+    shading: float = 0.3
+    noise: float = 0.03
+    blur: float = 0.2  # chance
+    hole: float = 0.1  # chance
+
+
+WILD = AugmentConfig(
+    shift_mm=30.0, turn_deg=18.0, zoom=0.3, contrast=1.0, invert=0.05, shading=0.7, noise=0.08, blur=0.4, hole=0.3
+)
+
+
+class ToneCurve(v2.Transform):  # type: ignore[misc]
+    """A random smooth curve from grey to grey: knots displaced from the diagonal, monotone or nearly so."""
+
+    def __init__(self, strength: float, knots: int = 5) -> None:
+        super().__init__()
+        self.strength, self.knots = strength, knots
+
+    def make_params(self, flat_inputs: list[Tensor]) -> dict[str, Tensor]:
+        """Heights of the curve at evenly spaced greys."""
+        steps = torch.rand(self.knots) ** (1 + 2 * self.strength) + 0.15 * (1 - self.strength) + 0.02
+        heights = torch.cat([torch.zeros(1), torch.cumsum(steps, 0)])
+        heights = heights / heights[-1]
+        straight = torch.linspace(0, 1, self.knots + 1)
+        return {"heights": straight + self.strength * (heights - straight)}
+
+    def transform(self, inpt: Tensor, params: dict[str, Tensor]) -> Tensor:
+        """Piecewise linear look-up."""
+        heights = params["heights"]
+        x = inpt * self.knots
+        k = x.floor().clamp(0, self.knots - 1)
+        i = k.long()
+        return heights[i] + (heights[i + 1] - heights[i]) * (x - k)
+
+
+class Shading(v2.Transform):  # type: ignore[misc]
+    """A smooth field multiplied in, as surface coils do."""
+
+    def __init__(self, strength: float) -> None:
+        super().__init__()
+        self.strength = strength
+
+    def make_params(self, flat_inputs: list[Tensor]) -> dict[str, Tensor]:
+        """A 4 × 4 field in log units."""
+        return {"field": self.strength * torch.randn(1, 1, 4, 4)}
+
+    def transform(self, inpt: Tensor, params: dict[str, Tensor]) -> Tensor:
+        """Multiply by the field, blown up to the image."""
+        field = torch.nn.functional.interpolate(
+            params["field"], size=inpt.shape[-2:], mode="bicubic", align_corners=True
+        )
+        return (inpt * torch.exp(field[0, 0].clamp(-1.5, 1.5))).clamp(0, 1)
+
+
+def photometric(config: AugmentConfig) -> v2.Compose:
+    """The intensity part as one torchvision transform over (…, H, W) in 0..1."""
+    steps: list[v2.Transform] = [ToneCurve(config.contrast), v2.RandomApply([Shading(config.shading)], p=0.6)]
+    if config.invert:
+        steps.append(v2.RandomApply([v2.Lambda(lambda image: 1 - image)], p=config.invert))
+    if config.blur:
+        steps.append(v2.RandomApply([v2.GaussianBlur(3, (0.4, 1.2))], p=config.blur))
+    steps.append(v2.RandomApply([v2.GaussianNoise(0.0, config.noise)], p=0.6))
+    if config.hole:
+        steps.append(v2.RandomErasing(p=config.hole, scale=(0.02, 0.12), value=0.0))
+    return v2.Compose(steps)
+
+
+def apply(transform: v2.Compose, images: np.ndarray, rng: np.random.Generator) -> Tensor:
+    """Run a transform over (…, H, W) float32 with draws that come from ``rng`` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(rng.integers(2**62)))
+        tensor = torch.from_numpy(np.ascontiguousarray(images))
+        shape = tensor.shape
+        out: Tensor = transform(tensor.reshape(-1, *shape[-2:])).reshape(shape).to(torch.float32)
+        return out

@@ -1,0 +1,94 @@
+"""Losses of the stages. Each takes a network and a batch and gives the loss and figures for the log."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lumbar.labels import GROUPS, SEVERITY_WEIGHTS
+
+Batch = dict[str, Tensor]
+Figures = dict[str, float]
+SEGMENT_WEIGHT = 0.1
+
+
+def heatmap_loss(network: nn.Module, batch: Batch) -> tuple[Tensor, Figures]:
+    """Quality focal loss over the points' heat (Li et al. 2020), plus cross entropy of tissues where they are known.
+
+    |target - p|² × binary cross entropy: the empty background hardly counts once it is empty. Normalised by the
+    heat that is there.
+    """
+    out = network(batch["images"]).float()
+    heat, known = batch["heat"], batch["known"][:, :, None, None]
+    logits = out[:, : heat.shape[1]]
+    p = torch.sigmoid(logits)
+    each = (heat - p).abs().square() * F.binary_cross_entropy_with_logits(logits, heat, reduction="none")
+    points = (each * known).sum() / (heat * known).sum().clamp(min=1.0)
+    loss = points
+    figures = {"points": float(points.detach())}
+    segments = batch["segments"]
+    if out.shape[1] > heat.shape[1] and bool((segments >= 0).any()):
+        tissue = F.cross_entropy(out[:, heat.shape[1] :], segments, ignore_index=-1)
+        loss = loss + SEGMENT_WEIGHT * tissue
+        figures["tissue"] = float(tissue.detach())
+    return loss, figures
+
+
+def sagittal_regression_loss(network: nn.Module, batch: Batch) -> tuple[Tensor, Figures]:
+    """Squared error of the known points in slices that show the spine, plus binary cross entropy of presence."""
+    out = network(batch["images"]).float()
+    points = out[:, :10].view(-1, 5, 2)
+    weight = batch["known"] * batch["presence"][:, None]
+    position = ((points - batch["points"]).square().sum(-1) * weight).sum() / weight.sum().clamp(min=1.0)
+    presence = F.binary_cross_entropy_with_logits(out[:, 10], batch["presence"])
+    loss = 100 * position + presence
+    return loss, {"position": float(position.detach()), "presence": float(presence.detach())}
+
+
+def axial_regression_loss(network: nn.Module, batch: Batch) -> tuple[Tensor, Figures]:
+    """Masked L1 over left and right points in 0..1."""
+    out = network(batch["images"]).float().view(-1, 2, 2)
+    weight = batch["known"]
+    loss = ((out - batch["points"]).abs().sum(-1) * weight).sum() / weight.sum().clamp(min=1.0)
+    return loss, {}
+
+
+def slice_role_loss(network: nn.Module, batch: Batch) -> tuple[Tensor, Figures]:
+    """Weighted L1 of the counts: slices that carry points weigh more, kinds that are not labelled nothing."""
+    out = network(batch["images"], batch["mask"]).float()
+    weight = (1 + batch["counts"]) * batch["mask"][..., None] * batch["known"][:, None]
+    return ((out - batch["counts"]).abs() * weight).sum() / weight.sum().clamp(min=1.0), {}
+
+
+def graded_loss(network: nn.Module, batch: Batch) -> tuple[Tensor, Figures]:
+    """Cross entropy, weighted 1/2/4 as the metric is, over the conditions that are labelled and whose crops exist."""
+    out = network(batch["crops"], batch["mask"], batch["level"]).float()  # (B, 5, 3)
+    labels = batch["labels"]  # (B, 5), -1 missing or not to be graded
+    known = labels >= 0
+    weights = torch.tensor(SEVERITY_WEIGHTS, device=out.device)[labels.clamp(min=0)] * known
+    each = F.cross_entropy(out.flatten(0, 1), labels.clamp(min=0).flatten(), reduction="none").view_as(weights)
+    return (each * weights).sum() / weights.sum().clamp(min=1.0), {}
+
+
+def competition_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """The competition's metric as a loss: logits (N, 5 conditions, 5 levels, 3), labels (N, 5, 5) with -1 missing.
+
+    Three weighted log losses, each divided by its weight sum, and the any-severe term whose prediction is the largest
+    severe probability of the five canal levels.
+    """
+    log_probs = torch.log_softmax(logits, dim=-1)
+    known = labels >= 0
+    weights = torch.tensor(SEVERITY_WEIGHTS, device=logits.device)[labels.clamp(min=0)] * known
+    each = -log_probs.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1) * weights
+    terms = []
+    for conditions in GROUPS.values():
+        picked = list(conditions)
+        terms.append(each[:, picked].sum() / weights[:, picked].sum().clamp(min=1.0))
+    canal_known = known[:, 0].any(dim=1)
+    severe = (labels[:, 0] == 2).any(dim=1).float()
+    weight = weights[:, 0].max(dim=1).values * canal_known
+    p = log_probs[:, 0, :, 2].exp().masked_fill(~known[:, 0], 0.0).max(dim=1).values.clamp(1e-6, 1 - 1e-6)
+    any_severe = F.binary_cross_entropy(p, severe, reduction="none") * weight
+    terms.append(any_severe.sum() / weight.sum().clamp(min=1.0))
+    return torch.stack(terms).mean()

@@ -1,0 +1,61 @@
+"""Tissue labels of a synthetic cohort (``truth_masks``), the auxiliary target of the sagittal localiser."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from lumbar.dicom import Stack
+from lumbar.errors import CohortError
+from lumbar.geometry import Grid
+
+FOLDER = "truth_masks"
+
+
+class MaskReader:
+    """Reads ``truth_masks/<study>/<series>.npz``: ``labels`` (slices, rows, columns) uint8, ``instance_numbers``."""
+
+    def __init__(self, root: Path) -> None:
+        self.folder = Path(root) / FOLDER
+        self._read = lru_cache(maxsize=256)(self._load)
+
+    def __getstate__(self) -> dict[str, Path]:
+        return {"folder": self.folder}
+
+    def __setstate__(self, state: dict[str, Path]) -> None:
+        self.folder = state["folder"]
+        self._read = lru_cache(maxsize=256)(self._load)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the cohort has masks."""
+        return self.folder.is_dir()
+
+    def sampled(
+        self, study_id: int, stack: Stack, index: int, grid: Grid, stride: int, empty: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Labels of a slice at the heatmaps' resolution (h, w), nearest neighbour; ``empty`` where there are none."""
+        masks = self._read(study_id, stack.series_id)
+        labels = masks.get(int(stack.instance_numbers[index]))
+        if labels is None:
+            return empty
+        # heat pixel (x, y) lies at grid pixel (x + 0.5) * stride - 0.5
+        scale = np.array([[stride, 0, (stride - 1) / 2], [0, stride, (stride - 1) / 2], [0, 0, 1]])
+        matrix = grid.matrix @ scale
+        flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+        return np.asarray(cv2.warpAffine(labels, matrix, empty.shape[::-1], flags=flags), dtype=np.int64)
+
+    def _load(self, study_id: int, series_id: str) -> dict[int, NDArray[np.uint8]]:
+        path = self.folder / str(study_id) / f"{series_id}.npz"
+        if not path.is_file():
+            return {}
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                labels, numbers = file["labels"], file["instance_numbers"]
+        except (OSError, KeyError, ValueError) as error:
+            raise CohortError(f"{path}: found {error}, expected arrays labels and instance_numbers") from None
+        return {int(number): labels[k] for k, number in enumerate(numbers)}
