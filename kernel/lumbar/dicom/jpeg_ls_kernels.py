@@ -403,6 +403,7 @@ def decode_scan(
             y += 1
         if y == rows:
             return np.int64(0)
+        work.progress[0] = y
         while stop + 2 < data.size and data[stop + 1] == 0xFF:  # fill bytes
             stop += 1
         if stop + 2 > data.size:
