@@ -16,7 +16,6 @@ from lumbar.labels import COLUMNS, SEVERITY_COLUMNS
 from lumbar.metric import read_table
 
 HEADER = ",".join(("row_id", *SEVERITY_COLUMNS))
-_DECIMALS = 8
 _FLOOR = 1e-6  # no class is ever impossible: one wrong certain row would cost 36 nats
 _SUM_TOLERANCE = 1e-6
 
@@ -39,7 +38,7 @@ def normalise(probs: NDArray[np.floating] | Sequence[Sequence[float]]) -> NDArra
     if not (total > 0).all():
         raise CohortError(f"probabilities: {COLUMNS[int(np.argmin(total))]} sums to 0, expected above 0")
     values = np.maximum(values / total, _FLOOR)
-    return np.asarray(np.round(values / values.sum(axis=1, keepdims=True), _DECIMALS))
+    return np.asarray(values / values.sum(axis=1, keepdims=True))
 
 
 class Submission:

@@ -69,7 +69,7 @@ def test_bad_probabilities_are_refused_and_change_nothing(tmp_path, change, mess
     with pytest.raises(CohortError, match=message):
         submission.replace(1, change(random_probs()))
     assert path.read_bytes() == before
-    np.testing.assert_array_equal(submission.probs(1)[0], [0.6, 0.3, 0.1])
+    np.testing.assert_allclose(submission.probs(1)[0], [0.6, 0.3, 0.1])
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):

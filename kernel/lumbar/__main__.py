@@ -1,0 +1,158 @@
+"""The command line: ``python -m lumbar predict | score | inspect``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from lumbar import __version__
+from lumbar.errors import LumbarError
+from lumbar.numba_cache import use_numba_cache
+
+RESEARCH = "Research use only: not a medical device."
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every command and option."""
+    main_parser = argparse.ArgumentParser(
+        prog="python -m lumbar", description=f"Graded probabilities from lumbar spine MR studies, offline. {RESEARCH}"
+    )
+    main_parser.add_argument("--version", action="version", version=f"lumbar {__version__}")
+    commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    predict = commands.add_parser(
+        "predict",
+        help="the chain over a competition folder",
+        description="Predict every study of a competition folder. The bundle is verified first; then prior rows are "
+        f"written, and each study replaces its own. {RESEARCH}",
+    )
+    predict.add_argument(
+        "--data",
+        required=True,
+        type=Path,
+        metavar="ROOT",
+        help="competition folder: {test,train}_images and its tables",
+    )
+    predict.add_argument(
+        "--weights", required=True, type=Path, metavar="DIR", help="folder with weights_manifest.json and its weights"
+    )
+    predict.add_argument("--out", required=True, type=Path, metavar="CSV", help="submission.csv to write")
+    predict.add_argument("--split", choices=("test", "train"), default="test", help="images to predict (default: test)")
+    predict.add_argument(
+        "--chain", choices=("main", "baseline"), default="main", help="which models of the bundle (default: main)"
+    )
+    predict.add_argument(
+        "--time-limit", default="8.5h", metavar="T", help="8.5h, 30m or 90s; the run ends within it (default: 8.5h)"
+    )
+    predict.add_argument("--report", type=Path, metavar="HTML", help="also write a self-contained report.html")
+    predict.add_argument("--record", type=Path, metavar="JSON", help="also write the run record")
+    predict.add_argument("--studies", type=_positive, metavar="N", help="only the first N studies")
+    predict.add_argument(
+        "--workers", type=_positive, metavar="W", help="processes (default: one a GPU; without GPU, this process)"
+    )
+    predict.add_argument(
+        "--manifest-hash", metavar="SHA256", help="refuse a bundle whose manifest has another hash than this"
+    )
+
+    score = commands.add_parser(
+        "score",
+        help="the competition's metric and its four terms",
+        description="Score a submission against a table like train.csv. Lower is better.",
+    )
+    score.add_argument("--solution", required=True, type=Path, metavar="CSV", help="labels, as train.csv")
+    score.add_argument("--submission", required=True, type=Path, metavar="CSV", help="as sample_submission.csv")
+
+    inspect = commands.add_parser(
+        "inspect",
+        help="what a DICOM file, series or study is",
+        description="Say what a DICOM file, series folder or study folder is: syntax, geometry, stacks, problems. "
+        "No patient's name, id or birth date is printed.",
+    )
+    inspect.add_argument("path", type=Path, metavar="PATH", help="a .dcm file, a series folder or a study folder")
+    return main_parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
+    return value
+
+
+def run_predict(arguments: argparse.Namespace) -> None:
+    """``predict``: one line at the end."""
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    from lumbar.run import predict
+
+    with logging_redirect_tqdm():
+        _, record = predict(
+            arguments.data,
+            arguments.weights,
+            arguments.out,
+            split=arguments.split,
+            chain=arguments.chain,
+            time_limit=arguments.time_limit,
+            report=arguments.report,
+            record=arguments.record,
+            studies=arguments.studies,
+            workers=arguments.workers,
+            manifest_hash=arguments.manifest_hash,
+            progress=True,
+        )
+    studies = record["studies"]
+    predicted = sum(study["status"] == "predicted" for study in studies)
+    print(
+        f"{arguments.out}: {25 * len(studies)} rows, {predicted} of {len(studies)} studies predicted, the others prior"
+    )
+
+
+def run_score(arguments: argparse.Namespace) -> None:
+    """``score``: total and terms."""
+    from lumbar.metric import read_table, score
+
+    found = score(read_table(arguments.solution, "the solution"), read_table(arguments.submission, "a submission"))
+    for name in ("total", "spinal", "foraminal", "subarticular", "any_severe"):
+        print(f"{name:<13}{getattr(found, name):.6f}")
+
+
+def run_inspect(arguments: argparse.Namespace) -> None:
+    """``inspect``: a description as text."""
+    from lumbar.dicom.inspect import describe
+
+    print(describe(arguments.path))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; 0 on success, 1 with one line on bad input, 2 (from argparse) on wrong usage."""
+    arguments = parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    use_numba_cache()
+    commands = {"predict": run_predict, "score": run_score, "inspect": run_inspect}
+    try:
+        commands[arguments.command](arguments)
+    except LumbarError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("error: interrupted; what was written stands", file=sys.stderr)
+        return 1
+    return 0
+
+
+def leave(code: int) -> None:
+    """End the process, even when a study that was given up at the deadline still holds a thread."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if any(thread.name.startswith("lumbar-") for thread in threading.enumerate()):
+        os._exit(code)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    leave(main())

@@ -1,0 +1,92 @@
+"""The run record (DESIGN.md), and writing it and the report beside a submission that already stands."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import platform
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lumbar import __version__
+from lumbar.chain import Outcome
+from lumbar.manifest import Manifest
+from lumbar.submission import Submission, write_atomically
+from lumbar.worker import one_line
+
+log = logging.getLogger("lumbar")
+
+_LIBRARIES = ("torch", "torchvision", "timm", "safetensors", "numpy", "pandas", "numba", "opencv-python-headless",
+              "opencv-python", "opencv-contrib-python", "pydicom")  # fmt: skip
+
+
+def build_record(
+    manifest: Manifest, devices: Sequence[str], load_s: float, outcomes: Sequence[Outcome]
+) -> dict[str, Any]:
+    """The run record in plain JSON types; seconds of a stage are summed over studies."""
+    seconds: dict[str, float] = {"load": load_s}
+    for outcome in outcomes:
+        for stage, value in outcome.seconds.items():
+            if stage != "study":
+                seconds[stage] = seconds.get(stage, 0.0) + value
+    return {
+        "manifest_hash": manifest.hash,
+        "versions": versions(),
+        "devices": list(devices) or ["cpu"],
+        "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
+        "studies": [
+            {
+                "study_id": outcome.study_id,
+                "status": outcome.status,
+                "problems": outcome.problems,
+                "seconds": round(outcome.seconds.get("study", 0.0), 3),
+                "sagittal_points": outcome.sagittal_points,
+                "axial_levels": outcome.axial_levels,
+            }
+            for outcome in outcomes
+        ],
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of ours, of Python, and of the libraries that the chain uses, as installed."""
+    found = {"lumbar": __version__, "python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write_extras(
+    data: dict[str, Any],
+    outcomes: Sequence[Outcome],
+    submission: Submission,
+    manifest: Manifest,
+    limit_s: float,
+    record: str | Path | None,
+    report: str | Path | None,
+) -> None:
+    """Record and report. The submission stands by now: what goes wrong here is a line in the log, not a lost run."""
+
+    def write_record(path: str | Path) -> None:
+        write_atomically(path, json.dumps(data, indent=1) + "\n")
+
+    def write_report(path: str | Path) -> None:
+        from lumbar.report import render
+
+        write_atomically(path, render(data, outcomes, submission, manifest, limit_s))
+
+    steps: list[tuple[str | Path | None, Callable[[str | Path], None]]] = [
+        (record, write_record),
+        (report, write_report),
+    ]
+    for path, write in steps:
+        if path is not None:
+            try:
+                write(path)
+            except Exception as error:
+                log.error("%s: not written (%s)", path, one_line(error))

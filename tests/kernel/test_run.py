@@ -1,0 +1,319 @@
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kernel_bundles import write_bundle
+from kernel_fakes import FAKE, probs_of, refuse, write_cohort
+from lumbar.errors import CohortError, LumbarError, ManifestError
+from lumbar.labels import COLUMNS, row_ids
+from lumbar.run import predict
+from lumbar.submission import normalise, validate
+
+PRIOR = [0.6, 0.3, 0.1]
+HERE = Path(__file__).resolve().parent
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    return write_bundle(tmp_path / "bundle")
+
+
+def status(record):
+    return {study["study_id"]: study["status"] for study in record["studies"]}
+
+
+def problems(record, study_id):
+    return next(study["problems"] for study in record["studies"] if study["study_id"] == study_id)
+
+
+def rows(frame, study_id):
+    chosen = frame[frame["row_id"].isin(row_ids(study_id))]
+    assert chosen["row_id"].tolist() == row_ids(study_id)
+    return chosen.iloc[:, 1:].to_numpy(dtype=float)
+
+
+def assert_predicted(frame, *study_ids):
+    for study_id in study_ids:
+        np.testing.assert_allclose(rows(frame, study_id), normalise(probs_of(study_id)), atol=1e-8)
+
+
+def assert_prior(frame, *study_ids):
+    for study_id in study_ids:
+        assert (rows(frame, study_id) == PRIOR).all()
+
+
+def test_every_study_replaces_its_prior(tmp_path, bundle):
+    root = write_cohort(tmp_path / "data", {30: (), 10: ("noted",), 20: ()})
+    out = tmp_path / "submission.csv"
+    frame, record = predict(root, bundle, out, chain=FAKE, record=tmp_path / "record.json")
+    validate(out, [*row_ids(10), *row_ids(20), *row_ids(30)])
+    assert frame["row_id"].tolist() == [*row_ids(30), *row_ids(10), *row_ids(20)]  # the sample's order
+    assert_predicted(frame, 10, 20, 30)
+    assert json.loads((tmp_path / "record.json").read_text()) == record
+    assert status(record) == {30: "predicted", 10: "predicted", 20: "predicted"}
+    assert problems(record, 10) == ["study 10: 3.dcm left out"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "data", "record.json", "submission.csv"]
+
+
+def test_the_record_has_the_keys_of_the_contract(tmp_path, bundle):
+    _, record = predict(write_cohort(tmp_path / "data", {1: ()}), bundle, chain=FAKE)
+    assert list(record) == ["manifest_hash", "versions", "devices", "seconds", "studies"]
+    assert list(record["studies"][0]) == [
+        "study_id", "status", "problems", "seconds", "sagittal_points", "axial_levels",
+    ]  # fmt: skip
+    assert record["devices"] == ["cpu"]
+    assert record["seconds"]["localise"] == 0.25
+    assert record["versions"]["numpy"] == np.__version__
+    assert record["studies"][0]["sagittal_points"][0]["level"] == "l1_l2"
+    json.dumps(record, allow_nan=False)
+
+
+def test_one_failing_study_keeps_its_prior_and_the_others_go_on(tmp_path, bundle, caplog):
+    traits = {
+        1: (), 2: ("raise-read",), 3: ("raise-predict",), 4: ("nan",), 5: ("empty",), 6: ("undrawable",), 7: (),
+    }  # fmt: skip
+    root = write_cohort(tmp_path / "data", traits)
+    with caplog.at_level(logging.WARNING, "lumbar"):
+        frame, record = predict(root, bundle, tmp_path / "s.csv", chain=FAKE, report=tmp_path / "r.html")
+    assert status(record) == {k: "prior" if k in (2, 3, 4, 5) else "predicted" for k in traits}
+    assert_predicted(frame, 1, 6, 7)
+    assert_prior(frame, 2, 3, 4, 5)
+    assert problems(record, 2) == ["study 2: OSError: [Errno 5] Input/output error: '7.dcm'"]
+    assert problems(record, 3) == ["study 3: RuntimeError: index 5 is out of bounds for dimension 0"]
+    assert problems(record, 4) == [
+        "study 4: probabilities: spinal_canal_stenosis_l4_l5 moderate is nan, expected finite"
+    ]
+    assert problems(record, 5) == ["study 5: found no readable series, expected at least one"]
+    assert problems(record, 6) == ["study 6: no pictures (ValueError: no picture)"]
+    lines = [r.getMessage() for r in caplog.records]
+    assert "study 5: found no readable series, expected at least one; its prior stays" in lines
+    assert len(lines) == 4
+    assert not any("\n" in line for line in lines)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_study_whose_thread_ends_keeps_its_prior(tmp_path, bundle):
+    root = write_cohort(tmp_path / "data", {1: (), 2: ("exit",), 3: (), 4: ()})
+    frame, record = predict(root, bundle, chain=FAKE)
+    assert_predicted(frame, 1, 3, 4)
+    assert_prior(frame, 2)
+    assert problems(record, 2) == ["study 2: worker lost while predicting (its thread ended)"]
+
+
+def test_two_workers_give_what_one_gives(tmp_path, bundle):
+    root = write_cohort(tmp_path / "data", {k: ("raise-predict",) if k == 4 else () for k in range(1, 9)})
+    one, record_one = predict(root, bundle, tmp_path / "one.csv", chain=FAKE)
+    two, record_two = predict(root, bundle, tmp_path / "two.csv", chain=FAKE, workers=2)
+    assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
+    assert one.equals(two)
+    assert status(record_one) == status(record_two)
+    assert record_two["devices"] == ["cpu", "cpu"]
+
+
+def test_a_worker_process_that_dies_costs_one_study(tmp_path, bundle):
+    root = write_cohort(tmp_path / "data", {k: ("die",) if k == 3 else () for k in range(1, 7)})
+    frame, record = predict(root, bundle, tmp_path / "s.csv", chain=FAKE, workers=2)
+    assert_predicted(frame, 1, 2, 4, 5, 6)
+    assert_prior(frame, 3)
+    assert problems(record, 3) == ["study 3: worker lost while predicting (its process ended with exit code 9)"]
+
+
+def test_when_every_worker_is_lost_the_rest_keeps_its_prior(tmp_path, bundle):
+    root = write_cohort(tmp_path / "data", {k: ("die",) for k in range(1, 9)})
+    frame, record = predict(root, bundle, tmp_path / "s.csv", chain=FAKE, workers=2)
+    assert_prior(frame, *range(1, 9))
+    validate(tmp_path / "s.csv", [row for k in range(1, 9) for row in row_ids(k)])
+    assert "study 8: no worker left before it was predicted" in problems(record, 8)
+
+
+class Jumping:
+    """A clock that jumps to the deadline after some calls."""
+
+    def __init__(self, after):
+        self.calls, self.after = 0, after
+
+    def __call__(self):
+        self.calls += 1
+        return 0.0 if self.calls < self.after else 1e9
+
+
+@pytest.mark.parametrize("after", [2, 4, 12, 40])
+def test_a_clock_that_jumps_to_the_deadline_leaves_a_valid_file(tmp_path, bundle, after):
+    root = write_cohort(tmp_path / "data", {k: () for k in range(1, 31)})
+    frame, record = predict(
+        root, bundle, tmp_path / "s.csv", chain=FAKE, clock=Jumping(after), report=tmp_path / "r.html"
+    )
+    validate(tmp_path / "s.csv", [row for k in range(1, 31) for row in row_ids(k)])
+    done = [k for k, value in status(record).items() if value == "predicted"]
+    assert len(done) < 30
+    assert_predicted(frame, *done)
+    assert_prior(frame, *(set(range(1, 31)) - set(done)))
+    assert problems(record, 30) == ["study 30: time limit reached before it was predicted"]
+    assert (tmp_path / "r.html").stat().st_size > 0
+
+
+@pytest.mark.parametrize("workers", [None, 2])
+def test_a_study_that_hangs_is_given_up_at_the_deadline(tmp_path, bundle, workers):
+    root = write_cohort(tmp_path / "data", {1: (), 2: ("hang",), 3: ("hang",), 4: ()})
+    started = time.monotonic()
+    limit_s = 3.0 if workers is None else 12.0  # processes take seconds to start
+    frame, record = predict(root, bundle, tmp_path / "s.csv", chain=FAKE, workers=workers, time_limit=limit_s)
+    assert time.monotonic() - started < limit_s + 2.0
+    assert_predicted(frame, 1)
+    assert_prior(frame, 2, 3)
+    assert status(record)[2] == "prior"
+
+
+def test_short_time_lowers_the_effort_and_says_so(tmp_path, bundle):
+    seen = []
+
+    def slow_predict(study, networks, prior, effort):
+        seen.append(effort)
+        time.sleep(0.2 if effort == 0 else 0.02)
+        return FAKE.predict(study, networks, prior, effort)
+
+    root = write_cohort(tmp_path / "data", {k: () for k in range(1, 21)})
+    _, record = predict(root, bundle, chain=replace(FAKE, predict=slow_predict), time_limit=2.5)
+    assert max(seen) > 0
+    assert set(status(record).values()) == {"predicted"}
+    assert any(
+        "no test-time augmentation, for lack of time" in line for k in range(1, 21) for line in problems(record, k)
+    )
+
+
+# ---- refusals before anything is written ---------------------------------------------------------------------------
+
+
+def broken_load(manifest, device):
+    raise RuntimeError("no kernel image is available\nfor execution on the device")
+
+
+def test_a_failed_probe_ends_the_run_before_any_row(tmp_path, bundle):
+    root = write_cohort(tmp_path / "data", {1: ()})
+    for workers in (None, 2):
+        with pytest.raises(ManifestError, match=r"a\.safetensors: probe gave 1\.0, expected 2\.0"):
+            predict(root, bundle, tmp_path / "s.csv", chain=replace(FAKE, load=refuse), workers=workers)
+    with pytest.raises(LumbarError, match=r"^RuntimeError: no kernel image is available for execution on the device$"):
+        predict(root, bundle, tmp_path / "s.csv", chain=replace(FAKE, load=broken_load))
+    assert not (tmp_path / "s.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda b: (b / "weights/a.safetensors").write_bytes(b"Some weights"),
+            r"a\.safetensors: found sha256 \w+…",
+        ),
+        (
+            lambda b: (b / "weights/a.safetensors").unlink(),
+            r"a\.safetensors: not found, expected the sagittal",
+        ),
+        (lambda b: (b / "weights_manifest.json").unlink(), r"weights_manifest\.json: cannot be read"),
+    ],
+)
+def test_a_broken_bundle_ends_the_run_before_any_row(tmp_path, bundle, damage, message):
+    root = write_cohort(tmp_path / "data", {1: ()})
+    damage(bundle)
+    with pytest.raises(ManifestError, match=message):
+        predict(root, bundle, tmp_path / "s.csv", chain=FAKE)
+    assert not (tmp_path / "s.csv").exists()
+
+
+def test_a_bundle_without_the_chain_or_of_another_hash_is_refused(tmp_path, bundle):
+    root = write_cohort(tmp_path / "data", {1: ()})
+    with pytest.raises(ManifestError, match=r"chain 'baseline' has no weights here, found stages \['sagittal_xy'\]"):
+        predict(root, bundle, chain="baseline")
+    with pytest.raises(ManifestError, match="another version of dataset owner/slug is attached"):
+        predict(root, bundle, chain=FAKE, manifest_hash="0" * 64)
+
+
+def test_an_empty_folder_is_refused(tmp_path, bundle):
+    (tmp_path / "data").mkdir()
+    with pytest.raises(CohortError, match=r"data/test_series_descriptions\.csv: not found, expected the competition's"):
+        predict(tmp_path / "data", bundle, tmp_path / "s.csv", chain=FAKE)
+    assert not (tmp_path / "s.csv").exists()
+
+
+def test_a_table_without_its_columns_is_refused(tmp_path, bundle):
+    root = write_cohort(tmp_path / "data", {1: ()})
+    (root / "test_series_descriptions.csv").write_text("study,series\n1,2\n")
+    with pytest.raises(CohortError, match=r"descriptions\.csv: found columns \['study', 'series'\], expected also"):
+        predict(root, bundle, chain=FAKE)
+
+
+@pytest.mark.parametrize("name", ["out", "report", "record"])
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(tmp_path, bundle, name):
+    root = write_cohort(tmp_path / "data", {1: ()})
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CohortError, match=r"file/x: cannot be written \(Not a directory\), expected a writable file"):
+        predict(root, bundle, chain=replace(FAKE, load=broken_load), **{name: tmp_path / "file" / "x"})
+
+
+def test_some_studies_only(tmp_path, bundle):
+    root = write_cohort(tmp_path / "data", {k: () for k in range(1, 6)})
+    assert len(predict(root, bundle, chain=FAKE, studies=2)[0]) == 50
+    assert list(status(predict(root, bundle, chain=FAKE, studies=[4, 2])[1])) == [2, 4]
+    with pytest.raises(CohortError, match=r"found none of the studies \[9\], expected at least one"):
+        predict(root, bundle, chain=FAKE, studies=[9])
+
+
+def test_studies_without_a_folder_or_a_line_in_the_table_get_rows_too(tmp_path, bundle):
+    root = write_cohort(tmp_path / "data", {1: (), 2: ()})
+    (root / "test_images" / "7").mkdir()
+    (root / "test_images" / "2").rmdir()
+    frame, record = predict(root, bundle, tmp_path / "s.csv", chain=FAKE)
+    validate(tmp_path / "s.csv", [*row_ids(1), *row_ids(2), *row_ids(7)])
+    assert_prior(frame, 2)
+    assert status(record) == {1: "predicted", 2: "prior", 7: "predicted"}
+
+
+def test_the_train_split_is_predicted_too(tmp_path, bundle):
+    root = write_cohort(tmp_path / "data", {1: ()}, split="train", sample=False)
+    write_cohort(root, {9: ()})
+    frame, _ = predict(root, bundle, chain=FAKE, split="train")
+    assert frame["row_id"].tolist() == row_ids(1)
+
+
+# ---- killed and run again ------------------------------------------------------------------------------------------
+
+SCRIPT = """
+import sys
+from kernel_fakes import FAKE
+from lumbar.run import predict
+predict(sys.argv[1], sys.argv[2], sys.argv[3], chain=FAKE, time_limit=60)
+"""
+
+
+def test_a_killed_run_leaves_a_whole_file_and_the_next_run_completes_it(tmp_path, bundle):
+    root = write_cohort(tmp_path / "data", {k: ("slow",) for k in range(1, 6)})
+    out = tmp_path / "submission.csv"
+    path = os.pathsep.join([str(HERE.parent), *sys.path])
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, root, bundle, out], env={**os.environ, "PYTHONPATH": path}
+    )
+    expected = [row for k in range(1, 6) for row in row_ids(k)]
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if out.is_file() and (validate(out, expected)["severe"] != PRIOR[2]).any():
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    partial = validate(out, expected)
+    assert 0 < (partial["severe"] != PRIOR[2]).sum() < len(expected)
+    (tmp_path / ".submission.csv.tmp").write_text("row_id,nor")
+    frame, _ = predict(root, bundle, out, chain=FAKE)
+    validate(out, expected)
+    assert_predicted(frame, *range(1, 6))
+    assert not (tmp_path / ".submission.csv.tmp").exists()
+    assert len(COLUMNS) * 5 == len(frame)

@@ -1,0 +1,115 @@
+"""A chain without networks or DICOM, importable by worker processes: each study's folder says what it does.
+
+A study folder may hold ``raise-read``, ``raise-predict``, ``nan``, ``slow``, ``hang``, ``die``, ``empty`` as files.
+"""
+
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lumbar.chain import Chain, Picture
+from lumbar.errors import ManifestError
+from lumbar.labels import DESCRIPTIONS, SEVERITY_COLUMNS, row_ids
+
+
+@dataclass
+class FakeStudy:
+    study_id: int
+    traits: set
+    series: dict
+    problems: list = field(default_factory=list)
+
+
+class Point:
+    def __init__(self, **values):
+        self.values = values
+
+    def record(self):
+        return self.values
+
+
+@dataclass
+class Localisation:
+    sagittal_points: list
+    axial_levels: list
+
+
+@dataclass
+class Result:
+    probs: np.ndarray
+    localisation: Localisation
+    problems: list
+    seconds: dict
+
+
+def probs_of(study_id):
+    return np.random.default_rng(study_id).dirichlet((2.0, 1.0, 1.0), 25)
+
+
+def read(root, split, study_id, descriptions, workers):
+    folder = Path(root) / f"{split}_images" / str(study_id)
+    traits = {path.name for path in folder.iterdir()} if folder.is_dir() else {"empty"}
+    if "raise-read" in traits:
+        raise OSError(5, "Input/output error", "7.dcm")
+    study = FakeStudy(study_id, traits, {name: [] if "empty" in traits else ["stack"] for name in DESCRIPTIONS})
+    if "noted" in traits:
+        study.problems.append(f"study {study_id}: 3.dcm left out")
+    return study
+
+
+def load(manifest, device):
+    return {"device": device}
+
+
+def predict(study, networks, prior, effort):
+    if "raise-predict" in study.traits:
+        raise RuntimeError("index 5 is out of bounds\nfor dimension 0")
+    if "die" in study.traits:
+        os._exit(9)
+    if "exit" in study.traits:
+        raise SystemExit(3)
+    if "hang" in study.traits:
+        time.sleep(3600)
+    if "slow" in study.traits:
+        time.sleep(0.3)
+    probs = probs_of(study.study_id)
+    if "nan" in study.traits:
+        probs[3, 1] = np.nan
+    point = Point(level="l1_l2", side=None, series_id="1", instance_number=3, x_px=1.0, y_px=2.0,
+                  xyz_mm=[0.0, 1.0, 2.0], confidence=0.9)  # fmt: skip
+    return Result(probs, Localisation([point], []), [], {"localise": 0.25, "classify": 0.5})
+
+
+def draw(study, result):
+    if "undrawable" in study.traits:
+        raise ValueError("no picture")
+    return [Picture("Sagittal T2, series 1, slice 3", b"\x89PNG\r\n\x1a\n")]
+
+
+FAKE = Chain(read=read, load=load, predict=predict, draw=draw)
+
+
+def write_cohort(root, studies, split="test", sample=True):
+    """A competition folder: ``studies`` is {study_id: traits}."""
+    rows = []
+    for study_id, traits in studies.items():
+        folder = root / f"{split}_images" / str(study_id)
+        folder.mkdir(parents=True)
+        for trait in traits:
+            (folder / trait).write_text("")
+        rows += [(study_id, study_id * 10 + k, name) for k, name in enumerate(DESCRIPTIONS)]
+    table = pd.DataFrame(rows, columns=["study_id", "series_id", "series_description"])
+    table.to_csv(root / f"{split}_series_descriptions.csv", index=False)
+    if sample:
+        frame = pd.DataFrame({"row_id": [row for study_id in studies for row in row_ids(study_id)]})
+        frame[list(SEVERITY_COLUMNS)] = 1 / 3
+        frame.to_csv(root / "sample_submission.csv", index=False)
+    return root
+
+
+def refuse(manifest, device):
+    raise ManifestError("weights/a.safetensors: probe gave 1.0, expected 2.0: code or library versions differ")
