@@ -1,4 +1,4 @@
-"""The walk over a data set's elements, compiled: where each wanted value lies, and nothing else.
+"""The walk over a data set's elements, compiled: where each wanted value lies, and the numbers among them.
 
 A data element (PS3.5 section 7.1.2, 7.1.3), all numbers in the data set's byte order::
 
@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from lumbar.dicom import _numbers
 from lumbar.dicom._jit import kernel
+from lumbar.dicom._numbers import DECIMAL, INTEGER, SHORT
 
 END = 0  # the data ends after a whole element
 PIXELS = 1  # the pixel data element was reached; its value starts at the place returned
@@ -30,8 +32,123 @@ _ITEM_END = 0xFFFEE00D
 _SEQUENCE_END = 0xFFFEE0DD
 
 
+# Number fields of the header: tag, kind, how many values (0: any number, usually one). Text fields: tag.
+NUMBERS = {
+    "rows": (0x00280010, SHORT, 1),
+    "columns": (0x00280011, SHORT, 1),
+    "bits_allocated": (0x00280100, SHORT, 1),
+    "bits_stored": (0x00280101, SHORT, 1),
+    "high_bit": (0x00280102, SHORT, 1),
+    "pixel_representation": (0x00280103, SHORT, 1),
+    "samples_per_pixel": (0x00280002, SHORT, 1),
+    "planar_configuration": (0x00280006, SHORT, 1),
+    "number_of_frames": (0x00280008, INTEGER, 1),
+    "instance_number": (0x00200013, INTEGER, 1),
+    "series_number": (0x00200011, INTEGER, 1),
+    "image_position_patient": (0x00200032, DECIMAL, 3),
+    "image_orientation_patient": (0x00200037, DECIMAL, 6),
+    "pixel_spacing": (0x00280030, DECIMAL, 2),
+    "slice_thickness": (0x00180050, DECIMAL, 1),
+    "spacing_between_slices": (0x00180088, DECIMAL, 1),
+    "rescale_slope": (0x00281053, DECIMAL, 1),
+    "rescale_intercept": (0x00281052, DECIMAL, 1),
+    "slice_location": (0x00201041, DECIMAL, 1),
+    "magnetic_field_strength": (0x00180087, DECIMAL, 1),
+    "repetition_time": (0x00180080, DECIMAL, 1),
+    "echo_time": (0x00180081, DECIMAL, 1),
+    "window_center": (0x00281050, DECIMAL, 0),
+    "window_width": (0x00281051, DECIMAL, 0),
+}
+TEXTS = {
+    "photometric_interpretation": 0x00280004,
+    "series_instance_uid": 0x0020000E,
+    "study_instance_uid": 0x0020000D,
+    "sop_class_uid": 0x00080016,
+    "series_description": 0x0008103E,
+    "modality": 0x00080060,
+    "manufacturer": 0x00080070,
+}
+OFFSETS, OFFSET_LENGTHS = 0x7FE00001, 0x7FE00002  # extended offset table (PS3.3 section C.7.6.3.1.8)
+_TAGS = np.array(
+    sorted([*(tag for tag, _, _ in NUMBERS.values()), *TEXTS.values(), OFFSETS, OFFSET_LENGTHS, PIXEL_DATA]), np.int64
+)
+_SYNTAX_TAGS = np.array([0x00020010], np.int64)
+N_INTEGERS = sum(kind != DECIMAL for _, kind, _ in NUMBERS.values())
+
+
+def _plan() -> np.ndarray:
+    """Rows for the number parser: index of the tag, kind, number of values, slot of the first."""
+    rows, slot = [], 0
+    for tag, kind, count in NUMBERS.values():
+        rows.append((int(np.searchsorted(_TAGS, tag)), kind, max(count, 1), slot))
+        slot += max(count, 1)
+    return np.array(rows, np.int64)
+
+
+_PLAN = _plan()
+
+# Places in the workspace, int64: where the walk ended, last VR, numbers left to Python, start of the data set, whether
+# it is explicit and big-endian; then offset and length of the transfer syntax and of each wanted tag.
+END_AT, LAST_VR, LEFT, DATASET, IS_EXPLICIT, IS_BIG, SYNTAX = 0, 1, 2, 3, 4, 5, 6
+SPANS = 8
+WORKSPACE = np.array([0, 0, 0, 0, 0, 0, -1, 0, *([-1, 0] * len(_TAGS))], np.int64)
+NO_NUMBERS = np.full(sum(max(1, count) for _, _, count in NUMBERS.values()), np.nan)
+NEEDS_SYNTAX = 2  # the file names none, or a deflated one: settled by the caller, who calls again
+
+_BIG = np.frombuffer(b"1.2.840.10008.1.2.2", np.uint8)
+_DEFLATED = np.frombuffer(b"1.2.840.10008.1.2.1.99", np.uint8)
+
+
+def span_of(tag: int) -> int:
+    """Place in the workspace of the offset of ``tag``; its length follows."""
+    return SPANS + 2 * int(np.searchsorted(_TAGS, tag))
+
+
 @kernel
-def scan(
+def read_elements(source: np.ndarray, is_dataset: bool, workspace: np.ndarray, numbers: np.ndarray) -> int:
+    """Find the header's values in ``source`` (n,) uint8, a file or (``is_dataset``) from workspace[DATASET] on.
+
+    ``workspace`` is a copy of ``WORKSPACE`` and receives what its places say; ``numbers`` a copy of ``NO_NUMBERS`` and
+    receives the numbers in the order of ``NUMBERS``. Returns END, PIXELS, NEEDS_SYNTAX or a negative code.
+    """
+    if not is_dataset:
+        start = 0
+        if source.size >= 132 and source[128] == 68 and source[129] == 73 and source[130] == 67 and source[131] == 77:
+            start = 132
+        code = _walk(source, start, True, False, True, _SYNTAX_TAGS, workspace[SYNTAX:SPANS], workspace)
+        if code < 0:
+            return code
+        workspace[DATASET] = workspace[END_AT]
+        offset, length = workspace[SYNTAX], workspace[SYNTAX + 1]
+        if offset < 0 or _is_text(source, offset, length, _DEFLATED):
+            return NEEDS_SYNTAX
+        workspace[IS_BIG] = 1 if _is_text(source, offset, length, _BIG) else 0
+    start = workspace[DATASET]
+    is_big = workspace[IS_BIG] != 0
+    # What the first element looks like decides, whatever the syntax says
+    is_explicit = start + 6 <= source.size and 65 <= source[start + 4] <= 90 and 65 <= source[start + 5] <= 90
+    workspace[IS_EXPLICIT] = 1 if is_explicit else 0
+    code = _walk(source, start, is_explicit, is_big, False, _TAGS, workspace[SPANS:], workspace)
+    if code >= 0:
+        workspace[LEFT] = _numbers.parse_numbers(source, is_big, workspace[SPANS:], _PLAN, numbers)
+    return code
+
+
+@kernel
+def _is_text(source: np.ndarray, offset: int, length: int, text: np.ndarray) -> bool:
+    """Whether the value is ``text``, with or without padding."""
+    while length > text.size and (source[offset + length - 1] == 0 or source[offset + length - 1] == 32):
+        length -= 1
+    if length != text.size:
+        return False
+    for index in range(length):
+        if source[offset + index] != text[index]:
+            return False
+    return True
+
+
+@kernel
+def _walk(
     source: np.ndarray,
     start: int,
     is_explicit: bool,
@@ -43,9 +160,9 @@ def scan(
 ) -> int:
     """Walk the elements from ``start``; return END, PIXELS or a negative code.
 
-    ``source`` is the file, uint8; ``tags`` (n,) int64, ascending, are the wanted ones; ``spans`` (n, 2) int64 receives
+    ``source`` is the file, uint8; ``tags`` (n,) int64, ascending, are the wanted ones; ``spans`` (2 n,) int64 receives
     offset and length (UNDEFINED for an undefined one) of each tag's value, untouched where the tag is absent;
-    ``place`` (2,) int64 receives the offset at which the walk ended and the last VR (two characters, big-endian).
+    ``place[0]`` receives the offset at which the walk ended, ``place[1]`` the last VR (two characters, big-endian).
     With ``is_meta`` the walk ends at the first element outside group 2.
     """
     size = source.size
@@ -122,8 +239,8 @@ def scan(
             while wanted < tags.size and tags[wanted] < tag:
                 wanted += 1
             if wanted < tags.size and tags[wanted] == tag:
-                spans[wanted, 0] = value
-                spans[wanted, 1] = length
+                spans[2 * wanted] = value
+                spans[2 * wanted + 1] = length
             if tag == PIXEL_DATA:
                 place[0] = value
                 return PIXELS

@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 import os
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
-from lumbar.dicom import _scan
+from lumbar.dicom import _numbers, _scan
 from lumbar.errors import DicomError
 
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"
@@ -115,7 +115,7 @@ _DTYPES: dict[int, tuple[np.dtype, np.dtype]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class File:
     """A parsed file: its header, its bytes and where the pixel data lie in them."""
 
@@ -128,7 +128,9 @@ class File:
     offset_table: tuple[np.ndarray, np.ndarray] | None  # extended offset table: offsets and lengths, uint64
 
 
+@lru_cache(maxsize=1024)
 def _text(raw: bytes) -> str | None:
+    """Text of a value; the same few come again with every slice of a series."""
     stripped = raw.strip(b" \0")
     if not stripped:
         return None
@@ -143,91 +145,30 @@ def _floats(raw: bytes) -> tuple[float, ...] | None:
         values = tuple([float(part) for part in raw.rstrip(b" \0").split(b"\\")])
     except ValueError:
         return None
-    for value in values:
-        if not math.isfinite(value):
-            return None
-    return values
+    return values if all(map(math.isfinite, values)) else None
 
 
-def _float(raw: bytes) -> float | None:
+def _odd_number(raw: bytes, kind: int, count: int) -> int | float | tuple[float, ...] | None:
+    """A value that the compiled parser left: several where one is usual, many digits, or no number at all.
+
+    ``count`` 0 stands for any number of values.
+    """
     values = _floats(raw)
-    return values[0] if values else None
+    if values is None:
+        # The first of several may still be good
+        values = _floats(raw.split(b"\\", 1)[0]) if count == 1 else None
+    if values is None or (count > 1 and len(values) != count):
+        return None
+    if kind == _numbers.INTEGER:
+        return int(values[0])
+    return values[0] if count == 1 else values
 
 
-def _floats_of(count: int) -> Callable[[bytes], tuple[float, ...] | None]:
-    def convert(raw: bytes) -> tuple[float, ...] | None:
-        values = _floats(raw)
-        return values if values is not None and len(values) == count else None
-
-    return convert
-
-
-def _spacing(raw: bytes) -> tuple[float, ...] | None:
-    values = _floats(raw)
-    return values if values is not None and len(values) == 2 and values[0] > 0 and values[1] > 0 else None
-
-
-def _integer(raw: bytes) -> int | None:
-    try:
-        return int(raw.split(b"\\", 1)[0].strip(b" \0"))
-    except ValueError:
-        value = _float(raw)
-        return int(value) if value is not None else None
-
-
-def _short_little(raw: bytes) -> int | None:
-    return raw[0] | raw[1] << 8 if len(raw) >= 2 else None
-
-
-def _short_big(raw: bytes) -> int | None:
-    return raw[0] << 8 | raw[1] if len(raw) >= 2 else None
-
-
-# Header field -> tag, conversion from the value's bytes. The order is that of the fields, after path and syntax.
-_FIELDS: dict[str, tuple[int, Callable[[bytes], object]]] = {
-    "rows": (0x00280010, _short_little),
-    "columns": (0x00280011, _short_little),
-    "bits_allocated": (0x00280100, _short_little),
-    "bits_stored": (0x00280101, _short_little),
-    "high_bit": (0x00280102, _short_little),
-    "pixel_representation": (0x00280103, _short_little),
-    "samples_per_pixel": (0x00280002, _short_little),
-    "planar_configuration": (0x00280006, _short_little),
-    "number_of_frames": (0x00280008, _integer),
-    "photometric_interpretation": (0x00280004, _text),
-    "image_position_patient": (0x00200032, _floats_of(3)),
-    "image_orientation_patient": (0x00200037, _floats_of(6)),
-    "pixel_spacing": (0x00280030, _spacing),
-    "slice_thickness": (0x00180050, _float),
-    "spacing_between_slices": (0x00180088, _float),
-    "rescale_slope": (0x00281053, _float),
-    "rescale_intercept": (0x00281052, _float),
-    "slice_location": (0x00201041, _float),
-    "magnetic_field_strength": (0x00180087, _float),
-    "repetition_time": (0x00180080, _float),
-    "echo_time": (0x00180081, _float),
-    "window_center": (0x00281050, _floats),
-    "window_width": (0x00281051, _floats),
-    "instance_number": (0x00200013, _integer),
-    "series_number": (0x00200011, _integer),
-    "series_instance_uid": (0x0020000E, _text),
-    "study_instance_uid": (0x0020000D, _text),
-    "sop_class_uid": (0x00080016, _text),
-    "series_description": (0x0008103E, _text),
-    "modality": (0x00080060, _text),
-    "manufacturer": (0x00080070, _text),
-}
-assert tuple(_FIELDS) == tuple(field.name for field in fields(Header))[2:]
-
-_OFFSETS, _OFFSET_LENGTHS = 0x7FE00001, 0x7FE00002  # extended offset table (PS3.3 section C.7.6.3.1.8)
-_TAGS = np.array(
-    sorted([tag for tag, _ in _FIELDS.values()] + [_OFFSETS, _OFFSET_LENGTHS, _scan.PIXEL_DATA]), dtype=np.int64
-)
-_INDEX = {int(tag): index for index, tag in enumerate(_TAGS)}
-_LITTLE = tuple((_INDEX[tag], convert) for tag, convert in _FIELDS.values())
-_BIG = tuple((index, _short_big if convert is _short_little else convert) for index, convert in _LITTLE)
-_META_TAGS = np.array([0x00020010], dtype=np.int64)
-_ABSENT = np.full((len(_TAGS), 2), -1, dtype=np.int64)
+_FIELD_SPANS = tuple((_scan.span_of(tag), kind, count) for tag, kind, count in _scan.NUMBERS.values())
+_TEXT_SPANS = tuple(_scan.span_of(tag) for tag in _scan.TEXTS.values())
+_TABLE_SPANS = _scan.span_of(_scan.OFFSETS), _scan.span_of(_scan.OFFSET_LENGTHS)
+_PIXEL_SPAN = _scan.span_of(_scan.PIXEL_DATA)
+_CLOSED_ON_EXEC = getattr(os, "O_CLOEXEC", 0)
 _REASONS = {
     _scan.TRUNCATED: "an element that passes the end of the data",
     _scan.BAD_ITEM: "something else than an item inside a sequence",
@@ -251,7 +192,7 @@ def read_file(path: str | os.PathLike[str], limit: int | None = None) -> File:
     """
     name = os.fspath(path)
     try:
-        descriptor = os.open(name, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        descriptor = os.open(name, os.O_RDONLY | _CLOSED_ON_EXEC)
     except (OSError, ValueError) as error:
         raise DicomError(f"{name}: found {_os_reason(error)}, expected a DICOM file") from error
     try:
@@ -295,59 +236,92 @@ def parse(name: str, source: np.ndarray, is_whole: bool = True) -> File:
     """
     source = source.view()
     source.flags.writeable = False
-    start = 132 if source.size >= 132 and source[128:132].tobytes() == b"DICM" else 0
-    place = np.zeros(2, dtype=np.int64)
-    meta = np.full((1, 2), -1, dtype=np.int64)
-    code = _scan.scan(source, start, True, False, True, _META_TAGS, meta, place)
+    workspace, numbers = _scan.WORKSPACE.copy(), _scan.NO_NUMBERS.copy()
+    code = _scan.read_elements(source, False, workspace, numbers)
+    syntax = ""
+    if code == _scan.NEEDS_SYNTAX:
+        code, syntax, source = _read_special(name, source, is_whole, workspace, numbers)
     if code < 0:
-        raise _refusal(name, code, place, source.size)
-    dataset = int(place[0])
-    offset, length = meta.tolist()[0]
-    has_meta = offset >= 0
-    syntax = (_text(source[offset : offset + length].tobytes()) or "") if has_meta else ""
-    if syntax == DEFLATED:
-        if not is_whole:
-            raise DicomError(f"{name}: found a part of a deflated file, expected the whole")
-        source = _inflate(name, source, dataset)
-        dataset = 0
-
-    first = source[dataset : dataset + 6].tobytes()
-    is_explicit = len(first) == 6 and 65 <= first[4] <= 90 and 65 <= first[5] <= 90
-    is_big = syntax == EXPLICIT_BIG
-    if not syntax:
-        # A group of 0x0400 and more at the start is a small one in the other byte order (as pydicom guesses)
-        is_big = is_explicit and first[1] >= 4
-        syntax = EXPLICIT_BIG if is_big else EXPLICIT_LITTLE if is_explicit else IMPLICIT_LITTLE
-
-    spans = _ABSENT.copy()
-    code = _scan.scan(source, dataset, is_explicit, is_big, False, _TAGS, spans, place)
-    if code < 0:
-        raise _refusal(name, code, place, source.size)
+        raise DicomError(
+            f"{name}: found {_REASONS[code]} at offset {workspace[_scan.END_AT]} of {source.size}, "
+            f"expected a DICOM data set"
+        )
     if code == _scan.END and not is_whole:
         raise DicomError(f"{name}: found the end of the part read, expected pixel data")
-    end, vr = place.tolist()
-    found = spans.tolist()
+    places = workspace.tolist()
+    end = places[_scan.END_AT]
     head = source[:end].tobytes()
-    values: list = []
-    for index, convert in _BIG if is_big else _LITTLE:
-        offset, length = found[index]
-        values.append(convert(head[offset : offset + length]) if offset >= 0 else None)
-    if start == 0 and not has_meta and all(value is None for value in values):
-        raise DicomError(f"{name}: found no DICM prefix and no known element in {source.size} bytes, expected DICOM")
-    header = Header(name, syntax, *values)
+    if not syntax:
+        start = places[_scan.SYNTAX]
+        syntax = _text(head[start : start + places[_scan.SYNTAX + 1]]) or ""
+    header = _header(name, syntax, head, places, numbers)
+    is_big = places[_scan.IS_BIG] != 0
     if code == _scan.END:
         return File(header, source, is_big, -1, 0, "", None)
-    length = found[-1][1]
-    table = _offset_table(head, found) if found[_INDEX[_OFFSETS]][0] >= 0 else None
+    length = places[_PIXEL_SPAN + 1]
+    vr = places[_scan.LAST_VR]
+    table = _offset_table(head, places) if places[_TABLE_SPANS[0]] >= 0 else None
     letters = chr(vr >> 8) + chr(vr & 255) if vr else ""
     return File(header, source, is_big, end, -1 if length == _scan.UNDEFINED else length, letters, table)
 
 
-def _offset_table(head: bytes, found: list[list[int]]) -> tuple[np.ndarray, np.ndarray] | None:
+def _read_special(
+    name: str, source: np.ndarray, is_whole: bool, workspace: np.ndarray, numbers: np.ndarray
+) -> tuple[int, str, np.ndarray]:
+    """Finish a file whose meta names no syntax, or a deflated one: code, syntax and the bytes its offsets count in."""
+    dataset = int(workspace[_scan.DATASET])
+    is_bare = workspace[_scan.SYNTAX] < 0
+    if is_bare:
+        first = source[dataset : dataset + 6].tobytes()
+        is_explicit = len(first) == 6 and 65 <= first[4] <= 90 and 65 <= first[5] <= 90
+        # A group of 0x0400 and more at the start is a small one in the other byte order (as pydicom guesses)
+        is_big = is_explicit and first[1] >= 4
+        workspace[_scan.IS_BIG] = int(is_big)
+        syntax = EXPLICIT_BIG if is_big else EXPLICIT_LITTLE if is_explicit else IMPLICIT_LITTLE
+    else:
+        if not is_whole:
+            raise DicomError(f"{name}: found a part of a deflated file, expected the whole")
+        syntax = DEFLATED
+        source = _inflate(name, source, dataset)
+        workspace[_scan.DATASET] = 0
+    code = _scan.read_elements(source, True, workspace, numbers)
+    if is_bare and dataset == 0 and code >= 0 and np.all(workspace[_scan.SPANS :: 2] < 0):
+        raise DicomError(f"{name}: found no DICM prefix and no known element in {source.size} bytes, expected DICOM")
+    return code, syntax, source
+
+
+def _header(name: str, syntax: str, head: bytes, places: list[int], numbers: np.ndarray) -> Header:
+    """The typed fields, from the numbers that were parsed and the places of the rest in ``head``."""
+    values: list = [None if value != value else value for value in numbers.tolist()]
+    n_integers = _scan.N_INTEGERS
+    parts = values[n_integers:]
+    fields: list = [
+        *[None if value is None else int(value) for value in values[:n_integers]],
+        None if parts[2] is None else tuple(parts[:3]),
+        None if parts[8] is None else tuple(parts[3:9]),
+        None if parts[10] is None else tuple(parts[9:11]),
+        *parts[11:19],
+        None if parts[19] is None else (parts[19],),
+        None if parts[20] is None else (parts[20],),
+    ]
+    left = places[_scan.LEFT]
+    if left:
+        for index, (span, kind, count) in enumerate(_FIELD_SPANS):
+            if left >> index & 1:
+                fields[index] = _odd_number(head[places[span] : places[span] + places[span + 1]], kind, count)
+    spacing = fields[n_integers + 2]
+    if spacing is not None and not (spacing[0] > 0 and spacing[1] > 0):
+        fields[n_integers + 2] = None
+    # An absent value has length 0
+    texts = [_text(head[places[span] : places[span] + places[span + 1]]) for span in _TEXT_SPANS]
+    return Header(name, syntax, *fields[:9], texts[0], *fields[11:], *fields[9:11], *texts[1:])
+
+
+def _offset_table(head: bytes, places: list[int]) -> tuple[np.ndarray, np.ndarray] | None:
     """The extended offset table, or ``None`` where its two halves do not match."""
     halves = []
-    for tag in (_OFFSETS, _OFFSET_LENGTHS):
-        offset, length = found[_INDEX[tag]]
+    for span in _TABLE_SPANS:
+        offset, length = places[span], places[span + 1]
         if offset < 0 or length % 8 or length == 0 or length == _scan.UNDEFINED:
             return None
         halves.append(np.frombuffer(head[offset : offset + length], dtype="<u8"))
@@ -368,7 +342,3 @@ def _inflate(name: str, source: np.ndarray, start: int) -> np.ndarray:
     view = inflated.view()
     view.flags.writeable = False
     return view
-
-
-def _refusal(name: str, code: int, place: np.ndarray, size: int) -> DicomError:
-    return DicomError(f"{name}: found {_REASONS[code]} at offset {int(place[0])} of {size}, expected a DICOM data set")
