@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor, nn
+
+
+@dataclass
+class Networks:
+    """The networks of a bundle by stage, each a list over folds (a single full fit in a demo bundle)."""
+
+    by_stage: dict[str, list[nn.Module]] = field(default_factory=dict)
+
+    def stage(self, name: str) -> list[nn.Module]:
+        """Networks of a stage, empty if the bundle has none."""
+        return self.by_stage.get(name, [])
 
 
 def device_of(network: nn.Module) -> torch.device:

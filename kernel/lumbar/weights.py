@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from lumbar.config import STAGES
 from lumbar.dicom import Stack
 from lumbar.errors import ManifestError
 from lumbar.geometry import make_grid
-from lumbar.inference import forward
+from lumbar.inference import Networks, forward
 from lumbar.labels import SAGITTAL_T2
 from lumbar.manifest import Manifest, WeightEntry
 from lumbar.models import build
@@ -33,17 +32,6 @@ from lumbar.study import Study
 
 PROBE_VALUES = 24  # outputs kept of each probe
 PROBE_TOLERANCE = 0.02  # of 1 + |expected|: covers half precision on a GPU, not a changed layer
-
-
-@dataclass
-class Networks:
-    """The networks of a bundle by stage, each a list over folds (a single full fit in a demo bundle)."""
-
-    by_stage: dict[str, list[nn.Module]] = field(default_factory=dict)
-
-    def stage(self, name: str) -> list[nn.Module]:
-        """Networks of a stage, empty if the bundle has none."""
-        return self.by_stage.get(name, [])
 
 
 def load_networks(folder: Path, manifest: Manifest, device: str | torch.device = "cpu") -> Networks:

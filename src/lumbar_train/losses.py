@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 from lumbar.labels import GROUPS, SEVERITY_WEIGHTS
 
 Batch = dict[str, Tensor]
-Figures = dict[str, float]
+Figures = dict[str, Any]  # "weight" is what the loss was divided by: batches may be cut anywhere
 SEGMENT_WEIGHT = 0.1
 
 
@@ -24,14 +26,15 @@ def heatmap_loss(network: nn.Module, batch: Batch) -> tuple[Tensor, Figures]:
     logits = out[:, : heat.shape[1]]
     p = torch.sigmoid(logits)
     each = (heat - p).abs().square() * F.binary_cross_entropy_with_logits(logits, heat, reduction="none")
-    points = (each * known).sum() / (heat * known).sum().clamp(min=1.0)
+    weight = (heat * known).sum().clamp(min=1.0)
+    points = (each * known).sum() / weight
     loss = points
-    figures = {"points": float(points.detach())}
+    figures: Figures = {"points": points.detach(), "weight": weight}
     segments = batch["segments"]
     if out.shape[1] > heat.shape[1] and bool((segments >= 0).any()):
         tissue = F.cross_entropy(out[:, heat.shape[1] :], segments, ignore_index=-1)
         loss = loss + SEGMENT_WEIGHT * tissue
-        figures["tissue"] = float(tissue.detach())
+        figures["tissue"] = tissue.detach()
     return loss, figures
 
 
@@ -43,22 +46,23 @@ def sagittal_regression_loss(network: nn.Module, batch: Batch) -> tuple[Tensor, 
     position = ((points - batch["points"]).square().sum(-1) * weight).sum() / weight.sum().clamp(min=1.0)
     presence = F.binary_cross_entropy_with_logits(out[:, 10], batch["presence"])
     loss = 100 * position + presence
-    return loss, {"position": float(position.detach()), "presence": float(presence.detach())}
+    return loss, {"position": position.detach(), "presence": presence.detach()}
 
 
 def axial_regression_loss(network: nn.Module, batch: Batch) -> tuple[Tensor, Figures]:
     """Masked L1 over left and right points in 0..1."""
     out = network(batch["images"]).float().view(-1, 2, 2)
     weight = batch["known"]
-    loss = ((out - batch["points"]).abs().sum(-1) * weight).sum() / weight.sum().clamp(min=1.0)
-    return loss, {}
+    total = weight.sum().clamp(min=1.0)
+    return ((out - batch["points"]).abs().sum(-1) * weight).sum() / total, {"weight": total}
 
 
 def slice_role_loss(network: nn.Module, batch: Batch) -> tuple[Tensor, Figures]:
     """Weighted L1 of the counts: slices that carry points weigh more, kinds that are not labelled nothing."""
     out = network(batch["images"], batch["mask"]).float()
     weight = (1 + batch["counts"]) * batch["mask"][..., None] * batch["known"][:, None]
-    return ((out - batch["counts"]).abs() * weight).sum() / weight.sum().clamp(min=1.0), {}
+    total = weight.sum().clamp(min=1.0)
+    return ((out - batch["counts"]).abs() * weight).sum() / total, {"weight": total}
 
 
 def graded_loss(network: nn.Module, batch: Batch) -> tuple[Tensor, Figures]:
@@ -68,7 +72,8 @@ def graded_loss(network: nn.Module, batch: Batch) -> tuple[Tensor, Figures]:
     known = labels >= 0
     weights = torch.tensor(SEVERITY_WEIGHTS, device=out.device)[labels.clamp(min=0)] * known
     each = F.cross_entropy(out.flatten(0, 1), labels.clamp(min=0).flatten(), reduction="none").view_as(weights)
-    return (each * weights).sum() / weights.sum().clamp(min=1.0), {}
+    total = weights.sum().clamp(min=1.0)
+    return (each * weights).sum() / total, {"weight": total}
 
 
 def competition_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from lumbar.budget import Effort
 from lumbar.config import STAGES
+from lumbar.inference import Networks
 from lumbar.stages.aggregate import aggregate
 from lumbar.stages.classify import classify
 from lumbar.stages.localise import localise
 from lumbar.stages.points import AxialLevel, Localisation, SagittalPoint
 from lumbar.study import Study
-from lumbar.weights import Networks
 
 __all__ = ["STAGES", "AxialLevel", "Localisation", "SagittalPoint", "StudyResult", "predict_study"]
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lumbar.inference import forward
+from lumbar.inference import Networks, forward
 from lumbar.labels import LEVELS
 from lumbar.models.classifier import AxialClassifier, SagittalClassifier
 from lumbar.stages.crop import axial_crops, sagittal_crops
@@ -21,13 +19,6 @@ MIRRORED = (0, 2, 1, 4, 3)  # conditions of the mirrored patient
 
 Logits = NDArray[np.float32]
 Mask = NDArray[np.bool_]
-
-
-class Classifiers(Protocol):
-    """The networks that classification needs, each a list over folds."""
-
-    def stage(self, name: str) -> list[nn.Module]:
-        """Networks of a stage."""
 
 
 def level_tensors(study: Study, found: Localisation, network: nn.Module) -> tuple[Tensor, Tensor]:
@@ -78,7 +69,7 @@ def run_classifier(network: nn.Module, crops: Tensor, mask: Tensor, *, flip: boo
 def classify(
     study: Study,
     found: Localisation,
-    networks: Classifiers,
+    networks: Networks,
     *,
     names: tuple[str, ...] = CLASSIFIERS,
     flip: bool = True,

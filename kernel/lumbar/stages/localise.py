@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from torch import nn
 
 from lumbar.dicom import Stack
 from lumbar.geometry import Grid, is_inside, make_grid, plane_distance_mm
-from lumbar.inference import forward
+from lumbar.inference import Networks, forward
 from lumbar.labels import AXIAL_T2, LEVELS, SAGITTAL_T1, SAGITTAL_T2, SIDES
 from lumbar.models.heatmap import HeatmapNet
 from lumbar.models.regression import AxialRegressionNet, SagittalRegressionNet
@@ -38,13 +37,6 @@ FORAMEN_OFFSET_MM = (17.0, 6.0, 4.0)
 AXIAL_REACH_MM = 3.0
 SUBARTICULAR_LATERAL_MM = 9.0
 WEAK = 0.05  # heat below this is no evidence
-
-
-class Localisers(Protocol):
-    """The networks that localisation needs, each a list over folds."""
-
-    def stage(self, name: str) -> list[nn.Module]:
-        """Networks of a stage; the first is used alone at reduced effort."""
 
 
 @dataclass
@@ -84,7 +76,7 @@ class SagittalHeat:
         return Peak(self.stack.to_patient(index, y_px, x_px), float(image[y_best, x_best]), self.number, s)
 
 
-def localise(study: Study, networks: Localisers, *, all_folds: bool = True) -> Localisation:
+def localise(study: Study, networks: Networks, *, all_folds: bool = True) -> Localisation:
     """All points of a study. What the images do not show is left out, or marked by a confidence near 0."""
     found = Localisation()
     maps = [
@@ -110,7 +102,7 @@ def localise(study: Study, networks: Localisers, *, all_folds: bool = True) -> L
     return found
 
 
-def chosen(networks: Localisers, stage: str, all_folds: bool) -> list[nn.Module]:
+def chosen(networks: Networks, stage: str, all_folds: bool) -> list[nn.Module]:
     """All folds of a stage, or the first."""
     found = networks.stage(stage)
     return found if all_folds else found[:1]

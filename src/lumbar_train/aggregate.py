@@ -1,0 +1,54 @@
+"""Fits the aggregator on out-of-fold logits, directly on the competition's metric."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lumbar.config import AggregatorConfig
+from lumbar.models.aggregator import Aggregator
+from lumbar_train.losses import competition_loss
+from lumbar_train.recipes import Fit
+
+MODEL_DROP = 0.1  # chance that a model's logits are hidden in training, so that missing series are rehearsed
+
+
+def fit_aggregator(
+    logits: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    labels: NDArray[np.int8],
+    prior: NDArray[np.float64],
+    config: AggregatorConfig,
+    fit: Fit,
+    seed: int,
+) -> tuple[Aggregator, list[float]]:
+    """Fit on logits (N, M, 5, 5, 3), mask (N, M, 5, 5), labels (N, 25), prior (25, 3); gives network and losses.
+
+    Cosine schedule, AdamW. With a batch as large as the cohort every step sees the metric itself; in smaller batches
+    its normalisation by weights is that of the batch.
+    """
+    torch.manual_seed(seed)
+    network = Aggregator(config).train()
+    x, m = torch.from_numpy(logits), torch.from_numpy(mask)
+    y = torch.from_numpy(labels.reshape(-1, 5, 5).astype(np.int64))
+    log_prior = torch.from_numpy(np.log(np.clip(prior, 1e-6, 1)).astype(np.float32)).view(5, 5, 3)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=fit.lr, weight_decay=fit.weight_decay)
+    steps = max(1, -(-len(x) // fit.batch))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, fit.epochs * steps)
+    losses = []
+    for _ in range(fit.epochs):
+        order = torch.randperm(len(x))
+        total = 0.0
+        for start in range(0, len(x), fit.batch):
+            rows = order[start : start + fit.batch]
+            shown = m[rows] & (torch.rand(len(rows), m.shape[1], 1, 1) >= MODEL_DROP)
+            loss = competition_loss(network(x[rows], shown, log_prior), y[rows])
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(network.parameters(), fit.clip)
+            optimiser.step()
+            schedule.step()
+            total += float(loss.detach()) * len(rows)
+        losses.append(total / len(x))
+    return network.eval(), losses

@@ -1,0 +1,131 @@
+"""A run's weights in the form that is sealed: half-precision safetensors and a manifest with configs and probes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import pandas as pd
+import timm
+import torch
+import torchvision
+
+import lumbar
+from lumbar.config import STAGES, to_dict
+from lumbar.labels import COLUMNS
+from lumbar.manifest import SCHEMA, WeightEntry, file_sha256, write_manifest
+from lumbar.models import build, name_of
+from lumbar.weights import load_network, record_probe, save_network
+from lumbar_train.errors import TrainingError
+from lumbar_train.files import write_text
+from lumbar_train.folds import FULL
+from lumbar_train.train import Run, fold_name, load_weights
+
+FILE = "weights_manifest.json"
+
+
+def export(run: Run) -> Path:
+    """Write ``RUN/export/weights/*.safetensors`` and ``RUN/export/weights_manifest.json``; returns the folder.
+
+    Raises:
+        TrainingError: a stage lacks the fit that ships.
+    """
+    folder = run.out / "export"
+    (folder / "weights").mkdir(parents=True, exist_ok=True)
+    folds = [FULL] if run.recipe.export == "full" else run.use_folds
+    entries = [_entry(run, folder, stage, fold) for stage in STAGES for fold in folds]
+    prior = run.cohort.prior()
+    metrics = _read_json(run.out / "aggregator" / "metrics.json")
+    data = {
+        "schema": SCHEMA,
+        "dataset": {"id": "owner/lumbar-kit-weights", "version": None},
+        "code_sha256": code_hash(),
+        "recipe": run.recipe.name,
+        "created_by": f"lumbar {lumbar.__version__}",
+        "cohort": {
+            "fingerprint": run.cohort.fingerprint,
+            "studies": len(run.cohort),
+            "description": _read_text(run.cohort.root / "cohort.txt"),
+        },
+        "prior": {column: _row(prior[k]) for k, column in enumerate(COLUMNS)},
+        "oof": metrics.get("oof", {}),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "timm": timm.__version__,
+            "numpy": np.__version__,
+            "pandas": pd.__version__,
+            "numba": numba.__version__,
+        },
+        "training": _read_json(run.out / "seconds.json"),
+        "forced": [],
+        "weights": entries,
+    }
+    write_manifest(folder / FILE, data)
+    return folder
+
+
+def code_hash() -> str:
+    """sha256 over the names and bytes of all Python files that ship, in order."""
+    root = Path(lumbar.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _entry(run: Run, folder: Path, stage: str, fold: int) -> dict[str, Any]:
+    source = run.out / stage / f"{fold_name(fold)}.safetensors"
+    if not source.is_file():
+        raise TrainingError(f"{source}: not found, expected the fit of stage {stage} that ships; train --folds … first")
+    config = run.recipe.stages[stage].network
+    network = load_weights(build(name_of(config), to_dict(config)), source)
+    file = folder / "weights" / f"{stage}.{fold_name(fold)}.safetensors"
+    save_network(network, file, half=True)
+    values: dict[str, Any] = {
+        "file": f"weights/{file.name}",
+        "sha256": file_sha256(file),
+        "bytes": file.stat().st_size,
+        "stage": stage,
+        "model": name_of(config),
+        "config": to_dict(config),
+        "fold": fold,
+        "metrics": {"parameters": sum(p.numel() for p in network.parameters())},
+        "probe": {},
+    }
+    # the probe is taken from the file as the kernel will load it, rounding to half precision included
+    values["probe"] = record_probe(load_network(file, WeightEntry(**values)))
+    return values
+
+
+def _row(values: np.ndarray) -> list[float]:
+    rounded = [round(float(value), 8) for value in values[:2]]
+    return [*rounded, round(1.0 - sum(rounded), 8)]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _read_text(path: Path) -> str:
+    return path.read_text().strip() if path.is_file() else ""
+
+
+def write_recipe(run: Run) -> None:
+    """``recipe.json``: the whole recipe as trained, for those who read the run later."""
+    stages = {
+        name: {
+            "network": to_dict(stage.network),
+            "fit": to_dict(stage.fit),
+            "augment": stage.augment and to_dict(stage.augment),
+        }
+        for name, stage in run.recipe.stages.items()
+    }
+    text = json.dumps({"name": run.recipe.name, "seed": run.seed, "stages": stages}, indent=1)
+    write_text(run.out / "recipe.json", text + "\n")

@@ -1,0 +1,176 @@
+"""Named recipes: for each stage its network, its augmentation and how it is fitted. Variants: ``dataclasses.replace``.
+
+``model2`` follows the solution's table (backbones, sizes, losses, epochs, learning rates), ``demo`` is small enough
+for two CPU cores and made for synthetic cohorts, ``strong`` is model2 with a heatmap localiser and what other teams'
+ablations favour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from lumbar.config import (
+    AggregatorConfig,
+    AxialClassifierConfig,
+    AxialRegressionConfig,
+    BackboneConfig,
+    HeatmapConfig,
+    SagittalClassifierConfig,
+    SagittalRegressionConfig,
+    SliceRoleConfig,
+)
+from lumbar.errors import CohortError
+from lumbar_train.augment import WILD, AugmentConfig
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a stage is fitted: cosine schedule with warm-up, AdamW; ``repeats`` samples a study and epoch (localiser)."""
+
+    epochs: int
+    lr: float
+    batch: int
+    weight_decay: float = 1e-2
+    warmup: float = 0.1
+    repeats: int = 1
+    ema: float = 0.0
+    accumulate: int = 1
+    clip: float = 1.0
+
+
+@dataclass(frozen=True)
+class StageRecipe:
+    """One stage: the network's configuration, its augmentation (None: none) and its fit."""
+
+    network: Any
+    fit: Fit
+    augment: AugmentConfig | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All stages of a run. ``folds`` is the default of ``--folds``; weights are exported in half precision if asked."""
+
+    name: str
+    stages: dict[str, StageRecipe] = field(default_factory=dict)
+    folds: str = "0,1,2,3,full"
+    n_folds: int = 4
+    export: str = "full"  # which fits ship: "full" or "all"
+    pretrained: bool = True
+
+
+# The demo's backbone: timm's ten-layer ResNet, narrowed, with GroupNorm: 0.57 M parameters.
+_SMALL = BackboneConfig("resnet10t", channels=(24, 48, 96, 160), stem_width=16, norm="group")
+_MILD = AugmentConfig()
+
+
+def demo() -> Recipe:
+    """Small networks for phantoms: two folds for out-of-fold outputs, one full fit that ships."""
+    axial = AugmentConfig(shift_mm=15.0, turn_deg=12.0, zoom=0.2, contrast=0.8, shading=0.5, noise=0.05, blur=0.3)
+    classifier = Fit(epochs=14, lr=1.5e-3, batch=16, weight_decay=2e-2, ema=0.99)
+    crops: dict[str, Any] = {
+        "hidden": 64,
+        "level_embedding": 8,
+        "position_embedding": 8,
+        "share_sides": True,
+        "dropout": 0.2,
+    }
+    return Recipe(
+        name="demo",
+        folds="0,1,full",
+        n_folds=2,
+        pretrained=False,
+        stages={
+            "sagittal_xy": StageRecipe(
+                HeatmapConfig(points=11, size=256, mm_per_px=1.3, context=3),
+                Fit(epochs=16, lr=2e-3, batch=16, repeats=6, ema=0.99),
+                WILD,
+            ),
+            "sagittal_z": StageRecipe(
+                SliceRoleConfig(_SMALL, size=80, hidden=48),
+                Fit(epochs=12, lr=1e-3, batch=4, ema=0.99),
+                replace(WILD, shift_mm=6.0, turn_deg=8.0, zoom=0.12),
+            ),
+            "axial_xy": StageRecipe(
+                HeatmapConfig(points=2, size=160, mm_per_px=1.2, context=1, widths=(16, 24, 32, 48, 64), segments=0),
+                Fit(epochs=14, lr=2e-3, batch=16, ema=0.99),
+                axial,
+            ),
+            "sagittal_classifier": StageRecipe(
+                SagittalClassifierConfig(_SMALL, size=80, window=5, crop_scale=0.8, **crops), classifier, _MILD
+            ),
+            "axial_subarticular": StageRecipe(
+                AxialClassifierConfig(_SMALL, conditions=(3, 4), size=96, window=3, **crops), classifier, _MILD
+            ),
+            "axial_all": StageRecipe(
+                AxialClassifierConfig(_SMALL, conditions=(0, 1, 2, 3, 4), size=96, window=3, **crops),
+                classifier,
+                _MILD,
+            ),
+            "aggregator": StageRecipe(
+                AggregatorConfig(hidden=16), Fit(epochs=300, lr=2e-3, batch=100_000, weight_decay=1e-1)
+            ),
+        },
+    )
+
+
+_RW_T = BackboneConfig("efficientnetv2_rw_t")
+_RW_S = BackboneConfig("efficientnetv2_rw_s")
+
+
+def model2() -> Recipe:
+    """The solution's configurations, stage by stage, with its faults mended."""
+    locate = AugmentConfig(shift_mm=20.0, turn_deg=10.0, zoom=0.15, contrast=0.3, shading=0.1, noise=0.02, hole=0.5)
+    return Recipe(
+        name="model2",
+        stages={
+            "sagittal_xy": StageRecipe(SagittalRegressionConfig(_RW_S), Fit(8, 2e-4, 32, repeats=16), locate),
+            "sagittal_z": StageRecipe(SliceRoleConfig(_RW_T), Fit(8, 2e-4, 6), replace(locate, shift_mm=6.0)),
+            "axial_xy": StageRecipe(AxialRegressionConfig(_RW_T), Fit(16, 2e-4, 16), locate),
+            "sagittal_classifier": StageRecipe(
+                SagittalClassifierConfig(_RW_T), Fit(5, 4e-4, 8, weight_decay=1e-4), _MILD
+            ),
+            "axial_subarticular": StageRecipe(AxialClassifierConfig(_RW_T), Fit(6, 4e-4, 8, weight_decay=1e-4), _MILD),
+            "axial_all": StageRecipe(
+                AxialClassifierConfig(_RW_T, conditions=(0, 1, 2, 3, 4)), Fit(6, 4e-4, 8, weight_decay=1e-4), _MILD
+            ),
+            "aggregator": StageRecipe(AggregatorConfig(hidden=64), Fit(15, 7e-5, 128, weight_decay=1.0)),
+        },
+    )
+
+
+def strong() -> Recipe:
+    """model2 with the heatmap localisers on a fixed millimetre grid, and EMA everywhere."""
+    base = model2()
+    axial = replace(WILD, shift_mm=15.0, turn_deg=12.0, zoom=0.2)
+    stages = {
+        name: stage if name == "aggregator" else replace(stage, fit=replace(stage.fit, ema=0.999))
+        for name, stage in base.stages.items()
+    }
+    stages["sagittal_xy"] = StageRecipe(
+        HeatmapConfig(points=11, size=384, mm_per_px=0.9, context=5, backbone="efficientnetv2_rw_t"),
+        Fit(12, 4e-4, 32, repeats=16, ema=0.999),
+        WILD,
+    )
+    stages["axial_xy"] = StageRecipe(
+        HeatmapConfig(points=2, size=320, mm_per_px=0.7, context=1, segments=0, backbone="efficientnetv2_rw_t"),
+        Fit(16, 4e-4, 16, ema=0.999),
+        axial,
+    )
+    return replace(base, name="strong", stages=stages)
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {"demo": demo, "model2": model2, "strong": strong}
+
+
+def recipe_by_name(name: str) -> Recipe:
+    """A recipe by its name.
+
+    Raises:
+        CohortError: the name is unknown.
+    """
+    if name not in RECIPES:
+        raise CohortError(f"recipe {name!r}: unknown, expected one of {sorted(RECIPES)}")
+    return RECIPES[name]()

@@ -1,0 +1,121 @@
+"""What one stage leaves for the next in a run folder: out-of-fold localisations and logits, as parquet, no pickle."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from lumbar.errors import CohortError
+from lumbar.labels import CONDITIONS, LEVELS
+from lumbar.stages.points import AxialLevel, Localisation, SagittalPoint, Xyz
+from lumbar_train.files import write_with
+
+Logits = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+_POINT_FIELDS = [item.name for item in dataclasses.fields(SagittalPoint)]
+_AXIAL_FIELDS = [item.name for item in dataclasses.fields(AxialLevel)]
+
+
+def write_frame(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table as parquet, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_with(path, lambda file: frame.to_parquet(file, index=False))
+
+
+def read_frame(path: Path) -> pd.DataFrame:
+    """Read a stage's table.
+
+    Raises:
+        CohortError: it is not there, because the stage has not run.
+    """
+    if not path.is_file():
+        raise CohortError(
+            f"{path}: not found, expected the out-of-fold output of an earlier stage; run that stage first"
+        )
+    return pd.read_parquet(path)
+
+
+def levels_frame(levels_mm: Mapping[int, Mapping[str, Xyz]], folds: Mapping[int, int]) -> pd.DataFrame:
+    """Canal points by study as a table: study_id, fold, level, x_mm, y_mm, z_mm."""
+    rows = [
+        (study_id, folds[study_id], level, *xyz)
+        for study_id, levels in sorted(levels_mm.items())
+        for level, xyz in levels.items()
+    ]
+    return pd.DataFrame(rows, columns=["study_id", "fold", "level", "x_mm", "y_mm", "z_mm"])
+
+
+def read_levels(path: Path) -> dict[int, dict[str, Xyz]]:
+    """Inverse of ``levels_frame``."""
+    out: dict[int, dict[str, Xyz]] = {}
+    for row in cast(list[dict[str, Any]], read_frame(path).to_dict("records")):
+        out.setdefault(int(row["study_id"]), {})[row["level"]] = (row["x_mm"], row["y_mm"], row["z_mm"])
+    return out
+
+
+def write_localisations(folder: Path, found: Mapping[int, Localisation], folds: Mapping[int, int]) -> None:
+    """Write all points of all studies: ``levels``, ``points`` and ``axial`` tables in a folder."""
+    write_frame(folder / "levels.parquet", levels_frame({k: v.levels_mm for k, v in found.items()}, folds))
+    points = [
+        {"study_id": study_id, "fold": folds[study_id], **dataclasses.asdict(point)}
+        for study_id, place in sorted(found.items())
+        for point in place.sagittal_points
+    ]
+    axial = [
+        {"study_id": study_id, "fold": folds[study_id], **dataclasses.asdict(level)}
+        for study_id, place in sorted(found.items())
+        for level in place.axial_levels
+    ]
+    write_frame(folder / "points.parquet", pd.DataFrame(points, columns=["study_id", "fold", *_POINT_FIELDS]))
+    write_frame(folder / "axial.parquet", pd.DataFrame(axial, columns=["study_id", "fold", *_AXIAL_FIELDS]))
+
+
+def read_localisations(folder: Path, study_ids: Iterable[int]) -> dict[int, Localisation]:
+    """Inverse of ``write_localisations``; a study without any point gets an empty localisation."""
+    levels = read_levels(folder / "levels.parquet")
+    out = {int(study_id): Localisation(levels_mm=levels.get(int(study_id), {})) for study_id in study_ids}
+    for row in cast(list[dict[str, Any]], read_frame(folder / "points.parquet").to_dict("records")):
+        if row["study_id"] in out:
+            values = {name: row[name] for name in _POINT_FIELDS}
+            values["xyz_mm"] = tuple(float(value) for value in values["xyz_mm"])
+            values["side"] = values["side"] if isinstance(values["side"], str) else None
+            out[row["study_id"]].sagittal_points.append(SagittalPoint(**values))
+    for row in cast(list[dict[str, Any]], read_frame(folder / "axial.parquet").to_dict("records")):
+        if row["study_id"] in out:
+            values = {name: row[name] for name in _AXIAL_FIELDS}
+            for name in ("left_px", "right_px"):
+                values[name] = tuple(float(value) for value in values[name])
+            out[row["study_id"]].axial_levels.append(AxialLevel(**values))
+    return out
+
+
+def logits_frame(logits: Mapping[int, Logits], masks: Mapping[int, Mask], folds: Mapping[int, int]) -> pd.DataFrame:
+    """One classifier's out-of-fold logits (5 conditions, 5 levels, 3) by study as a table, masked ones left out."""
+    rows = []
+    for study_id, values in sorted(logits.items()):
+        for c, level in np.argwhere(masks[study_id]):
+            rows.append((study_id, folds[study_id], CONDITIONS[c], LEVELS[level], *map(float, values[c, level])))
+    columns = ["study_id", "fold", "condition", "level", "logit_normal_mild", "logit_moderate", "logit_severe"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def read_logits(path: Path, study_ids: Iterable[int]) -> tuple[Logits, Mask]:
+    """Logits (N, 5, 5, 3) and mask (N, 5, 5) of the studies in the order given."""
+    frame = read_frame(path)
+    order = {int(study_id): k for k, study_id in enumerate(study_ids)}
+    logits = np.zeros((len(order), 5, 5, 3), np.float32)
+    mask = np.zeros((len(order), 5, 5), bool)
+    frame = frame[frame["study_id"].isin(order.keys())]
+    n = frame["study_id"].map(order).to_numpy(dtype=int)
+    c = frame["condition"].map({name: k for k, name in enumerate(CONDITIONS)}).to_numpy(dtype=int)
+    level = frame["level"].map({name: k for k, name in enumerate(LEVELS)}).to_numpy(dtype=int)
+    logits[n, c, level] = frame.iloc[:, 4:7].to_numpy(dtype=np.float32)
+    mask[n, c, level] = True
+    return logits, mask
