@@ -141,10 +141,10 @@ def _is_text(source: np.ndarray, offset: int, length: int, text: np.ndarray) -> 
         length -= 1
     if length != text.size:
         return False
-    for index in range(length):
-        if source[offset + index] != text[index]:
-            return False
-    return True
+    n_equal = 0
+    while n_equal < length and source[offset + n_equal] == text[n_equal]:
+        n_equal += 1
+    return n_equal == length
 
 
 @kernel

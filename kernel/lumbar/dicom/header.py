@@ -26,7 +26,7 @@ _HEAD_BYTES = 32 * 1024  # enough for nearly every header; the rest of the file 
 _MAX_INFLATED = 1 << 30
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Header:
     """What a file says about its image; ``None`` where the tag is absent, empty or not what its type allows.
 
@@ -164,8 +164,9 @@ def _odd_number(raw: bytes, kind: int, count: int) -> int | float | tuple[float,
     return values[0] if count == 1 else values
 
 
-_FIELD_SPANS = tuple((_scan.span_of(tag), kind, count) for tag, kind, count in _scan.NUMBERS.values())
-_TEXT_SPANS = tuple(_scan.span_of(tag) for tag in _scan.TEXTS.values())
+_INTEGERS = tuple(_scan.NUMBERS)[: _scan.N_INTEGERS]
+_SINGLES = tuple(_scan.NUMBERS)[_scan.N_INTEGERS + 3 : -2]  # after position, orientation and spacing
+_TEXT_SPANS = tuple((field, _scan.span_of(tag)) for field, tag in _scan.TEXTS.items())
 _TABLE_SPANS = _scan.span_of(_scan.OFFSETS), _scan.span_of(_scan.OFFSET_LENGTHS)
 _PIXEL_SPAN = _scan.span_of(_scan.PIXEL_DATA)
 _CLOSED_ON_EXEC = getattr(os, "O_CLOEXEC", 0)
@@ -292,29 +293,35 @@ def _read_special(
 
 def _header(name: str, syntax: str, head: bytes, places: list[int], numbers: np.ndarray) -> Header:
     """The typed fields, from the numbers that were parsed and the places of the rest in ``head``."""
+    # NaN is no value: it alone differs from itself
     values: list = [None if value != value else value for value in numbers.tolist()]
     n_integers = _scan.N_INTEGERS
-    parts = values[n_integers:]
-    fields: list = [
-        *[None if value is None else int(value) for value in values[:n_integers]],
-        None if parts[2] is None else tuple(parts[:3]),
-        None if parts[8] is None else tuple(parts[3:9]),
-        None if parts[10] is None else tuple(parts[9:11]),
-        *parts[11:19],
-        None if parts[19] is None else (parts[19],),
-        None if parts[20] is None else (parts[20],),
-    ]
+    fields: dict[str, object] = {"path": name, "transfer_syntax_uid": syntax}
+    for field, value in zip(_INTEGERS, values[:n_integers], strict=True):
+        fields[field] = None if value is None else int(value)
+    (x, y, z, *cosines, between_rows, between_columns) = values[n_integers : n_integers + 11]
+    fields["image_position_patient"] = None if z is None else (x, y, z)
+    fields["image_orientation_patient"] = None if cosines[5] is None else tuple(cosines)
+    fields["pixel_spacing"] = None if between_columns is None else (between_rows, between_columns)
+    fields.update(zip(_SINGLES, values[n_integers + 11 : -2], strict=True))
+    fields["window_center"] = None if values[-2] is None else (values[-2],)
+    fields["window_width"] = None if values[-1] is None else (values[-1],)
+    for field, span in _TEXT_SPANS:  # an absent value has length 0
+        start = places[span]
+        fields[field] = _text(head[start : start + places[span + 1]])
     left = places[_scan.LEFT]
     if left:
-        for index, (span, kind, count) in enumerate(_FIELD_SPANS):
+        for index, (field, (tag, kind, count)) in enumerate(_scan.NUMBERS.items()):
             if left >> index & 1:
-                fields[index] = _odd_number(head[places[span] : places[span] + places[span + 1]], kind, count)
-    spacing = fields[n_integers + 2]
-    if spacing is not None and not (spacing[0] > 0 and spacing[1] > 0):
-        fields[n_integers + 2] = None
-    # An absent value has length 0
-    texts = [_text(head[places[span] : places[span] + places[span + 1]]) for span in _TEXT_SPANS]
-    return Header(name, syntax, *fields[:9], texts[0], *fields[11:], *fields[9:11], *texts[1:])
+                span = _scan.span_of(tag)
+                fields[field] = _odd_number(head[places[span] : places[span] + places[span + 1]], kind, count)
+    spacing = fields["pixel_spacing"]
+    if spacing is not None and min(spacing) <= 0:  # type: ignore[call-overload]
+        fields["pixel_spacing"] = None
+    header = object.__new__(Header)
+    # What Header(**fields) would do in 3 us: a frozen class assigns each field by a call
+    object.__setattr__(header, "__dict__", fields)
+    return header
 
 
 def _offset_table(head: bytes, places: list[int]) -> tuple[np.ndarray, np.ndarray] | None:
