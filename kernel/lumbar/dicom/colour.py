@@ -15,12 +15,15 @@ _YBR_TO_RGB = np.array(
 )
 
 
-def is_ybr(header: Header, reader: MarkerReader) -> bool:
+def is_ybr(header: Header, reader: MarkerReader | None) -> bool:
     """Tell whether colour samples are YBR_FULL or YBR_FULL_422.
 
-    As in pydicom, component identifiers "RGB" overrule the data set, and so does a JFIF segment where it says RGB.
+    As in pydicom, component identifiers "RGB" overrule the data set, and so does a JFIF segment where it says RGB;
+    ``reader`` is ``None`` for a codestream that has neither.
     """
     photometric = header.photometric_interpretation or "RGB"
+    if reader is None:
+        return photometric in ("YBR_FULL", "YBR_FULL_422")
     frame = reader.frame
     if frame is not None and [component.identifier for component in frame.components] in _RGB_IDENTIFIERS:
         return False
@@ -29,7 +32,7 @@ def is_ybr(header: Header, reader: MarkerReader) -> bool:
     return photometric in ("YBR_FULL", "YBR_FULL_422")
 
 
-def to_rgb(pixels: np.ndarray, header: Header, reader: MarkerReader) -> np.ndarray:
+def to_rgb(pixels: np.ndarray, header: Header, reader: MarkerReader | None) -> np.ndarray:
     """Return ``pixels`` (rows, columns, 3) as RGB where they are YBR_FULL, else unchanged.
 
     Raises

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from lumbar.dicom._bits import I64, U64, leading_zeros
+from lumbar.dicom._bits import EIGHT, I64, NO_TOP_BIT, ONE, U64, W63, W64, leading_zeros
 from lumbar.dicom._jit import kernel
 
-ONE, SIX, SEVEN, EIGHT, W63, W64 = (np.uint64(i) for i in (1, 6, 7, 8, 63, 64))
-NO_TOP_BIT = np.uint64(0x7FFFFFFFFFFFFFFF)
+SIX, SEVEN = np.uint64(6), np.uint64(7)
 LOW7 = np.uint64(0x7F7F7F7F7F7F7F7F)
 ALL_ONES = np.uint64(0xFFFFFFFFFFFFFFFF)
 
@@ -60,14 +59,6 @@ def unstuff(data: np.ndarray, start: I64, words: np.ndarray) -> tuple[I64, I64]:
     for j in range(1, 6):
         words[o + np.uint64(j)] = 0
     return np.int64((o << SIX) + n_word), np.int64(i)
-
-
-@kernel
-def peek(words: np.ndarray, position: U64) -> U64:
-    """Return the 64 bits from bit ``position`` (uint64)."""
-    i = position >> SIX
-    shift = position & W63
-    return (words[i] << shift) | ((words[i + ONE] >> ONE) >> (W63 - shift))
 
 
 @kernel

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lumbar.dicom._bits import I64, U64
+from lumbar.dicom._bits import I64, NO_TOP_BIT, ONE, U64, peek
 from lumbar.dicom._jit import kernel
-from lumbar.dicom.jpeg_ls_bits import NO_TOP_BIT, ONE, golomb, golomb_parameter, peek, unstuff
+from lumbar.dicom.jpeg_ls_bits import golomb, golomb_parameter, unstuff
 
 TRUNCATED, INVALID, NO_RESTART = -1, -2, -3
 
