@@ -107,9 +107,9 @@ def run_predict(arguments: argparse.Namespace) -> None:
         )
     studies = record["studies"]
     predicted = sum(study["status"] == "predicted" for study in studies)
-    print(
-        f"{arguments.out}: {25 * len(studies)} rows, {predicted} of {len(studies)} studies predicted, the others prior"
-    )
+    print(f"{arguments.out}: {25 * len(studies)} rows; {predicted} of {len(studies)} studies predicted")
+    if predicted < len(studies):
+        print(f"{len(studies) - predicted} kept their prior; the lines above and the record say why")
 
 
 def run_score(arguments: argparse.Namespace) -> None:

@@ -68,8 +68,8 @@ def _mark_level(canvas: Image, point: SagittalPoint, scale: NDArray[np.float64])
     cv2.circle(canvas, (x, y), 4, (0, 0, 0), -1, cv2.LINE_AA)
     cv2.circle(canvas, (x, y), 3, colour, -1, cv2.LINE_AA)
     # Behind the spine there is room: the label stands there, a thin line leads to it.
-    text = f"{level_title(point.level)}  {point.confidence:.2f}"
-    left = min(x + 56, canvas.shape[1] - 92)
+    text = f"{level_title(point.level)} {point.confidence:.0%}"
+    left = min(x + 52, canvas.shape[1] - 96)
     cv2.line(canvas, (x + 7, y), (left - 4, y), colour, 1, cv2.LINE_AA)
     _write(canvas, text, (left, y + 4), colour)
 
@@ -121,8 +121,8 @@ def _place(x_px: float, y_px: float, scale: NDArray[np.float64]) -> tuple[int, i
 
 
 def _write(canvas: Image, text: str, place: tuple[int, int], colour: tuple[int, int, int]) -> None:
-    cv2.putText(canvas, text, place, _FONT, 0.4, (0, 0, 0), 3, cv2.LINE_AA)
-    cv2.putText(canvas, text, place, _FONT, 0.4, colour, 1, cv2.LINE_AA)
+    cv2.putText(canvas, text, place, _FONT, 0.42, (0, 0, 0), 3, cv2.LINE_AA)
+    cv2.putText(canvas, text, place, _FONT, 0.42, colour, 1, cv2.LINE_AA)
 
 
 def _png(canvas: Image) -> bytes:

@@ -29,9 +29,9 @@ header { display: flex; align-items: center; justify-content: space-between; gap
 .two { display: grid; grid-template-columns: 3fr 2fr; gap: 12px; align-items: start; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 3px 14px; margin: 0; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
-.bar { display: grid; grid-template-columns: 90px 1fr 118px; gap: 10px; align-items: center; margin: 5px 0; }
+.bar { display: grid; grid-template-columns: 90px 1fr 152px; gap: 10px; align-items: center; margin: 5px 0; }
 .bar i { display: block; height: 11px; min-width: 2px; background: var(--accent); border-radius: 3px; }
-.bar span:last-child { text-align: right; font-variant-numeric: tabular-nums; }
+.bar span:last-child { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .study { margin: 0 0 18px; overflow: hidden; }
 .study > div { padding: 14px 16px; }
 .study .head { display: flex; gap: 12px; align-items: baseline; border-bottom: 1px solid var(--line);
@@ -48,7 +48,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th { text-align: left; font-weight: 600; color: var(--soft); font-size: 12px; }
 th, td { padding: 5px 8px; border-bottom: 1px solid var(--line); vertical-align: top; }
 tr:last-child td { border-bottom: 0; }
-.grid { table-layout: fixed; margin-top: 4px; } .grid th:first-child { width: 205px; }
+.grid { table-layout: fixed; margin-top: 4px; } .grid th:first-child { width: 222px; }
 .grid td { padding: 5px 8px; }
 .split { display: flex; height: 9px; border-radius: 3px; overflow: hidden; background: var(--line);
          margin-bottom: 2px; }

@@ -1,0 +1,120 @@
+"""What ships must stand alone, and imports point down only."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[2]
+KERNEL = PROJECT / "kernel" / "lumbar"
+OURS = ("lumbar_phantom", "lumbar_train", "lumbar_publish")
+
+SCRIPT = """
+import importlib, pkgutil, sys
+import lumbar
+names = [m.name for m in pkgutil.walk_packages(lumbar.__path__, "lumbar.")]
+for name in names:
+    if not name.endswith("__main__"):
+        importlib.import_module(name)
+assert len(names) > 20, names
+here = sys.argv[1]
+for name, module in list(sys.modules.items()):
+    if name.split(".")[0].startswith("lumbar"):
+        assert name.split(".")[0] == "lumbar", f"{name} was imported"
+        file = getattr(module, "__file__", None)
+        assert file is None or file.startswith(here), f"{name} comes from {file}"
+import lumbar.run, lumbar.metric, lumbar.dicom
+print("alone", lumbar.__version__)
+"""
+
+
+def test_the_kernel_alone_in_an_empty_folder_imports_whole(tmp_path):
+    shutil.copytree(KERNEL, tmp_path / "lumbar", ignore=shutil.ignore_patterns("__pycache__"))
+    # -I: no PYTHONPATH, no user site, not the current folder; ours are taken off what an editable install adds.
+    code = (
+        f"import sys; sys.path = [p for p in sys.path if not p.startswith({str(PROJECT / 'src')!r}) "
+        f"and not p.startswith({str(PROJECT / 'kernel')!r})]; sys.path.insert(0, {str(tmp_path)!r})\n{SCRIPT}"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "numba")}
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code, str(tmp_path)], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("alone ")
+
+
+def test_scoring_and_help_need_no_torch(tmp_path):
+    code = (
+        f"import sys; sys.path.insert(0, {str(KERNEL.parent)!r})\n"
+        "import lumbar.__main__, lumbar.metric, lumbar.manifest, lumbar.run, lumbar.submission\n"
+        "lumbar.__main__.parser()\n"
+        "assert not {'torch', 'numba', 'timm'} & set(sys.modules), sorted(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def imports(path):
+    """Every module that a file imports, at any depth of its code."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = path.relative_to(KERNEL.parent).parent.parts if path.is_relative_to(KERNEL) else ()
+            base = ".".join(package[: len(package) - node.level + 1]) + "." if node.level else ""
+            yield from (f"{base}{node.module or ''}.{alias.name}".replace("..", ".") for alias in node.names)
+
+
+def files(folder):
+    return sorted(path for path in folder.rglob("*.py") if "__pycache__" not in path.parts)
+
+
+def offenders(folder, *forbidden):
+    found = []
+    for path in files(folder):
+        for name in imports(path):
+            if any(name == bad or name.startswith(bad + ".") for bad in forbidden):
+                found.append(f"{path.relative_to(PROJECT)} imports {name}")
+    return found
+
+
+def test_the_import_reader_sees_all_forms(tmp_path):
+    file = tmp_path / "x.py"
+    file.write_text("import a.b, c\nfrom d.e import f\ndef g():\n    from h import i\n")
+    assert sorted(imports(file)) == ["a.b", "c", "d.e.f", "h.i"]
+    assert offenders(KERNEL / "models", "torch"), "models are networks: the reader must see their torch"
+
+
+def test_what_ships_imports_nothing_else_of_ours():
+    assert offenders(KERNEL, *OURS) == []
+
+
+def test_dicom_never_imports_torch_or_what_stands_above_it():
+    above = ("models", "stages", "run", "worker", "chain", "study", "weights", "inference", "report", "overlay")
+    assert offenders(KERNEL / "dicom", "torch", "torchvision", "timm", *(f"lumbar.{name}" for name in above)) == []
+
+
+def test_models_never_import_dicom():
+    above = ("dicom", "stages", "run", "worker", "chain", "study", "weights", "report")
+    assert offenders(KERNEL / "models", "pydicom", "numba", *(f"lumbar.{name}" for name in above)) == []
+
+
+def test_stages_never_import_the_run():
+    assert offenders(KERNEL / "stages", *(f"lumbar.{name}" for name in ("run", "worker", "chain", "report"))) == []
+
+
+@pytest.mark.parametrize("package", OURS)
+def test_the_three_packages_never_import_one_another(package):
+    folder = PROJECT / "src" / package
+    assert files(folder), f"{folder}: found no module"
+    assert offenders(folder, *(other for other in OURS if other != package)) == []
+
+
+def test_nothing_is_unpickled():
+    assert offenders(KERNEL, "pickle", "joblib", "dill") == []
+    text = "".join(path.read_text() for path in files(KERNEL))
+    assert "torch.load(" not in text

@@ -1,0 +1,151 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kernel_bundles import write_bundle
+from kernel_fakes import FAKE, write_cohort
+from lumbar import __main__ as command
+from lumbar.labels import COLUMNS, SEVERITIES
+from lumbar.metric import constant_submission, score, uniform_table
+from lumbar.numba_cache import use_numba_cache
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    return write_bundle(tmp_path / "bundle")
+
+
+@pytest.fixture
+def tables(tmp_path):
+    rng = np.random.default_rng(0)
+    solution = pd.DataFrame(rng.choice([*SEVERITIES, ""], (9, 25)), columns=list(COLUMNS))
+    solution.insert(0, "study_id", range(1, 10))
+    solution.to_csv(tmp_path / "train.csv", index=False)
+    constant_submission(list(range(1, 10)), uniform_table()).to_csv(tmp_path / "submission.csv", index=False)
+    return tmp_path / "train.csv", tmp_path / "submission.csv"
+
+
+def run(*arguments):
+    return command.main([str(argument) for argument in arguments])
+
+
+def test_score_prints_the_metric_and_its_four_terms(tables, capsys):
+    assert run("score", "--solution", tables[0], "--submission", tables[1]) == 0
+    printed = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    expected = score(pd.read_csv(tables[0]), pd.read_csv(tables[1]))
+    assert list(printed) == ["total", "spinal", "foraminal", "subarticular", "any_severe"]
+    for name, value in printed.items():
+        assert abs(float(value) - getattr(expected, name)) < 1e-6
+
+
+def test_bad_input_ends_with_one_line_and_1(tables, tmp_path, bundle, capsys):
+    root = write_cohort(tmp_path / "data", {1: ()})
+    (tmp_path / "broken.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "text.dcm").write_text("this is no image\n")
+    (tmp_path / "nothing").mkdir()
+    good = ("predict", "--data", root, "--weights", bundle, "--out", tmp_path / "s.csv")
+    cases = [
+        (("score", "--solution", tmp_path / "no.csv", "--submission", tables[1]), "no.csv: cannot be read"),
+        (("score", "--solution", tmp_path / "broken.csv", "--submission", tables[1]), "solution: study_id and 25 more"),
+        (("score", "--solution", tables[0], "--submission", tmp_path / "broken.csv"), "submission: row_id and 3 more"),
+        (("predict", "--data", tmp_path / "nothing", "--weights", bundle, "--out", "s.csv"), "descriptions.csv: not"),
+        (("predict", "--data", root, "--weights", tmp_path, "--out", "s.csv"), "weights_manifest.json: cannot be read"),
+        (("predict", "--data", root, "--weights", bundle, "--out", bundle / "x" / "s.csv"), "s.csv: cannot be written"),
+        (
+            ("predict", "--data", root, "--weights", bundle, "--out", "s.csv", "--time-limit", "long"),
+            "time limit 'long'",
+        ),
+        (("predict", "--data", root, "--weights", bundle, "--out", "s.csv", "--chain", "baseline"), "chain 'baseline'"),
+        (("inspect", tmp_path / "text.dcm"), "text.dcm: "),
+        (("inspect", tmp_path / "nowhere"), "nowhere"),
+        (("inspect", tmp_path / "nothing"), "nothing: "),
+    ]
+    for arguments, message in cases:
+        assert run(*arguments) == 1, arguments
+        captured = capsys.readouterr()
+        assert captured.err.startswith("error: "), arguments
+        assert message in captured.err
+        assert captured.err.count("\n") == 1
+        assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("guess",),
+        ("predict",),
+        ("predict", "--data", "x", "--weights", "y", "--out", "z", "--studies", "0"),
+        ("predict", "--data", "x", "--weights", "y", "--out", "z", "--split", "valid"),
+        ("score", "--solution", "x"),
+    ],
+)
+def test_wrong_usage_ends_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run(*arguments)
+    assert caught.value.code == 2
+    assert "usage: python -m lumbar" in capsys.readouterr().err
+
+
+def test_help_names_every_option(capsys):
+    expected = {
+        "predict": ("--data", "--weights", "--out", "--split", "--chain", "--time-limit", "--report", "--record",
+                    "--studies", "--workers", "--manifest-hash", "Research use only"),
+        "score": ("--solution", "--submission"),
+        "inspect": ("PATH",),
+    }  # fmt: skip
+    for name, options in expected.items():
+        with pytest.raises(SystemExit) as caught:
+            run(name, "--help")
+        assert caught.value.code == 0
+        text = " ".join(capsys.readouterr().out.split())
+        for option in options:
+            assert option in text
+
+
+def test_predict_passes_everything_on(tmp_path, bundle, monkeypatch, capsys):
+    root = write_cohort(tmp_path / "data", {1: (), 2: ("raise-read",), 3: ()})
+    monkeypatch.setattr("lumbar.run.MAIN", FAKE)
+    monkeypatch.setattr("lumbar.run.cuda_devices", list)
+    out, report, record = (tmp_path / name for name in ("s.csv", "r.html", "r.json"))
+    code = run("predict", "--data", root, "--weights", bundle, "--out", out, "--report", report, "--record", record,
+               "--studies", 2, "--time-limit", "60s")  # fmt: skip
+    assert code == 0
+    assert len(pd.read_csv(out)) == 50
+    assert "50 rows; 1 of 2 studies predicted\n1 kept their prior" in capsys.readouterr().out
+    assert report.stat().st_size > 1000
+    assert record.stat().st_size > 100
+
+
+def test_the_module_runs_as_a_command(tables):
+    done = subprocess.run(
+        [sys.executable, "-m", "lumbar", "score", "--solution", tables[0], "--submission", tables[1]],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("total ")
+
+
+def test_numba_gets_a_cache_that_can_be_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "mine")
+    use_numba_cache()
+    assert os.environ["NUMBA_CACHE_DIR"] == "mine"
+    monkeypatch.delenv("NUMBA_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    use_numba_cache()
+    assert os.environ["NUMBA_CACHE_DIR"] == str(tmp_path / "lumbar-numba")
+
+
+def test_numba_cache_falls_back_to_the_temporary_folder(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    use_numba_cache()
+    assert os.path.dirname(os.environ["NUMBA_CACHE_DIR"]) == str(tmp_path)
