@@ -129,8 +129,8 @@ def build_cache(
     folder, root = Path(folder), Path(root)
     _remove_stale(folder)
     jobs = [
-        _Job(folder, root, split, int(study_id), rows, _signature(root, split, int(study_id), rows))
-        for study_id, rows in series.groupby("study_id", sort=True)
+        _Job(folder, root, split, study_id, rows, _signature(root, split, study_id, rows))
+        for study_id, rows in ((int(str(key)), rows) for key, rows in series.groupby("study_id", sort=True))
     ]
     total = sum(len(job.signature) for job in jobs)
     with tqdm(total=total, desc="cache", unit="slice", disable=not progress) as bar:
@@ -250,7 +250,7 @@ def _is_whole(folder: Path, key: str) -> bool:
     if content is None or content.get("format") != _FORMAT:
         return False
     try:
-        return path.stat().st_size == content["bytes"]
+        return path.stat().st_size == int(content["bytes"])
     except OSError:
         return False
 

@@ -24,7 +24,7 @@ def write_aligned(file: BinaryIO, array: np.ndarray) -> int:
     """Append an array at the next aligned place; return its offset in bytes."""
     offset = -(-file.tell() // ALIGN) * ALIGN
     file.write(b"\0" * (offset - file.tell()))
-    file.write(memoryview(np.ascontiguousarray(array)).cast("B") if array.size else b"")
+    file.write(np.ascontiguousarray(array).data if array.size else b"")
     return offset
 
 

@@ -1,0 +1,101 @@
+"""One process or many: what ``torchrun`` says, gathered in one value that every part of training takes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from lumbar_train.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among its peers. ``Ranks()`` is one process alone.
+
+    Attributes:
+        rank: 0-based number among all processes.
+        world: how many there are.
+        device: where this process computes.
+    """
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes files and shows bars."""
+        return self.rank == 0
+
+    @property
+    def is_many(self) -> bool:
+        """Whether there is anyone to talk to."""
+        return self.world > 1
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum over all processes, in place; the same result on each."""
+        if self.is_many:
+            dist.all_reduce(values)
+        return values
+
+    def gather(self, value: Any) -> list[Any]:
+        """Any picklable value of every process, in the order of ranks, on each of them."""
+        if not self.is_many:
+            return [value]
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
+
+    def broadcast(self, value: Any) -> Any:
+        """The first process's value, on each."""
+        if not self.is_many:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0, device=self.device if self.device.type == "cuda" else None)
+        return values[0]
+
+    def barrier(self) -> None:
+        """Wait for all."""
+        if self.is_many:
+            dist.barrier()
+
+
+def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
+    """``auto`` is the GPU of this local rank where there is one, else the CPU.
+
+    Raises:
+        TrainingError: a GPU is asked for and there is none.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise TrainingError(f"device {name}: torch sees no GPU, expected one; use cpu")
+    return torch.device("cuda", local_rank) if name == "cuda" else torch.device(name)
+
+
+@contextmanager
+def join_ranks(device: str = "auto") -> Iterator[Ranks]:
+    """Join the group that ``torchrun`` prepared (nccl on GPUs, gloo otherwise); alone without it.
+
+    ``torchrun`` sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. The group is left at the end, also
+    after an error, so that the other processes end instead of waiting.
+    """
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    chosen = pick_device(device, local_rank)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1 or "RANK" not in os.environ:
+        yield Ranks(device=chosen)
+        return
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size(), chosen)
+    finally:
+        dist.destroy_process_group()
