@@ -1,0 +1,47 @@
+"""Command line: ``python -m lumbar_phantom --out ROOT --studies N --seed S``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from lumbar.errors import LumbarError
+from lumbar_phantom import pitfalls
+from lumbar_phantom.cohort import make_cohort, summary
+
+
+def parser() -> argparse.ArgumentParser:
+    """Arguments of the command."""
+    out = argparse.ArgumentParser(prog="python -m lumbar_phantom", description="Write a synthetic lumbar MR cohort.")
+    out.add_argument("--out", required=True, help="folder to fill, in the competition's layout")
+    out.add_argument("--studies", type=int, required=True, help="number of studies")
+    out.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default 0)")
+    out.add_argument("--pitfalls", default="real",
+                     help=f"real (default), none, all, or names: {', '.join(pitfalls.NAMES)}")
+    out.add_argument("--split", choices=("train", "test"), default="train")
+    out.add_argument("--workers", type=int, default=1, help="processes (default 1)")
+    out.add_argument("--masks", action="store_true", help="also truth_masks/<study>/<series>.npz for sagittal series: "
+                     "1 body, 2 disc, 3 sac, 4 sacrum")
+    out.add_argument("--wild", type=float, default=0.3,
+                     help="share of series whose contrast is redrawn far beyond the realistic (default 0.3)")
+    return out
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    cli = parser()
+    options = cli.parse_args(arguments)
+    if options.studies < 1 or options.workers < 1 or options.seed < 0 or not 0 <= options.wild <= 1:
+        cli.error("--studies and --workers must be at least 1, --seed at least 0, --wild in 0..1")
+    try:
+        done = make_cohort(options.out, options.studies, options.seed, pitfalls=pitfalls.parse(options.pitfalls),
+                           split=options.split, workers=options.workers, masks=options.masks, wild=options.wild)
+    except LumbarError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(summary(done))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

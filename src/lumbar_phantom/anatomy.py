@@ -1,0 +1,240 @@
+"""A patient's lumbar spine as numbers: sizes, spine curve, stations; disease is added by `disease`.
+
+Coordinates of the model: every vertebra has an upper and a lower *station*, a plane through its end plate with a frame
+(centre, left, posterior, up). A point between two stations is at fraction f of the wedge between their planes, with
+u (mm to the left) and v (mm to the back) interpolated between the two frames. Body segments (even) and disc segments
+(odd) alternate from T8 down to S5.
+
+Sizes: Panjabi et al. 1992 (Spine 17:299), Berry et al. 1987 (Spine 12:362), Zhou et al. 2000 (Eur Spine J 9:242) for
+bodies, pedicles and canal; Schonstrom et al. 1985 (Spine 10:806) for the area of the thecal sac; Stephens et al. 1991
+for the foramen; Vialle et al. 2005 (JBJS Am 87:260) for lordosis and sacral slope.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+VERTEBRAE = ("T8", "T9", "T10", "T11", "T12", "L1", "L2", "L3", "L4", "L5", "S1", "S2", "S3", "S4", "S5")
+N_VERTEBRAE = len(VERTEBRAE)
+N_STATIONS = 2 * N_VERTEBRAE
+L1, L5, S1 = 5, 9, 10
+LEVEL_DISCS = (5, 6, 7, 8, 9)  # disc index (= vertebra above) of l1_l2 .. l5_s1
+
+# Columns of Patient.stations_geometry
+CX, CY, CZ, LX, LY, LZ, PX, PY, PZ, NX, NY, NZ = range(12)
+# Columns of Patient.stations: half width and depth of the body, canal depth, recess depth, interpedicular distance,
+# sac half width, half depth, gap to the posterior wall, cord radius
+WIDTH, DEPTH, CANAL, RECESS, IPD, SAC_A, SAC_B, SAC_GAP, CORD_R = range(9)
+# Columns of Patient.vertebrae
+HEIGHT, PED_W, PED_H, SPINOUS, SPIN_H, TRANSVERSE, FACET_DEG, PSOAS_A, PSOAS_B, MODIC_UP, MODIC_LOW, LESION = range(12)
+# Columns of Patient.discs
+DISC_H, BULGE, CENTRAL, CENTRAL_U, SUB_L, SUB_R, FOR_L, FOR_R, FLAV_L, FLAV_R, FACET_L, FACET_R, DESICCATION, SPREAD, \
+    OSTEO, SCHMORL, SCHMORL_U, FISSURE_R, SAP_L, SAP_R, FOR_U = range(21)
+N_DISC_COLUMNS = 21
+# Entries of Patient.globals
+SUBCUT_BACK, SUBCUT_FRONT, SUBCUT_SIDE, BODY_HALF_W, BODY_DEPTH, FAT_FRACTION, CONUS_LEVEL, AORTA_R, IVC_R, \
+    KIDNEY_Z, LIVER_Z, BIFURCATION, BOWEL_SEED, GAS_SHARE, LAMINECTOMY, WALL, SACRAL_DISC, PAR_W, PAR_D = range(19)
+
+_HEIGHT = (20.0, 21, 22, 23, 25, 26.5, 27.5, 28, 27.5, 27, 29, 23, 19, 16, 14)
+_DISC = (4.5, 4.5, 5, 5.5, 7, 8.6, 10, 11, 11.6, 10.6, 3.0, 1.8, 1.4, 1.2, 1.2)
+_WIDTH = ((29, 30), (30, 31), (31, 33), (34, 36), (37, 39), (40, 41.5), (41.5, 43.5), (43, 46), (45.5, 48.5),
+          (48, 50), (50, 38), (35, 28), (27, 23), (22, 18), (17, 12))
+_DEPTH = ((25, 26), (26, 27), (27.5, 28), (28.5, 29), (29.5, 30.5), (31, 32), (32.5, 33.5), (33.5, 34.5), (34.5, 35.5),
+          (35.5, 35), (33.5, 23), (20, 15), (14, 11), (10, 8), (8, 6))
+_CANAL = (15.0, 15, 15, 15.5, 16.5, 17.2, 17, 16.6, 16.8, 17.4, 15.5, 11, 8, 6, 4)
+_RECESS = (7.5, 7.5, 7.5, 7.5, 7.5, 7.6, 7.3, 7.0, 6.8, 6.8, 7, 6, 5, 4, 3)
+_IPD = (16.0, 16, 17, 18, 21, 22.5, 23, 24, 25.5, 29, 31, 26, 22, 18, 14)
+_PED_W = (6.0, 6.5, 7, 7.5, 8, 8.2, 8.6, 10, 12.6, 15.5, 18, 14, 12, 10, 8)
+_PED_H = (11.0, 12, 13, 14.5, 15.5, 15.4, 15, 14.6, 14.6, 15, 16, 12, 10, 8, 7)
+_SPINOUS = (36.0, 36, 34, 31, 29, 30, 32, 33, 31, 25, 16, 12, 8, 5, 3)
+_SPIN_H = (4.5, 4.5, 5, 6.5, 8.5, 10, 11, 11.5, 10, 8, 6, 5, 4, 3, 3)
+_TRANSVERSE = (24.0, 24, 23, 20, 20, 33, 38, 44, 40, 42, 0, 0, 0, 0, 0)
+_SAC_A = (7.5, 7.5, 7.5, 7.8, 8.2, 8.6, 8.6, 8.5, 8.3, 7.8, 5.8, 2.6, 0, 0, 0)
+_SAC_B = (6.4, 6.4, 6.5, 6.7, 7.0, 7.1, 6.9, 6.6, 6.5, 6.1, 4.6, 2.2, 0, 0, 0)
+_SAC_GAP = (1.2, 1.2, 1.2, 1.0, 0.9, 0.8, 0.8, 0.9, 1.1, 1.8, 5.2, 4.5, 3, 2, 2)
+_PSOAS_A = (0.0, 0, 0, 0, 3, 6.5, 10, 13.5, 17, 19, 17, 15, 14, 13, 12)
+_PSOAS_B = (0.0, 0, 0, 0, 6, 11, 15, 18.5, 21.5, 23, 21, 19, 17, 15, 14)
+# Tilt lost over each body and disc from S1's upper end plate upwards, degrees of lordosis
+_WEDGE_DISC = (-1.0, -1, -1, 0, 2, 4.5, 6.5, 8, 10, 13, 0, 0, 0, 0, 0)
+_WEDGE_BODY = (-3.5, -3.5, -3.5, -3.5, -3, -2, -0.5, 0.5, 1.5, 7, 0, 0, 0, 0, 0)
+_SACRAL_TURN = (0.0, 4, 10, 16, 18)  # forward turn over S1..S5 going down
+
+
+VARIANTS = ("ordinary", "sacralised", "lumbarised", "scoliosis", "haemangioma", "metal")
+
+
+@dataclass(slots=True)
+class Patient:
+    """One patient: arrays read by the numba kernels, in mm. Column names are this module's constants."""
+
+    stations_geometry: np.ndarray  # (30, 12) centre, left, posterior, up of each end-plate plane, LPS
+    stations: np.ndarray  # (30, 9)
+    vertebrae: np.ndarray  # (15, 12)
+    discs: np.ndarray  # (15, 21)
+    globals: np.ndarray  # (19,)
+    roots: np.ndarray  # (n, 4) cauda equina: lateral and front-to-back position 0..1, radius mm, last station
+    scale: float
+    variant: str = "ordinary"
+    traits: dict[str, float] = field(default_factory=dict)
+
+
+def sample_patient(rng: np.random.Generator, variant: str | None = None) -> Patient:
+    """Draw sizes and soft tissues of one healthy patient; `variant` forces one of VARIANTS."""
+    scale = float(np.clip(rng.normal(0.98, 0.06), 0.83, 1.14))
+    size = scale * np.exp(rng.normal(0, 0.025, 8))
+    age = float(rng.uniform(25, 88))
+    height = np.array(_HEIGHT) * size[0] * np.exp(rng.normal(0, 0.025, N_VERTEBRAE))
+    discs = np.zeros((N_VERTEBRAE, N_DISC_COLUMNS))
+    discs[:, DISC_H] = np.array(_DISC) * size[1] * np.exp(rng.normal(0, 0.08, N_VERTEBRAE))
+    discs[:, [FLAV_L, FLAV_R]] = 2.9 * scale
+    discs[:, SPREAD] = 4.5
+    vertebrae = np.zeros((N_VERTEBRAE, 12))
+    vertebrae[:, HEIGHT] = height
+    vertebrae[:, PED_W] = np.array(_PED_W) * size[2]
+    vertebrae[:, PED_H] = np.array(_PED_H) * size[0]
+    vertebrae[:, SPINOUS] = np.array(_SPINOUS) * size[3] * np.exp(rng.normal(0, 0.1, N_VERTEBRAE))
+    vertebrae[:, SPIN_H] = np.array(_SPIN_H) * size[3] * np.exp(rng.normal(0, 0.1, N_VERTEBRAE))
+    vertebrae[:, TRANSVERSE] = np.array(_TRANSVERSE) * size[2]
+    vertebrae[:, FACET_DEG] = np.interp(np.arange(15), (4, 9, 10), (66, 45, 42)) + rng.normal(0, 6)
+    bulk = float(np.clip(rng.normal(1, 0.17), 0.6, 1.4))
+    vertebrae[:, PSOAS_A] = np.array(_PSOAS_A) * scale * bulk
+    vertebrae[:, PSOAS_B] = np.array(_PSOAS_B) * scale * bulk
+    drawn = str(rng.choice(VARIANTS, p=(0.88, 0.0, 0.0, 0.07, 0.03, 0.02)))
+    variant = variant or drawn
+    stations = _station_sizes(rng, scale, size)
+    discs[:, FOR_U] = 0.5 * stations[1::2, IPD] + 0.25 * vertebrae[:, PED_W] + 0.5
+    patient = Patient(np.zeros((N_STATIONS, 12)), stations, vertebrae, discs, _globals(rng, scale, bulk, age),
+                      _cauda_equina(rng), scale, variant, {"age": age, "bulk": bulk})
+    _apply_variant(rng, patient)
+    return patient
+
+
+def _apply_variant(rng: np.random.Generator, patient: Patient) -> None:
+    if patient.variant == "sacralised":  # broad L5 processes joined to the sacrum, poor last disc
+        patient.discs[L5, DISC_H] *= rng.uniform(0.35, 0.6)
+        patient.vertebrae[L5, TRANSVERSE] *= 1.25
+        patient.traits["fused"] = 1.0
+    elif patient.variant == "lumbarised":  # S1 squared, with a true disc below it
+        patient.discs[S1, DISC_H] = rng.uniform(6, 10)
+        patient.stations[2 * S1 + 1, [WIDTH, DEPTH]] = (42 * patient.scale, 30 * patient.scale)
+        patient.stations[2 * S1 + 2, [WIDTH, DEPTH]] = (40 * patient.scale, 28 * patient.scale)
+        patient.globals[SACRAL_DISC] = 1.0
+    elif patient.variant == "haemangioma":
+        patient.vertebrae[int(rng.integers(4, 10)), LESION] = rng.uniform(6, 11)
+    elif patient.variant == "metal":
+        patient.globals[LAMINECTOMY] = float(rng.integers(7, 10))
+
+
+def _station_sizes(rng: np.random.Generator, scale: float, size: np.ndarray) -> np.ndarray:
+    stations = np.zeros((N_STATIONS, 9))
+    stations[:, WIDTH] = np.array(_WIDTH, float).ravel() * size[4]
+    stations[:, DEPTH] = np.array(_DEPTH, float).ravel() * size[5]
+    at = np.arange(N_STATIONS) / 2 - 0.25  # vertebra coordinate of a station: tables hold values at mid-body
+    canal = size[6] * np.exp(rng.normal(0, 0.05))
+    for column, table, factor in (
+        (CANAL, _CANAL, canal), (RECESS, _RECESS, canal), (IPD, _IPD, size[7]),
+        (SAC_A, _SAC_A, scale), (SAC_B, _SAC_B, canal), (SAC_GAP, _SAC_GAP, scale),
+    ):
+        stations[:, column] = np.interp(at, np.arange(N_VERTEBRAE), table) * factor
+    stations[:, SAC_GAP] *= np.exp(rng.normal(0, 0.15))
+    sac_end = float(np.clip(rng.normal(10.9, 0.35), 10.45, 12.0))  # around S1/S2 (Macdonald et al. 1999)
+    taper = np.clip((sac_end - at) / 1.6, 0, 1) ** 0.6
+    shape = np.maximum(stations[:, [SAC_A, SAC_B]], 0.0) * taper[:, None]
+    stations[:, [SAC_A, SAC_B]] = shape
+    conus = 5.2 + rng.normal(0, 0.4)  # L1 on average (Saifuddin et al. 1998)
+    stations[:, CORD_R] = np.clip(np.where(at < conus - 0.9, 4.4, 4.4 * (conus - at) / 0.9), 0, 4.4) * scale
+    return stations
+
+
+def _cauda_equina(rng: np.random.Generator) -> np.ndarray:
+    n = int(rng.integers(13, 20))
+    roots = np.zeros((n, 4))
+    roots[:, 0] = rng.uniform(-0.8, 0.8, n)
+    roots[:, 1] = np.clip(rng.beta(3.0, 1.6, n), 0.1, 0.92)  # supine: they sink to the back
+    roots[:, 2] = rng.uniform(0.5, 0.95, n)
+    roots[:, 3] = rng.uniform(13, 25, n)
+    return roots
+
+
+def _globals(rng: np.random.Generator, scale: float, bulk: float, age: float) -> np.ndarray:
+    values = np.zeros(19)
+    obesity = float(rng.gamma(2.2, 0.45))
+    values[SUBCUT_BACK] = 6 + 11 * obesity
+    values[SUBCUT_FRONT] = 8 + 15 * obesity
+    values[SUBCUT_SIDE] = 8 + 10 * obesity
+    values[BODY_HALF_W] = (128 + 20 * obesity) * scale * np.exp(rng.normal(0, 0.04))
+    values[BODY_DEPTH] = (66 + 26 * obesity) * scale * np.exp(rng.normal(0, 0.1))
+    values[FAT_FRACTION] = np.clip(rng.normal(0.08 + 0.0045 * (age - 25), 0.09), 0.01, 0.6)
+    values[AORTA_R] = rng.uniform(7, 10.5) * scale
+    values[IVC_R] = rng.uniform(7, 11) * scale
+    values[KIDNEY_Z] = rng.normal(12.4, 0.8)
+    values[LIVER_Z] = rng.normal(12, 1.2)
+    values[BIFURCATION] = rng.normal(17.2, 0.7)
+    values[BOWEL_SEED] = float(rng.integers(1, 1 << 20))
+    values[GAS_SHARE] = rng.uniform(0.05, 0.45)
+    values[LAMINECTOMY] = -1.0
+    values[WALL] = rng.uniform(6, 12) * bulk
+    values[PAR_W] = 31 * scale * bulk**0.5
+    values[PAR_D] = 22 * scale * bulk
+    return values
+
+
+def place_stations(rng: np.random.Generator, patient: Patient) -> None:
+    """Stack the vertebrae into a curved spine; call after disease has set the disc heights."""
+    geometry, sizes = patient.stations_geometry, patient.vertebrae
+    slope = float(np.clip(rng.normal(37, 7), 18, 58))
+    wedges = np.array([
+        _WEDGE_DISC[k // 2] * _disc_wedge_left(patient, k // 2) if k % 2 else _WEDGE_BODY[k // 2]
+        for k in range(2 * S1)
+    ])
+    left = 0.5 * wedges[2 * L1 :].sum() + 24  # worn discs flatten the back by half of what they lose
+    strength = float(np.clip((slope + rng.normal(9, 6)) / left, 0.4, 1.7))  # L1 leans back by about 9 degrees
+    tilt = np.zeros(N_STATIONS)
+    tilt[2 * S1] = slope
+    for k in range(2 * S1 - 1, -1, -1):
+        tilt[k] = tilt[k + 1] - wedges[k] * strength
+    turn = np.exp(rng.normal(0, 0.3))
+    for k in range(2 * S1 + 1, N_STATIONS):
+        step = _SACRAL_TURN[k // 2 - S1] * turn * (0.8 if k % 2 else 0.5)
+        tilt[k] = tilt[k - 1] - step + (4.0 if k == 2 * S1 + 1 else 0.0)
+    strong = patient.variant == "scoliosis"
+    amplitude = rng.normal(0, 7.0 if strong else 1.6)
+    phase, wave = rng.uniform(0, 2 * np.pi), rng.uniform(0.18, 0.34)
+    at = np.arange(N_STATIONS)
+    coronal = amplitude * np.sin(wave * at + phase) + rng.normal(0, 1.0)
+    axial = -0.6 * amplitude * np.sin(wave * at + phase + 0.4) + rng.normal(0, 2.0)
+    frames = np.stack([_frame(*angles) for angles in np.deg2rad(np.stack([tilt, coronal, axial], 1))])
+    centres = np.zeros((N_STATIONS, 3))
+    for k in range(N_STATIONS - 1):
+        length = sizes[k // 2, HEIGHT] if k % 2 == 0 else patient.discs[k // 2, DISC_H]
+        centres[k + 1] = centres[k] - length * _unit(frames[k, :, 2] + frames[k + 1, :, 2])
+    slip = patient.traits.get("slip", 0.0)
+    if slip:
+        level = int(patient.traits["slip_disc"])
+        centres[: 2 * level + 2] -= slip * frames[2 * level + 1, :, 1]
+    middle = centres[2 * 7]  # L3
+    centres += np.array([rng.normal(0, 5), rng.normal(0, 5), rng.normal(0, 8)]) - middle
+    geometry[:, :3] = centres
+    geometry[:, 3:6], geometry[:, 6:9], geometry[:, 9:12] = frames[:, :, 0], frames[:, :, 1], frames[:, :, 2]
+
+
+def _disc_wedge_left(patient: Patient, disc: int) -> float:
+    """A collapsed disc loses its wedge."""
+    return float(np.clip(patient.discs[disc, DISC_H] / (_DISC[disc] * patient.scale), 0.3, 1.1))
+
+
+def _frame(tilt: float, coronal: float, axial: float) -> np.ndarray:
+    """Columns left, posterior, up: tilt forwards about x, then coronal about y, then rotation about z."""
+    ct, st = np.cos(tilt), np.sin(tilt)
+    cc, sc = np.cos(coronal), np.sin(coronal)
+    ca, sa = np.cos(axial), np.sin(axial)
+    rx = np.array([[1, 0, 0], [0, ct, -st], [0, st, ct]])
+    ry = np.array([[cc, 0, sc], [0, 1, 0], [-sc, 0, cc]])
+    rz = np.array([[ca, -sa, 0], [sa, ca, 0], [0, 0, 1]])
+    return ry @ rx @ rz
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return vector / np.linalg.norm(vector)

@@ -1,0 +1,49 @@
+"""Derive the reading cuts of `rates` from many patients: ``python -m lumbar_phantom.calibrate --patients 6000``.
+
+Prints CUTS such that narrowing plus reader noise exceeds them as often as TARGET_RATES says, and the floor score.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+
+from lumbar_phantom import rates, severity
+from lumbar_phantom.patients import make_case
+from lumbar_phantom.streams import stream
+
+
+def derive(narrowing: np.ndarray, noise: float) -> np.ndarray:
+    """Cuts (3 groups, 5 levels, 2) from narrowings (n, 5 conditions, 5 levels); both sides pooled."""
+    reading = narrowing + noise * stream(0, 0, "calibrate").standard_normal(narrowing.shape)
+    out = np.zeros((3, 5, 2))
+    for group, members in enumerate(([0], [1, 2], [3, 4])):
+        for k in range(5):
+            moderate, severe = rates.TARGET_RATES[members[0]][k]
+            pooled = reading[:, members, k].ravel()
+            out[group, k] = np.quantile(pooled, (1 - moderate - severe, 1 - severe))
+    return out
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--patients", type=int, default=6000)
+    parser.add_argument("--seed", type=int, default=90210)
+    parser.add_argument("--noise", type=float, default=rates.NOISE)
+    options = parser.parse_args()
+    narrowing = np.stack([make_case(options.seed, i).narrowing for i in range(options.patients)])
+    found = derive(narrowing, options.noise)
+    print("CUTS = (")
+    for group in found:
+        print("    (" + ", ".join(f"({a:.3f}, {b:.3f})" for a, b in group) + "),")
+    print(")")
+    rates.CUTS, rates.NOISE = tuple(map(tuple, found.tolist())), options.noise
+    grades = np.stack([severity.read(stream(options.seed, i, "reader"), m) for i, m in enumerate(narrowing)])
+    best, prior = severity.floor(narrowing, grades)
+    print(f"floor {best:.3f}, prior {prior:.3f}, share {best / prior:.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""A whole cohort in the competition's layout, study by study on any number of workers, with the same bytes."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from lumbar import labels
+from lumbar.errors import CohortError
+from lumbar_phantom import severity
+from lumbar_phantom.study import Request, StudyTables, write_study
+
+TRUTH_COLUMNS = ["study_id", "series_id", "instance_number", "condition", "level", "side", "x_px", "y_px", "x_mm",
+                 "y_mm", "z_mm", "narrowing"]
+COORDINATE_COLUMNS = ["study_id", "series_id", "instance_number", "condition", "level", "x", "y"]
+
+
+def make_cohort(
+    root: Path | str, studies: int, seed: int, *, pitfalls: tuple[str, ...] = ("real",), split: str = "train",
+    workers: int = 1, masks: bool = False, wild: float = 0.3, progress: bool = True,
+) -> list[StudyTables]:
+    """Write a cohort under root; returns the studies' tables. Raises CohortError where root cannot be written."""
+    root = Path(root)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        probe = root / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise CohortError(f"{root}: cannot be written ({error.strerror}), expected a folder to fill") from error
+    requests = [Request(str(root), split, seed, i, pitfalls, masks, wild) for i in range(studies)]
+    done = list(tqdm(_run(requests, workers), total=studies, desc="phantom studies", unit="study",
+                     disable=not progress))
+    write_tables(root, split, done)
+    return done
+
+
+def _run(requests: list[Request], workers: int) -> Iterator[StudyTables]:
+    if workers <= 1:
+        yield from map(write_study, requests)
+        return
+    # spawn: the parent may hold threads (a progress bar, numba, torch) that a fork would break
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(write_study, requests)
+
+
+def label_table(studies: list[StudyTables]) -> pd.DataFrame:
+    """train.csv: 25 columns of severities, empty where not labelled."""
+    names = (*labels.SEVERITIES, None)
+    rows = [[s.study_id, *(names[g] for g in s.case_labels.ravel())] for s in studies]
+    return pd.DataFrame(rows, columns=["study_id", *labels.COLUMNS])
+
+
+def write_tables(root: Path, split: str, studies: list[StudyTables]) -> None:
+    """All CSV files and truth.parquet of a cohort; of both splits in one root, truth holds both."""
+    solution = label_table(studies)
+    solution.to_csv(root / ("train.csv" if split == "train" else "solution.csv"), index=False)
+    described = pd.DataFrame([r for s in studies for r in s.descriptions],
+                             columns=["study_id", "series_id", "series_description"])
+    described.to_csv(root / f"{split}_series_descriptions.csv", index=False)
+    if split == "train":
+        points = pd.DataFrame([r for s in studies for r in s.coordinates], columns=COORDINATE_COLUMNS)
+        points.to_csv(root / "train_label_coordinates.csv", index=False)
+    sample = pd.DataFrame({"row_id": [r for s in studies for r in labels.row_ids(s.study_id)]})
+    for column in labels.SEVERITY_COLUMNS:
+        sample[column] = 1 / 3
+    if split == "test" or not (root / "sample_submission.csv").exists() or not (root / "test_images").exists():
+        sample.to_csv(root / "sample_submission.csv", index=False)
+    truth = pd.DataFrame([r for s in studies for r in s.truth], columns=TRUTH_COLUMNS)
+    path = root / "truth.parquet"
+    if path.exists():
+        before = pd.read_parquet(path)
+        before = before[~before.study_id.isin(truth.study_id)]
+        other = "test" if split == "train" else "train"
+        if (root / f"{other}_images").exists() and len(before):
+            truth = pd.concat([before, truth], ignore_index=True)
+    truth.to_parquet(path, index=False)
+
+
+def summary(studies: list[StudyTables]) -> str:
+    """Frequencies by condition and the floor score."""
+    grades = np.stack([s.grades for s in studies])
+    narrowing = np.stack([s.narrowing for s in studies])
+    lines = []
+    for group, members in labels.GROUPS.items():
+        part = grades[:, list(members)]
+        shares = ", ".join(f"{name} {100 * (part == g).mean():.1f} %" for g, name in enumerate(labels.SEVERITIES))
+        lines.append(f"{group}: {shares}")
+    best, prior = severity.floor(narrowing, grades)
+    lines.append(f"floor: true narrowing scores {best:.3f}, the cohort's own prior {prior:.3f} "
+                 f"({best / prior:.2f} of it); nobody can beat the floor but by luck")
+    return "\n".join(lines)

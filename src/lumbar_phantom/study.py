@@ -1,0 +1,183 @@
+"""Render one study: volume, series, files, and the rows of every table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from lumbar import labels
+from lumbar_phantom import anatomy as an
+from lumbar_phantom import artefacts, dicom_files, sequences, volume
+from lumbar_phantom import pitfalls as pf
+from lumbar_phantom import tissues as ts
+from lumbar_phantom.patients import Case, make_case
+from lumbar_phantom.protocol import SeriesPlan, StackPlan, plan_study
+from lumbar_phantom.streams import stream
+
+TEST_OFFSET = 1_000_000  # index offset of the test split: the same seed gives other patients
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to make of one study."""
+
+    root: str
+    split: str
+    seed: int
+    index: int
+    pitfalls: tuple[str, ...] = ("real",)
+    masks: bool = False
+    wild: float = 0.3  # share of series whose contrast is redrawn far beyond the realistic
+
+
+@dataclass(slots=True)
+class StudyTables:
+    """Rows of the cohort's tables for one study."""
+
+    study_id: int
+    case_labels: np.ndarray
+    narrowing: np.ndarray
+    grades: np.ndarray
+    descriptions: list[tuple] = field(default_factory=list)
+    coordinates: list[tuple] = field(default_factory=list)
+    truth: list[tuple] = field(default_factory=list)
+
+
+def study_number(seed: int, index: int) -> int:
+    """A study id that no other index of the same seed has."""
+    return (index * 2654435761 + (seed * 97 + 13) * 40503) % (1 << 31) + 100_000
+
+
+def study_case(request: Request) -> tuple[Case, frozenset[str]]:
+    """The patient and the pitfalls of a request, without any image."""
+    index = request.index + (TEST_OFFSET if request.split == "test" else 0)
+    pitfalls = pf.draw(request.seed, request.index, request.pitfalls)
+    return make_case(request.seed, index, transitional="transitional" in pitfalls,
+                     missing="missing_labels" in pitfalls), pitfalls
+
+
+def write_study(request: Request) -> StudyTables:
+    """Draw and write one study's files; returns its rows."""
+    index = request.index + (TEST_OFFSET if request.split == "test" else 0)
+    case, pitfalls = study_case(request)
+    study_id = study_number(request.seed, index)
+    tables = StudyTables(study_id, case.labels, case.narrowing, case.grades)
+    body = volume.build(case.patient, stream(request.seed, index, "volume"))
+    rng = stream(request.seed, index, "study")
+    plans = plan_study(stream(request.seed, index, "plan"), case.patient, pitfalls)
+    field_strength = float(rng.choice([0.3, 0.5, 1.0, 1.5, 1.5, 1.5, 1.5, 3.0, 3.0]))
+    parameters = sequences.tissue_parameters(rng, case.patient)
+    grain = rng.standard_normal((64, 64, 64), dtype=np.float32)
+    grain = ndimage.gaussian_filter(grain, 0.6, mode="wrap")
+    grain /= grain.std()
+    ids: list[int] = []
+    for number, plan in enumerate(plans):
+        series_id = int(stream(request.seed, index, "series", number).integers(1 << 31)) + 1000 + number
+        ids.append(series_id)
+        folder = Path(request.root) / f"{request.split}_images" / str(study_id) / str(series_id)
+        folder.mkdir(parents=True, exist_ok=True)
+        painter = _Painter(stream(request.seed, index, "paint", number), case.patient, body, parameters, grain, plan,
+                           field_strength, request.wild)
+        options = header_options(stream(request.seed, index, "header", number), pitfalls)
+        _write_series(painter, plan, folder, study_id, series_id, pitfalls, options)
+        tables.descriptions.append((study_id, series_id, plan.description))
+        if request.masks and plan.description != labels.AXIAL_T2:
+            _write_masks(request, study_id, series_id, plan, body)
+    from lumbar_phantom.marks import mark  # imported late: marks needs nothing of the painting
+
+    mark(stream(request.seed, index, "marks"), case, plans, ids, pitfalls, tables)
+    return tables
+
+
+def header_options(rng: np.random.Generator, pitfalls: frozenset[str]) -> dict[str, object]:
+    """What this series' headers have or lack."""
+    options: dict[str, object] = {}
+    for name in ("missing_optional_tags", "monochrome1"):
+        if name in pitfalls:
+            options[name] = True
+    if "rescale" in pitfalls:
+        options["rescale"] = int(rng.choice([0, 0, -1024, 10]))
+    if "missing_window" in pitfalls:
+        options["window"] = "none"
+    elif "multi_window" in pitfalls:
+        options["window"] = "multi"
+    if "other_syntax" in pitfalls:
+        options["syntax"] = str(rng.choice(["explicit", "implicit", "deflated"]))
+    return options
+
+
+class _Painter:
+    """Draws the slices of one series."""
+
+    def __init__(self, rng: np.random.Generator, patient: an.Patient, body: volume.Volume, parameters: np.ndarray,
+                 grain: np.ndarray, plan: SeriesPlan, field_strength: float, wild: float) -> None:
+        self.rng, self.body, self.grain = rng, body, grain
+        wildness = float(rng.uniform(0.3, 1.0)) if rng.random() < wild else 0.0
+        sequence = sequences.draw_sequence(rng, plan.kind, field_strength)
+        self.table, self.texture = sequences.randomised_signal(rng, parameters, sequence, wildness)
+        body_y = float(np.median(patient.stations_geometry[10:20, 1]))
+        self.back_y = body_y + 75.0 + float(patient.globals[an.SUBCUT_BACK])
+        axial = plan.description == labels.AXIAL_T2
+        self.scanner = artefacts.draw_scanner(rng, field_strength, wildness, axial, body_y)
+        self.peak = float(np.exp(rng.uniform(np.log(250), np.log(3200))))
+
+    def slice(self, stack: StackPlan, origin: np.ndarray) -> np.ndarray:
+        """One slice, uint16 of at most 12 bits."""
+        out = np.zeros(stack.shape, np.float32)
+        count = max(3, int(np.ceil(stack.thickness / 1.2)))
+        offsets = ((np.arange(count) + 0.5) / count - 0.5) * stack.thickness * 1.05
+        b = self.body
+        volume.sample_plane(out, origin, stack.row_mm, stack.column_mm, stack.normal, offsets,
+                            np.full(count, 1 / count), self.table, self.texture, self.grain, b.fine, b.fine_origin,
+                            b.fine_z, b.coarse, b.coarse_origin, volume.FINE_MM, volume.COARSE_MM)
+        out *= artefacts.shading(self.scanner, stack.shape, origin, stack.row_mm, stack.column_mm, self.back_y)
+        image = artefacts.scan(self.rng, out, self.scanner)
+        return np.clip(image * self.peak, 0, 4095).astype(np.uint16)
+
+
+def _write_series(painter: _Painter, plan: SeriesPlan, folder: Path, study_id: int, series_id: int,
+                  pitfalls: frozenset[str], options: dict[str, object]) -> None:
+    for stack, instances in zip(plan.stacks, plan.instances, strict=True):
+        row_step, column_step = np.linalg.norm(stack.row_mm), np.linalg.norm(stack.column_mm)
+        for k, (origin, instance) in enumerate(zip(stack.origins, instances, strict=True)):
+            pixels = painter.slice(stack, origin)
+            if "mixed_sizes" in pitfalls and k % 7 == 6:
+                pixels = np.ascontiguousarray(pixels[: pixels.shape[0] - 16])
+            if options.get("monochrome1"):
+                pixels = (4095 - pixels).astype(np.uint16)
+            dicom_files.write_slice(folder / f"{instance}.dcm", dicom_files.SliceFile(
+                pixels=pixels, origin=origin, row_direction=stack.column_mm / column_step,
+                column_direction=stack.row_mm / row_step, spacing=(float(row_step), float(column_step)),
+                thickness=stack.thickness, gap_spacing=stack.spacing, instance=int(instance),
+                study_uid=f"{study_id}.1", series_uid=f"{series_id}.1.1", description=plan.description,
+                options=options))
+
+
+_CLASSES = np.zeros(256, np.uint8)
+_CLASSES[ts.MARROW : ts.MARROW + an.S1] = 1
+_CLASSES[[ts.BASIVERTEBRAL, ts.HAEMANGIOMA, ts.EDEMA, ts.FAT_MARROW]] = 1
+_CLASSES[ts.NUCLEUS : ts.NUCLEUS + 15] = 2
+_CLASSES[[ts.ANNULUS, ts.INNER_ANNULUS, ts.FISSURE]] = 2
+_CLASSES[[ts.CSF, ts.ROOT, ts.CORD]] = 3
+_CLASSES[ts.MARROW + an.S1 : ts.MARROW + 15] = 4
+
+
+def mask_slice(body: volume.Volume, stack: StackPlan, origin: np.ndarray) -> np.ndarray:
+    """(rows, columns) uint8: 0 background, 1 vertebral body, 2 disc, 3 thecal sac (and roots), 4 sacrum."""
+    found = np.zeros(stack.shape, np.uint8)
+    volume.sample_labels(found, origin, stack.row_mm, stack.column_mm, body.fine, body.fine_origin, body.fine_z,
+                         body.coarse, body.coarse_origin, volume.FINE_MM, volume.COARSE_MM)
+    classes = _CLASSES[found]
+    grown = ndimage.maximum_filter(np.where((classes == 1) | (classes == 4), classes, 0), 5)
+    return np.where((found == ts.CORTEX) & (grown > 0), grown, classes).astype(np.uint8)
+
+
+def _write_masks(request: Request, study_id: int, series_id: int, plan: SeriesPlan, body: volume.Volume) -> None:
+    folder = Path(request.root) / "truth_masks" / str(study_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    stack, instances = plan.stacks[0], plan.instances[0]
+    masks = np.stack([mask_slice(body, stack, origin) for origin in stack.origins])
+    np.savez_compressed(folder / f"{series_id}.npz", masks=masks, instance_numbers=instances)

@@ -1,0 +1,409 @@
+"""Which tissue is at a point of the spine's own coordinates: the numba kernels that draw the spine itself."""
+
+from __future__ import annotations
+
+import math
+
+from lumbar_phantom import anatomy as an
+from lumbar_phantom import tissues as ts
+from lumbar_phantom._jit import kernel
+from lumbar_phantom.space import (
+    PEDICLE_AT,
+    PLL,
+    SAP_TIP,
+    below_upper,
+    bony_roof,
+    bump,
+    disc_distance,
+    disc_of,
+    facet_zone,
+    flavum,
+    front,
+    lerp_column,
+    protrusion,
+    sac,
+    smooth,
+    wall,
+)
+
+HEIGHT, PED_W, PED_H, SPINOUS, SPIN_H = an.HEIGHT, an.PED_W, an.PED_H, an.SPINOUS, an.SPIN_H
+TRANSVERSE, FACET_DEG, LESION, MODIC_UP, MODIC_LOW = an.TRANSVERSE, an.FACET_DEG, an.LESION, an.MODIC_UP, an.MODIC_LOW
+WIDTH, DEPTH, CANAL, IPD, SAC_A, SAC_B, CORD_R, RECESS = (
+    an.WIDTH, an.DEPTH, an.CANAL, an.IPD, an.SAC_A, an.SAC_B, an.CORD_R, an.RECESS
+)
+DISC_H, BULGE, OSTEO, SCHMORL, SCHMORL_U, FISSURE_R = (
+    an.DISC_H, an.BULGE, an.OSTEO, an.SCHMORL, an.SCHMORL_U, an.FISSURE_R
+)
+FLAV_L, FLAV_R, FACET_L, FACET_R = an.FLAV_L, an.FLAV_R, an.FACET_L, an.FACET_R
+S1, N_VERT = an.S1, an.N_VERTEBRAE
+LAMINECTOMY, SACRAL_DISC = an.LAMINECTOMY, an.SACRAL_DISC
+
+FISSURE_T, FAT_MARROW_T, EDEMA_T, METAL_T = ts.FISSURE, ts.FAT_MARROW, ts.EDEMA, ts.METAL
+ANNULUS, INNER, NUCLEUS, CORTEX, MARROW, POST_MARROW = (
+    ts.ANNULUS, ts.INNER_ANNULUS, ts.NUCLEUS, ts.CORTEX, ts.MARROW, ts.POSTERIOR_MARROW
+)
+BASIVERTEBRAL, HAEMANGIOMA, LIGAMENT, CSF, ROOT, CORD = (
+    ts.BASIVERTEBRAL, ts.HAEMANGIOMA, ts.LIGAMENT, ts.CSF, ts.ROOT, ts.CORD
+)
+EPIDURAL_FAT, FLAVUM, JOINT, INTERSPINOUS, VENOUS_PLEXUS, FATTY_MUSCLE, MUSCLE = (
+    ts.EPIDURAL_FAT, ts.FLAVUM, ts.JOINT, ts.INTERSPINOUS, ts.VENOUS_PLEXUS, ts.FATTY_MUSCLE, ts.MUSCLE
+)
+STEPS = 28  # of the tables along a segment
+U_STEP = 0.4  # and across, mm
+NOTHING = -1  # left to the muscles and organs
+
+
+@kernel
+def _disc_tissue(discs, j, f, u, v, a, b, depth):
+    """Inside a disc: outer annulus dark, nucleus a flattened ellipsoid a little behind the centre."""
+    rn = (u / (0.66 * a)) ** 2 + ((v - 0.06 * b) / (0.62 * b)) ** 2
+    across = (f - 0.5) / 0.46
+    if rn + across * across * 0.9 < 1.0:
+        return NUCLEUS + j
+    if v > 0.0 and discs[j, FISSURE_R] > 0.0 and (u - 2.0) ** 2 + (v - 0.86 * b) ** 2 < discs[j, FISSURE_R] ** 2 \
+            and abs(f - 0.55) < 0.22:
+        return FISSURE_T
+    if depth < 3.2 + 1.2 * (v < 0.0):
+        return ANNULUS
+    return INNER
+
+
+@kernel
+def column(stations, vertebrae, discs, seg, f, thick, u, v, back):
+    """Bodies, discs and the ligaments on them; NOTHING outside."""
+    i = seg // 2
+    a = lerp_column(stations, seg, f, WIDTH) * 0.5
+    b = lerp_column(stations, seg, f, DEPTH) * 0.5
+    if abs(u) > a + 12.0 or v < -b - 8.0 or v > b + 12.0:
+        return NOTHING
+    j, away = disc_distance(vertebrae, discs, seg, f)
+    near = bump(away, 3.0)
+    osteo = discs[j, OSTEO] * near
+    if seg % 2 == 1:
+        grow = 0.6 + 0.7 * discs[j, BULGE]
+        waist_a, waist_b = a + grow, b + 0.5 * grow
+    else:
+        waist = math.sin(math.pi * f)
+        waist_a = a * (1.0 - (0.13 * waist if i < S1 else 0.0)) + osteo
+        waist_b = b * (1.0 - (0.085 * waist if i < S1 else 0.0)) + osteo
+    t = abs(u) / waist_a
+    if v < 0.0:
+        r = (t**2.5 + (-v / waist_b) ** 2.3) ** (1.0 / 2.4)
+        depth = (1.0 - r) * min(waist_a, waist_b) * (1.0 + 0.25 * r)
+    else:
+        r = t
+        depth = (1.0 - t) * waist_a * 0.8
+    depth = min(depth, back - v)
+    if depth <= 0.0:
+        if v > 0.0 and v < back + PLL and abs(u) < 6.5 and seg < 2 * S1 + 1:
+            return LIGAMENT
+        if v < 0.0 and depth > -1.0 and abs(u) < 11.0:
+            return LIGAMENT
+        return NOTHING
+    if seg % 2 == 1:
+        if thick < 0.3:
+            return CORTEX
+        if j > S1 or (j == S1 and discs[j, DISC_H] < 4.5):
+            return INNER if depth > 3.0 else CORTEX
+        return _disc_tissue(discs, j, f, u, v, a, b, depth)
+    return _body_tissue(stations, vertebrae, discs, i, f, thick, u, v, a, b, depth, back)
+
+
+@kernel
+def _body_tissue(stations, vertebrae, discs, i, f, thick, u, v, a, b, depth, back):
+    """Inside a body segment: hollow end plates, rim, marrow, vein, and disc pushed beyond the rim."""
+    j, away = disc_distance(vertebrae, discs, 2 * i, f)
+    if v > 0.0 and v > wall(stations, 2 * i, f, u) + 0.35 * discs[j, OSTEO] * bump(away, 2.5) - 0.2:
+        return ANNULUS  # herniated material behind the body
+    edge = 1.0 - (u / a) ** 2 - (v / b) ** 2
+    hollow = 1.9 * max(edge, 0.0) ** 0.7
+    top, bottom = f * thick, (1.0 - f) * thick
+    sacral = i >= S1
+    up_hollow = hollow if i <= S1 else 0.0
+    low_hollow = hollow if i < S1 else 0.0
+    if i > 0 and discs[i - 1, SCHMORL] > 0.0 and i <= S1:
+        up_hollow += discs[i - 1, SCHMORL] * bump(u - discs[i - 1, SCHMORL_U], 5.0) * bump(v, 5.5)
+    if discs[i, SCHMORL] > 0.0 and not sacral:
+        low_hollow += 0.8 * discs[i, SCHMORL] * bump(u - discs[i, SCHMORL_U], 5.0) * bump(v, 5.5)
+    if top < up_hollow:
+        return _disc_tissue(discs, i - 1, 0.86, u, v, a, b, depth) if i > 0 else INNER
+    if bottom < low_hollow:
+        return _disc_tissue(discs, i, 0.14, u, v, a, b, depth)
+    if top < up_hollow + 1.15 or bottom < low_hollow + 1.15 or depth < 1.0:
+        return CORTEX
+    if top < up_hollow + abs(vertebrae[i, MODIC_UP]) * (0.6 + 0.4 * edge):
+        return EDEMA_T if vertebrae[i, MODIC_UP] > 0 else FAT_MARROW_T
+    if bottom < low_hollow + abs(vertebrae[i, MODIC_LOW]) * (0.6 + 0.4 * edge):
+        return EDEMA_T if vertebrae[i, MODIC_LOW] > 0 else FAT_MARROW_T
+    if v > 0.1 * b and abs(f - 0.52) * thick < 1.0 + 2.4 * smooth(v, 0.5 * b, b) and abs(u) < 2.2 + 0.3 * v and i < S1:
+        return BASIVERTEBRAL
+    lesion = vertebrae[i, LESION]
+    if lesion > 0.0 and (u - 5.0) ** 2 + (v + 2.0) ** 2 + (top - 0.5 * thick) ** 2 < lesion * lesion:
+        return HAEMANGIOMA
+    return MARROW + i
+
+
+@kernel
+def _capsule(au, q, z, au0, q0, z0, au1, q1, z1):
+    """Distance from a point to a segment, mm."""
+    dx, dy, dz = au1 - au0, q1 - q0, z1 - z0
+    t = ((au - au0) * dx + (q - q0) * dy + (z - z0) * dz) / (dx * dx + dy * dy + dz * dz + 1e-9)
+    t = min(max(t, 0.0), 1.0)
+    return math.sqrt((au - au0 - t * dx) ** 2 + (q - q0 - t * dy) ** 2 + (z - z0 - t * dz) ** 2)
+
+
+@kernel
+def exiting_root(half, vertebrae, i, z, au, q):
+    """True inside the root that leaves under the pedicle of vertebra i (z below its upper end plate)."""
+    height, ped_h, ped_w = vertebrae[i, HEIGHT], vertebrae[i, PED_H], vertebrae[i, PED_W]
+    if z < -12.0 or z > height + 6.0:
+        return False
+    zp = PEDICLE_AT * height
+    under = zp + 0.5 * ped_h
+    size = 1.0 if i >= 6 else 0.8
+    far = half + 0.55 * ped_w
+    if _capsule(au, q, z, half - 5.5, 5.0, -10.0, half - 2.2, 3.6, zp) < 1.5 * size:
+        return True
+    if _capsule(au, q, z, half - 2.2, 3.6, zp, half + 1.0, 4.4, under + 1.5) < 1.7 * size:
+        return True
+    if _capsule(au, q, z, half + 1.5, 4.6, under + 2.6, far, 4.2, under + 4.4) < 2.7 * size:
+        return True
+    return _capsule(au, q, z, far, 4.2, under + 4.4, far + 12.0, -3.0, under + 14.0) < 2.1 * size
+
+
+@kernel
+def _ellipse(x, y, z, rx, ry, rz):
+    """About how deep inside an ellipsoid, mm; negative outside."""
+    r = math.sqrt((x / rx) ** 2 + (y / ry) ** 2 + (z / rz) ** 2)
+    return (1.0 - r) * min(rx, min(ry, rz))
+
+
+@kernel
+def _upper_arch(stations, vertebrae, discs, i, z, au, q, side_facet):
+    """Depth inside pedicle, superior process, pars and transverse process of vertebra i; negative outside."""
+    height = vertebrae[i, HEIGHT]
+    zp = PEDICLE_AT * height
+    half = 0.5 * stations[2 * i, IPD]
+    ped_w, ped_h = vertebrae[i, PED_W], vertebrae[i, PED_H]
+    centre = half + 0.5 * ped_w
+    best = -9.0
+    if -5.0 < q < 13.0:
+        r = math.sqrt(((au - centre) / (0.5 * ped_w)) ** 2 + ((z - zp) / (0.5 * ped_h)) ** 2)
+        best = max(best, min((1.0 - r) * 0.5 * min(ped_w, ped_h), 13.0 - q))
+    if vertebrae[i, TRANSVERSE] > 0.0 and au > centre - 2.0:
+        reach = vertebrae[i, TRANSVERSE] - au
+        slim = 1.0 - 0.35 * smooth(au, centre, vertebrae[i, TRANSVERSE])
+        flat = _ellipse(q - 11.5 - 0.18 * (au - centre), z - zp - 0.5, 0.0, 3.4 * slim, 5.2 * slim, 9.0)
+        best = max(best, min(flat, reach))
+    # Pars: from the pedicle back and down to the inferior process
+    pars = _ellipse((au - half - 2.5) * 0.8, q - 14.0, z - 0.52 * height, 5.5, 4.4, 0.36 * height)
+    return max(best, pars)
+
+
+@kernel
+def _joint_place(stations, vertebrae, j, au, q):
+    """Across (+ behind) and along (+ outwards) the facet joint of disc j, mm."""
+    half = 0.5 * stations[2 * j + 2, IPD]
+    angle = math.radians(vertebrae[j, FACET_DEG])
+    ca, sa = math.cos(angle), math.sin(angle)
+    across = -(au - half - 4.0) * sa + (q - 14.0) * ca
+    along = (au - half - 4.0) * ca + (q - 14.0) * sa
+    return across, along
+
+
+@kernel
+def arch(stations, vertebrae, discs, gl, seg, f, u, v, limit):
+    """Posterior elements with their joints: bone, cortex, joint; NOTHING elsewhere. Called behind the body only."""
+    au = abs(u)
+    posterior = lerp_column(stations, seg, f, DEPTH) * 0.5
+    q = v - posterior
+    i0 = seg // 2
+    best = -9.0
+    joint = False
+    top = max(i0 - 1, 0)
+    for i in range(top, min(i0 + 2, N_VERT)):
+        z = below_upper(vertebrae, discs, seg, f, i)
+        height = vertebrae[i, HEIGHT]
+        if i < S1:
+            best = max(best, _upper_arch(stations, vertebrae, discs, i, z, au, q, 0.0))
+            best = max(best, _lamina(stations, vertebrae, gl, i, z, u, v, q, limit))
+        elif i == S1 and q < 14.0:
+            r = math.sqrt(((au - 0.5 * stations[2 * i, IPD] - 8.0) / 9.0) ** 2 + ((z - 8.0) / 9.0) ** 2)
+            best = max(best, (1.0 - r) * 8.0)
+        if 0 < i <= S1 and -SAP_TIP - 4.0 < z < 0.5 * height:
+            j = i - 1
+            across, along = _joint_place(stations, vertebrae, j, au, q)
+            grown = discs[j, FACET_L] if u > 0 else discs[j, FACET_R]
+            if abs(across) < 0.75 and abs(along) < 7.0 + grown and -SAP_TIP + 1.0 < z < 6.0:
+                joint = True
+            tip = smooth(z, -SAP_TIP - 2.0, -SAP_TIP + 5.0)
+            if across < 0.0 and tip > 0.0 and v > limit:
+                sap = _ellipse(across + 4.6, along + 0.5, 0.0, 4.6 + 0.6 * grown, (8.2 + grown) * tip, 20.0)
+                best = max(best, min(sap, v - limit + 0.4))
+                if along < 5.0 and across > -10.0 and v - limit < 5.0 and au > 0.5 * stations[2 * i, IPD]:
+                    best = max(best, min(v - limit, 3.0 * tip))
+            if across > 0.0 and z < 8.0:
+                down = smooth(8.0 - z, 0.0, 6.0)
+                iap = _ellipse(across - 4.6, along + 0.2, 0.0, 4.4 + 0.5 * grown, (7.6 + grown) * down, 20.0)
+                best = max(best, iap)
+    if joint:
+        return JOINT
+    if best <= 0.0:
+        return NOTHING
+    return CORTEX if best < 1.25 else POST_MARROW
+
+
+@kernel
+def _lamina(stations, vertebrae, gl, i, z, u, v, q, limit):
+    """Depth inside lamina and spinous process of vertebra i."""
+    height = vertebrae[i, HEIGHT]
+    if z < 0.25 * height or z > 1.75 * height:
+        return -9.0
+    au = abs(u)
+    if int(gl[LAMINECTOMY]) == i and au < 12.0:
+        return -9.0
+    best = -9.0
+    slope = 0.16 * (z - 0.7 * height)  # leans back going down
+    end = height + 0.12 * height
+    if au < 0.5 * stations[2 * i, IPD] + 4.0:
+        behind = v - limit - max(slope, 0.0)
+        body = min(min(behind, 6.8 - behind), min(z - 0.42 * height - 0.1 * au, end + 0.25 * au - z))
+        best = max(best, body)
+    back = stations[2 * i + 1, CANAL]
+    run = q - back
+    length = vertebrae[i, SPINOUS]
+    if -1.0 < run < length and au < 6.0:
+        thin = 3.0 + 1.2 * smooth(run, 0.6 * length, length)
+        middle = 0.86 * height + 0.20 * run
+        tall = vertebrae[i, SPIN_H] * (0.78 + 0.3 * smooth(run, 0.2 * length, 0.85 * length))
+        best = max(best, min(min(thin - au, tall - abs(z - middle)), min(run + 1.5, length - run)))
+    return best
+
+
+@kernel
+def canal(roots_at, vertebrae, discs, seg, f, u, v, half, posterior, row):
+    """Sac, roots, fat, flavum and foramen contents; NOTHING outside the canal and foramina.
+
+    row: this place's line of `profile_tables`: front, bony roof, flavum, front and back of the sac.
+    """
+    au = abs(u)
+    if row[3] < v < row[4]:
+        return _in_sac(roots_at, u, v, row[3], row[4])
+    ahead, behind, thick = row[0], row[1], row[2]
+    if v < ahead or au > half + 22.0:
+        return NOTHING
+    if behind - thick < v < behind + 0.3:
+        return FLAVUM if au < half + 4.0 and thick > 0.3 else NOTHING
+    if v >= behind:
+        return NOTHING
+    q = v - posterior
+    i0 = seg // 2
+    if au > half - 8.0:
+        for i in range(max(i0 - 1, 3), min(i0 + 2, S1 + 1)):
+            if exiting_root(half, vertebrae, i, below_upper(vertebrae, discs, seg, f, i), au, q):
+                return ROOT
+    if au > half + 14.0:
+        return NOTHING
+    if v - ahead < 2.0 and au < 7.0 and seg % 2 == 0 and 0.25 < f < 0.8 and seg < 2 * S1:
+        return VENOUS_PLEXUS
+    return EPIDURAL_FAT
+
+
+@kernel
+def _in_sac(roots_at, u, v, low, high):
+    """CSF, cord or strands of the cauda equina; crowded when the sac is narrow.
+
+    roots_at (n + 1, 3): u in mm, place from front to back 0..1, radius; the first row is the cord.
+    """
+    cord = roots_at[0, 2]
+    if cord > 0.5:
+        du, dv = u / (1.12 * cord), (v - 0.5 * (low + high)) / (0.92 * cord)
+        if du * du + dv * dv < 1.0:
+            return CORD
+    for k in range(1, roots_at.shape[0]):
+        du = u - roots_at[k, 0]
+        radius = roots_at[k, 2]
+        if abs(du) < radius:
+            dv = v - low - (high - low) * roots_at[k, 1]
+            if du * du + dv * dv < radius * radius:
+                return ROOT
+    return CSF
+
+
+@kernel
+def root_table(out, stations, roots):
+    """Fill out (segments, STEPS, n + 1, 3): where cord and strands are at every step along the spine."""
+    for seg in range(out.shape[0]):
+        for k in range(STEPS):
+            f = (k + 0.5) / STEPS
+            station = seg + f
+            a = lerp_column(stations, seg, f, SAC_A)
+            out[seg, k, 0, 2] = lerp_column(stations, seg, f, CORD_R)
+            spread = 1.0 - 0.25 * bump(station - 13.0, 6.0)
+            for m in range(roots.shape[0]):
+                # Strands wander; each ends at its own height
+                out[seg, k, m + 1, 0] = roots[m, 0] * (spread + 0.12 * math.sin(1.7 * station + m)) * a
+                out[seg, k, m + 1, 1] = roots[m, 1] + 0.07 * math.sin(1.3 * station + 2.0 * m)
+                out[seg, k, m + 1, 2] = roots[m, 2] if 9.0 < station < roots[m, 3] else 0.0
+
+
+@kernel
+def profile_tables(out, stations, vertebrae, discs):
+    """Fill out (segments, STEPS, places, 5) with front, bony roof, flavum, front and back of the sac."""
+    for seg in range(out.shape[0]):
+        for k in range(STEPS):
+            f = (k + 0.5) / STEPS
+            for m in range(out.shape[2]):
+                u = (m - out.shape[2] // 2) * U_STEP
+                row = out[seg, k, m]
+                row[0] = front(stations, vertebrae, discs, seg, f, u)
+                row[1] = bony_roof(stations, vertebrae, discs, seg, f, u)
+                row[2] = flavum(stations, vertebrae, discs, seg, f, u)
+                row[3], row[4] = sac(stations, vertebrae, discs, seg, f, u)
+
+
+@kernel
+def behind_arch(stations, vertebrae, seg, f, u, v, posterior):
+    """Midline soft tissue between and behind the spinous processes; NOTHING elsewhere."""
+    au = abs(u)
+    if au > 3.2 or seg > 2 * S1 + 1:
+        return NOTHING
+    i = seg // 2
+    run = v - posterior - lerp_column(stations, seg, f, CANAL)
+    length = vertebrae[i, SPINOUS]
+    if seg % 2 == 1 and i + 1 < N_VERT:
+        length = length * (1.0 - f) + vertebrae[i + 1, SPINOUS] * f
+    if run < 0.0 or run > length + 2.4:
+        return NOTHING
+    if run > length - 0.4:
+        return LIGAMENT
+    if run < 3.5:
+        return EPIDURAL_FAT
+    return INTERSPINOUS
+
+
+@kernel
+def spine(stations, vertebrae, discs, profiles, roots_at, gl, seg, f, thick, u, v):
+    """Tissue of the spine at (u, v) in a segment; NOTHING where muscles and organs begin."""
+    step = min(int(f * STEPS), STEPS - 1)
+    row = profiles[seg, step, int(u / U_STEP + profiles.shape[2] // 2 + 0.5)]
+    label = column(stations, vertebrae, discs, seg, f, thick, u, v, row[0])
+    if label != NOTHING:
+        return label
+    posterior = lerp_column(stations, seg, f, DEPTH) * 0.5
+    q = v - posterior
+    if q < -12.0:
+        return NOTHING
+    au = abs(u)
+    if q < 20.0 and v >= row[0]:
+        half = lerp_column(stations, seg, f, IPD) * 0.5
+        label = canal(roots_at[seg, step], vertebrae, discs, seg, f, u, v, half, posterior, row)
+        if label == CSF or label == CORD:
+            return label
+    if au < 7.0 or (au < 34.0 and q < 36.0) or q < 22.0:
+        bone = arch(stations, vertebrae, discs, gl, seg, f, u, v, row[1])
+        if bone != NOTHING:
+            return bone
+    if label != NOTHING:
+        return label
+    return behind_arch(stations, vertebrae, seg, f, u, v, posterior)

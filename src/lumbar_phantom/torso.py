@@ -1,0 +1,290 @@
+"""Everything around the spine: muscles, vessels, pelvis, organs, bowel, fat, skin and air."""
+
+from __future__ import annotations
+
+import math
+
+from lumbar_phantom import anatomy as an
+from lumbar_phantom import tissues as ts
+from lumbar_phantom._jit import kernel
+from lumbar_phantom.space import bump, lerp_column, smooth
+
+WIDTH, DEPTH, CANAL, IPD = an.WIDTH, an.DEPTH, an.CANAL, an.IPD
+PSOAS_A, PSOAS_B, SPINOUS, TRANSVERSE = an.PSOAS_A, an.PSOAS_B, an.SPINOUS, an.TRANSVERSE
+S1, L5 = an.S1, an.L5
+SUBCUT_BACK, SUBCUT_FRONT, SUBCUT_SIDE, FAT_FRACTION = (
+    an.SUBCUT_BACK, an.SUBCUT_FRONT, an.SUBCUT_SIDE, an.FAT_FRACTION
+)
+AORTA_R, IVC_R, KIDNEY_Z, LIVER_Z, BIFURCATION = an.AORTA_R, an.IVC_R, an.KIDNEY_Z, an.LIVER_Z, an.BIFURCATION
+BOWEL_SEED, GAS_SHARE, WALL, PAR_W, PAR_D = an.BOWEL_SEED, an.GAS_SHARE, an.WALL, an.PAR_W, an.PAR_D
+AIR, SKIN, FAT, MUSCLE, LIGAMENT, CORTEX = ts.AIR, ts.SKIN, ts.FAT, ts.MUSCLE, ts.LIGAMENT, ts.CORTEX
+ARTERY, VEIN, VISCERAL_FAT, BOWEL_WALL = ts.ARTERY, ts.VEIN, ts.VISCERAL_FAT, ts.BOWEL_WALL
+BOWEL_FLUID, GAS, KIDNEY, MEDULLA, LIVER, FATTY_MUSCLE = (
+    ts.BOWEL_FLUID, ts.GAS, ts.KIDNEY, ts.MEDULLA, ts.LIVER, ts.FATTY_MUSCLE
+)
+URINE, SPLEEN, BOWEL_CONTENT, MARROW, ROOT = ts.URINE, ts.SPLEEN, ts.BOWEL_CONTENT, ts.MARROW, ts.ROOT
+NOTHING = -1
+CELL = 33.0  # lattice of bowel loops, mm
+
+
+@kernel
+def value_noise(tile, x, y, z, cell, seed):
+    """Smooth noise 0..1 with features of about `cell` mm, read from a cubic tile whose features are 4 voxels."""
+    scale = 4.0 / cell
+    mask = tile.shape[0] - 1
+    ix = int(x * scale + 4096.0 + 17 * (seed & 63))
+    iy = int(y * scale + 4096.0 + 29 * (seed & 63))
+    iz = int(z * scale + 4096.0 + 41 * (seed & 63))
+    return tile[iz & mask, iy & mask, ix & mask]
+
+
+@kernel
+def _muscle(tile, gl, u, v, z, extra, seed):
+    """Muscle with streaks of fat along the fibres, more of them where `extra` is."""
+    share = gl[FAT_FRACTION] + extra
+    streak = value_noise(tile, u, v, z * 0.16, 3.2, seed)
+    coarse = value_noise(tile, u, v, z * 0.25, 9.0, seed + 1)
+    level = 0.55 * streak + 0.45 * coarse
+    cut = 0.74 - 0.42 * share
+    if level > cut + 0.05:
+        return FAT
+    if level > cut - 0.03:
+        return FATTY_MUSCLE
+    return MUSCLE
+
+
+@kernel
+def near_spine(tile, stations, vertebrae, gl, seg, f, u, v, z):
+    """Psoas, paraspinal muscles, sacrum's wings, great vessels; NOTHING elsewhere."""
+    au = abs(u)
+    lam = seg + f  # station coordinate: 10 is the top of L1, 20 the top of S1
+    a = lerp_column(stations, seg, f, WIDTH) * 0.5
+    b = lerp_column(stations, seg, f, DEPTH) * 0.5
+    q = v - b
+    seed = int(gl[BOWEL_SEED])
+    if lam > 2 * S1 - 1.2:
+        label = _pelvis(tile, stations, vertebrae, gl, lam, a, b, u, v, z)
+        if label != NOTHING:
+            return label
+    # Paraspinal muscles: multifidus at the spinous processes, erector spinae outside, quadratus lumborum in front
+    if q > 6.0 and au < 80.0:
+        label = _paraspinal(tile, stations, vertebrae, gl, seg, f, lam, au, u, v, q, z, seed)
+        if label != NOTHING:
+            return label
+    i = min(seg // 2, 14)
+    k = min(i + 1, 14)
+    t = (f if seg % 2 == 0 else 1.0) * 0.5 + (0.5 * f if seg % 2 else 0.0)
+    ra = vertebrae[i, PSOAS_A] * (1 - t) + vertebrae[k, PSOAS_A] * t
+    rb = vertebrae[i, PSOAS_B] * (1 - t) + vertebrae[k, PSOAS_B] * t
+    if ra > 2.0:
+        out = smooth(lam, 17.5, 24.0)
+        cu = a + 0.78 * ra + 1.0 + 20.0 * out
+        cv = 0.10 * b - 5.0 + 3.0 * smooth(lam, 10.0, 14.0) - 16.0 * out
+        r = ((au - cu) / ra) ** 2 + ((v - cv) / rb) ** 2
+        if r < 1.0:
+            return _muscle(tile, gl, u, v, z, -0.03, seed + 7)
+    return _vessels(gl, lam, u, v, b)
+
+
+@kernel
+def _paraspinal(tile, stations, vertebrae, gl, seg, f, lam, au, u, v, q, z, seed):
+    low = smooth(lam, 15.0, 23.0)
+    canal_depth = lerp_column(stations, seg, f, CANAL)
+    width, deep = gl[PAR_W] * (1.05 - 0.16 * low), gl[PAR_D] * (1.08 - 0.25 * low)
+    edge = 8.0 + 0.22 * au  # plane of the transverse processes
+    # Two bellies: r < 1 inside
+    cu = 0.92 * width
+    r_out = ((au - cu) / width) ** 2 + ((q - edge - 0.92 * deep) / deep) ** 2.0
+    mult_w, mult_d = 12.5 + 7.0 * low, 0.5 * (canal_depth + 26.0)
+    r_mult = ((au - 3.0 - 0.62 * mult_w) / mult_w) ** 2 + ((q - edge - 0.72 * mult_d) / mult_d) ** 2
+    if r_mult < 1.0 and au > 2.2:
+        if r_mult > 0.94:
+            return FAT
+        return _muscle(tile, gl, u, v, z, 0.05 + 0.30 * low, seed + 11)
+    if r_out < 1.0:
+        septum = abs(au - 0.98 * width - 2.5 * math.sin(0.3 * q))
+        if septum < 0.7 and lam < 18.0:
+            return FAT
+        return _muscle(tile, gl, u, v, z, 0.12 * low, seed + 13)
+    if r_out < 1.06 and q > edge + 0.9 * deep:
+        return LIGAMENT  # thoracolumbar fascia
+    if q > edge and au < cu and q < edge + 1.55 * deep and lam < 23.0:
+        return FAT
+    if 12.0 < lam < 19.0:
+        r = ((au - 52.0) / 15.0) ** 2 + ((q - 9.0) / 7.5) ** 2
+        if r < 1.0:
+            return _muscle(tile, gl, u, v, z, 0.0, seed + 17)
+    return NOTHING
+
+
+@kernel
+def _vessels(gl, lam, u, v, b):
+    split = gl[BIFURCATION]
+    ra, rv = gl[AORTA_R], gl[IVC_R]
+    front = -b - 3.0
+    if lam < split:
+        if (u - 7.0) ** 2 + (v - front + ra) ** 2 < ra * ra:
+            return ARTERY
+    elif lam < 26.0:
+        t = lam - split
+        for side in (-1.0, 1.0):
+            du, dv = u - 4.0 - side * (5.0 + 6.5 * t), v - front + 0.7 * ra + 0.4 * t
+            if du * du + dv * dv < (0.62 * ra) ** 2:
+                return ARTERY
+    if lam < split + 1.0:
+        if ((u + 15.0) / rv) ** 2 + ((v - front + 0.6 * rv) / (0.72 * rv)) ** 2 < 1.0:
+            return VEIN
+    elif lam < 26.0:
+        t = lam - split - 1.0
+        for side in (-1.0, 1.0):
+            du, dv = u + 6.0 - side * (6.0 + 6.0 * t), v - front + 0.2 * rv - 0.6 * t
+            if du * du / 1.6 + dv * dv < (0.58 * rv) ** 2:
+                return VEIN
+    return NOTHING
+
+
+@kernel
+def _pelvis(tile, stations, vertebrae, gl, lam, a, b, u, v, z):
+    """Wings and back of the sacrum, ilium, sacroiliac joint, gluteal and iliac muscles."""
+    au = abs(u)
+    seed = int(gl[BOWEL_SEED])
+    deep = lam - 2 * S1  # 0 at the top of S1
+    # Sacral wing: from the body outwards, thinning
+    if deep > -0.35 and lam < 2 * S1 + 7.0:
+        reach = 52.0 - 5.2 * max(deep, 0.0)
+        tilt = 0.22 * (au - a)
+        fore = -0.15 * b + tilt - 2.0
+        back = b + 9.0 + 0.1 * (au - a) - 1.2 * max(deep, 0.0)
+        rise = 5.0 * smooth(au, a, reach)
+        inside = min(min(reach - au, v - fore), min(back - v, (deep + 0.35) * 20.0 - rise))
+        hole = 1e9
+        for k in range(3):
+            place = 1.55 + 2.0 * k
+            du, dz = (au - 0.5 * stations[2 * S1, IPD] - 1.0 + 2.5 * k) / 4.5, (deep - place) * 14.0 / 5.5
+            hole = min(hole, du * du + dz * dz)
+        if au > a - 2.0 and inside > 0.0:
+            if hole < 1.0:
+                return ROOT if hole < 0.28 else ts.EPIDURAL_FAT
+            return CORTEX if inside < 1.2 else MARROW + S1
+    # Ilium: a blade outside the wing, joint between
+    if lam > 2 * S1 - 1.2:
+        joint = 54.5 - 5.2 * max(deep, 0.0)
+        blade = joint + 4.0 + max(0.0, (8.0 - v)) * 0.62 - 4.0 * min(deep, 0.0)
+        across = abs(au - blade - 4.0)
+        if v > -70.0 - 6.0 * deep and v < b + 24.0:
+            thickness = 6.5 + 2.5 * smooth(v, -20.0, 15.0)
+            if across < thickness:
+                return CORTEX if across > thickness - 1.4 else MARROW + S1
+            if au < blade and v < 4.0 and au > blade - 22.0 and deep > -0.6:
+                return _muscle(tile, gl, u, v, z, 0.0, seed + 19)
+            if au > blade and au < blade + 34.0 and v > -60.0:
+                return _muscle(tile, gl, u, v, z, 0.06, seed + 23)
+    # Back of the sacrum: median crest between multifidus
+    if deep > 0.0 and au < 3.0 and b < v < b + lerp_column(stations, min(int(lam), 27), 0.5, CANAL) + 9.0 - deep:
+        return MARROW + S1 if au < 2.0 else CORTEX
+    return NOTHING
+
+
+@kernel
+def _bowel(tile, bowel, gl, x, y, z, seed):
+    """Loops of bowel as blobs, at most one per cell of a lattice, in mesenteric fat.
+
+    bowel: (32, 32, 32, 6) presence, place in the cell (x, y, z), size, content and stretch, 0..1 but for size in mm.
+    A blob stays within 23 mm of its cell's middle half, so the eight nearest cells are enough.
+    """
+    gx, gy, gz = x / CELL + 512.0, y / CELL + 512.0, z / CELL + 512.0
+    ix, iy, iz = int(gx - 0.5), int(gy - 0.5), int(gz - 0.5)
+    best, kind = 1e9, 0.0
+    warp = 8.0 * (value_noise(tile, x, y, z, 14.0, seed + 3) - 0.5)
+    for k in range(8):
+        cx, cy, cz = ix + (k & 1), iy + ((k >> 1) & 1), iz + (k >> 2)
+        blob = bowel[cz & 31, cy & 31, cx & 31]
+        dx, dy, dz = (gx - cx - blob[0]) * CELL, (gy - cy - blob[1]) * CELL, (gz - cz - blob[2]) * CELL
+        d = math.sqrt(dx * dx + dy * dy + dz * dz * blob[5]) + warp - blob[3]
+        if d < best:
+            best, kind = d, blob[4]
+    if best > 0.0:
+        vessel = value_noise(tile, x, y, z * 0.5, 6.5, seed + 5)
+        return BOWEL_WALL if vessel > 0.80 else VISCERAL_FAT
+    if best > -1.9:
+        return BOWEL_WALL
+    share = gl[GAS_SHARE]
+    if kind < share:
+        return GAS
+    if kind < share + 0.22:
+        return BOWEL_FLUID
+    if kind < share + 0.55:
+        return BOWEL_CONTENT
+    return BOWEL_WALL
+
+
+@kernel
+def torso(tile, bowel, gl, outline, row, x, y, z, sx, sy):
+    """Tissue away from the spine. outline row: back y, front y, centre x, half width, lam (station coordinate)."""
+    back, fore, cx, half, lam = outline[row, 0], outline[row, 1], outline[row, 2], outline[row, 3], outline[row, 4]
+    groove = 5.0 * bump(x - sx, 13.0)
+    centre = back - 0.42 * (back - fore)
+    dx = (x - cx) / half
+    dy = (y - centre) / (back - groove - centre) if y > centre else (y - centre) / (fore - centre)
+    ax, ay = abs(dx), abs(dy)
+    if ax >= 1.0 or ay >= 1.0:
+        return AIR
+    if y > centre:
+        r = ax * ax * ax + ay * ay * ay
+    else:
+        r = ax * ax * math.sqrt(ax) + ay * ay * math.sqrt(ay)
+    if r >= 1.0:
+        return AIR
+    r = r ** (1.0 / 3.0) if y > centre else r**0.4
+    local = (back - centre) if y > centre else (centre - fore)
+    span = math.sqrt((abs(dx) * half) ** 2 + (abs(dy) * local) ** 2) / max(r, 1e-6)
+    depth = (1.0 - r) * span
+    if depth < 1.8:
+        return SKIN
+    side = min(1.0, abs(dx) ** 2 / (dx * dx + dy * dy + 1e-9))
+    thick = gl[SUBCUT_SIDE] * side + (gl[SUBCUT_BACK] if y > centre else gl[SUBCUT_FRONT]) * (1 - side)
+    seed = int(gl[BOWEL_SEED])
+    if depth < thick:
+        septa = abs(value_noise(tile, x, y, z, 11.0, seed + 41) - 0.5)
+        return ts.INTERSPINOUS if septa < 0.006 else FAT
+    ring = gl[WALL] * (1.0 if y < sy - 5.0 else 0.8)
+    if y < sy + 12.0 and depth < thick + ring:
+        if abs(x - sx) < 7.0 and y < centre:
+            return LIGAMENT if depth < thick + 3.0 else FAT
+        within = depth - thick
+        if abs(within - 0.36 * ring) < 0.6 or abs(within - 0.68 * ring) < 0.5:
+            return FAT if abs(x - sx) > 55.0 else MUSCLE
+        return MUSCLE
+    if y > sy + 8.0:
+        return VISCERAL_FAT
+    return _organs(tile, bowel, gl, lam, x, y, z, sx, sy, seed)
+
+
+@kernel
+def _organs(tile, bowel, gl, lam, x, y, z, sx, sy, seed):
+    for side in (-1.0, 1.0):
+        ku, kv = (x - sx - side * 62.0), (y - sy + 4.0)
+        kz = (lam - gl[KIDNEY_Z] - (0.4 if side < 0 else 0.0)) * 18.0
+        ku = ku - side * 0.18 * kz
+        r = math.sqrt((ku / 29.0) ** 2 + (kv / 25.0) ** 2 + (kz / 54.0) ** 2)
+        if r < 1.0:
+            sinus = math.sqrt(((ku + side * 9.0) / 14.0) ** 2 + (kv / 10.0) ** 2 + (kz / 30.0) ** 2)
+            if sinus < 1.0:
+                return VISCERAL_FAT if value_noise(tile, x, y, z, 7.0, seed + 55) < 0.62 else BOWEL_FLUID
+            return MEDULLA if r < 0.72 and value_noise(tile, x, y, z, 9.0, seed + 51) > 0.5 else KIDNEY
+        if r < 1.25:
+            return VISCERAL_FAT
+    lv = (lam - gl[LIVER_Z] + 5.5) * 17.0
+    if ((x - sx + 85.0) / 75.0) ** 2 + ((y - sy + 45.0) / 75.0) ** 2 + (lv / 95.0) ** 2 < 1.0:
+        return VEIN if value_noise(tile, x, y, z, 12.0, seed + 53) > 0.83 else LIVER
+    if ((x - sx - 98.0) / 32.0) ** 2 + ((y - sy - 2.0) / 45.0) ** 2 + ((lam - gl[KIDNEY_Z] + 4.0) * 17.0 / 50.0) ** 2 < 1:
+        return SPLEEN
+    if lam > 22.0:
+        if ((x - sx) / 38.0) ** 2 + ((y - sy + 78.0) / 34.0) ** 2 + ((lam - 28.5) * 12.0 / 36.0) ** 2 < 1.0:
+            return URINE
+        rectum = ((x - sx + 3.0) / 15.0) ** 2 + ((y - sy + 24.0) / 13.0) ** 2
+        if lam > 23.5 and rectum < 1.0:
+            return BOWEL_CONTENT if rectum < 0.6 else BOWEL_WALL
+    if y > sy - 22.0 and abs(x - sx) < 90.0:
+        return VISCERAL_FAT
+    return _bowel(tile, bowel, gl, x, y, z, seed)
