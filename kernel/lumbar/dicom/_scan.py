@@ -115,7 +115,10 @@ def read_elements(source: np.ndarray, is_dataset: bool, workspace: np.ndarray, n
         start = 0
         if source.size >= 132 and source[128] == 68 and source[129] == 73 and source[130] == 67 and source[131] == 77:
             start = 132
-        code = _walk(source, start, True, False, True, _SYNTAX_TAGS, workspace[SYNTAX:SPANS], workspace)
+        # Typed numbers for flags: numba compiles the walk anew for each literal
+        code = _walk(
+            source, start, np.int64(1), np.int64(0), np.int64(1), _SYNTAX_TAGS, workspace[SYNTAX:SPANS], workspace
+        )
         if code < 0:
             return code
         workspace[DATASET] = workspace[END_AT]
@@ -124,13 +127,13 @@ def read_elements(source: np.ndarray, is_dataset: bool, workspace: np.ndarray, n
             return NEEDS_SYNTAX
         workspace[IS_BIG] = 1 if _is_text(source, offset, length, _BIG) else 0
     start = workspace[DATASET]
-    is_big = workspace[IS_BIG] != 0
+    is_big = workspace[IS_BIG]
     # What the first element looks like decides, whatever the syntax says
     is_explicit = start + 6 <= source.size and 65 <= source[start + 4] <= 90 and 65 <= source[start + 5] <= 90
     workspace[IS_EXPLICIT] = 1 if is_explicit else 0
-    code = _walk(source, start, is_explicit, is_big, False, _TAGS, workspace[SPANS:], workspace)
+    code = _walk(source, start, workspace[IS_EXPLICIT], is_big, np.int64(0), _TAGS, workspace[SPANS:], workspace)
     if code >= 0:
-        workspace[LEFT] = _numbers.parse_numbers(source, is_big, workspace[SPANS:], _PLAN, numbers)
+        workspace[LEFT] = _numbers.parse_numbers(source, is_big != 0, workspace[SPANS:], _PLAN, numbers)
     return code
 
 
@@ -151,9 +154,9 @@ def _is_text(source: np.ndarray, offset: int, length: int, text: np.ndarray) -> 
 def _walk(
     source: np.ndarray,
     start: int,
-    is_explicit: bool,
-    is_big: bool,
-    is_meta: bool,
+    is_explicit: np.int64,
+    is_big: np.int64,
+    is_meta: np.int64,
     tags: np.ndarray,
     spans: np.ndarray,
     place: np.ndarray,
@@ -163,7 +166,7 @@ def _walk(
     ``source`` is the file, uint8; ``tags`` (n,) int64, ascending, are the wanted ones; ``spans`` (2 n,) int64 receives
     offset and length (UNDEFINED for an undefined one) of each tag's value, untouched where the tag is absent;
     ``place[0]`` receives the offset at which the walk ended, ``place[1]`` the last VR (two characters, big-endian).
-    With ``is_meta`` the walk ends at the first element outside group 2.
+    Flags are 0 or 1. With ``is_meta`` the walk ends at the first element outside group 2.
     """
     size = source.size
     position = start
@@ -182,13 +185,13 @@ def _walk(
         b5 = int(source[position + 5])
         b6 = int(source[position + 6])
         b7 = int(source[position + 7])
-        if is_big:
+        if is_big != 0:
             tag = b0 << 24 | b1 << 16 | b2 << 8 | b3
             length = b4 << 24 | b5 << 16 | b6 << 8 | b7
         else:
             tag = b1 << 24 | b0 << 16 | b3 << 8 | b2
             length = b7 << 24 | b6 << 16 | b5 << 8 | b4
-        if is_meta and tag >> 16 != 2:
+        if is_meta != 0 and tag >> 16 != 2:
             return END
         value = position + 8
 
@@ -213,7 +216,7 @@ def _walk(
 
         # Letters where a VR belongs mean explicit encoding. Anything else is an element written implicitly, as some
         # writers do inside sequences, and as PS3.5 section 6.2.2 asks inside UN of undefined length.
-        if is_explicit and 65 <= b4 <= 90 and 65 <= b5 <= 90:
+        if is_explicit != 0 and 65 <= b4 <= 90 and 65 <= b5 <= 90:
             place[1] = b4 << 8 | b5
             # O*, SQ, SV, UC, UN, UR, UT, UV have four bytes of length (PS3.5 table 7.1-1)
             is_long = b4 == 79 or (b4 == 83 and (b5 == 81 or b5 == 86))
@@ -225,10 +228,10 @@ def _walk(
                 c1 = int(source[position + 9])
                 c2 = int(source[position + 10])
                 c3 = int(source[position + 11])
-                length = c0 << 24 | c1 << 16 | c2 << 8 | c3 if is_big else c3 << 24 | c2 << 16 | c1 << 8 | c0
+                length = c0 << 24 | c1 << 16 | c2 << 8 | c3 if is_big != 0 else c3 << 24 | c2 << 16 | c1 << 8 | c0
                 value = position + 12
             else:
-                length = b6 << 8 | b7 if is_big else b7 << 8 | b6
+                length = b6 << 8 | b7 if is_big != 0 else b7 << 8 | b6
         else:
             place[1] = 0
 
