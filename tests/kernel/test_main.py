@@ -47,7 +47,6 @@ def test_bad_input_ends_with_one_line_and_1(tables, tmp_path, bundle, capsys):
     (tmp_path / "broken.csv").write_text("a,b\n1,2\n")
     (tmp_path / "text.dcm").write_text("this is no image\n")
     (tmp_path / "nothing").mkdir()
-    good = ("predict", "--data", root, "--weights", bundle, "--out", tmp_path / "s.csv")
     cases = [
         (("score", "--solution", tmp_path / "no.csv", "--submission", tables[1]), "no.csv: cannot be read"),
         (("score", "--solution", tmp_path / "broken.csv", "--submission", tables[1]), "solution: study_id and 25 more"),

@@ -109,6 +109,7 @@ def test_a_study_whose_thread_ends_keeps_its_prior(tmp_path, bundle):
     assert problems(record, 2) == ["study 2: worker lost while predicting (its thread ended)"]
 
 
+@pytest.mark.slow
 def test_two_workers_give_what_one_gives(tmp_path, bundle):
     root = write_cohort(tmp_path / "data", {k: ("raise-predict",) if k == 4 else () for k in range(1, 9)})
     one, record_one = predict(root, bundle, tmp_path / "one.csv", chain=FAKE)
@@ -119,6 +120,7 @@ def test_two_workers_give_what_one_gives(tmp_path, bundle):
     assert record_two["devices"] == ["cpu", "cpu"]
 
 
+@pytest.mark.slow
 def test_a_worker_process_that_dies_costs_one_study(tmp_path, bundle):
     root = write_cohort(tmp_path / "data", {k: ("die",) if k == 3 else () for k in range(1, 7)})
     frame, record = predict(root, bundle, tmp_path / "s.csv", chain=FAKE, workers=2)
@@ -127,6 +129,7 @@ def test_a_worker_process_that_dies_costs_one_study(tmp_path, bundle):
     assert problems(record, 3) == ["study 3: worker lost while predicting (its process ended with exit code 9)"]
 
 
+@pytest.mark.slow
 def test_when_every_worker_is_lost_the_rest_keeps_its_prior(tmp_path, bundle):
     root = write_cohort(tmp_path / "data", {k: ("die",) for k in range(1, 9)})
     frame, record = predict(root, bundle, tmp_path / "s.csv", chain=FAKE, workers=2)
@@ -161,6 +164,7 @@ def test_a_clock_that_jumps_to_the_deadline_leaves_a_valid_file(tmp_path, bundle
     assert (tmp_path / "r.html").stat().st_size > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [None, 2])
 def test_a_study_that_hangs_is_given_up_at_the_deadline(tmp_path, bundle, workers):
     root = write_cohort(tmp_path / "data", {1: (), 2: ("hang",), 3: ("hang",), 4: ()})
