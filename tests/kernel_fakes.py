@@ -68,6 +68,8 @@ def load(manifest, device):
 def predict(study, networks, prior, effort):
     if "raise-predict" in study.traits:
         raise RuntimeError("index 5 is out of bounds\nfor dimension 0")
+    if "lost" in study.traits:
+        raise RuntimeError("CUDA error: device-side assert triggered")
     if "die" in study.traits:
         os._exit(9)
     if "exit" in study.traits:
@@ -113,3 +115,9 @@ def write_cohort(root, studies, split="test", sample=True):
 
 def refuse(manifest, device):
     raise ManifestError("weights/a.safetensors: probe gave 1.0, expected 2.0: code or library versions differ")
+
+
+def load_on_cpu_only(manifest, device):
+    if device != "cpu":
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+    return {"device": device}

@@ -172,7 +172,7 @@ class _Run:
         devices = cuda_devices() if self.chain.load is MAIN.load else []
         count = max(1, n_workers if n_workers is not None else len(devices))
         is_process = bool(devices) or count > 1
-        self.n_threads = cpu_threads(count) if not devices else None
+        self.n_threads = cpu_threads(count)
         self.budget.n_workers = count
         for index in range(count):
             self._add(devices[index % len(devices)] if devices else "cpu", is_process)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from kernel_bundles import write_bundle
-from kernel_fakes import FAKE, probs_of, refuse, write_cohort
+from kernel_fakes import FAKE, load_on_cpu_only, probs_of, refuse, write_cohort
 from lumbar.errors import CohortError, LumbarError, ManifestError
 from lumbar.labels import COLUMNS, row_ids
 from lumbar.run import predict
@@ -136,6 +136,43 @@ def test_when_every_worker_is_lost_the_rest_keeps_its_prior(tmp_path, bundle):
     assert_prior(frame, *range(1, 9))
     validate(tmp_path / "s.csv", [row for k in range(1, 9) for row in row_ids(k)])
     assert "study 8: no worker left before it was predicted" in problems(record, 8)
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """As if the machine had two; the fakes do not care."""
+
+    def use(chain=FAKE):
+        monkeypatch.setattr("lumbar.run.MAIN", chain)
+        monkeypatch.setattr("lumbar.run.cuda_devices", lambda: ["cuda:0", "cuda:1"])
+        return chain
+
+    return use
+
+
+@pytest.mark.slow
+def test_every_gpu_gets_a_process_of_its_own(tmp_path, bundle, two_gpus):
+    root = write_cohort(tmp_path / "data", {k: () for k in range(1, 7)})
+    frame, record = predict(root, bundle, chain=two_gpus())
+    assert sorted(record["devices"]) == ["cuda:0", "cuda:1"]
+    assert_predicted(frame, *range(1, 7))
+
+
+@pytest.mark.slow
+def test_a_lost_device_costs_one_study_and_its_process_is_replaced(tmp_path, bundle, two_gpus, caplog):
+    root = write_cohort(tmp_path / "data", {k: ("lost",) if k == 2 else () for k in range(1, 9)})
+    frame, record = predict(root, bundle, chain=two_gpus())
+    assert_predicted(frame, 1, *range(3, 9))
+    assert problems(record, 2) == ["study 2: RuntimeError: CUDA error: device-side assert triggered"]
+    assert any("lost, its worker is replaced" in line.getMessage() for line in caplog.records)
+
+
+@pytest.mark.slow
+def test_a_gpu_that_torch_cannot_use_falls_back_to_the_cpu(tmp_path, bundle, two_gpus):
+    root = write_cohort(tmp_path / "data", {k: () for k in range(1, 5)})
+    frame, record = predict(root, bundle, chain=two_gpus(replace(FAKE, load=load_on_cpu_only)))
+    assert set(record["devices"]) == {"cpu"}
+    assert_predicted(frame, *range(1, 5))
 
 
 class Jumping:
