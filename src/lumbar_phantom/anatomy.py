@@ -49,7 +49,7 @@ _IPD = (16.0, 16, 17, 18, 21, 22.5, 23, 24, 25.5, 29, 31, 26, 22, 18, 14)
 _PED_W = (6.0, 6.5, 7, 7.5, 8, 8.2, 8.6, 10, 12.6, 15.5, 18, 14, 12, 10, 8)
 _PED_H = (11.0, 12, 13, 14.5, 15.5, 15.4, 15, 14.6, 14.6, 15, 16, 12, 10, 8, 7)
 _SPINOUS = (36.0, 36, 34, 31, 29, 30, 32, 33, 31, 25, 16, 12, 8, 5, 3)
-_SPIN_H = (4.5, 4.5, 5, 6.5, 8.5, 10, 11, 11.5, 10, 8, 6, 5, 4, 3, 3)
+_SPIN_H = (4.5, 4.5, 5, 5.5, 7, 8.4, 9.2, 9.4, 8.4, 6.8, 5.5, 5, 4, 3, 3)
 _TRANSVERSE = (24.0, 24, 23, 20, 20, 33, 38, 44, 40, 42, 0, 0, 0, 0, 0)
 _SAC_A = (7.5, 7.5, 7.5, 7.8, 8.2, 8.6, 8.6, 8.5, 8.3, 7.8, 5.8, 2.6, 0, 0, 0)
 _SAC_B = (6.4, 6.4, 6.5, 6.7, 7.0, 7.1, 6.9, 6.6, 6.5, 6.1, 4.6, 2.2, 0, 0, 0)
@@ -165,8 +165,8 @@ def _globals(rng: np.random.Generator, scale: float, bulk: float, age: float) ->
     values[SUBCUT_FRONT] = 8 + 15 * obesity
     values[SUBCUT_SIDE] = 8 + 10 * obesity
     values[BODY_HALF_W] = (128 + 20 * obesity) * scale * np.exp(rng.normal(0, 0.04))
-    values[BODY_DEPTH] = (66 + 26 * obesity) * scale * np.exp(rng.normal(0, 0.1))
-    values[FAT_FRACTION] = np.clip(rng.normal(0.08 + 0.0045 * (age - 25), 0.09), 0.01, 0.6)
+    values[BODY_DEPTH] = (72 + 30 * obesity) * scale * np.exp(rng.normal(0, 0.1))
+    values[FAT_FRACTION] = np.clip(rng.normal(0.03 + 0.0032 * (age - 25), 0.06), 0.0, 0.42)
     values[AORTA_R] = rng.uniform(7, 10.5) * scale
     values[IVC_R] = rng.uniform(7, 11) * scale
     values[KIDNEY_Z] = rng.normal(12.4, 0.8)
@@ -176,8 +176,8 @@ def _globals(rng: np.random.Generator, scale: float, bulk: float, age: float) ->
     values[GAS_SHARE] = rng.uniform(0.05, 0.45)
     values[LAMINECTOMY] = -1.0
     values[WALL] = rng.uniform(6, 12) * bulk
-    values[PAR_W] = 31 * scale * bulk**0.5
-    values[PAR_D] = 22 * scale * bulk
+    values[PAR_W] = 39 * scale * bulk**0.5
+    values[PAR_D] = 20 * scale * bulk**0.5
     return values
 
 

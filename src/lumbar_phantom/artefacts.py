@@ -13,7 +13,7 @@ class Scanner:
     """Settings of one series that its slices share."""
 
     noise: float  # standard deviation relative to the bright tissues
-    acquired: tuple[float, float]  # acquired share of k-space along rows and columns
+    acquired_mm: tuple[float, float]  # acquired pixel along rows and columns; finer images are interpolated
     apodise: float  # 0 rings, 1 blurs
     coil_mm: float  # depth at which a back coil has lost half its signal; 0 for none
     coil_floor: float
@@ -28,12 +28,12 @@ class Scanner:
 
 def draw_scanner(rng: np.random.Generator, field: float, wildness: float, axial: bool, belly_y: float) -> Scanner:
     """Draw a series' scanner settings; low field is noisier."""
-    base = 0.012 + 0.028 * rng.gamma(1.6, 0.55) * (1.5 / field) ** 0.35
+    base = 0.014 + 0.034 * rng.gamma(1.6, 0.55) * (1.5 / field) ** 0.35
     noise = float(np.clip(base * np.exp(rng.normal(0, 0.25 + 0.3 * wildness)), 0.006, 0.14))
     coil = rng.random() < (0.6 if axial else 0.75)
     return Scanner(
         noise=noise,
-        acquired=(float(rng.uniform(0.5, 1.0)), float(rng.uniform(0.6, 1.0))),
+        acquired_mm=(float(rng.uniform(0.55, 1.15)), float(rng.uniform(0.55, 1.0))),
         apodise=float(rng.uniform(0.1, 0.9)),
         coil_mm=float(rng.uniform(55, 160)) if coil else 0.0,
         coil_floor=float(rng.uniform(0.12, 0.5)),
@@ -67,13 +67,14 @@ def shading(scanner: Scanner, shape: tuple[int, int], origin: np.ndarray, row_mm
     return out
 
 
-def scan(rng: np.random.Generator, image: np.ndarray, scanner: Scanner, fat: np.ndarray | None = None) -> np.ndarray:
+def scan(rng: np.random.Generator, image: np.ndarray, scanner: Scanner,
+         spacing_mm: tuple[float, float]) -> np.ndarray:
     """Magnitude image (rows, columns) float32 of an ideal one (bright tissues about 1)."""
     rows, columns = image.shape
     image = image + rng.standard_normal(image.shape, dtype=np.float32) * np.float32(scanner.noise)
     spectrum = fft.rfft2(image)
-    spectrum *= _window(rows, scanner.acquired[0], scanner.apodise, False)[:, None]
-    spectrum *= _window(columns, scanner.acquired[1], scanner.apodise, True)[None, :]
+    spectrum *= _window(rows, min(spacing_mm[0] / scanner.acquired_mm[0], 1.0), scanner.apodise, False)[:, None]
+    spectrum *= _window(columns, min(spacing_mm[1] / scanner.acquired_mm[1], 1.0), scanner.apodise, True)[None, :]
     if scanner.ghost > 0:  # periodic motion: every line in phase direction modulated
         axis, n = (1, columns // 2 + 1) if scanner.swap_phase else (0, rows)
         wave = 1 + scanner.ghost * np.cos(2 * np.pi * scanner.ghost_shift * np.arange(n) + rng.uniform(0, 6.28))

@@ -114,8 +114,8 @@ def _wear(rng: np.random.Generator, patient: an.Patient, disc: np.ndarray) -> No
         discs[j, an.DISC_H] *= 1 - loss
         discs[j, an.OSTEO] = max(0.0, 3.6 * (wear - 0.45) + rng.normal(0, 0.6)) * patient.scale
         discs[j, an.BULGE] = max(0.0, 0.5 * wear + rng.normal(-0.05, 0.2))
-        if rng.random() < 0.07:
-            discs[j, an.SCHMORL], discs[j, an.SCHMORL_U] = rng.uniform(2, 6), rng.normal(0, 7)
+        if j >= 3 and rng.random() < 0.07:
+            discs[j, an.SCHMORL], discs[j, an.SCHMORL_U] = rng.uniform(1.5, 4.5), rng.normal(0, 7)
         if wear > 0.4 and rng.random() < 0.18:
             discs[j, an.FISSURE_R] = rng.uniform(0.9, 2.2)
         if wear > 0.65 and rng.random() < 0.35:

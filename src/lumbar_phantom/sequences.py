@@ -43,7 +43,7 @@ _TISSUE: dict[int, tuple[float, float, float, float]] = {
     ts.ANNULUS: (950, 24, 0.42, 0.12),
     ts.INNER_ANNULUS: (1050, 50, 0.68, 0.10),
     ts.URINE: (3500, 900, 1.0, 0.02),
-    ts.INTERSPINOUS: (480, 60, 0.70, 0.35),
+    ts.INTERSPINOUS: (520, 52, 0.66, 0.12),
     ts.METAL: (1000, 10, 0.0, 0.0),
     ts.HAEMANGIOMA: (360, 130, 0.92, 0.25),
     ts.POSTERIOR_MARROW: (430, 72, 0.72, 0.18),

@@ -42,6 +42,13 @@ def bump(x, width):
 
 
 @kernel
+def union(a, b):
+    """Depth inside the union of two shapes whose depths are a and b, rounded where they meet."""
+    h = max(4.0 - abs(a - b), 0.0)
+    return max(a, b) + h * h * 0.0625
+
+
+@kernel
 def smooth(x, low, high):
     """0 below low, 1 above high, cubic between."""
     t = (x - low) / (high - low)
@@ -153,7 +160,9 @@ def bony_roof(stations, vertebrae, discs, seg, f, u):
         return posterior + canal - (canal - recess) * (au / half) ** 1.55
     # Foramen: bounded by the superior process at disc level, by the pars higher up
     spur = discs[j, SAP_L] if u > 0 else discs[j, SAP_R]
-    lateral = recess + 0.30 * (au - half) - spur * smooth(au, half, half + 3.5)
+    # Keyhole: wide around the root, narrow between disc and superior process
+    low = 2.3 * smooth(below_upper(vertebrae, discs, seg, f, j + 1), -11.0, 0.0)
+    lateral = recess + 0.30 * (au - half) - low * smooth(au, half, half + 3.5) - spur * smooth(au, half, half + 3.5)
     return posterior + lateral * zone + (10.5 + 0.1 * (au - half)) * (1.0 - zone)
 
 

@@ -114,10 +114,11 @@ class _Painter:
 
     def __init__(self, rng: np.random.Generator, patient: an.Patient, body: volume.Volume, parameters: np.ndarray,
                  grain: np.ndarray, plan: SeriesPlan, field_strength: float, wild: float) -> None:
-        self.rng, self.body, self.grain = rng, body, grain
+        self.rng = rng
         wildness = float(rng.uniform(0.3, 1.0)) if rng.random() < wild else 0.0
         sequence = sequences.draw_sequence(rng, plan.kind, field_strength)
-        self.table, self.texture = sequences.randomised_signal(rng, parameters, sequence, wildness)
+        table, texture = sequences.randomised_signal(rng, parameters, sequence, wildness)
+        self.painted = volume.paint(body, table, texture, grain)
         body_y = float(np.median(patient.stations_geometry[10:20, 1]))
         self.back_y = body_y + 75.0 + float(patient.globals[an.SUBCUT_BACK])
         axial = plan.description == labels.AXIAL_T2
@@ -126,15 +127,11 @@ class _Painter:
 
     def slice(self, stack: StackPlan, origin: np.ndarray) -> np.ndarray:
         """One slice, uint16 of at most 12 bits."""
-        out = np.zeros(stack.shape, np.float32)
-        count = max(3, int(np.ceil(stack.thickness / 1.2)))
-        offsets = ((np.arange(count) + 0.5) / count - 0.5) * stack.thickness * 1.05
-        b = self.body
-        volume.sample_plane(out, origin, stack.row_mm, stack.column_mm, stack.normal, offsets,
-                            np.full(count, 1 / count), self.table, self.texture, self.grain, b.fine, b.fine_origin,
-                            b.fine_z, b.coarse, b.coarse_origin, volume.FINE_MM, volume.COARSE_MM)
+        out = volume.sample(self.painted, stack.shape, origin, stack.row_mm, stack.column_mm, stack.normal,
+                            stack.thickness)
         out *= artefacts.shading(self.scanner, stack.shape, origin, stack.row_mm, stack.column_mm, self.back_y)
-        image = artefacts.scan(self.rng, out, self.scanner)
+        spacing = (float(np.linalg.norm(stack.row_mm)), float(np.linalg.norm(stack.column_mm)))
+        image = artefacts.scan(self.rng, out, self.scanner, spacing)
         return np.clip(image * self.peak, 0, 4095).astype(np.uint16)
 
 
@@ -167,9 +164,7 @@ _CLASSES[ts.MARROW + an.S1 : ts.MARROW + 15] = 4
 
 def mask_slice(body: volume.Volume, stack: StackPlan, origin: np.ndarray) -> np.ndarray:
     """(rows, columns) uint8: 0 background, 1 vertebral body, 2 disc, 3 thecal sac (and roots), 4 sacrum."""
-    found = np.zeros(stack.shape, np.uint8)
-    volume.sample_labels(found, origin, stack.row_mm, stack.column_mm, body.fine, body.fine_origin, body.fine_z,
-                         body.coarse, body.coarse_origin, volume.FINE_MM, volume.COARSE_MM)
+    found = volume.sample_labels(body, stack.shape, origin, stack.row_mm, stack.column_mm)
     classes = _CLASSES[found]
     grown = ndimage.maximum_filter(np.where((classes == 1) | (classes == 4), classes, 0), 5)
     return np.where((found == ts.CORTEX) & (grown > 0), grown, classes).astype(np.uint8)

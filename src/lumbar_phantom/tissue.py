@@ -23,6 +23,7 @@ from lumbar_phantom.space import (
     protrusion,
     sac,
     smooth,
+    union,
     wall,
 )
 
@@ -45,8 +46,8 @@ ANNULUS, INNER, NUCLEUS, CORTEX, MARROW, POST_MARROW = (
 BASIVERTEBRAL, HAEMANGIOMA, LIGAMENT, CSF, ROOT, CORD = (
     ts.BASIVERTEBRAL, ts.HAEMANGIOMA, ts.LIGAMENT, ts.CSF, ts.ROOT, ts.CORD
 )
-EPIDURAL_FAT, FLAVUM, JOINT, INTERSPINOUS, VENOUS_PLEXUS, FATTY_MUSCLE, MUSCLE = (
-    ts.EPIDURAL_FAT, ts.FLAVUM, ts.JOINT, ts.INTERSPINOUS, ts.VENOUS_PLEXUS, ts.FATTY_MUSCLE, ts.MUSCLE
+FAT, EPIDURAL_FAT, FLAVUM, JOINT, INTERSPINOUS, VENOUS_PLEXUS, FATTY_MUSCLE, MUSCLE = (
+    ts.FAT, ts.EPIDURAL_FAT, ts.FLAVUM, ts.JOINT, ts.INTERSPINOUS, ts.VENOUS_PLEXUS, ts.FATTY_MUSCLE, ts.MUSCLE
 )
 STEPS = 28  # of the tables along a segment
 U_STEP = 0.4  # and across, mm
@@ -56,9 +57,9 @@ NOTHING = -1  # left to the muscles and organs
 @kernel
 def _disc_tissue(discs, j, f, u, v, a, b, depth):
     """Inside a disc: outer annulus dark, nucleus a flattened ellipsoid a little behind the centre."""
-    rn = (u / (0.66 * a)) ** 2 + ((v - 0.06 * b) / (0.62 * b)) ** 2
-    across = (f - 0.5) / 0.46
-    if rn + across * across * 0.9 < 1.0:
+    rn = (u / (0.70 * a)) ** 2 + ((v - 0.05 * b) / (0.68 * b)) ** 2
+    across = abs(f - 0.5) / 0.5
+    if rn + across * across * across < 1.0:
         return NUCLEUS + j
     if v > 0.0 and discs[j, FISSURE_R] > 0.0 and (u - 2.0) ** 2 + (v - 0.86 * b) ** 2 < discs[j, FISSURE_R] ** 2 \
             and abs(f - 0.55) < 0.22:
@@ -179,11 +180,10 @@ def _ellipse(x, y, z, rx, ry, rz):
 
 
 @kernel
-def _upper_arch(stations, vertebrae, discs, i, z, au, q, side_facet):
+def _upper_arch(vertebrae, i, z, au, q, half):
     """Depth inside pedicle, superior process, pars and transverse process of vertebra i; negative outside."""
     height = vertebrae[i, HEIGHT]
     zp = PEDICLE_AT * height
-    half = 0.5 * stations[2 * i, IPD]
     ped_w, ped_h = vertebrae[i, PED_W], vertebrae[i, PED_H]
     centre = half + 0.5 * ped_w
     best = -9.0
@@ -194,21 +194,51 @@ def _upper_arch(stations, vertebrae, discs, i, z, au, q, side_facet):
         reach = vertebrae[i, TRANSVERSE] - au
         slim = 1.0 - 0.35 * smooth(au, centre, vertebrae[i, TRANSVERSE])
         flat = _ellipse(q - 11.5 - 0.18 * (au - centre), z - zp - 0.5, 0.0, 3.4 * slim, 5.2 * slim, 9.0)
-        best = max(best, min(flat, reach))
+        best = union(best, min(flat, reach))
     # Pars: from the pedicle back and down to the inferior process
     pars = _ellipse((au - half - 2.5) * 0.8, q - 14.0, z - 0.52 * height, 5.5, 4.4, 0.36 * height)
-    return max(best, pars)
+    return union(best, pars)
 
 
 @kernel
-def _joint_place(stations, vertebrae, j, au, q):
+def _joint_place(vertebrae, j, au, q, half):
     """Across (+ behind) and along (+ outwards) the facet joint of disc j, mm."""
-    half = 0.5 * stations[2 * j + 2, IPD]
     angle = math.radians(vertebrae[j, FACET_DEG])
     ca, sa = math.cos(angle), math.sin(angle)
     across = -(au - half - 4.0) * sa + (q - 14.0) * ca
     along = (au - half - 4.0) * ca + (q - 14.0) * sa
     return across, along
+
+
+@kernel
+def _superior_process(vertebrae, discs, i, z, u, v, q, half, limit):
+    """Depth inside the superior articular process of vertebra i; its front is the roof of recess and foramen."""
+    au = abs(u)
+    tip = smooth(z, -SAP_TIP - 2.0, -SAP_TIP + 5.0)
+    across, along = _joint_place(vertebrae, i - 1, au, q, half)
+    if across > 0.0 or tip <= 0.0 or v <= limit:
+        return -9.0
+    grown = discs[i - 1, FACET_L] if u > 0 else discs[i - 1, FACET_R]
+    depth = min(_ellipse(across + 4.6, along + 0.5, 0.0, 4.6 + 0.6 * grown, (8.2 + grown) * tip, 20.0), v - limit + 0.4)
+    if along < 5.0 and across > -10.0 and v - limit < 5.0 and au > half:
+        depth = max(depth, min(v - limit, 3.0 * tip))
+    return min(depth, -across)
+
+
+@kernel
+def _inferior_process(vertebrae, discs, i, z, u, q, half):
+    """Depth inside the inferior articular process of vertebra i, behind the joint with vertebra i + 1."""
+    height = vertebrae[i, HEIGHT]
+    end = height + discs[i, DISC_H] + 8.0
+    if z < 0.45 * height or z > end:
+        return -9.0
+    across, along = _joint_place(vertebrae, i, abs(u), q, half)
+    if across <= 0.0:
+        return -9.0
+    grown = discs[i, FACET_L] if u > 0 else discs[i, FACET_R]
+    down = smooth(end - z, 0.0, 7.0)
+    depth = _ellipse(across - 4.6, along + 0.2, 0.0, 4.4 + 0.5 * grown, (7.6 + grown) * down, 20.0)
+    return min(depth, across)
 
 
 @kernel
@@ -220,32 +250,26 @@ def arch(stations, vertebrae, discs, gl, seg, f, u, v, limit):
     i0 = seg // 2
     best = -9.0
     joint = False
-    top = max(i0 - 1, 0)
-    for i in range(top, min(i0 + 2, N_VERT)):
+    half = 0.5 * lerp_column(stations, seg, f, IPD)
+    for i in range(max(i0 - 1, 0), min(i0 + 2, N_VERT)):
         z = below_upper(vertebrae, discs, seg, f, i)
-        height = vertebrae[i, HEIGHT]
+        if z < -SAP_TIP - 4.0 or z > 2.0 * vertebrae[i, HEIGHT]:
+            continue
+        depth = -9.0
         if i < S1:
-            best = max(best, _upper_arch(stations, vertebrae, discs, i, z, au, q, 0.0))
-            best = max(best, _lamina(stations, vertebrae, gl, i, z, u, v, q, limit))
+            depth = _upper_arch(vertebrae, i, z, au, q, half)
+            depth = union(depth, _lamina(stations, vertebrae, gl, i, z, u, v, q, limit))
+            depth = union(depth, _inferior_process(vertebrae, discs, i, z, u, q, half))
         elif i == S1 and q < 14.0:
-            r = math.sqrt(((au - 0.5 * stations[2 * i, IPD] - 8.0) / 9.0) ** 2 + ((z - 8.0) / 9.0) ** 2)
-            best = max(best, (1.0 - r) * 8.0)
-        if 0 < i <= S1 and -SAP_TIP - 4.0 < z < 0.5 * height:
-            j = i - 1
-            across, along = _joint_place(stations, vertebrae, j, au, q)
-            grown = discs[j, FACET_L] if u > 0 else discs[j, FACET_R]
+            r = math.sqrt(((au - half - 8.0) / 9.0) ** 2 + ((z - 8.0) / 9.0) ** 2)
+            depth = (1.0 - r) * 8.0
+        if 0 < i <= S1 and z < 0.5 * vertebrae[i, HEIGHT]:
+            depth = union(depth, _superior_process(vertebrae, discs, i, z, u, v, q, half, limit))
+            across, along = _joint_place(vertebrae, i - 1, au, q, half)
+            grown = discs[i - 1, FACET_L] if u > 0 else discs[i - 1, FACET_R]
             if abs(across) < 0.75 and abs(along) < 7.0 + grown and -SAP_TIP + 1.0 < z < 6.0:
                 joint = True
-            tip = smooth(z, -SAP_TIP - 2.0, -SAP_TIP + 5.0)
-            if across < 0.0 and tip > 0.0 and v > limit:
-                sap = _ellipse(across + 4.6, along + 0.5, 0.0, 4.6 + 0.6 * grown, (8.2 + grown) * tip, 20.0)
-                best = max(best, min(sap, v - limit + 0.4))
-                if along < 5.0 and across > -10.0 and v - limit < 5.0 and au > 0.5 * stations[2 * i, IPD]:
-                    best = max(best, min(v - limit, 3.0 * tip))
-            if across > 0.0 and z < 8.0:
-                down = smooth(8.0 - z, 0.0, 6.0)
-                iap = _ellipse(across - 4.6, along + 0.2, 0.0, 4.4 + 0.5 * grown, (7.6 + grown) * down, 20.0)
-                best = max(best, iap)
+        best = max(best, depth)
     if joint:
         return JOINT
     if best <= 0.0:
@@ -268,7 +292,7 @@ def _lamina(stations, vertebrae, gl, i, z, u, v, q, limit):
     if au < 0.5 * stations[2 * i, IPD] + 4.0:
         behind = v - limit - max(slope, 0.0)
         body = min(min(behind, 6.8 - behind), min(z - 0.42 * height - 0.1 * au, end + 0.25 * au - z))
-        best = max(best, body)
+        best = body
     back = stations[2 * i + 1, CANAL]
     run = q - back
     length = vertebrae[i, SPINOUS]
@@ -276,7 +300,7 @@ def _lamina(stations, vertebrae, gl, i, z, u, v, q, limit):
         thin = 3.0 + 1.2 * smooth(run, 0.6 * length, length)
         middle = 0.86 * height + 0.20 * run
         tall = vertebrae[i, SPIN_H] * (0.78 + 0.3 * smooth(run, 0.2 * length, 0.85 * length))
-        best = max(best, min(min(thin - au, tall - abs(z - middle)), min(run + 1.5, length - run)))
+        best = union(best, min(min(thin - au, tall - abs(z - middle)), min(run + 1.5, length - run)))
     return best
 
 
@@ -302,7 +326,7 @@ def canal(roots_at, vertebrae, discs, seg, f, u, v, half, posterior, row):
         for i in range(max(i0 - 1, 3), min(i0 + 2, S1 + 1)):
             if exiting_root(half, vertebrae, i, below_upper(vertebrae, discs, seg, f, i), au, q):
                 return ROOT
-    if au > half + 14.0:
+    if au > half + vertebrae[i0, PED_W] + 2.5:
         return NOTHING
     if v - ahead < 2.0 and au < 7.0 and seg % 2 == 0 and 0.25 < f < 0.8 and seg < 2 * S1:
         return VENOUS_PLEXUS
@@ -379,7 +403,10 @@ def behind_arch(stations, vertebrae, seg, f, u, v, posterior):
         return LIGAMENT
     if run < 3.5:
         return EPIDURAL_FAT
-    return INTERSPINOUS
+    stripe = math.sin(0.55 * run - 7.0 * f + 1.7 * i) + 0.5 * math.sin(0.23 * run + 4.0 * f)
+    if stripe > 0.75:
+        return FAT
+    return LIGAMENT if stripe < -1.15 else INTERSPINOUS
 
 
 @kernel

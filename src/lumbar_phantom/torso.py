@@ -42,10 +42,10 @@ def value_noise(tile, x, y, z, cell, seed):
 def _muscle(tile, gl, u, v, z, extra, seed):
     """Muscle with streaks of fat along the fibres, more of them where `extra` is."""
     share = gl[FAT_FRACTION] + extra
-    streak = value_noise(tile, u, v, z * 0.16, 3.2, seed)
-    coarse = value_noise(tile, u, v, z * 0.25, 9.0, seed + 1)
+    streak = value_noise(tile, u, v, z * 0.14, 2.4, seed)
+    coarse = value_noise(tile, u, v, z * 0.25, 10.0, seed + 1)
     level = 0.55 * streak + 0.45 * coarse
-    cut = 0.74 - 0.42 * share
+    cut = 0.80 - 0.42 * share
     if level > cut + 0.05:
         return FAT
     if level > cut - 0.03:
@@ -78,11 +78,14 @@ def near_spine(tile, stations, vertebrae, gl, seg, f, u, v, z):
     rb = vertebrae[i, PSOAS_B] * (1 - t) + vertebrae[k, PSOAS_B] * t
     if ra > 2.0:
         out = smooth(lam, 17.5, 24.0)
-        cu = a + 0.78 * ra + 1.0 + 20.0 * out
-        cv = 0.10 * b - 5.0 + 3.0 * smooth(lam, 10.0, 14.0) - 16.0 * out
+        cu = 0.95 * a + 0.66 * ra + 20.0 * out
+        cv = 0.22 * b - 1.0 - 19.0 * out
         r = ((au - cu) / ra) ** 2 + ((v - cv) / rb) ** 2
         if r < 1.0:
-            return _muscle(tile, gl, u, v, z, -0.03, seed + 7)
+            return _muscle(tile, gl, u, v, z, -0.08, seed + 7)
+    # Muscles between the transverse processes, behind psoas and beside the foramen
+    if -9.0 < q < 9.5 and au < a + 1.2 * ra + 6.0 and lam < 20.5:
+        return _muscle(tile, gl, u, v, z, 0.12, seed + 29)
     return _vessels(gl, lam, u, v, b)
 
 
@@ -100,7 +103,7 @@ def _paraspinal(tile, stations, vertebrae, gl, seg, f, lam, au, u, v, q, z, seed
     if r_mult < 1.0 and au > 2.2:
         if r_mult > 0.94:
             return FAT
-        return _muscle(tile, gl, u, v, z, 0.05 + 0.30 * low, seed + 11)
+        return _muscle(tile, gl, u, v, z, 0.03 + 0.20 * low, seed + 11)
     if r_out < 1.0:
         septum = abs(au - 0.98 * width - 2.5 * math.sin(0.3 * q))
         if septum < 0.7 and lam < 18.0:
@@ -111,7 +114,7 @@ def _paraspinal(tile, stations, vertebrae, gl, seg, f, lam, au, u, v, q, z, seed
     if q > edge and au < cu and q < edge + 1.55 * deep and lam < 23.0:
         return FAT
     if 12.0 < lam < 19.0:
-        r = ((au - 52.0) / 15.0) ** 2 + ((q - 9.0) / 7.5) ** 2
+        r = ((au - 56.0) / 21.0) ** 2 + ((q - 9.0 - 0.1 * au + 5.0) / 8.0) ** 2
         if r < 1.0:
             return _muscle(tile, gl, u, v, z, 0.0, seed + 17)
     return NOTHING
@@ -248,15 +251,13 @@ def torso(tile, bowel, gl, outline, row, x, y, z, sx, sy):
         septa = abs(value_noise(tile, x, y, z, 11.0, seed + 41) - 0.5)
         return ts.INTERSPINOUS if septa < 0.006 else FAT
     ring = gl[WALL] * (1.0 if y < sy - 5.0 else 0.8)
-    if y < sy + 12.0 and depth < thick + ring:
-        if abs(x - sx) < 7.0 and y < centre:
-            return LIGAMENT if depth < thick + 3.0 else FAT
+    if (y < sy + 12.0 or (y < sy + 32.0 and abs(x - sx) > 72.0)) and depth < thick + ring:
+        if abs(x - sx) < 6.0 and y < centre and depth > thick + 3.0:
+            return VISCERAL_FAT  # linea alba: a thin sheet
         within = depth - thick
         if abs(within - 0.36 * ring) < 0.6 or abs(within - 0.68 * ring) < 0.5:
             return FAT if abs(x - sx) > 55.0 else MUSCLE
         return MUSCLE
-    if y > sy + 8.0:
-        return VISCERAL_FAT
     return _organs(tile, bowel, gl, lam, x, y, z, sx, sy, seed)
 
 
@@ -279,6 +280,8 @@ def _organs(tile, bowel, gl, lam, x, y, z, sx, sy, seed):
         return VEIN if value_noise(tile, x, y, z, 12.0, seed + 53) > 0.83 else LIVER
     if ((x - sx - 98.0) / 32.0) ** 2 + ((y - sy - 2.0) / 45.0) ** 2 + ((lam - gl[KIDNEY_Z] + 4.0) * 17.0 / 50.0) ** 2 < 1:
         return SPLEEN
+    if y > sy + 8.0:
+        return VISCERAL_FAT
     if lam > 22.0:
         if ((x - sx) / 38.0) ** 2 + ((y - sy + 78.0) / 34.0) ** 2 + ((lam - 28.5) * 12.0 / 36.0) ** 2 < 1.0:
             return URINE

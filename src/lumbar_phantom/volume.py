@@ -19,11 +19,11 @@ from lumbar_phantom.torso import near_spine, torso
 FINE_MM = 0.75
 COARSE_MM = 1.5
 FINE_HALF_X, FINE_FRONT, FINE_BACK = 40.0, 32.0, 62.0  # mm around the line of body centres
-HALF_X, HALF_Z = 150.0, 180.0
+HALF_X, HALF_Z = 135.0, 180.0
 N_STATIONS = an.N_STATIONS
 DEPTH = an.DEPTH
 SUBCUT_BACK = an.SUBCUT_BACK
-AIR = ts.AIR
+AIR, FAT, MUSCLE, VISCERAL_FAT, NUCLEUS = ts.AIR, ts.FAT, ts.MUSCLE, ts.VISCERAL_FAT, ts.NUCLEUS
 
 
 @dataclass(slots=True)
@@ -73,23 +73,27 @@ def locate(geometry, x, y, z, hint):
 
 @kernel
 def _fill(out, xs, ys, zs, geometry, stations, vertebrae, discs, profiles, roots_at, gl, tile, bowel, outline,
-          outline_z, hollow):
+          outline_z, known, known_origin):
     """Label every voxel; xs, ys hold each layer's own origin and the step: (layers, 2).
 
-    hollow: leave out what the fine volume holds.
+    known: a volume of twice the step on the same lattice (or an empty one); where its eight voxels around a place
+    agree on a tissue without fine structure, that is the answer.
     """
     hint = 10
     for iz in range(out.shape[0]):
         z = zs[iz]
-        row = int(round((z - outline_z) / 1.0))
-        row = min(max(row, 0), outline.shape[0] - 1)
+        row = min(max(math_floor(z - outline_z + 0.5), 0), outline.shape[0] - 1)
         sx, sy = outline[row, 5], outline[row, 6]
+        muscle_end = outline[row, 0] - gl[SUBCUT_BACK] - 9.0
         for iy in range(out.shape[1]):
             y = ys[iz, 0] + ys[iz, 1] * iy
             for ix in range(out.shape[2]):
                 x = xs[iz, 0] + xs[iz, 1] * ix
-                if hollow and abs(x - sx) < FINE_HALF_X - 4.0 and 4.0 - FINE_FRONT < y - sy < FINE_BACK - 4.0:
-                    continue
+                if known.shape[0] > 0:
+                    label = _agreed(known, known_origin, x, y, z)
+                    if label >= 0:
+                        out[iz, iy, ix] = label
+                        continue
                 label = -1
                 if abs(x - sx) < 95.0 and y > sy - 75.0:
                     seg, f, thick, u, v = locate(geometry, x, y, z, hint)
@@ -98,13 +102,38 @@ def _fill(out, xs, ys, zs, geometry, stations, vertebrae, discs, profiles, roots
                         label = spine(stations, vertebrae, discs, profiles, roots_at, gl, seg, f, thick, u, v)
                     if label < 0:
                         label = near_spine(tile, stations, vertebrae, gl, seg, f, u, v, z)
-                        if label > 0 and y > outline[row, 0] - gl[SUBCUT_BACK] - 9.0:
+                        if label > 0 and y > muscle_end:
                             around = torso(tile, bowel, gl, outline, row, x, y, z, sx, sy)
-                            if around <= 2:
+                            if around <= FAT:
                                 label = around
                 if label < 0:
                     label = torso(tile, bowel, gl, outline, row, x, y, z, sx, sy)
                 out[iz, iy, ix] = label
+
+
+@kernel
+def _agreed(known, origin, x, y, z):
+    """The label that all voxels around a place share if it is one without fine structure, else -1."""
+    fx, fy, fz = (x - origin[0]) / COARSE_MM, (y - origin[1]) / COARSE_MM, (z - origin[2]) / COARSE_MM
+    if fx < 0.0 or fy < 0.0 or fz < 0.0:
+        return -1
+    ix, iy, iz = int(fx + 1e-6), int(fy + 1e-6), int(fz + 1e-6)
+    if ix >= known.shape[2] - 1 or iy >= known.shape[1] - 1 or iz >= known.shape[0] - 1:
+        return -1
+    label = known[iz, iy, ix]
+    if not (label <= MUSCLE or label == VISCERAL_FAT or label >= NUCLEUS):
+        return -1
+    for k in range(1, 8):
+        if known[iz + (k >> 2), iy + ((k >> 1) & 1), ix + (k & 1)] != label:
+            return -1
+    return label
+
+
+@kernel
+def math_floor(x):
+    """Floor as an integer, for negative coordinates too."""
+    i = int(x)
+    return i - 1 if x < i else i
 
 
 def spine_line(patient: an.Patient, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -145,7 +174,7 @@ def noise_tile(rng: np.random.Generator, side: int = 64) -> np.ndarray:
     spectrum = np.fft.rfftn(rng.standard_normal((side, side, side), dtype=np.float32))
     axis, last = np.fft.fftfreq(side), np.fft.rfftfreq(side)
     radius2 = axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + last[None, None, :] ** 2
-    smooth = np.fft.irfftn(spectrum * np.exp(-radius2 * (2 * np.pi * 1.5) ** 2 / 2), s=(side, side, side), axes=(0, 1, 2))
+    smooth = np.fft.irfftn(spectrum * np.exp(-radius2 * (2 * np.pi * 1.5) ** 2 / 2), s=(side,) * 3, axes=(0, 1, 2))
     t = smooth / smooth.std()
     return (1 / (1 + np.exp(-1.702 * t))).astype(np.float32)  # logistic approximation of the normal integral
 
@@ -177,116 +206,169 @@ def build(patient: an.Patient, rng: np.random.Generator) -> Volume:
     profiles, roots_at = tables(patient)
     arrays = (patient.stations_geometry, patient.stations, patient.vertebrae, patient.discs, profiles, roots_at,
               patient.globals, noise_tile(rng), bowel_loops(rng), outline, outline_z)
+    z_coarse = np.arange(-HALF_Z, HALF_Z + COARSE_MM, COARSE_MM)
+    low_y = np.floor((outline[:, 1].min() - 4) / COARSE_MM) * COARSE_MM
+    coarse_origin = np.array([-HALF_X, low_y, -HALF_Z])
+    deep = int((outline[:, 0].max() + 4 - low_y) / COARSE_MM) + 1
+    coarse = np.zeros((len(z_coarse), deep, int(2 * HALF_X / COARSE_MM) + 1), np.uint8)
+    step = np.full(len(z_coarse), COARSE_MM)
+    none = np.zeros((0, 1, 1), np.uint8)
+    _fill(coarse, np.stack([0 * step - HALF_X, step], 1), np.stack([0 * step + low_y, step], 1), z_coarse, *arrays,
+          none, coarse_origin)
     z_fine = np.arange(-HALF_Z, HALF_Z, FINE_MM)
     x, y, _ = spine_line(patient, z_fine)
-    origin = np.stack([x - FINE_HALF_X, y - FINE_FRONT], 1)
-    fine = np.zeros((len(z_fine), int((FINE_FRONT + FINE_BACK) / FINE_MM) + 1, int(2 * FINE_HALF_X / FINE_MM) + 1), np.uint8)
+    # Whole voxels, so that neighbouring layers and the coarse volume lie on one lattice
+    origin = np.round(np.stack([x - FINE_HALF_X, y - FINE_FRONT], 1) / FINE_MM) * FINE_MM
+    across = int(2 * FINE_HALF_X / FINE_MM) + 1
+    fine = np.zeros((len(z_fine), int((FINE_FRONT + FINE_BACK) / FINE_MM) + 1, across), np.uint8)
     step = np.full(len(z_fine), FINE_MM)
-    _fill(fine, np.stack([origin[:, 0], step], 1), np.stack([origin[:, 1], step], 1), z_fine, *arrays, False)
-    z_coarse = np.arange(-HALF_Z, HALF_Z + COARSE_MM, COARSE_MM)
-    low_y, high_y = float(outline[:, 1].min()) - 4, float(outline[:, 0].max()) + 4
-    coarse = np.zeros((len(z_coarse), int((high_y - low_y) / COARSE_MM) + 1, int(2 * HALF_X / COARSE_MM) + 1), np.uint8)
-    ones = np.ones(len(z_coarse))
-    _fill(coarse, np.stack([ones * -HALF_X, ones * COARSE_MM], 1), np.stack([ones * low_y, ones * COARSE_MM], 1),
-          z_coarse, *arrays, True)
-    return Volume(fine, origin, -HALF_Z, coarse, np.array([-HALF_X, low_y, -HALF_Z]))
+    _fill(fine, np.stack([origin[:, 0], step], 1), np.stack([origin[:, 1], step], 1), z_fine, *arrays, coarse,
+          coarse_origin)
+    return Volume(fine, origin, -HALF_Z, coarse, coarse_origin)
 
 
 @kernel
-def _bilinear(layer, table, fx, fy):
-    ix, iy = int(fx), int(fy)
-    tx, ty = fx - ix, fy - iy
-    a = table[layer[iy, ix]] * (1 - tx) + table[layer[iy, ix + 1]] * tx
-    b = table[layer[iy + 1, ix]] * (1 - tx) + table[layer[iy + 1, ix + 1]] * tx
-    return a * (1 - ty) + b * ty
+def _paint(labels, shifts, table, grain, texture, out, scratch):
+    """Signal of every voxel, smoothed by (1, 2, 1) / 4 along each axis.
 
-
-@kernel
-def sample_plane(out, origin, row_mm, column_mm, normal, offsets, weights, table, grain, texture, fine, fine_origin,
-                 fine_z, coarse, coarse_origin, fine_mm, coarse_mm):
-    """Mean signal over the slice's thickness at every pixel.
-
-    out (rows, columns) float32; table (256,) signal per label; grain (256,) relative texture per label; texture a
-    cubic float32 tile of mean 0. offsets and weights: places along the normal, mm.
+    labels (z, y, x) uint8; shifts (z, 2) whole voxels in x and y by which each layer lies off the first; out and
+    scratch like labels, float32; texture (n, n, n) float32 of mean 0, n a power of two.
     """
-    side = texture.shape[0]
+    nz, ny, nx = labels.shape
+    mask = texture.shape[0] - 1
+    row = np.zeros(nx, np.float32)
+    plane = np.zeros((ny, nx), np.float32)
+    for z in range(nz):
+        for y in range(ny):
+            ty = (y + shifts[z, 1]) & mask
+            for x in range(nx):
+                k = labels[z, y, x]
+                row[x] = table[k] * (np.float32(1.0) + grain[k] * texture[z & mask, ty, (x + shifts[z, 0]) & mask])
+            for x in range(1, nx - 1):
+                plane[y, x] = np.float32(0.25) * (row[x - 1] + row[x + 1]) + np.float32(0.5) * row[x]
+            plane[y, 0], plane[y, nx - 1] = row[0], row[nx - 1]
+        for y in range(ny):
+            above, below = max(y - 1, 0), min(y + 1, ny - 1)
+            for x in range(nx):
+                scratch[z, y, x] = (
+                    np.float32(0.25) * (plane[above, x] + plane[below, x]) + np.float32(0.5) * plane[y, x]
+                )
+    for z in range(nz):
+        below, above = max(z - 1, 0), min(z + 1, nz - 1)
+        bx, by = shifts[z, 0] - shifts[below, 0], shifts[z, 1] - shifts[below, 1]
+        ax, ay = shifts[z, 0] - shifts[above, 0], shifts[z, 1] - shifts[above, 1]
+        for y in range(ny):
+            yb, ya = min(max(y + by, 0), ny - 1), min(max(y + ay, 0), ny - 1)
+            for x in range(nx):
+                xb, xa = min(max(x + bx, 0), nx - 1), min(max(x + ax, 0), nx - 1)
+                out[z, y, x] = (
+                    np.float32(0.25) * (scratch[below, yb, xb] + scratch[above, ya, xa])
+                    + np.float32(0.5) * scratch[z, y, x]
+                )
+
+
+@dataclass(slots=True)
+class Painted:
+    """A volume in one series' contrast: float32 signal on the grids of a `Volume`."""
+
+    fine: np.ndarray
+    coarse: np.ndarray
+    body: Volume
+
+
+def paint(body: Volume, table: np.ndarray, grain: np.ndarray, texture: np.ndarray) -> Painted:
+    """Give labels their signal: table and grain (256,) float32 per label, texture a cubic tile of mean 0."""
+    fine = np.empty(body.fine.shape, np.float32)
+    shifts = np.round((body.fine_origin - body.fine_origin[0]) / FINE_MM).astype(np.int64)
+    _paint(body.fine, shifts, table, grain, texture, fine, np.empty_like(fine))
+    coarse = np.empty(body.coarse.shape, np.float32)
+    _paint(body.coarse, np.zeros((len(coarse), 2), np.int64), table, grain, texture, coarse, np.empty_like(coarse))
+    return Painted(fine, coarse, body)
+
+
+@kernel
+def _bilinear(layer, fx, fy):
+    ix, iy = int(fx), int(fy)
+    tx, ty = np.float32(fx - ix), np.float32(fy - iy)
+    one = np.float32(1.0)
+    a = layer[iy, ix] * (one - tx) + layer[iy, ix + 1] * tx
+    b = layer[iy + 1, ix] * (one - tx) + layer[iy + 1, ix + 1] * tx
+    return a * (one - ty) + b * ty
+
+
+@kernel
+def _sample(out, origin, row_mm, column_mm, normal, offsets, fine, fine_origin, fine_z, coarse, coarse_origin):
+    nz, ny, nx = fine.shape
+    mz, my, mx = coarse.shape
     for r in range(out.shape[0]):
         for c in range(out.shape[1]):
-            total = 0.0
+            total = np.float32(0.0)
             for k in range(offsets.shape[0]):
                 x = origin[0] + r * row_mm[0] + c * column_mm[0] + offsets[k] * normal[0]
                 y = origin[1] + r * row_mm[1] + c * column_mm[1] + offsets[k] * normal[1]
                 z = origin[2] + r * row_mm[2] + c * column_mm[2] + offsets[k] * normal[2]
-                value = table[AIR]
-                label = AIR
-                found = False
-                fz = (z - fine_z) / fine_mm
-                iz = int(math_floor(fz))
-                if 0 <= iz < fine.shape[0] - 1:
-                    inside = True
-                    part = 0.0
-                    tz = fz - iz
-                    for layer in range(2):
-                        fx = (x - fine_origin[iz + layer, 0]) / fine_mm
-                        fy = (y - fine_origin[iz + layer, 1]) / fine_mm
-                        if fx < 0 or fy < 0 or fx >= fine.shape[2] - 1 or fy >= fine.shape[1] - 1:
-                            inside = False
-                            break
-                        part += _bilinear(fine[iz + layer], table, fx, fy) * (tz if layer else 1 - tz)
-                        if layer == 0:
-                            label = fine[iz, int(fy + 0.5), int(fx + 0.5)]
-                    if inside:
-                        value = part
-                        found = True
-                if not found:
-                    fx = (x - coarse_origin[0]) / coarse_mm
-                    fy = (y - coarse_origin[1]) / coarse_mm
-                    fz = (z - coarse_origin[2]) / coarse_mm
-                    if 0 <= fx < coarse.shape[2] - 1 and 0 <= fy < coarse.shape[1] - 1 and 0 <= fz < coarse.shape[0] - 1:
-                        iz = int(fz)
-                        tz = fz - iz
-                        value = _bilinear(coarse[iz], table, fx, fy) * (1 - tz)
-                        value += _bilinear(coarse[iz + 1], table, fx, fy) * tz
-                        label = coarse[iz, int(fy + 0.5), int(fx + 0.5)]
-                if grain[label] != 0.0:
-                    tx = int(math_floor(x * 1.25)) & (side - 1)
-                    ty = int(math_floor(y * 1.25)) & (side - 1)
-                    tz2 = int(math_floor(z * 1.25)) & (side - 1)
-                    value *= 1.0 + grain[label] * texture[tz2, ty, tx]
-                total += weights[k] * value
-            out[r, c] = total
+                fz = (z - fine_z) / FINE_MM
+                if fz < 0.0 or fz >= nz - 1:
+                    continue  # beyond the patient's ends
+                iz = int(fz)
+                tz = np.float32(fz - iz)
+                fx, fy = (x - fine_origin[iz, 0]) / FINE_MM, (y - fine_origin[iz, 1]) / FINE_MM
+                gx, gy = (x - fine_origin[iz + 1, 0]) / FINE_MM, (y - fine_origin[iz + 1, 1]) / FINE_MM
+                if 0.0 <= fx < nx - 1 and 0.0 <= gx < nx - 1 and 0.0 <= fy < ny - 1 and 0.0 <= gy < ny - 1:
+                    total += _bilinear(fine[iz], fx, fy) * (np.float32(1.0) - tz) + _bilinear(fine[iz + 1], gx, gy) * tz
+                    continue
+                fx, fy = (x - coarse_origin[0]) / COARSE_MM, (y - coarse_origin[1]) / COARSE_MM
+                fz = (z - coarse_origin[2]) / COARSE_MM
+                if 0.0 <= fx < mx - 1 and 0.0 <= fy < my - 1 and 0.0 <= fz < mz - 1:
+                    iz = int(fz)
+                    tz = np.float32(fz - iz)
+                    total += _bilinear(coarse[iz], fx, fy) * (np.float32(1.0) - tz)
+                    total += _bilinear(coarse[iz + 1], fx, fy) * tz
+            out[r, c] = total / offsets.shape[0]
+
+
+def sample(painted: Painted, shape: tuple[int, int], origin: np.ndarray, row_mm: np.ndarray, column_mm: np.ndarray,
+           normal: np.ndarray, thickness: float) -> np.ndarray:
+    """Mean signal over the slice's thickness at every pixel of a plane, (rows, columns) float32."""
+    out = np.empty(shape, np.float32)
+    count = max(3, int(np.ceil(thickness / 1.3)))
+    offsets = ((np.arange(count) + 0.5) / count - 0.5) * thickness * 1.05
+    body = painted.body
+    _sample(out, origin, row_mm, column_mm, normal, offsets, painted.fine, body.fine_origin, body.fine_z,
+            painted.coarse, body.coarse_origin)
+    return out
 
 
 @kernel
-def math_floor(x):
-    """Floor as a float, for negative coordinates too."""
-    i = int(x)
-    return i - 1 if x < i else i
+def label_at(x, y, z, fine, fine_origin, fine_z, coarse, coarse_origin):
+    """Nearest label at one point of patient space."""
+    iz = math_floor((z - fine_z) / FINE_MM + 0.5)
+    if 0 <= iz < fine.shape[0]:
+        ix = math_floor((x - fine_origin[iz, 0]) / FINE_MM + 0.5)
+        iy = math_floor((y - fine_origin[iz, 1]) / FINE_MM + 0.5)
+        if 0 <= ix < fine.shape[2] and 0 <= iy < fine.shape[1]:
+            return fine[iz, iy, ix]
+    ix = math_floor((x - coarse_origin[0]) / COARSE_MM + 0.5)
+    iy = math_floor((y - coarse_origin[1]) / COARSE_MM + 0.5)
+    iz = math_floor((z - coarse_origin[2]) / COARSE_MM + 0.5)
+    if 0 <= ix < coarse.shape[2] and 0 <= iy < coarse.shape[1] and 0 <= iz < coarse.shape[0]:
+        return coarse[iz, iy, ix]
+    return AIR
 
 
 @kernel
-def sample_labels(out, origin, row_mm, column_mm, fine, fine_origin, fine_z, coarse, coarse_origin, fine_mm, coarse_mm):
-    """Nearest label at every pixel of a plane, for masks and tests."""
+def _labels(out, origin, row_mm, column_mm, fine, fine_origin, fine_z, coarse, coarse_origin):
     for r in range(out.shape[0]):
         for c in range(out.shape[1]):
             x = origin[0] + r * row_mm[0] + c * column_mm[0]
             y = origin[1] + r * row_mm[1] + c * column_mm[1]
             z = origin[2] + r * row_mm[2] + c * column_mm[2]
-            out[r, c] = label_at(x, y, z, fine, fine_origin, fine_z, coarse, coarse_origin, fine_mm, coarse_mm)
+            out[r, c] = label_at(x, y, z, fine, fine_origin, fine_z, coarse, coarse_origin)
 
 
-@kernel
-def label_at(x, y, z, fine, fine_origin, fine_z, coarse, coarse_origin, fine_mm, coarse_mm):
-    """Nearest label at one point of patient space."""
-    iz = math_floor((z - fine_z) / fine_mm + 0.5)
-    if 0 <= iz < fine.shape[0]:
-        ix = math_floor((x - fine_origin[iz, 0]) / fine_mm + 0.5)
-        iy = math_floor((y - fine_origin[iz, 1]) / fine_mm + 0.5)
-        if 0 <= ix < fine.shape[2] and 0 <= iy < fine.shape[1]:
-            return fine[iz, iy, ix]
-    ix = math_floor((x - coarse_origin[0]) / coarse_mm + 0.5)
-    iy = math_floor((y - coarse_origin[1]) / coarse_mm + 0.5)
-    iz = math_floor((z - coarse_origin[2]) / coarse_mm + 0.5)
-    if 0 <= ix < coarse.shape[2] and 0 <= iy < coarse.shape[1] and 0 <= iz < coarse.shape[0]:
-        return coarse[iz, iy, ix]
-    return AIR
+def sample_labels(body: Volume, shape: tuple[int, int], origin: np.ndarray, row_mm: np.ndarray,
+                  column_mm: np.ndarray) -> np.ndarray:
+    """Nearest label at every pixel of a plane, (rows, columns) uint8, for masks and tests."""
+    out = np.zeros(shape, np.uint8)
+    _labels(out, origin, row_mm, column_mm, body.fine, body.fine_origin, body.fine_z, body.coarse, body.coarse_origin)
+    return out
