@@ -8,6 +8,7 @@ VENV     := .venv
 PY       := $(VENV)/bin/python
 STAMP    := $(VENV)/.installed
 CANDIDATES := python3 python3.12 python3.13 python3.11 python
+CANDIDATES_312 := python3.12 python3 python $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python3.12)
 
 # dry-run: the user's own sample images, or phantoms
 DATA     ?=
@@ -72,7 +73,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 $(PARITY_STAMP): pyproject.toml constraints-kaggle.txt
-	@py=$$($(call find,$(PYTHON312),python3.12 python3 python,$(IS_312),no Python 3.12 found (the version of the notebook image); name one with PYTHON312=/path/to/python3.12)) && \
+	@py=$$($(call find,$(PYTHON312),$(CANDIDATES_312),$(IS_312),no Python 3.12 found (the version of the notebook image); name one with PYTHON312=/path/to/python3.12)) && \
 	  $(MAKE) --no-print-directory .install FOLDER=$(PARITY_VENV) INTERPRETER="$$py" CONSTRAINTS=constraints-kaggle.txt
 	@touch $@
 

@@ -9,11 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lumbar.errors import LumbarError
+from lumbar.manifest import manifest_hash
+from lumbar_publish import step_dataset, step_kernel, step_submit
 from lumbar_publish.chain import run_chain
+from lumbar_publish.files import write_text
 from lumbar_publish.names import DEFAULT_SLUG, DatasetId, Layout
-from lumbar_publish.seal import Sealed, read_json, seal, source_of, verify_against_lock
+from lumbar_publish.publication import Publication
+from lumbar_publish.seal import Sealed, described, read_json, seal, source_of, verify_against_lock
 from lumbar_publish.whole import chain_of
 
+ALL = "all"
+STEPS = {"dataset": step_dataset.run, "kernel": step_kernel.run, "submit": step_submit.run}  # in their order
+LATER = ("kernel", "submit")  # steps that go on with what lies sealed
 MakeSample = Callable[[Path], None]
 
 
@@ -30,8 +37,15 @@ def main(layout: Layout, make_sample: MakeSample, argv: list[str] | None = None)
         if options.verify:
             print(f"{options.verify}: manifest {verify_against_lock(layout, options.verify)}, as the lock file says")
             return 0
+        if options.publish and not options.message:
+            raise LumbarError("--publish needs notes for the version: add -m NOTES")
         sealed = _seal(layout, options, make_sample)
         print(summary(sealed))
+        if options.publish:
+            publication = Publication(layout, sealed, options.message)
+            for step, run in STEPS.items():
+                if options.publish in (step, ALL):
+                    run(publication)
     except LumbarError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -47,18 +61,27 @@ def summary(sealed: Sealed) -> str:
 
 
 def _seal(layout: Layout, options: argparse.Namespace, make_sample: MakeSample) -> Sealed:
-    manifest, _ = source_of(layout, options.run)
-    data = read_json(manifest)
+    data = read_json(source_of(layout, options.run)[0])
     locked = read_json(layout.lock) if layout.lock.is_file() else data
-    dataset = DatasetId.choose((locked.get("dataset") or {}).get("id"), options.owner, options.slug)
+    locked_id = (locked.get("dataset") or {}).get("id")
+    dataset = DatasetId.choose(locked_id, options.owner, options.slug)
+    if options.publish in LATER and options.run is None and str(dataset) == locked_id and layout.sealed.is_dir():
+        verify_against_lock(layout, layout.sealed)
+        return described(layout.sealed, dataset)
 
     def rehearse(folder: Path) -> None:
+        # What ran once need not run again; the mark is the manifest's hash, which covers code and weights.
+        mark = layout.sealed.parent / "rehearsed"
+        staged = manifest_hash(folder)
+        if mark.is_file() and mark.read_text(encoding="utf-8").strip() == staged:
+            return
         with tempfile.TemporaryDirectory(prefix="lumbar-sample-") as scratch:
             sample = options.sample
             if sample is None:
                 sample = Path(scratch) / "cohort"
                 make_sample(sample)
             run_chain(folder, sample, chain_of(data))
+        write_text(mark, staged + "\n")
 
     return seal(
         layout, run=options.run, dataset=dataset, force=options.force, as_demo=options.demo, rehearse=rehearse
@@ -78,5 +101,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--sample", type=Path, metavar="ROOT", help="studies to try the sealed chain on; default: one phantom"
     )
+    parser.add_argument(
+        "--publish",
+        nargs="?",
+        choices=[ALL, *STEPS],
+        const=ALL,
+        help="then create or version the dataset, push the notebook, submit it; or one of these steps",
+    )
+    parser.add_argument("-m", "--message", metavar="NOTES", help="version notes and submission message")
     parser.add_argument("--verify", type=Path, metavar="FOLDER", help="check a sealed folder against the lock file")
     return parser

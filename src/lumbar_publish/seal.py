@@ -24,8 +24,11 @@ DATASET_METADATA = "dataset-metadata.json"
 MAX_TOP_LEVEL = 50  # entries of a Kaggle dataset's top level
 # What may ship from the package's folder; anything else there (caches, editors' backups) stays at home.
 _SHIPPED = {".py", ".j2", ".html", ".css", ".js", ".json", ".csv", ".txt", ".typed"}
-# Archives made of the folder hold these time stamps: fixed, so that they have the same bytes too (2024-01-01 UTC).
-_EPOCH_S = 1704067200
+# Time stamps are part of what is uploaded (archives hold them). They follow from the manifest: the same content always
+# has the same, and other content another, because the client takes a file of equal name, size and time for one whose
+# upload was interrupted, and would keep the old bytes.
+_EPOCH_S = 1704067200  # 2024-01-01 UTC
+_SPREAD_S = 1 << 24  # half a year
 
 
 @dataclass(frozen=True)
@@ -173,9 +176,10 @@ def _stage(folder: Path, layout: Layout, data: dict[str, Any], weights: Path, da
         _copy(source, folder / entry["file"])
     manifests.write_manifest(folder / MANIFEST, data)
     write_json(folder / DATASET_METADATA, dataset_metadata(dataset))
+    stamp_s = _EPOCH_S + int(manifests.manifest_hash(folder), 16) % _SPREAD_S
     for path in [*folder.rglob("*"), folder]:
         os.chmod(path, 0o755 if path.is_dir() else 0o644)
-        os.utime(path, (_EPOCH_S, _EPOCH_S))
+        os.utime(path, (stamp_s, stamp_s))
     entries = len(list(folder.iterdir()))
     if entries > MAX_TOP_LEVEL:
         raise ManifestError(f"{folder}: {entries} entries at the top level, Kaggle takes at most {MAX_TOP_LEVEL}")

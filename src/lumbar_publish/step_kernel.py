@@ -1,0 +1,141 @@
+"""Push the notebook attached to the dataset, wait for its run, fetch what it left and check it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+from lumbar.errors import CohortError
+from lumbar_publish.client import KaggleError, wait_for
+from lumbar_publish.publication import AGAIN, Publication
+from lumbar_publish.remote import newest_hash, parse_json
+from lumbar_publish.seal import read_json
+from lumbar_publish.submission import check_submission
+
+MAX_NOTEBOOK_BYTES = 1_000_000  # the server refuses larger ones
+_RUN_LIMIT_S = 12 * 3600.0  # queue and run
+_PUSH_LIMIT_S, _FETCH_LIMIT_S = 600.0, 1800.0
+_RUNNING = ("QUEUED", "RUNNING", "NEW_SCRIPT")
+
+
+def run(publication: Publication) -> None:
+    """Push unless this very notebook was pushed; end when its run left a valid submission.
+
+    Raises:
+        KaggleError: it was refused, failed, or left no valid submission; says what to do.
+    """
+    if newest_hash(publication.client, publication.dataset) != publication.sealed.manifest_hash:
+        raise KaggleError(
+            f"dataset {publication.dataset} is not at {publication.mark}: "
+            "run `build_dataset.py --publish dataset -m NOTES` first"
+        )
+    content = _content(publication)
+    if publication.noted("pushed") != content:
+        publication.note(pushed=content, kernel_version=_push(publication), is_checked=False)
+    version = int(publication.noted("kernel_version"))
+    if not publication.noted("is_checked"):
+        try:
+            _wait_run(publication, version)
+            _check_output(publication, version)
+        except _RunFailed:
+            publication.note(pushed=None)  # pushing the same again is a new attempt, not a repetition
+            raise
+        publication.note(is_checked=True)
+    publication.log(f"notebook {publication.kernel} version {version}: complete, its submission is valid")
+
+
+class _RunFailed(KaggleError):
+    """The run ended without what it was for."""
+
+
+def _content(publication: Publication) -> str:
+    """What would be pushed, to tell whether it was."""
+    layout = publication.layout
+    data = layout.notebook.read_bytes() + layout.kernel_metadata.read_bytes()
+    return f"{publication.kernel} {hashlib.sha256(data).hexdigest()}"
+
+
+def _push(publication: Publication) -> int:
+    """Push; the version number that Kaggle gave."""
+    layout = publication.layout
+    size = layout.notebook.stat().st_size
+    if size >= MAX_NOTEBOOK_BYTES:
+        raise KaggleError(f"{layout.notebook}: {size} bytes, expected less than 1 MB: run `make seal` to make it anew")
+    metadata = read_json(layout.kernel_metadata)
+    slug, title = str(metadata.get("id", "")).rpartition("/")[2], str(metadata.get("title", ""))
+    if as_slug(title) != slug:
+        raise KaggleError(
+            f"{layout.kernel_metadata}: the title {title!r} leads to the name {as_slug(title)!r}, the id says "
+            f"{slug!r}: run `make seal` to make them agree"
+        )
+    folder = str(layout.kernel_metadata.parent)
+    reply = publication.client.act("kernels", "push", "-p", folder, limit_s=_PUSH_LIMIT_S)
+    invalid = re.search(r"not valid (dataset|competition|kernel|model) sources.*?: (.*)", reply.text, re.DOTALL)
+    if invalid:
+        names = invalid[2].splitlines()[0]
+        rules = ", accept its rules on kaggle.com" if invalid[1] == "competition" else ""
+        raise KaggleError(f"{invalid[1]} sources {names} are not valid{rules}: mend {layout.kernel_metadata}, {AGAIN}")
+    pushed = re.search(r"Kernel version (\d+) successfully pushed", reply.text)
+    if pushed is None:
+        raise reply.error(f"the notebook was not pushed: mend that, {AGAIN}")
+    return int(pushed[1])
+
+
+def as_slug(title: str) -> str:
+    """The name that Kaggle makes of a title."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
+def _wait_run(publication: Publication, version: int) -> None:
+    def look() -> str | None:
+        reply = publication.client.ask("kernels", "status", publication.kernel)
+        status = re.search(r'has status "(?:KernelWorkerStatus\.)?(\w+)"', reply.out)
+        if status is None:
+            raise reply.error(f"no status of {publication.kernel}: {AGAIN}")
+        return None if status[1].upper() in _RUNNING else status[1].upper()
+
+    what = f"notebook {publication.kernel} version {version}"
+    ending = wait_for(look, f"the run of {what}", _RUN_LIMIT_S, publication.log)
+    if ending != "COMPLETE":
+        _fetch(publication)
+        raise _RunFailed(
+            f"{what} ended with {ending}: {_log_tail(publication)}: see {publication.output}, mend that, {AGAIN}"
+        )
+
+
+def _fetch(publication: Publication) -> None:
+    """Download output and log; what an earlier run left does not stay."""
+    for name in ("submission.csv", "record.json", f"{publication.sealed.dataset.kernel_slug}.log"):
+        (publication.output / name).unlink(missing_ok=True)
+    where = str(publication.output)
+    publication.client.act("kernels", "output", publication.kernel, "-p", where, "-o", limit_s=_FETCH_LIMIT_S)
+
+
+def _check_output(publication: Publication, version: int) -> None:
+    _fetch(publication)
+    what = f"notebook {publication.kernel} version {version}"
+    submission, record = publication.output / "submission.csv", publication.output / "record.json"
+    if not submission.is_file():
+        raise _RunFailed(
+            f"{what} left no submission.csv: {_log_tail(publication)}: see {publication.output}, mend that, {AGAIN}"
+        )
+    ran = read_json(record).get("manifest_hash") if record.is_file() else publication.sealed.manifest_hash
+    if ran != publication.sealed.manifest_hash:
+        raise _RunFailed(f"{what} ran manifest {str(ran)[:12]}, expected {publication.mark}: run this again")
+    try:
+        check_submission(submission)
+    except CohortError as error:
+        raise _RunFailed(f"{what} left an invalid submission: {error}: mend that, {AGAIN}") from None
+
+
+def _log_tail(publication: Publication) -> str:
+    """The last line of the run's log, which Kaggle keeps as JSON events."""
+    path = publication.output / f"{publication.sealed.dataset.kernel_slug}.log"
+    if not path.is_file():
+        return "no log"
+    text = path.read_text(encoding="utf-8", errors="replace")
+    events = parse_json(text)
+    if isinstance(events, list):
+        text = "".join(str(event.get("data", "")) for event in events if isinstance(event, dict))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "empty log"

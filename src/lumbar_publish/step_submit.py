@@ -1,0 +1,66 @@
+"""Submit the pushed notebook version to the competition and wait for its scores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lumbar_publish.client import KaggleError, wait_for
+from lumbar_publish.names import COMPETITION
+from lumbar_publish.publication import AGAIN, Publication
+from lumbar_publish.remote import parse_json
+
+_LISTING_LIMIT_S = 60.0  # from the submission to its place in the list
+_SCORING_LIMIT_S = 12 * 3600.0  # the hidden test runs for up to nine hours
+
+
+def run(publication: Publication) -> None:
+    """Submit unless this version was submitted; wait for the scores and say them.
+
+    Raises:
+        KaggleError: nothing to submit, refused, or not scored.
+    """
+    version = publication.noted("kernel_version")
+    if version is None or not publication.noted("is_checked"):
+        raise KaggleError(
+            f"no checked run of {publication.kernel} at {publication.mark}: "
+            "run `build_dataset.py --publish kernel -m NOTES` first"
+        )
+    mark = f"{publication.mark}, notebook version {version}"
+    if _listed(publication, mark) is None:
+        _submit(publication, int(version), mark)
+
+    def look() -> dict[str, Any] | None:
+        row = _listed(publication, mark)
+        return row if row and "PENDING" not in str(row.get("status")).upper() else None
+
+    row = wait_for(look, f"scoring of {mark}", _SCORING_LIMIT_S, publication.log)
+    if "COMPLETE" not in str(row.get("status")).upper():
+        raise KaggleError(
+            f"submission {row.get('ref')} of {mark} ended with {row.get('status')}: see "
+            f"kaggle.com/competitions/{COMPETITION}/submissions, mend that, and publish a new version"
+        )
+    public, private = (str(row.get(name) or "not shown") for name in ("publicScore", "privateScore"))
+    publication.log(f"submission {row.get('ref')}: public score {public}, private score {private}")
+
+
+def _submit(publication: Publication, version: int, mark: str) -> None:
+    message = f"{publication.notes} ({mark})"
+    reply = publication.client.act(
+        "competitions", "submit", COMPETITION, "-f", "submission.csv", "-k", publication.kernel, "-v", str(version),
+        "-m", message,
+    )  # fmt: skip
+    try:
+        wait_for(lambda: _listed(publication, mark), "the listing", _LISTING_LIMIT_S, publication.log)
+    except KaggleError as error:
+        if error.trouble.is_no_answer:
+            raise
+        raise reply.error(f"Kaggle lists no such submission, {AGAIN}") from None
+
+
+def _listed(publication: Publication, mark: str) -> dict[str, Any] | None:
+    """Our submission as Kaggle lists it, recognised by its message."""
+    reply = publication.client.ask("competitions", "submissions", COMPETITION, "--format", "json", "--page-size", "100")
+    rows = parse_json(reply.out)
+    if rows is None and "No submissions found" not in reply.out:
+        raise reply.error(f"no list of submissions: {AGAIN}")
+    return next((row for row in rows or [] if mark in str(row.get("description"))), None)

@@ -1,0 +1,436 @@
+"""The whole way to Kaggle and its failures, with the real client against a server on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lumbar.labels import COLUMNS
+from lumbar_publish import client
+from lumbar_publish.cli import main
+from lumbar_publish.names import COMPETITION, Layout
+from lumbar_publish.seal import seal
+from publish.kaggle_server import KEY, TOKEN, USER, KaggleServer, wait_until
+
+DATASET, KERNEL = f"{USER}/lumbar-kit", f"{USER}/lumbar-kit-submission"
+Publish = Callable[..., tuple[int, str, str]]
+
+
+def run_output(request: dict) -> dict[str, bytes]:
+    """What a good run of the pushed notebook leaves."""
+    manifest = re.search(r"[0-9a-f]{64}", request["text"])
+    assert manifest
+    rows = ["row_id,normal_mild,moderate,severe", *(f"7_{column},0.5,0.3,0.2" for column in COLUMNS)]
+    record = json.dumps({"manifest_hash": manifest[0]})
+    return {"submission.csv": ("\n".join(rows) + "\n").encode(), "record.json": record.encode()}
+
+
+@pytest.fixture
+def kaggle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KaggleServer]:
+    """A server, and an environment in which the client finds it and a good key, and nothing of this machine's."""
+    server = KaggleServer()
+    server.output = run_output
+    for name in [name for name in os.environ if name.startswith("KAGGLE_")]:
+        monkeypatch.delenv(name)
+    home = tmp_path / "home"
+    (home / ".kaggle").mkdir(parents=True)
+    for name, value in {
+        "HOME": str(home),
+        "KAGGLE_CONFIG_DIR": str(home / ".kaggle"),
+        "KAGGLE_API_ENVIRONMENT": "LOCALHOST",
+        "HTTP_PROXY": server.url,
+        "http_proxy": server.url,
+        "NO_PROXY": "",
+        "no_proxy": "",
+        "KAGGLE_USERNAME": USER,
+        "KAGGLE_KEY": KEY,
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(client, "_FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr(client, "_LONGEST_PAUSE_S", 0.2)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def publish(layout: Layout, competition: Path, capsys: pytest.CaptureFixture[str]) -> Publish:
+    """Run ``build_dataset.py --publish`` on the tiny repository: exit code, output, errors."""
+
+    def run(*steps: str) -> tuple[int, str, str]:
+        code = main(layout, lambda folder: None, ["--sample", str(competition), "--publish", *steps, "-m", "first try"])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def error_line(err: str) -> str:
+    """The one error line, apart from the client's progress bars."""
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert err.rstrip().endswith(lines[0])
+    return lines[0]
+
+
+def test_whole_publication_and_its_repetition(kaggle: KaggleServer, publish: Publish, layout: Layout) -> None:
+    code, out, err = publish()
+    assert code == 0, out + err
+    assert "public score 0.355, private score 0.401" in out
+    stored = kaggle.datasets[DATASET].versions
+    assert len(stored) == 1
+    sealed = {p.relative_to(layout.sealed).as_posix(): p.read_bytes() for p in layout.sealed.rglob("*") if p.is_file()}
+    del sealed["dataset-metadata.json"]
+    assert stored[0] == sealed
+    pushed = kaggle.kernels[KERNEL].versions
+    assert len(pushed) == 1
+    assert pushed[0]["datasetDataSources"] == [DATASET]
+    assert pushed[0]["competitionDataSources"] == [COMPETITION]
+    assert pushed[0]["machineShape"] == "NvidiaTeslaT4"
+    assert not pushed[0].get("enableInternet", False)
+    assert [row["description"].startswith("first try (manifest ") for row in kaggle.submissions] == [True]
+    assert "100%" in err  # the client's own progress bar
+
+    code, out, _ = publish()
+    assert code == 0
+    assert "nothing to upload" in out
+    assert "public score 0.355" in out
+    counts = (len(kaggle.datasets[DATASET].versions), len(kaggle.kernels[KERNEL].versions), len(kaggle.submissions))
+    assert counts == (1, 1, 1)
+
+
+def test_steps_one_by_one_and_a_new_version_of_changed_code(
+    kaggle: KaggleServer, publish: Publish, layout: Layout
+) -> None:
+    for step in ("dataset", "kernel", "submit"):
+        code, out, err = publish(step)
+        assert code == 0, out + err
+    (layout.kernel / "stages" / "__init__.py").write_text("x = 1\n")
+    code, out, err = publish()
+    assert code == 0, out + err
+    assert len(kaggle.datasets[DATASET].versions) == 2
+    assert len(kaggle.kernels[KERNEL].versions) == 2
+    assert len(kaggle.submissions) == 2
+    assert kaggle.calls["CreateDatasetVersion"] == 1
+
+
+def test_steps_out_of_order_say_what_comes_first(kaggle: KaggleServer, publish: Publish) -> None:
+    code, _, err = publish("kernel")
+    assert code == 1
+    assert "--publish dataset" in error_line(err)
+    code, _, err = publish("submit")
+    assert code == 1
+    assert "--publish kernel" in error_line(err)
+
+
+def test_archives_that_lose_their_folder_are_still_whole(kaggle: KaggleServer, publish: Publish) -> None:
+    kaggle.unpacks_into_folder = False
+    assert publish("dataset")[0] == 0
+    assert "aggregator.full.safetensors" in kaggle.datasets[DATASET].versions[0]
+    assert "nothing to upload" in publish("dataset")[1]
+
+
+def test_publication_killed_in_its_middle_continues(
+    kaggle: KaggleServer, layout: Layout, competition: Path, publish: Publish
+) -> None:
+    kaggle.run_statuses = ["RUNNING"] * 1000 + ["COMPLETE"]
+    script = (
+        "import sys; from pathlib import Path; from lumbar_publish.cli import main; from lumbar_publish.names import "
+        f"Layout; main(Layout(Path({str(layout.root)!r})), None, "
+        f"['--sample', {str(competition)!r}, '--publish', '-m', 'first try'])"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.DEVNULL)
+    assert wait_until(lambda: kaggle.calls["GetKernelSessionStatus"] > 0, 60)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kaggle.kernels[KERNEL].statuses = ["COMPLETE"]
+    code, out, err = publish()
+    assert code == 0, out + err
+    assert len(kaggle.datasets[DATASET].versions) == 1
+    assert len(kaggle.kernels[KERNEL].versions) == 1
+    assert len(kaggle.submissions) == 1
+
+
+def test_plain_client_works_on_what_is_left(kaggle: KaggleServer, layout: Layout) -> None:
+    seal(layout)
+
+    def kaggle_says(*arguments: str) -> str:
+        command = [sys.executable, "-m", "kaggle", *arguments]
+        return subprocess.run(command, cwd=layout.root, capture_output=True, text=True, check=True).stdout
+
+    kaggle.processing_looks = 0
+    folder = ("-p", "dist/dataset", "--dir-mode", "zip")
+    assert "is being created" in kaggle_says("datasets", "create", *folder)
+    assert "is being created" in kaggle_says("datasets", "version", *folder, "-m", "notes")
+    assert "Kernel version 1 successfully pushed" in kaggle_says("kernels", "push", "-p", "kernel")
+    assert "does not resolve" not in kaggle_says("kernels", "push", "-p", "kernel")
+    assert len(kaggle.datasets[DATASET].versions) == 2
+
+
+# ---- failures: exit 1, one line that says what to do next -------------------------------------------------------------
+
+
+def test_placeholder_owner_is_refused(layout: Layout, competition: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--sample", str(competition), "--owner", "your-kaggle-name", "--publish", "-m", "x"]
+    assert main(layout, lambda folder: None, arguments) == 1
+    assert "--owner NAME or KAGGLE_USERNAME" in error_line(capsys.readouterr().err)
+
+
+def test_notes_are_asked_for(layout: Layout, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(layout, lambda folder: None, ["--publish"]) == 1
+    assert "add -m NOTES" in error_line(capsys.readouterr().err)
+
+
+def test_no_credentials(kaggle: KaggleServer, publish: Publish, monkeypatch: pytest.MonkeyPatch, layout: Layout) -> None:
+    seal(layout)
+    monkeypatch.delenv("KAGGLE_KEY")
+    code, _, err = publish()
+    assert code == 1
+    assert "no Kaggle credentials: set KAGGLE_API_TOKEN" in error_line(err)
+
+
+@pytest.mark.parametrize("place", ["variable", "file"])
+def test_stale_token_that_shadows_a_good_key(
+    kaggle: KaggleServer, publish: Publish, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    if place == "variable":
+        monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
+    else:
+        (Path.home() / ".kaggle" / "access_token").write_text(TOKEN)
+    code, out, err = publish()
+    line = error_line(err)
+    assert code == 1
+    assert "takes before the key in KAGGLE_KEY: remove or renew that token" in line
+    assert ("KAGGLE_API_TOKEN" if place == "variable" else "~/.kaggle/access_token") in line
+    assert TOKEN not in out + err
+    assert KEY not in out + err
+
+
+def test_good_token_alone_works(kaggle: KaggleServer, publish: Publish, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
+    monkeypatch.delenv("KAGGLE_KEY")
+    kaggle.token_is_valid = True
+    assert publish("dataset")[0] == 0
+
+
+def test_wrong_key(kaggle: KaggleServer, publish: Publish, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAGGLE_KEY", "f" * 32)
+    code, _, err = publish()
+    assert code == 1
+    assert "Kaggle refused the credentials in KAGGLE_KEY (401): make new ones" in error_line(err)
+
+
+def test_version_refused_while_processing(kaggle: KaggleServer, publish: Publish, layout: Layout) -> None:
+    assert publish("dataset")[0] == 0
+    (layout.kernel / "stages" / "__init__.py").write_text("x = 1\n")
+    kaggle.refuse("CreateDatasetVersion", 403, "Forbidden: the dataset is still being processed")
+    code, _, err = publish("dataset")
+    assert code == 1
+    assert "still being processed: not allowed" in error_line(err)
+    assert publish("dataset")[0] == 0
+    assert len(kaggle.datasets[DATASET].versions) == 2
+
+
+def test_dataset_of_another_owner(kaggle: KaggleServer, publish: Publish, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAGGLE_USERNAME", USER)
+    kaggle.refuse("CreateDataset", 403, "Permission 'datasets.create' was denied")
+    code, _, err = publish("dataset")
+    assert code == 1
+    assert "check that the owner is your account" in error_line(err)
+
+
+def test_lost_kernel(kaggle: KaggleServer, publish: Publish) -> None:
+    kaggle.refuse("GetKernelSessionStatus", 404, "404 Kernel not found")
+    code, _, err = publish()
+    assert code == 1
+    assert "check owner and name" in error_line(err)
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "advice"),
+    [(429, "Too Many Requests", "wait some minutes"), (500, "Internal Server Error", "run this again later")],
+)
+def test_trouble_that_lasts_is_said_and_one_that_passes_is_not(
+    kaggle: KaggleServer, publish: Publish, status: int, message: str, advice: str
+) -> None:
+    kaggle.refuse("GetDatasetStatus", status, message, times=3)
+    code, _, err = publish("dataset")
+    assert code == 1
+    assert advice in error_line(err)
+    kaggle.refuse("GetDatasetStatus", status, message, times=2)
+    assert publish("dataset")[0] == 0
+
+
+def test_server_error_while_waiting_is_borne(kaggle: KaggleServer, publish: Publish) -> None:
+    assert publish("dataset")[0] == 0
+    kaggle.run_statuses = ["RUNNING"] * 3 + ["COMPLETE"]
+    kaggle.fail["GetKernelSessionStatus"] = [lambda _: None, *[_boom] * 4]
+    code, out, err = publish("kernel")
+    assert code == 0, err
+    assert "still waiting" in out
+
+
+def _boom(_: dict) -> dict:
+    from publish.kaggle_server import Refusal
+
+    raise Refusal(500, "Internal Server Error")
+
+
+def test_upload_that_fails_half_way_is_not_taken_for_a_version(kaggle: KaggleServer, publish: Publish) -> None:
+    kaggle.cut_uploads["weights.zip"] = 1
+    code, _, err = publish("dataset")
+    line = error_line(err)
+    assert code == 1
+    assert "weights.zip" in line
+    assert "then run this again" in line
+    code, out, err = publish("dataset")
+    assert code == 0, out + err
+    assert any("aggregator.full.safetensors" in name for name in kaggle.datasets[DATASET].versions[-1])
+
+
+def test_creation_error_with_exit_0(kaggle: KaggleServer, publish: Publish) -> None:
+    kaggle.answer("CreateDataset", {"status": "error", "error": "The title is taken", "invalidTags": []})
+    code, _, err = publish("dataset")
+    assert code == 1
+    assert "Dataset creation error: The title is taken: the dataset was not created: mend that" in error_line(err)
+
+
+@pytest.mark.parametrize("kind", ["Dataset", "Competition"])
+def test_invalid_sources(kaggle: KaggleServer, publish: Publish, kind: str) -> None:
+    assert publish("dataset")[0] == 0
+    reply = {"url": "u", "versionNumber": 1, "error": "", f"invalid{kind}Sources": ["some/thing"]}
+    kaggle.answer("SaveKernel", reply)
+    code, _, err = publish("kernel")
+    assert code == 1
+    assert f"{kind.lower()} sources ['some/thing'] are not valid" in error_line(err)
+
+
+def test_push_error_with_exit_0(kaggle: KaggleServer, publish: Publish) -> None:
+    assert publish("dataset")[0] == 0
+    kaggle.answer("SaveKernel", {"error": "Maximum weekly GPU quota reached"})
+    code, _, err = publish("kernel")
+    assert code == 1
+    assert "Maximum weekly GPU quota reached: the notebook was not pushed" in error_line(err)
+
+
+def test_title_and_id_that_disagree(kaggle: KaggleServer, publish: Publish, layout: Layout) -> None:
+    assert publish("dataset")[0] == 0
+    data = json.loads(layout.kernel_metadata.read_text())
+    layout.kernel_metadata.write_text(json.dumps(data | {"title": "Another name"}))
+    code, _, err = publish("kernel")
+    assert code == 1
+    assert "leads to the name 'another-name', the id says 'lumbar-kit-submission'" in error_line(err)
+    assert kaggle.calls["SaveKernel"] == 0
+
+
+def test_notebook_over_a_megabyte(kaggle: KaggleServer, publish: Publish, layout: Layout) -> None:
+    assert publish("dataset")[0] == 0
+    page = json.loads(layout.notebook.read_text())
+    page["cells"][0]["source"] = "x" * 1_000_001
+    layout.notebook.write_text(json.dumps(page))
+    code, _, err = publish("kernel")
+    assert code == 1
+    assert "expected less than 1 MB" in error_line(err)
+    assert kaggle.calls["SaveKernel"] == 0
+
+
+def test_run_that_ends_with_error_shows_its_last_line_and_is_pushed_anew(kaggle: KaggleServer, publish: Publish) -> None:
+    assert publish("dataset")[0] == 0
+    kaggle.run_statuses = ["RUNNING", "ERROR"]
+    kaggle.log = '[{"stream_name":"stderr","time":1.0,"data":"Attach the latest version\\n"}]'
+    code, _, err = publish("kernel")
+    line = error_line(err)
+    assert code == 1
+    assert "version 1 ended with ERROR: Attach the latest version" in line
+    kaggle.run_statuses = ["COMPLETE"]
+    code, out, err = publish("kernel")
+    assert code == 0, err
+    assert "version 2: complete" in out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda files: files.pop("submission.csv"), r"left no submission\.csv: all is well"),
+        (lambda files: files.update({"submission.csv": b"row_id\n"}), "left an invalid submission"),
+        (lambda files: files.update({"record.json": b'{"manifest_hash": "feed"}'}), "ran manifest feed, expected"),
+    ],
+)
+def test_output_that_cannot_be_submitted(
+    kaggle: KaggleServer, publish: Publish, change: Callable[[dict], object], message: str
+) -> None:
+    def output(request: dict) -> dict[str, bytes]:
+        files = run_output(request)
+        change(files)
+        return files
+
+    kaggle.output = output
+    code, _, err = publish()
+    assert code == 1
+    assert re.search(message, error_line(err))
+    assert kaggle.submissions == []
+
+
+def test_submission_that_kaggle_refuses(kaggle: KaggleServer, publish: Publish) -> None:
+    kaggle.refuse("CreateCodeSubmission", 400, "Submission not allowed: daily limit reached")
+    code, _, err = publish()
+    assert code == 1
+    assert "daily limit reached" in error_line(err)
+    assert publish()[0] == 0
+    assert len(kaggle.submissions) == 1
+
+
+def test_submission_that_fails_in_scoring(kaggle: KaggleServer, publish: Publish) -> None:
+    kaggle.submission_status = "ERROR"
+    code, _, err = publish()
+    assert code == 1
+    assert "ended with" in error_line(err)
+    assert f"kaggle.com/competitions/{COMPETITION}/submissions" in err
+
+
+def test_server_that_cannot_be_reached(kaggle: KaggleServer, publish: Publish) -> None:
+    kaggle.close()
+    code, _, err = publish("dataset")
+    assert code == 1
+    assert "Kaggle cannot be reached" in error_line(err)
+    assert "check the network" in err
+
+
+def test_client_that_hangs_is_ended(
+    kaggle: KaggleServer, publish: Publish, monkeypatch: pytest.MonkeyPatch, layout: Layout
+) -> None:
+    import time
+
+    kaggle.fail["GetDatasetStatus"] = [lambda _: time.sleep(3) or {}] * 3
+    monkeypatch.setattr(client, "SHORT_S", 2.0)
+    code, _, err = publish("dataset")
+    assert code == 1
+    assert "Kaggle cannot be reached" in error_line(err)
+
+
+def test_secrets_are_never_written(kaggle: KaggleServer, publish: Publish, layout: Layout) -> None:
+    code, out, err = publish()
+    assert code == 0
+    assert KEY not in out + err
+    for path in (layout.root / "dist").rglob("*"):
+        assert not path.is_file() or KEY.encode() not in path.read_bytes()
+
+
+def test_sealed_folder_changed_after_sealing_is_not_pushed(
+    kaggle: KaggleServer, publish: Publish, layout: Layout
+) -> None:
+    assert publish("dataset")[0] == 0
+    shutil.copy(layout.sealed / "weights" / "axial_xy.full.safetensors", layout.sealed / "weights" / "x")
+    (layout.sealed / "weights" / "aggregator.full.safetensors").write_bytes(b"other")
+    code, _, err = publish("kernel")
+    assert code == 1
+    assert "aggregator.full.safetensors: found 5 bytes" in error_line(err)
