@@ -17,6 +17,14 @@ from lumbar.errors import DicomError
 # Transfer syntax -> module with TRANSFER_SYNTAXES, decode_frame and warm_up; imported at first use.
 CODECS = {
     "1.2.840.10008.1.2.5": "rle",
+    "1.2.840.10008.1.2.4.50": "opencv",
+    "1.2.840.10008.1.2.4.51": "jpeg_extended",
+    "1.2.840.10008.1.2.4.57": "jpeg_lossless",
+    "1.2.840.10008.1.2.4.70": "jpeg_lossless",
+    "1.2.840.10008.1.2.4.80": "jpeg_ls",
+    "1.2.840.10008.1.2.4.81": "jpeg_ls",
+    "1.2.840.10008.1.2.4.90": "opencv",
+    "1.2.840.10008.1.2.4.91": "opencv",
 }
 # Those whose own decoder settles the sign and the colour, as pydicom does it from their codestream.
 _SELF_CONTAINED = ("jpeg_ls", "opencv", "jpeg_extended")

@@ -15,11 +15,10 @@ array's: planes carry ``PAD`` bytes of margin, and the last bytes of a segment a
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 
 from lumbar.dicom._jit import kernel
+from lumbar.dicom._scratch import scratch
 from lumbar.dicom.header import Header
 from lumbar.errors import DicomError
 
@@ -61,7 +60,7 @@ def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
         raise DicomError(f"{path}: found {words[0]} RLE segments, expected {expected}")
     ends = np.array([*words[1 : expected + 1], data.size], dtype=np.int64)
 
-    planes = _scratch(expected, n_pixels + PAD)
+    planes = scratch(expected * (n_pixels + PAD)).reshape(expected, n_pixels + PAD)
     code = unpack_planes(data, ends, planes, n_pixels)
     if code:
         segment = -code - 1
@@ -80,24 +79,6 @@ def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
             for byte in range(n_bytes):  # planes come most significant first, memory holds least significant first
                 octets[:, sample, n_bytes - 1 - byte] = planes[sample * n_bytes + byte, :n_pixels]
     return pixels.reshape(shape)
-
-
-_MAX_KEPT = 1 << 24
-_local = threading.local()
-
-
-def _scratch(n_planes: int, n_bytes: int) -> np.ndarray:
-    """Planes ``(n_planes, n_bytes)`` uint8 with any content, the thread's own, kept from frame to frame.
-
-    Taking half a megabyte from the system and giving it back costs more page faults than decoding costs time.
-    """
-    size = n_planes * n_bytes
-    kept: np.ndarray | None = getattr(_local, "planes", None)
-    if kept is None or kept.size < size:
-        kept = np.empty(size, dtype=np.uint8)
-        if size <= _MAX_KEPT:
-            _local.planes = kept
-    return kept[:size].reshape(n_planes, n_bytes)
 
 
 @kernel

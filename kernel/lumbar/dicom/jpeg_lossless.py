@@ -1,0 +1,160 @@
+"""JPEG Lossless, Huffman (PS3.5 section 8.2.1; ITU-T T.81 annex H): all predictors, point transform, restarts.
+
+Two to sixteen bits, one component or three, in one scan or one each. Arithmetic coding and hierarchical frames are
+other processes, which DICOM has no transfer syntax for, and are refused.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from lumbar.dicom._scratch import scratch
+from lumbar.dicom.header import Header
+from lumbar.dicom.jpeg_lossless_kernels import (
+    INVALID,
+    NO_RESTART,
+    PAD,
+    TABLE_SIZE,
+    TRUNCATED,
+    decode_scan,
+    fill_table,
+    unstuff,
+)
+from lumbar.dicom.jpeg_markers import SOF_LOSSLESS, Frame, MarkerReader, Scan, check_size, refuse
+
+TRANSFER_SYNTAXES: tuple[str, ...] = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
+
+_REASONS = {
+    TRUNCATED: "the end of the data",
+    INVALID: "a code that no table holds",
+    NO_RESTART: "a restart marker out of turn, too many or too few",
+}
+
+
+def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
+    """Pixels of one frame from its bytes, ``data`` (n,) uint8.
+
+    Returns:
+        ``(rows, columns)`` or ``(rows, columns, samples)`` in pydicom's dtype; colour as the codestream has it.
+
+    Raises:
+        DicomError: a codestream that is damaged, disagrees with the header, or uses what is named above.
+    """
+    shape, dtype, path = header.frame_shape, header.pixel_dtype, header.path
+    rows, columns = shape[:2]
+    samples = shape[2] if len(shape) == 3 else 1
+    reader = MarkerReader(data, path)
+    scan = reader.next_scan()
+    frame = reader.frame
+    if frame is None or scan is None:
+        raise refuse(path, reader.position, "no scan", "one")
+    if frame.marker != SOF_LOSSLESS:
+        raise refuse(path, frame.offset, f"frame header ff{frame.marker:02x}", "ffc3 (lossless, Huffman)")
+    check_size(path, frame, rows=rows, columns=columns, samples=samples)
+    if frame.precision > 8 * dtype.itemsize:
+        raise refuse(path, frame.offset, f"{frame.precision} bits a sample", f"at most {8 * dtype.itemsize}")
+    if any(component.horizontal != 1 or component.vertical != 1 for component in frame.components):
+        raise refuse(path, frame.offset, "subsampled components", "sampling factors of 1")
+    # A sample takes a bit at least
+    if rows * columns * samples > 8 * data.size:
+        raise refuse(
+            path, frame.offset, f"{data.size} bytes", f"{rows * columns * samples // 8} or more for {rows} x {columns}"
+        )
+    planes = np.empty((samples, rows, columns), dtype=np.uint16)
+    missing = set(range(samples))
+    while scan is not None and missing:
+        stop = _decode_scan(data, planes, frame, reader, scan)
+        missing -= {component.index for component in scan.components}
+        scan = reader.next_scan(stop) if missing else None
+    if missing:
+        raise refuse(path, reader.position, f"no scan of component {min(missing)}", f"scans of all {samples}")
+    pixels = planes[0] if samples == 1 else np.ascontiguousarray(planes.transpose(1, 2, 0))
+    return pixels.view(dtype) if dtype.itemsize == 2 else pixels.astype(dtype)
+
+
+def _decode_scan(data: np.ndarray, planes: np.ndarray, frame: Frame, reader: MarkerReader, scan: Scan) -> int:
+    """Decode one scan into its components' planes; return where in ``data`` it ended."""
+    path = reader.path
+    shift = scan.low
+    if not 1 <= scan.start <= 7 or scan.end != 0 or scan.high != 0 or shift >= frame.precision:
+        found = f"predictor {scan.start}, Se {scan.end}, Ah {scan.high}, point transform {shift}"
+        raise refuse(path, scan.offset, found, f"predictor 1 to 7, 0, 0, point transform below {frame.precision}")
+    rows, columns = planes.shape[1:]
+    rows_per_interval, rest = divmod(reader.restart_interval, columns)
+    if rest:
+        raise refuse(path, scan.offset, f"restart interval {reader.restart_interval}", f"whole rows of {columns}")
+    rows_per_interval = rows_per_interval or rows
+    lookups: list[tuple[np.ndarray, ...]] = []
+    for component in scan.components:
+        table = reader.dc_tables.get(component.dc_table)
+        if table is None:
+            raise refuse(path, scan.offset, f"no Huffman table {component.dc_table}", "one before the scan")
+        lookup = _lookup(table.counts.tobytes(), table.values.tobytes())
+        if lookup is None:
+            raise refuse(path, scan.offset, f"Huffman table {component.dc_table} with categories above 16", "0 to 16")
+        lookups.append(lookup)
+    n_intervals = -(-rows // rows_per_interval)
+    starts = np.empty(n_intervals + 1, dtype=np.int64)
+    stream = scratch(data.size + PAD)
+    stop = unstuff(data, scan.data_offset, stream, starts)
+    code = stop if stop < 0 else 0
+    indices = [component.index for component in scan.components]
+    is_whole = indices == list(range(len(planes)))
+    part = planes if is_whole else np.empty((len(indices), rows, columns), dtype=np.uint16)
+    if code == 0:
+        line = np.empty(columns * len(indices), dtype=np.uint16)
+        initial = 1 << (frame.precision - shift - 1)
+        lengths, differences, bounds, values = _stack(lookups)
+        code = decode_scan(
+            stream,
+            starts,
+            lengths,
+            differences,
+            bounds,
+            values,
+            part,
+            line,
+            rows_per_interval,
+            scan.start,
+            initial,
+        )
+    if code < 0:
+        raise refuse(path, scan.data_offset, _REASONS[code], f"{rows} x {columns} samples in {n_intervals} intervals")
+    if shift:
+        part <<= np.uint16(shift)
+    if not is_whole:
+        planes[indices] = part
+    return int(stop)
+
+
+def _stack(lookups: list[tuple[np.ndarray, ...]]) -> list[np.ndarray]:
+    """Each array of the look-ups with the scan's component as its first axis."""
+    if len(lookups) == 1:
+        return [array[None] for array in lookups[0]]
+    return [np.stack(arrays) for arrays in zip(*lookups, strict=True)]
+
+
+@lru_cache(maxsize=64)
+def _lookup(counts: bytes, values: bytes) -> tuple[np.ndarray, ...] | None:
+    """Lengths, differences, bounds and categories of a Huffman table; ``None`` where a category is above 16."""
+    lengths, differences = np.zeros(TABLE_SIZE, np.uint8), np.zeros(TABLE_SIZE, np.uint16)
+    bounds = np.zeros((17, 2), np.int64)
+    categories = np.zeros(256, np.uint8)
+    categories[: len(values)] = np.frombuffer(values, np.uint8)
+    code = fill_table(np.frombuffer(counts, np.uint8), np.frombuffer(values, np.uint8), lengths, differences, bounds)
+    return None if code < 0 else (lengths, differences, bounds, categories)
+
+
+def warm_up() -> None:
+    """Compile the kernels on a frame of one pixel."""
+    lookup = _lookup(bytes([1, *([0] * 15)]), bytes(1))
+    stream, starts = np.zeros(PAD + 8, np.uint8), np.zeros(2, np.int64)
+    source = np.zeros(8, np.uint8)
+    source.flags.writeable = False
+    unstuff(source, 0, stream, starts)
+    planes, line = np.zeros((1, 1, 1), np.uint16), np.zeros(1, np.uint16)
+    if lookup is not None:
+        lengths, differences, bounds, values = _stack([lookup])
+        decode_scan(stream, starts, lengths, differences, bounds, values, planes, line, 1, 1, 0)
