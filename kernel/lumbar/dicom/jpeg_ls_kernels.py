@@ -68,17 +68,18 @@ def _update(contexts: np.ndarray, base: U64, error: I64, step: I64, reset: I64) 
     a = contexts[base + A] + (error if error >= 0 else -error)
     b = contexts[base + B] + error * step
     n = np.int64(contexts[base + N])
-    if n == reset:
-        a >>= 1
-        b >>= 1
-        n >>= 1
+    if n == reset:  # by way of memory: a branch is cheaper here than three selects
+        contexts[base + A] = a >> 1
+        contexts[base + B] = b >> 1
+        contexts[base + N] = n >> 1
+        a, b, n = np.int64(contexts[base + A]), np.int64(contexts[base + B]), np.int64(contexts[base + N])
     n += 1
     is_low = np.int64(b + n <= 0)
     is_high = np.int64(b > 0)
     shift = is_low - is_high
     c = contexts[base + C] - shift
-    c = c if c > -128 else -128
-    c = c if c < 127 else 127
+    if c < -128 or c > 127:
+        c = np.int64(contexts[base + C])
     b += n * shift
     b = b if b > 1 - n else 1 - n
     b = b if b < 0 else 0
