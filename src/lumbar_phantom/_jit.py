@@ -1,7 +1,41 @@
-"""The one numba decorator of the phantom: cached, no GIL, IEEE arithmetic (same seed, same bytes)."""
+"""The one numba decorator of the phantom: cached, no GIL, IEEE arithmetic (same seed, same bytes).
+
+Numba's cache looks at the file of a kernel only, not at the kernels that it calls from other files. The cache
+therefore lives in a folder named by a hash of all of this package's sources: edit one, and all are compiled anew.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numba
 
-kernel = numba.njit(cache=True, nogil=True, error_model="numpy")
+_HERE = Path(__file__).parent
+
+
+def _cache_folder() -> str | None:
+    base = numba.config.CACHE_DIR or (str(_HERE / "__pycache__") if os.access(_HERE, os.W_OK) else "")
+    if not base:
+        return None
+    digest = hashlib.sha256()
+    for path in sorted(_HERE.glob("*.py")):
+        digest.update(path.read_bytes())
+    return str(Path(base) / f"lumbar_phantom-{digest.hexdigest()[:12]}")
+
+
+_FOLDER = _cache_folder()
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile on first call; `_FOLDER` holds the machine code."""
+    before = numba.config.CACHE_DIR
+    if _FOLDER:
+        numba.config.CACHE_DIR = _FOLDER
+    try:
+        return numba.njit(function, cache=True, nogil=True, error_model="numpy")
+    finally:
+        numba.config.CACHE_DIR = before

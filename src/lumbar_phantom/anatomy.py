@@ -214,7 +214,7 @@ def place_stations(rng: np.random.Generator, patient: Patient) -> None:
     if slip:
         level = int(patient.traits["slip_disc"])
         centres[: 2 * level + 2] -= slip * frames[2 * level + 1, :, 1]
-    middle = centres[2 * 7]  # L3
+    middle = 0.5 * (centres[15] + centres[16])  # L3/4: the middle of the field of view
     centres += np.array([rng.normal(0, 5), rng.normal(0, 5), rng.normal(0, 8)]) - middle
     geometry[:, :3] = centres
     geometry[:, 3:6], geometry[:, 6:9], geometry[:, 9:12] = frames[:, :, 0], frames[:, :, 1], frames[:, :, 2]

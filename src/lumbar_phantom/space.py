@@ -157,7 +157,7 @@ def bony_roof(stations, vertebrae, discs, seg, f, u):
     recess = lerp_column(stations, seg, f, RECESS) + 2.2 * (1.0 - zone) - facet * zone
     au = abs(u)
     if au <= half:
-        return posterior + canal - (canal - recess) * (au / half) ** 1.55
+        return posterior + canal - (canal - recess) * (au / half) ** 1.8
     # Foramen: bounded by the superior process at disc level, by the pars higher up
     spur = discs[j, SAP_L] if u > 0 else discs[j, SAP_R]
     # Keyhole: wide around the root, narrow between disc and superior process

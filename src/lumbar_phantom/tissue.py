@@ -404,7 +404,7 @@ def behind_arch(stations, vertebrae, seg, f, u, v, posterior):
     if run < 3.5:
         return EPIDURAL_FAT
     stripe = math.sin(0.55 * run - 7.0 * f + 1.7 * i) + 0.5 * math.sin(0.23 * run + 4.0 * f)
-    if stripe > 0.75:
+    if stripe > 0.95:
         return FAT
     return LIGAMENT if stripe < -1.15 else INTERSPINOUS
 

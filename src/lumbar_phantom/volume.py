@@ -19,7 +19,7 @@ from lumbar_phantom.torso import near_spine, torso
 FINE_MM = 0.75
 COARSE_MM = 1.5
 FINE_HALF_X, FINE_FRONT, FINE_BACK = 40.0, 32.0, 62.0  # mm around the line of body centres
-HALF_X, HALF_Z = 135.0, 180.0
+HALF_X, HALF_Z = 135.0, 192.0
 N_STATIONS = an.N_STATIONS
 DEPTH = an.DEPTH
 SUBCUT_BACK = an.SUBCUT_BACK
