@@ -5,8 +5,8 @@ Never imports torch. A transfer syntax is one module with three names (``TRANSFE
 """
 
 from lumbar.dicom.header import Header, read_header
-from lumbar.dicom.pixels import Slice, read_slice
+from lumbar.dicom.pixels import Slice, read_slice, warm_up
 from lumbar.dicom.series import Series, read_series
 from lumbar.dicom.stack import Stack
 
-__all__ = ["Header", "Series", "Slice", "Stack", "read_header", "read_series", "read_slice"]
+__all__ = ["Header", "Series", "Slice", "Stack", "read_header", "read_series", "read_slice", "warm_up"]

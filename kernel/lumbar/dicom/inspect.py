@@ -11,26 +11,8 @@ from lumbar.dicom.header import Header, read_header
 from lumbar.dicom.pixels import read_slice
 from lumbar.dicom.series import read_series
 from lumbar.dicom.stack import Stack
+from lumbar.dicom.syntaxes import syntax_name
 from lumbar.errors import DicomError
-
-_SYNTAX_NAMES = {
-    "1.2.840.10008.1.2": "Implicit VR Little Endian",
-    "1.2.840.10008.1.2.1": "Explicit VR Little Endian",
-    "1.2.840.10008.1.2.1.99": "Deflated Explicit VR Little Endian",
-    "1.2.840.10008.1.2.2": "Explicit VR Big Endian",
-    "1.2.840.10008.1.2.5": "RLE Lossless",
-    "1.2.840.10008.1.2.4.50": "JPEG Baseline",
-    "1.2.840.10008.1.2.4.51": "JPEG Extended",
-    "1.2.840.10008.1.2.4.57": "JPEG Lossless",
-    "1.2.840.10008.1.2.4.70": "JPEG Lossless SV1",
-    "1.2.840.10008.1.2.4.80": "JPEG-LS Lossless",
-    "1.2.840.10008.1.2.4.81": "JPEG-LS Near-lossless",
-    "1.2.840.10008.1.2.4.90": "JPEG 2000 Lossless",
-    "1.2.840.10008.1.2.4.91": "JPEG 2000",
-    "1.2.840.10008.1.2.4.201": "HTJ2K Lossless",
-    "1.2.840.10008.1.2.4.202": "HTJ2K Lossless RPCL",
-    "1.2.840.10008.1.2.4.203": "HTJ2K",
-}
 
 
 def describe(path: str | os.PathLike[str]) -> str:
@@ -58,11 +40,6 @@ def describe(path: str | os.PathLike[str]) -> str:
     if not n_read:
         raise DicomError(f"{root}: found no readable series in {len(folders)} folders, expected some ({parts[1]})")
     return "\n\n".join(parts)
-
-
-def syntax_name(uid: str) -> str:
-    """``RLE Lossless (1.2.840.10008.1.2.5)``."""
-    return f"{_SYNTAX_NAMES.get(uid, 'unknown syntax')} ({uid})"
 
 
 def _describe_file(path: Path) -> str:

@@ -11,6 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from lumbar.dicom._scratch import scratch
+from lumbar.dicom.colour import to_rgb
 from lumbar.dicom.header import Header
 from lumbar.dicom.jpeg_lossless_kernels import (
     INVALID,
@@ -23,6 +24,7 @@ from lumbar.dicom.jpeg_lossless_kernels import (
     unstuff,
 )
 from lumbar.dicom.jpeg_markers import SOF_LOSSLESS, Frame, MarkerReader, Scan, check_size, refuse
+from lumbar.dicom.native import clear_unused_bits
 
 TRANSFER_SYNTAXES: tuple[str, ...] = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
 
@@ -37,7 +39,7 @@ def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
     """Pixels of one frame from its bytes, ``data`` (n,) uint8.
 
     Returns:
-        ``(rows, columns)`` or ``(rows, columns, samples)`` in pydicom's dtype; colour as the codestream has it.
+        ``(rows, columns)`` or ``(rows, columns, samples)`` in pydicom's dtype; YBR_FULL as RGB.
 
     Raises:
         DicomError: a codestream that is damaged, disagrees with the header, or uses what is named above.
@@ -71,7 +73,8 @@ def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
     if missing:
         raise refuse(path, reader.position, f"no scan of component {min(missing)}", f"scans of all {samples}")
     pixels = planes[0] if samples == 1 else np.ascontiguousarray(planes.transpose(1, 2, 0))
-    return pixels.view(dtype) if dtype.itemsize == 2 else pixels.astype(dtype)
+    pixels = clear_unused_bits(pixels.view(dtype) if dtype.itemsize == 2 else pixels.astype(dtype), header)
+    return pixels if samples == 1 else to_rgb(pixels, header, reader)
 
 
 def _decode_scan(data: np.ndarray, planes: np.ndarray, frame: Frame, reader: MarkerReader, scan: Scan) -> int:

@@ -11,12 +11,15 @@ import numpy as np
 
 from lumbar.dicom import fallback, native
 from lumbar.dicom.frames import split_frames
-from lumbar.dicom.header import File, Header, read_file
+from lumbar.dicom.header import File, Header, parse, read_file
+from lumbar.dicom.syntaxes import syntax_name
 from lumbar.errors import DicomError
+
+RLE = "1.2.840.10008.1.2.5"
 
 # Transfer syntax -> module with TRANSFER_SYNTAXES, decode_frame and warm_up; imported at first use.
 CODECS = {
-    "1.2.840.10008.1.2.5": "rle",
+    RLE: "rle",
     "1.2.840.10008.1.2.4.50": "opencv",
     "1.2.840.10008.1.2.4.51": "jpeg_extended",
     "1.2.840.10008.1.2.4.57": "jpeg_lossless",
@@ -26,8 +29,9 @@ CODECS = {
     "1.2.840.10008.1.2.4.90": "opencv",
     "1.2.840.10008.1.2.4.91": "opencv",
 }
-# Those whose own decoder settles the sign and the colour, as pydicom does it from their codestream.
-_SELF_CONTAINED = ("jpeg_ls", "opencv", "jpeg_extended")
+# Modules that hand back samples as they are stored. The others settle unused bits and colour by their codestream.
+_RAW = ("rle",)
+_SUBSAMPLED = ("YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420")
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,16 @@ def read_slice(path: str | os.PathLike[str]) -> Slice:
     return Slice(file.header, decode(file))
 
 
+def warm_up(syntaxes: tuple[str, ...] = (RLE,)) -> None:
+    """Compile, or load from numba's cache, what files of ``syntaxes`` need; best while weights load."""
+    parse("warm-up", np.frombuffer(b"\0" * 128 + b"DICM", np.uint8))
+    native.warm_up()
+    for syntax in syntaxes:
+        module = codec(syntax)
+        if module is not None:
+            module.warm_up()
+
+
 def codec(syntax: str) -> Any:
     """The module that decodes ``syntax``, or ``None`` where our own code does not."""
     name = CODECS.get(syntax)
@@ -66,28 +80,44 @@ def decode(file: File) -> np.ndarray:
     header = file.header
     if file.pixels_start < 0:
         raise DicomError(f"{header.path}: found no pixel data in {file.source.size} bytes, expected (7FE0,0010)")
-    syntax, photometric = header.transfer_syntax_uid, header.photometric_interpretation or "MONOCHROME2"
-    is_colour = photometric.startswith("YBR")
-    n_frames = max(1, header.number_of_frames or 1)
     try:
-        if syntax in native.TRANSFER_SYNTAXES:
-            if is_colour:
-                return fallback.decode(file, f"uncompressed {photometric}")
-            pixels = native.clear_unused_bits(native.decode_file(file, n_frames), header)
-            return pixels[0] if n_frames == 1 else pixels
-        module = codec(syntax)
-        if module is None:
-            return fallback.decode(file, f"transfer syntax {syntax}")
-        is_self_contained = CODECS[syntax] in _SELF_CONTAINED
-        if is_colour and not is_self_contained:
-            return fallback.decode(file, f"{photometric} in transfer syntax {syntax}")
-        if file.pixels_length >= 0:
-            raise DicomError(
-                f"{header.path}: found pixel data of defined length at offset {file.pixels_start}, expected fragments "
-                f"for transfer syntax {syntax}"
-            )
-        frames = [module.decode_frame(data, header) for data in split_frames(file)]
-        pixels = frames[0] if n_frames == 1 else np.stack(frames)
-        return pixels if is_self_contained else native.clear_unused_bits(pixels, header)
+        if header.transfer_syntax_uid in native.TRANSFER_SYNTAXES:
+            return _decode_native(file)
+        return _decode_encapsulated(file)
     except MemoryError as error:
         raise DicomError(f"{header.path}: found no memory for {header.frame_shape} pixels, expected less") from error
+
+
+def _decode_native(file: File) -> np.ndarray:
+    header = file.header
+    if header.photometric_interpretation in _SUBSAMPLED:
+        return fallback.decode(file, f"uncompressed {header.photometric_interpretation}")
+    n_frames = max(1, header.number_of_frames or 1)
+    pixels = _finish(native.decode_file(file, n_frames), header)
+    return pixels[0] if n_frames == 1 else pixels
+
+
+def _decode_encapsulated(file: File) -> np.ndarray:
+    header = file.header
+    syntax = header.transfer_syntax_uid
+    module = codec(syntax)
+    if module is None:
+        return fallback.decode(file, f"transfer syntax {syntax_name(syntax)}")
+    if file.pixels_length >= 0:
+        raise DicomError(
+            f"{header.path}: found pixel data of defined length at offset {file.pixels_start}, expected fragments for "
+            f"transfer syntax {syntax_name(syntax)}"
+        )
+    frames = [module.decode_frame(data, header) for data in split_frames(file)]
+    pixels = frames[0] if len(frames) == 1 else np.stack(frames)
+    return _finish(pixels, header) if CODECS[syntax] in _RAW else pixels
+
+
+def _finish(pixels: np.ndarray, header: Header) -> np.ndarray:
+    """Unused bits cleared; YBR_FULL to RGB."""
+    pixels = native.clear_unused_bits(pixels, header)
+    if (header.samples_per_pixel or 1) == 1:
+        return pixels
+    from lumbar.dicom.colour import to_rgb  # here, since no slice of a spine needs it
+
+    return to_rgb(pixels, header, None)
