@@ -19,6 +19,7 @@ from lumbar.labels import DESCRIPTIONS, SEVERITY_COLUMNS, row_ids
 @dataclass
 class FakeStudy:
     study_id: int
+    folder: Path
     traits: set
     series: dict
     problems: list = field(default_factory=list)
@@ -55,7 +56,7 @@ def read(root, split, study_id, descriptions, workers):
     traits = {path.name for path in folder.iterdir()} if folder.is_dir() else {"empty"}
     if "raise-read" in traits:
         raise OSError(5, "Input/output error", "7.dcm")
-    study = FakeStudy(study_id, traits, {name: [] if "empty" in traits else ["stack"] for name in DESCRIPTIONS})
+    study = FakeStudy(study_id, folder, traits, {name: [] if "empty" in traits else ["stack"] for name in DESCRIPTIONS})
     if "noted" in traits:
         study.problems.append(f"study {study_id}: 3.dcm left out")
     return study
@@ -75,6 +76,7 @@ def predict(study, networks, prior, effort):
     if "exit" in study.traits:
         raise SystemExit(3)
     if "hang" in study.traits:
+        (study.folder / "hanging").write_text("")
         time.sleep(3600)
     if "slow" in study.traits:
         time.sleep(0.3)

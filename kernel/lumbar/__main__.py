@@ -131,7 +131,8 @@ def run_inspect(arguments: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 on success, 1 with one line on bad input, 2 (from argparse) on wrong usage."""
     arguments = parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("lumbar").setLevel(logging.INFO)
     use_numba_cache()
     commands = {"predict": run_predict, "score": run_score, "inspect": run_inspect}
     try:

@@ -27,6 +27,8 @@ _AXIAL_PX = 188  # both sides of an axial picture
 _AXIAL_MM = 90.0  # what it shows: the canal and the muscles beside it
 _GREYS = 48  # shades kept: PNG packs them in half the bytes, and no eye misses the others
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
+_TEXT_SCALE = 0.42
+_LABEL_PX = 84  # room that a level's label needs
 
 
 def draw(study: Study, found: Localisation) -> list[Picture]:
@@ -56,22 +58,24 @@ def _draw_sagittal(study: Study, found: Localisation) -> Picture | None:
     image = study.normalised(stack, index)
     scale_y = _SAGITTAL_PX / image.shape[0]
     canvas, scale = _scaled(image, scale_y * across_mm / down_mm, scale_y)
-    for point in points:
-        _mark_level(canvas, point, scale)
+    places = [_place(point.x_px, point.y_px, scale) for point in points]
+    # Behind the spine there is room: the labels stand there in one column, a thin line leads to each.
+    left = max((x for x, _ in places), default=0) + 40
+    if points and left + _LABEL_PX > canvas.shape[1]:
+        canvas = np.pad(canvas, ((0, 0), (0, left + _LABEL_PX - canvas.shape[1]), (0, 0)))
+    for point, place in zip(points, places, strict=True):
+        _mark_level(canvas, point, place, left)
     name = f"series {stack.series_id}, slice {stack.instance_numbers[index]}"
     return Picture(f"Sagittal T2, {name}" + ("" if points else ": no level found"), _png(canvas))
 
 
-def _mark_level(canvas: Image, point: SagittalPoint, scale: NDArray[np.float64]) -> None:
-    x, y = _place(point.x_px, point.y_px, scale)
+def _mark_level(canvas: Image, point: SagittalPoint, place: tuple[int, int], left: int) -> None:
+    x, y = place
     colour = COLOURS[point.level]
-    cv2.circle(canvas, (x, y), 4, (0, 0, 0), -1, cv2.LINE_AA)
-    cv2.circle(canvas, (x, y), 3, colour, -1, cv2.LINE_AA)
-    # Behind the spine there is room: the label stands there, a thin line leads to it.
-    text = f"{level_title(point.level)} {point.confidence:.0%}"
-    left = min(x + 52, canvas.shape[1] - 96)
-    cv2.line(canvas, (x + 7, y), (left - 4, y), colour, 1, cv2.LINE_AA)
-    _write(canvas, text, (left, y + 4), colour)
+    cv2.line(canvas, (x, y), (max(x, left - 5), y), colour, 1, cv2.LINE_AA)
+    cv2.circle(canvas, place, 5, (0, 0, 0), -1, cv2.LINE_AA)
+    cv2.circle(canvas, place, 3, colour, -1, cv2.LINE_AA)
+    _write(canvas, f"{level_title(point.level)} {point.confidence:.0%}", (left, y + 4), colour)
 
 
 def _draw_axial(study: Study, level: AxialLevel) -> Picture:
@@ -121,8 +125,12 @@ def _place(x_px: float, y_px: float, scale: NDArray[np.float64]) -> tuple[int, i
 
 
 def _write(canvas: Image, text: str, place: tuple[int, int], colour: tuple[int, int, int]) -> None:
-    cv2.putText(canvas, text, place, _FONT, 0.42, (0, 0, 0), 3, cv2.LINE_AA)
-    cv2.putText(canvas, text, place, _FONT, 0.42, colour, 1, cv2.LINE_AA)
+    """Text on a darkened patch, so that it reads on fat as well as on air."""
+    (width, height), _ = cv2.getTextSize(text, _FONT, _TEXT_SCALE, 1)
+    x, y = place
+    patch = canvas[max(0, y - height - 3) : max(0, y + 4), max(0, x - 3) : max(0, x + width + 3)]
+    patch[:] = (patch * 0.3).astype(np.uint8)
+    cv2.putText(canvas, text, place, _FONT, _TEXT_SCALE, colour, 1, cv2.LINE_AA)
 
 
 def _png(canvas: Image) -> bytes:

@@ -48,7 +48,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th { text-align: left; font-weight: 600; color: var(--soft); font-size: 12px; }
 th, td { padding: 5px 8px; border-bottom: 1px solid var(--line); vertical-align: top; }
 tr:last-child td { border-bottom: 0; }
-.grid { table-layout: fixed; margin-top: 4px; } .grid th:first-child { width: 222px; }
+.grid { table-layout: fixed; margin-top: 4px; } .grid th:first-child { width: 262px; }
 .grid td { padding: 5px 8px; }
 .split { display: flex; height: 9px; border-radius: 3px; overflow: hidden; background: var(--line);
          margin-bottom: 2px; }

@@ -84,12 +84,17 @@ def predict(
     run = _Run(budget, manifest, functions, root, split, study_ids, descriptions, progress)
     run.pictured = frozenset(study_ids[:N_PICTURED] if report is not None else ())
     run.start(workers)
+    log.info(
+        "manifest %s verified, %d studies to predict on %s, at most %.0f s",
+        manifest.hash[:12], len(study_ids), ", ".join(run.devices) or "no device", limit_s,
+    )  # fmt: skip
     submission = Submission(study_ids, manifest.prior, out)
     try:
         outcomes = run.studies(submission)
     finally:
         run.stop()
     if out is not None:
+        submission.write()
         validate(out, [row_id for study_id in study_ids for row_id in row_ids(study_id)])
     data = build_record(manifest, run.devices, run.load_s, outcomes)
     write_extras(data, outcomes, submission, manifest, limit_s, record, report)
@@ -293,8 +298,11 @@ class _Run:
         else:
             if worker.effort > Effort.FULL:
                 outcome.problems.append(f"study {outcome.study_id}: {worker.effort.title}, for lack of time")
-            submission.replace(outcome.study_id, outcome.probs)
             self.outcomes[outcome.study_id] = outcome
+            try:
+                submission.replace(outcome.study_id, outcome.probs)
+            except CohortError as error:  # a full disk may have room again: the next study, and the end, write all
+                log.error("study %d: %s", outcome.study_id, error)
         if outcome.is_device_lost:
             log.error("%s: lost, its worker is replaced", worker.device)
             self._replace(worker)

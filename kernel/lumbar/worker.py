@@ -95,7 +95,7 @@ def serve(connection: Connection, setup: Setup) -> None:
 
 def serve_process(connection: Connection, setup: Setup) -> None:
     """``serve`` in a process of its own."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     serve(connection, setup)
 
 
@@ -222,17 +222,16 @@ class Worker:
         return f"its process ended with exit code {self._process.exitcode}"
 
     def stop(self, patience_s: float = 5.0) -> None:
-        """Ask it to stop; a process that does not is ended, a thread is left behind."""
+        """End it: one that is idle may end by itself, one at work is ended (a process) or left behind (a thread)."""
         self.send("stop")
+        patience = patience_s if self.is_ready and not self.is_busy else 0.0
         if not self.is_process:
-            self._thread.join(timeout=0.0 if self.is_busy else patience_s)
+            self._thread.join(timeout=patience)
         else:
-            self._process.join(timeout=0.0 if self.is_busy else patience_s)
-            if self._process.is_alive():
-                self._process.terminate()
-                self._process.join(timeout=patience_s)
+            self._process.join(timeout=patience)
             if self._process.is_alive():
                 self._process.kill()
+                self._process.join(timeout=patience_s)
         self.connection.close()
 
 
