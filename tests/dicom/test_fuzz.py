@@ -1,0 +1,133 @@
+"""Mutated files of all transfer syntaxes, decoded in child processes that the parent kills when they stand still.
+
+A compiled loop ignores signals until it returns, so a hang can only be seen from outside. The same cases come in every
+run; ``LUMBAR_FUZZ_SEED`` and ``LUMBAR_FUZZ_CASES`` choose others.
+"""
+
+import collections
+import json
+import os
+import pickle
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import fuzz_corpus
+import fuzz_mutate
+from lumbar.dicom import read_slice
+
+N_CASES = int(os.environ.get("LUMBAR_FUZZ_CASES", "24000"))
+SEED = int(os.environ.get("LUMBAR_FUZZ_SEED", "0"))
+START_SECONDS, CASE_SECONDS = 120, 20  # to compile; for one image of at most 64 x 64, on a busy machine
+TESTS = Path(__file__).parents[1]
+
+
+def run_children(folder, last, seed):
+    """Decode cases 0 .. last; return (counts, what went wrong). A child that dies or hangs is followed by another."""
+    report, progress, wrong, first = folder / "report", folder / "progress", [], 0
+    report.touch()
+    while first < last and len(wrong) < 20:
+        progress.write_bytes(bytes(8))
+        with (folder / "stderr").open("wb") as errors:
+            command = [sys.executable, "-X", "faulthandler", str(TESTS / "fuzz_worker.py"), str(folder)]
+            path = os.pathsep.join([str(TESTS), *sys.path])
+            child = subprocess.Popen(
+                [*command, str(first), str(last), str(seed)],
+                stderr=errors,
+                stdout=errors,
+                env={**os.environ, "PYTHONPATH": path, "OPENCV_LOG_LEVEL": "SILENT"},
+            )
+            at, since = 0, time.monotonic()
+            while child.poll() is None:
+                time.sleep(0.05)
+                now_at = int.from_bytes(progress.read_bytes(), "little")
+                if now_at != at:
+                    at, since = now_at, time.monotonic()
+                elif time.monotonic() - since > (CASE_SECONDS if at else START_SECONDS):
+                    child.kill()
+                    child.wait()
+                    break
+        at = int.from_bytes(progress.read_bytes(), "little")
+        if child.returncode == 0:
+            first = last
+        else:
+            tail = (folder / "stderr").read_text(errors="replace")[-1500:]
+            wrong.append({"case": at - 1, "verdict": f"child ended with {child.returncode}: {tail}"})
+            first = at if at else last
+    lines = [json.loads(line) for line in report.read_text().splitlines()]
+    counts = collections.Counter()
+    for line in lines:
+        counts.update(line.get("counts", {}))
+    return counts, wrong + [line for line in lines if "case" in line]
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return fuzz_corpus.seeds()
+
+
+def test_seeds_themselves_decode(corpus, tmp_path):
+    refused = []
+    for name, content in corpus.items():
+        path = tmp_path / "seed.dcm"
+        path.write_bytes(content)
+        if fuzz_mutate.verdict(path) != "pixels":
+            refused.append(name)
+    assert refused in ([], ["htj2k"])  # which needs a plugin of pydicom's
+
+
+def test_a_file_that_claims_more_than_it_holds_is_refused_at_once(corpus, tmp_path):
+    path = tmp_path / "huge.dcm"
+    for name, content in corpus.items():
+        huge = bytearray(content)
+        order = "big" if name == "big" else "little"
+        for tag in (0x0010, 0x0011):
+            at = huge.find(b"".join(value.to_bytes(2, order) for value in (0x0028, tag)))
+            if at >= 0:
+                huge[at + 8 : at + 10] = b"\xff\xff"
+        path.write_bytes(bytes(huge))
+        started = time.perf_counter()
+        verdict = fuzz_mutate.verdict(path)
+        assert verdict == "refused" or name == "deflated", name
+        assert time.perf_counter() - started < 5, name
+
+
+@pytest.mark.slow
+def test_mutated_files_give_pixels_or_refusals_and_never_a_crash_or_a_hang(corpus, tmp_path):
+    (tmp_path / "seeds.pickle").write_bytes(pickle.dumps(corpus))
+    counts, wrong = run_children(tmp_path, N_CASES, SEED)
+    assert wrong == []
+    assert sum(counts.values()) == N_CASES
+    for i, name in enumerate(corpus):
+        assert counts[f"{i}/refused"] > 0, name
+        assert counts[f"{i}/pixels"] > 0 or name == "htj2k", name
+
+
+def test_the_parent_sees_a_hang_and_a_crash(tmp_path, monkeypatch, corpus):
+    worker = (TESTS / "fuzz_worker.py").read_text()
+    broken = worker.replace(
+        "            result = fuzz_mutate.verdict(target)\n",
+        "            if index == 1: import os; os.abort()\n"
+        "            while index == 3: pass\n"
+        "            result = 'pixels'\n",
+    ).replace("        fuzz_mutate.verdict(target)\n    fuzz", "        assert target\n    fuzz")
+    assert broken != worker
+    (tmp_path / "fuzz_worker.py").write_text(broken)
+    monkeypatch.setattr(sys.modules[__name__], "TESTS", tmp_path)
+    monkeypatch.setattr(sys.modules[__name__], "CASE_SECONDS", 1)
+    monkeypatch.syspath_prepend(str(Path(fuzz_mutate.__file__).parent))
+    (tmp_path / "seeds.pickle").write_bytes(pickle.dumps({"one": corpus["explicit"]}))
+    counts, wrong = run_children(tmp_path, 6, 0)
+    assert [found["case"] for found in wrong] == [1, 3]
+    assert "-6" in wrong[0]["verdict"]
+    assert "-9" in wrong[1]["verdict"]
+    assert counts["0/pixels"] == 2
+
+
+def test_a_seed_is_read_like_any_file(corpus, tmp_path):
+    path = tmp_path / "seed.dcm"
+    path.write_bytes(corpus["jpeg-ls plain"])
+    assert read_slice(path).pixels.shape == fuzz_corpus.SHAPE

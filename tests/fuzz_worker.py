@@ -1,0 +1,41 @@
+"""Child process of the fuzz test: decodes cases one after the other and says which one it is at.
+
+``python fuzz_worker.py FOLDER FIRST LAST SEED``: FOLDER holds ``seeds.pickle`` and receives ``progress`` (the case at
+hand, eight bytes), ``case.dcm`` (its file) and lines in ``report`` (JSON: case and verdict).
+"""
+
+import collections
+import json
+import mmap
+import pickle
+import sys
+import warnings
+from pathlib import Path
+
+import fuzz_mutate
+
+
+def main(folder, first, last, seed):
+    warnings.simplefilter("ignore")
+    fuzz_mutate.without_plugins()
+    files = list(pickle.loads((folder / "seeds.pickle").read_bytes()).values())
+    target = folder / "case.dcm"
+    for content in files:  # compile everything before the clock runs
+        target.write_bytes(content)
+        fuzz_mutate.verdict(target)
+    fuzz_mutate.limit_memory(8 << 30)
+    counts = collections.Counter()
+    with (folder / "progress").open("r+b") as handle, (folder / "report").open("a") as report:
+        progress = mmap.mmap(handle.fileno(), 8)
+        for index in range(first, last):
+            target.write_bytes(fuzz_mutate.case(files, index, seed))
+            progress[:] = (index + 1).to_bytes(8, "little")
+            result = fuzz_mutate.verdict(target)
+            counts[f"{index % len(files)}/{result}" if result in ("pixels", "refused") else "wrong"] += 1
+            if result not in ("pixels", "refused"):
+                print(json.dumps({"case": index, "verdict": result}), file=report, flush=True)
+        print(json.dumps({"counts": counts}), file=report, flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:5]))
