@@ -15,10 +15,11 @@ from typing import Any
 import numba
 
 _HERE = Path(__file__).parent
+_CONFIG: Any = numba.config
 
 
 def _cache_folder() -> str | None:
-    base = numba.config.CACHE_DIR or (str(_HERE / "__pycache__") if os.access(_HERE, os.W_OK) else "")
+    base = _CONFIG.CACHE_DIR or (str(_HERE / "__pycache__") if os.access(_HERE, os.W_OK) else "")
     if not base:
         return None
     digest = hashlib.sha256()
@@ -32,10 +33,10 @@ _FOLDER = _cache_folder()
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile on first call; `_FOLDER` holds the machine code."""
-    before = numba.config.CACHE_DIR
+    before = _CONFIG.CACHE_DIR
     if _FOLDER:
-        numba.config.CACHE_DIR = _FOLDER
+        _CONFIG.CACHE_DIR = _FOLDER
     try:
         return numba.njit(function, cache=True, nogil=True, error_model="numpy")
     finally:
-        numba.config.CACHE_DIR = before
+        _CONFIG.CACHE_DIR = before

@@ -233,8 +233,8 @@ def _frame(tilt: float, coronal: float, axial: float) -> np.ndarray:
     rx = np.array([[1, 0, 0], [0, ct, -st], [0, st, ct]])
     ry = np.array([[cc, 0, sc], [0, 1, 0], [-sc, 0, cc]])
     rz = np.array([[ca, -sa, 0], [sa, ca, 0], [0, 0, 1]])
-    return ry @ rx @ rz
+    return np.asarray(ry @ rx @ rz)
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:
-    return vector / np.linalg.norm(vector)
+    return np.asarray(vector / np.linalg.norm(vector))

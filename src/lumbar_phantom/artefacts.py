@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +43,7 @@ def draw_scanner(rng: np.random.Generator, field: float, wildness: float, axial:
         ghost=float(rng.uniform(0.01, 0.06)) if rng.random() < 0.25 else 0.0,
         ghost_shift=float(rng.uniform(0.05, 0.45)),
         swap_phase=bool(rng.random() < 0.5),
-        band=float(belly_y - rng.uniform(15, 45)) if not axial and rng.random() < 0.45 else float("nan"),
+        band=float(belly_y - rng.uniform(15, 45)) if not axial and rng.random() < 0.45 else math.nan,
         chemical_px=float(rng.uniform(0, 1.2)) if rng.random() < 0.5 else 0.0,
     )
 
@@ -54,7 +55,8 @@ def shading(scanner: Scanner, shape: tuple[int, int], origin: np.ndarray, row_mm
     columns = np.arange(shape[1], dtype=np.float32)[None, :]
     out = np.ones(shape, np.float32)
     for k, wave in enumerate(scanner.shade):
-        phase = rows * np.float32(wave @ row_mm) + columns * np.float32(wave @ column_mm) + np.float32(wave @ origin + k)
+        phase = rows * np.float32(wave @ row_mm) + columns * np.float32(wave @ column_mm)
+        phase += np.float32(wave @ origin + k)
         out += np.float32(scanner.shade_gain) * np.sin(phase)
     y = np.float32(origin[1]) + rows * np.float32(row_mm[1]) + columns * np.float32(column_mm[1])
     if scanner.coil_mm > 0:
@@ -82,7 +84,7 @@ def scan(rng: np.random.Generator, image: np.ndarray, scanner: Scanner,
     real = fft.irfft2(spectrum, s=image.shape)
     # The imaginary channel holds noise alone; a shifted sample of the same filtered noise stands in for it
     imaginary = np.float32(scanner.noise * 0.7) * rng.standard_normal(image.shape, dtype=np.float32)
-    return np.sqrt(real * real + imaginary * imaginary)
+    return np.asarray(np.sqrt(real * real + imaginary * imaginary))
 
 
 def _window(n: int, share: float, apodise: float, half: bool) -> np.ndarray:

@@ -39,7 +39,8 @@ def main() -> None:
     for group in found:
         print("    (" + ", ".join(f"({a:.3f}, {b:.3f})" for a, b in group) + "),")
     print(")")
-    rates.CUTS, rates.NOISE = tuple(map(tuple, found.tolist())), options.noise
+    rates.CUTS = tuple(tuple((float(a), float(b)) for a, b in group) for group in found)
+    rates.NOISE = options.noise
     grades = np.stack([severity.read(stream(options.seed, i, "reader"), m) for i, m in enumerate(narrowing)])
     best, prior = severity.floor(narrowing, grades)
     print(f"floor {best:.3f}, prior {prior:.3f}, share {best / prior:.3f}")

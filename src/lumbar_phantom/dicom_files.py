@@ -9,6 +9,7 @@ import numpy as np
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
+    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -23,8 +24,8 @@ SYNTAXES = {
     "implicit": ImplicitVRLittleEndian,
     "deflated": DeflatedExplicitVRLittleEndian,
 }
-_ENHANCED_MR = "1.2.840.10008.5.1.4.1.1.4.1"
-_IMPLEMENTATION = "1.2.826.0.1.3680043.10.1462.1"
+_ENHANCED_MR = UID("1.2.840.10008.5.1.4.1.1.4.1")
+_IMPLEMENTATION = UID("1.2.826.0.1.3680043.10.1462.1")
 
 
 @dataclass(slots=True)
@@ -52,7 +53,7 @@ def write_slice(path: Path, item: SliceFile) -> None:
     meta = FileMetaDataset()
     meta.FileMetaInformationVersion = b"\x00\x01"
     meta.MediaStorageSOPClassUID = _ENHANCED_MR
-    meta.MediaStorageSOPInstanceUID = f"{item.series_uid}.{item.instance}"
+    meta.MediaStorageSOPInstanceUID = UID(f"{item.series_uid}.{item.instance}")
     meta.TransferSyntaxUID = syntax
     meta.ImplementationClassUID = _IMPLEMENTATION
     data = FileDataset(str(path), Dataset(), file_meta=meta, preamble=b"\0" * 128)

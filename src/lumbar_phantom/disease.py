@@ -48,7 +48,7 @@ def narrowing(patient: an.Patient, reference: Reference) -> np.ndarray:
     canal = 1 - now.canal / reference.canal
     foramen = (reference.foramen - now.foramen) / (reference.foramen - ROOT_AREA)
     recess = 1 - now.recess / reference.recess
-    return np.clip(np.concatenate([canal[None], foramen, recess]), 0.0, 1.0)
+    return np.asarray(np.clip(np.concatenate([canal[None], foramen, recess]), 0.0, 1.0))
 
 
 def draw_latents(rng: np.random.Generator, age: float) -> tuple[np.ndarray, np.ndarray]:
@@ -153,7 +153,7 @@ def _narrow_canal(rng: np.random.Generator, patient: an.Patient, ref: Reference,
         discs[j, [an.FLAV_L, an.FLAV_R]] = base[an.FLAV_L] + 0.62 * ligament * size
 
     def measure() -> float:
-        return 1 - space.least_sac_area(*_arrays(patient), j) / ref.canal[k]
+        return float(1 - space.least_sac_area(*_arrays(patient), j) / ref.canal[k])
 
     _solve(apply, measure, wanted, 16.0)
 
@@ -168,7 +168,7 @@ def _narrow_recess(rng: np.random.Generator, patient: an.Patient, ref: Reference
         discs[j, an.FACET_L + side] = (1 - share) * size
 
     def measure() -> float:
-        return 1 - space.recess_depth(*_arrays(patient), j, 1.0 - 2.0 * side) / ref.recess[side, k]
+        return float(1 - space.recess_depth(*_arrays(patient), j, 1.0 - 2.0 * side) / ref.recess[side, k])
 
     _solve(apply, measure, wanted, 9.0)
 
@@ -184,7 +184,7 @@ def _narrow_foramen(rng: np.random.Generator, patient: an.Patient, ref: Referenc
 
     def measure() -> float:
         area = space.foramen_area(*_arrays(patient), j, 1.0 - 2.0 * side)
-        return (ref.foramen[side, k] - area) / (ref.foramen[side, k] - ROOT_AREA)
+        return float((ref.foramen[side, k] - area) / (ref.foramen[side, k] - ROOT_AREA))
 
     _solve(apply, measure, wanted, 16.0)
 

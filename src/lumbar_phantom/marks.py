@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,7 +25,7 @@ def project(stack: StackPlan, k: int, point: np.ndarray) -> tuple[float, float]:
             float(offset @ stack.row_mm / (stack.row_mm @ stack.row_mm)))
 
 
-def _nearest(plans: list[SeriesPlan], wanted: list[int], point: np.ndarray, jitter: float) -> tuple | None:
+def _nearest(plans: list[SeriesPlan], wanted: list[int], point: np.ndarray, jitter: float) -> tuple[Any, ...] | None:
     """(series place, stack, slice, distance) nearest to a point among the series `wanted`."""
     best = None
     for s in wanted:

@@ -40,7 +40,7 @@ def to_patient(patient: an.Patient, seg: int, f: float, u: float, v: float) -> n
     """Patient coordinates of a place given in the spine's own coordinates."""
     ends = patient.stations_geometry[seg : seg + 2].reshape(2, 4, 3)
     places = ends[:, 0] + u * ends[:, 1] + v * ends[:, 2]
-    return places[0] * (1 - f) + places[1] * f
+    return np.asarray(places[0] * (1 - f) + places[1] * f)
 
 
 def reader_points(patient: an.Patient) -> np.ndarray:

@@ -62,11 +62,12 @@ def sagittal_stack(rng: np.random.Generator, patient: an.Patient, *, non_square:
         else:
             rows = int(size * rng.uniform(0.8, 0.97)) // 2 * 2
     middle = 0.5 * (geometry[15, :3] + geometry[16, :3])  # L3/4
-    middle = middle + np.array([rng.normal(0, 2.5), 16 - 0.04 * columns * pixel + rng.normal(0, 9), rng.normal(0, 11)])
+    ahead = 20 - 0.04 * columns * pixel
+    middle = middle + np.array([rng.normal(0, 2.5), ahead + rng.normal(0, 9), 5 + rng.normal(0, 11)])
     corner = middle - 0.5 * rows * pixel * down - 0.5 * columns * pixel * back
     places = (np.arange(count) - (count - 1) / 2 + rng.uniform(-0.4, 0.4)) * spacing
-    return StackPlan(corner + places[:, None] * across, down * pixel, back * pixel, across, (rows, columns), thickness,
-                     spacing)
+    return StackPlan(corner + places[:, None] * across, down * pixel, back * pixel, across, (rows, columns),
+                     thickness, spacing)
 
 
 def _axial_block(centre: np.ndarray, normal: np.ndarray, left: np.ndarray, places: np.ndarray, size: int, fov: float,
@@ -149,7 +150,9 @@ def plan_study(rng: np.random.Generator, patient: an.Patient, pitfalls: frozense
     return plans
 
 
-def _number(rng: np.random.Generator, stacks: list[StackPlan], turned: bool, pitfalls: frozenset[str]) -> list[np.ndarray]:
+def _number(
+    rng: np.random.Generator, stacks: list[StackPlan], turned: bool, pitfalls: frozenset[str]
+) -> list[np.ndarray]:
     start = int(rng.integers(900, 5020)) if "large_instances" in pitfalls else 1
     out = []
     for stack in stacks:

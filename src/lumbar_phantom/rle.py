@@ -1,5 +1,8 @@
 """RLE Lossless (PS3.5 annex G): byte planes, most significant first, each row packed by PackBits."""
 
+# mypy: allow-untyped-defs
+# (numba infers the types of kernels)
+
 from __future__ import annotations
 
 import numpy as np

@@ -102,7 +102,7 @@ def signal(parameters: np.ndarray, sequence: Sequence) -> np.ndarray:
     recovery = 1 - np.exp(-sequence.tr / t1)
     if sequence.ti > 0:
         recovery = np.abs(1 - 2 * np.exp(-sequence.ti / t1) + np.exp(-sequence.tr / t1))
-    return density * recovery * np.exp(-sequence.te / t2)
+    return np.asarray(density * recovery * np.exp(-sequence.te / t2))
 
 
 def randomised_signal(

@@ -14,7 +14,7 @@ _WEIGHTS = np.array([1.0, 2.0, 4.0])
 
 def cuts() -> np.ndarray:
     """(5 conditions, 5 levels, 2): narrowing from which a reader says moderate, severe."""
-    return np.array(rates.CUTS)[list(GROUP_OF_CONDITION)]
+    return np.asarray(rates.CUTS)[list(GROUP_OF_CONDITION), :, :]
 
 
 def read(rng: np.random.Generator, narrowing: np.ndarray) -> np.ndarray:
@@ -22,7 +22,7 @@ def read(rng: np.random.Generator, narrowing: np.ndarray) -> np.ndarray:
     habit = rng.standard_normal() * math.sqrt(rates.READER_SHARE)
     chance = rng.standard_normal((5, 5)) * math.sqrt(1 - rates.READER_SHARE)
     reading = narrowing + rates.NOISE * (habit + chance)
-    return (reading[..., None] >= cuts()).sum(-1)
+    return np.asarray((reading[..., None] >= cuts()).sum(-1))
 
 
 def omit(rng: np.random.Generator, grades: np.ndarray) -> np.ndarray:
@@ -65,7 +65,7 @@ def score(grades: np.ndarray, probs: np.ndarray) -> float:
 def prior(grades: np.ndarray) -> np.ndarray:
     """Weighted (1/2/4) frequencies per column, (5, 5, 3)."""
     counts = np.stack([(grades == g).sum(0) * _WEIGHTS[g] for g in range(3)], -1) + 1e-3
-    return counts / counts.sum(-1, keepdims=True)
+    return np.asarray(counts / counts.sum(-1, keepdims=True))
 
 
 def floor(narrowing: np.ndarray, grades: np.ndarray) -> tuple[float, float]:

@@ -4,6 +4,9 @@ The tissue kernel draws with these functions and the measurement integrates them
 Arguments: segment index, fraction f in it, u (mm, + left); results are v in mm from the line of body centres.
 """
 
+# mypy: allow-untyped-defs
+# (numba infers the types of kernels)
+
 from __future__ import annotations
 
 import math

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -41,9 +42,9 @@ class StudyTables:
     case_labels: np.ndarray
     narrowing: np.ndarray
     grades: np.ndarray
-    descriptions: list[tuple] = field(default_factory=list)
-    coordinates: list[tuple] = field(default_factory=list)
-    truth: list[tuple] = field(default_factory=list)
+    descriptions: list[tuple[Any, ...]] = field(default_factory=list)
+    coordinates: list[tuple[Any, ...]] = field(default_factory=list)
+    truth: list[tuple[Any, ...]] = field(default_factory=list)
 
 
 def study_number(seed: int, index: int) -> int:
@@ -79,7 +80,7 @@ def write_study(request: Request) -> StudyTables:
         ids.append(series_id)
         folder = Path(request.root) / f"{request.split}_images" / str(study_id) / str(series_id)
         folder.mkdir(parents=True, exist_ok=True)
-        painter = _Painter(stream(request.seed, index, "paint", number), case.patient, body, parameters, grain, plan,
+        painter = Painter(stream(request.seed, index, "paint", number), case.patient, body, parameters, grain, plan,
                            field_strength, request.wild)
         options = header_options(stream(request.seed, index, "header", number), pitfalls)
         _write_series(painter, plan, folder, study_id, series_id, pitfalls, options)
@@ -109,7 +110,7 @@ def header_options(rng: np.random.Generator, pitfalls: frozenset[str]) -> dict[s
     return options
 
 
-class _Painter:
+class Painter:
     """Draws the slices of one series."""
 
     def __init__(self, rng: np.random.Generator, patient: an.Patient, body: volume.Volume, parameters: np.ndarray,
@@ -135,7 +136,7 @@ class _Painter:
         return np.clip(image * self.peak, 0, 4095).astype(np.uint16)
 
 
-def _write_series(painter: _Painter, plan: SeriesPlan, folder: Path, study_id: int, series_id: int,
+def _write_series(painter: Painter, plan: SeriesPlan, folder: Path, study_id: int, series_id: int,
                   pitfalls: frozenset[str], options: dict[str, object]) -> None:
     for stack, instances in zip(plan.stacks, plan.instances, strict=True):
         row_step, column_step = np.linalg.norm(stack.row_mm), np.linalg.norm(stack.column_mm)
@@ -167,7 +168,7 @@ def mask_slice(body: volume.Volume, stack: StackPlan, origin: np.ndarray) -> np.
     found = volume.sample_labels(body, stack.shape, origin, stack.row_mm, stack.column_mm)
     classes = _CLASSES[found]
     grown = ndimage.maximum_filter(np.where((classes == 1) | (classes == 4), classes, 0), 5)
-    return np.where((found == ts.CORTEX) & (grown > 0), grown, classes).astype(np.uint8)
+    return np.asarray(np.where((found == ts.CORTEX) & (grown > 0), grown, classes), np.uint8)
 
 
 def _write_masks(request: Request, study_id: int, series_id: int, plan: SeriesPlan, body: volume.Volume) -> None:

@@ -1,5 +1,8 @@
 """Which tissue is at a point of the spine's own coordinates: the numba kernels that draw the spine itself."""
 
+# mypy: allow-untyped-defs
+# (numba infers the types of kernels)
+
 from __future__ import annotations
 
 import math
@@ -15,12 +18,9 @@ from lumbar_phantom.space import (
     bony_roof,
     bump,
     disc_distance,
-    disc_of,
-    facet_zone,
     flavum,
     front,
     lerp_column,
-    protrusion,
     sac,
     smooth,
     union,
@@ -425,7 +425,7 @@ def spine(stations, vertebrae, discs, profiles, roots_at, gl, seg, f, thick, u, 
     if q < 20.0 and v >= row[0]:
         half = lerp_column(stations, seg, f, IPD) * 0.5
         label = canal(roots_at[seg, step], vertebrae, discs, seg, f, u, v, half, posterior, row)
-        if label == CSF or label == CORD:
+        if label in (CSF, CORD):
             return label
     if au < 7.0 or (au < 34.0 and q < 36.0) or q < 22.0:
         bone = arch(stations, vertebrae, discs, gl, seg, f, u, v, row[1])

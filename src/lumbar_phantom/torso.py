@@ -1,5 +1,8 @@
 """Everything around the spine: muscles, vessels, pelvis, organs, bowel, fat, skin and air."""
 
+# mypy: allow-untyped-defs
+# (numba infers the types of kernels)
+
 from __future__ import annotations
 
 import math
@@ -232,10 +235,7 @@ def torso(tile, bowel, gl, outline, row, x, y, z, sx, sy):
     ax, ay = abs(dx), abs(dy)
     if ax >= 1.0 or ay >= 1.0:
         return AIR
-    if y > centre:
-        r = ax * ax * ax + ay * ay * ay
-    else:
-        r = ax * ax * math.sqrt(ax) + ay * ay * math.sqrt(ay)
+    r = ax * ax * (ax if y > centre else math.sqrt(ax)) + ay * ay * (ay if y > centre else math.sqrt(ay))
     if r >= 1.0:
         return AIR
     r = r ** (1.0 / 3.0) if y > centre else r**0.4
@@ -278,7 +278,8 @@ def _organs(tile, bowel, gl, lam, x, y, z, sx, sy, seed):
     lv = (lam - gl[LIVER_Z] + 5.5) * 17.0
     if ((x - sx + 85.0) / 75.0) ** 2 + ((y - sy + 45.0) / 75.0) ** 2 + (lv / 95.0) ** 2 < 1.0:
         return VEIN if value_noise(tile, x, y, z, 12.0, seed + 53) > 0.83 else LIVER
-    if ((x - sx - 98.0) / 32.0) ** 2 + ((y - sy - 2.0) / 45.0) ** 2 + ((lam - gl[KIDNEY_Z] + 4.0) * 17.0 / 50.0) ** 2 < 1:
+    lv = (lam - gl[KIDNEY_Z] + 4.0) * 17.0
+    if ((x - sx - 98.0) / 32.0) ** 2 + ((y - sy - 2.0) / 45.0) ** 2 + (lv / 50.0) ** 2 < 1.0:
         return SPLEEN
     if y > sy + 8.0:
         return VISCERAL_FAT

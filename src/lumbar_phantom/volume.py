@@ -4,6 +4,9 @@ The fine volume follows the spine: every axial layer is shifted to the spine's p
 roots have enough voxels without a large box. The coarse one holds the whole trunk.
 """
 
+# mypy: allow-untyped-defs
+# (numba infers the types of kernels)
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -176,7 +179,7 @@ def noise_tile(rng: np.random.Generator, side: int = 64) -> np.ndarray:
     radius2 = axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + last[None, None, :] ** 2
     smooth = np.fft.irfftn(spectrum * np.exp(-radius2 * (2 * np.pi * 1.5) ** 2 / 2), s=(side,) * 3, axes=(0, 1, 2))
     t = smooth / smooth.std()
-    return (1 / (1 + np.exp(-1.702 * t))).astype(np.float32)  # logistic approximation of the normal integral
+    return np.asarray(1 / (1 + np.exp(-1.702 * t)), np.float32)  # logistic approximation of the normal integral
 
 
 def bowel_loops(rng: np.random.Generator) -> np.ndarray:
