@@ -20,6 +20,7 @@ from lumbar.dicom.jpeg_markers import (
     Scan,
     check_room,
     check_size,
+    read_only,
     refuse,
 )
 from lumbar.dicom.native import clear_unused_bits
@@ -74,7 +75,7 @@ def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
     # A block that repeats the one before takes two bits at least.
     check_room(path, frame.offset, data.size, n_samples=rows * columns, least=rows * columns // 256)
     out = np.empty((rows, columns, 1), np.uint16)
-    _decode_scan(np.ascontiguousarray(data), out, frame, reader, scan)
+    _decode_scan(read_only(data), out, frame, reader, scan)
     return clear_unused_bits(out.reshape(shape).astype(dtype, copy=False), header)
 
 

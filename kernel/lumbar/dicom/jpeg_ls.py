@@ -10,10 +10,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from lumbar.dicom import jpeg_ls_kernels
 from lumbar.dicom.colour import to_rgb
 from lumbar.dicom.header import Header
-from lumbar.dicom.jpeg_ls_kernels import INVALID, N_CONTEXTS, NO_RESTART, TRUNCATED, Coding, Work, decode_scan
+from lumbar.dicom.jpeg_ls_kernels import decode_scan
+from lumbar.dicom.jpeg_ls_samples import INVALID, N_CONTEXTS, NO_RESTART, TRUNCATED, Coding, Work
 from lumbar.dicom.jpeg_markers import (
     SOF_JPEG_LS,
     Frame,
@@ -22,6 +22,7 @@ from lumbar.dicom.jpeg_markers import (
     Scan,
     check_room,
     check_size,
+    read_only,
     refuse,
 )
 
@@ -73,7 +74,7 @@ def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
         if not missing.issuperset(indices) or indices != list(range(indices[0], indices[0] + len(indices))):
             raise refuse(path, scan.offset, f"a scan of components {indices}", f"some of {sorted(missing)}, in order")
         missing.difference_update(indices)
-        stop = _decode_scan(np.ascontiguousarray(data), out, frame, reader, scan)
+        stop = _decode_scan(read_only(data), out, frame, reader, scan)
         if not missing:
             break
         scan = reader.next_scan(stop)
@@ -200,4 +201,4 @@ def warm_up() -> None:
         run_index=np.empty(1, np.int64),
         progress=np.zeros(2, np.int64),
     )
-    jpeg_ls_kernels.decode_scan(data, 0, np.empty((1, 1, 1), np.uint16), 0, False, 0, coding, work)
+    decode_scan(data, 0, np.empty((1, 1, 1), np.uint16), 0, False, 0, coding, work)

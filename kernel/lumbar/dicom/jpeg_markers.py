@@ -351,3 +351,10 @@ def check_room(path: str, offset: int, size: int, *, n_samples: int, least: int)
     """
     if size < least or n_samples > max(1 << 24, 4096 * size):
         raise refuse(path, offset, f"{size} bytes for {n_samples} samples", "more bytes, or a smaller image")
+
+
+def read_only(data: np.ndarray) -> np.ndarray:
+    """Return a contiguous, read-only view of ``data``: the one type of array that kernels are compiled for."""
+    view = np.ascontiguousarray(data)[:]
+    view.flags.writeable = False
+    return view
