@@ -48,6 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="processes that decode; default: %(default)s"
     )
+    train.add_argument(
+        "--jobs", type=int, default=1, help="folds side by side, over the GPUs at hand; default: %(default)s"
+    )
     train.set_defaults(action=run_train)
     return parser
 
@@ -80,7 +83,7 @@ def run_train(args: argparse.Namespace) -> None:
         resume=args.resume,
     )
     write_recipe(run)
-    run.execute(name.strip() for name in args.stages.split(","))
+    run.execute([name.strip() for name in args.stages.split(",")], args.jobs)
     if FULL in run.use_folds and (args.out / "aggregator" / "full.safetensors").is_file():
         print(f"weights to seal: {export(run)}")
 

@@ -29,6 +29,17 @@ def write_frame(path: Path, frame: pd.DataFrame) -> None:
     write_with(path, lambda file: frame.to_parquet(file, index=False))
 
 
+def write_piece(folder: Path, fold: int, frame: pd.DataFrame, name: str = "oof") -> None:
+    """Write one fold's out-of-fold rows, then the table of all folds there are.
+
+    Folds may run side by side: each owns its piece, and whoever ends last sees them all.
+    """
+    write_frame(folder / "pieces" / f"{name}.fold{fold}.parquet", frame)
+    pieces = [pd.read_parquet(path) for path in sorted((folder / "pieces").glob(f"{name}.fold*.parquet"))]
+    filled = [piece for piece in pieces if len(piece)] or pieces[:1]
+    write_frame(folder / f"{name}.parquet", pd.concat(filled, ignore_index=True))
+
+
 def read_frame(path: Path) -> pd.DataFrame:
     """Read a stage's table.
 
@@ -60,9 +71,9 @@ def read_levels(path: Path) -> dict[int, dict[str, Xyz]]:
     return out
 
 
-def write_localisations(folder: Path, found: Mapping[int, Localisation], folds: Mapping[int, int]) -> None:
-    """Write all points of all studies: ``levels``, ``points`` and ``axial`` tables in a folder."""
-    write_frame(folder / "levels.parquet", levels_frame({k: v.levels_mm for k, v in found.items()}, folds))
+def write_localisations(folder: Path, found: Mapping[int, Localisation], folds: Mapping[int, int], fold: int) -> None:
+    """Write all points of one fold's studies: ``levels``, ``points`` and ``axial`` tables in a folder."""
+    write_piece(folder, fold, levels_frame({k: v.levels_mm for k, v in found.items()}, folds), "levels")
     points = [
         {"study_id": study_id, "fold": folds[study_id], **dataclasses.asdict(point)}
         for study_id, place in sorted(found.items())
@@ -73,8 +84,8 @@ def write_localisations(folder: Path, found: Mapping[int, Localisation], folds: 
         for study_id, place in sorted(found.items())
         for level in place.axial_levels
     ]
-    write_frame(folder / "points.parquet", pd.DataFrame(points, columns=["study_id", "fold", *_POINT_FIELDS]))
-    write_frame(folder / "axial.parquet", pd.DataFrame(axial, columns=["study_id", "fold", *_AXIAL_FIELDS]))
+    write_piece(folder, fold, pd.DataFrame(points, columns=["study_id", "fold", *_POINT_FIELDS]), "points")
+    write_piece(folder, fold, pd.DataFrame(axial, columns=["study_id", "fold", *_AXIAL_FIELDS]), "axial")
 
 
 def read_localisations(folder: Path, study_ids: Iterable[int]) -> dict[int, Localisation]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import platform
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,8 +23,9 @@ from torch import nn
 from tqdm import tqdm
 
 from lumbar.config import HeatmapConfig, SagittalRegressionConfig, to_dict
+from lumbar.errors import CohortError
 from lumbar.inference import Networks
-from lumbar.labels import COLUMNS, SEVERITY_COLUMNS
+from lumbar.labels import COLUMNS, SAGITTAL_T1, SAGITTAL_T2, SEVERITY_COLUMNS
 from lumbar.metric import score
 from lumbar.models import build, name_of
 from lumbar.stages.aggregate import aggregate
@@ -55,6 +60,7 @@ from lumbar_train.store import (
     read_logits,
     write_frame,
     write_localisations,
+    write_piece,
 )
 from lumbar_train.tables import Cohort
 from lumbar_train.targets import StudyTargets, study_targets
@@ -100,26 +106,35 @@ class Run:
         """The folds that give out-of-fold outputs."""
         return [fold for fold in self.use_folds if fold != FULL]
 
-    def execute(self, stages: Iterable[str]) -> None:
-        """Run the given steps in their order, whatever the order given."""
+    def execute(self, stages: Iterable[str], jobs: int = 1) -> None:
+        """Run the given steps in their order, whatever the order given; with ``jobs`` folds go side by side."""
         wanted = set(stages)
-        actions: dict[str, Callable[[], None]] = {
+        if unknown := sorted(wanted - set(STEPS)):
+            raise CohortError(f"--stages: found {', '.join(unknown)}, expected of {', '.join(STEPS)}")
+        with workers(jobs) as pool:
+            for step in (name for name in STEPS if name in wanted):
+                start = time.monotonic()
+                if step == "aggregator":
+                    self.aggregator()
+                else:
+                    folds = self.held_out_folds() if step == LOCALISE else self.use_folds
+                    run_side_by_side(self, step, sorted(folds), pool, jobs)
+                self._note_seconds(step, time.monotonic() - start)
+
+    def work(self, step: str, fold: int) -> None:
+        """One step on one fold: fit, then leave the out-of-fold outputs of the studies held out."""
+        actions: dict[str, Callable[[int], None]] = {
             "sagittal_xy": self.sagittal_xy,
             "sagittal_z": self.sagittal_z,
             "axial_xy": self.axial_xy,
             LOCALISE: self.localise,
             **{name: partial(self.classifier, name) for name in CLASSIFIERS},
-            "aggregator": self.aggregator,
         }
-        for step in STEPS:
-            if step in wanted:
-                start = time.monotonic()
-                actions[step]()
-                self._note_seconds(step, time.monotonic() - start)
+        actions[step](fold)
 
     # Localisers
 
-    def sagittal_xy(self) -> None:
+    def sagittal_xy(self, fold: int) -> None:
         """Fit the sagittal localiser; leave out-of-fold canal points."""
         stage = self.recipe.stages["sagittal_xy"]
         masks = MaskReader(self.cohort.root)
@@ -139,23 +154,20 @@ class Run:
             )
 
         loss = heatmap_loss if isinstance(stage.network, HeatmapConfig) else sagittal_regression_loss
-        networks = self._fit_all("sagittal_xy", stage, data, loss)
+        network = self._fit("sagittal_xy", fold, stage, data, loss)
         levels: dict[int, dict[str, Xyz]] = {}
-        for study_id, network in self._held_out(networks, "canal points"):
+        for study_id in self._held_out(fold, "canal points"):
             study, found = self.cache.study(study_id), Localisation()
-            maps = [
-                sagittal_heat(study, description, number, [network])
-                for description in study.series
-                if "Sagittal" in description
-                for number in range(len(study.series[description]))
-            ]
+            # one description is enough to place a box; localisation proper uses every series
+            description = SAGITTAL_T2 if study.series[SAGITTAL_T2] else SAGITTAL_T1
+            maps = [sagittal_heat(study, description, k, [network]) for k in range(len(study.series[description]))]
             if maps:
                 fuse_levels(maps, found)
             levels[study_id] = found.levels_mm
-        if levels:
-            write_frame(self.out / "sagittal_xy" / "oof.parquet", levels_frame(levels, self.fold_of))
+        if fold != FULL:
+            write_piece(self.out / "sagittal_xy", fold, levels_frame(levels, self.fold_of))
 
-    def sagittal_z(self) -> None:
+    def sagittal_z(self, fold: int) -> None:
         """Fit the slice-role network on boxes around out-of-fold points."""
         stage = self.recipe.stages["sagittal_z"]
         levels = read_levels(self.out / "sagittal_xy" / "oof.parquet")
@@ -164,9 +176,9 @@ class Run:
         def data(ids: list[int]) -> SliceRoles:
             return SliceRoles(self.cache, {k: self.targets[k] for k in ids}, usable, stage.network, stage.augment)
 
-        self._fit_all("sagittal_z", stage, data, slice_role_loss)
+        self._fit("sagittal_z", fold, stage, data, slice_role_loss)
 
-    def axial_xy(self) -> None:
+    def axial_xy(self, fold: int) -> None:
         """Fit the axial localiser on labelled slices."""
         stage = self.recipe.stages["axial_xy"]
 
@@ -174,23 +186,17 @@ class Run:
             return AxialXY(self.cache, {k: self.targets[k] for k in ids}, stage.network, stage.augment)
 
         loss = heatmap_loss if isinstance(stage.network, HeatmapConfig) else axial_regression_loss
-        self._fit_all("axial_xy", stage, data, loss)
+        self._fit("axial_xy", fold, stage, data, loss)
 
-    def localise(self) -> None:
-        """Out-of-fold localisation of every study by the three localisers of its fold."""
-        found: dict[int, Localisation] = {}
-        networks = {
-            fold: Networks({s: [self._load(s, fold)] for s in ("sagittal_xy", "sagittal_z", "axial_xy")})
-            for fold in self.held_out_folds()
-        }
-        for study_id, bundle in self._held_out(networks, "localise"):
-            found[study_id] = localise(self.cache.study(study_id), bundle)
-        if found:
-            write_localisations(self.out / LOCALISE, found, self.fold_of)
+    def localise(self, fold: int) -> None:
+        """Out-of-fold localisation of a fold's studies by the three localisers that never saw them."""
+        networks = Networks({s: [self._load(s, fold)] for s in ("sagittal_xy", "sagittal_z", "axial_xy")})
+        found = {k: localise(self.cache.study(k), networks) for k in self._held_out(fold, LOCALISE)}
+        write_localisations(self.out / LOCALISE, found, self.fold_of, fold)
 
     # Classifiers
 
-    def classifier(self, name: str) -> None:
+    def classifier(self, name: str, fold: int) -> None:
         """Fit one classifier on crops at out-of-fold points; leave out-of-fold logits."""
         stage = self.recipe.stages[name]
         found = read_localisations(self.out / LOCALISE, self.fold_of)
@@ -199,15 +205,15 @@ class Run:
         def data(ids: list[int]) -> LevelCrops:
             return LevelCrops(self.cache, {k: found[k] for k in ids}, labels, stage.network, stage.augment)
 
-        networks = self._fit_all(name, stage, data, graded_loss)
+        network = self._fit(name, fold, stage, data, graded_loss)
         logits, masks = {}, {}
-        for study_id, network in self._held_out(networks, name):
+        for study_id in self._held_out(fold, name):
             crops, mask = level_tensors(self.cache.study(study_id), found[study_id], network)
             out = run_classifier(network, crops, mask, flip=not _shares_sides(stage.network))
             logits[study_id] = out.permute(1, 0, 2).numpy()
             masks[study_id] = target_mask(network, mask).T.numpy()
-        if logits:
-            write_frame(self.out / name / "oof.parquet", logits_frame(logits, masks, self.fold_of))
+        if fold != FULL:
+            write_piece(self.out / name, fold, logits_frame(logits, masks, self.fold_of))
 
     def aggregator(self) -> None:
         """Fit the MLPs on out-of-fold logits, scored by fitting them on the other folds' studies only."""
@@ -249,42 +255,37 @@ class Run:
 
     # Shared
 
-    def _fit_all(
-        self, name: str, stage: StageRecipe, data: Callable[[list[int]], Any], loss: Callable[..., Any]
-    ) -> dict[int, nn.Module]:
-        """Fit a stage on every fold asked for; returns the networks of the held-out folds."""
-        networks = {}
-        for fold in self.use_folds:
-            train, held_out = split(self.folds, fold)
-            check_split(train, held_out)
-            torch.manual_seed(self.seed * 1000 + fold + 1)
-            network = build(name_of(stage.network), to_dict(stage.network))
-            result = fit(
-                network,
-                data([int(k) for k in train]),
-                loss,
-                config=loop_config(stage, self.seed, self.loop),
-                out_dir=self.out / name / fold_name(fold),
-                resume=self.resume,
-                distributed=self.ranks,
-                identity={"recipe": self.recipe.name, "cohort": self.cohort.fingerprint, "fold": fold},
-            )
-            load_weights(network, result.weights)
-            save_network(network, self.out / name / f"{fold_name(fold)}.safetensors", half=False)
-            if fold != FULL:
-                networks[fold] = network.eval()
-        return networks
+    def _fit(
+        self, name: str, fold: int, stage: StageRecipe, data: Callable[[list[int]], Any], loss: Callable[..., Any]
+    ) -> nn.Module:
+        """Fit a stage on the studies outside a fold (all of them for the full fit)."""
+        train, held_out = split(self.folds, fold)
+        check_split(train, held_out)
+        torch.manual_seed(self.seed * 1000 + fold + 1)
+        network = build(name_of(stage.network), to_dict(stage.network))
+        result = fit(
+            network,
+            data([int(k) for k in train]),
+            loss,
+            config=loop_config(stage, self.seed, self.loop),
+            out_dir=self.out / name / fold_name(fold),
+            resume=self.resume,
+            distributed=self.ranks,
+            identity={"recipe": self.recipe.name, "cohort": self.cohort.fingerprint, "fold": fold},
+        )
+        load_weights(network, result.weights)
+        save_network(network, self.out / name / f"{fold_name(fold)}.safetensors", half=False)
+        return network.eval()
 
     def _load(self, stage: str, fold: int) -> nn.Module:
         recipe = self.recipe.stages[stage]
         network = build(name_of(recipe.network), to_dict(recipe.network))
         return load_weights(network, self.out / stage / f"{fold_name(fold)}.safetensors").to(self.ranks.device).eval()
 
-    def _held_out(self, networks: dict[int, Any], title: str) -> Iterable[tuple[int, Any]]:
-        """(study, network of the fold that never saw it), with a progress bar."""
-        pairs = [(k, fold) for k, fold in sorted(self.fold_of.items()) if fold in networks]
-        for study_id, fold in tqdm(pairs, desc=f"{title} (out of fold)", unit="study", disable=not pairs):
-            yield study_id, networks[fold]
+    def _held_out(self, fold: int, title: str) -> Iterable[int]:
+        """Studies of a fold, with a progress bar; none for the full fit, which is never scored."""
+        ids = sorted(k for k, held in self.fold_of.items() if held == fold and fold != FULL)
+        return tqdm(ids, desc=f"{title} (out of fold {fold})", unit="study", disable=not ids)
 
     def _note_seconds(self, step: str, seconds: float) -> None:
         path = self.out / "seconds.json"
@@ -292,6 +293,34 @@ class Run:
         noted[step] = round(seconds, 1)
         noted["machine"] = f"{platform.machine()}, {torch.get_num_threads()} threads, {self.ranks.device.type}"
         write_text(path, json.dumps(noted, indent=1))
+
+
+def workers(jobs: int) -> AbstractContextManager[ProcessPoolExecutor | None]:
+    """A pool of ``jobs`` processes, started once a run because each imports torch; None for one job."""
+    if jobs <= 1:
+        return nullcontext()
+    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+
+
+def run_side_by_side(run: Run, step: str, folds: list[int], pool: ProcessPoolExecutor | None, jobs: int) -> None:
+    """One step on several folds, side by side where there is a pool; the full fit first because it takes longest.
+
+    Each process gets its share of the cores and, where there are GPUs, one of them in turn.
+    """
+    if pool is None:
+        for fold in folds:
+            run.work(step, fold)
+        return
+    for future in [pool.submit(_task, run, step, fold, jobs, k) for k, fold in enumerate(folds)]:
+        future.result()
+
+
+def _task(run: Run, step: str, fold: int, jobs: int, number: int) -> None:
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(number % torch.cuda.device_count())
+        run.ranks = Ranks(device=torch.device("cuda", torch.cuda.current_device()))
+    run.work(step, fold)
 
 
 def loop_config(stage: StageRecipe, seed: int, overrides: dict[str, Any]) -> LoopConfig:

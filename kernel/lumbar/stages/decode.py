@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from lumbar.dicom import Stack
@@ -72,9 +71,13 @@ def find_peaks(
     floor: float = 0.03,
 ) -> list[Peak]:
     """Peaks of one channel over all slices (S, h, w): local maxima of the volume, highest first."""
-    volume = torch.from_numpy(np.ascontiguousarray(heat))[None, None]
-    is_peak = (volume == F.max_pool3d(volume, (3, 7, 7), stride=1, padding=(1, 3, 3))) & (volume >= floor)
-    where = torch.nonzero(is_peak[0, 0]).numpy()
+    spread = np.zeros_like(heat)
+    for s in np.flatnonzero(heat.max(axis=(1, 2)) >= floor):
+        spread[s] = cv2.dilate(heat[s], np.ones((7, 7), np.uint8))
+    highest = spread.copy()
+    np.maximum(highest[1:], spread[:-1], out=highest[1:])
+    np.maximum(highest[:-1], spread[1:], out=highest[:-1])
+    where = np.argwhere((heat >= floor) & (heat >= highest))
     heights = heat[where[:, 0], where[:, 1], where[:, 2]]
     peaks = []
     for s, y, x in where[np.argsort(-heights)[:most]]:
