@@ -9,13 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lumbar.errors import LumbarError
-from lumbar.manifest import manifest_hash
+from lumbar.manifest import manifest_hash, read_manifest
 from lumbar_publish import step_dataset, step_kernel, step_submit
-from lumbar_publish.chain import run_chain
+from lumbar_publish.chain import run_chain, run_networks
 from lumbar_publish.files import write_text
 from lumbar_publish.names import DEFAULT_SLUG, DatasetId, Layout
 from lumbar_publish.publication import Publication
-from lumbar_publish.seal import Sealed, described, read_json, seal, source_of, verify_against_lock
+from lumbar_publish.seal import Sealed, described, locked_dataset, read_json, seal, source_of, verify_against_lock
 from lumbar_publish.whole import chain_of
 
 ALL = "all"
@@ -62,8 +62,7 @@ def summary(sealed: Sealed) -> str:
 
 def _seal(layout: Layout, options: argparse.Namespace, make_sample: MakeSample) -> Sealed:
     data = read_json(source_of(layout, options.run)[0])
-    locked = read_json(layout.lock) if layout.lock.is_file() else data
-    locked_id = (locked.get("dataset") or {}).get("id")
+    locked_id = locked_dataset(layout)
     dataset = DatasetId.choose(locked_id, options.owner, options.slug)
     if options.publish in LATER and options.run is None and str(dataset) == locked_id and layout.sealed.is_dir():
         verify_against_lock(layout, layout.sealed)
@@ -75,12 +74,15 @@ def _seal(layout: Layout, options: argparse.Namespace, make_sample: MakeSample) 
         staged = manifest_hash(folder)
         if mark.is_file() and mark.read_text(encoding="utf-8").strip() == staged:
             return
-        with tempfile.TemporaryDirectory(prefix="lumbar-sample-") as scratch:
-            sample = options.sample
-            if sample is None:
-                sample = Path(scratch) / "cohort"
-                make_sample(sample)
-            run_chain(folder, sample, chain_of(data))
+        if read_manifest(folder).forced:
+            run_networks(folder)
+        else:
+            with tempfile.TemporaryDirectory(prefix="lumbar-sample-") as scratch:
+                sample = options.sample
+                if sample is None:
+                    sample = Path(scratch) / "cohort"
+                    make_sample(sample)
+                run_chain(folder, sample, chain_of(data))
         write_text(mark, staged + "\n")
 
     return seal(

@@ -114,6 +114,8 @@ def judge(data: Path, out: Path, seconds: float, agree_with: Path | None = None,
     rows = f"{len(table)} of {len(table)}" if sample.is_file() else f"{len(table)} (no {sample.name} to compare with)"
     kept = [study for study in record["studies"] if study["status"] != "predicted"]
     print(f"rows         {rows}, valid; {len(kept)} of {len(record['studies'])} studies left at the prior")
+    if len(kept) == len(record["studies"]):
+        raise CohortError(f"{data}: no study was predicted, all were left at the prior: see {working / 'report.html'}")
     for line in (truth_line(data, working / "submission.csv"), *prediction.lines()):
         print(line)
     if agree_with:

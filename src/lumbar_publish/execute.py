@@ -40,6 +40,7 @@ def execute(plan: dict[str, Any]) -> int:
         timeout=plan["timeout_s"],
         startup_timeout=_STARTUP_TIMEOUT_S,
         kernel_name="python3",
+        extra_arguments=["--log-level=40"],  # its warning about unencrypted loopback is no news here
         resources={"metadata": {"path": plan["working"]}},
     )
     try:

@@ -140,6 +140,7 @@ def notebook_environment(kaggle: Path, site: Path, home: Path, keep: Sequence[st
         "HOME": str(home),
         "PYTHONPATH": str(site),
         "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm asks for widgets, which nobody would see
         "LUMBAR_KAGGLE_ROOT": str(kaggle),
         "KAGGLE_KERNEL_RUN_TYPE": "Batch",
         "MPLBACKEND": "agg",

@@ -77,6 +77,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+def locked_dataset(layout: Layout) -> str | None:
+    """The dataset's id in the lock file; None where there is no lock file."""
+    return (read_json(layout.lock).get("dataset") or {}).get("id") if layout.lock.is_file() else None
+
+
 def source_of(layout: Layout, run: Path | None) -> tuple[Path, Path]:
     """Manifest and weights' folder to seal: a run's export, or what the lock file names."""
     if run is None:
@@ -112,8 +117,7 @@ def seal(
     manifest_path, weights = source_of(layout, run)
     data = read_json(manifest_path)
     if dataset is None:
-        locked = read_json(layout.lock) if layout.lock.is_file() else data
-        dataset = DatasetId.choose((locked.get("dataset") or {}).get("id"))
+        dataset = DatasetId.choose(locked_dataset(layout))
     data["forced"] = _accepted(data, manifest_path, run, force)
     data["dataset"] = {"id": str(dataset), "version": None}
     data["code_sha256"] = code_sha256(layout.kernel)

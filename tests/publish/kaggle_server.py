@@ -71,14 +71,14 @@ class KaggleServer:
         self.fail: dict[str, list[Callable[[dict], dict | None]]] = {}  # method -> what to do at its next calls
         self.cut_uploads: Counter[str] = Counter()  # blob name -> how many uploads of it to break off
         self.token_is_valid = False
-        self.processing_looks = 2
+        self.processing_looks = 1
         self.unpacks_into_folder = True  # else an archive's own folder name is lost
-        self.run_statuses = ["QUEUED", "RUNNING", "COMPLETE"]
+        self.run_statuses = ["RUNNING", "COMPLETE"]
         self.failure_message = ""
         self.output: Callable[[dict], dict[str, bytes]] = lambda request: {}
         self.log = '[{"stream_name":"stdout","time":1.0,"data":"all is well\\n"}]'
         self.scores = ("0.355", "0.401")
-        self.scoring_looks = 2
+        self.scoring_looks = 1
         self.submission_status = "COMPLETE"
         self._lock = threading.Lock()
         server = self

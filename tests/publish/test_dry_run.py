@@ -179,3 +179,11 @@ def test_estimate_leaves_out_the_study_that_warmed_up_and_counts_the_rest_once()
 def test_missing_data_folder_is_named(layout: Layout, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(layout, layout.root / "nowhere")[0] == 1
     assert "nowhere: no such folder" in capsys.readouterr().err
+
+
+def test_rehearsal_in_which_nothing_was_predicted_fails(
+    layout: Layout, competition: Path, kernel_does, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kernel_does("p = out.with_name('record.json'); p.write_text(p.read_text().replace('predicted', 'prior'))")
+    assert run(layout, competition)[0] == 1
+    assert "no study was predicted" in capsys.readouterr().err

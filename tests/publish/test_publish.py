@@ -9,17 +9,18 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from lumbar.labels import COLUMNS
-from lumbar_publish import client
+from lumbar_publish import cli, client
 from lumbar_publish.cli import main
 from lumbar_publish.names import COMPETITION, Layout
 from lumbar_publish.seal import seal
-from publish.kaggle_server import KEY, TOKEN, USER, KaggleServer, wait_until
+from publish.kaggle_server import KEY, TOKEN, USER, Dataset, KaggleServer, Kernel, Refusal, wait_until
 
 DATASET, KERNEL = f"{USER}/lumbar-kit", f"{USER}/lumbar-kit-submission"
 Publish = Callable[..., tuple[int, str, str]]
@@ -62,15 +63,38 @@ def kaggle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KaggleSe
 
 
 @pytest.fixture
-def publish(layout: Layout, competition: Path, capsys: pytest.CaptureFixture[str]) -> Publish:
-    """Run ``build_dataset.py --publish`` on the tiny repository: exit code, output, errors."""
+def publish(layout: Layout, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Publish:
+    """Run ``build_dataset.py --publish`` on the tiny repository: exit code, output, errors.
+
+    The sealed chain is not tried again each time: the client is what is tested here.
+    """
+    monkeypatch.setattr(cli, "run_chain", lambda *_: None)
 
     def run(*steps: str) -> tuple[int, str, str]:
-        code = main(layout, lambda folder: None, ["--sample", str(competition), "--publish", *steps, "-m", "first try"])
+        code = main(layout, lambda folder: None, ["--publish", *steps, "-m", "first try"])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture
+def published(kaggle: KaggleServer, layout: Layout) -> str:
+    """The tiny repository sealed, and its dataset there already; the manifest's hash."""
+    sealed = seal(layout)
+    files = {p.relative_to(sealed.folder).as_posix(): p.read_bytes() for p in sealed.folder.rglob("*") if p.is_file()}
+    del files["dataset-metadata.json"]
+    kaggle.datasets[DATASET] = Dataset([files])
+    return sealed.manifest_hash
+
+
+@pytest.fixture
+def checked(kaggle: KaggleServer, layout: Layout, published: str) -> None:
+    """The notebook's run complete and checked, too."""
+    kaggle.kernels[KERNEL] = Kernel([{"text": layout.notebook.read_text()}], ["COMPLETE"])
+    notes = layout.root / "dist" / "publish" / published[:12] / "notes.json"
+    notes.parent.mkdir(parents=True)
+    notes.write_text('{"kernel_version": 1, "is_checked": true}')
 
 
 def error_line(err: str) -> str:
@@ -81,6 +105,7 @@ def error_line(err: str) -> str:
     return lines[0]
 
 
+@pytest.mark.slow
 def test_whole_publication_and_its_repetition(kaggle: KaggleServer, publish: Publish, layout: Layout) -> None:
     code, out, err = publish()
     assert code == 0, out + err
@@ -98,6 +123,9 @@ def test_whole_publication_and_its_repetition(kaggle: KaggleServer, publish: Pub
     assert not pushed[0].get("enableInternet", False)
     assert [row["description"].startswith("first try (manifest ") for row in kaggle.submissions] == [True]
     assert "100%" in err  # the client's own progress bar
+    assert KEY not in out + err
+    for path in (layout.root / "dist").rglob("*"):
+        assert not path.is_file() or KEY.encode() not in path.read_bytes()
 
     code, out, _ = publish()
     assert code == 0
@@ -107,6 +135,7 @@ def test_whole_publication_and_its_repetition(kaggle: KaggleServer, publish: Pub
     assert counts == (1, 1, 1)
 
 
+@pytest.mark.slow
 def test_steps_one_by_one_and_a_new_version_of_changed_code(
     kaggle: KaggleServer, publish: Publish, layout: Layout
 ) -> None:
@@ -138,14 +167,15 @@ def test_archives_that_lose_their_folder_are_still_whole(kaggle: KaggleServer, p
     assert "nothing to upload" in publish("dataset")[1]
 
 
+@pytest.mark.slow
 def test_publication_killed_in_its_middle_continues(
-    kaggle: KaggleServer, layout: Layout, competition: Path, publish: Publish
+    kaggle: KaggleServer, published: str, layout: Layout, publish: Publish
 ) -> None:
     kaggle.run_statuses = ["RUNNING"] * 1000 + ["COMPLETE"]
     script = (
         "import sys; from pathlib import Path; from lumbar_publish.cli import main; from lumbar_publish.names import "
         f"Layout; main(Layout(Path({str(layout.root)!r})), None, "
-        f"['--sample', {str(competition)!r}, '--publish', '-m', 'first try'])"
+        "['--publish', 'kernel', '-m', 'first try'])"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.DEVNULL)
@@ -176,7 +206,7 @@ def test_plain_client_works_on_what_is_left(kaggle: KaggleServer, layout: Layout
     assert len(kaggle.datasets[DATASET].versions) == 2
 
 
-# ---- failures: exit 1, one line that says what to do next -------------------------------------------------------------
+# ---- failures: exit 1, one line that says what to do next ---------------------------------------------------------
 
 
 def test_placeholder_owner_is_refused(layout: Layout, competition: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,8 +220,7 @@ def test_notes_are_asked_for(layout: Layout, capsys: pytest.CaptureFixture[str])
     assert "add -m NOTES" in error_line(capsys.readouterr().err)
 
 
-def test_no_credentials(kaggle: KaggleServer, publish: Publish, monkeypatch: pytest.MonkeyPatch, layout: Layout) -> None:
-    seal(layout)
+def test_no_credentials(kaggle: KaggleServer, publish: Publish, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KAGGLE_KEY")
     code, _, err = publish()
     assert code == 1
@@ -229,8 +258,9 @@ def test_wrong_key(kaggle: KaggleServer, publish: Publish, monkeypatch: pytest.M
     assert "Kaggle refused the credentials in KAGGLE_KEY (401): make new ones" in error_line(err)
 
 
-def test_version_refused_while_processing(kaggle: KaggleServer, publish: Publish, layout: Layout) -> None:
-    assert publish("dataset")[0] == 0
+def test_version_refused_while_processing(
+    kaggle: KaggleServer, published: str, publish: Publish, layout: Layout
+) -> None:
     (layout.kernel / "stages" / "__init__.py").write_text("x = 1\n")
     kaggle.refuse("CreateDatasetVersion", 403, "Forbidden: the dataset is still being processed")
     code, _, err = publish("dataset")
@@ -248,9 +278,9 @@ def test_dataset_of_another_owner(kaggle: KaggleServer, publish: Publish, monkey
     assert "check that the owner is your account" in error_line(err)
 
 
-def test_lost_kernel(kaggle: KaggleServer, publish: Publish) -> None:
+def test_lost_kernel(kaggle: KaggleServer, published: str, publish: Publish) -> None:
     kaggle.refuse("GetKernelSessionStatus", 404, "404 Kernel not found")
-    code, _, err = publish()
+    code, _, err = publish("kernel")
     assert code == 1
     assert "check owner and name" in error_line(err)
 
@@ -270,8 +300,7 @@ def test_trouble_that_lasts_is_said_and_one_that_passes_is_not(
     assert publish("dataset")[0] == 0
 
 
-def test_server_error_while_waiting_is_borne(kaggle: KaggleServer, publish: Publish) -> None:
-    assert publish("dataset")[0] == 0
+def test_server_error_while_waiting_is_borne(kaggle: KaggleServer, published: str, publish: Publish) -> None:
     kaggle.run_statuses = ["RUNNING"] * 3 + ["COMPLETE"]
     kaggle.fail["GetKernelSessionStatus"] = [lambda _: None, *[_boom] * 4]
     code, out, err = publish("kernel")
@@ -280,8 +309,6 @@ def test_server_error_while_waiting_is_borne(kaggle: KaggleServer, publish: Publ
 
 
 def _boom(_: dict) -> dict:
-    from publish.kaggle_server import Refusal
-
     raise Refusal(500, "Internal Server Error")
 
 
@@ -305,8 +332,7 @@ def test_creation_error_with_exit_0(kaggle: KaggleServer, publish: Publish) -> N
 
 
 @pytest.mark.parametrize("kind", ["Dataset", "Competition"])
-def test_invalid_sources(kaggle: KaggleServer, publish: Publish, kind: str) -> None:
-    assert publish("dataset")[0] == 0
+def test_invalid_sources(kaggle: KaggleServer, published: str, publish: Publish, kind: str) -> None:
     reply = {"url": "u", "versionNumber": 1, "error": "", f"invalid{kind}Sources": ["some/thing"]}
     kaggle.answer("SaveKernel", reply)
     code, _, err = publish("kernel")
@@ -314,16 +340,14 @@ def test_invalid_sources(kaggle: KaggleServer, publish: Publish, kind: str) -> N
     assert f"{kind.lower()} sources ['some/thing'] are not valid" in error_line(err)
 
 
-def test_push_error_with_exit_0(kaggle: KaggleServer, publish: Publish) -> None:
-    assert publish("dataset")[0] == 0
+def test_push_error_with_exit_0(kaggle: KaggleServer, published: str, publish: Publish) -> None:
     kaggle.answer("SaveKernel", {"error": "Maximum weekly GPU quota reached"})
     code, _, err = publish("kernel")
     assert code == 1
     assert "Maximum weekly GPU quota reached: the notebook was not pushed" in error_line(err)
 
 
-def test_title_and_id_that_disagree(kaggle: KaggleServer, publish: Publish, layout: Layout) -> None:
-    assert publish("dataset")[0] == 0
+def test_title_and_id_that_disagree(kaggle: KaggleServer, published: str, publish: Publish, layout: Layout) -> None:
     data = json.loads(layout.kernel_metadata.read_text())
     layout.kernel_metadata.write_text(json.dumps(data | {"title": "Another name"}))
     code, _, err = publish("kernel")
@@ -332,8 +356,7 @@ def test_title_and_id_that_disagree(kaggle: KaggleServer, publish: Publish, layo
     assert kaggle.calls["SaveKernel"] == 0
 
 
-def test_notebook_over_a_megabyte(kaggle: KaggleServer, publish: Publish, layout: Layout) -> None:
-    assert publish("dataset")[0] == 0
+def test_notebook_over_a_megabyte(kaggle: KaggleServer, published: str, publish: Publish, layout: Layout) -> None:
     page = json.loads(layout.notebook.read_text())
     page["cells"][0]["source"] = "x" * 1_000_001
     layout.notebook.write_text(json.dumps(page))
@@ -343,8 +366,9 @@ def test_notebook_over_a_megabyte(kaggle: KaggleServer, publish: Publish, layout
     assert kaggle.calls["SaveKernel"] == 0
 
 
-def test_run_that_ends_with_error_shows_its_last_line_and_is_pushed_anew(kaggle: KaggleServer, publish: Publish) -> None:
-    assert publish("dataset")[0] == 0
+def test_run_that_ends_with_error_shows_its_last_line_and_is_pushed_anew(
+    kaggle: KaggleServer, published: str, publish: Publish
+) -> None:
     kaggle.run_statuses = ["RUNNING", "ERROR"]
     kaggle.log = '[{"stream_name":"stderr","time":1.0,"data":"Attach the latest version\\n"}]'
     code, _, err = publish("kernel")
@@ -366,7 +390,7 @@ def test_run_that_ends_with_error_shows_its_last_line_and_is_pushed_anew(kaggle:
     ],
 )
 def test_output_that_cannot_be_submitted(
-    kaggle: KaggleServer, publish: Publish, change: Callable[[dict], object], message: str
+    kaggle: KaggleServer, published: str, publish: Publish, change: Callable[[dict], object], message: str
 ) -> None:
     def output(request: dict) -> dict[str, bytes]:
         files = run_output(request)
@@ -380,18 +404,18 @@ def test_output_that_cannot_be_submitted(
     assert kaggle.submissions == []
 
 
-def test_submission_that_kaggle_refuses(kaggle: KaggleServer, publish: Publish) -> None:
+def test_submission_that_kaggle_refuses(kaggle: KaggleServer, checked: None, publish: Publish) -> None:
     kaggle.refuse("CreateCodeSubmission", 400, "Submission not allowed: daily limit reached")
-    code, _, err = publish()
+    code, _, err = publish("submit")
     assert code == 1
     assert "daily limit reached" in error_line(err)
-    assert publish()[0] == 0
+    assert publish("submit")[0] == 0
     assert len(kaggle.submissions) == 1
 
 
-def test_submission_that_fails_in_scoring(kaggle: KaggleServer, publish: Publish) -> None:
+def test_submission_that_fails_in_scoring(kaggle: KaggleServer, checked: None, publish: Publish) -> None:
     kaggle.submission_status = "ERROR"
-    code, _, err = publish()
+    code, _, err = publish("submit")
     assert code == 1
     assert "ended with" in error_line(err)
     assert f"kaggle.com/competitions/{COMPETITION}/submissions" in err
@@ -408,8 +432,6 @@ def test_server_that_cannot_be_reached(kaggle: KaggleServer, publish: Publish) -
 def test_client_that_hangs_is_ended(
     kaggle: KaggleServer, publish: Publish, monkeypatch: pytest.MonkeyPatch, layout: Layout
 ) -> None:
-    import time
-
     kaggle.fail["GetDatasetStatus"] = [lambda _: time.sleep(3) or {}] * 3
     monkeypatch.setattr(client, "SHORT_S", 2.0)
     code, _, err = publish("dataset")
@@ -417,18 +439,9 @@ def test_client_that_hangs_is_ended(
     assert "Kaggle cannot be reached" in error_line(err)
 
 
-def test_secrets_are_never_written(kaggle: KaggleServer, publish: Publish, layout: Layout) -> None:
-    code, out, err = publish()
-    assert code == 0
-    assert KEY not in out + err
-    for path in (layout.root / "dist").rglob("*"):
-        assert not path.is_file() or KEY.encode() not in path.read_bytes()
-
-
 def test_sealed_folder_changed_after_sealing_is_not_pushed(
-    kaggle: KaggleServer, publish: Publish, layout: Layout
+    kaggle: KaggleServer, published: str, publish: Publish, layout: Layout
 ) -> None:
-    assert publish("dataset")[0] == 0
     shutil.copy(layout.sealed / "weights" / "axial_xy.full.safetensors", layout.sealed / "weights" / "x")
     (layout.sealed / "weights" / "aggregator.full.safetensors").write_bytes(b"other")
     code, _, err = publish("kernel")
