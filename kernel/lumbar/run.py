@@ -120,7 +120,8 @@ def _studies(root: Path, split: str, wanted: int | Sequence[int] | None) -> tupl
     from lumbar.study import list_studies, read_descriptions
 
     descriptions = read_descriptions(root, split)
-    study_ids = expected_studies(root, split, list_studies(root, split))
+    tabled = [int(study_id) for study_id in descriptions["study_id"]]
+    study_ids = expected_studies(root, split, list_studies(root, split), tabled)
     if isinstance(wanted, int):
         study_ids = study_ids[:wanted]
     elif wanted is not None:

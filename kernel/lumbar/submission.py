@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from lumbar.errors import CohortError
 from lumbar.labels import COLUMNS, SEVERITY_COLUMNS
 from lumbar.metric import read_table
+
+log = logging.getLogger("lumbar")
 
 HEADER = ",".join(("row_id", *SEVERITY_COLUMNS))
 _FLOOR = 1e-6  # no class is ever impossible: one wrong certain row would cost 36 nats
@@ -131,21 +134,37 @@ def check_writable(path: str | Path) -> None:
         raise CohortError(f"{target}: cannot be written ({error.strerror}), expected a writable file") from None
 
 
-def expected_studies(root: str | Path, split: str, found: Sequence[int]) -> list[int]:
-    """Studies of the submission: sample_submission.csv's in its order (test only), then the others found on disk.
+def expected_studies(root: str | Path, split: str, found: Sequence[int], tabled: Sequence[int]) -> list[int]:
+    """Studies of the submission, in the order of the file.
+
+    sample_submission.csv (test only) leads, for a row too many or too few costs the whole submission. Studies of the
+    series table that it lacks are added: the sample may have stayed behind when the test set was swapped. A sample
+    that shares no study with the data is of another test set, and a folder that neither names is not asked for.
+
+    Args:
+        found: studies of the table or with a folder.
+        tabled: studies of the table of series.
 
     Raises:
         CohortError: sample_submission.csv has no row_id column, or a row_id that is none.
     """
     path = Path(root) / "sample_submission.csv"
-    listed: list[int] = []
-    if split == "test" and path.is_file():
-        for row_id in read_row_ids(path):
-            head, _, column = row_id.partition("_")
-            if column not in COLUMNS or not head.isdigit():
-                raise CohortError(f"{path}: found row_id {row_id!r}, expected <study_id>_<condition>_<level>")
-            listed.append(int(head))
-    return list(dict.fromkeys([*listed, *found]))
+    if split != "test" or not path.is_file():
+        return list(found)
+    listed: dict[int, None] = {}
+    for row_id in read_row_ids(path):
+        head, _, column = row_id.partition("_")
+        if column not in COLUMNS or not head.isdigit():
+            raise CohortError(f"{path}: found row_id {row_id!r}, expected <study_id>_<condition>_<level>")
+        listed[int(head)] = None
+    if listed.keys().isdisjoint(found):
+        log.warning("%s: none of its %d studies has images or series, so it is left aside", path, len(listed))
+        return list(found)
+    known = set(tabled)
+    studies = dict.fromkeys([*listed, *(study_id for study_id in found if study_id in known)])
+    if extra := [study_id for study_id in found if study_id not in studies]:
+        log.warning("%s: %d study folders in no table get no rows, first %d", root, len(extra), extra[0])
+    return list(studies)
 
 
 def read_row_ids(path: str | Path) -> list[str]:

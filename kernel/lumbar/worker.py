@@ -103,9 +103,9 @@ def _serve(connection: Connection, setup: Setup) -> None:
     readings: dict[int, _Reading] = {}
     if setup.first_study is not None:
         readings[setup.first_study] = _Reading(setup, setup.first_study)
-    _limit_threads(setup.n_threads)
     started = time.perf_counter()
     try:
+        _limit_threads(setup.n_threads)
         networks, device = _load(setup)
     except Exception as error:
         connection.send(("refused", error if isinstance(error, LumbarError) else LumbarError(one_line(error))))

@@ -326,14 +326,14 @@ def test_some_studies_only(tmp_path, bundle):
         predict(root, bundle, chain=FAKE, studies=[9])
 
 
-def test_studies_without_a_folder_or_a_line_in_the_table_get_rows_too(tmp_path, bundle):
+def test_a_study_without_a_folder_gets_rows_too_and_a_stray_folder_none(tmp_path, bundle):
     root = write_cohort(tmp_path / "data", {1: (), 2: ()})
     (root / "test_images" / "7").mkdir()
     (root / "test_images" / "2").rmdir()
     frame, record = predict(root, bundle, tmp_path / "s.csv", chain=FAKE)
-    validate(tmp_path / "s.csv", [*row_ids(1), *row_ids(2), *row_ids(7)])
+    validate(tmp_path / "s.csv", [*row_ids(1), *row_ids(2)])
     assert_prior(frame, 2)
-    assert status(record) == {1: "predicted", 2: "prior", 7: "predicted"}
+    assert status(record) == {1: "predicted", 2: "prior"}
 
 
 def test_the_train_split_is_predicted_too(tmp_path, bundle):

@@ -103,11 +103,20 @@ def test_an_unwritable_place_is_found_before_any_work(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "good.csv"]
 
 
-def test_studies_are_the_samples_then_those_found(tmp_path):
+def test_studies_are_the_samples_then_those_of_the_table(tmp_path, caplog):
     Submission([9, 2], PRIOR, tmp_path / "sample_submission.csv")
-    assert expected_studies(tmp_path, "test", [2, 3]) == [9, 2, 3]
-    assert expected_studies(tmp_path, "train", [2, 3]) == [2, 3]
-    assert expected_studies(tmp_path / "elsewhere", "test", [2, 3]) == [2, 3]
+    assert expected_studies(tmp_path, "test", [2, 3], [2, 3]) == [9, 2, 3]
+    assert caplog.text == ""
+    assert expected_studies(tmp_path, "test", [2, 3, 4], [3]) == [9, 2, 3]
+    assert "1 study folders in no table get no rows, first 4" in caplog.text
+    assert expected_studies(tmp_path, "train", [2, 3], []) == [2, 3]
+    assert expected_studies(tmp_path / "elsewhere", "test", [2, 3], []) == [2, 3]
+
+
+def test_a_sample_of_another_test_set_is_left_aside(tmp_path, caplog):
+    Submission([9, 8], PRIOR, tmp_path / "sample_submission.csv")
+    assert expected_studies(tmp_path, "test", [2, 3], [2, 3]) == [2, 3]
+    assert "none of its 2 studies has images or series, so it is left aside" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -121,7 +130,7 @@ def test_studies_are_the_samples_then_those_found(tmp_path):
 def test_a_sample_that_is_none_is_refused(tmp_path, text, message):
     (tmp_path / "sample_submission.csv").write_text(text)
     with pytest.raises(CohortError, match=message):
-        expected_studies(tmp_path, "test", [1])
+        expected_studies(tmp_path, "test", [1], [1])
 
 
 @pytest.mark.parametrize(
