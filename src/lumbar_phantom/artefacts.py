@@ -24,7 +24,10 @@ class Scanner:
     ghost_shift: float
     swap_phase: bool
     band: float  # y in mm (LPS) in front of which a saturation band darkens; nan for none
-    chemical_px: float
+    chemical: tuple[int, int]  # displacement of fat in fine voxels, along z and y
+    wrap: float  # share of the columns' far side that folds in; 0 for none
+    centre_z: float
+    reach_mm: float  # half length of the coil along z
 
 
 def draw_scanner(rng: np.random.Generator, field: float, wildness: float, axial: bool, belly_y: float) -> Scanner:
@@ -44,8 +47,17 @@ def draw_scanner(rng: np.random.Generator, field: float, wildness: float, axial:
         ghost_shift=float(rng.uniform(0.05, 0.45)),
         swap_phase=bool(rng.random() < 0.5),
         band=float(belly_y - rng.uniform(15, 45)) if not axial and rng.random() < 0.45 else math.nan,
-        chemical_px=float(rng.uniform(0, 1.2)) if rng.random() < 0.5 else 0.0,
+        chemical=_chemical(rng, field),
+        wrap=float(rng.uniform(0.06, 0.16)) if axial and rng.random() < 0.06 else 0.0,
+        centre_z=float(rng.normal(0, 20)),
+        reach_mm=float(rng.uniform(125, 260)),
     )
+
+
+def _chemical(rng: np.random.Generator, field: float) -> tuple[int, int]:
+    """Up to two voxels along one axis, more at high field."""
+    size = int(rng.integers(0, 3 if field >= 1.5 else 2)) * int(rng.choice([-1, 1]))
+    return (size, 0) if rng.random() < 0.5 else (0, size)
 
 
 def shading(scanner: Scanner, shape: tuple[int, int], origin: np.ndarray, row_mm: np.ndarray, column_mm: np.ndarray,
@@ -63,6 +75,8 @@ def shading(scanner: Scanner, shape: tuple[int, int], origin: np.ndarray, row_mm
         depth = np.maximum(np.float32(back_y) - y, 0)
         gain = scanner.coil_floor + (1.5 - scanner.coil_floor) / (1 + (depth / np.float32(scanner.coil_mm)) ** 2)
         out *= gain.astype(np.float32)
+    z = np.float32(origin[2] - scanner.centre_z) + rows * np.float32(row_mm[2]) + columns * np.float32(column_mm[2])
+    out *= 1 / (1 + (z / np.float32(scanner.reach_mm)) ** 4)
     if np.isfinite(scanner.band):
         inside = 1 / (1 + np.exp(np.clip((y - np.float32(scanner.band)) / 3, -30, 30)))
         out *= 1 - np.float32(0.85) * inside

@@ -23,6 +23,7 @@ _TISSUE: dict[int, tuple[float, float, float, float]] = {
     ts.LIGAMENT: (900, 14, 0.35, 0.1),
     ts.CORTEX: (800, 8, 0.16, 0.1),
     ts.CSF: (4000, 1500, 1.0, 0.03),
+    ts.CSF_FLOW: (4000, 1500, 1.0, 0.03),
     ts.ROOT: (950, 90, 0.75, 0.08),
     ts.CORD: (950, 80, 0.75, 0.04),
     ts.EPIDURAL_FAT: (300, 145, 0.95, 0.05),
@@ -123,6 +124,7 @@ def randomised_signal(
         varied[group] = parameters[group] * (varied[start] / parameters[start].clip(1e-9))
     level = signal(varied, sequence)
     flow = rng.uniform(0, 1)
+    moving = rng.uniform(0.15, 0.9) if sequence.kind != "t1" and rng.random() < 0.35 else 1.0
     level[[ts.ARTERY, ts.VEIN]] += flow * rng.uniform(0.0, 0.35, 2) * np.quantile(level, 0.8) * (rng.random(2) < 0.4)
     if wildness > 0:
         level = level / level.max()
@@ -132,8 +134,24 @@ def randomised_signal(
         lift = rng.uniform(0, 0.12 * wildness, len(level))
         level = level * factor + np.where(parameters[:, 2] > 0.03, lift, 0)
         level = level ** np.exp(rng.normal(0, 0.25 * wildness))
+        if wildness > 0.75:  # no weighting at all: every tissue any brightness
+            share = rng.uniform(0.3, 1.0)
+            anything = rng.uniform(0.03, 1.0, len(level))
+            for start in (ts.MARROW, ts.NUCLEUS):
+                anything[start : start + an.N_VERTEBRAE] = anything[start]
+            level = np.where(parameters[:, 2] > 0.03, (1 - share) * level + share * anything, level)
+    level[ts.CSF_FLOW] = level[ts.CSF] * moving
     grain = varied[:, 3] * np.exp(rng.normal(0, 0.3 + 0.4 * wildness))
     out = np.zeros((2, 256), np.float32)
     out[0, : len(level)] = level / np.quantile(level[parameters[:, 2] > 0], 0.97)
     out[1, : len(level)] = np.minimum(grain, 0.6)
     return out[0], out[1]
+
+
+FAT_SHARE = np.zeros(256, np.float32)
+for _label, _share in (
+    (ts.FAT, 1.0), (ts.EPIDURAL_FAT, 1.0), (ts.VISCERAL_FAT, 1.0), (ts.FATTY_MUSCLE, 0.4), (ts.FAT_MARROW, 0.7),
+    (ts.INTERSPINOUS, 0.4), (ts.HAEMANGIOMA, 0.6), (ts.POSTERIOR_MARROW, 0.5),
+):
+    FAT_SHARE[_label] = _share
+FAT_SHARE[ts.MARROW : ts.MARROW + an.N_VERTEBRAE] = 0.4

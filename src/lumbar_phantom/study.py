@@ -119,17 +119,22 @@ class Painter:
         wildness = float(rng.uniform(0.3, 1.0)) if rng.random() < wild else 0.0
         sequence = sequences.draw_sequence(rng, plan.kind, field_strength)
         table, texture = sequences.randomised_signal(rng, parameters, sequence, wildness)
-        self.painted = volume.paint(body, table, texture, grain)
         body_y = float(np.median(patient.stations_geometry[10:20, 1]))
         self.back_y = body_y + 75.0 + float(patient.globals[an.SUBCUT_BACK])
         axial = plan.description == labels.AXIAL_T2
         self.scanner = artefacts.draw_scanner(rng, field_strength, wildness, axial, body_y)
+        self.painted = volume.paint(body, table, texture, grain, sequences.FAT_SHARE, self.scanner.chemical)
         self.peak = float(np.exp(rng.uniform(np.log(250), np.log(3200))))
 
     def slice(self, stack: StackPlan, origin: np.ndarray) -> np.ndarray:
         """One slice, uint16 of at most 12 bits."""
-        out = volume.sample(self.painted, stack.shape, origin, stack.row_mm, stack.column_mm, stack.normal,
-                            stack.thickness)
+        plane = (stack.row_mm, stack.column_mm, stack.normal, stack.thickness)
+        out = volume.sample(self.painted, stack.shape, origin, *plane)
+        if self.scanner.wrap > 0:  # what lies beyond one edge folds in at the other
+            rows, columns = stack.shape
+            width = int(columns * self.scanner.wrap)
+            out[:, -width:] += volume.sample(self.painted, (rows, width), origin - width * stack.column_mm, *plane)
+            out[:, :width] += volume.sample(self.painted, (rows, width), origin + columns * stack.column_mm, *plane)
         out *= artefacts.shading(self.scanner, stack.shape, origin, stack.row_mm, stack.column_mm, self.back_y)
         spacing = (float(np.linalg.norm(stack.row_mm)), float(np.linalg.norm(stack.column_mm)))
         image = artefacts.scan(self.rng, out, self.scanner, spacing)
@@ -159,7 +164,7 @@ _CLASSES[ts.MARROW : ts.MARROW + an.S1] = 1
 _CLASSES[[ts.BASIVERTEBRAL, ts.HAEMANGIOMA, ts.EDEMA, ts.FAT_MARROW]] = 1
 _CLASSES[ts.NUCLEUS : ts.NUCLEUS + 15] = 2
 _CLASSES[[ts.ANNULUS, ts.INNER_ANNULUS, ts.FISSURE]] = 2
-_CLASSES[[ts.CSF, ts.ROOT, ts.CORD]] = 3
+_CLASSES[[ts.CSF, ts.CSF_FLOW, ts.ROOT, ts.CORD]] = 3
 _CLASSES[ts.MARROW + an.S1 : ts.MARROW + 15] = 4
 
 

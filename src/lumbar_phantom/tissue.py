@@ -43,8 +43,8 @@ FISSURE_T, FAT_MARROW_T, EDEMA_T, METAL_T = ts.FISSURE, ts.FAT_MARROW, ts.EDEMA,
 ANNULUS, INNER, NUCLEUS, CORTEX, MARROW, POST_MARROW = (
     ts.ANNULUS, ts.INNER_ANNULUS, ts.NUCLEUS, ts.CORTEX, ts.MARROW, ts.POSTERIOR_MARROW
 )
-BASIVERTEBRAL, HAEMANGIOMA, LIGAMENT, CSF, ROOT, CORD = (
-    ts.BASIVERTEBRAL, ts.HAEMANGIOMA, ts.LIGAMENT, ts.CSF, ts.ROOT, ts.CORD
+BASIVERTEBRAL, HAEMANGIOMA, LIGAMENT, CSF, CSF_FLOW, ROOT, CORD = (
+    ts.BASIVERTEBRAL, ts.HAEMANGIOMA, ts.LIGAMENT, ts.CSF, ts.CSF_FLOW, ts.ROOT, ts.CORD
 )
 FAT, EPIDURAL_FAT, FLAVUM, JOINT, INTERSPINOUS, VENOUS_PLEXUS, FATTY_MUSCLE, MUSCLE = (
     ts.FAT, ts.EPIDURAL_FAT, ts.FLAVUM, ts.JOINT, ts.INTERSPINOUS, ts.VENOUS_PLEXUS, ts.FATTY_MUSCLE, ts.MUSCLE
@@ -312,7 +312,7 @@ def canal(roots_at, vertebrae, discs, seg, f, u, v, half, posterior, row):
     """
     au = abs(u)
     if row[3] < v < row[4]:
-        return _in_sac(roots_at, u, v, row[3], row[4])
+        return _in_sac(roots_at, u, v, row[3], row[4], seg + f)
     ahead, behind, thick = row[0], row[1], row[2]
     if v < ahead or au > half + 22.0:
         return NOTHING
@@ -334,7 +334,7 @@ def canal(roots_at, vertebrae, discs, seg, f, u, v, half, posterior, row):
 
 
 @kernel
-def _in_sac(roots_at, u, v, low, high):
+def _in_sac(roots_at, u, v, low, high, station):
     """CSF, cord or strands of the cauda equina; crowded when the sac is narrow.
 
     roots_at (n + 1, 3): u in mm, place from front to back 0..1, radius; the first row is the cord.
@@ -351,7 +351,8 @@ def _in_sac(roots_at, u, v, low, high):
             dv = v - low - (high - low) * roots_at[k, 1]
             if du * du + dv * dv < radius * radius:
                 return ROOT
-    return CSF
+    eddy = math.sin(0.9 * u + 2.1 * station) + math.sin(0.8 * v - 1.7 * station + 1.3) + 0.5 * math.sin(5.0 * station)
+    return CSF_FLOW if eddy > 1.1 else CSF
 
 
 @kernel
@@ -410,8 +411,27 @@ def behind_arch(stations, vertebrae, seg, f, u, v, posterior):
 
 
 @kernel
+def _screw(stations, vertebrae, discs, gl, seg, f, u, v):
+    """True in the void around a pedicle screw and its head, of two neighbouring vertebrae."""
+    posterior = lerp_column(stations, seg, f, DEPTH) * 0.5
+    q, au = v - posterior, abs(u)
+    half = 0.5 * lerp_column(stations, seg, f, IPD)
+    first = int(gl[LAMINECTOMY])
+    for i in range(first, first + 2):
+        z = below_upper(vertebrae, discs, seg, f, i) - PEDICLE_AT * vertebrae[i, HEIGHT]
+        across = half + 0.5 * vertebrae[i, PED_W] + 0.25 * (q + 5.0) - au
+        if -22.0 < q < 20.0 and across * across + z * z < 22.0:
+            return True
+        if across * across + z * z + (q - 19.0) ** 2 < 85.0:
+            return True
+    return False
+
+
+@kernel
 def spine(stations, vertebrae, discs, profiles, roots_at, gl, seg, f, thick, u, v):
     """Tissue of the spine at (u, v) in a segment; NOTHING where muscles and organs begin."""
+    if gl[LAMINECTOMY] >= 0.0 and _screw(stations, vertebrae, discs, gl, seg, f, u, v):
+        return METAL_T
     step = min(int(f * STEPS), STEPS - 1)
     row = profiles[seg, step, int(u / U_STEP + profiles.shape[2] // 2 + 0.5)]
     label = column(stations, vertebrae, discs, seg, f, thick, u, v, row[0])
@@ -425,7 +445,7 @@ def spine(stations, vertebrae, discs, profiles, roots_at, gl, seg, f, thick, u, 
     if q < 20.0 and v >= row[0]:
         half = lerp_column(stations, seg, f, IPD) * 0.5
         label = canal(roots_at[seg, step], vertebrae, discs, seg, f, u, v, half, posterior, row)
-        if label in (CSF, CORD):
+        if label in (CSF, CSF_FLOW, CORD):
             return label
     if au < 7.0 or (au < 34.0 and q < 36.0) or q < 22.0:
         bone = arch(stations, vertebrae, discs, gl, seg, f, u, v, row[1])

@@ -38,6 +38,7 @@ VENOUS_PLEXUS = 32
 FISSURE = 33  # high-intensity zone of a torn annulus
 EDEMA = 34  # Modic 1 end plates
 FAT_MARROW = 35  # Modic 2 end plates
+CSF_FLOW = 36  # CSF that moves: dark where a sequence shows flow
 NUCLEUS = 40  # + disc index 0..14
 MARROW = 60  # + vertebra index 0..14
 N_TISSUES = 80

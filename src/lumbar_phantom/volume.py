@@ -231,9 +231,10 @@ def build(patient: an.Patient, rng: np.random.Generator) -> Volume:
 
 
 @kernel
-def _paint(labels, shifts, table, grain, texture, out, scratch):
+def _paint(labels, shifts, table, fat, moved, grain, texture, out, scratch):
     """Signal of every voxel, smoothed by (1, 2, 1) / 4 along each axis.
 
+    table and fat: signal per label of what stays and of what a chemical shift moves by `moved` (z, y) voxels.
     labels (z, y, x) uint8; shifts (z, 2) whole voxels in x and y by which each layer lies off the first; out and
     scratch like labels, float32; texture (n, n, n) float32 of mean 0, n a power of two.
     """
@@ -242,11 +243,15 @@ def _paint(labels, shifts, table, grain, texture, out, scratch):
     row = np.zeros(nx, np.float32)
     plane = np.zeros((ny, nx), np.float32)
     for z in range(nz):
+        zf = min(max(z - moved[0], 0), nz - 1)
+        sx, sy = shifts[z, 0] - shifts[zf, 0], shifts[z, 1] - shifts[zf, 1] - moved[1]
         for y in range(ny):
+            yf = min(max(y + sy, 0), ny - 1)
             ty = (y + shifts[z, 1]) & mask
             for x in range(nx):
                 k = labels[z, y, x]
-                row[x] = table[k] * (np.float32(1.0) + grain[k] * texture[z & mask, ty, (x + shifts[z, 0]) & mask])
+                xf = min(max(x + sx, 0), nx - 1)
+                row[x] = (table[k] + fat[labels[zf, yf, xf]]) * (np.float32(1.0) + grain[k] * texture[z & mask, ty, (x + shifts[z, 0]) & mask])
             for x in range(1, nx - 1):
                 plane[y, x] = np.float32(0.25) * (row[x - 1] + row[x + 1]) + np.float32(0.5) * row[x]
             plane[y, 0], plane[y, nx - 1] = row[0], row[nx - 1]
@@ -279,13 +284,21 @@ class Painted:
     body: Volume
 
 
-def paint(body: Volume, table: np.ndarray, grain: np.ndarray, texture: np.ndarray) -> Painted:
-    """Give labels their signal: table and grain (256,) float32 per label, texture a cubic tile of mean 0."""
+def paint(body: Volume, table: np.ndarray, grain: np.ndarray, texture: np.ndarray, fat_share: np.ndarray | None = None,
+          moved: tuple[int, int] = (0, 0)) -> Painted:
+    """Give labels their signal: table and grain (256,) float32 per label, texture a cubic tile of mean 0.
+
+    The share fat_share (256,) of a label's signal is displaced by `moved` fine voxels (z, y): chemical shift.
+    """
+    share = np.zeros(256, np.float32) if fat_share is None or moved == (0, 0) else fat_share
+    water, fat = (table * (1 - share)).astype(np.float32), (table * share).astype(np.float32)
+    by = np.array(moved, np.int64)
     fine = np.empty(body.fine.shape, np.float32)
     shifts = np.round((body.fine_origin - body.fine_origin[0]) / FINE_MM).astype(np.int64)
-    _paint(body.fine, shifts, table, grain, texture, fine, np.empty_like(fine))
+    _paint(body.fine, shifts, water, fat, by, grain, texture, fine, np.empty_like(fine))
     coarse = np.empty(body.coarse.shape, np.float32)
-    _paint(body.coarse, np.zeros((len(coarse), 2), np.int64), table, grain, texture, coarse, np.empty_like(coarse))
+    _paint(body.coarse, np.zeros((len(coarse), 2), np.int64), water, fat, by // 2, grain, texture, coarse,
+           np.empty_like(coarse))
     return Painted(fine, coarse, body)
 
 

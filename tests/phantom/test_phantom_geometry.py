@@ -12,7 +12,7 @@ from lumbar_phantom.protocol import axial_series, sagittal_stack
 from lumbar_phantom.streams import stream
 from phantom_helpers import built, label_at
 
-SAC = {ts.CSF, ts.ROOT, ts.CORD}
+SAC = {ts.CSF, ts.CSF_FLOW, ts.ROOT, ts.CORD}
 VARIANTS = ("ordinary", "sacralised", "lumbarised", "scoliosis")
 
 

@@ -72,7 +72,7 @@ def test_labels_measured_from_the_drawn_volume_agree():
     drawn, measured = [], []
     for index in range(3):
         case, body = built(index)
-        sac = np.isin(body.fine, (ts.CSF, ts.ROOT, ts.CORD))
+        sac = np.isin(body.fine, (ts.CSF, ts.CSF_FLOW, ts.ROOT, ts.CORD))
         area = sac.sum((1, 2)) * 0.75**2
         z = body.fine_z + 0.75 * np.arange(len(area))
         for k in range(5):
