@@ -20,10 +20,10 @@ from lumbar_train.errors import TrainingError
 from lumbar_train.loop import LoopConfig, fit
 from lumbar_train.ranks import Ranks, pick_device
 from lumbar_train.sampling import Plan, epoch_order, predict, step_parts
-from train.toy_fit import TOY, N, ToyDataset, run_toy, toy_loss, toy_network
+from train_toy_fit import TOY, N, ToyDataset, run_toy, toy_loss, toy_network
 
 PROJECT = Path(__file__).parents[2]
-TOY_FILE = Path(__file__).with_name("toy_fit.py")
+TOY_FILE = PROJECT / "tests" / "train_toy_fit.py"
 
 
 @pytest.fixture(autouse=True)

@@ -107,7 +107,7 @@ def run_toy(
 
 
 def main() -> None:
-    """``toy_fit.py kill OUT N`` is killed at sample N; ``toy_fit.py ranks OUT [N_SAMPLES]`` runs under torchrun."""
+    """``kill OUT N`` is killed at sample N; ``ranks OUT N_SAMPLES [BAD]`` runs under torchrun."""
     torch.set_num_threads(1)
     task, out_dir = sys.argv[1], Path(sys.argv[2])
     if task == "kill":

@@ -1,0 +1,240 @@
+"""``RUN/report/index.html``: one self-contained page with every figure of an evaluation."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+
+from lumbar import labels
+from lumbar.chain import Picture
+from lumbar.errors import LumbarError
+from lumbar.overlay import draw
+from lumbar.study import read_study
+from lumbar_train.evaluate import Evaluation
+from lumbar_train.files import write_text
+from lumbar_train.place_errors import summarise
+from lumbar_train.plots import data_uri, plot_curves, plot_errors, plot_reliability, plot_steps, png_uri
+from lumbar_train.scoring import TERMS, confusion, reliability, scores, study_losses
+
+N_WORST = 6
+_MAX_PROBLEMS = 60
+
+
+def write_report(evaluation: Evaluation, folder: Path | str, *, run: Path | str | None = None) -> Path:
+    """Write ``index.html`` and ``figures.json`` into a folder; returns the page.
+
+    Args:
+        evaluation: what to show.
+        folder: ``RUN/report``, or anywhere.
+        run: the run folder whose stages' curves and choices are shown beside; None leaves that section out.
+    """
+    folder = Path(folder)
+    figures = evaluation.figures()
+    page = render(evaluation, figures, Path(run) if run is not None else None)
+    write_text(folder / "figures.json", json.dumps(_finite(figures), indent=1) + "\n")
+    write_text(folder / "index.html", page)
+    return folder / "index.html"
+
+
+def render(evaluation: Evaluation, figures: dict[str, Any], run: Path | None) -> str:
+    """The page as text."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    stages, curves = _stages(run) if run is not None else ([], [])
+    sections = [("score", "Metric"), ("steps", "Steps"), ("places", "Localisation"), ("reliability", "Reliability")]
+    sections += [("confusion", "Confusion"), *([("stages", "Stages")] if stages else []), ("cases", "Worst cases")]
+    names = [name for name in figures["scores"] if name != "true points"]
+    return environment.get_template("report.html.j2").render(
+        title="Lumbar spine grading: how good is it?",
+        subtitle=f"{evaluation.title[:1].upper()}{evaluation.title[1:]}.",
+        sections=[*sections, ("data", "Data")],
+        headline=_headline(figures, names[-1]),
+        terms=[term.replace("_", " ") for term in TERMS],
+        answer=names[-1],
+        score_rows=[(name, [rows[t] for t in TERMS]) for name, rows in figures["scores"].items()],
+        fold_rows=[(name, [rows[t] for t in TERMS]) for name, rows in figures.get("folds", {}).items()],
+        added_rows=[
+            (name, [rows[t] for t in TERMS], *_judge(rows["total"])) for name, rows in figures["added"].items()
+        ],
+        place_rows=_place_rows(evaluation.sagittal),
+        axial_rows=_axial_rows(evaluation.axial),
+        plots=_plots(evaluation),
+        severities=labels.SEVERITIES,
+        confusion=_confusion_rows(evaluation),
+        stages=stages,
+        curves=curves,
+        cases=_worst_cases(evaluation),
+        data_line=f"{figures['studies']} studies of the cohort with fingerprint {figures['cohort'][:16]}.",
+        dropped=sorted(figures["dropped"].items()),
+        problems=sorted(evaluation.problems.items())[:_MAX_PROBLEMS],
+    )
+
+
+def _headline(figures: dict[str, Any], answer: str) -> list[tuple[str, str]]:
+    total = figures["scores"][answer]["total"]
+    found = [
+        (f"{total[0]:.3f}", f"total, 95 % {total[1]:.3f}–{total[2]:.3f}"),
+        (f"{figures['ratio_to_prior'][0]:.2f}", "of the prior's total"),
+    ]
+    if figures["sagittal"]:
+        sagittal = figures["sagittal"]
+        found.append((f"{sagittal['median_mm']:.1f} mm", f"median of sagittal points, 95 % {sagittal['p95_mm']:.1f}"))
+    if figures["axial"]:
+        found.append((f"{100 * figures['axial']['right']:.1f} %", "of axial levels given their own slice"))
+    if "predicted_over_true" in figures:
+        found.append((f"{figures['predicted_over_true'][0]:.2f}", "total with predicted points / with true points"))
+    return found
+
+
+def _judge(total: list[float]) -> tuple[str, str]:
+    if total[1] > 0:
+        return "worse", "bad"
+    return ("better", "good") if total[2] < 0 else ("no clear difference", "")
+
+
+def _plots(evaluation: Evaluation) -> dict[str, str]:
+    found = {
+        "steps": plot_steps({name: scores(evaluation.labels, probs) for name, probs in evaluation.steps.items()}),
+        "weighted": plot_reliability(reliability(evaluation.labels, evaluation.answer, is_weighted=True)),
+        "plain": plot_reliability(reliability(evaluation.labels, evaluation.answer, is_weighted=False)),
+    }
+    if len(evaluation.sagittal):
+        found["errors"] = plot_errors(evaluation.sagittal)
+    return {name: data_uri(figure) for name, figure in found.items()}
+
+
+def _place_rows(errors: pd.DataFrame) -> list[tuple[str, dict[str, float]]]:
+    if not len(errors):
+        return []
+    rows = [("all", summarise(errors))]
+    names = {"spinal": "canal", "foraminal": "foraminal"}
+    for word, name in names.items():
+        some = errors[errors["condition"].str.contains(word)]
+        if len(some):
+            rows.append((name, summarise(some)))
+    rows += [(labels.level_title(str(level)), summarise(some)) for level, some in errors.groupby("level")]
+    return rows
+
+
+def _axial_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    if not len(table):
+        return []
+    groups = [("all", table), *((labels.level_title(str(level)), rows) for level, rows in table.groupby("level"))]
+    found = []
+    for name, rows in groups:
+        is_missing = rows["belongs_to"].isna()
+        distances = rows[["left_mm", "right_mm"]].to_numpy(float)
+        found.append(
+            {
+                "name": name,
+                "n": len(rows),
+                "right": float(rows["is_right"].mean()),
+                "wrong": float((~rows["is_right"] & ~is_missing).mean()),
+                "missing": float(is_missing.mean()),
+                "median_mm": float(np.nanmedian(distances)) if np.isfinite(distances).any() else float("nan"),
+            }
+        )
+    return found
+
+
+def _confusion_rows(evaluation: Evaluation) -> list[tuple[str, list[tuple[str, list[tuple[int, float]]]]]]:
+    found = []
+    for group, table in confusion(evaluation.labels, evaluation.answer).items():
+        rows = []
+        for severity, counts in zip(labels.SEVERITIES, table, strict=True):
+            total = max(int(counts.sum()), 1)
+            rows.append((severity, [(int(count), int(count) / total) for count in counts]))
+        found.append((group, rows))
+    return found
+
+
+def _stages(run: Path) -> tuple[list[dict[str, str]], list[tuple[str, str]]]:
+    """A row for each fit of each stage, and its curves, from the folders that the loop left."""
+    rows, curves = [], []
+    order = {name: k for k, name in enumerate(_recipe_stages(run))}
+    folders = sorted(
+        {path.parent.parent for path in run.glob("*/*/log.csv")}, key=lambda p: (order.get(p.name, 99), p.name)
+    )
+    for folder in folders:
+        logs = {path.parent.name: pd.read_csv(path) for path in sorted(folder.glob("*/log.csv"))}
+        for fold, log in logs.items():
+            rows.append({"stage": folder.name, "fold": fold} | _fit_row(log, folder / fold / "fit.json"))
+        curves.append((folder.name, data_uri(plot_curves(logs))))
+    return rows, curves
+
+
+def _recipe_stages(run: Path) -> list[str]:
+    path = run / "recipe.json"
+    return list(json.loads(path.read_text("utf-8")).get("stages", {})) if path.is_file() else []
+
+
+def _fit_row(log: pd.DataFrame, path: Path) -> dict[str, str]:
+    last = log.iloc[-1]
+    content = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return {
+        "epochs": str(len(log)),
+        "loss": f"{last['loss']:.4f}",
+        "rate": f"{log['samples_per_s'].median():.1f}",
+        "minutes": f"{last['seconds'] / 60:.1f}",
+        "reason": content.get("reason", "not finished"),
+    }
+
+
+def _worst_cases(evaluation: Evaluation) -> list[dict[str, Any]]:
+    losses = study_losses(evaluation.labels, evaluation.answer)
+    total = max(float(losses.sum()), 1e-12)
+    cases = []
+    for row in np.argsort(-losses)[:N_WORST]:
+        study_id = int(evaluation.study_ids[row])
+        cases.append(
+            {
+                "study_id": study_id,
+                "share": float(losses[row]) / total,
+                "rows": _worst_rows(evaluation, int(row)),
+                "problems": evaluation.problems.get(study_id, [])[:5],
+                "pictures": [(p.title, png_uri(p.png)) for p in _pictures(evaluation, study_id)],
+            }
+        )
+    return cases
+
+
+def _worst_rows(evaluation: Evaluation, row: int, n: int = 3) -> str:
+    """The study's costliest columns in words."""
+    grades, probs = evaluation.labels[row], evaluation.answer[row]
+    weights = np.array((*labels.SEVERITY_WEIGHTS, 0.0))[grades]
+    picked = probs[np.arange(len(grades)), np.maximum(grades, 0)]
+    order = np.argsort(weights * np.log(np.maximum(picked, 1e-12)))[:n]
+    said = [
+        f"{labels.COLUMNS[k].replace('_', ' ')}: {labels.SEVERITIES[grades[k]]}, given {100 * picked[k]:.0f} %"
+        for k in order
+        if grades[k] >= 0
+    ]
+    return "; ".join(said)
+
+
+def _pictures(evaluation: Evaluation, study_id: int) -> list[Picture]:
+    """The kernel's own overlays of a study; none where it cannot be read."""
+    found = evaluation.found.get(study_id)
+    if found is None:
+        return []
+    cohort = evaluation.cohort
+    try:
+        return draw(read_study(cohort.root, cohort.split, study_id, cohort.series), found)
+    except LumbarError:
+        return []
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no NaN: such a figure is null."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
