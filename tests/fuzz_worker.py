@@ -14,19 +14,22 @@ from pathlib import Path
 
 import fuzz_mutate
 
+WARMING = 1 << 32  # progress from here on: the seeds themselves are being decoded
+
 
 def main(folder, first, last, seed):
     warnings.simplefilter("ignore")
     fuzz_mutate.without_plugins()
     files = list(pickle.loads((folder / "seeds.pickle").read_bytes()).values())
     target = folder / "case.dcm"
-    for content in files:  # compile everything before the clock runs
-        target.write_bytes(content)
-        fuzz_mutate.verdict(target)
-    fuzz_mutate.limit_memory(8 << 30)
     counts = collections.Counter()
     with (folder / "progress").open("r+b") as handle, (folder / "report").open("a") as report:
         progress = mmap.mmap(handle.fileno(), 8)
+        for i, content in enumerate(files):  # compile everything before the clock runs
+            progress[:] = (WARMING + i).to_bytes(8, "little")
+            target.write_bytes(content)
+            fuzz_mutate.verdict(target)
+        fuzz_mutate.limit_memory(8 << 30)
         for index in range(first, last):
             target.write_bytes(fuzz_mutate.case(files, index, seed))
             progress[:] = (index + 1).to_bytes(8, "little")
