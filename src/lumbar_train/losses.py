@@ -91,9 +91,9 @@ def competition_loss(logits: Tensor, labels: Tensor) -> Tensor:
         picked = list(conditions)
         terms.append(each[:, picked].sum() / weights[:, picked].sum().clamp(min=1.0))
     canal_known = known[:, 0].any(dim=1)
-    severe = (labels[:, 0] == 2).any(dim=1).float()
+    severe = (labels[:, 0] == 2).any(dim=1).to(logits.dtype)
     weight = weights[:, 0].max(dim=1).values * canal_known
-    p = log_probs[:, 0, :, 2].exp().masked_fill(~known[:, 0], 0.0).max(dim=1).values.clamp(1e-6, 1 - 1e-6)
+    p = log_probs[:, 0, :, 2].exp().max(dim=1).values.clamp(1e-6, 1 - 1e-6)
     any_severe = F.binary_cross_entropy(p, severe, reduction="none") * weight
     terms.append(any_severe.sum() / weight.sum().clamp(min=1.0))
     return torch.stack(terms).mean()
