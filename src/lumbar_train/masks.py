@@ -17,7 +17,7 @@ FOLDER = "truth_masks"
 
 
 class MaskReader:
-    """Reads ``truth_masks/<study>/<series>.npz``: ``labels`` (slices, rows, columns) uint8, ``instance_numbers``."""
+    """Reads ``truth_masks/<study>/<series>.npz``: ``masks`` (slices, rows, columns) uint8, ``instance_numbers``."""
 
     def __init__(self, root: Path) -> None:
         self.folder = Path(root) / FOLDER
@@ -55,7 +55,7 @@ class MaskReader:
             return {}
         try:
             with np.load(path, allow_pickle=False) as file:
-                labels, numbers = file["labels"], file["instance_numbers"]
+                labels, numbers = file["masks"], file["instance_numbers"]
         except (OSError, KeyError, ValueError) as error:
-            raise CohortError(f"{path}: found {error}, expected arrays labels and instance_numbers") from None
+            raise CohortError(f"{path}: found {error}, expected arrays masks and instance_numbers") from None
         return {int(number): labels[k] for k, number in enumerate(numbers)}
