@@ -8,6 +8,7 @@ import sys
 from lumbar.errors import LumbarError
 from lumbar_phantom import pitfalls
 from lumbar_phantom.cohort import make_cohort, summary
+from lumbar_phantom.dicom_files import SYNTAXES
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
                      "1 body, 2 disc, 3 sac, 4 sacrum")
     out.add_argument("--wild", type=float, default=0.3,
                      help="share of series whose contrast is redrawn far beyond the realistic (default 0.3)")
+    out.add_argument("--syntax", choices=tuple(SYNTAXES), default="rle", help="transfer syntax (default rle)")
     return out
 
 
@@ -35,7 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
         cli.error("--studies and --workers must be at least 1, --seed at least 0, --wild in 0..1")
     try:
         done = make_cohort(options.out, options.studies, options.seed, pitfalls=pitfalls.parse(options.pitfalls),
-                           split=options.split, workers=options.workers, masks=options.masks, wild=options.wild)
+                           split=options.split, workers=options.workers, masks=options.masks, wild=options.wild,
+                           syntax=options.syntax)
     except LumbarError as error:
         print(error, file=sys.stderr)
         return 1

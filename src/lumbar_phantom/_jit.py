@@ -1,7 +1,7 @@
 """The one numba decorator of the phantom: cached, no GIL, IEEE arithmetic (same seed, same bytes).
 
 Numba's cache looks at the file of a kernel only, not at the kernels that it calls from other files. The cache
-therefore lives in a folder named by a hash of all of this package's sources: edit one, and all are compiled anew.
+therefore lives in a folder named by a hash of all kernels' sources: edit one, and all are compiled anew.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numba
 
 _HERE = Path(__file__).parent
 _CONFIG: Any = numba.config
+_CONSTANTS = ("anatomy.py", "tissues.py", "_jit.py")  # compiled into the kernels
 
 
 def _cache_folder() -> str | None:
@@ -24,7 +25,9 @@ def _cache_folder() -> str | None:
         return None
     digest = hashlib.sha256()
     for path in sorted(_HERE.glob("*.py")):
-        digest.update(path.read_bytes())
+        source = path.read_bytes()
+        if b"@kernel" in source or path.name in _CONSTANTS:
+            digest.update(source)
     return str(Path(base) / f"lumbar_phantom-{digest.hexdigest()[:12]}")
 
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from lumbar import labels
 from lumbar.errors import CohortError
 from lumbar_phantom import severity
+from lumbar_phantom.dicom_files import OPTIONAL, optional_encoder
 from lumbar_phantom.study import Request, StudyTables, write_study
 
 TRUTH_COLUMNS = ["study_id", "series_id", "instance_number", "condition", "level", "side", "x_px", "y_px", "x_mm",
@@ -23,7 +24,8 @@ COORDINATE_COLUMNS = ["study_id", "series_id", "instance_number", "condition", "
 
 def make_cohort(
     root: Path | str, studies: int, seed: int, *, pitfalls: tuple[str, ...] = ("real",), split: str = "train",
-    workers: int = 1, masks: bool = False, wild: float = 0.3, progress: bool = True,
+    workers: int = 1, masks: bool = False, wild: float = 0.3, syntax: str = "rle",
+    progress: bool = True,
 ) -> list[StudyTables]:
     """Write a cohort under root; returns the studies' tables. Raises CohortError where root cannot be written."""
     root = Path(root)
@@ -34,7 +36,9 @@ def make_cohort(
         probe.unlink()
     except OSError as error:
         raise CohortError(f"{root}: cannot be written ({error.strerror}), expected a folder to fill") from error
-    requests = [Request(str(root), split, seed, i, pitfalls, masks, wild) for i in range(studies)]
+    if syntax in OPTIONAL:
+        optional_encoder(syntax)  # refuse before any work
+    requests = [Request(str(root), split, seed, i, pitfalls, masks, wild, syntax) for i in range(studies)]
     done = list(tqdm(_run(requests, workers), total=studies, desc="phantom studies", unit="study",
                      disable=not progress))
     write_tables(root, split, done)

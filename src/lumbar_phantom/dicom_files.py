@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,11 +13,16 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLossless,
+    JPEGLSLossless,
     RLELossless,
 )
 
+from lumbar.errors import CohortError
 from lumbar_phantom import rle
 
 SYNTAXES = {
@@ -23,7 +30,12 @@ SYNTAXES = {
     "explicit": ExplicitVRLittleEndian,
     "implicit": ImplicitVRLittleEndian,
     "deflated": DeflatedExplicitVRLittleEndian,
+    "big": ExplicitVRBigEndian,
+    "jpeg_lossless": JPEGLossless,
+    "jpeg_ls": JPEGLSLossless,
+    "jpeg_2000": JPEG2000Lossless,
 }
+OPTIONAL = {"jpeg_lossless": "ljpeg_encode", "jpeg_ls": "jpegls_encode", "jpeg_2000": "jpeg2k_encode"}  # of imagecodecs
 _ENHANCED_MR = UID("1.2.840.10008.5.1.4.1.1.4.1")
 _IMPLEMENTATION = UID("1.2.826.0.1.3680043.10.1462.1")
 
@@ -99,10 +111,25 @@ def _pixels(data: Dataset, item: SliceFile, options: dict[str, object]) -> None:
         data.WindowCenter, data.WindowWidth = _number(round(high / 2)), _number(round(high))
     elif window == "multi":
         data.WindowCenter, data.WindowWidth = [f"{high / 2:.0f}", f"{high / 3:.0f}"], [f"{high:.0f}", f"{high / 2:.0f}"]
-    if data.file_meta.TransferSyntaxUID == RLELossless:
-        data.PixelData = encapsulate([rle.encode(pixels)])
+    syntax = str(options.get("syntax", "rle"))
+    if SYNTAXES[syntax].is_encapsulated:
+        frame = rle.encode(pixels) if syntax == "rle" else optional_encoder(syntax)(np.ascontiguousarray(pixels))
+        data.PixelData = encapsulate([frame])
         data["PixelData"].VR = "OB"
         data["PixelData"].is_undefined_length = True
     else:
-        data.PixelData = np.ascontiguousarray(pixels).astype("<u2").tobytes()
+        order = ">u2" if syntax == "big" else "<u2"
+        data.PixelData = np.ascontiguousarray(pixels).astype(order).tobytes()
         data["PixelData"].VR = "OW"
+
+
+def optional_encoder(syntax: str) -> Callable[[np.ndarray], bytes]:
+    """An encoder that this package does not need itself. Raises CohortError where imagecodecs is not installed."""
+    try:
+        module = importlib.import_module("imagecodecs")
+    except ImportError as error:
+        raise CohortError(f"--syntax {syntax}: needs the package imagecodecs, which is not installed") from error
+    encode: Callable[..., bytes] = getattr(module, OPTIONAL[syntax])
+    if syntax == "jpeg_2000":
+        return lambda pixels: bytes(encode(pixels, codecformat="j2k", reversible=True, level=0))
+    return lambda pixels: bytes(encode(pixels))

@@ -32,6 +32,7 @@ class Request:
     pitfalls: tuple[str, ...] = ("real",)
     masks: bool = False
     wild: float = 0.3  # share of series whose contrast is redrawn far beyond the realistic
+    syntax: str = "rle"
 
 
 @dataclass(slots=True)
@@ -71,9 +72,7 @@ def write_study(request: Request) -> StudyTables:
     plans = plan_study(stream(request.seed, index, "plan"), case.patient, pitfalls)
     field_strength = float(rng.choice([0.3, 0.5, 1.0, 1.5, 1.5, 1.5, 1.5, 3.0, 3.0]))
     parameters = sequences.tissue_parameters(rng, case.patient)
-    grain = rng.standard_normal((64, 64, 64), dtype=np.float32)
-    grain = ndimage.gaussian_filter(grain, 0.6, mode="wrap")
-    grain /= grain.std()
+    grain = grain_tile(rng)
     ids: list[int] = []
     for number, plan in enumerate(plans):
         series_id = int(stream(request.seed, index, "series", number).integers(1 << 31)) + 1000 + number
@@ -83,6 +82,7 @@ def write_study(request: Request) -> StudyTables:
         painter = Painter(stream(request.seed, index, "paint", number), case.patient, body, parameters, grain, plan,
                            field_strength, request.wild)
         options = header_options(stream(request.seed, index, "header", number), pitfalls)
+        options.setdefault("syntax", request.syntax)
         _write_series(painter, plan, folder, study_id, series_id, pitfalls, options)
         tables.descriptions.append((study_id, series_id, plan.description))
         if request.masks and plan.description != labels.AXIAL_T2:
@@ -91,6 +91,12 @@ def write_study(request: Request) -> StudyTables:
 
     mark(stream(request.seed, index, "marks"), case, plans, ids, pitfalls, tables)
     return tables
+
+
+def grain_tile(rng: np.random.Generator) -> np.ndarray:
+    """Texture of tissues: a periodic (64, 64, 64) float32 tile of mean 0, deviation 1."""
+    grain = ndimage.gaussian_filter(rng.standard_normal((64, 64, 64), dtype=np.float32), 0.6, mode="wrap")
+    return np.asarray(grain / grain.std(), np.float32)
 
 
 def header_options(rng: np.random.Generator, pitfalls: frozenset[str]) -> dict[str, object]:

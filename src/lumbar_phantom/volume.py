@@ -10,6 +10,7 @@ roots have enough voxels without a large box. The coarse one holds the whole tru
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -76,11 +77,11 @@ def locate(geometry, x, y, z, hint):
 
 @kernel
 def _fill(out, xs, ys, zs, geometry, stations, vertebrae, discs, profiles, roots_at, gl, tile, bowel, outline,
-          outline_z, known, known_origin):
+          outline_z, known, known_origin, known_mm):
     """Label every voxel; xs, ys hold each layer's own origin and the step: (layers, 2).
 
-    known: a volume of twice the step on the same lattice (or an empty one); where its eight voxels around a place
-    agree on a tissue without fine structure, that is the answer.
+    known: a volume of twice the step known_mm / 2 on the same lattice (or an empty one); where its eight voxels
+    around a place agree on a tissue without fine structure, that is the answer.
     """
     hint = 10
     for iz in range(out.shape[0]):
@@ -93,7 +94,7 @@ def _fill(out, xs, ys, zs, geometry, stations, vertebrae, discs, profiles, roots
             for ix in range(out.shape[2]):
                 x = xs[iz, 0] + xs[iz, 1] * ix
                 if known.shape[0] > 0:
-                    label = _agreed(known, known_origin, x, y, z)
+                    label = _agreed(known, known_origin, known_mm, x, y, z)
                     if label >= 0:
                         out[iz, iy, ix] = label
                         continue
@@ -115,16 +116,17 @@ def _fill(out, xs, ys, zs, geometry, stations, vertebrae, discs, profiles, roots
 
 
 @kernel
-def _agreed(known, origin, x, y, z):
+def _agreed(known, origin, step, x, y, z):
     """The label that all voxels around a place share if it is one without fine structure, else -1."""
-    fx, fy, fz = (x - origin[0]) / COARSE_MM, (y - origin[1]) / COARSE_MM, (z - origin[2]) / COARSE_MM
+    fx, fy, fz = (x - origin[0]) / step, (y - origin[1]) / step, (z - origin[2]) / step
     if fx < 0.0 or fy < 0.0 or fz < 0.0:
         return -1
     ix, iy, iz = int(fx + 1e-6), int(fy + 1e-6), int(fz + 1e-6)
     if ix >= known.shape[2] - 1 or iy >= known.shape[1] - 1 or iz >= known.shape[0] - 1:
         return -1
     label = known[iz, iy, ix]
-    if not (label <= MUSCLE or label == VISCERAL_FAT or label >= NUCLEUS):
+    # Muscle holds streaks of fat that the coarsest lattice would miss
+    if not (label <= FAT or label == VISCERAL_FAT or label >= NUCLEUS or (label == MUSCLE and step < 2.0)):
         return -1
     for k in range(1, 8):
         if known[iz + (k >> 2), iy + ((k >> 1) & 1), ix + (k & 1)] != label:
@@ -209,15 +211,11 @@ def build(patient: an.Patient, rng: np.random.Generator) -> Volume:
     profiles, roots_at = tables(patient)
     arrays = (patient.stations_geometry, patient.stations, patient.vertebrae, patient.discs, profiles, roots_at,
               patient.globals, noise_tile(rng), bowel_loops(rng), outline, outline_z)
-    z_coarse = np.arange(-HALF_Z, HALF_Z + COARSE_MM, COARSE_MM)
     low_y = np.floor((outline[:, 1].min() - 4) / COARSE_MM) * COARSE_MM
-    coarse_origin = np.array([-HALF_X, low_y, -HALF_Z])
-    deep = int((outline[:, 0].max() + 4 - low_y) / COARSE_MM) + 1
-    coarse = np.zeros((len(z_coarse), deep, int(2 * HALF_X / COARSE_MM) + 1), np.uint8)
-    step = np.full(len(z_coarse), COARSE_MM)
-    none = np.zeros((0, 1, 1), np.uint8)
-    _fill(coarse, np.stack([0 * step - HALF_X, step], 1), np.stack([0 * step + low_y, step], 1), z_coarse, *arrays,
-          none, coarse_origin)
+    start = np.array([-HALF_X, low_y, -HALF_Z])
+    extent = (2 * HALF_X, float(outline[:, 0].max()) + 4 - low_y, 2 * HALF_Z + COARSE_MM)
+    sketch = _fill_box(start, extent, 2 * COARSE_MM, arrays, np.zeros((0, 1, 1), np.uint8), start, 1.0)
+    coarse = _fill_box(start, extent, COARSE_MM, arrays, sketch, start, 2 * COARSE_MM)
     z_fine = np.arange(-HALF_Z, HALF_Z, FINE_MM)
     x, y, _ = spine_line(patient, z_fine)
     # Whole voxels, so that neighbouring layers and the coarse volume lie on one lattice
@@ -226,8 +224,19 @@ def build(patient: an.Patient, rng: np.random.Generator) -> Volume:
     fine = np.zeros((len(z_fine), int((FINE_FRONT + FINE_BACK) / FINE_MM) + 1, across), np.uint8)
     step = np.full(len(z_fine), FINE_MM)
     _fill(fine, np.stack([origin[:, 0], step], 1), np.stack([origin[:, 1], step], 1), z_fine, *arrays, coarse,
-          coarse_origin)
-    return Volume(fine, origin, -HALF_Z, coarse, coarse_origin)
+          start, COARSE_MM)
+    return Volume(fine, origin, -HALF_Z, coarse, start)
+
+
+def _fill_box(start: np.ndarray, extent: tuple[float, float, float], step: float, arrays: tuple[Any, ...],
+              known: np.ndarray, known_origin: np.ndarray, known_mm: float) -> np.ndarray:
+    """Labels (z, y, x) of a box at one step, helped by a coarser volume."""
+    nx, ny, nz = (int(length / step) + 1 for length in extent)
+    out = np.zeros((nz, ny, nx), np.uint8)
+    steps = np.full(nz, step)
+    _fill(out, np.stack([0 * steps + start[0], steps], 1), np.stack([0 * steps + start[1], steps], 1),
+          start[2] + step * np.arange(nz), *arrays, known, known_origin, known_mm)
+    return out
 
 
 @kernel
@@ -251,7 +260,8 @@ def _paint(labels, shifts, table, fat, moved, grain, texture, out, scratch):
             for x in range(nx):
                 k = labels[z, y, x]
                 xf = min(max(x + sx, 0), nx - 1)
-                row[x] = (table[k] + fat[labels[zf, yf, xf]]) * (np.float32(1.0) + grain[k] * texture[z & mask, ty, (x + shifts[z, 0]) & mask])
+                fleck = grain[k] * texture[z & mask, ty, (x + shifts[z, 0]) & mask]
+                row[x] = (table[k] + fat[labels[zf, yf, xf]]) * (np.float32(1.0) + fleck)
             for x in range(1, nx - 1):
                 plane[y, x] = np.float32(0.25) * (row[x - 1] + row[x + 1]) + np.float32(0.5) * row[x]
             plane[y, 0], plane[y, nx - 1] = row[0], row[nx - 1]

@@ -11,7 +11,7 @@ import pytest
 from lumbar import labels
 from lumbar.errors import CohortError
 from lumbar_phantom import __main__ as command
-from lumbar_phantom import pitfalls, study, volume
+from lumbar_phantom import dicom_files, pitfalls, study, volume
 from lumbar_phantom.cohort import TRUTH_COLUMNS, make_cohort
 from lumbar_phantom.study import Request, study_number
 from phantom_helpers import BlankPainter
@@ -218,6 +218,18 @@ def _one_sided(points: pd.DataFrame) -> bool:
     foramina = points[points.condition.str.contains("Foraminal")]
     wide = foramina.pivot(index=["study_id", "level"], columns="condition", values="instance_number").dropna()
     return bool((wide.iloc[:, 0] == wide.iloc[:, 1]).mean() > 0.8)
+
+
+@pytest.mark.parametrize("syntax", list(dicom_files.SYNTAXES))
+def test_every_syntax_is_decoded_to_the_same_pixels(tmp_path, unpainted, syntax):
+    if syntax in dicom_files.OPTIONAL:
+        pytest.importorskip("imagecodecs", reason="encodes the JPEG family")
+        pytest.importorskip("gdcm", reason="decodes the JPEG family for pydicom")
+    make_cohort(tmp_path, 1, 8, pitfalls=("none",), syntax=syntax, progress=False)
+    for slices in _headers(tmp_path).values():
+        d = slices[len(slices) // 2]
+        assert d.file_meta.TransferSyntaxUID == dicom_files.SYNTAXES[syntax]
+        np.testing.assert_array_equal(d.pixel_array, BlankPainter().slice(_Shape(d), None))
 
 
 def test_all_gives_every_study_some_and_thirty_studies_each():
