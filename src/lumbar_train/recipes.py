@@ -69,7 +69,7 @@ _MILD = AugmentConfig()
 def demo() -> Recipe:
     """Small networks for phantoms: two folds for out-of-fold outputs, one full fit that ships."""
     axial = AugmentConfig(shift_mm=15.0, turn_deg=12.0, zoom=0.2, contrast=0.8, shading=0.5, noise=0.05, blur=0.3)
-    classifier = Fit(epochs=12, lr=1e-3, batch=8, weight_decay=2e-2, ema=0.995)
+    classifier = Fit(epochs=7, lr=1e-3, batch=8, weight_decay=2e-2, ema=0.995)
     crops: dict[str, Any] = {
         "hidden": 64,
         "level_embedding": 8,
@@ -90,12 +90,12 @@ def demo() -> Recipe:
             ),
             "sagittal_z": StageRecipe(
                 SliceRoleConfig(_SMALL, size=80, hidden=48),
-                Fit(epochs=10, lr=1e-3, batch=4, ema=0.99),
+                Fit(epochs=5, lr=1e-3, batch=4, ema=0.99),
                 replace(WILD, shift_mm=6.0, turn_deg=8.0, zoom=0.12),
             ),
             "axial_xy": StageRecipe(
                 HeatmapConfig(points=2, size=160, mm_per_px=1.2, context=1, widths=(16, 24, 32, 48, 64), segments=0),
-                Fit(epochs=10, lr=2e-3, batch=16, ema=0.99),
+                Fit(epochs=6, lr=2e-3, batch=16, ema=0.99),
                 axial,
             ),
             "sagittal_classifier": StageRecipe(
