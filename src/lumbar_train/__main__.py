@@ -11,9 +11,11 @@ import torch
 
 from lumbar.errors import LumbarError
 from lumbar_train.cache import build_cache
+from lumbar_train.evaluate import Evaluation
 from lumbar_train.export import export, write_recipe
 from lumbar_train.folds import FULL, make_folds, parse_folds, read_folds, write_folds
 from lumbar_train.recipes import RECIPES, recipe_by_name
+from lumbar_train.report import report_on
 from lumbar_train.tables import read_cohort
 from lumbar_train.train import STEPS, Run
 
@@ -52,6 +54,16 @@ def _parser() -> argparse.ArgumentParser:
         "--jobs", type=int, default=1, help="folds side by side, over the GPUs at hand; default: %(default)s"
     )
     train.set_defaults(action=run_train)
+
+    evaluate = commands.add_parser("evaluate", help="measure a run or a sealed bundle on a labelled cohort")
+    evaluate.add_argument("--run", type=Path, required=True, metavar="RUN", help="run folder or sealed bundle")
+    evaluate.add_argument("--data", type=Path, required=True, metavar="ROOT", help="folder in the competition's layout")
+    evaluate.add_argument(
+        "--points", choices=("predicted", "true"), default="predicted", help="true: both, side by side"
+    )
+    evaluate.add_argument("--split", choices=("train", "test"), default="train", help="test: labels in solution.csv")
+    evaluate.add_argument("--out", type=Path, metavar="FOLDER", help="where the page goes; default: inside RUN")
+    evaluate.set_defaults(action=run_evaluate)
     return parser
 
 
@@ -86,6 +98,26 @@ def run_train(args: argparse.Namespace) -> None:
     run.execute([name.strip() for name in args.stages.split(",")], args.jobs)
     if FULL in run.use_folds and (args.out / "aggregator" / "full.safetensors").is_file():
         print(f"weights to seal: {export(run)}")
+    if (args.out / "aggregator" / "oof.parquet").is_file():
+        show(*report_on(args.out, args.data))
+
+
+def run_evaluate(args: argparse.Namespace) -> None:
+    """Measure and write the page."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    show(*report_on(args.run, args.data, points=args.points, split=args.split, out=args.out))
+
+
+def show(page: Path, evaluation: Evaluation) -> None:
+    """The few lines that a terminal wants; the page has the rest."""
+    figures = evaluation.figures()
+    print(evaluation.title)
+    for step, terms in figures["scores"].items():
+        value, low, high = terms["total"]
+        print(f"  {step:<14} total {value:.4f}  (95 %: {low:.4f} to {high:.4f})")
+    for title, places in (("sagittal points", figures["sagittal"]), ("axial levels", figures["axial"])):
+        print(f"  {title}: " + ", ".join(f"{name} {value:.3g}" for name, value in places.items()))
+    print(f"report: {page}")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def export(run: Run) -> Path:
     metrics = _read_json(run.out / "aggregator" / "metrics.json")
     data = {
         "schema": SCHEMA,
-        "dataset": {"id": "owner/lumbar-kit-weights", "version": None},
+        "dataset": {"id": "your-kaggle-name/lumbar-kit", "version": None},  # sealing puts the true one here
         "code_sha256": code_hash(),
         "recipe": run.recipe.name,
         "created_by": f"lumbar {lumbar.__version__}",
