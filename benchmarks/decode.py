@@ -1,0 +1,292 @@
+"""Speed of the DICOM decoder: the table that README quotes.
+
+    python benchmarks/decode.py [--repeats 60] [--study ../shared/real/lumbar_cc0] [--seconds 120]
+
+Whole ``read_slice`` on files in the page cache, one thread, 12-bit MR slices of 320², 400² and 512² with real noise.
+Peers and our reader take turns inside one loop, and a row gives the median of each and the ratio of the medians. The
+slices are the real study's, where it is at hand, given receiver noise again (its interpolation to 512² smoothed it
+away); else phantoms with Rician noise. "codec only" peers are given the codestream in memory; ours opens the file,
+parses its header and decodes. Peers that are not installed are left out (the extra ``bench`` installs them).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import imagecodecs  # encodes the corpus; also a peer
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "kernel"), str(ROOT / "tests")]
+
+import dicom_writer  # noqa: E402
+import rle_encoder  # noqa: E402
+from lumbar.dicom import read_series, read_slice  # noqa: E402
+from lumbar.dicom.frames import split_frames  # noqa: E402
+from lumbar.dicom.header import read_file  # noqa: E402
+
+warnings.simplefilter("ignore")
+
+SIZES = (320, 400, 512)
+NOISE = 12.0  # standard deviation of each channel, of 4,096 grey levels
+
+
+def real_slices(study: Path) -> Iterator[np.ndarray]:
+    """Slices of the study, every sixth, (512, 512) float."""
+    for path in sorted(study.glob("test_images/*/*/*.dcm"))[::6]:
+        yield read_slice(path).pixels.astype(float)
+
+
+def phantom_slices() -> Iterator[np.ndarray]:
+    for seed in range(9):
+        yield dicom_writer.noisy_slice((512, 512), seed=seed).astype(float)
+
+
+def corpus(study: Path) -> dict[int, list[np.ndarray]]:
+    """Size -> slices, uint16 of 12 bits, with Rician noise."""
+    rng = np.random.default_rng(0)
+    sources = list(real_slices(study)) or list(phantom_slices())
+    sizes: dict[int, list[np.ndarray]] = {size: [] for size in SIZES}
+    for source in sources:
+        for size in SIZES:
+            start = (source.shape[0] - size) // 2
+            part = np.maximum(source[start : start + size, start : start + size], 0)
+            noisy = np.hypot(part + rng.normal(0, NOISE, part.shape), rng.normal(0, NOISE, part.shape))
+            sizes[size].append(np.clip(noisy, 0, 4095).astype(np.uint16))
+    return sizes
+
+
+def encode_jpeg_lossless(pixels: np.ndarray) -> bytes:
+    return bytes(imagecodecs.jpeg_encode(pixels, lossless=True, bitspersample=12, predictor=1))
+
+
+# Name -> transfer syntax, encoder (None: uncompressed)
+SYNTAXES: dict[str, tuple[str, Callable[[np.ndarray], bytes] | None]] = {
+    "Explicit LE": (dicom_writer.EXPLICIT, None),
+    "RLE": (dicom_writer.RLE, rle_encoder.encode),
+    "JPEG Lossless": (dicom_writer.JPEG_LOSSLESS_SV1, encode_jpeg_lossless),
+    "JPEG-LS": ("1.2.840.10008.1.2.4.80", lambda pixels: bytes(imagecodecs.jpegls_encode(pixels))),
+    "JPEG 2000": (
+        "1.2.840.10008.1.2.4.90",
+        lambda pixels: bytes(imagecodecs.jpeg2k_encode(pixels, level=0, codecformat="j2k", bitspersample=12)),
+    ),
+}
+
+# What a file of the competition holds besides its image
+TAGS = [
+    (0x00080018, "UI", b"1.2.826.0.1.3680043.8.498.1"),
+    (0x0008103E, "LO", b"T2"),
+    (0x00100020, "LO", b"100206310 "),
+    (0x00180050, "DS", b"4.0 "),
+    (0x00180088, "DS", b"4.4 "),
+    (0x00185100, "CS", b"HFS "),
+    (0x0020000D, "UI", b"100206310 "),
+    (0x0020000E, "UI", b"100206310.1.1 "),
+    (0x00200013, "IS", b"7 "),
+    (0x00200032, "DS", b"-20.64528\\-109.5597\\201.9066 "),
+    (0x00200037, "DS", b"0.02684\\0.999638\\0.001381\\-0.018573\\0.00188\\-0.999825"),
+    (0x00200052, "UI", b"1.2.826.0.1.3680043.8.498.2"),
+    (0x00201041, "DS", b"21.46 "),
+    (0x00280030, "DS", b"0.68359375\\0.68359375 "),
+    (0x00281050, "DS", b"918 "),
+    (0x00281051, "DS", b"1616"),
+]
+
+
+def write_corpus(folder: Path, sizes: dict[int, list[np.ndarray]]) -> dict[str, dict[int, list[Path]]]:
+    """Files of every syntax; the pixels are checked once, so that no wrong decoder is timed."""
+    files: dict[str, dict[int, list[Path]]] = {}
+    for name, (syntax, encode) in SYNTAXES.items():
+        files[name] = {size: [] for size in sizes}
+        for size, slices in sizes.items():
+            for number, pixels in enumerate(slices):
+                path = folder / name.replace(" ", "_") / str(size) / f"{number}.dcm"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if encode is None:
+                    data = dicom_writer.native_file(pixels, syntax, stored=12, extra=TAGS)
+                else:
+                    data = dicom_writer.encapsulated_file(
+                        [encode(pixels)], pixels.shape, syntax, stored=12, extra=TAGS, table=bytes(4)
+                    )
+                path.write_bytes(data)
+                if not np.array_equal(read_slice(path).pixels, pixels):
+                    raise SystemExit(f"{path}: pixels differ")
+                files[name][size].append(path)
+    return files
+
+
+def plain_read(path: Path) -> bytes:
+    return open(path, "rb").read()
+
+
+def file_peers(name: str) -> dict[str, Callable[[Path], object]]:
+    """Readers of whole files, by name."""
+    peers: dict[str, Callable[[Path], object]] = {}
+    if name == "Explicit LE":
+        peers["open().read()"] = plain_read
+    with contextlib.suppress(ImportError):
+        import dicomsdl
+
+        if name != "JPEG 2000":
+            peers["dicomsdl"] = lambda path: dicomsdl.open(str(path)).pixelData()
+            peers["dicomsdl, stored values"] = lambda path: dicomsdl.open(str(path)).pixelData(storedvalue=True)
+    import pydicom
+
+    if name == "Explicit LE":
+        peers["pydicom"] = lambda path: pydicom.dcmread(path).pixel_array
+    if name == "RLE":
+        peers["pydicom without plugins"] = pydicom_alone
+    return peers
+
+
+def pydicom_alone(path: Path) -> np.ndarray:
+    """pydicom as Kaggle has it: its own decoder, in Python."""
+    import pydicom
+
+    dataset = pydicom.dcmread(path)
+    dataset.pixel_array_options(decoding_plugin="pydicom")
+    pixels: np.ndarray = dataset.pixel_array
+    return pixels
+
+
+def codec_peers(name: str) -> dict[str, Callable[[bytes], object]]:
+    """Decoders of codestreams in memory, by name."""
+    if name == "RLE":
+        return {"imagecodecs RLE (codec only)": lambda raw: imagecodecs.dicomrle_decode(raw, np.dtype("<u2"))}
+    if name == "JPEG Lossless":
+        return {"libjpeg-turbo (codec only)": imagecodecs.jpeg_decode}
+    if name == "JPEG-LS":
+        return {"CharLS (codec only)": imagecodecs.jpegls_decode}
+    if name == "JPEG 2000":
+        import cv2
+
+        return {
+            "OpenJPEG in OpenCV (codec only)": lambda raw: cv2.imdecode(
+                np.frombuffer(raw, np.uint8), cv2.IMREAD_UNCHANGED
+            )
+        }
+    return {}
+
+
+def measure(name: str, paths: list[Path], repeats: int, limit_s: float) -> dict[str, list[float]]:
+    """Microseconds of each reader, taking turns file by file; as many repeats as fit into ``limit_s`` seconds."""
+    codecs = codec_peers(name)
+    streams = {path: split_frames(read_file(path))[0].tobytes() for path in paths} if codecs else {}
+    readers: dict[str, Callable[[Path], object]] = {"lumbar": read_slice, **file_peers(name)}
+    for peer, decode in codecs.items():
+        readers[peer] = lambda path, decode=decode: decode(streams[path])  # type: ignore[misc]
+    times: dict[str, list[float]] = {reader: [] for reader in readers}
+    stop = time.perf_counter() + limit_s
+    for _ in range(repeats):
+        for path in paths:
+            for reader, call in readers.items():
+                start = time.perf_counter()
+                call(path)
+                times[reader].append((time.perf_counter() - start) * 1e6)
+        if time.perf_counter() > stop:
+            break
+    return times
+
+
+def report(name: str, size: int, times: dict[str, list[float]]) -> None:
+    ours = statistics.median(times["lumbar"])
+    quartiles = statistics.quantiles(times["lumbar"], n=4)
+    spread = (quartiles[2] - quartiles[0]) / ours
+    print(f"| {name} | {size}² | lumbar | {ours:.0f} | | spread {spread:.0%} |")
+    for peer, values in times.items():
+        if peer == "lumbar":
+            continue
+        theirs = statistics.median(values)
+        best = min(values) / min(times["lumbar"])
+        ratio = f"{ours / theirs:.2f} × its time" if peer == "open().read()" else f"{theirs / ours:.2f} × faster"
+        print(f"| {name} | {size}² | {peer} | {theirs:.0f} | {ratio} | of the minima {best:.2f} |")
+
+
+def measure_threads(files: dict[str, dict[int, list[Path]]], repeats: int) -> None:
+    """``read_series`` with one thread and with two, on a folder of 36 slices."""
+    print("\n| read_series, 36 slices of 512² | 1 thread, ms | 2 threads, ms | gain |\n|---|---|---|---|")
+    for name in ("Explicit LE", "RLE", "JPEG Lossless", "JPEG-LS"):
+        with tempfile.TemporaryDirectory() as root:
+            for number in range(36):
+                source = files[name][512][number % len(files[name][512])]
+                os.link(source, Path(root) / f"{number}.dcm") if same_device(source, root) else (
+                    Path(root) / f"{number}.dcm"
+                ).write_bytes(source.read_bytes())
+            times: dict[int, list[float]] = {1: [], 2: []}
+            for _ in range(max(5, repeats // 4)):
+                for workers in times:
+                    start = time.perf_counter()
+                    read_series(root, workers=workers)
+                    times[workers].append((time.perf_counter() - start) * 1e3)
+            one, two = statistics.median(times[1]), statistics.median(times[2])
+            print(f"| {name} | {one:.1f} | {two:.1f} | {one / two:.2f} × |")
+
+
+def same_device(path: Path, folder: str) -> bool:
+    return path.stat().st_dev == Path(folder).stat().st_dev
+
+
+def measure_cold_start(path: Path) -> None:
+    """Seconds from the start of the interpreter's work to the first RLE slice, with an empty and a filled cache."""
+    code = (
+        "import time; start = time.perf_counter()\n"
+        "import sys; from lumbar.dicom import read_slice; read_slice(sys.argv[1])\n"
+        "print(time.perf_counter() - start, time.process_time())"
+    )
+    print("\n| first RLE slice, import included | s | CPU s |\n|---|---|---|")
+    with tempfile.TemporaryDirectory() as cache:
+        for label in ("empty numba cache", "warm cache"):
+            environment = {**os.environ, "NUMBA_CACHE_DIR": cache, "PYTHONPATH": str(ROOT / "kernel")}
+            done = subprocess.run(
+                [sys.executable, "-c", code, str(path)], env=environment, capture_output=True, text=True, check=True
+            )
+            elapsed, busy = (float(value) for value in done.stdout.split())
+            print(f"| {label} | {elapsed:.2f} | {busy:.2f} |")
+
+
+def measure_idle(seconds: float = 1.0) -> float:
+    """How much slower a fixed loop runs at its median than at its best: the machine's noise."""
+    values = []
+    stop = time.perf_counter() + seconds
+    array = np.arange(20_000)
+    while time.perf_counter() < stop:
+        start = time.perf_counter()
+        array.sum()
+        values.append(time.perf_counter() - start)
+    return statistics.median(values) / min(values)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=60)
+    parser.add_argument("--seconds", type=float, default=20.0, help="limit for one row of the table")
+    parser.add_argument("--study", type=Path, default=ROOT.parent / "shared" / "real" / "lumbar_cc0")
+    parser.add_argument("--only", choices=sorted(SYNTAXES), help="one syntax")
+    options = parser.parse_args()
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, numpy {np.__version__}")
+    print(f"noise: a fixed loop's median is {measure_idle():.2f} × its best; load {os.getloadavg()[0]:.1f}\n")
+    with tempfile.TemporaryDirectory() as root:
+        files = write_corpus(Path(root), corpus(options.study))
+        print("| syntax | size | reader | µs | ratio | |\n|---|---|---|---|---|---|")
+        for name, sizes in files.items():
+            if options.only in (None, name):
+                for size, paths in sizes.items():
+                    report(name, size, measure(name, paths, options.repeats, options.seconds))
+        if options.only is None:
+            measure_threads(files, options.repeats)
+            measure_cold_start(files["RLE"][320][0])
+
+
+if __name__ == "__main__":
+    main()
