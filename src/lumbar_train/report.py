@@ -16,11 +16,13 @@ from lumbar.chain import Picture
 from lumbar.errors import LumbarError
 from lumbar.overlay import draw
 from lumbar.study import read_study
-from lumbar_train.evaluate import Evaluation
+from lumbar_train.evaluate import Evaluation, evaluate_oof, evaluate_run
 from lumbar_train.files import write_text
 from lumbar_train.place_errors import summarise
 from lumbar_train.plots import data_uri, plot_curves, plot_errors, plot_reliability, plot_steps, png_uri
+from lumbar_train.ranks import pick_device
 from lumbar_train.scoring import TERMS, confusion, reliability, scores, study_losses
+from lumbar_train.tables import Cohort, read_cohort
 
 N_WORST = 6
 _MAX_PROBLEMS = 60
@@ -40,6 +42,50 @@ def write_report(evaluation: Evaluation, folder: Path | str, *, run: Path | str 
     write_text(folder / "figures.json", json.dumps(_finite(figures), indent=1) + "\n")
     write_text(folder / "index.html", page)
     return folder / "index.html"
+
+
+def report_on(
+    run: Path | str,
+    root: Path | str,
+    *,
+    points: str = "predicted",
+    split: str = "train",
+    out: Path | str | None = None,
+    device: str = "auto",
+) -> tuple[Path, Evaluation]:
+    """What ``evaluate`` does: measure a run on a labelled cohort and write the page.
+
+    On the cohort that the run was fitted on, its out-of-fold outputs are measured; on any other, what it would ship.
+
+    Args:
+        run: a run folder, or a sealed bundle.
+        root: competition folder.
+        points: ``predicted``, or ``true`` to show the answer with true points beside (other cohorts only).
+        split: ``train``, or ``test`` with ``solution.csv``.
+        out: folder of the page; by default ``RUN/report`` for the run's own cohort, ``RUN/report-<root's name>``
+            for another.
+        device: where networks run; ``auto`` is a GPU where there is one.
+
+    Raises:
+        LumbarError: as ``evaluate_oof`` and ``evaluate_run``.
+    """
+    run, root = Path(run), Path(root)
+    cohort = read_cohort(root, split=split)
+    is_own = _is_own_cohort(run, cohort)
+    if is_own:
+        evaluation = evaluate_oof(run, cohort)
+    else:
+        evaluation = evaluate_run(run, root, points, split=split, device=str(pick_device(device)))
+    folder = Path(out) if out is not None else run / ("report" if is_own else f"report-{root.resolve().name}")
+    return write_report(evaluation, folder, run=run if is_own else None), evaluation
+
+
+def _is_own_cohort(run: Path, cohort: Cohort) -> bool:
+    """By the studies, not by the fingerprint: that also changes with an external table of points."""
+    folds = run / "folds.csv"
+    if not folds.is_file() or not (run / "aggregator" / "oof.parquet").is_file():
+        return False
+    return set(pd.read_csv(folds)["study_id"]) == set(cohort.study_ids.tolist())
 
 
 def render(evaluation: Evaluation, figures: dict[str, Any], run: Path | None) -> str:

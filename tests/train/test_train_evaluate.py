@@ -22,7 +22,7 @@ from lumbar_train.errors import LeakError
 from lumbar_train.evaluate import STEPS, Evaluation, evaluate_oof, evaluate_run
 from lumbar_train.folds import make_folds, write_folds
 from lumbar_train.place_errors import axial_assignments, sagittal_errors, truth_points
-from lumbar_train.report import write_report
+from lumbar_train.report import report_on, write_report
 from lumbar_train.store import levels_frame, logits_frame, write_frame, write_localisations
 from lumbar_train.tables import Cohort, read_cohort
 from lumbar_train.true_places import true_localisation
@@ -200,6 +200,26 @@ def test_figures_without_points_or_axial_series_still_make_a_page(run, cohort, t
     text = write_report(evaluation, tmp_path / "report").read_text()
     assert "No true points are known" in text
     assert "By fold" not in text
+
+
+def test_a_run_is_reported_on_its_own_cohort_out_of_fold(run, root):
+    page, evaluation = report_on(run, root)
+    assert page == run / "report" / "index.html"
+    assert evaluation.folds is not None
+    assert "out of fold" in page.read_text().lower()
+
+
+def test_a_bundle_is_reported_on_a_cohort_it_never_saw(bundle, root, tmp_path, monkeypatch):
+    asked = {}
+
+    def measured(folder, where, points, *, split, device):
+        asked.update(folder=folder, where=where, points=points, split=split)
+        raise CohortError("far enough")
+
+    monkeypatch.setattr("lumbar_train.report.evaluate_run", measured)
+    with pytest.raises(CohortError, match="far enough"):
+        report_on(bundle, root, points="true")
+    assert asked == {"folder": bundle, "where": root, "points": "true", "split": "train"}
 
 
 @pytest.mark.slow
