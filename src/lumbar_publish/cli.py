@@ -49,6 +49,9 @@ def main(layout: Layout, make_sample: MakeSample, argv: list[str] | None = None)
     except LumbarError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("error: interrupted: run this again to go on from here", file=sys.stderr)
+        return 1
     return 0
 
 

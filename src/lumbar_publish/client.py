@@ -9,11 +9,11 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, TypeVar
 
 from lumbar.errors import LumbarError
@@ -119,16 +119,13 @@ def trouble_of(text: str) -> Trouble:
 
 
 class Client:
-    """Calls of the ``kaggle`` command.
+    """Calls of the ``kaggle`` command; ``log`` receives two lines for each call that changes something.
 
-    Args:
-        folder: keeps the client's own notes of interrupted uploads. One folder for each content that is uploaded: the
-            client recognises an upload by name, size and time, and would continue one of other content.
-        log: receives a line for each call and one for its end.
+    Every call gets a temporary folder of its own. The client notes interrupted uploads in the system's, recognises
+    them by name, size and time alone, and would go on with old bytes after the content has changed.
     """
 
-    def __init__(self, folder: Path, log: Callable[[str], None] = print) -> None:
-        self.folder = folder
+    def __init__(self, log: Callable[[str], None] = print) -> None:
         self.log = log
 
     def ask(self, *arguments: str) -> Reply:
@@ -147,9 +144,7 @@ class Client:
             time.sleep(_FIRST_PAUSE_S * 2**attempt)
         raise AssertionError("unreachable")
 
-    def act(
-        self, *arguments: str, limit_s: float = SHORT_S, progress: bool = False, check: bool = True
-    ) -> Reply:
+    def act(self, *arguments: str, limit_s: float = SHORT_S, progress: bool = False, check: bool = True) -> Reply:
         """A call that changes something: made once. Exit 0 proves nothing yet, but anything else is a failure.
 
         Raises:
@@ -162,35 +157,40 @@ class Client:
         return reply
 
     def _run(self, arguments: tuple[str, ...], limit_s: float, *, progress: bool = False) -> Reply:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        # VERBOSE would make the client print its Authorization header.
-        environment = {k: v for k, v in os.environ.items() if k not in ("VERBOSE", "VERBOSE_OUTPUT")}
-        environment |= {"TMPDIR": str(self.folder.resolve()), "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "ignore"}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "kaggle", "-W", *arguments],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-        assert process.stdout is not None
-        assert process.stderr is not None
-        streams: list[list[str]] = [[], []]
-        readers = [
-            threading.Thread(target=_collect, args=(process.stdout, streams[0], False), daemon=True),
-            threading.Thread(target=_collect, args=(process.stderr, streams[1], progress), daemon=True),
-        ]
-        for reader in readers:
-            reader.start()
-        code = _wait(process, limit_s)
-        for reader in readers:
-            reader.join(timeout=5)
-        out, err = ("".join(parts) for parts in streams)
+        with tempfile.TemporaryDirectory(prefix="lumbar-kaggle-") as scratch:
+            code, out, err = _call(arguments, limit_s, scratch, progress)
         if code is None:
             err += f"\nno answer within {limit_s:.0f} s"
         command = hide_secrets("kaggle " + " ".join(arguments))
         return Reply(command, 1 if code is None else code, hide_secrets(out), hide_secrets(err))
+
+
+def _call(arguments: tuple[str, ...], limit_s: float, scratch: str, progress: bool) -> tuple[int | None, str, str]:
+    """Exit code (None: ended for taking too long) and both streams."""
+    # VERBOSE would make the client print its Authorization header.
+    environment = {k: v for k, v in os.environ.items() if k not in ("VERBOSE", "VERBOSE_OUTPUT")}
+    environment |= {"TMPDIR": scratch, "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "ignore"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kaggle", "-W", *arguments],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    streams: list[list[str]] = [[], []]
+    readers = [
+        threading.Thread(target=_collect, args=(process.stdout, streams[0], False), daemon=True),
+        threading.Thread(target=_collect, args=(process.stderr, streams[1], progress), daemon=True),
+    ]
+    for reader in readers:
+        reader.start()
+    code = _wait(process, limit_s)
+    for reader in readers:
+        reader.join(timeout=5)
+    return code, "".join(streams[0]), "".join(streams[1])
 
 
 def _collect(stream: IO[bytes], into: list[str], show: bool) -> None:

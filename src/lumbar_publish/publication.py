@@ -42,8 +42,7 @@ class Publication:
             raise LumbarError(
                 f"{self.sealed.dataset}: whose dataset? Name your Kaggle account with --owner NAME or KAGGLE_USERNAME"
             )
-        # A folder for each content: see Client about interrupted uploads.
-        self.client = Client(self.folder / "client", self.log)
+        self.client = Client(self.log)
 
     @property
     def dataset(self) -> str:

@@ -20,17 +20,19 @@ def run(publication: Publication) -> None:
     """
     name = publication.dataset
     exists = is_ready(publication) is not None
+    before = None
     if exists:
         what = f"processing of dataset {name}"
         wait_for(lambda: is_ready(publication) or None, what, _PROCESSING_LIMIT_S, publication.log)
-        if newest_hash(publication.client, name) == publication.sealed.manifest_hash:
+        before = newest_hash(publication.client, name)
+        if before == publication.sealed.manifest_hash:
             lacking = missing_files(publication.client, name, publication.sealed.folder)
             if not lacking:
                 publication.log(f"dataset {name}: {publication.mark} is there already, nothing to upload")
                 return
             publication.log(f"dataset {name}: {publication.mark} lacks {_some(lacking)} there: uploading it whole")
     _upload(publication, exists)
-    _wait_served(publication)
+    _wait_served(publication, before)
 
 
 def is_ready(publication: Publication) -> bool | None:
@@ -83,14 +85,17 @@ def _was_sent(entry: str, reply: Reply) -> bool:
     return f"Upload successful: {entry} " in reply.out
 
 
-def _wait_served(publication: Publication) -> None:
-    """Wait until what Kaggle serves is what was sent: right after the upload it still serves the old version."""
-    name = publication.dataset
+def _wait_served(publication: Publication, before: str | None) -> None:
+    """Wait until what Kaggle serves is what was sent: right after the upload it may still serve the one ``before``."""
+    name, sent = publication.dataset, publication.sealed.manifest_hash
 
     def look() -> bool | None:
         if not is_ready(publication):
             return None
-        return newest_hash(publication.client, name) == publication.sealed.manifest_hash or None
+        found = newest_hash(publication.client, name)
+        if found not in (None, before, sent):
+            raise KaggleError(f"dataset {name}: Kaggle serves manifest {found[:12]}, sent was {sent[:12]}: {AGAIN}")
+        return found == sent or None
 
     wait_for(look, f"processing of dataset {name}", _PROCESSING_LIMIT_S, publication.log)
     lacking = missing_files(publication.client, name, publication.sealed.folder)

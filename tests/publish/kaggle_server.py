@@ -158,7 +158,11 @@ class KaggleServer:
             _body(http)
             _send(http, 500, b"broken off", "text/plain")
             return
-        self.blobs[token] = _body(http)
+        data = _body(http)
+        if http.headers.get("Content-Range", "").startswith("bytes */"):  # a question: how much has arrived?
+            _send(http, 308 if self.blobs[token] is None else 200, b"", "text/plain")
+            return
+        self.blobs[token] = data
         _send(http, 200, b"", "text/plain")
 
     def get(self, http: BaseHTTPRequestHandler) -> None:
