@@ -24,7 +24,7 @@ from lumbar.dicom import read_slice
 
 N_CASES = int(os.environ.get("LUMBAR_FUZZ_CASES", "24000"))
 SEED = int(os.environ.get("LUMBAR_FUZZ_SEED", "0"))
-START_SECONDS, CASE_SECONDS = 200, 20  # to compile one syntax; for one image of at most 64 x 64, on a busy machine
+START_SECONDS, CASE_SECONDS = 600, 20  # to compile one syntax; for one image of at most 64 x 64, on a busy machine
 TESTS = Path(__file__).parents[1]
 
 

@@ -122,7 +122,7 @@ def _line_general(
     work: Work, coding: Coding, i: I64, position: U64, n_bits: U64, previous: np.ndarray, current: np.ndarray
 ) -> tuple[I64, U64]:
     """Decode one line of one component, any parameters. Returns (0 or code, position)."""
-    gradients, quantised = work.gradients[i], work.quantised
+    words, contexts, quantised, gradients = work.words, work.contexts, work.quantised, work.gradients[i]
     columns = np.uint64(gradients.size)
     x = ZERO
     while x < columns:
@@ -134,9 +134,10 @@ def _line_general(
                 return value, position
             x = np.uint64(value)
             continue
-        value, position = regular(work, coding, position, q, a, b, c)
+        value, length = regular(contexts, coding, peek(words, position), q, a, b, c)
         if value < 0:
             return value, position
+        position += length
         x += ONE
         current[x] = value
     return np.int64(0), position
@@ -156,13 +157,13 @@ def _line_sample(
             region = quantised[np.int64(previous[i, x]) - current[i, x] + coding.maxval]
             is_run &= np.int64(gradients[i, x]) + region == 0
         if is_run:
-            length, position = run_length(work, 0, position, n_bits, np.int64(columns - x))
-            if length < 0:
-                return length, position
+            count, position = run_length(work, 0, position, n_bits, np.int64(columns - x))
+            if count < 0:
+                return count, position
             for i in range(n):
-                for j in range(x, x + length):
+                for j in range(x, x + count):
                     current[i, j + 1] = current[i, x]
-            x += length
+            x += count
             if x == columns:
                 break
         order = RUN_ORDERS[run_index[0]]
@@ -172,7 +173,8 @@ def _line_sample(
                 value, position = interruption(work, coding, position, a, b, np.int64(0), order)
             else:
                 q = np.int64(gradients[i, x]) + quantised[c - a + coding.maxval]
-                value, position = regular(work, coding, position, q, a, b, c)
+                value, length = regular(work.contexts, coding, peek(work.words, position), q, a, b, c)
+                position += length
             if value < 0:
                 return value, position
             current[i, x + 1] = value

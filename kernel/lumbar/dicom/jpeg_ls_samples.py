@@ -169,18 +169,20 @@ def run_length(work: Work, i: I64, position: U64, n_bits: U64, remaining: I64) -
 
 
 @kernel
-def regular(work: Work, coding: Coding, position: U64, q: I64, a: I64, b: I64, c: I64) -> tuple[I64, U64]:
-    """Decode one sample in regular mode, any parameters (A.4-A.6). Returns (sample or code, position)."""
-    contexts, maxval, qbpp = work.contexts, coding.maxval, coding.qbpp
+def regular(contexts: np.ndarray, coding: Coding, bits: U64, q: I64, a: I64, b: I64, c: I64) -> tuple[I64, U64]:
+    """Decode one sample in regular mode, any parameters (A.4-A.6), from the next 64 ``bits``.
+
+    Returns (sample or code, length in bits).
+    """
+    maxval, qbpp = coding.maxval, coding.qbpp
     sign = q >> 63
     base = np.uint64((q ^ sign) - sign) << STRIDE_BITS
     predicted = predict(a, b, c) + ((contexts[base + C] ^ sign) - sign)
     predicted = predicted if predicted > 0 else 0
     predicted = predicted if predicted < maxval else maxval
-    k = np.int64(contexts[base + K])
-    value, length = golomb(peek(work.words, position), k, coding.limit - qbpp - 1, qbpp)
-    if value < 0 or value > coding.range:
-        return np.int64(INVALID), position
+    value, length = golomb(bits, np.int64(contexts[base + K]), coding.limit - qbpp - 1, qbpp)
+    if np.uint64(value) > np.uint64(coding.range):  # -1, too
+        return np.int64(INVALID), np.uint64(0)
     error = (value >> 1) ^ -(value & 1) ^ contexts[base + INVERSION]
     update(contexts, base, error, 2 * coding.near + 1, coding.reset)
-    return _reconstruct(predicted, (error ^ sign) - sign, coding), position + np.uint64(length)
+    return _reconstruct(predicted, (error ^ sign) - sign, coding), np.uint64(length)
