@@ -208,6 +208,13 @@ def test_with_meta_but_without_preamble(tmp_path):
     assert np.array_equal(found.pixels, PIXELS)
 
 
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.4.99", "1.2.840.113619.5.2", "9", "1.2.840.10008.1.2.9"])
+def test_syntaxes_that_look_like_others_are_kept_as_they_are(tmp_path, syntax):
+    data = meta(syntax) + native_file(PIXELS)[len(meta(EXPLICIT)) :]
+    header = read_header(to_file(tmp_path, data))
+    assert (header.transfer_syntax_uid, header.rows) == (syntax, 6)
+
+
 def test_elements_out_of_order_and_twice(tmp_path):
     extra = element(0x00200013, "IS", b"3 ") + element(0x00080060, "CS", b"MR") + element(0x00200013, "IS", b"4 ")
     header = read_header(to_file(tmp_path, native_file(PIXELS, before=extra)))
@@ -307,7 +314,12 @@ def test_the_walk_equals_its_twin(syntax):
     }[syntax]
     data = native_file(PIXELS, syntax, extra=GEOMETRY, before=before)
     workspace, numbers = _scan.WORKSPACE.copy(), _scan.NO_NUMBERS.copy()
-    assert _scan.read_elements(np.frombuffer(data, np.uint8), False, workspace, numbers) == _scan.PIXELS
+    source = np.frombuffer(data, np.uint8)
+    code = _scan.read_elements(source, False, workspace, numbers)
+    assert code == (_scan.NEEDS_SYNTAX if syntax == BIG else _scan.PIXELS)
+    if syntax == BIG:
+        workspace[_scan.IS_BIG] = 1
+        assert _scan.read_elements(source, True, workspace, numbers) == _scan.PIXELS
     found, end = elements_twin.read_elements(data, len(meta(syntax)), syntax != IMPLICIT, syntax == BIG)
     assert workspace[_scan.END_AT] == end
     for tag in [tag for tag, _, _ in _scan.NUMBERS.values()] + list(_scan.TEXTS.values()):

@@ -93,10 +93,7 @@ END_AT, LAST_VR, LEFT, DATASET, IS_EXPLICIT, IS_BIG, SYNTAX = 0, 1, 2, 3, 4, 5, 
 SPANS = 8
 WORKSPACE = np.array([0, 0, 0, 0, 0, 0, -1, 0, *([-1, 0] * len(_TAGS))], np.int64)
 NO_NUMBERS = np.full(sum(max(1, count) for _, _, count in NUMBERS.values()), np.nan)
-NEEDS_SYNTAX = 2  # the file names none, or a deflated one: settled by the caller, who calls again
-
-_BIG = np.frombuffer(b"1.2.840.10008.1.2.2", np.uint8)
-_DEFLATED = np.frombuffer(b"1.2.840.10008.1.2.1.99", np.uint8)
+NEEDS_SYNTAX = 2  # none, or one that may be deflated or big-endian: settled by the caller, who calls again
 
 
 def span_of(tag: int) -> int:
@@ -123,9 +120,13 @@ def read_elements(source: np.ndarray, is_dataset: bool, workspace: np.ndarray, n
             return code
         workspace[DATASET] = workspace[END_AT]
         offset, length = workspace[SYNTAX], workspace[SYNTAX + 1]
-        if offset < 0 or _is_text(source, offset, length, _DEFLATED):
+        if offset < 0:
             return NEEDS_SYNTAX
-        workspace[IS_BIG] = 1 if _is_text(source, offset, length, _BIG) else 0
+        # Deflated and big-endian syntaxes end in 9 and in 2; the caller, who sees the text, knows whether it is one
+        while length > 0 and (source[offset + length - 1] == 0 or source[offset + length - 1] == 32):
+            length -= 1
+        if length == 0 or source[offset + length - 1] == 57 or (length == 19 and source[offset + 18] == 50):
+            return NEEDS_SYNTAX
     start = workspace[DATASET]
     is_big = workspace[IS_BIG]
     # What the first element looks like decides, whatever the syntax says
@@ -135,19 +136,6 @@ def read_elements(source: np.ndarray, is_dataset: bool, workspace: np.ndarray, n
     if code >= 0:
         workspace[LEFT] = _numbers.parse_numbers(source, is_big != 0, workspace[SPANS:], _PLAN, numbers)
     return code
-
-
-@kernel
-def _is_text(source: np.ndarray, offset: int, length: int, text: np.ndarray) -> bool:
-    """Whether the value is ``text``, with or without padding."""
-    while length > text.size and (source[offset + length - 1] == 0 or source[offset + length - 1] == 32):
-        length -= 1
-    if length != text.size:
-        return False
-    n_equal = 0
-    while n_equal < length and source[offset + n_equal] == text[n_equal]:
-        n_equal += 1
-    return n_equal == length
 
 
 @kernel

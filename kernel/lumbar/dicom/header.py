@@ -269,22 +269,22 @@ def parse(name: str, source: np.ndarray, is_whole: bool = True) -> File:
 def _read_special(
     name: str, source: np.ndarray, is_whole: bool, workspace: np.ndarray, numbers: np.ndarray
 ) -> tuple[int, str, np.ndarray]:
-    """Finish a file whose meta names no syntax, or a deflated one: code, syntax and the bytes its offsets count in."""
-    dataset = int(workspace[_scan.DATASET])
-    is_bare = workspace[_scan.SYNTAX] < 0
+    """Finish a file whose syntax is missing, deflated or big-endian: code, syntax, the bytes that offsets count in."""
+    dataset, offset, length = (int(workspace[place]) for place in (_scan.DATASET, _scan.SYNTAX, _scan.SYNTAX + 1))
+    syntax = (_text(source[offset : offset + length].tobytes()) or "") if offset >= 0 else ""
+    if syntax == DEFLATED:
+        if not is_whole:
+            raise DicomError(f"{name}: found a part of a deflated file, expected the whole")
+        source = _inflate(name, source, dataset)
+        workspace[_scan.DATASET] = 0
+    is_bare = not syntax
     if is_bare:
         first = source[dataset : dataset + 6].tobytes()
         is_explicit = len(first) == 6 and 65 <= first[4] <= 90 and 65 <= first[5] <= 90
         # A group of 0x0400 and more at the start is a small one in the other byte order (as pydicom guesses)
         is_big = is_explicit and first[1] >= 4
-        workspace[_scan.IS_BIG] = int(is_big)
         syntax = EXPLICIT_BIG if is_big else EXPLICIT_LITTLE if is_explicit else IMPLICIT_LITTLE
-    else:
-        if not is_whole:
-            raise DicomError(f"{name}: found a part of a deflated file, expected the whole")
-        syntax = DEFLATED
-        source = _inflate(name, source, dataset)
-        workspace[_scan.DATASET] = 0
+    workspace[_scan.IS_BIG] = int(syntax == EXPLICIT_BIG)
     code = _scan.read_elements(source, True, workspace, numbers)
     if is_bare and dataset == 0 and code >= 0 and np.all(workspace[_scan.SPANS :: 2] < 0):
         raise DicomError(f"{name}: found no DICM prefix and no known element in {source.size} bytes, expected DICOM")

@@ -91,7 +91,9 @@ def unpack_planes(source: np.ndarray, ends: np.ndarray, planes: np.ndarray, n_pi
     """
     for segment in range(planes.shape[0]):
         start = ends[segment]
-        stop = min(ends[segment + 1], source.size)
+        stop = ends[segment + 1]
+        if stop > source.size:
+            stop = source.size
         if start < 64 or start >= stop:
             return -1 - segment
         if unpack(source, np.uint64(start), np.uint64(stop), planes[segment], np.uint64(n_pixels)) != n_pixels:
@@ -154,12 +156,14 @@ def unpack(source: np.ndarray, start: np.uint64, stop: np.uint64, plane: np.ndar
             position += _ONE
             done += count
         elif control < _NOTHING:
-            count = min(control + _ONE, stop - position)
+            count = control + _ONE
+            if count > stop - position:
+                count = stop - position
             for index in range(count):
                 plane[done + np.uint64(index)] = source[position + np.uint64(index)]
             position += count
             done += count
-    return int(min(done, n_pixels))
+    return int(done if done < n_pixels else n_pixels)
 
 
 @kernel
