@@ -10,138 +10,32 @@ import math
 from lumbar_phantom import anatomy as an
 from lumbar_phantom import tissues as ts
 from lumbar_phantom._jit import kernel
+from lumbar_phantom.bodies import column
 from lumbar_phantom.space import (
     PEDICLE_AT,
-    PLL,
     SAP_TIP,
     below_upper,
     bony_roof,
     bump,
-    disc_distance,
     flavum,
     front,
     lerp_column,
     sac,
     smooth,
     union,
-    wall,
 )
 
 HEIGHT, PED_W, PED_H, SPINOUS, SPIN_H = an.HEIGHT, an.PED_W, an.PED_H, an.SPINOUS, an.SPIN_H
-TRANSVERSE, FACET_DEG, LESION, MODIC_UP, MODIC_LOW = an.TRANSVERSE, an.FACET_DEG, an.LESION, an.MODIC_UP, an.MODIC_LOW
-WIDTH, DEPTH, CANAL, IPD, SAC_A, SAC_B, CORD_R, RECESS = (
-    an.WIDTH, an.DEPTH, an.CANAL, an.IPD, an.SAC_A, an.SAC_B, an.CORD_R, an.RECESS
-)
-DISC_H, BULGE, OSTEO, SCHMORL, SCHMORL_U, FISSURE_R = (
-    an.DISC_H, an.BULGE, an.OSTEO, an.SCHMORL, an.SCHMORL_U, an.FISSURE_R
-)
-FLAV_L, FLAV_R, FACET_L, FACET_R = an.FLAV_L, an.FLAV_R, an.FACET_L, an.FACET_R
-S1, N_VERT = an.S1, an.N_VERTEBRAE
-LAMINECTOMY, SACRAL_DISC = an.LAMINECTOMY, an.SACRAL_DISC
+TRANSVERSE, FACET_DEG, DISC_H, FACET_L, FACET_R = an.TRANSVERSE, an.FACET_DEG, an.DISC_H, an.FACET_L, an.FACET_R
+DEPTH, CANAL, IPD, SAC_A, CORD_R = an.DEPTH, an.CANAL, an.IPD, an.SAC_A, an.CORD_R
+S1, N_VERT, LAMINECTOMY = an.S1, an.N_VERTEBRAE, an.LAMINECTOMY
 
-FISSURE_T, FAT_MARROW_T, EDEMA_T, METAL_T = ts.FISSURE, ts.FAT_MARROW, ts.EDEMA, ts.METAL
-ANNULUS, INNER, NUCLEUS, CORTEX, MARROW, POST_MARROW = (
-    ts.ANNULUS, ts.INNER_ANNULUS, ts.NUCLEUS, ts.CORTEX, ts.MARROW, ts.POSTERIOR_MARROW
-)
-BASIVERTEBRAL, HAEMANGIOMA, LIGAMENT, CSF, CSF_FLOW, ROOT, CORD = (
-    ts.BASIVERTEBRAL, ts.HAEMANGIOMA, ts.LIGAMENT, ts.CSF, ts.CSF_FLOW, ts.ROOT, ts.CORD
-)
-FAT, EPIDURAL_FAT, FLAVUM, JOINT, INTERSPINOUS, VENOUS_PLEXUS, FATTY_MUSCLE, MUSCLE = (
-    ts.FAT, ts.EPIDURAL_FAT, ts.FLAVUM, ts.JOINT, ts.INTERSPINOUS, ts.VENOUS_PLEXUS, ts.FATTY_MUSCLE, ts.MUSCLE
-)
+CORTEX, POST_MARROW, JOINT, LIGAMENT, METAL_T = ts.CORTEX, ts.POSTERIOR_MARROW, ts.JOINT, ts.LIGAMENT, ts.METAL
+CSF, CSF_FLOW, ROOT, CORD, VENOUS_PLEXUS = ts.CSF, ts.CSF_FLOW, ts.ROOT, ts.CORD, ts.VENOUS_PLEXUS
+FAT, EPIDURAL_FAT, FLAVUM, INTERSPINOUS = ts.FAT, ts.EPIDURAL_FAT, ts.FLAVUM, ts.INTERSPINOUS
 STEPS = 28  # of the tables along a segment
 U_STEP = 0.4  # and across, mm
 NOTHING = -1  # left to the muscles and organs
-
-
-@kernel
-def _disc_tissue(discs, j, f, u, v, a, b, depth):
-    """Inside a disc: outer annulus dark, nucleus a flattened ellipsoid a little behind the centre."""
-    rn = (u / (0.70 * a)) ** 2 + ((v - 0.05 * b) / (0.68 * b)) ** 2
-    across = abs(f - 0.5) / 0.5
-    if rn + across * across * across < 1.0:
-        return NUCLEUS + j
-    if v > 0.0 and discs[j, FISSURE_R] > 0.0 and (u - 2.0) ** 2 + (v - 0.86 * b) ** 2 < discs[j, FISSURE_R] ** 2 \
-            and abs(f - 0.55) < 0.22:
-        return FISSURE_T
-    if depth < 3.2 + 1.2 * (v < 0.0):
-        return ANNULUS
-    return INNER
-
-
-@kernel
-def column(stations, vertebrae, discs, seg, f, thick, u, v, back):
-    """Bodies, discs and the ligaments on them; NOTHING outside."""
-    i = seg // 2
-    a = lerp_column(stations, seg, f, WIDTH) * 0.5
-    b = lerp_column(stations, seg, f, DEPTH) * 0.5
-    if abs(u) > a + 12.0 or v < -b - 8.0 or v > b + 12.0:
-        return NOTHING
-    j, away = disc_distance(vertebrae, discs, seg, f)
-    near = bump(away, 3.0)
-    osteo = discs[j, OSTEO] * near
-    if seg % 2 == 1:
-        grow = 0.6 + 0.7 * discs[j, BULGE]
-        waist_a, waist_b = a + grow, b + 0.5 * grow
-    else:
-        waist = math.sin(math.pi * f)
-        waist_a = a * (1.0 - (0.13 * waist if i < S1 else 0.0)) + osteo
-        waist_b = b * (1.0 - (0.085 * waist if i < S1 else 0.0)) + osteo
-    t = abs(u) / waist_a
-    if v < 0.0:
-        r = (t**2.5 + (-v / waist_b) ** 2.3) ** (1.0 / 2.4)
-        depth = (1.0 - r) * min(waist_a, waist_b) * (1.0 + 0.25 * r)
-    else:
-        r = t
-        depth = (1.0 - t) * waist_a * 0.8
-    depth = min(depth, back - v)
-    if depth <= 0.0:
-        if v > 0.0 and v < back + PLL and abs(u) < 6.5 and seg < 2 * S1 + 1:
-            return LIGAMENT
-        if v < 0.0 and depth > -1.0 and abs(u) < 11.0:
-            return LIGAMENT
-        return NOTHING
-    if seg % 2 == 1:
-        if thick < 0.3:
-            return CORTEX
-        if j > S1 or (j == S1 and discs[j, DISC_H] < 4.5):
-            return INNER if depth > 3.0 else CORTEX
-        return _disc_tissue(discs, j, f, u, v, a, b, depth)
-    return _body_tissue(stations, vertebrae, discs, i, f, thick, u, v, a, b, depth, back)
-
-
-@kernel
-def _body_tissue(stations, vertebrae, discs, i, f, thick, u, v, a, b, depth, back):
-    """Inside a body segment: hollow end plates, rim, marrow, vein, and disc pushed beyond the rim."""
-    j, away = disc_distance(vertebrae, discs, 2 * i, f)
-    if v > 0.0 and v > wall(stations, 2 * i, f, u) + 0.35 * discs[j, OSTEO] * bump(away, 2.5) - 0.2:
-        return ANNULUS  # herniated material behind the body
-    edge = 1.0 - (u / a) ** 2 - (v / b) ** 2
-    hollow = 1.9 * max(edge, 0.0) ** 0.7
-    top, bottom = f * thick, (1.0 - f) * thick
-    sacral = i >= S1
-    up_hollow = hollow if i <= S1 else 0.0
-    low_hollow = hollow if i < S1 else 0.0
-    if i > 0 and discs[i - 1, SCHMORL] > 0.0 and i <= S1:
-        up_hollow += discs[i - 1, SCHMORL] * bump(u - discs[i - 1, SCHMORL_U], 5.0) * bump(v, 5.5)
-    if discs[i, SCHMORL] > 0.0 and not sacral:
-        low_hollow += 0.8 * discs[i, SCHMORL] * bump(u - discs[i, SCHMORL_U], 5.0) * bump(v, 5.5)
-    if top < up_hollow:
-        return _disc_tissue(discs, i - 1, 0.86, u, v, a, b, depth) if i > 0 else INNER
-    if bottom < low_hollow:
-        return _disc_tissue(discs, i, 0.14, u, v, a, b, depth)
-    if top < up_hollow + 1.15 or bottom < low_hollow + 1.15 or depth < 1.0:
-        return CORTEX
-    if top < up_hollow + abs(vertebrae[i, MODIC_UP]) * (0.6 + 0.4 * edge):
-        return EDEMA_T if vertebrae[i, MODIC_UP] > 0 else FAT_MARROW_T
-    if bottom < low_hollow + abs(vertebrae[i, MODIC_LOW]) * (0.6 + 0.4 * edge):
-        return EDEMA_T if vertebrae[i, MODIC_LOW] > 0 else FAT_MARROW_T
-    if v > 0.1 * b and abs(f - 0.52) * thick < 1.0 + 2.4 * smooth(v, 0.5 * b, b) and abs(u) < 2.2 + 0.3 * v and i < S1:
-        return BASIVERTEBRAL
-    lesion = vertebrae[i, LESION]
-    if lesion > 0.0 and (u - 5.0) ** 2 + (v + 2.0) ** 2 + (top - 0.5 * thick) ** 2 < lesion * lesion:
-        return HAEMANGIOMA
-    return MARROW + i
 
 
 @kernel
