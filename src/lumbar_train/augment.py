@@ -96,7 +96,7 @@ def apply(transform: v2.Compose, images: np.ndarray, rng: np.random.Generator) -
     """Run a transform over (…, H, W) float32 with draws that come from ``rng`` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(rng.integers(2**62)))
-        tensor = torch.from_numpy(np.ascontiguousarray(images))
+        tensor = torch.from_numpy(np.array(images, dtype=np.float32))  # a copy: a reversed series has negative strides
         shape = tensor.shape
         out: Tensor = transform(tensor.reshape(-1, *shape[-2:])).reshape(shape).to(torch.float32)
         return out

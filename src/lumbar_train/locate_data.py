@@ -239,7 +239,7 @@ class SliceRoles:
         counts, known = slice_counts(stack, self.targets[study_id])
         if config is not None and rng.random() < 0.5:  # the mirrored patient: slices backwards, sides changed over
             images = images[::-1]
-            counts, known = counts[::-1][:, [1, 0, 2]], known[[1, 0, 2]]
+            counts, known = counts[::-1][:, [1, 0, 2]].copy(), known[[1, 0, 2]]
         pixels = torch.from_numpy(images.copy())
         if self.photometric is not None:
             pixels = apply(self.photometric, images, rng)

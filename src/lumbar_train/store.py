@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -32,12 +33,14 @@ def write_frame(path: Path, frame: pd.DataFrame) -> None:
 def write_piece(folder: Path, fold: int, frame: pd.DataFrame, name: str = "oof") -> None:
     """Write one fold's out-of-fold rows, then the table of all folds there are.
 
-    Folds may run side by side: each owns its piece, and whoever ends last sees them all.
+    Folds may run side by side: each owns its piece, one at a time joins them, and whoever is last sees them all.
     """
     write_frame(folder / "pieces" / f"{name}.fold{fold}.parquet", frame)
-    pieces = [pd.read_parquet(path) for path in sorted((folder / "pieces").glob(f"{name}.fold*.parquet"))]
-    filled = [piece for piece in pieces if len(piece)] or pieces[:1]
-    write_frame(folder / f"{name}.parquet", pd.concat(filled, ignore_index=True))
+    with open(folder / "pieces" / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        pieces = [pd.read_parquet(path) for path in sorted((folder / "pieces").glob(f"{name}.fold*.parquet"))]
+        filled = [piece for piece in pieces if len(piece)] or pieces[:1]
+        write_frame(folder / f"{name}.parquet", pd.concat(filled, ignore_index=True))
 
 
 def read_frame(path: Path) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from lumbar.dicom import Stack
 from lumbar.geometry import is_inside, plane_distance_mm
 from lumbar.labels import AXIAL_T2, LEVELS, SAGITTAL_T1, SAGITTAL_T2, SIDES, SPINAL
 from lumbar.stages.crop import project
-from lumbar.stages.localise import AXIAL_REACH_MM
+from lumbar.stages.localise import axial_reach_mm
 from lumbar.stages.points import AxialLevel, Localisation, SagittalPoint, as_xyz
 from lumbar.study import Study
 
@@ -94,7 +94,7 @@ def _axial(stack: Stack, number: int, level: str, centre: Array, sides: list[Arr
     distances = plane_distance_mm(stack, centre)
     index = int(np.abs(distances).argmin())
     _, x, y = project(stack, centre)
-    if abs(distances[index]) >= AXIAL_REACH_MM or not is_inside(stack, x, y):
+    if abs(distances[index]) >= axial_reach_mm(stack) or not is_inside(stack, x, y):
         return None
     points = []
     for xyz, sign in zip(sides, (1.0, -1.0), strict=True):

@@ -152,7 +152,7 @@ def test_axial_levels_need_a_plane_within_reach():
     axial_levels(study, found, [network])
     assert [a.level for a in found.axial_levels] == list(LEVELS)
     assert all(abs(a.distance_mm) < 3 for a in found.axial_levels)
-    far = Localisation(levels_mm={k: (x, y, z + 4.5) for k, (x, y, z) in LEVELS_MM.items()})
+    far = Localisation(levels_mm={k: (x, y, z + 5.5) for k, (x, y, z) in LEVELS_MM.items()})
     axial_levels(study, far, [network])
     assert far.axial_levels == []
 

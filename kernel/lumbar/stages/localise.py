@@ -34,7 +34,8 @@ FORAMEN_RADIUS_MM = 20.0
 FORAMEN_LATERAL_MM = (5.0, 36.0)  # distance of a foramen from the canal point, to its side
 # Where a foramen lies when nothing shows it: relative to the canal point, mm to the side, anterior, towards the head.
 FORAMEN_OFFSET_MM = (17.0, 6.0, 4.0)
-AXIAL_REACH_MM = 3.0
+AXIAL_REACH_MM = 3.0  # farther than this no slice shows the level, unless its stack is coarser:
+AXIAL_REACH_STEPS = 0.75  # of the distance between slices
 SUBARTICULAR_LATERAL_MM = 9.0
 WEAK = 0.05  # heat below this is no evidence
 
@@ -276,11 +277,12 @@ def axial_levels(study: Study, found: Localisation, networks: list[nn.Module]) -
     """For each level and axial stack the nearest slice within reach, with its left and right points."""
     for number, stack in enumerate(study.series[AXIAL_T2]):
         picks: list[tuple[str, int, float]] = []
+        reach = axial_reach_mm(stack)
         for level, xyz in found.levels_mm.items():
             distances = plane_distance_mm(stack, np.array(xyz))
             index = int(np.abs(distances).argmin())
             _, x, y = project(stack, np.array(xyz))
-            if abs(distances[index]) < AXIAL_REACH_MM and is_inside(stack, x, y):
+            if abs(distances[index]) < reach and is_inside(stack, x, y):
                 picks.append((level, index, float(distances[index])))
         if not picks:
             continue
@@ -299,6 +301,12 @@ def axial_levels(study: Study, found: Localisation, networks: list[nn.Module]) -
                     slice_index=index,
                 )
             )
+
+
+def axial_reach_mm(stack: Stack) -> float:
+    """How far a level's canal point may lie from the plane of the slice that stands for it."""
+    steps = np.diff(stack.positions_mm)
+    return max(AXIAL_REACH_MM, AXIAL_REACH_STEPS * float(np.median(steps)) if len(steps) else 0.0)
 
 
 def axial_grid(stack: Stack, network: HeatmapNet | AxialRegressionNet) -> Grid:
