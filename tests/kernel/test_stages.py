@@ -18,6 +18,7 @@ from lumbar.stages.crop import Jitter, axial_crops, axial_window, sagittal_crops
 from lumbar.stages.decode import Peak, decode_levels, find_peaks, heat_to_source, refine, source_to_heat
 from lumbar.stages.localise import SAGITTAL_POINTS, STRIDE, SagittalHeat, axial_levels, fuse_levels, sagittal_grid
 from lumbar.stages.points import Localisation
+from lumbar.study import read_descriptions, read_study
 from lumbar.weights import check_probe, load_network, record_probe, save_network
 from stage_studies import LEVELS_MM, localisation_of, mirrored, study_of
 
@@ -248,3 +249,12 @@ def test_inverted_series_look_like_plain_ones():
     inverted.volume[:] = 900 - inverted.volume
     inverted.is_inverted = True
     np.testing.assert_allclose(other.normalised(inverted, 3), plain, atol=2e-3)
+
+
+def test_a_series_of_unknown_description_is_a_problem_and_not_the_end(tmp_path):
+    (tmp_path / "test_images" / "7" / "70").mkdir(parents=True)
+    table = "study_id,series_id,series_description\n7,70,Coronal PD\n"
+    (tmp_path / "test_series_descriptions.csv").write_text(table)
+    study = read_study(tmp_path, "test", 7, read_descriptions(tmp_path, "test"))
+    assert "series 70: found description 'Coronal PD', expected Sagittal T1" in study.problems[0]
+    assert len(study.problems) == 4  # and the three series that are missing
