@@ -16,7 +16,15 @@ from lumbar.stages.aggregate import aggregate
 from lumbar.stages.classify import classify
 from lumbar.stages.crop import Jitter, axial_crops, axial_window, sagittal_crops
 from lumbar.stages.decode import Peak, decode_levels, find_peaks, heat_to_source, refine, source_to_heat
-from lumbar.stages.localise import SAGITTAL_POINTS, STRIDE, SagittalHeat, axial_levels, fuse_levels, sagittal_grid
+from lumbar.stages.localise import (
+    SAGITTAL_POINTS,
+    STRIDE,
+    SagittalHeat,
+    axial_levels,
+    axial_reach_mm,
+    fuse_levels,
+    sagittal_grid,
+)
 from lumbar.stages.points import Localisation
 from lumbar.study import read_descriptions, read_study
 from lumbar.weights import check_probe, load_network, record_probe, save_network
@@ -153,9 +161,11 @@ def test_axial_levels_need_a_plane_within_reach():
     axial_levels(study, found, [network])
     assert [a.level for a in found.axial_levels] == list(LEVELS)
     assert all(abs(a.distance_mm) < 3 for a in found.axial_levels)
-    far = Localisation(levels_mm={k: (x, y, z + 5.5) for k, (x, y, z) in LEVELS_MM.items()})
+    far = Localisation(levels_mm={k: (x, y, z + 200.0) for k, (x, y, z) in LEVELS_MM.items()})
     axial_levels(study, far, [network])
     assert far.axial_levels == []
+    assert axial_reach_mm(study.series[AXIAL_T2][0]) == pytest.approx(0.75 * 11.0)
+    assert axial_reach_mm(study.series[SAGITTAL_T2][0]) == pytest.approx(3.75)
 
 
 def test_a_mirrored_study_gives_the_side_swapped_answer():
