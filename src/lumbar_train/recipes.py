@@ -102,11 +102,13 @@ def demo() -> Recipe:
                 SagittalClassifierConfig(_SMALL, size=80, window=5, crop_scale=0.8, **crops), classifier, _MILD
             ),
             "axial_subarticular": StageRecipe(
-                AxialClassifierConfig(_SMALL, conditions=(3, 4), size=96, window=3, **crops), classifier, _MILD
+                AxialClassifierConfig(_SMALL, conditions=(3, 4), size=96, window=3, **crops),
+                replace(classifier, epochs=4),
+                _MILD,
             ),
             "axial_all": StageRecipe(
                 AxialClassifierConfig(_SMALL, conditions=(0, 1, 2, 3, 4), size=96, window=3, **crops),
-                classifier,
+                replace(classifier, epochs=4),
                 _MILD,
             ),
             "aggregator": StageRecipe(
