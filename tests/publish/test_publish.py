@@ -288,6 +288,7 @@ def test_lost_kernel(kaggle: KaggleServer, published: str, publish: Publish) -> 
 @pytest.mark.parametrize(
     ("status", "message", "advice"),
     [(429, "Too Many Requests", "wait some minutes"), (500, "Internal Server Error", "run this again later")],
+    ids=["429", "500"],
 )
 def test_trouble_that_lasts_is_said_and_one_that_passes_is_not(
     kaggle: KaggleServer, publish: Publish, status: int, message: str, advice: str
@@ -388,6 +389,7 @@ def test_run_that_ends_with_error_shows_its_last_line_and_is_pushed_anew(
         (lambda files: files.update({"submission.csv": b"row_id\n"}), "left an invalid submission"),
         (lambda files: files.update({"record.json": b'{"manifest_hash": "feed"}'}), "ran manifest feed, expected"),
     ],
+    ids=["none", "invalid", "stale"],
 )
 def test_output_that_cannot_be_submitted(
     kaggle: KaggleServer, published: str, publish: Publish, change: Callable[[dict], object], message: str
