@@ -32,13 +32,13 @@ class Scanner:
 
 def draw_scanner(rng: np.random.Generator, field: float, wildness: float, axial: bool, belly_y: float) -> Scanner:
     """Draw a series' scanner settings; low field is noisier."""
-    base = 0.014 + 0.034 * rng.gamma(1.6, 0.55) * (1.5 / field) ** 0.35
+    base = 0.018 + 0.038 * rng.gamma(1.6, 0.55) * (1.5 / field) ** 0.35
     noise = float(np.clip(base * np.exp(rng.normal(0, 0.25 + 0.3 * wildness)), 0.006, 0.14))
     coil = rng.random() < (0.6 if axial else 0.75)
     return Scanner(
         noise=noise,
-        acquired_mm=(float(rng.uniform(0.55, 1.15)), float(rng.uniform(0.55, 1.0))),
-        apodise=float(rng.uniform(0.1, 0.9)),
+        acquired_mm=(float(rng.uniform(0.45, 1.05)), float(rng.uniform(0.45, 0.9))),
+        apodise=float(rng.uniform(0.05, 0.7)),
         coil_mm=float(rng.uniform(55, 160)) if coil else 0.0,
         coil_floor=float(rng.uniform(0.12, 0.5)),
         shade=rng.normal(0, 0.012, (3, 3)),
@@ -76,7 +76,9 @@ def shading(scanner: Scanner, shape: tuple[int, int], origin: np.ndarray, row_mm
         gain = scanner.coil_floor + (1.5 - scanner.coil_floor) / (1 + (depth / np.float32(scanner.coil_mm)) ** 2)
         out *= gain.astype(np.float32)
     z = np.float32(origin[2] - scanner.centre_z) + rows * np.float32(row_mm[2]) + columns * np.float32(column_mm[2])
-    out *= 1 / (1 + (z / np.float32(scanner.reach_mm)) ** 4)
+    far = z / np.float32(scanner.reach_mm)
+    far *= far
+    out /= 1 + far * far
     if np.isfinite(scanner.band):
         inside = 1 / (1 + np.exp(np.clip((y - np.float32(scanner.band)) / 3, -30, 30)))
         out *= 1 - np.float32(0.85) * inside

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     UID,
@@ -68,7 +68,8 @@ def write_slice(path: Path, item: SliceFile) -> None:
     meta.MediaStorageSOPInstanceUID = UID(f"{item.series_uid}.{item.instance}")
     meta.TransferSyntaxUID = syntax
     meta.ImplementationClassUID = _IMPLEMENTATION
-    data = FileDataset(str(path), Dataset(), file_meta=meta, preamble=b"\0" * 128)
+    data = Dataset()
+    data.file_meta = meta
     data.SOPInstanceUID = f"{item.series_uid}.{item.instance}"
     data.StudyInstanceUID, data.SeriesInstanceUID = item.study_uid, item.series_uid
     data.SeriesDescription = item.description
