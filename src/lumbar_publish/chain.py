@@ -65,7 +65,9 @@ def run_networks(sealed: Path) -> None:
 
 
 def _run(source: str, sealed: Path, arguments: list[str], scratch: Path) -> None:
-    command = [sys.executable, "-I", "-c", ONLY_SEALED + _START + source, str(sealed.resolve() / "code"), *arguments]
+    code = str(sealed.resolve() / "code")
+    # -B: no bytecode beside the sealed code, nor from its workers, which inherit the flag.
+    command = [sys.executable, "-I", "-B", "-c", ONLY_SEALED + _START + source, code, *arguments]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     environment.setdefault("NUMBA_CACHE_DIR", str(scratch))
     try:

@@ -172,6 +172,8 @@ def test_command_line_seals_verifies_and_says_what_is_wrong(
         shutil.copytree(competition, folder)
 
     assert main(layout, sample, ["--owner", "me", "--slug", "my-lumbar-kit"]) == 0
+    assert [path for path in layout.sealed.rglob("*") if "__pycache__" in path.parts] == []
+    assert len({path.stat().st_mtime_ns for path in layout.sealed.rglob("*")}) == 1
     assert "me/my-lumbar-kit" in capsys.readouterr().out
     assert main(layout, sample, ["--verify", str(layout.sealed)]) == 0
     (layout.sealed / "weights" / "aggregator.full.safetensors").write_bytes(b"")
