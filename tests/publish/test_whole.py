@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -43,7 +44,7 @@ def test_dry_run_of_two_studies(root: Path, sample: Path, capsys: pytest.Capture
     captured = capsys.readouterr()
     assert code == 0, captured.err
     assert "50 of 50, valid; 0 of 2 studies left at the prior" in captured.out
-    assert "score        0." in captured.out
+    assert re.search(r"^score +\d+\.\d{4} \(spinal", captured.out, re.MULTILINE)
     record = json.loads((out / "kaggle" / "working" / "record.json").read_text())
     assert [study["status"] for study in record["studies"]] == ["predicted", "predicted"]
     assert all(study["sagittal_points"] for study in record["studies"])
