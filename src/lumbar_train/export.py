@@ -50,7 +50,7 @@ def export(run: Run) -> Path:
         "cohort": {
             "fingerprint": run.cohort.fingerprint,
             "studies": len(run.cohort),
-            "description": _read_text(run.cohort.root / "cohort.txt"),
+            "description": "synthetic" if (run.cohort.root / "truth.parquet").is_file() else "competition",
         },
         "prior": {column: _row(prior[k]) for k, column in enumerate(COLUMNS)},
         "oof": metrics.get("oof", {}),
@@ -111,10 +111,6 @@ def _row(values: np.ndarray) -> list[float]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.is_file() else {}
-
-
-def _read_text(path: Path) -> str:
-    return path.read_text().strip() if path.is_file() else ""
 
 
 def write_recipe(run: Run) -> None:
