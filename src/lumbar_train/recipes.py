@@ -103,7 +103,7 @@ def demo() -> Recipe:
             ),
             "axial_subarticular": StageRecipe(
                 AxialClassifierConfig(_SMALL, conditions=(3, 4), size=96, window=3, **crops),
-                replace(classifier, epochs=4),
+                replace(classifier, epochs=9),
                 _MILD,
             ),
             "axial_all": StageRecipe(
