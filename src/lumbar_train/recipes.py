@@ -108,7 +108,7 @@ def demo() -> Recipe:
             ),
             "axial_all": StageRecipe(
                 AxialClassifierConfig(_SMALL, conditions=(0, 1, 2, 3, 4), size=96, window=3, **crops),
-                replace(classifier, epochs=4),
+                replace(classifier, epochs=9),
                 _MILD,
             ),
             "aggregator": StageRecipe(
