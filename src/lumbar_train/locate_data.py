@@ -286,7 +286,7 @@ class AxialXY:
         study_id, target = self.items[index]
         study = self.cache.study(study_id)
         stack = study.series[AXIAL_T2][target.stack]
-        size, is_heat = self.config.size, isinstance(self.config, HeatmapConfig)
+        size = self.config.size
         step = self.config.mm_per_px if isinstance(self.config, HeatmapConfig) else whole_image_mm(stack) / size
         points_px = target.points_px
         if self.augment is None:
@@ -303,7 +303,7 @@ class AxialXY:
             "points": torch.from_numpy(points.astype(np.float32)),
             "known": torch.from_numpy(known.astype(np.float32)),
         }
-        if isinstance(self.config, HeatmapConfig) and is_heat:
+        if isinstance(self.config, HeatmapConfig):
             sigma = self.config.sigma_mm / (grid.mm_per_px * STRIDE)
             spots = [gaussian(size // STRIDE, source_to_heat(grid, STRIDE, p), sigma) for p in np.nan_to_num(points_px)]
             sample["heat"] = torch.from_numpy(np.stack(spots))

@@ -1,8 +1,8 @@
 """Named recipes: for each stage its network, its augmentation and how it is fitted. Variants: ``dataclasses.replace``.
 
 ``model2`` follows the solution's table (backbones, sizes, losses, epochs, learning rates), ``demo`` is small enough
-for two CPU cores and made for synthetic cohorts, ``strong`` is model2 with a heatmap localiser and what other teams'
-ablations favour.
+for two CPU cores and made for synthetic cohorts, ``strong`` is model2 with heatmap localisers
+and averaged weights. Every backbone starts from random weights.
 """
 
 from __future__ import annotations
@@ -58,7 +58,6 @@ class Recipe:
     folds: str = "0,1,2,3,full"
     n_folds: int = 4
     export: str = "full"  # which fits ship: "full" or "all"
-    pretrained: bool = True
 
 
 # The demo's backbone: timm's ten-layer ResNet, narrowed, with GroupNorm: 0.57 M parameters.
@@ -81,7 +80,6 @@ def demo() -> Recipe:
         name="demo",
         folds="0,1,full",
         n_folds=2,
-        pretrained=False,
         stages={
             "sagittal_xy": StageRecipe(
                 HeatmapConfig(points=11, size=256, mm_per_px=1.3, context=3),
