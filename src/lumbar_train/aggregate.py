@@ -11,6 +11,7 @@ from lumbar.models.aggregator import Aggregator
 from lumbar_train.losses import competition_loss
 from lumbar_train.recipes import Fit
 
+POOL_RATE = 10.0  # learning rate of the pool's weights and scales, as a multiple of the MLPs'
 MODEL_DROP = 0.1  # chance that a model's logits are hidden in training, so that missing series are rehearsed
 
 
@@ -33,7 +34,14 @@ def fit_aggregator(
     x, m = torch.from_numpy(logits), torch.from_numpy(mask)
     y = torch.from_numpy(labels.reshape(-1, 5, 5).astype(np.int64))
     log_prior = torch.from_numpy(np.log(np.clip(prior, 1e-6, 1)).astype(np.float32)).view(5, 5, 3)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=fit.lr, weight_decay=fit.weight_decay)
+    few = {id(p): p for p in (network.scale, network.pool)}  # a dozen numbers that data can afford to move far
+    rest = [p for p in network.parameters() if id(p) not in few]
+    optimiser = torch.optim.AdamW(
+        [
+            {"params": list(few.values()), "lr": POOL_RATE * fit.lr, "weight_decay": 0.0},
+            {"params": rest, "lr": fit.lr, "weight_decay": fit.weight_decay},
+        ]
+    )
     steps = max(1, -(-len(x) // fit.batch))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, fit.epochs * steps)
     losses = []

@@ -23,11 +23,16 @@ from lumbar.config import (
 )
 from lumbar.errors import CohortError
 from lumbar_train.augment import WILD, AugmentConfig
+from lumbar_train.folds import FULL
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How a stage is fitted: cosine schedule with warm-up, AdamW; ``repeats`` samples a study and epoch (localiser)."""
+    """How a stage is fitted: cosine schedule with warm-up, AdamW; ``repeats`` samples a study and epoch (localiser).
+
+    ``fold_epochs`` (0: as ``epochs``) is for the fits on folds: they see fewer studies, so fewer steps an epoch, and
+    out-of-fold logits should come from networks fitted about as far as the one that ships.
+    """
 
     epochs: int
     lr: float
@@ -38,6 +43,7 @@ class Fit:
     ema: float = 0.0
     accumulate: int = 1
     clip: float = 1.0
+    fold_epochs: int = 0
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,11 @@ class StageRecipe:
     network: Any
     fit: Fit
     augment: AugmentConfig | None = None
+
+    def for_fold(self, fold: int) -> StageRecipe:
+        """The same stage as it is fitted on a fold, or on all studies (``FULL``)."""
+        fit = self.fit
+        return self if fold == FULL or not fit.fold_epochs else replace(self, fit=replace(fit, epochs=fit.fold_epochs))
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,7 @@ _MILD = AugmentConfig()
 def demo() -> Recipe:
     """Small networks for phantoms: two folds for out-of-fold outputs, one full fit that ships."""
     axial = AugmentConfig(shift_mm=15.0, turn_deg=12.0, zoom=0.2, contrast=0.8, shading=0.5, noise=0.05, blur=0.3)
-    classifier = Fit(epochs=7, lr=1e-3, batch=8, weight_decay=2e-2, ema=0.995)
+    classifier = Fit(epochs=8, lr=1e-3, batch=8, weight_decay=2e-2, ema=0.995, fold_epochs=11)
     crops: dict[str, Any] = {
         "hidden": 64,
         "level_embedding": 8,
@@ -83,7 +94,7 @@ def demo() -> Recipe:
         stages={
             "sagittal_xy": StageRecipe(
                 HeatmapConfig(points=11, size=256, mm_per_px=1.3, context=3),
-                Fit(epochs=10, lr=2e-3, batch=16, repeats=6, ema=0.99),
+                Fit(epochs=8, lr=2e-3, batch=16, repeats=6, ema=0.99),
                 WILD,
             ),
             "sagittal_z": StageRecipe(
@@ -97,16 +108,18 @@ def demo() -> Recipe:
                 axial,
             ),
             "sagittal_classifier": StageRecipe(
-                SagittalClassifierConfig(_SMALL, size=80, window=5, crop_scale=0.8, **crops), classifier, _MILD
+                SagittalClassifierConfig(_SMALL, size=64, window=3, crop_scale=0.65, **crops),
+                replace(classifier, epochs=12, fold_epochs=16),
+                _MILD,
             ),
             "axial_subarticular": StageRecipe(
-                AxialClassifierConfig(_SMALL, conditions=(3, 4), size=96, window=3, **crops),
-                replace(classifier, epochs=9),
+                AxialClassifierConfig(_SMALL, conditions=(3, 4), size=88, window=3, **crops),
+                classifier,
                 _MILD,
             ),
             "axial_all": StageRecipe(
-                AxialClassifierConfig(_SMALL, conditions=(0, 1, 2, 3, 4), size=96, window=3, **crops),
-                replace(classifier, epochs=9),
+                AxialClassifierConfig(_SMALL, conditions=(0, 1, 2, 3, 4), size=88, window=3, **crops),
+                classifier,
                 _MILD,
             ),
             "aggregator": StageRecipe(

@@ -12,7 +12,7 @@ _OTHER = (0, 2, 1, 4, 3)  # conditions with left and right changed over
 
 def _mlp(n_in: int, hidden: int, dropout: float) -> nn.Sequential:
     last = nn.Linear(hidden, 3)
-    nn.init.zeros_(last.weight)  # training starts from the plain average of the models
+    nn.init.zeros_(last.weight)  # training starts from the pool of the models alone
     nn.init.zeros_(last.bias)
     return nn.Sequential(nn.Linear(n_in, hidden), nn.LeakyReLU(0.05), nn.Dropout(dropout), last)
 
@@ -20,9 +20,10 @@ def _mlp(n_in: int, hidden: int, dropout: float) -> nn.Sequential:
 class Aggregator(nn.Module):
     """Logits of M models (N, M, 5 conditions, 5 levels, 3) with mask (N, M, 5, 5) → final logits (N, 5, 5, 3).
 
-    Each target's answer is a base plus a correction: the base is the mean of the models that saw it, or the log prior
-    where none did; the MLP of its group sees all logits of the level, masks, and the log prior. For right-sided
-    targets left and right change places at the input, so one MLP serves both sides.
+    Each target's answer is a base plus a correction: the base is a weighted mean of the models that saw it (a
+    logarithmic opinion pool, Genest & Zidek 1986; one weight a model and group), or the log prior where none did; the
+    MLP of its group sees all logits of the level, masks, and the log prior. For right-sided targets left and right
+    change places at the input, so one MLP serves both sides.
     """
 
     def __init__(self, config: AggregatorConfig) -> None:
@@ -32,6 +33,7 @@ class Aggregator(nn.Module):
         n_in = n_models * 5 * 3 + n_models * 5 + 3
         self.groups = nn.ModuleList(_mlp(n_in, config.hidden, config.dropout) for _ in range(3))
         self.scale = nn.Parameter(torch.ones(3))
+        self.pool = nn.Parameter(torch.zeros(3, n_models))  # softmax over the models that saw the target
 
     def forward(self, logits: Tensor, mask: Tensor, log_prior: Tensor) -> Tensor:
         """logits (N, M, 5, 5, 3), mask (N, M, 5, 5) bool, log_prior (5, 5, 3) → (N, 5, 5, 3)."""
@@ -39,7 +41,7 @@ class Aggregator(nn.Module):
         weights = mask.to(logits.dtype)
         logits = torch.log_softmax(logits, dim=-1) * weights.unsqueeze(-1)
         seen = weights.sum(dim=1)  # (N, 5, 5)
-        mean = logits.sum(dim=1) / seen.clamp(min=1).unsqueeze(-1)
+        trust = torch.softmax(self.pool, dim=-1)
         prior = log_prior.to(logits.dtype).expand(n, 5, 5, 3)
         out = []
         for condition in range(5):
@@ -49,6 +51,9 @@ class Aggregator(nn.Module):
             level_mask = weights[:, :, order].permute(0, 3, 1, 2).reshape(n, 5, m * 5)
             features = torch.cat([level_logits, level_mask, prior[:, condition]], dim=-1)  # (N, 5 levels, n_in)
             known = (seen[:, condition] > 0).unsqueeze(-1)
-            base = torch.where(known, mean[:, condition] * self.scale[group], prior[:, condition])
+            share = weights[:, :, condition] * trust[group][:, None]  # (N, M, 5 levels)
+            total = share.sum(dim=1).clamp(min=1e-6).unsqueeze(-1)
+            pooled = (logits[:, :, condition] * share.unsqueeze(-1)).sum(dim=1) / total
+            base = torch.where(known, pooled * self.scale[group], prior[:, condition])
             out.append(base + self.groups[group](features))
         return torch.stack(out, dim=1)
