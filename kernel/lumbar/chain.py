@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lumbar.budget import Effort
+from lumbar.labels import SAGITTAL_T1
 from lumbar.manifest import Manifest
 
 Probs = NDArray[np.float64]
@@ -100,3 +102,45 @@ def draw_main(study: Any, result: Any) -> list[Picture]:
 
 
 MAIN = Chain(read=read_study, load=load_main, predict=predict_main, draw=draw_main)
+
+
+def read_baseline(
+    wanted: tuple[str, ...], root: Path, split: str, study_id: int, descriptions: pd.DataFrame, workers: int | None
+) -> Any:
+    """``lumbar.baseline.read``: only the series of the descriptions ``wanted``."""
+    from lumbar import baseline
+
+    return baseline.read(wanted, root, split, study_id, descriptions, workers)
+
+
+def load_baseline(manifest: Manifest, device: str) -> Any:
+    """``lumbar.baseline.load``: a network a column, each proven by its probe.
+
+    Raises:
+        ManifestError: code, library versions, configs or weights do not belong together.
+    """
+    from lumbar import baseline
+
+    return baseline.load(manifest, device)
+
+
+def predict_baseline(study: Any, networks: Any, prior: Probs, effort: Effort) -> Any:
+    """``lumbar.baseline.predict``."""
+    from lumbar import baseline
+
+    return baseline.predict(study, networks, prior, effort)
+
+
+def draw_baseline(study: Any, result: Any) -> list[Picture]:
+    """``lumbar.baseline.draw``."""
+    from lumbar import baseline
+
+    return baseline.draw(study, result)
+
+
+def baseline_chain(manifest: Manifest) -> Chain:
+    """The chain without localiser; it reads only the series that the manifest's networks look at."""
+    wanted = sorted({str(entry.config.get("description", SAGITTAL_T1)) for entry in manifest.of_stage("baseline")})
+    return Chain(
+        read=partial(read_baseline, tuple(wanted)), load=load_baseline, predict=predict_baseline, draw=draw_baseline
+    )

@@ -137,6 +137,25 @@ class AggregatorConfig:
     dropout: float = 0.0
 
 
+@dataclass(frozen=True)
+class BaselineConfig:
+    """One label column from whole 8-bit slices of one kind of series (the FastAI baseline): slice → 3 logits.
+
+    ``slices`` central slices of each series enter (0: all), each a square of ``size`` pixels. ``balance`` holds the
+    share of each class in what the network was fitted on (after upsampling), so that its answer can be turned back to
+    the frequencies that the metric weighs; 0 marks a class that it has never seen.
+    """
+
+    backbone: BackboneConfig
+    column: str
+    description: str = "Sagittal T1"
+    size: int = 256
+    slices: int = 0
+    hidden: int = 512
+    dropout: float = 0.5
+    balance: tuple[float, ...] = (1 / 3, 1 / 3, 1 / 3)
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """Plain JSON types of a configuration dataclass."""
     values = dataclasses.asdict(config)

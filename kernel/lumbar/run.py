@@ -15,7 +15,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from lumbar.budget import Budget, Clock, Effort, parse_time_limit
-from lumbar.chain import MAIN, Chain, Outcome
+from lumbar.chain import MAIN, Chain, Outcome, baseline_chain, load_baseline
 from lumbar.errors import CohortError, LumbarError, ManifestError
 from lumbar.labels import COLUMNS, row_ids
 from lumbar.manifest import FILE_NAME, Manifest, verify
@@ -111,6 +111,8 @@ def chain_of(chain: str | Chain, manifest: Manifest) -> Chain:
         return chain
     if chain == "main":
         return MAIN
+    if chain == "baseline" and manifest.of_stage("baseline"):
+        return baseline_chain(manifest)
     stages = sorted({entry.stage for entry in manifest.weights})
     raise ManifestError(f"{manifest.folder / FILE_NAME}: chain {chain!r} has no weights here, found stages {stages}")
 
@@ -175,7 +177,7 @@ class _Run:
         Raises:
             LumbarError: none can load the weights; the first refusal is the message.
         """
-        devices = cuda_devices() if self.chain.load is MAIN.load else []
+        devices = cuda_devices() if self.chain.load in (MAIN.load, load_baseline) else []
         count = max(1, n_workers if n_workers is not None else len(devices))
         is_process = bool(devices) or count > 1
         self.n_threads = cpu_threads(count)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lumbar.config import STAGES
 from lumbar.dicom import Stack
+from lumbar.eight_bit import as_input, probe_slices
 from lumbar.errors import ManifestError
 from lumbar.geometry import make_grid
 from lumbar.inference import Networks, forward
@@ -23,6 +24,7 @@ from lumbar.labels import SAGITTAL_T2
 from lumbar.manifest import Manifest, WeightEntry
 from lumbar.models import build
 from lumbar.models.aggregator import Aggregator
+from lumbar.models.baseline import BaselineNet
 from lumbar.models.classifier import AxialClassifier, SagittalClassifier
 from lumbar.models.heatmap import HeatmapNet
 from lumbar.models.regression import AxialRegressionNet, SagittalRegressionNet
@@ -120,6 +122,8 @@ def probe_inputs(network: nn.Module, seed: int) -> tuple[Tensor, ...]:
         mask = torch.ones(1, window, dtype=torch.bool)
         mask[0, 0] = False
         return tensor, mask, torch.tensor([2])
+    if isinstance(network, BaselineNet):
+        return (as_input(probe_slices(seed, min(network.config.size, 128))),)
     assert isinstance(network, Aggregator)
     rng = np.random.default_rng(seed)
     n_models = len(network.config.models)

@@ -10,6 +10,7 @@ from torch import nn
 from lumbar import config as configs
 from lumbar.errors import ManifestError
 from lumbar.models.aggregator import Aggregator
+from lumbar.models.baseline import BaselineNet
 from lumbar.models.classifier import AxialClassifier, SagittalClassifier
 from lumbar.models.heatmap import HeatmapNet
 from lumbar.models.regression import AxialRegressionNet, SagittalRegressionNet
@@ -23,6 +24,7 @@ MODELS: dict[str, tuple[type[nn.Module], type]] = {
     "sagittal_classifier": (SagittalClassifier, configs.SagittalClassifierConfig),
     "axial_classifier": (AxialClassifier, configs.AxialClassifierConfig),
     "aggregator": (Aggregator, configs.AggregatorConfig),
+    "baseline": (BaselineNet, configs.BaselineConfig),
 }
 
 

@@ -1,0 +1,62 @@
+"""The baseline's network: a timm body without its own pooling, and the head that fastai puts on one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lumbar.config import BaselineConfig
+from lumbar.errors import ManifestError
+from lumbar.labels import COLUMNS, DESCRIPTIONS
+from lumbar.models.backbone import PIXEL_MEAN, PIXEL_STD, create_timm
+
+
+class BaselineNet(nn.Module):
+    """Whole slices (N, 1, size, size) in 0..1 → logits (N, 3) of one column.
+
+    Body and head follow fastai's ``vision_learner`` (docs.fast.ai/vision.learner, ``create_head``): maximum and mean
+    of the last feature map, then twice batch norm, dropout and a linear layer without bias, with a ReLU between.
+
+    Raises:
+        ManifestError: a column, description or size that cannot be.
+    """
+
+    def __init__(self, config: BaselineConfig) -> None:
+        super().__init__()
+        _check(config)
+        self.config = config
+        self.body = create_timm(config.backbone, in_chans=1, num_classes=0, global_pool="")
+        self.n_features = int(self.body.num_features)  # type: ignore[arg-type]
+        self.head = nn.Sequential(
+            nn.BatchNorm1d(2 * self.n_features),
+            nn.Dropout(config.dropout / 2),
+            nn.Linear(2 * self.n_features, config.hidden, bias=False),
+            nn.ReLU(inplace=True),
+            nn.BatchNorm1d(config.hidden),
+            nn.Dropout(config.dropout),
+            nn.Linear(config.hidden, 3, bias=False),
+        )
+        for layer in self.head:
+            if isinstance(layer, nn.Linear):
+                nn.init.kaiming_normal_(layer.weight)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 1, H, W) in 0..1 → (N, 3)."""
+        features = self.body((images - PIXEL_MEAN) / PIXEL_STD)
+        if features.shape[1] != self.n_features:  # timm's transformers put channels last
+            features = features.movedim(-1, 1)
+        places = features.flatten(2)  # (N, C, places)
+        return self.head(torch.cat([places.amax(dim=2), places.mean(dim=2)], dim=1))
+
+
+def _check(config: BaselineConfig) -> None:
+    if config.column not in COLUMNS:
+        raise ManifestError(f"baseline: found column {config.column!r}, expected one of the 25 label columns")
+    if config.description not in DESCRIPTIONS:
+        raise ManifestError(f"baseline: found series {config.description!r}, expected one of {', '.join(DESCRIPTIONS)}")
+    if config.size < 16 or config.slices < 0:
+        raise ManifestError(
+            f"baseline: found size {config.size} and slices {config.slices}, expected 16 or more and 0 or more"
+        )
+    if len(config.balance) != 3 or min(config.balance) < 0 or abs(sum(config.balance) - 1) > 1e-3:
+        raise ManifestError(f"baseline: found balance {config.balance}, expected three shares that sum to 1")
