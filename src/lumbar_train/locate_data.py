@@ -15,7 +15,7 @@ from lumbar.geometry import Grid, make_grid
 from lumbar.labels import AXIAL_T2
 from lumbar.stages.crop import Jitter, grid_images, project, role_inputs, shifted
 from lumbar.stages.decode import source_to_heat
-from lumbar.stages.localise import SAGITTAL_POINTS, STRIDE, whole_image_mm
+from lumbar.stages.heat import SAGITTAL_POINTS, STRIDE, whole_image_mm
 from lumbar.stages.points import Xyz
 from lumbar_train.augment import AugmentConfig, apply, photometric
 from lumbar_train.cache import Cache
@@ -79,6 +79,11 @@ class SagittalXY:
         self.repeats, self.masks = repeats, masks
         self.photometric = photometric(augment) if augment else None
         self.collate = collate
+
+    @property
+    def studies(self) -> set[int]:
+        """Every study whose images or labels are given."""
+        return set(self.study_ids)
 
     def __len__(self) -> int:
         return len(self.study_ids) * self.repeats
@@ -219,6 +224,11 @@ class SliceRoles:
         ]
         self.photometric = photometric(augment) if augment else None
 
+    @property
+    def studies(self) -> set[int]:
+        """Every study whose images or labels are given."""
+        return {study_id for study_id, _ in self.items}
+
     def __len__(self) -> int:
         return len(self.items)
 
@@ -277,6 +287,11 @@ class AxialXY:
         self.items = [(study_id, axial) for study_id, target in targets.items() for axial in target.axial]
         self.photometric = photometric(augment) if augment else None
         self.collate = collate
+
+    @property
+    def studies(self) -> set[int]:
+        """Every study whose images or labels are given."""
+        return {study_id for study_id, _ in self.items}
 
     def __len__(self) -> int:
         return len(self.items)

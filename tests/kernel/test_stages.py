@@ -16,15 +16,9 @@ from lumbar.stages.aggregate import aggregate
 from lumbar.stages.classify import classify
 from lumbar.stages.crop import Jitter, axial_crops, axial_window, sagittal_crops
 from lumbar.stages.decode import Peak, decode_levels, find_peaks, heat_to_source, refine, source_to_heat
-from lumbar.stages.localise import (
-    SAGITTAL_POINTS,
-    STRIDE,
-    SagittalHeat,
-    axial_levels,
-    axial_reach_mm,
-    fuse_levels,
-    sagittal_grid,
-)
+from lumbar.stages.heat import SAGITTAL_POINTS, STRIDE, SagittalHeat, sagittal_grid
+from lumbar.stages.localise import axial_levels, axial_reach_mm
+from lumbar.stages.place import fuse_levels
 from lumbar.stages.points import Localisation
 from lumbar.study import read_descriptions, read_study
 from lumbar.weights import check_probe, load_network, record_probe, save_network

@@ -17,7 +17,8 @@ from lumbar.metric import score
 from lumbar.models import build, name_of
 from lumbar.stages.classify import level_tensors
 from lumbar.stages.crop import grid_images, role_inputs, with_context
-from lumbar.stages.localise import axial_grid, sagittal_grid
+from lumbar.stages.heat import sagittal_grid
+from lumbar.stages.localise import axial_grid
 from lumbar_train.augment import WILD, AugmentConfig, apply, photometric
 from lumbar_train.classify_data import LevelCrops
 from lumbar_train.locate_data import AxialXY, SagittalXY, SliceRoles

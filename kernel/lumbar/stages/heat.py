@@ -1,0 +1,123 @@
+"""Heatmaps of one sagittal stack, from either kind of localiser, and the peaks near a place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from lumbar.dicom import Stack
+from lumbar.geometry import Grid, make_grid
+from lumbar.inference import forward
+from lumbar.models.heatmap import HeatmapNet
+from lumbar.models.regression import SagittalRegressionNet
+from lumbar.stages.crop import grid_images, project, with_context
+from lumbar.stages.decode import Peak, heat_to_source, refine, source_to_heat, through_plane
+from lumbar.study import Study
+
+Array = NDArray[np.float64]
+Heat = NDArray[np.float32]
+
+N_CANAL, N_FORAMEN, DISC = 5, 5, 10  # channels of the sagittal heatmaps: canal levels, foramen levels, any disc
+SAGITTAL_POINTS = 11
+STRIDE = 2  # heatmaps are at half the grid's resolution
+BATCH = 16
+
+
+@dataclass
+class SagittalHeat:
+    """Heatmaps of one sagittal stack: (S, 11, size / 2, size / 2) in 0..1 on ``grid``."""
+
+    description: str
+    number: int  # among the description's stacks
+    stack: Stack
+    grid: Grid
+    heat: Heat
+
+    def peak_near(self, channel: int, xyz_mm: Array, slices: list[int], radius_mm: float, weight: Array) -> Peak | None:
+        """The highest heat of a channel within a radius (in plane) of a patient point, over the given slices."""
+        _, x, y = project(self.stack, xyz_mm)
+        centre = source_to_heat(self.grid, STRIDE, np.array([x, y]))
+        radius = radius_mm / (self.grid.mm_per_px * STRIDE)
+        size = self.heat.shape[-1]
+        yy, xx = np.mgrid[:size, :size]
+        falloff = np.exp(-0.5 * (((xx - centre[0]) ** 2 + (yy - centre[1]) ** 2) / radius**2)) * (
+            (xx - centre[0]) ** 2 + (yy - centre[1]) ** 2 <= (1.5 * radius) ** 2
+        )
+        best: tuple[float, int, int, int] | None = None
+        for s in slices:
+            near = self.heat[s, channel] * falloff * weight[s]
+            y_best, x_best = divmod(int(near.argmax()), size)
+            if best is None or near[y_best, x_best] > best[0]:
+                best = (float(near[y_best, x_best]), s, y_best, x_best)
+        if best is None or best[0] <= 0:
+            return None
+        _, s, y_best, x_best = best
+        image = self.heat[s, channel]
+        x_px, y_px = heat_to_source(self.grid, STRIDE, refine(image, y_best, x_best))
+        y0, x0 = max(0, y_best - 1), max(0, x_best - 1)
+        column = self.heat[max(0, s - 1) : s + 2, channel, y0 : y_best + 2, x0 : x_best + 2].max(axis=(1, 2))
+        index = through_plane(column, s, max(0, s - 1))
+        return Peak(self.stack.to_patient(index, y_px, x_px), float(image[y_best, x_best]), self.number, s)
+
+
+def sagittal_heat(study: Study, description: str, number: int, networks: list[nn.Module]) -> SagittalHeat:
+    """Heatmaps of one stack, averaged over networks. A regression network's points become small Gaussian spots."""
+    stack = study.series[description][number]
+    first = networks[0]
+    assert isinstance(first, (HeatmapNet, SagittalRegressionNet))
+    grid = sagittal_grid(stack, first)
+    images = with_context(grid_images(study, stack, grid), first.config.context)
+    total: Heat | None = None
+    for network in networks:
+        out = run_batches(network, images)
+        heat = out[:, :SAGITTAL_POINTS] if isinstance(network, HeatmapNet) else spots(out, grid)
+        total = heat if total is None else total + heat
+    assert total is not None
+    return SagittalHeat(description, number, stack, grid, np.asarray(total / len(networks), dtype=np.float32))
+
+
+def sagittal_grid(stack: Stack, network: HeatmapNet | SagittalRegressionNet) -> Grid:
+    """The grid that a sagittal localiser sees: fixed millimetres, or the whole image for the regression network."""
+    size = network.config.size
+    if isinstance(network, HeatmapNet):
+        return make_grid(stack, size=size, mm_per_px=network.config.mm_per_px)
+    return make_grid(stack, size=size, mm_per_px=whole_image_mm(stack) / size)
+
+
+def whole_image_mm(stack: Stack) -> float:
+    """Side of the square that holds a whole image of a stack."""
+    rows, columns = stack.volume.shape[1:]
+    spacing_row, spacing_column = stack.spacing_mm
+    return float(max(rows * spacing_row, columns * spacing_column))
+
+
+def run_batches(network: nn.Module, images: Heat) -> Heat:
+    """A network over (N, C, H, W) in batches; sigmoid for heatmaps, raw outputs otherwise."""
+    outs = []
+    for start in range(0, len(images), BATCH):
+        out = forward(network, torch.from_numpy(images[start : start + BATCH]))
+        outs.append(torch.sigmoid(out[:, : network.config.points]) if isinstance(network, HeatmapNet) else out)
+    return np.asarray(torch.cat(outs).numpy())
+
+
+def spots(out: Heat, grid: Grid, sigma: float = 1.5) -> Heat:
+    """Coordinates (S, 11) as the heat that a perfect heatmap network would show; presence is the height.
+
+    Canal and foraminal channels get the same spots: the regression network tells levels, the slice roles tell which
+    structure a slice shows.
+    """
+    size = grid.size // STRIDE
+    axis = np.arange(size)
+    heat = np.zeros((len(out), SAGITTAL_POINTS, size, size), np.float32)
+    for s, row in enumerate(out):
+        presence = 1 / (1 + np.exp(-row[10]))
+        for level in range(5):
+            x, y = row[2 * level] * size - 0.5, row[2 * level + 1] * size - 0.5
+            spot = np.exp(-0.5 * ((axis[None] - x) ** 2 + (axis[:, None] - y) ** 2) / sigma**2) * presence
+            heat[s, level] = heat[s, N_CANAL + level] = spot
+            heat[s, DISC] = np.maximum(heat[s, DISC], spot)
+    return heat

@@ -1,0 +1,177 @@
+"""From heatmaps to points: levels fused over all series, then each series' own canal and foraminal points."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lumbar.dicom import Stack
+from lumbar.geometry import is_inside
+from lumbar.labels import LEVELS, SIDES
+from lumbar.stages.crop import project
+from lumbar.stages.decode import Peak, decode_levels, find_peaks, support
+from lumbar.stages.heat import DISC, N_CANAL, STRIDE, SagittalHeat
+from lumbar.stages.points import Localisation, SagittalPoint, as_xyz
+
+Array = NDArray[np.float64]
+
+CANAL_RADIUS_MM = 7.0  # how far a series' own point may lie from the fused one: patients move, but not by half a disc
+FORAMEN_RADIUS_MM = 10.0  # about where anatomy expects a foramen, and then
+FORAMEN_SERIES_MM = 6.0  # about where all series together see it
+AGREE_MM = 6.0  # series that see a foramen so close together support each other
+FORAMEN_LATERAL_MM = (5.0, 36.0)  # distance of a foramen from the canal point, to its side
+# Where a foramen is expected: from the canal point, mm to the side, anterior, and up along the spine.
+FORAMEN_OFFSET_MM = (16.0, 5.0, 4.5)
+WEAK = 0.05  # heat below this is no evidence
+
+
+def fuse_levels(maps: list[SagittalHeat], found: Localisation) -> dict[str, float]:
+    """Fill ``found.levels_mm`` from all series together; returns the confidence of each level."""
+    labelled: list[list[Peak]] = [[] for _ in range(5)]
+    discs: list[Peak] = []
+    for number, item in enumerate(maps):
+        for level in range(5):
+            labelled[level] += find_peaks(item.heat[:, level], item.stack, item.grid, STRIDE, number)
+        discs += find_peaks(item.heat[:, DISC], item.stack, item.grid, STRIDE, number, most=10)
+    confidence = {}
+    for level, node in enumerate(decode_levels(labelled, discs, len(maps))):
+        if node is not None:
+            found.levels_mm[LEVELS[level]] = as_xyz(node[0])
+            confidence[LEVELS[level]] = float(min(1.0, node[1]))
+    return confidence
+
+
+def place_points(
+    maps: list[SagittalHeat], roles: list[Array], found: Localisation, confidence: dict[str, float]
+) -> None:
+    """Canal and foraminal points of every series near the fused places, each on the slice that shows it best."""
+    for item, role in zip(maps, roles, strict=True):
+        for level, name in enumerate(LEVELS):
+            if name in found.levels_mm:
+                place_canal(item, role, found, level, confidence[name])
+    refine_levels(found)
+    for level, name in enumerate(LEVELS):
+        if name not in found.levels_mm:
+            continue
+        for k, side in enumerate(SIDES):
+            expected = expected_foramen(found, level, side)
+            seen = [
+                foramen_peak(item, role, found, level, k, expected, FORAMEN_RADIUS_MM)
+                for item, role in zip(maps, roles, strict=True)
+            ]
+            place = agreed(seen)
+            for item, role in zip(maps, roles, strict=True):
+                peak = None
+                if place is not None:
+                    peak = foramen_peak(item, role, found, level, k, place, FORAMEN_SERIES_MM)
+                if peak is not None and peak.height >= WEAK:
+                    height = peak.height * confidence[name]
+                    append_point(item, found, name, side, peak.xyz_mm, peak.slice_index, height)
+                else:
+                    where = expected if place is None else place
+                    append_point(item, found, name, side, where, None, WEAK * confidence[name])
+
+
+def place_canal(item: SagittalHeat, roles: Array, found: Localisation, level: int, confidence: float) -> None:
+    """A series' own canal point of a level, close to the fused one."""
+    name = LEVELS[level]
+    fused = np.array(found.levels_mm[name])
+    every = list(range(len(item.stack.volume)))
+    peak = item.peak_near(level, fused, every, CANAL_RADIUS_MM, 0.35 + 0.65 * roles[:, 2])
+    if peak is not None and peak.height >= WEAK:
+        append_point(item, found, name, None, peak.xyz_mm, peak.slice_index, peak.height * confidence)
+    else:
+        append_point(item, found, name, None, fused, None, WEAK * confidence)
+
+
+def expected_foramen(found: Localisation, level: int, side: str) -> Array:
+    """Where anatomy puts a foramen: beside the canal point, in the frame of the spine's own course there (3,) mm."""
+    here = np.array(found.levels_mm[LEVELS[level]])
+    ends = [
+        np.array(found.levels_mm[LEVELS[k]])
+        for k in (level - 1, level + 1)
+        if 0 <= k < 5 and LEVELS[k] in found.levels_mm
+    ]
+    course = np.array([0.0, 0.0, 1.0])  # towards the head
+    if ends:
+        course = (ends[0] - ends[-1]) if len(ends) == 2 else ends[0] - here
+        course = course * np.sign(course[2] or 1.0) / np.linalg.norm(course)
+    lateral = np.array([1.0 if side == "left" else -1.0, 0.0, 0.0])
+    lateral -= course * (lateral @ course)
+    lateral /= np.linalg.norm(lateral)
+    anterior = np.cross(course, lateral)
+    anterior *= -1.0 if anterior[1] > 0 else 1.0
+    aside, ahead, up = FORAMEN_OFFSET_MM
+    return np.asarray(here + aside * lateral + ahead * anterior + up * course)
+
+
+def foramen_peak(
+    item: SagittalHeat, roles: Array, found: Localisation, level: int, k: int, near: Array, radius_mm: float
+) -> Peak | None:
+    """The best foraminal peak of a series on slices to the given side (k: 0 left, 1 right) of the canal."""
+    stack = item.stack
+    sign = 1.0 if SIDES[k] == "left" else -1.0
+    offset = (lateral_mm(stack) - project_lateral(stack, np.array(found.levels_mm[LEVELS[level]]))) * sign
+    low, high = FORAMEN_LATERAL_MM
+    slices = [s for s in range(len(stack.volume)) if low <= offset[s] <= high]
+    return item.peak_near(N_CANAL + level, near, slices, radius_mm, 0.35 + 0.65 * roles[:, k])
+
+
+def agreed(peaks: list[Peak | None]) -> Array | None:
+    """The place that the series' peaks support together, or None where no series shows anything."""
+    seen = [peak for peak in peaks if peak is not None and peak.height >= WEAK]
+    if not seen:
+        return None
+    best = max(seen, key=lambda peak: sum(support([other], peak.xyz_mm, AGREE_MM) for other in seen))
+    return np.asarray(best.xyz_mm)
+
+
+def lateral_mm(stack: Stack) -> Array:
+    """Position of each slice along the patient's right-to-left direction, mm (the stack's normal, mostly +x)."""
+    return np.asarray(stack.positions_mm, dtype=float)
+
+
+def project_lateral(stack: Stack, xyz_mm: Array) -> float:
+    """Position of a patient point on the axis of ``lateral_mm``."""
+    return float(np.asarray(xyz_mm) @ stack.normal)
+
+
+def append_point(
+    item: SagittalHeat,
+    found: Localisation,
+    level: str,
+    side: str | None,
+    xyz_mm: Array,
+    s: int | None,
+    confidence: float,
+) -> None:
+    """Add a point to the localisation unless it lies outside the series."""
+    stack = item.stack
+    index, x, y = project(stack, xyz_mm)
+    nearest = int(np.clip(round(index), 0, len(stack.volume) - 1)) if s is None else s
+    if not is_inside(stack, x, y) or not -1.0 <= index <= len(stack.volume):
+        return
+    found.sagittal_points.append(
+        SagittalPoint(
+            series_id=stack.series_id,
+            level=level,
+            side=side,
+            instance_number=stack.instance_numbers[nearest],
+            x_px=x,
+            y_px=y,
+            xyz_mm=as_xyz(xyz_mm),
+            confidence=float(np.clip(confidence, 0.0, 1.0)),
+            stack=item.number,
+            slice_index=nearest,
+            description=item.description,
+        )
+    )
+
+
+def refine_levels(found: Localisation) -> None:
+    """Fused canal points as the confidence-weighted mean of what every series says."""
+    for level in list(found.levels_mm):
+        points = [p for p in found.sagittal_points if p.level == level and p.side is None and p.confidence > WEAK]
+        if points:
+            weights = np.array([p.confidence**2 for p in points])
+            found.levels_mm[level] = as_xyz(np.average([p.xyz_mm for p in points], axis=0, weights=weights))
