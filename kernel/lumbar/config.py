@@ -130,11 +130,20 @@ class AxialClassifierConfig:
 
 @dataclass(frozen=True)
 class AggregatorConfig:
-    """Three small MLPs over every classifier's logits; ``models`` names the classifiers in the order of the input."""
+    """Three small MLPs over every classifier's logits; ``models`` names the classifiers in the order of the input.
+
+    ``confidence``: how sure localisation was of each level's points is an input as well.
+    """
 
     models: tuple[str, ...] = ("sagittal_classifier", "axial_subarticular", "axial_all")
     hidden: int = 32
     dropout: float = 0.0
+    confidence: bool = False
+
+
+@dataclass(frozen=True)
+class LevelSequenceConfig(AggregatorConfig):
+    """The same with a bidirectional GRU of ``hidden`` units over the five levels in the place of each MLP."""
 
 
 @dataclass(frozen=True)

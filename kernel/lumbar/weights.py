@@ -130,6 +130,8 @@ def probe_inputs(network: nn.Module, seed: int) -> tuple[Tensor, ...]:
     logits = torch.from_numpy(rng.random((1, n_models, 5, 5, 3), dtype=np.float32) * 4 - 2)
     mask = torch.from_numpy(rng.random((1, n_models, 5, 5)) > 0.3)
     log_prior = torch.from_numpy(np.log(rng.random((5, 5, 3), dtype=np.float32) + 0.1))
+    if network.config.confidence:
+        return logits, mask, log_prior, torch.from_numpy(rng.random((1, 5, 4), dtype=np.float32))
     return logits, mask, log_prior
 
 

@@ -13,6 +13,7 @@ from lumbar.models.aggregator import Aggregator
 from lumbar.models.baseline import BaselineNet
 from lumbar.models.classifier import AxialClassifier, SagittalClassifier
 from lumbar.models.heatmap import HeatmapNet
+from lumbar.models.level_sequence import LevelSequenceAggregator
 from lumbar.models.regression import AxialRegressionNet, SagittalRegressionNet
 from lumbar.models.sequence import SliceRoleNet
 
@@ -24,6 +25,7 @@ MODELS: dict[str, tuple[type[nn.Module], type]] = {
     "sagittal_classifier": (SagittalClassifier, configs.SagittalClassifierConfig),
     "axial_classifier": (AxialClassifier, configs.AxialClassifierConfig),
     "aggregator": (Aggregator, configs.AggregatorConfig),
+    "level_sequence": (LevelSequenceAggregator, configs.LevelSequenceConfig),
     "baseline": (BaselineNet, configs.BaselineConfig),
 }
 

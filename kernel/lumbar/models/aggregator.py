@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from lumbar.config import AggregatorConfig
 
 _OTHER = (0, 2, 1, 4, 3)  # conditions with left and right changed over
+_KINDS = (0, 1, 2, 3)  # of confidence: canal, left foramen, right foramen, axial slice
+_OTHER_KINDS = (0, 2, 1, 3)
 
 
 def _mlp(n_in: int, hidden: int, dropout: float) -> nn.Sequential:
@@ -30,13 +32,17 @@ class Aggregator(nn.Module):
         super().__init__()
         self.config = config
         n_models = len(config.models)
-        n_in = n_models * 5 * 3 + n_models * 5 + 3
-        self.groups = nn.ModuleList(_mlp(n_in, config.hidden, config.dropout) for _ in range(3))
+        self.n_in = n_models * 5 * 3 + n_models * 5 + 3 + (len(_KINDS) if config.confidence else 0)
+        self.groups = nn.ModuleList(_mlp(self.n_in, config.hidden, config.dropout) for _ in range(3))
         self.scale = nn.Parameter(torch.ones(3))
         self.pool = nn.Parameter(torch.zeros(3, n_models))  # softmax over the models that saw the target
 
-    def forward(self, logits: Tensor, mask: Tensor, log_prior: Tensor) -> Tensor:
-        """logits (N, M, 5, 5, 3), mask (N, M, 5, 5) bool, log_prior (5, 5, 3) → (N, 5, 5, 3)."""
+    def forward(self, logits: Tensor, mask: Tensor, log_prior: Tensor, confidence: Tensor | None = None) -> Tensor:
+        """logits (N, M, 5, 5, 3), mask (N, M, 5, 5) bool, log_prior (5, 5, 3) → (N, 5, 5, 3).
+
+        ``confidence`` (N, 5 levels, 4) in 0..1, of the canal, left and right foraminal points and the axial slice, is
+        read only if the configuration asks for it; None is no confidence at all.
+        """
         n, m = logits.shape[:2]
         weights = mask.to(logits.dtype)
         logits = torch.log_softmax(logits, dim=-1) * weights.unsqueeze(-1)
@@ -50,6 +56,10 @@ class Aggregator(nn.Module):
             level_logits = logits[:, :, order].permute(0, 3, 1, 2, 4).reshape(n, 5, m * 15)
             level_mask = weights[:, :, order].permute(0, 3, 1, 2).reshape(n, 5, m * 5)
             features = torch.cat([level_logits, level_mask, prior[:, condition]], dim=-1)  # (N, 5 levels, n_in)
+            if self.config.confidence:
+                sure = logits.new_zeros(n, 5, len(_KINDS)) if confidence is None else confidence.to(logits.dtype)
+                kinds = _KINDS if condition in (0, 1, 3) else _OTHER_KINDS
+                features = torch.cat([features, sure[..., list(kinds)]], dim=-1)
             known = (seen[:, condition] > 0).unsqueeze(-1)
             share = weights[:, :, condition] * trust[group][:, None]  # (N, M, 5 levels)
             total = share.sum(dim=1).clamp(min=1e-6).unsqueeze(-1)

@@ -21,7 +21,9 @@ class Backbone(nn.Module):
 
     def __init__(self, config: BackboneConfig, in_channels: int = 1) -> None:
         super().__init__()
-        self.network = create_timm(config, in_chans=in_channels, num_classes=0, global_pool="avg")
+        self.config = config
+        self.options: dict[str, Any] = {"in_chans": in_channels, "num_classes": 0, "global_pool": "avg"}
+        self.network = create_timm(config, **self.options)
         with torch.no_grad():
             was_training = self.network.training
             self.features = int(self.network.eval()(torch.zeros(1, in_channels, 64, 64)).shape[-1])
@@ -33,7 +35,7 @@ class Backbone(nn.Module):
 
 
 def create_timm(config: BackboneConfig, **options: Any) -> nn.Module:
-    """A timm network by name, without weights.
+    """A timm network by name, without weights unless ``pretrained`` is among the options, as in training only.
 
     Raises:
         ManifestError: timm does not know the name or refuses an option.
@@ -49,6 +51,6 @@ def create_timm(config: BackboneConfig, **options: Any) -> nn.Module:
     elif config.norm != "batch":
         raise ManifestError(f"backbone {config.name}: found norm {config.norm!r}, expected 'batch' or 'group'")
     try:
-        return timm.create_model(config.name, pretrained=False, **options)
+        return timm.create_model(config.name, **({"pretrained": False} | options))
     except (RuntimeError, TypeError) as error:
         raise ManifestError(f"backbone {config.name}: timm {timm.__version__} cannot build it ({error})") from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -48,7 +50,9 @@ class TimmEncoder(nn.Module):
 
     def __init__(self, in_channels: int, name: str) -> None:
         super().__init__()
-        self.network = create_timm(BackboneConfig(name), in_chans=in_channels, features_only=True)
+        self.config = BackboneConfig(name)
+        self.options: dict[str, Any] = {"in_chans": in_channels, "features_only": True}
+        self.network = create_timm(self.config, **self.options)
         self.widths = tuple(self.network.feature_info.channels())  # type: ignore[union-attr,operator]
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -86,4 +90,7 @@ class HeatmapNet(nn.Module):
         for block, skip in zip(self.up, levels[-2::-1], strict=True):
             x = F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=False)
             x = block(torch.cat([x, skip], dim=1))
+        half = (images.shape[-2] // 2, images.shape[-1] // 2)
+        if x.shape[-2:] != half:  # a backbone whose finest features are coarser than stride 2
+            x = F.interpolate(x, size=half, mode="bilinear", align_corners=False)
         return self.head(x)

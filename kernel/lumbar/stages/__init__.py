@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lumbar.budget import Effort
 from lumbar.config import STAGES
 from lumbar.inference import Networks
-from lumbar.stages.aggregate import aggregate
+from lumbar.stages.aggregate import aggregate, level_confidence
 from lumbar.stages.classify import classify
 from lumbar.stages.localise import localise
 from lumbar.stages.points import AxialLevel, Localisation, SagittalPoint
@@ -59,6 +59,7 @@ def predict_study(
 
     start = time.perf_counter()
     folds = networks.stage("aggregator")
-    probs = aggregate(logits, mask, prior, folds if effort.uses_all_folds else folds[:1])
+    folds = folds if effort.uses_all_folds else folds[:1]
+    probs = aggregate(logits, mask, prior, folds, level_confidence(found))
     seconds["aggregate"] = time.perf_counter() - start
     return StudyResult(probs=probs, localisation=found, problems=list(found.problems), seconds=seconds)

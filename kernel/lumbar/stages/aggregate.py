@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lumbar.inference import forward
-from lumbar.labels import COLUMNS
+from lumbar.labels import COLUMNS, LEVELS, SIDES
+from lumbar.stages.points import Localisation
 
 
 def prior_array(prior: Mapping[str, Sequence[float]]) -> NDArray[np.float64]:
@@ -19,17 +20,37 @@ def prior_array(prior: Mapping[str, Sequence[float]]) -> NDArray[np.float64]:
     return np.asarray(table / table.sum(axis=1, keepdims=True))
 
 
+def level_confidence(found: Localisation) -> NDArray[np.float32]:
+    """Confidence (5 levels, 4) in 0..1 of canal, left foramen, right foramen and axial slice; 0 where absent."""
+    out = np.zeros((len(LEVELS), 4), np.float32)
+    for row, level in enumerate(LEVELS):
+        for kind, side in enumerate((None, *SIDES)):
+            points = [p.confidence for p in found.sagittal_points if p.level == level and p.side == side]
+            out[row, kind] = max(points, default=0.0)
+        axial = found.axial(level)
+        out[row, 3] = axial.confidence if axial is not None else 0.0
+    return np.clip(out, 0.0, 1.0)
+
+
 def aggregate(
-    logits: NDArray[np.float32], mask: NDArray[np.bool_], prior: NDArray[np.float64], networks: Sequence[nn.Module]
+    logits: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    prior: NDArray[np.float64],
+    networks: Sequence[nn.Module],
+    confidence: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float64]:
     """Probabilities (25, 3) from logits (M, 5, 5, 3) and mask (M, 5, 5), averaged over networks.
 
-    A column that no model saw gets exactly its prior.
+    A column that no model saw gets exactly its prior. ``confidence`` as ``level_confidence`` gives it goes to the
+    networks that ask for it.
     """
     log_prior = torch.from_numpy(np.log(np.clip(prior, 1e-6, 1.0)).astype(np.float32)).view(5, 5, 3)
     total = np.zeros((25, 3))
     for network in networks:
-        out = forward(network, torch.from_numpy(logits)[None], torch.from_numpy(mask)[None], log_prior)
+        inputs = [torch.from_numpy(logits)[None], torch.from_numpy(mask)[None], log_prior]
+        if confidence is not None and getattr(getattr(network, "config", None), "confidence", False):
+            inputs.append(torch.from_numpy(confidence)[None])
+        out = forward(network, *inputs)
         total += torch.softmax(out.double(), dim=-1).numpy().reshape(25, 3)
     probs = total / len(networks)
     unseen = ~mask.any(axis=0).reshape(25)
