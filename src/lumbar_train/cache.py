@@ -88,6 +88,18 @@ class Cache:
             self._open.popitem(last=False)
         return study
 
+    def digest(self, study_id: int) -> str:
+        """sha256 of a study's decoded volumes, as noted when they were written.
+
+        Raises:
+            CohortError: the study is not cached.
+        """
+        index = _load(_index_path(self.folder, study_id))
+        content = _load(_object_path(self.folder, index["key"], ".json")) if index else None
+        if content is None:
+            raise CohortError(f"{self.folder}: study {study_id} is not cached, expected it built before training")
+        return str(content["sha256"])
+
     def verify(self, study_ids: Iterable[int]) -> None:
         """Compare every object's bytes with the hash that was taken when it was written.
 

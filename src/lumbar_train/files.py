@@ -10,7 +10,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from safetensors import SafetensorError
+
 from lumbar_train.errors import TrainingError
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -34,7 +38,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         os.chmod(temporary, 0o644)  # mkstemp makes it private; a cache or run folder is often shared
         os.replace(temporary, path)
     except OSError as error:
-        reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else str(error)
+        reason = "the disk is full" if error.errno in DISK_FULL else str(error)
         raise TrainingError(f"{path}: cannot be written: {reason}; what was there before is untouched") from error
     finally:
         if temporary is not None:
@@ -51,6 +55,26 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     write_bytes(path, text.encode("utf-8"))
+
+
+def write_at(path: Path, writer: Callable[[Path], object]) -> None:
+    """Let ``writer(another path)`` make the file, for libraries that open it themselves; atomically all the same.
+
+    Raises:
+        TrainingError: as ``atomic_file``.
+    """
+    temporary = path.with_name(f".tmp-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer(temporary)
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        is_full = getattr(error, "errno", None) in DISK_FULL or "No space left" in str(error)
+        reason = "the disk is full" if is_full else " ".join(str(error).split())[:200]
+        raise TrainingError(f"{path}: cannot be written: {reason}; what was there before is untouched") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def write_with(path: Path, writer: Callable[[BinaryIO], object]) -> None:

@@ -15,7 +15,12 @@ from lumbar_train.errors import LeakError
 from lumbar_train.files import write_text
 from lumbar_train.tables import Cohort
 
-FULL = -1  # the seed's name for the fit on all data
+FULL = -1  # the seed's name for the fit on all data; -2, -3, … are the same fit with other seeds
+
+
+def is_full(fold: int) -> bool:
+    """Whether a fit has seen all data, with whatever seed."""
+    return fold <= FULL
 
 
 def strata(cohort: Cohort, n_folds: int) -> np.ndarray:
@@ -68,8 +73,13 @@ def write_folds(path: Path, folds: pd.DataFrame) -> None:
     write_text(path, folds[["study_id", "fold"]].to_csv(index=False))
 
 
-def read_folds(path: Path | str, cohort: Cohort) -> pd.DataFrame:
+def read_folds(path: Path | str, cohort: Cohort, left_out: Iterable[int] = ()) -> pd.DataFrame:
     """Read ``folds.csv`` or any table with ``study_id`` and ``fold``, such as ``train_folded_v1.csv``.
+
+    Args:
+        path: the table.
+        cohort: every study of it must have one fold.
+        left_out: studies that training dropped; the table may name them.
 
     Raises:
         CohortError: not a table, a column absent, a fold that is no number, a study unknown, absent, or named twice.
@@ -94,6 +104,7 @@ def read_folds(path: Path | str, cohort: Cohort) -> pd.DataFrame:
             raise CohortError(f"{path}: row {row + 2}: {column} is {frame[column].iloc[row]}, expected 0, 1, 2, ...")
         out[column] = numbers.astype("int64")
     folds = pd.DataFrame(out)
+    folds = folds[~folds["study_id"].isin(list(left_out))]
     check_folds(folds, cohort, path)
     return folds.sort_values("study_id", ignore_index=True)
 
@@ -129,7 +140,7 @@ def split(folds: pd.DataFrame, fold: int) -> tuple[np.ndarray, np.ndarray]:
         CohortError: no study is in the fold.
     """
     ids = folds["study_id"].to_numpy(np.int64)
-    if fold == FULL:
+    if is_full(fold):
         return ids, ids[:0]
     is_held_out = folds["fold"].to_numpy() == fold
     if not is_held_out.any():
@@ -147,6 +158,17 @@ def check_split(train: Iterable[int], held_out: Iterable[int]) -> None:
     both = sorted(set(map(int, train)) & set(map(int, held_out)))
     if both:
         raise LeakError(f"study {both[0]} is both trained on and held out ({len(both)} such studies), expected none")
+
+
+def with_seeds(folds: list[int], n_seeds: int) -> list[int]:
+    """The fit on all data as several, one a seed: -1, -2, …
+
+    Raises:
+        CohortError: fewer than one.
+    """
+    if n_seeds < 1:
+        raise CohortError(f"--full-seeds: found {n_seeds}, expected 1 or more")
+    return folds + [FULL - k for k in range(1, n_seeds) if FULL in folds]
 
 
 def parse_folds(text: str, folds: pd.DataFrame) -> list[int]:

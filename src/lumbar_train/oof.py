@@ -15,7 +15,7 @@ from lumbar.errors import CohortError
 from lumbar.manifest import file_sha256
 from lumbar_train.errors import LeakError
 from lumbar_train.files import write_text
-from lumbar_train.folds import FULL
+from lumbar_train.folds import FULL, is_full
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ def gather(parts: Iterable[Part[T]], folds: pd.DataFrame, *, is_complete: bool =
     fold_of = {int(s): int(f) for s, f in zip(folds["study_id"], folds["fold"], strict=True)}
     gathered: dict[int, T] = {}
     for part in parts:
-        if part.fold == FULL:
+        if is_full(part.fold):
             raise LeakError("a fit on all data has seen every study: its outputs are not out of fold")
         for study, output in part.outputs.items():
             if study in part.seen:
@@ -79,7 +79,7 @@ def check_oof_frame(frame: pd.DataFrame, folds: pd.DataFrame, path: Path | str) 
         raise CohortError(
             f"{path}: found no column {', '.join(missing)}, expected study_id and fold beside the outputs"
         )
-    if (frame["fold"] == FULL).any():
+    if (frame["fold"] <= FULL).any():
         raise LeakError(f"{path}: holds outputs of a fit on all data, expected out-of-fold outputs alone")
     pairs = frame[["study_id", "fold"]].drop_duplicates()
     twice = pairs.loc[pairs["study_id"].duplicated(), "study_id"]
@@ -132,7 +132,7 @@ def check_unseen(weights: Path, study_ids: Iterable[int]) -> None:
     fold, seen = read_seen(weights)
     both = sorted(seen & set(map(int, study_ids)))
     if both:
-        name = "the fit on all data" if fold == FULL else f"fold {fold}'s fit"
+        name = "the fit on all data" if is_full(fold) else f"fold {fold}'s fit"
         raise LeakError(f"{weights}: {name} has seen study {both[0]} ({len(both)} of those asked for), expected none")
 
 

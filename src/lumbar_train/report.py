@@ -16,11 +16,13 @@ from lumbar.chain import Picture
 from lumbar.errors import LumbarError
 from lumbar.overlay import draw
 from lumbar.study import read_study
+from lumbar_train.baseline.measure import evaluate_baseline, is_baseline
 from lumbar_train.evaluate import Evaluation, evaluate_oof, evaluate_run
 from lumbar_train.files import write_text
 from lumbar_train.place_errors import summarise
 from lumbar_train.plots import data_uri, plot_curves, plot_errors, plot_reliability, plot_steps, png_uri
 from lumbar_train.ranks import pick_device
+from lumbar_train.readable import as_trained, read_dropped
 from lumbar_train.scoring import TERMS, confusion, reliability, scores, study_losses
 from lumbar_train.tables import Cohort, read_cohort
 
@@ -73,7 +75,9 @@ def report_on(
     cohort = read_cohort(root, split=split)
     is_own = _is_own_cohort(run, cohort)
     if is_own:
-        evaluation = evaluate_oof(run, cohort)
+        evaluation = evaluate_oof(run, as_trained(run, cohort))
+    elif is_baseline(run):
+        evaluation = evaluate_baseline(run, cohort, device=str(pick_device(device)))
     else:
         evaluation = evaluate_run(run, root, points, split=split, device=str(pick_device(device)))
     folder = Path(out) if out is not None else run / ("report" if is_own else f"report-{root.resolve().name}")
@@ -85,7 +89,8 @@ def _is_own_cohort(run: Path, cohort: Cohort) -> bool:
     folds = run / "folds.csv"
     if not folds.is_file() or not (run / "aggregator" / "oof.parquet").is_file():
         return False
-    return set(pd.read_csv(folds)["study_id"]) == set(cohort.study_ids.tolist())
+    trained_on = set(pd.read_csv(folds)["study_id"])
+    return trained_on == set(cohort.study_ids.tolist()) - set(read_dropped(run)["studies"])
 
 
 def render(evaluation: Evaluation, figures: dict[str, Any], run: Path | None) -> str:

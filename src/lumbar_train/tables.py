@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +67,20 @@ class Cohort:
         if unknown.size:
             raise CohortError(f"{self.root}: study {unknown[0]} is not in the cohort of {len(self)} studies")
         return places
+
+    def without(self, study_ids: Iterable[int], dropped: dict[str, int]) -> Cohort:
+        """The cohort less some studies, with the reasons counted; the fingerprint stays that of the tables as read."""
+        gone = np.array(sorted(study_ids), dtype=np.int64)
+        keep = ~np.isin(self.study_ids, gone)
+        counts = Counter(self.dropped) + Counter(dropped)
+        return replace(
+            self,
+            study_ids=self.study_ids[keep],
+            labels=self.labels[keep],
+            points=self.points[~self.points["study_id"].isin(gone)].reset_index(drop=True),
+            series=self.series[~self.series["study_id"].isin(gone)].reset_index(drop=True),
+            dropped={reason: int(n) for reason, n in sorted(counts.items())},
+        )
 
     def frame(self, study_ids: Iterable[int] | None = None) -> pd.DataFrame:
         """Labels as ``train.csv`` spells them (missing: None), for the metric and the prior."""
