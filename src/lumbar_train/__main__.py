@@ -7,16 +7,25 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import torch
 
 from lumbar.errors import LumbarError
-from lumbar_train.cache import build_cache
+from lumbar_train.baseline.command import add_commands
+from lumbar_train.cache import Cache, build_cache
+from lumbar_train.copies import check_copies
 from lumbar_train.evaluate import Evaluation
 from lumbar_train.export import export, write_recipe
-from lumbar_train.folds import FULL, make_folds, parse_folds, read_folds, write_folds
-from lumbar_train.recipes import RECIPES, recipe_by_name
+from lumbar_train.files import DISK_FULL
+from lumbar_train.folds import FULL, make_folds, parse_folds, read_folds, with_seeds, write_folds
+from lumbar_train.parameters import table
+from lumbar_train.pretrained import Start, parse_files, with_backbone
+from lumbar_train.ranks import Ranks, join_ranks
+from lumbar_train.readable import readable, write_dropped
+from lumbar_train.recipes import RECIPES, Recipe, recipe_by_name
 from lumbar_train.report import report_on
-from lumbar_train.tables import read_cohort
+from lumbar_train.tables import Cohort, read_cohort
 from lumbar_train.train import STEPS, Run
 
 
@@ -27,6 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
         args.action(args)
     except LumbarError as error:
         print(f"lumbar_train: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:  # a full disk or a folder that cannot be read, wherever it shows
+        reason = "the disk is full" if error.errno in DISK_FULL else error.strerror or str(error)
+        print(f"lumbar_train: {error.filename or 'a file'}: {reason}; what is whole stays good", file=sys.stderr)
         return 1
     return 0
 
@@ -40,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder to write")
     train.add_argument("--folds", default=None, help="of 0,1,…,full; default: the recipe's")
     train.add_argument("--fold-file", type=Path, help="table study_id, fold, such as train_folded_v1.csv")
-    train.add_argument("--stages", default=",".join(STEPS), help="comma-separated; default: %(default)s")
+    train.add_argument("--stages", help=f"comma-separated; default: all of {','.join(STEPS)}")
     train.add_argument(
         "--points", type=Path, metavar="FILE", help="external points: series_id, instance_number, level, x, y"
     )
@@ -53,6 +66,22 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--jobs", type=int, default=1, help="folds side by side, over the GPUs at hand; default: %(default)s"
     )
+    train.add_argument("--loaders", type=int, default=0, help="processes that prepare samples for each fit (GPUs)")
+    train.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, …; default: a GPU where there is one")
+    train.add_argument("--full-seeds", type=int, help="fits on all data, each with its seed; default: the recipe's")
+    train.add_argument("--backbone", metavar="NAME", help="any timm backbone instead of the recipe's")
+    train.add_argument(
+        "--pretrained",
+        action=argparse.BooleanOptionalAction,
+        help="start backbones from timm's weights, fetched from its hub; default: the recipe's choice",
+    )
+    train.add_argument(
+        "--backbone-weights",
+        action="append",
+        default=[],
+        metavar="[NAME=]FILE",
+        help="start a backbone from a local timm checkpoint (.safetensors, .pth); may be repeated",
+    )
     train.set_defaults(action=run_train)
 
     evaluate = commands.add_parser("evaluate", help="measure a run or a sealed bundle on a labelled cohort")
@@ -64,38 +93,92 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--split", choices=("train", "test"), default="train", help="test: labels in solution.csv")
     evaluate.add_argument("--out", type=Path, metavar="FOLDER", help="where the page goes; default: inside RUN")
     evaluate.set_defaults(action=run_evaluate)
+    add_commands(commands)
+
+    recipes = commands.add_parser("recipes", help="parameters of each network of each recipe, beside the solution's")
+    recipes.add_argument("--recipe", choices=sorted(RECIPES), help="this one only")
+    recipes.set_defaults(action=show_recipes)
     return parser
 
 
+def show_recipes(args: argparse.Namespace) -> None:
+    """Print the tables."""
+    names = [args.recipe] if args.recipe else sorted(RECIPES)
+    print("\n\n".join(table(recipe_by_name(name)) for name in names))
+
+
 def run_train(args: argparse.Namespace) -> None:
-    """Fit the stages asked for, then export if all are there."""
+    """Fit the stages asked for, then export if all are there; under ``torchrun`` with all processes on each fit."""
     recipe = recipe_by_name(args.recipe)
-    cohort = read_cohort(args.data, points_file=args.points)
-    for reason, count in cohort.dropped.items():
-        print(f"left out: {count} × {reason}")
-    args.out.mkdir(parents=True, exist_ok=True)
-    fold_file = args.out / "folds.csv"
-    if args.fold_file is not None:
-        folds = read_folds(args.fold_file, cohort)
-    elif fold_file.is_file():
-        folds = read_folds(fold_file, cohort)
-    else:
-        folds = make_folds(cohort, recipe.n_folds, args.seed)
-    write_folds(fold_file, folds)
-    cache = build_cache(args.cache or args.out / "cache", args.data, cohort.split, cohort.series, workers=args.workers)
-    torch.set_num_threads(os.cpu_count() or 1)
+    if args.backbone is not None:
+        recipe = with_backbone(recipe, args.backbone)
+    is_pretrained = recipe.pretrained if args.pretrained is None else args.pretrained
+    start = Start(is_pretrained, parse_files(args.backbone_weights, recipe))
+    with join_ranks(args.device) as ranks:
+        torch.set_num_threads(n_threads())
+        if ranks.is_many and args.jobs > 1 and ranks.is_first:
+            print(f"--jobs {args.jobs} is off: under torchrun all {ranks.world} processes work on one fit at a time")
+        ranks.first(lambda: start.check(recipe))
+        run = prepare(args, recipe, ranks, start)
+        run.execute(args.stages and [name.strip() for name in args.stages.split(",")], args.jobs)
+        if ranks.is_first:
+            finish(run, args)
+
+
+def n_threads() -> int:
+    """Threads of this process: as the user says, else the cores shared out among the machine's processes."""
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun sets OMP_NUM_THREADS itself, to 1
+    asked = os.environ.get("OMP_NUM_THREADS", "") if local == 1 else ""
+    return int(asked) if asked.isdigit() else max(1, (os.cpu_count() or 1) // local)
+
+
+def prepare(args: argparse.Namespace, recipe: Recipe, ranks: Ranks, start: Start) -> Run:
+    """Read the cohort, decode it, drop what cannot be used, and lay out the folds."""
+    whole = ranks.first(lambda: read_cohort(args.data, points_file=args.points))
+    folder = args.cache or args.out / "cache"
+    mine = whole.series["study_id"].isin(whole.study_ids[ranks.rank :: ranks.world])
+    per_rank = max(1, args.workers // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    n_workers = per_rank if args.workers else 0
+    series = whole.series[mine]
+    ranks.together(
+        lambda: build_cache(folder, args.data, whole.split, series, workers=n_workers, progress=ranks.is_first)
+    )
+    cache = Cache(folder)
+    cohort, folds = ranks.first(lambda: choose(args, whole, cache, recipe.n_folds))
     run = Run(
         cohort=cohort,
         folds=folds,
         recipe=recipe,
         out=args.out,
         cache=cache,
-        use_folds=parse_folds(args.folds or recipe.folds, folds),
+        use_folds=with_seeds(parse_folds(args.folds or recipe.folds, folds), args.full_seeds or recipe.full_seeds),
         seed=args.seed,
         resume=args.resume,
+        ranks=ranks,
+        loop={"workers": args.loaders} if args.loaders else {},
+        start=start,
     )
-    write_recipe(run)
-    run.execute([name.strip() for name in args.stages.split(",")], args.jobs)
+    ranks.first(lambda: write_recipe(run))
+    return run
+
+
+def choose(args: argparse.Namespace, whole: Cohort, cache: Cache, n_folds: int) -> tuple[Cohort, pd.DataFrame]:
+    """What of the cohort is trained on, and its folds: of a file, of the run as it was begun, or new ones."""
+    cohort = readable(whole, cache)
+    for reason, count in cohort.dropped.items():
+        print(f"left out: {count} × {reason}")
+    own = args.out / "folds.csv"
+    file = args.fold_file or (own if own.is_file() else None)
+    left_out = np.setdiff1d(whole.study_ids, cohort.study_ids)
+    folds = make_folds(cohort, n_folds, args.seed) if file is None else read_folds(file, cohort, left_out)
+    check_copies(cache, folds)
+    write_folds(own, folds)
+    write_dropped(args.out, whole, cohort)
+    return cohort, folds
+
+
+def finish(run: Run, args: argparse.Namespace) -> None:
+    """Export and report, where the last step has been done."""
     if FULL in run.use_folds and (args.out / "aggregator" / "full.safetensors").is_file():
         print(f"weights to seal: {export(run)}")
     if (args.out / "aggregator" / "oof.parquet").is_file():
@@ -104,7 +187,7 @@ def run_train(args: argparse.Namespace) -> None:
 
 def run_evaluate(args: argparse.Namespace) -> None:
     """Measure and write the page."""
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(n_threads())
     show(*report_on(args.run, args.data, points=args.points, split=args.split, out=args.out))
 
 

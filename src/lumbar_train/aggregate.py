@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lumbar.config import AggregatorConfig
+from lumbar.config import AggregatorConfig, to_dict
+from lumbar.models import build, name_of
 from lumbar.models.aggregator import Aggregator
 from lumbar_train.losses import competition_loss
 from lumbar_train.recipes import Fit
@@ -23,14 +24,19 @@ def fit_aggregator(
     config: AggregatorConfig,
     fit: Fit,
     seed: int,
+    confidence: NDArray[np.float32] | None = None,
 ) -> tuple[Aggregator, list[float]]:
     """Fit on logits (N, M, 5, 5, 3), mask (N, M, 5, 5), labels (N, 25), prior (25, 3); gives network and losses.
+
+    ``confidence`` (N, 5, 4) of localisation is for configurations that ask for it.
 
     Cosine schedule, AdamW. With a batch as large as the cohort every step sees the metric itself; in smaller batches
     its normalisation by weights is that of the batch.
     """
     torch.manual_seed(seed)
-    network = Aggregator(config).train()
+    network = build(name_of(config), to_dict(config)).train()
+    assert isinstance(network, Aggregator)
+    sure = torch.zeros(len(logits), 5, 4) if confidence is None else torch.from_numpy(confidence)
     x, m = torch.from_numpy(logits), torch.from_numpy(mask)
     y = torch.from_numpy(labels.reshape(-1, 5, 5).astype(np.int64))
     log_prior = torch.from_numpy(np.log(np.clip(prior, 1e-6, 1)).astype(np.float32)).view(5, 5, 3)
@@ -51,7 +57,7 @@ def fit_aggregator(
         for start in range(0, len(x), fit.batch):
             rows = order[start : start + fit.batch]
             shown = m[rows] & (torch.rand(len(rows), m.shape[1], 1, 1) >= MODEL_DROP)
-            loss = competition_loss(network(x[rows], shown, log_prior), y[rows])
+            loss = competition_loss(network(x[rows], shown, log_prior, sure[rows]), y[rows])
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(network.parameters(), fit.clip)

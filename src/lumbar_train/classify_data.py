@@ -16,6 +16,7 @@ from lumbar.stages.points import Localisation
 from lumbar_train.augment import AugmentConfig, apply, photometric
 from lumbar_train.cache import Cache
 from lumbar_train.locate_data import Sample, collate
+from lumbar_train.mixing import MixConfig, mix
 
 Labels = NDArray[np.int8]
 
@@ -30,9 +31,10 @@ class LevelCrops:
         labels: Mapping[int, Labels],
         config: SagittalClassifierConfig | AxialClassifierConfig,
         augment: AugmentConfig | None,
+        mixing: MixConfig | None = None,
     ) -> None:
         self.cache, self.found, self.labels = cache, found, labels
-        self.config, self.augment = config, augment
+        self.config, self.augment, self.mixing = config, augment, mixing
         self.targets = (0, 1, 2) if isinstance(config, SagittalClassifierConfig) else config.conditions
         self.items = [
             (study_id, level)
@@ -40,6 +42,7 @@ class LevelCrops:
             for level in range(5)
             if self._is_there(place, level) and (labels[study_id].reshape(5, 5)[list(self.targets), level] >= 0).any()
         ]
+        self.of_level = [[study_id for study_id, level in self.items if level == k] for k in range(5)]
         self.photometric = photometric(augment) if augment else None
         self.collate = collate
 
@@ -48,12 +51,43 @@ class LevelCrops:
             return LEVELS[level] in found.levels_mm
         return found.axial(LEVELS[level]) is not None
 
+    @property
+    def studies(self) -> set[int]:
+        """Every study whose images or labels are given."""
+        return {study_id for study_id, _ in self.items}
+
     def __len__(self) -> int:
         return len(self.items)
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        """crops, mask, level (), labels (5,) int64."""
+        """crops, mask, level (), labels (5,) int64; where samples are mixed also labels2 (5,), share (5,)."""
         study_id, level = self.items[index]
+        return self.level_sample(study_id, level, rng, self.mixing)
+
+    def level_sample(
+        self, study_id: int, level: int, rng: np.random.Generator, mixing: MixConfig | None = None
+    ) -> Sample:
+        """One level of a study, whether or not its points were found."""
+        crops, mask, labels = self._draw(study_id, level, rng)
+        mixed: Sample = {}
+        if mixing is not None:
+            others = self.of_level[level]
+            partner = self._draw(others[int(rng.integers(len(others)))], level, rng)
+            crops, share = mix(crops, mask, partner[0], partner[1], mixing, rng)
+            mixed = {"labels2": torch.from_numpy(partner[2].copy()), "share": torch.from_numpy(share)}
+        pixels = torch.from_numpy(crops) if self.photometric is None else self._coloured(crops, mask, rng)
+        return {
+            "crops": pixels,
+            "mask": torch.from_numpy(mask.copy()),
+            "level": torch.tensor(level),
+            "labels": torch.from_numpy(labels.copy()),
+            **mixed,
+        }
+
+    def _draw(
+        self, study_id: int, level: int, rng: np.random.Generator
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64]]:
+        """Crops, mask and labels, displaced and mirrored by chance."""
         study, found = self.cache.study(study_id), self.found[study_id]
         jitter = self._jitter(rng)
         if isinstance(self.config, SagittalClassifierConfig):
@@ -69,13 +103,7 @@ class LevelCrops:
                 labels[condition] = self.labels[study_id].reshape(5, 5)[condition, level]
         if self.augment is not None and rng.random() < 0.5:
             crops, mask, labels = self._mirrored(crops, mask, labels)
-        pixels = torch.from_numpy(crops) if self.photometric is None else self._coloured(crops, mask, rng)
-        return {
-            "crops": pixels,
-            "mask": torch.from_numpy(mask.copy()),
-            "level": torch.tensor(level),
-            "labels": torch.from_numpy(labels.copy()),
-        }
+        return crops, mask, labels
 
     def _jitter(self, rng: np.random.Generator) -> Jitter:
         config = self.augment

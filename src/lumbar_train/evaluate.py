@@ -19,7 +19,7 @@ from lumbar.inference import Networks
 from lumbar.labels import COLUMNS
 from lumbar.manifest import Manifest, verify
 from lumbar.metric import align_submission
-from lumbar.stages.aggregate import aggregate, prior_array
+from lumbar.stages.aggregate import aggregate, level_confidence, prior_array
 from lumbar.stages.classify import CLASSIFIERS, classify
 from lumbar.stages.localise import localise
 from lumbar.stages.points import Localisation
@@ -268,13 +268,15 @@ class _Bench:
         try:
             found = localise(study, self.networks)
             logits, mask = classify(study, found, self.networks)
-            answer = aggregate(logits, mask, self.prior, self.networks.stage("aggregator"))
+            last = self.networks.stage("aggregator")
+            answer = aggregate(logits, mask, self.prior, last, level_confidence(found))
             outcome.steps = constants | step_probs(logits, mask, self.prior) | {"+ MLP": answer}
             outcome.found = found
             outcome.problems += found.problems
             if self.with_true_points:
-                logits, mask = classify(study, true_localisation(study, truth), self.networks)
-                outcome.true_points = aggregate(logits, mask, self.prior, self.networks.stage("aggregator"))
+                true = true_localisation(study, truth)
+                logits, mask = classify(study, true, self.networks)
+                outcome.true_points = aggregate(logits, mask, self.prior, last, level_confidence(true))
         except LumbarError as error:
             outcome.problems.append(str(error))
         return outcome

@@ -22,9 +22,10 @@ from lumbar.manifest import SCHEMA, WeightEntry, file_sha256, write_manifest
 from lumbar.models import build, name_of
 from lumbar.weights import load_network, record_probe, save_network
 from lumbar_train.errors import TrainingError
-from lumbar_train.files import write_text
-from lumbar_train.folds import FULL
-from lumbar_train.train import Run, fold_name, load_weights
+from lumbar_train.files import write_at, write_text
+from lumbar_train.fitting import fold_name, load_weights
+from lumbar_train.folds import is_full
+from lumbar_train.train import Run
 
 FILE = "weights_manifest.json"
 
@@ -37,7 +38,8 @@ def export(run: Run) -> Path:
     """
     folder = run.out / "export"
     (folder / "weights").mkdir(parents=True, exist_ok=True)
-    folds = [FULL] if run.recipe.export == "full" else run.use_folds
+    folds = [fold for fold in run.use_folds if is_full(fold) or run.recipe.export != "full"]
+    folds.sort(key=lambda fold: (not is_full(fold), abs(fold)))  # when time is short the kernel runs the first alone
     entries = [_entry(run, folder, stage, fold) for stage in STAGES for fold in folds]
     prior = run.cohort.prior()
     metrics = _read_json(run.out / "aggregator" / "metrics.json")
@@ -87,7 +89,7 @@ def _entry(run: Run, folder: Path, stage: str, fold: int) -> dict[str, Any]:
     config = run.recipe.stages[stage].network
     network = load_weights(build(name_of(config), to_dict(config)), source)
     file = folder / "weights" / f"{stage}.{fold_name(fold)}.safetensors"
-    save_network(network, file, half=True)
+    write_at(file, lambda path: save_network(network, path, half=True))
     values: dict[str, Any] = {
         "file": f"weights/{file.name}",
         "sha256": file_sha256(file),
@@ -120,6 +122,7 @@ def write_recipe(run: Run) -> None:
             "network": to_dict(stage.network),
             "fit": to_dict(stage.fit),
             "augment": stage.augment and to_dict(stage.augment),
+            "mixing": stage.mixing and to_dict(stage.mixing),
         }
         for name, stage in run.recipe.stages.items()
     }

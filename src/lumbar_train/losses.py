@@ -66,14 +66,49 @@ def slice_role_loss(network: nn.Module, batch: Batch) -> tuple[Tensor, Figures]:
 
 
 def graded_loss(network: nn.Module, batch: Batch) -> tuple[Tensor, Figures]:
-    """Cross entropy, weighted 1/2/4 as the metric is, over the conditions that are labelled and whose crops exist."""
+    """Cross entropy, weighted 1/2/4 as the metric is, over the conditions that are labelled and whose crops exist.
+
+    Where samples are mixed, ``share`` (B, 5) of a condition's crops belongs to ``labels``, the rest to ``labels2``.
+    """
     out = network(batch["crops"], batch["mask"], batch["level"]).float()  # (B, 5, 3)
     labels = batch["labels"]  # (B, 5), -1 missing or not to be graded
-    known = labels >= 0
-    weights = torch.tensor(SEVERITY_WEIGHTS, device=out.device)[labels.clamp(min=0)] * known
-    each = F.cross_entropy(out.flatten(0, 1), labels.clamp(min=0).flatten(), reduction="none").view_as(weights)
-    total = weights.sum().clamp(min=1.0)
-    return (each * weights).sum() / total, {"weight": total}
+    each, weights = _weighted(out, labels)
+    if "share" not in batch:
+        total = weights.sum().clamp(min=1.0)
+        return (each * weights).sum() / total, {"weight": total}
+    other, other_weights = _weighted(out, batch["labels2"])
+    weights, other_weights = weights * batch["share"], other_weights * (1 - batch["share"])
+    total = (weights + other_weights).sum().clamp(min=1.0)
+    return (each * weights + other * other_weights).sum() / total, {"weight": total}
+
+
+def _weighted(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross entropies and weights (…) of logits (…, 3) and labels (…); the weight of a missing label is 0."""
+    weights = torch.tensor(SEVERITY_WEIGHTS, device=logits.device)[labels.clamp(min=0)] * (labels >= 0)
+    each = F.cross_entropy(logits.flatten(0, -2), labels.clamp(min=0).flatten(), reduction="none")
+    return each.view_as(weights), weights
+
+
+def metric_loss(logits: Tensor, labels: Tensor, per_study: Tensor) -> Tensor:
+    """The competition's metric as a mean over studies, so that batches may be cut anywhere.
+
+    Each term is divided by what a study of the cohort weighs on average instead of by the batch's own weights; over
+    the whole cohort that is ``competition_loss``, and a batch estimates it without bias.
+
+    Args:
+        logits: (N, 5 conditions, 5 levels, 3).
+        labels: (N, 5, 5), -1 missing.
+        per_study: (4,) mean weight a study of the three groups and the any-severe term; 0: the term is left out.
+    """
+    each, weights = _weighted(logits, labels)
+    terms = [(each[:, list(c)] * weights[:, list(c)]).sum() for c in GROUPS.values()]
+    severe = (labels[:, 0] == 2).any(dim=1).to(logits.dtype)
+    p = torch.softmax(logits[:, 0], dim=-1)[..., 2].max(dim=1).values.clamp(1e-6, 1 - 1e-6)
+    heaviest = weights[:, 0].max(dim=1).values
+    terms.append((F.binary_cross_entropy(p, severe, reduction="none") * heaviest).sum())
+    is_used = per_study > 0
+    values = torch.stack(terms)[is_used] / (per_study[is_used] * len(logits))
+    return values.mean()
 
 
 def competition_loss(logits: Tensor, labels: Tensor) -> Tensor:

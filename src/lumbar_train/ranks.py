@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
+from lumbar.errors import LumbarError
 from lumbar_train.errors import TrainingError
+
+T = TypeVar("T")
+PATIENCE = timedelta(hours=4)  # the first process joins tables and fits the last step while the others wait
 
 
 @dataclass(frozen=True)
@@ -60,10 +65,41 @@ class Ranks:
         dist.broadcast_object_list(values, src=0, device=self.device if self.device.type == "cuda" else None)
         return values[0]
 
+    def first(self, action: Callable[[], T]) -> T:
+        """What the first process alone does: its result is everybody's, and so is its refusal.
+
+        Without the latter the others would wait for a process that has ended.
+        """
+        if not self.is_many:
+            return action()
+        outcome = _attempt(action) if self.is_first else None
+        value: T = _result(self.broadcast(outcome))
+        return value
+
+    def together(self, action: Callable[[], T]) -> list[T]:
+        """What each process does on its share: all results in the order of ranks; the first refusal is everybody's."""
+        if not self.is_many:
+            return [action()]
+        return [_result(outcome) for outcome in self.gather(_attempt(action))]
+
     def barrier(self) -> None:
         """Wait for all."""
         if self.is_many:
             dist.barrier()
+
+
+def _attempt(action: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    try:
+        return action(), None
+    except (LumbarError, OSError) as error:
+        return None, error
+
+
+def _result(outcome: tuple[Any, Exception | None]) -> Any:
+    value, error = outcome
+    if error is not None:
+        raise error
+    return value
 
 
 def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
@@ -94,7 +130,7 @@ def join_ranks(device: str = "auto") -> Iterator[Ranks]:
     if world == 1 or "RANK" not in os.environ:
         yield Ranks(device=chosen)
         return
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size(), chosen)
     finally:

@@ -1,8 +1,8 @@
 """Named recipes: for each stage its network, its augmentation and how it is fitted. Variants: ``dataclasses.replace``.
 
 ``model2`` follows the solution's table (backbones, sizes, losses, epochs, learning rates), ``demo`` is small enough
-for two CPU cores and made for synthetic cohorts, ``strong`` is model2 with heatmap localisers
-and averaged weights. Every backbone starts from random weights.
+for two CPU cores and made for synthetic cohorts, ``strong`` is model2 with what other teams' ablations favour. The
+backbones of the latter two start from timm's pretrained weights unless the command line says otherwise.
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ from lumbar.config import (
     AxialRegressionConfig,
     BackboneConfig,
     HeatmapConfig,
+    LevelSequenceConfig,
     SagittalClassifierConfig,
     SagittalRegressionConfig,
     SliceRoleConfig,
 )
 from lumbar.errors import CohortError
 from lumbar_train.augment import WILD, AugmentConfig
-from lumbar_train.folds import FULL
+from lumbar_train.denoise import DenoiseConfig
+from lumbar_train.folds import is_full
+from lumbar_train.mixing import MixConfig
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class Fit:
     """How a stage is fitted: cosine schedule with warm-up, AdamW; ``repeats`` samples a study and epoch (localiser).
 
     ``fold_epochs`` (0: as ``epochs``) is for the fits on folds: they see fewer studies, so fewer steps an epoch, and
-    out-of-fold logits should come from networks fitted about as far as the one that ships.
+    out-of-fold logits should come from networks fitted about as far as the one that ships. ``metric_epochs`` follow
+    for a classifier at the rate ``metric_lr``: whole studies, with the competition's metric as the loss.
     """
 
     epochs: int
@@ -44,31 +48,41 @@ class Fit:
     accumulate: int = 1
     clip: float = 1.0
     fold_epochs: int = 0
+    metric_epochs: int = 0
+    metric_lr: float = 0.0
 
 
 @dataclass(frozen=True)
 class StageRecipe:
-    """One stage: the network's configuration, its augmentation (None: none) and its fit."""
+    """One stage: the network's configuration, its fit, its augmentation and mixing of samples (None: none)."""
 
     network: Any
     fit: Fit
     augment: AugmentConfig | None = None
+    mixing: MixConfig | None = None
 
     def for_fold(self, fold: int) -> StageRecipe:
-        """The same stage as it is fitted on a fold, or on all studies (``FULL``)."""
+        """The same stage as it is fitted on a fold, or on all studies."""
         fit = self.fit
-        return self if fold == FULL or not fit.fold_epochs else replace(self, fit=replace(fit, epochs=fit.fold_epochs))
+        return self if is_full(fold) or not fit.fold_epochs else replace(self, fit=replace(fit, epochs=fit.fold_epochs))
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All stages of a run. ``folds`` is the default of ``--folds``; weights are exported in half precision if asked."""
+    """All stages of a run.
+
+    ``folds`` is the default of ``--folds``, ``full_seeds`` the number of fits on all data, ``pretrained`` whether
+    backbones start from timm's weights unless the command line says otherwise.
+    """
 
     name: str
     stages: dict[str, StageRecipe] = field(default_factory=dict)
     folds: str = "0,1,2,3,full"
     n_folds: int = 4
     export: str = "full"  # which fits ship: "full" or "all"
+    full_seeds: int = 1
+    pretrained: bool = False
+    denoise: DenoiseConfig | None = None  # a second training of the classifiers without doubted labels
 
 
 # The demo's backbone: timm's ten-layer ResNet, narrowed, with GroupNorm: 0.57 M parameters.
@@ -140,6 +154,7 @@ def model2() -> Recipe:
     locate = AugmentConfig(shift_mm=20.0, turn_deg=10.0, zoom=0.15, contrast=0.3, shading=0.1, noise=0.02, hole=0.5)
     return Recipe(
         name="model2",
+        pretrained=True,
         stages={
             "sagittal_xy": StageRecipe(SagittalRegressionConfig(_RW_S), Fit(8, 2e-4, 32, repeats=16), locate),
             "sagittal_z": StageRecipe(SliceRoleConfig(_RW_T), Fit(8, 2e-4, 6), replace(locate, shift_mm=6.0)),
@@ -157,13 +172,22 @@ def model2() -> Recipe:
 
 
 def strong() -> Recipe:
-    """model2 with the heatmap localisers on a fixed millimetre grid, and EMA everywhere."""
+    """model2 with what other teams' ablations favour.
+
+    Heatmap localisers on a fixed millimetre grid; averaged weights; CutMix and mixup, then epochs on the metric itself
+    for the classifiers; doubted labels left out of a second training; an aggregator over the sequence of levels that
+    knows how sure localisation is; several seeds of the fit on all data.
+    """
     base = model2()
     axial = replace(WILD, shift_mm=15.0, turn_deg=12.0, zoom=0.2)
-    stages = {
-        name: stage if name == "aggregator" else replace(stage, fit=replace(stage.fit, ema=0.999))
-        for name, stage in base.stages.items()
-    }
+    stages = {name: replace(stage, fit=replace(stage.fit, ema=0.999)) for name, stage in base.stages.items()}
+    for name in ("sagittal_classifier", "axial_subarticular", "axial_all"):
+        fit = replace(stages[name].fit, metric_epochs=2, metric_lr=4e-5)
+        stages[name] = replace(stages[name], fit=fit, mixing=MixConfig(cutmix=0.3, mixup=0.2))
+    stages["aggregator"] = StageRecipe(
+        LevelSequenceConfig(hidden=32, dropout=0.2, confidence=True),
+        replace(base.stages["aggregator"].fit, lr=5e-4, weight_decay=0.1),
+    )
     stages["sagittal_xy"] = StageRecipe(
         HeatmapConfig(points=11, size=384, mm_per_px=0.9, context=5, backbone="efficientnetv2_rw_t"),
         Fit(12, 4e-4, 32, repeats=16, ema=0.999),
@@ -174,7 +198,7 @@ def strong() -> Recipe:
         Fit(16, 4e-4, 16, ema=0.999),
         axial,
     )
-    return replace(base, name="strong", stages=stages)
+    return replace(base, name="strong", stages=stages, full_seeds=3, denoise=DenoiseConfig())
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {"demo": demo, "model2": model2, "strong": strong}

@@ -3,45 +3,41 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import platform
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load_file
 from torch import nn
 from tqdm import tqdm
 
 from lumbar.config import HeatmapConfig, SagittalRegressionConfig, to_dict
 from lumbar.errors import CohortError
 from lumbar.inference import Networks
-from lumbar.labels import COLUMNS, SAGITTAL_T1, SAGITTAL_T2, SEVERITY_COLUMNS
-from lumbar.metric import score
+from lumbar.labels import SAGITTAL_T1, SAGITTAL_T2
 from lumbar.models import build, name_of
-from lumbar.stages.aggregate import aggregate
 from lumbar.stages.classify import CLASSIFIERS, level_tensors, run_classifier, target_mask
-from lumbar.stages.localise import fuse_levels, localise, sagittal_heat
+from lumbar.stages.heat import sagittal_heat
+from lumbar.stages.localise import localise
+from lumbar.stages.place import fuse_levels
 from lumbar.stages.points import Localisation, Xyz
-from lumbar.weights import save_network
-from lumbar_train.aggregate import fit_aggregator
+from lumbar_train import denoise
 from lumbar_train.cache import Cache
+from lumbar_train.checkpoint import save_weights
 from lumbar_train.classify_data import LevelCrops
-from lumbar_train.errors import TrainingError
+from lumbar_train.denoise import FIRST
 from lumbar_train.files import write_text
-from lumbar_train.folds import FULL, check_split, split
+from lumbar_train.fitting import fit_seed, fold_name, load_weights, loop_config
+from lumbar_train.folds import check_split, is_full, split
+from lumbar_train.last_step import fit_last_step
 from lumbar_train.locate_data import AxialXY, SagittalRegression, SagittalXY, SliceRoles
 from lumbar_train.loop import fit
-from lumbar_train.loop_config import LoopConfig
 from lumbar_train.losses import (
     axial_regression_loss,
     graded_loss,
@@ -50,28 +46,27 @@ from lumbar_train.losses import (
     slice_role_loss,
 )
 from lumbar_train.masks import MaskReader
+from lumbar_train.metric_step import MetricLoss, StudyCrops
+from lumbar_train.oof import check_oof_frame, check_unseen, write_seen
+from lumbar_train.pretrained import Start
 from lumbar_train.ranks import Ranks
 from lumbar_train.recipes import Recipe, StageRecipe
+from lumbar_train.side_by_side import run_side_by_side, workers
 from lumbar_train.store import (
     levels_frame,
     logits_frame,
+    read_frame,
     read_levels,
     read_localisations,
-    read_logits,
-    write_frame,
     write_localisations,
     write_piece,
 )
 from lumbar_train.tables import Cohort
 from lumbar_train.targets import StudyTargets, study_targets
 
+T = TypeVar("T")
 LOCALISE = "localise"
 STEPS = ("sagittal_xy", "sagittal_z", "axial_xy", LOCALISE, *CLASSIFIERS, "aggregator")
-
-
-def fold_name(fold: int) -> str:
-    """``fold0`` … and ``full``."""
-    return "full" if fold == FULL else f"fold{fold}"
 
 
 @dataclass
@@ -88,6 +83,7 @@ class Run:
     resume: bool = False
     ranks: Ranks = field(default_factory=Ranks)
     loop: dict[str, Any] = field(default_factory=dict)
+    start: Start = field(default_factory=Start)
     targets: dict[int, StudyTargets] = field(default_factory=dict)
     fold_of: dict[int, int] = field(default_factory=dict)
 
@@ -104,22 +100,25 @@ class Run:
 
     def held_out_folds(self) -> list[int]:
         """The folds that give out-of-fold outputs."""
-        return [fold for fold in self.use_folds if fold != FULL]
+        return [fold for fold in self.use_folds if not is_full(fold)]
 
-    def execute(self, stages: Iterable[str], jobs: int = 1) -> None:
-        """Run the given steps in their order, whatever the order given; with ``jobs`` folds go side by side."""
-        wanted = set(stages)
-        if unknown := sorted(wanted - set(STEPS)):
-            raise CohortError(f"--stages: found {', '.join(unknown)}, expected of {', '.join(STEPS)}")
+    def execute(self, stages: Iterable[str] | None = None, jobs: int = 1) -> None:
+        """Run the given steps (None: all) in their order, whatever the order given; ``jobs`` folds go side by side."""
+        steps = steps_of(self.recipe)
+        wanted = set(steps if stages is None else stages)
+        if unknown := sorted(wanted - set(steps)):
+            raise CohortError(f"--stages: found {', '.join(unknown)}, expected of {', '.join(steps)}")
+        jobs = 1 if self.ranks.is_many else jobs  # under torchrun all processes work on one fit
         with workers(jobs) as pool:
-            for step in (name for name in STEPS if name in wanted):
+            for step in (name for name in steps if name in wanted):
                 start = time.monotonic()
-                if step == "aggregator":
-                    self.aggregator()
+                if step in ("aggregator", denoise.STEP):
+                    self.ranks.first(self.aggregator if step == "aggregator" else self.doubt)
                 else:
-                    folds = self.held_out_folds() if step == LOCALISE else self.use_folds
+                    is_partial = step == LOCALISE or step.endswith(FIRST)  # only out-of-fold outputs are wanted
+                    folds = self.held_out_folds() if is_partial else self.use_folds
                     run_side_by_side(self, step, sorted(folds), pool, jobs)
-                self._note_seconds(step, time.monotonic() - start)
+                self.ranks.first(partial(self._note_seconds, step, time.monotonic() - start))
 
     def work(self, step: str, fold: int) -> None:
         """One step on one fold: fit, then leave the out-of-fold outputs of the studies held out."""
@@ -129,6 +128,7 @@ class Run:
             "axial_xy": self.axial_xy,
             LOCALISE: self.localise,
             **{name: partial(self.classifier, name) for name in CLASSIFIERS},
+            **{f"{name}{FIRST}": partial(self.classifier, name, suffix=FIRST) for name in CLASSIFIERS},
         }
         actions[step](fold)
 
@@ -156,7 +156,7 @@ class Run:
         loss = heatmap_loss if isinstance(stage.network, HeatmapConfig) else sagittal_regression_loss
         network = self._fit("sagittal_xy", fold, stage, data, loss)
         levels: dict[int, dict[str, Xyz]] = {}
-        for study_id in self._held_out(fold, "canal points"):
+        for study_id in self._held_out(fold, "sagittal_xy"):
             study, found = self.cache.study(study_id), Localisation()
             # one description is enough to place a box; localisation proper uses every series
             description = SAGITTAL_T2 if study.series[SAGITTAL_T2] else SAGITTAL_T1
@@ -164,13 +164,14 @@ class Run:
             if maps:
                 fuse_levels(maps, found)
             levels[study_id] = found.levels_mm
-        if fold != FULL:
-            write_piece(self.out / "sagittal_xy", fold, levels_frame(levels, self.fold_of))
+        self._leave(
+            fold, levels, lambda every: write_piece(self.out / "sagittal_xy", fold, levels_frame(every, self.fold_of))
+        )
 
     def sagittal_z(self, fold: int) -> None:
         """Fit the slice-role network on boxes around out-of-fold points."""
         stage = self.recipe.stages["sagittal_z"]
-        levels = read_levels(self.out / "sagittal_xy" / "oof.parquet")
+        levels = read_levels(self._out_of_fold("sagittal_xy", "oof"))
         usable = {k: v for k, v in levels.items() if len(v) >= 3}
 
         def data(ids: list[int]) -> SliceRoles:
@@ -190,68 +191,71 @@ class Run:
 
     def localise(self, fold: int) -> None:
         """Out-of-fold localisation of a fold's studies by the three localisers that never saw them."""
-        networks = Networks({s: [self._load(s, fold)] for s in ("sagittal_xy", "sagittal_z", "axial_xy")})
-        found = {k: localise(self.cache.study(k), networks) for k in self._held_out(fold, LOCALISE)}
-        write_localisations(self.out / LOCALISE, found, self.fold_of, fold)
+        stages = ("sagittal_xy", "sagittal_z", "axial_xy")
+        networks = Networks({stage: [self._load(stage, fold)] for stage in stages})
+        found = {k: localise(self.cache.study(k), networks) for k in self._held_out(fold, *stages, title=LOCALISE)}
+        self._leave(fold, found, lambda every: write_localisations(self.out / LOCALISE, every, self.fold_of, fold))
 
     # Classifiers
 
-    def classifier(self, name: str, fold: int) -> None:
-        """Fit one classifier on crops at out-of-fold points; leave out-of-fold logits."""
+    def classifier(self, name: str, fold: int, *, suffix: str = "") -> None:
+        """Fit one classifier on crops at out-of-fold points; leave out-of-fold logits.
+
+        ``suffix`` is that of a first round, which learns from all labels; the last one leaves out doubted ones.
+        """
         stage = self.recipe.stages[name]
-        found = read_localisations(self.out / LOCALISE, self.fold_of)
+        found = self._localisations()
         labels = self.labels()
+        if self.recipe.denoise is not None and not suffix:
+            labels = denoise.without_doubts(self.out, labels)
+        name = f"{name}{suffix}"
 
         def data(ids: list[int]) -> LevelCrops:
-            return LevelCrops(self.cache, {k: found[k] for k in ids}, labels, stage.network, stage.augment)
+            places = {k: found[k] for k in ids}
+            return LevelCrops(self.cache, places, labels, stage.network, stage.augment, stage.mixing)
 
         network = self._fit(name, fold, stage, data, graded_loss)
-        logits, masks = {}, {}
+        outputs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         for study_id in self._held_out(fold, name):
             crops, mask = level_tensors(self.cache.study(study_id), found[study_id], network)
             out = run_classifier(network, crops, mask, flip=not _shares_sides(stage.network))
-            logits[study_id] = out.permute(1, 0, 2).numpy()
-            masks[study_id] = target_mask(network, mask).T.numpy()
-        if fold != FULL:
+            outputs[study_id] = out.permute(1, 0, 2).numpy(), target_mask(network, mask).T.numpy()
+
+        def write(every: dict[int, tuple[np.ndarray, np.ndarray]]) -> None:
+            logits, masks = ({k: pair[i] for k, pair in every.items()} for i in (0, 1))
             write_piece(self.out / name, fold, logits_frame(logits, masks, self.fold_of))
 
-    def aggregator(self) -> None:
-        """Fit the MLPs on out-of-fold logits, scored by fitting them on the other folds' studies only."""
-        stage = self.recipe.stages["aggregator"]
-        ids = np.array(sorted(k for k, fold in self.fold_of.items() if fold in self.held_out_folds()))
-        if not len(ids):
-            raise TrainingError(f"{self.out}: no held-out fold among {self.use_folds}, expected one to fit on")
-        pairs = [read_logits(self.out / name / "oof.parquet", ids) for name in CLASSIFIERS]
-        logits = np.stack([pair[0] for pair in pairs], axis=1)
-        mask = np.stack([pair[1] for pair in pairs], axis=1)
-        labels = self.cohort.labels[self.cohort.rows(ids)]
-        folds = np.array([self.fold_of[int(k)] for k in ids])
-        probs = np.zeros((len(ids), 25, 3))
-        folder = self.out / "aggregator"
-        folder.mkdir(parents=True, exist_ok=True)
-        for fold in self.use_folds:
-            rows = np.flatnonzero(folds != fold)
-            if not len(rows):
-                raise TrainingError(
-                    f"{self.out}: fold {fold} holds every out-of-fold study, expected at least two folds"
-                )
-            prior = self.cohort.prior(ids[rows])
-            network, losses = fit_aggregator(
-                logits[rows], mask[rows], labels[rows], prior, stage.network, stage.fit, self.seed
-            )
-            save_network(network, folder / f"{fold_name(fold)}.safetensors", half=False)
-            write_text(folder / f"{fold_name(fold)}.json", json.dumps({"first": losses[0], "last": losses[-1]}))
-            for row in np.flatnonzero(folds == fold):
-                probs[row] = aggregate(logits[row], mask[row], prior, [network])
-        self._score(ids, probs)
+        self._leave(fold, outputs, write)
 
-    def _score(self, ids: np.ndarray, probs: np.ndarray) -> None:
-        frame = pd.DataFrame(probs.reshape(-1, 3), columns=list(SEVERITY_COLUMNS))
-        frame.insert(0, "row_id", [f"{study_id}_{column}" for study_id in ids for column in COLUMNS])
-        write_frame(self.out / "aggregator" / "oof.parquet", frame)
-        result = score(self.cohort.frame(ids), frame)
-        write_text(self.out / "aggregator" / "metrics.json", json.dumps({"oof": asdict(result)}, indent=1))
-        tqdm.write(f"out of fold, {len(ids)} studies: {result}")
+    def _localisations(self) -> dict[int, Localisation]:
+        """Out-of-fold localisations of all studies."""
+        for table in ("levels", "points", "axial"):
+            self._out_of_fold(LOCALISE, table)
+        return read_localisations(self.out / LOCALISE, self.fold_of)
+
+    def doubt(self) -> None:
+        """Find the labels that the first round's out-of-fold outputs contradict."""
+        assert self.recipe.denoise is not None
+        for name in CLASSIFIERS:
+            self._out_of_fold(f"{name}{FIRST}", "oof")
+        ids = np.array(sorted(k for k, fold in self.fold_of.items() if fold in self.held_out_folds()))
+        probs = denoise.first_round_probs(self.out, CLASSIFIERS, ids)
+        labels = self.cohort.labels[self.cohort.rows(ids)]
+        n = denoise.write_doubts(self.out, ids, labels, probs, self.recipe.denoise)
+        tqdm.write(f"doubted: {n} of {int((labels >= 0).sum())} labels; they are left out of the second training")
+
+    def aggregator(self) -> None:
+        """Fit the last step on out-of-fold logits."""
+        for name in CLASSIFIERS:
+            self._out_of_fold(name, "oof")
+        fit_last_step(
+            self.out,
+            self.cohort,
+            self.fold_of,
+            self.use_folds,
+            self.recipe.stages["aggregator"],
+            seed=self.seed,
+        )
 
     # Shared
 
@@ -261,31 +265,95 @@ class Run:
         """Fit a stage on the studies outside a fold (all of them for the full fit)."""
         train, held_out = split(self.folds, fold)
         check_split(train, held_out)
+        samples = data([int(k) for k in train])
+        seen = set(map(int, train)) | set(samples.studies)  # what is asked for and what is given
+        check_split(seen, held_out)
         torch.manual_seed(self.seed * 1000 + fold + 1)
         network = build(name_of(stage.network), to_dict(stage.network))
+        folder = self.out / name / fold_name(fold)
+        if self.ranks.is_first and not (self.resume and has_begun(folder)):  # the others receive the first's weights
+            self.start.apply(network)
         result = fit(
             network,
-            data([int(k) for k in train]),
+            samples,
             loss,
-            config=loop_config(stage, self.seed, self.loop),
-            out_dir=self.out / name / fold_name(fold),
+            config=loop_config(stage.for_fold(fold), fit_seed(self.seed, fold), self.loop),
+            out_dir=folder,
             resume=self.resume,
             distributed=self.ranks,
             identity={"recipe": self.recipe.name, "cohort": self.cohort.fingerprint, "fold": fold},
         )
         load_weights(network, result.weights)
-        save_network(network, self.out / name / f"{fold_name(fold)}.safetensors", half=False)
+        if isinstance(samples, LevelCrops) and stage.fit.metric_epochs:
+            self._fit_metric(network, samples, stage, folder, fold)
+        self.ranks.first(partial(self._keep, network, name, fold, seen))
         return network.eval()
+
+    def _fit_metric(self, network: nn.Module, samples: LevelCrops, stage: StageRecipe, folder: Path, fold: int) -> None:
+        """The second step: a few epochs of whole studies on the metric itself, from the weights of the first."""
+        studies = StudyCrops(samples)
+        labels = {k: samples.labels[k] for k in studies.study_ids}
+        config = loop_config(stage, fit_seed(self.seed, fold), self.loop)
+        result = fit(
+            network,
+            studies,
+            MetricLoss(labels, tuple(samples.targets)),
+            config=replace(
+                config,
+                epochs=stage.fit.metric_epochs,
+                lr=stage.fit.metric_lr or config.lr / 10,
+                batch_size=max(1, config.batch_size // 4),  # a study holds five levels
+            ),
+            out_dir=folder.with_name(f"{folder.name}-metric"),
+            resume=self.resume,
+            distributed=self.ranks,
+            identity={"recipe": self.recipe.name, "cohort": self.cohort.fingerprint, "fold": fold, "step": "metric"},
+        )
+        load_weights(network, result.weights)
+
+    def _keep(self, network: nn.Module, name: str, fold: int, seen: set[int]) -> None:
+        """Leave a stage's weights, and beside them which studies they have seen."""
+        save_weights(self._weights(name, fold), network)
+        write_seen(self._weights(name, fold), fold, seen)
+
+    def _weights(self, stage: str, fold: int) -> Path:
+        return self.out / stage / f"{fold_name(fold)}.safetensors"
 
     def _load(self, stage: str, fold: int) -> nn.Module:
         recipe = self.recipe.stages[stage]
         network = build(name_of(recipe.network), to_dict(recipe.network))
-        return load_weights(network, self.out / stage / f"{fold_name(fold)}.safetensors").to(self.ranks.device).eval()
+        return load_weights(network, self._weights(stage, fold)).to(self.ranks.device).eval()
 
-    def _held_out(self, fold: int, title: str) -> Iterable[int]:
-        """Studies of a fold, with a progress bar; none for the full fit, which is never scored."""
-        ids = sorted(k for k, held in self.fold_of.items() if held == fold and fold != FULL)
-        return tqdm(ids, desc=f"{title} (out of fold {fold})", unit="study", disable=not ids)
+    def _held_out(self, fold: int, *stages: str, title: str = "") -> Iterable[int]:
+        """This process's share of a fold's studies, with a bar; none for a fit on all data, which is never scored.
+
+        Raises:
+            LeakError: the weights of one of the stages have seen one of them.
+        """
+        ids = [] if is_full(fold) else sorted(k for k, held in self.fold_of.items() if held == fold)
+        for stage in stages if ids else ():
+            check_unseen(self._weights(stage, fold), ids)
+        is_shown = bool(ids) and self.ranks.is_first
+        mine = ids[self.ranks.rank :: self.ranks.world]
+        return tqdm(mine, desc=f"{title or stages[0]} (out of fold {fold})", unit="study", disable=not is_shown)
+
+    def _leave(self, fold: int, outputs: dict[int, T], write: Callable[[dict[int, T]], None]) -> None:
+        """Join the processes' outputs; the first writes them before anyone goes on to read."""
+        if is_full(fold):
+            return
+        every = {study_id: value for part in self.ranks.gather(outputs) for study_id, value in part.items()}
+        self.ranks.first(lambda: write(dict(sorted(every.items()))))
+
+    def _out_of_fold(self, stage: str, table: str) -> Path:
+        """Path of an earlier stage's table, once each of its rows is known to come from the fold that held it out.
+
+        Raises:
+            LeakError: a row does not.
+            CohortError: the stage has not run.
+        """
+        path = self.out / stage / f"{table}.parquet"
+        check_oof_frame(read_frame(path), self.folds, path)
+        return path
 
     def _note_seconds(self, step: str, seconds: float) -> None:
         path = self.out / "seconds.json"
@@ -295,62 +363,17 @@ class Run:
         write_text(path, json.dumps(noted, indent=1))
 
 
-def workers(jobs: int) -> AbstractContextManager[ProcessPoolExecutor | None]:
-    """A pool of ``jobs`` processes, started once a run because each imports torch; None for one job."""
-    if jobs <= 1:
-        return nullcontext()
-    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+def steps_of(recipe: Recipe) -> tuple[str, ...]:
+    """The steps of a recipe in order; with denoising the classifiers are trained twice."""
+    if recipe.denoise is None:
+        return STEPS
+    place = STEPS.index(CLASSIFIERS[0])
+    return (*STEPS[:place], *(f"{name}{FIRST}" for name in CLASSIFIERS), denoise.STEP, *STEPS[place:])
 
 
-def run_side_by_side(run: Run, step: str, folds: list[int], pool: ProcessPoolExecutor | None, jobs: int) -> None:
-    """One step on several folds, side by side where there is a pool; the full fit first because it takes longest.
-
-    Each process gets its share of the cores and, where there are GPUs, one of them in turn.
-    """
-    if pool is None:
-        for fold in folds:
-            run.work(step, fold)
-        return
-    for future in [pool.submit(_task, run, step, fold, jobs, k) for k, fold in enumerate(folds)]:
-        future.result()
-
-
-def _task(run: Run, step: str, fold: int, jobs: int, number: int) -> None:
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
-    if torch.cuda.is_available():
-        torch.cuda.set_device(number % torch.cuda.device_count())
-        run.ranks = Ranks(device=torch.device("cuda", torch.cuda.current_device()))
-    run.work(step, fold)
-
-
-def loop_config(stage: StageRecipe, seed: int, overrides: dict[str, Any]) -> LoopConfig:
-    """A stage's fit as the loop's configuration."""
-    fit_ = stage.fit
-    values = {
-        "epochs": fit_.epochs,
-        "batch_size": fit_.batch,
-        "accumulate": fit_.accumulate,
-        "lr": fit_.lr,
-        "weight_decay": fit_.weight_decay,
-        "warmup": fit_.warmup,
-        "clip_norm": fit_.clip,
-        "ema_decay": fit_.ema or None,
-        "seed": seed,
-        "unused_parameters": True,
-    }
-    return LoopConfig(**(values | overrides))
-
-
-def load_weights(network: nn.Module, path: Path) -> nn.Module:
-    """Load a stage's weights strictly.
-
-    Raises:
-        TrainingError: the stage has not been fitted.
-    """
-    if not path.is_file():
-        raise TrainingError(f"{path}: not found, expected the weights of an earlier stage; run that stage first")
-    network.load_state_dict(load_file(path), strict=True)
-    return network
+def has_begun(folder: Path) -> bool:
+    """Whether a fit has left something to resume."""
+    return (folder / "fit.json").is_file() or (folder / "checkpoint.pt").is_file()
 
 
 def _shares_sides(config: Any) -> bool:

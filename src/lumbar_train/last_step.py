@@ -1,0 +1,85 @@
+"""The aggregator's place in a run: fitted on out-of-fold logits, scored by fits on the other folds' studies only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from lumbar.labels import COLUMNS, SEVERITY_COLUMNS
+from lumbar.metric import score
+from lumbar.stages.aggregate import aggregate, level_confidence
+from lumbar.stages.classify import CLASSIFIERS
+from lumbar_train.aggregate import fit_aggregator
+from lumbar_train.checkpoint import save_weights
+from lumbar_train.errors import TrainingError
+from lumbar_train.files import write_text
+from lumbar_train.fitting import fold_name
+from lumbar_train.folds import check_split, is_full
+from lumbar_train.oof import write_seen
+from lumbar_train.recipes import StageRecipe
+from lumbar_train.store import read_localisations, read_logits, write_frame
+from lumbar_train.tables import Cohort
+
+
+def fit_last_step(
+    run: Path, cohort: Cohort, fold_of: Mapping[int, int], use_folds: list[int], stage: StageRecipe, *, seed: int
+) -> None:
+    """Fit one aggregator a fold and one on all, and score the studies that each of the former has not seen.
+
+    Args:
+        run: its folder, with the classifiers' out-of-fold logits.
+        cohort: labels.
+        fold_of: fold by study.
+        use_folds: folds to fit on; logits of the held-out ones are there.
+        stage: configuration and fit.
+        seed: of the fits.
+
+    Raises:
+        TrainingError: no held-out fold, or one that holds every study.
+    """
+    ids = np.array(sorted(k for k, fold in fold_of.items() if fold in use_folds))
+    if not len(ids):
+        raise TrainingError(f"{run}: no held-out fold among {use_folds}, expected one to fit on")
+    pairs = [read_logits(run / name / "oof.parquet", ids) for name in CLASSIFIERS]
+    logits = np.stack([pair[0] for pair in pairs], axis=1)
+    mask = np.stack([pair[1] for pair in pairs], axis=1)
+    labels = cohort.labels[cohort.rows(ids)]
+    folds = np.array([fold_of[int(k)] for k in ids])
+    sure = np.zeros((len(ids), 5, 4), np.float32)
+    if stage.network.confidence:
+        found = read_localisations(run / "localise", map(int, ids))
+        sure = np.stack([level_confidence(found[int(k)]) for k in ids])
+    probs = np.zeros((len(ids), 25, 3))
+    folder = run / "aggregator"
+    for fold in use_folds:
+        rows = np.flatnonzero(folds != fold)
+        if not len(rows):
+            raise TrainingError(f"{run}: fold {fold} holds every out-of-fold study, expected at least two folds")
+        check_split(ids[rows], ids[folds == fold])
+        prior = cohort.prior(ids[rows])
+        of_fit = seed + (-1 - fold if is_full(fold) else 0)
+        network, losses = fit_aggregator(
+            logits[rows], mask[rows], labels[rows], prior, stage.network, stage.fit, of_fit, sure[rows]
+        )
+        weights = folder / f"{fold_name(fold)}.safetensors"
+        save_weights(weights, network)
+        write_seen(weights, fold, map(int, ids[rows]))
+        write_text(folder / f"{fold_name(fold)}.json", json.dumps({"first": losses[0], "last": losses[-1]}))
+        for row in np.flatnonzero(folds == fold):
+            probs[row] = aggregate(logits[row], mask[row], prior, [network], sure[row])
+    _score(run, cohort, ids, probs)
+
+
+def _score(run: Path, cohort: Cohort, ids: np.ndarray, probs: np.ndarray) -> None:
+    frame = pd.DataFrame(probs.reshape(-1, 3), columns=list(SEVERITY_COLUMNS))
+    frame.insert(0, "row_id", [f"{study_id}_{column}" for study_id in ids for column in COLUMNS])
+    write_frame(run / "aggregator" / "oof.parquet", frame)
+    result = score(cohort.frame(ids), frame)
+    write_text(run / "aggregator" / "metrics.json", json.dumps({"oof": asdict(result)}, indent=1))
+    tqdm.write(f"out of fold, {len(ids)} studies: {result}")
