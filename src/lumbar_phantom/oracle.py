@@ -1,0 +1,71 @@
+"""The floor as a submission: ``python -m lumbar_phantom.oracle``, what one who knew every narrowing would answer.
+
+Nobody can beat it but by luck, for what is left is the readers' noise. A narrowing that ``truth.parquet`` does not
+hold (its series was left out) is answered by the cohort's own weighted frequencies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lumbar import labels
+from lumbar.errors import CohortError, LumbarError
+from lumbar.metric import prior_table
+from lumbar_phantom import severity
+
+_WEIGHTS = np.array(labels.SEVERITY_WEIGHTS)
+
+
+def oracle_frame(root: Path, split: str) -> pd.DataFrame:
+    """The submission of a labelled phantom cohort.
+
+    Raises:
+        CohortError: no truth, or no labels.
+    """
+    table = root / ("train.csv" if split == "train" else "solution.csv")
+    for path in (table, root / "truth.parquet"):
+        if not path.is_file():
+            raise CohortError(f"{path}: not found, expected a phantom cohort with its truth")
+    solution, truth = pd.read_csv(table), pd.read_parquet(root / "truth.parquet")
+    known = truth.groupby(["study_id", "condition", "level"])["narrowing"].first()
+    prior = prior_table(solution)
+    parts = []
+    for study in solution["study_id"]:
+        narrowing = np.array(
+            [[known.get((study, c, level), np.nan) for level in labels.LEVELS] for c in labels.CONDITIONS], dtype=float
+        )
+        probs = (severity.oracle(np.nan_to_num(narrowing)) * _WEIGHTS).reshape(25, 3)
+        missing = np.isnan(narrowing).reshape(25)
+        probs[missing] = np.array([prior[column] for column in labels.COLUMNS])[missing]
+        probs = np.clip(probs / probs.sum(1, keepdims=True), 1e-6, 1)
+        frame = pd.DataFrame(probs, columns=list(labels.SEVERITY_COLUMNS))
+        frame.insert(0, "row_id", labels.row_ids(int(study)))
+        parts.append(frame)
+    out = pd.concat(parts, ignore_index=True)
+    values = out[list(labels.SEVERITY_COLUMNS)]
+    out[list(labels.SEVERITY_COLUMNS)] = values.div(values.sum(axis=1), axis=0)
+    return out
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the floor; 0 on success, 1 with one line on bad input."""
+    parser = argparse.ArgumentParser(prog="python -m lumbar_phantom.oracle", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, metavar="ROOT", help="phantom cohort with truth.parquet")
+    parser.add_argument("--split", choices=("train", "test"), default="test", help="default: %(default)s")
+    parser.add_argument("--out", type=Path, required=True, metavar="CSV", help="submission to write")
+    options = parser.parse_args(argv)
+    try:
+        oracle_frame(options.data, options.split).to_csv(options.out, index=False)
+    except LumbarError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""``python -m lumbar_train baseline`` and ``compare``."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lumbar.labels import SAGITTAL_T1
+from lumbar_train.baseline.page import report_run, write_comparison
+from lumbar_train.baseline.predict import predict_split
+from lumbar_train.baseline.run import BaselineRun, choose_columns, choose_folds, execute, export_run
+from lumbar_train.baseline.settings import Settings, check_settings
+from lumbar_train.tables import read_cohort
+
+
+def add_commands(commands: Any) -> None:
+    """Add both commands to the parser's."""
+    _add_baseline(commands)
+    compare = commands.add_parser("compare", help="baseline beside chain on studies that neither was fitted on")
+    compare.add_argument("--data", type=Path, required=True, metavar="ROOT", help="folder in the competition's layout")
+    compare.add_argument("--split", choices=("train", "test"), default="test", help="test: labels in solution.csv")
+    compare.add_argument("--baseline", type=Path, required=True, metavar="B", help="run, bundle or submission.csv")
+    compare.add_argument("--chain", type=Path, required=True, metavar="C", help="run, sealed bundle or submission.csv")
+    compare.add_argument("--prior", type=Path, metavar="DIR", help="bundle whose prior is shown; default: --baseline")
+    compare.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where index.html goes")
+    compare.set_defaults(action=run_compare)
+
+
+def _add_baseline(commands: Any) -> None:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "baseline", help="the FastAI baseline done right: one network a column over whole slices",
+        description="Fit one network a label column, held-out studies never seen: 8-bit slices, minority classes "
+        "upsampled inside the training folds, learning-rate finder, head first, then all layers.",
+    )  # fmt: skip
+    add, default = parser.add_argument, Settings()
+    add("--data", type=Path, required=True, metavar="ROOT", help="folder in the competition's layout")
+    add("--out", type=Path, required=True, metavar="RUN", help="run folder to write")
+    add("--columns", help="comma-separated columns or conditions; default: all 25")
+    add("--folds", help="how many, or a table study_id, fold such as a chain's folds.csv; default: --chain-run's, or 3")
+    add("--no-full", action="store_true", help="leave out the fits on all data, which are what ships")
+    add("--split", choices=("train", "test"), default="train", help="test: predict with RUN, do not train")
+    add("--chain-run", type=Path, metavar="RUN", help="run of the chain to show beside, out of fold on the same folds")
+    add("--epochs", type=int, default=default.epochs, help="of all layers; default: %(default)s")
+    add("--freeze-epochs", type=int, default=default.freeze_epochs, help="of the head alone; default: %(default)s")
+    add("--arch", default=default.arch, help="small (0.4 M parameters) or any timm name; default: %(default)s")
+    add("--pretrained", action="store_true", help="start from timm's weights (needs the internet)")
+    add("--size", type=int, default=default.size, help="pixels a side; default: %(default)s")
+    add("--slices", type=int, default=default.slices, help="central slices of each series; default: all")
+    add("--description", default=default.description, help=f"which series; default: {SAGITTAL_T1}")
+    add("--lr", type=float, default=0.0, dest="base_lr", help="peak rate; default: the finder's, for each fit")
+    add("--lr-mult", type=float, help="first layers learn so many times slower; default: 100 with --pretrained, else 1")
+    add("--batch-size", type=int, default=default.batch_size, help="images a step; default: %(default)s")
+    add("--finder-steps", type=int, default=default.finder_steps, help="of the range test; default: %(default)s")
+    add("--stop-accuracy", type=float, default=0.0, metavar="A", help="train on until reached on studies kept apart")
+    add("--max-epochs", type=int, default=default.max_epochs, help="cap of --stop-accuracy; default: %(default)s")
+    add("--batch", type=int, default=100, help="studies a batch of the conversion; default: %(default)s")
+    add("--start-batch", type=int, default=0, help="conversion: take the batches before this one as they are")
+    add("--jobs", type=int, default=1, help="fits side by side; default: %(default)s")
+    add("--resume", action="store_true", help="go on where a killed run stopped")
+    add("--seed", type=int, default=0)
+    parser.set_defaults(action=run_baseline)
+
+
+def run_baseline(args: argparse.Namespace) -> None:
+    """Train, or predict the test split."""
+    if args.split == "test":
+        path, found = predict_split(args.out, args.data, args.split, batch=args.batch, start_batch=args.start_batch)
+        print(f"submission: {path}" + (f"; {found}" if found else ""))
+        return
+    settings = Settings(**{f.name: getattr(args, f.name) for f in fields(Settings) if hasattr(args, f.name)})
+    check_settings(settings)
+    columns = choose_columns(args.columns)
+    cohort = read_cohort(args.data)
+    given = args.folds or (str(args.chain_run / "folds.csv") if args.chain_run else None)
+    cohort, folds = choose_folds(given, args.out, cohort, settings.seed)
+    for reason, count in cohort.dropped.items():
+        print(f"left out: {count} × {reason}")
+    torch.set_num_threads(max(1, torch.get_num_threads() // max(1, args.jobs)))
+    run = BaselineRun(
+        cohort=cohort, out=args.out, settings=settings, columns=columns, folds=folds, with_full=not args.no_full,
+        jobs=args.jobs, resume=args.resume,
+    )  # fmt: skip
+    answers, figures, results, images = execute(run, batch=args.batch, start_batch=args.start_batch)
+    for line in figures["not_better_than_constant"]:
+        print(f"not better than its constant: {line}")
+    if run.with_full:
+        print(f"weights to seal: {export_run(run, figures, results)}")
+    print(f"out of fold: {figures['oof']}")
+    print(f"report: {report_run(run, answers, figures, images, args.chain_run)}")
+
+
+def run_compare(args: argparse.Namespace) -> None:
+    """The comparison page on studies that neither was fitted on."""
+    page = write_comparison(args.data, args.split, args.baseline, args.chain, args.prior or args.baseline, args.out)
+    print(f"report: {page}")

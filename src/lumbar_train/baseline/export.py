@@ -1,0 +1,104 @@
+"""A baseline run's full fits in the form that is sealed, half precision, one file a column."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import timm
+import torch
+
+import lumbar
+from lumbar.baseline import STAGE
+from lumbar.config import BaselineConfig, from_dict, to_dict
+from lumbar.labels import COLUMNS
+from lumbar.manifest import FILE_NAME, SCHEMA, WeightEntry, file_sha256, write_manifest
+from lumbar.models.baseline import BaselineNet
+from lumbar.weights import load_network, record_probe, save_network
+from lumbar_train.checkpoint import load_weights
+from lumbar_train.errors import TrainingError
+from lumbar_train.export import code_hash
+from lumbar_train.folds import FULL
+from lumbar_train.tables import Cohort
+
+RECIPE = "baseline"
+
+
+def export(
+    out: Path,
+    results: Mapping[tuple[str, int], Mapping[str, Any]],
+    cohort: Cohort,
+    oof: Mapping[str, float],
+    training: Mapping[str, Any],
+) -> Path:
+    """Write ``RUN/export``: weights and manifest. Columns that could not be fitted are listed, and keep their prior.
+
+    Raises:
+        TrainingError: no column has a fit on all data.
+    """
+    folder = out / "export"
+    full = {column: result for (column, fold), result in results.items() if fold == FULL}
+    fitted = [column for column in COLUMNS if full.get(column, {}).get("status") == "fitted"]
+    if not fitted:
+        raise TrainingError(f"{out}: no column has a fit on all data, expected one or more to export")
+    (folder / "weights").mkdir(parents=True, exist_ok=True)
+    entries = [_entry(out, folder, column, full[column]) for column in fitted]
+    for stale in set((folder / "weights").glob("*.safetensors")) - {folder / str(e["file"]) for e in entries}:
+        stale.unlink()
+    prior = cohort.prior()
+    data = {
+        "schema": SCHEMA,
+        "dataset": {"id": "your-kaggle-name/lumbar-kit", "version": None},  # sealing puts the true one here
+        "code_sha256": code_hash(),
+        "recipe": RECIPE,
+        "created_by": f"lumbar {lumbar.__version__}",
+        "cohort": {
+            "fingerprint": cohort.fingerprint,
+            "studies": len(cohort),
+            "description": "synthetic" if (cohort.root / "truth.parquet").is_file() else "competition",
+        },
+        "prior": {column: _row(prior[k]) for k, column in enumerate(COLUMNS)},
+        "oof": dict(oof),
+        "versions": {
+            "python": platform.python_version(), "torch": torch.__version__, "timm": timm.__version__,
+            "numpy": np.__version__, "pandas": pd.__version__,
+        },
+        "training": dict(training) | {"columns_at_their_prior": [c for c in COLUMNS if c not in fitted]},
+        "forced": [],
+        "weights": entries,
+    }  # fmt: skip
+    write_manifest(folder / FILE_NAME, data)
+    return folder
+
+
+def _entry(out: Path, folder: Path, column: str, result: Mapping[str, Any]) -> dict[str, Any]:
+    config = from_dict(BaselineConfig, result["network"])
+    network = BaselineNet(config)
+    load_weights(out / "fits" / column / "full" / "weights.safetensors", network)
+    file = folder / "weights" / f"{column}.full.safetensors"
+    save_network(network, file, half=True)
+    entry = WeightEntry(
+        file=f"weights/{file.name}",
+        sha256=file_sha256(file),
+        bytes=file.stat().st_size,
+        stage=STAGE,
+        model="baseline",
+        config=to_dict(config),
+        fold=FULL,
+        metrics={"parameters": sum(p.numel() for p in network.parameters())},
+        probe={},
+    )
+    # the probe is taken from the file as the kernel will load it, rounding to half precision included
+    probe = record_probe(load_network(file, entry))
+    names = ("file", "sha256", "bytes", "stage", "model", "config", "fold", "metrics")
+    return {name: getattr(replace(entry, probe=probe), name) for name in (*names, "probe")}
+
+
+def _row(values: np.ndarray) -> list[float]:
+    rounded = [round(float(value), 8) for value in values[:2]]
+    return [*rounded, round(1.0 - sum(rounded), 8)]

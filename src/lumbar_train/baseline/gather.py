@@ -1,0 +1,164 @@
+"""Fits to answers: probabilities of studies and slices, each from weights that have not seen the study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.metrics import f1_score
+
+from lumbar.baseline import slice_probs
+from lumbar.labels import COLUMNS, SEVERITIES, SEVERITY_COLUMNS, SEVERITY_WEIGHTS, row_ids
+from lumbar_train.baseline.fit import LOGITS
+from lumbar_train.files import write_text
+from lumbar_train.oof import Part, gather
+from lumbar_train.store import read_frame
+from lumbar_train.tables import Cohort
+
+Probs = NDArray[np.float64]
+_WEIGHTS = np.array(SEVERITY_WEIGHTS)
+
+
+@dataclass
+class Answers:
+    """Out-of-fold probabilities of a cohort.
+
+    Attributes:
+        probs: (N, 25, 3), the answer: a column or study without a fit or image has its fold's prior.
+        balanced: (N, 25, 3), the same without turning balanced frequencies back, as the seed's networks say it.
+        prior: (N, 25, 3), of the studies outside each study's fold.
+        folds: (N,) fold of each study.
+        slices: by column, a row a slice: study, series, path, fold, probabilities, label.
+    """
+
+    probs: Probs
+    balanced: Probs
+    prior: Probs
+    folds: NDArray[np.int64]
+    slices: dict[str, pd.DataFrame]
+
+
+def out_of_fold(
+    fits: Path, results: Mapping[tuple[str, int], Mapping[str, Any]], cohort: Cohort, folds: pd.DataFrame
+) -> Answers:
+    """Gather the held-out slices of every column and fold, under the same guard as the chain's outputs.
+
+    Raises:
+        LeakError: a slice of a study that the fit has seen.
+    """
+    fold_of = dict(zip(folds["study_id"], folds["fold"], strict=True))
+    own = np.array([fold_of[int(study)] for study in cohort.study_ids])
+    priors = {int(f): cohort.prior(cohort.study_ids[own != f]) for f in np.unique(own)}
+    prior = np.stack([priors[f] for f in own])
+    answers = Answers(prior.copy(), prior.copy(), prior, own, {})
+    row_of = {int(study): k for k, study in enumerate(cohort.study_ids)}
+    for column in dict.fromkeys(column for column, _ in results):
+        c = COLUMNS.index(column)
+        parts: list[Part[Probs]] = []
+        plain: dict[int, Probs] = {}
+        frames = []
+        for fold in priors:
+            result = results.get((column, fold))
+            if result is None or result["status"] != "fitted":
+                continue
+            frame = read_frame(fits / column / f"fold{fold}" / "oof.parquet")
+            balance = result["network"]["balance"]
+            frame = answer_frame(frame, priors[fold][c], balance)
+            frame.insert(3, "fold", fold)
+            by_study = {int(k): g for k, g in zip_groups(frame)}
+            parts.append(Part(fold, frozenset(result["seen"]), by_study))
+            logits = read_frame(fits / column / f"fold{fold}" / "oof.parquet")
+            flat = np.array(balance) / sum(balance)
+            logits[list(SEVERITY_COLUMNS)] = slice_probs(logits[LOGITS].to_numpy(), flat, balance)
+            plain |= {int(k): g for k, g in zip_groups(logits)}
+            frames.append(frame)
+        for study, probs in gather(parts, folds).items():
+            answers.probs[row_of[study], c] = probs
+            answers.balanced[row_of[study], c] = np.clip(plain[study], 1e-6, 1) / np.clip(plain[study], 1e-6, 1).sum()
+        if frames:
+            frame = pd.concat(frames, ignore_index=True).sort_values(["study_id", "series_id", "image_path"])
+            grades = cohort.labels[[row_of[int(s)] for s in frame["study_id"]], c]
+            frame["label"] = [SEVERITIES[g] if g >= 0 else "" for g in grades]
+            answers.slices[column] = frame.reset_index(drop=True)
+    return answers
+
+
+def zip_groups(frame: pd.DataFrame) -> list[tuple[int, Probs]]:
+    """Mean probabilities (3,) of each study's slices."""
+    means = frame.groupby("study_id")[list(SEVERITY_COLUMNS)].mean()
+    return list(zip(map(int, means.index), means.to_numpy(), strict=True))
+
+
+def answer_frame(frame: pd.DataFrame, prior: Probs, balance: Sequence[float]) -> pd.DataFrame:
+    """Rows of slices with logits as ``study_id, series_id, image_path, predicted_label`` and the probabilities.
+
+    The label is the most likely class by plain frequencies: the metric's weights 1/2/4 are divided out.
+    """
+    probs = slice_probs(frame[LOGITS].to_numpy(), prior, balance)
+    out = frame[["study_id", "series_id", "image_path"]].copy()
+    out["predicted_label"] = [SEVERITIES[k] for k in (probs / _WEIGHTS).argmax(axis=1)]
+    out[list(SEVERITY_COLUMNS)] = probs
+    return out
+
+
+def write_predictions(folder: Path, slices: Mapping[str, pd.DataFrame]) -> None:
+    """``{column}_predictions.csv`` for each column."""
+    for column, frame in slices.items():
+        write_text(folder / f"{column}_predictions.csv", frame.to_csv(index=False, float_format="%.6f"))
+
+
+def submission_frame(study_ids: Sequence[int], probs: Probs) -> pd.DataFrame:
+    """All rows as a submission spells them."""
+    frame = pd.DataFrame(probs.reshape(-1, 3), columns=list(SEVERITY_COLUMNS))
+    frame.insert(0, "row_id", [row for study in study_ids for row in row_ids(int(study))])
+    return frame
+
+
+def column_figures(labels: NDArray[Any], probs: Probs, prior: Probs) -> dict[str, Any]:
+    """Figures of one column by study: accuracy, macro F1, log loss weighted 1/2/4, and that of its constant.
+
+    Args:
+        labels: (N,) class or -1.
+        probs, prior: (N, 3).
+    """
+    is_known = labels >= 0
+    label, p, constant = labels[is_known], probs[is_known], prior[is_known]
+    if not len(label):
+        return {"studies": 0}
+    weight = _WEIGHTS[label]
+    guess = (p / _WEIGHTS).argmax(axis=1)
+
+    def loss(values: Probs) -> float:
+        picked = np.clip(values[np.arange(len(label)), label], 1e-15, 1.0)
+        return float((weight * -np.log(picked)).sum() / weight.sum())
+
+    return {
+        "studies": len(label),
+        "accuracy": float((guess == label).mean()),
+        "constant_accuracy": float(np.bincount(label, minlength=3).max() / len(label)),
+        "macro_f1": float(f1_score(label, guess, average="macro", labels=np.unique(label), zero_division=0.0)),
+        "log_loss": loss(p),
+        "constant_log_loss": loss(constant),
+        "confusion": np.bincount(label * 3 + guess, minlength=9).reshape(3, 3).tolist(),
+    }
+
+
+def all_figures(labels: NDArray[Any], answers: Answers, columns: Sequence[str]) -> dict[str, Any]:
+    """Figures by column, over all folds and fold by fold, and the columns that do not beat their constant."""
+    found: dict[str, Any] = {}
+    for column in columns:
+        c = COLUMNS.index(column)
+        whole = column_figures(labels[:, c], answers.probs[:, c], answers.prior[:, c])
+        whole["folds"] = {
+            str(f): column_figures(labels[rows, c], answers.probs[rows, c], answers.prior[rows, c])
+            for f in np.unique(answers.folds)
+            for rows in [answers.folds == f]
+        }
+        found[column] = whole
+    losers = [k for k, v in found.items() if v["studies"] and not v["log_loss"] < v["constant_log_loss"]]
+    return {"columns": found, "not_better_than_constant": losers}

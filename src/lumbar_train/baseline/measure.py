@@ -1,0 +1,73 @@
+"""A sealed baseline, or a run's export, measured on an unseen cohort as the chain is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from lumbar.budget import Effort
+from lumbar.chain import baseline_chain
+from lumbar.errors import LumbarError, ManifestError
+from lumbar.manifest import FILE_NAME, read_manifest, verify
+from lumbar.stages.aggregate import prior_array
+from lumbar.stages.points import Localisation
+from lumbar.submission import normalise
+from lumbar_train.evaluate import Evaluation, check_not_trained_on
+from lumbar_train.tables import Cohort
+
+STAGE = "baseline"
+
+
+def is_baseline(run: Path) -> bool:
+    """Whether a run folder or bundle holds a baseline and nothing else."""
+    folder = run / "export" if (run / "export").is_dir() else run
+    try:
+        return {entry.stage for entry in read_manifest(folder).weights} == {STAGE}
+    except ManifestError:
+        return False
+
+
+def evaluate_baseline(run: Path, cohort: Cohort, *, device: str = "cpu", progress: bool = True) -> Evaluation:
+    """Predict a labelled cohort with the kernel's own chain, study by study; a failure leaves the prior.
+
+    Raises:
+        LeakError: the weights were fitted on one of these studies.
+        ManifestError: a bundle that is not what it should be.
+    """
+    folder = run if (run / FILE_NAME).is_file() else run / "export"
+    manifest = verify(folder)
+    check_not_trained_on(run, manifest, cohort, cohort.study_ids)
+    chain = baseline_chain(manifest)
+    networks = chain.load(manifest, device)
+    prior = prior_array(manifest.prior)
+    answers = np.tile(prior, (len(cohort), 1, 1))
+    problems: dict[int, list[str]] = {}
+    for row, study_id in enumerate(tqdm(cohort.study_ids, desc="evaluate", unit="study", disable=not progress)):
+        try:
+            study = chain.read(cohort.root, cohort.split, int(study_id), cohort.series, None)
+            result = chain.predict(study, networks, prior, Effort.FULL)
+            answers[row] = normalise(result.probs)
+            lines = [*study.problems, *result.problems]
+        except LumbarError as error:
+            lines = [str(error)]
+        if lines:
+            problems[int(study_id)] = lines
+    steps = {
+        "uniform": np.full(answers.shape, 1 / 3),
+        "prior": np.tile(prior, (len(cohort), 1, 1)),
+        "baseline": answers,
+    }
+    return Evaluation(
+        title=f"baseline {manifest.hash[:12]} on {len(cohort)} studies never trained on",
+        cohort=cohort,
+        study_ids=cohort.study_ids,
+        labels=cohort.labels,
+        steps=steps,
+        found={int(study): Localisation() for study in cohort.study_ids},  # none is made: it needs no localiser
+        sagittal=pd.DataFrame(),
+        axial=pd.DataFrame(),
+        problems=problems,
+    )

@@ -1,0 +1,103 @@
+"""``RUN/report/index.html`` of a baseline, and the page that sets baseline beside chain: each one whole file."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from lumbar.labels import COLUMNS
+from lumbar_train.baseline.compare import Comparison, chain_oof, compare_unseen, with_floor
+from lumbar_train.baseline.gather import Answers
+from lumbar_train.baseline.look import plot_confusion, plot_finder, plot_samples
+from lumbar_train.baseline.prepare import Images
+from lumbar_train.baseline.run import BaselineRun
+from lumbar_train.files import write_bytes, write_text
+from lumbar_train.plots import data_uri, plot_steps
+from lumbar_train.scoring import TERMS, Interval
+
+N_SAMPLES = 6  # pictures a severity
+
+
+def report_run(
+    run: BaselineRun, answers: Answers, figures: dict[str, Any], images: Images, chain_run: Path | None = None
+) -> Path:
+    """Write the page of a run, its figures, and a picture of samples a column.
+
+    Args:
+        run: what was asked for.
+        answers: out of fold.
+        figures: of ``gather.all_figures``.
+        images: the converted slices.
+        chain_run: a chain's run on the same studies and folds, to be set beside.
+
+    Raises:
+        CohortError: the chain's run is of other studies or folds.
+    """
+    cohort = run.cohort
+    steps = {
+        "uniform": np.full(answers.probs.shape, 1 / 3),
+        "prior": answers.prior,
+        "baseline, balanced": answers.balanced,
+        "baseline": answers.probs,
+    }
+    if chain_run is not None:
+        steps["chain"] = chain_oof(chain_run, cohort, run.folds)
+    title = f"out of fold: {len(cohort)} studies, each by the fold that held it out"
+    comparison = Comparison(title, cohort.study_ids, cohort.labels, with_floor(steps, cohort))
+    folder = run.out / "report"
+    columns = [_column(run, column, figures["columns"][column], images, folder) for column in run.columns]
+    return _write(folder, comparison, columns, figures)
+
+
+def write_comparison(root: Path, split: str, baseline: Path, chain: Path, prior: Path, out: Path) -> Path:
+    """The page of both on unseen studies; arguments as ``compare.compare_unseen``."""
+    return _write(out, compare_unseen(root, split, baseline, chain, prior), [], {})
+
+
+def _write(folder: Path, comparison: Comparison, columns: list[dict[str, Any]], figures: dict[str, Any]) -> Path:
+    found = comparison.figures()
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    # the floor and the balanced answers would only crowd the bars
+    drawn = {name: rows for name, rows in found["scores"].items() if name != "baseline, balanced"}
+    bars = {name: {term: Interval(*rows[term]) for term in TERMS} for name, rows in drawn.items()}
+    text = environment.get_template("page.html.j2").render(
+        title="The FastAI baseline, done right",
+        subtitle=comparison.title,
+        verdict=found["verdict"],
+        terms=[term.replace("_", " ") for term in TERMS],
+        score_rows=[(name, [rows[t] for t in TERMS]) for name, rows in found["scores"].items()],
+        difference_rows=[(name, [rows[t] for t in TERMS]) for name, rows in found["differences"].items()],
+        bars=data_uri(plot_steps(bars)),
+        columns=columns,
+        losers=figures.get("not_better_than_constant", []),
+        constant_fits=figures.get("constant_fits", []),
+    )
+    write_text(folder / "figures.json", json.dumps(found, indent=1) + "\n")
+    write_text(folder / "index.html", text)
+    return folder / "index.html"
+
+
+def _column(run: BaselineRun, column: str, figures: dict[str, Any], images: Images, folder: Path) -> dict[str, Any]:
+    row_of = {int(study): k for k, study in enumerate(run.cohort.study_ids)}
+    rows = [row_of[int(study)] for study in images.table["study_id"]]
+    classes = run.cohort.labels[rows, COLUMNS.index(column)]
+    samples = plot_samples(images.pixels, images.table, classes, N_SAMPLES)
+    finder = plot_finder(run.out / "fits" / column, figures.get("folds", {}))
+    uri = data_uri(samples)
+
+    write_bytes(folder / "samples" / f"{column}.png", base64.b64decode(uri.partition(",")[2]))
+    return {
+        "name": column,
+        "title": column.replace("_", " "),
+        "figures": figures,
+        "samples": uri,
+        "finder": data_uri(finder) if finder else "",
+        "confusion": data_uri(plot_confusion(figures["confusion"])) if figures["studies"] else "",
+    }

@@ -1,0 +1,67 @@
+"""A run's full fits on new studies, slice by slice: CSV files by column and a whole submission."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from lumbar.baseline import load, slice_logits, view_of
+from lumbar.labels import COLUMNS
+from lumbar.manifest import verify
+from lumbar.metric import Score, read_table, score
+from lumbar.stages.aggregate import prior_array
+from lumbar.study import list_studies, read_descriptions
+from lumbar.submission import expected_studies, normalise
+from lumbar_train.baseline.fit import LOGITS
+from lumbar_train.baseline.gather import answer_frame, submission_frame, write_predictions, zip_groups
+from lumbar_train.baseline.prepare import describe_problems, prepare
+from lumbar_train.errors import TrainingError
+from lumbar_train.files import write_text
+from lumbar_train.ranks import pick_device
+
+
+def predict_split(out: Path, root: Path, split: str, *, batch: int, start_batch: int) -> tuple[Path, Score | None]:
+    """Predict a split with what the run exported, and score it where ``solution.csv`` lies beside.
+
+    Returns:
+        the submission, and its score where the labels are known.
+
+    Raises:
+        TrainingError: the run has exported nothing.
+        ManifestError, CohortError: weights or data that are not what they should be.
+    """
+    if not (out / "export").is_dir():
+        raise TrainingError(f"{out / 'export'}: not found, expected a baseline run with its fits on all data")
+    manifest = verify(out / "export")
+    networks = load(manifest, str(pick_device("auto")))
+    series = read_descriptions(root, split)
+    study_ids = expected_studies(root, split, list_studies(root, split), [int(k) for k in series["study_id"]])
+    first = next(iter(networks.by_column.values()))[0]
+    description, size, slices = view_of(first)
+    images = prepare(
+        out / f"work-{split}-{root.resolve().name}", root, split, series, description=description, size=size,
+        slices=slices, batch=batch, start_batch=start_batch,
+    )  # fmt: skip
+    for line in describe_problems(images.problems):
+        tqdm.write(line)
+    prior = prior_array(manifest.prior)
+    probs = np.tile(prior, (len(study_ids), 1, 1))
+    row_of = {study: k for k, study in enumerate(study_ids)}
+    found: dict[str, pd.DataFrame] = {}
+    for column, (network, *_) in tqdm(networks.by_column.items(), desc=f"predict {split}", unit="column"):
+        c = COLUMNS.index(column)
+        frame = images.table[["study_id", "series_id", "image_path"]].copy()
+        frame[LOGITS] = slice_logits(network, np.asarray(images.pixels))
+        found[column] = answer_frame(frame, prior[c], network.config.balance)
+        for study, values in zip_groups(found[column]):
+            if study in row_of:
+                probs[row_of[study], c] = values
+    folder = out / f"predictions-{split}-{root.resolve().name}"
+    write_predictions(folder, found)
+    frame = submission_frame(study_ids, np.stack([normalise(p) for p in probs]) if len(probs) else probs)
+    write_text(folder / "submission.csv", frame.to_csv(index=False))
+    solution = root / ("solution.csv" if split == "test" else "train.csv")
+    return folder / "submission.csv", score(read_table(solution, "the solution"), frame) if solution.is_file() else None

@@ -1,0 +1,87 @@
+"""Everything that decides what a baseline run computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lumbar.config import BackboneConfig, BaselineConfig
+from lumbar.errors import CohortError
+from lumbar.labels import DESCRIPTIONS, SAGITTAL_T1
+
+# Under 0.5 M parameters, for two CPU cores: timm's ten-layer ResNet, narrowed.
+SMALL = BackboneConfig("resnet10t", channels=(16, 32, 64, 128), stem_width=8)
+ARCHS = {"small": SMALL}
+FROM_SCRATCH_LR_MULT = 1.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a baseline run sees and fits.
+
+    Attributes:
+        arch: ``small``, or any timm name.
+        pretrained: start the body from timm's weights (needs the internet).
+        description: which series.
+        size: pixels a side.
+        slices: central slices of each series, 0 for all.
+        epochs: with all layers, after ``freeze_epochs`` of the head alone.
+        base_lr: peak rate of the head; 0 asks the finder, for each fit on its own training images.
+        lr_mult: the body's first layers learn so many times slower than the head once all are trained; None is
+            fastai's 100 with pretrained weights, and 1 without: slow layers keep what pre-training taught, and a body
+            of random weights has nothing to keep.
+        batch_size: images a step.
+        weight_decay: decoupled, not on norms and biases.
+        finder_steps: steps of the range test.
+        stop_accuracy: train on until a fifth of the training studies, kept apart, is classified this well; 0 is off.
+        max_epochs: cap of that.
+        seed: of everything.
+    """
+
+    arch: str = "resnet34"
+    pretrained: bool = False
+    description: str = SAGITTAL_T1
+    size: int = 256
+    slices: int = 0
+    epochs: int = 4
+    freeze_epochs: int = 1
+    base_lr: float = 0.0
+    lr_mult: float | None = None
+    batch_size: int = 64
+    weight_decay: float = 0.01
+    finder_steps: int = 100
+    stop_accuracy: float = 0.0
+    max_epochs: int = 20
+    seed: int = 0
+
+    def network(self, column: str, balance: tuple[float, float, float] = (1 / 3, 1 / 3, 1 / 3)) -> BaselineConfig:
+        """The configuration of a column's network."""
+        backbone = ARCHS.get(self.arch, BackboneConfig(self.arch))
+        return BaselineConfig(
+            backbone, column, self.description, self.size, self.slices, balance=tuple(round(x, 6) for x in balance)
+        )
+
+    @property
+    def body_lr_mult(self) -> float:
+        """How many times slower the first layers learn."""
+        if self.lr_mult is not None:
+            return self.lr_mult
+        return 100.0 if self.pretrained else FROM_SCRATCH_LR_MULT
+
+
+def check_settings(settings: Settings) -> None:
+    """Refuse what cannot be meant.
+
+    Raises:
+        CohortError: naming the option, the value found and those allowed.
+    """
+    if settings.description not in DESCRIPTIONS:
+        raise CohortError(f"--description: found {settings.description!r}, expected one of {', '.join(DESCRIPTIONS)}")
+    for name, least in (("size", 32), ("slices", 0), ("epochs", 1), ("freeze_epochs", 0), ("batch_size", 2),
+                        ("finder_steps", 10)):  # fmt: skip
+        if getattr(settings, name) < least:
+            option = name.replace("_", "-")
+            raise CohortError(f"--{option}: found {getattr(settings, name)}, expected {least} or more")
+    if not 0 <= settings.stop_accuracy < 1:
+        raise CohortError(f"--stop-accuracy: found {settings.stop_accuracy}, expected 0 (off) to below 1")
+    if settings.max_epochs < settings.epochs:
+        raise CohortError(f"--max-epochs: found {settings.max_epochs}, expected --epochs {settings.epochs} or more")
