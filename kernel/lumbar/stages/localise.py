@@ -17,7 +17,7 @@ from lumbar.models.sequence import SliceRoleNet
 from lumbar.stages.crop import grid_images, project, role_inputs, shifted
 from lumbar.stages.decode import heat_to_source, refine, source_to_heat
 from lumbar.stages.heat import STRIDE, Heat, run_batches, sagittal_heat, whole_image_mm
-from lumbar.stages.place import WEAK, fuse_levels, place_points
+from lumbar.stages.place import WEAK, doubts, fuse_levels, place_points
 from lumbar.stages.points import AxialLevel, Localisation
 from lumbar.study import Study
 
@@ -48,6 +48,7 @@ def localise(study: Study, networks: Networks, *, all_folds: bool = True) -> Loc
         found.problems.append(f"study {study.study_id}: levels not found: {', '.join(absent)}")
     roles = [slice_roles(study, item.stack, found, chosen(networks, "sagittal_z", all_folds)) for item in maps]
     place_points(maps, roles, found, confidence)
+    found.problems += [f"study {study.study_id}: {line}" for line in doubts(maps, found)]
     axial_levels(study, found, chosen(networks, "axial_xy", all_folds))
     return found
 

@@ -23,6 +23,8 @@ FORAMEN_LATERAL_MM = (5.0, 36.0)  # distance of a foramen from the canal point, 
 # Where a foramen is expected: from the canal point, mm to the side, anterior, and up along the spine.
 FORAMEN_OFFSET_MM = (16.0, 5.0, 4.5)
 WEAK = 0.05  # heat below this is no evidence
+DISAGREE_MM = 17.0  # about half the way to the next disc
+SACRUM_MM = 25.0  # less of the image below L5/S1 shows no sacrum that could be told from L5
 
 
 def fuse_levels(maps: list[SagittalHeat], found: Localisation) -> dict[str, float]:
@@ -39,6 +41,40 @@ def fuse_levels(maps: list[SagittalHeat], found: Localisation) -> dict[str, floa
             found.levels_mm[LEVELS[level]] = as_xyz(node[0])
             confidence[LEVELS[level]] = float(min(1.0, node[1]))
     return confidence
+
+
+def doubts(maps: list[SagittalHeat], found: Localisation) -> list[str]:
+    """Reasons, one line each, why the levels may be misnumbered: a series that disagrees, a sacrum out of view."""
+    lines = []
+    for item in maps if len(maps) > 1 else []:
+        alone = Localisation()
+        fuse_levels([item], alone)
+        apart = [
+            level
+            for level, xyz in alone.levels_mm.items()
+            if level in found.levels_mm
+            and np.linalg.norm(np.array(xyz)[1:] - np.array(found.levels_mm[level])[1:]) > DISAGREE_MM
+        ]
+        if len(apart) >= 2:
+            lines.append(f"series {item.stack.series_id}: alone it puts {', '.join(apart)} on other discs")
+    lowest = found.levels_mm.get(LEVELS[-1])
+    if lowest is not None:
+        below = max(_below_mm(item.stack, np.array(lowest)) for item in maps)
+        if below < SACRUM_MM:
+            lines.append(f"L5/S1 lies {max(below, 0):.0f} mm above the images' edge: no sacrum to count from")
+    return lines
+
+
+def _below_mm(stack: Stack, xyz_mm: Array) -> float:
+    """How far the image goes on towards the feet below a point, along the axis that runs that way."""
+    _, x, y = project(stack, xyz_mm)
+    rows, columns = stack.volume.shape[1:]
+    step, place, last = (
+        (stack.row_mm[2], y, rows - 1)
+        if abs(stack.row_mm[2]) >= abs(stack.column_mm[2])
+        else (stack.column_mm[2], x, columns - 1)
+    )
+    return float((last - place) * -step if step < 0 else place * step)
 
 
 def place_points(
@@ -118,12 +154,16 @@ def foramen_peak(
 
 
 def agreed(peaks: list[Peak | None]) -> Array | None:
-    """The place that the series' peaks support together, or None where no series shows anything."""
+    """The place that the series' peaks support together, or None where no series shows anything.
+
+    The peak with most heat around it, over all series, and from there the mean of what lies near, by heat.
+    """
     seen = [peak for peak in peaks if peak is not None and peak.height >= WEAK]
     if not seen:
         return None
     best = max(seen, key=lambda peak: sum(support([other], peak.xyz_mm, AGREE_MM) for other in seen))
-    return np.asarray(best.xyz_mm)
+    weights = [support([peak], best.xyz_mm, AGREE_MM) for peak in seen]
+    return np.average([peak.xyz_mm for peak in seen], axis=0, weights=weights)
 
 
 def lateral_mm(stack: Stack) -> Array:

@@ -1,0 +1,126 @@
+"""From heat to points: series support each other, and doubts about the numbering are spoken."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lumbar.config import HeatmapConfig
+from lumbar.labels import LEVELS, SAGITTAL_T1, SAGITTAL_T2
+from lumbar.models.heatmap import HeatmapNet
+from lumbar.stages.decode import Peak, source_to_heat
+from lumbar.stages.heat import DISC, N_CANAL, SAGITTAL_POINTS, STRIDE, SagittalHeat, sagittal_grid
+from lumbar.stages.place import agreed, doubts, expected_foramen, fuse_levels, place_points
+from lumbar.stages.points import Localisation
+from stage_studies import LEVELS_MM, study_of
+
+NETWORK = HeatmapNet(HeatmapConfig(points=SAGITTAL_POINTS, size=128, mm_per_px=2.0))
+FORAMEN_MM = np.array([15.0, -6.0, 5.0])  # of the left side, from the canal point
+
+
+def heat_of(study, description, number, shift_mm=(0.0, 0.0, 0.0), foramen_mm=FORAMEN_MM):
+    """Perfect heatmaps of a stack, all levels moved by a vector."""
+    stack = study.series[description][0]
+    grid = sagittal_grid(stack, NETWORK)
+    size = grid.size // STRIDE
+    heat = np.zeros((len(stack.volume), SAGITTAL_POINTS, size, size), np.float32)
+    s, y, x = np.mgrid[: len(stack.volume), :size, :size]
+
+    def add(channel, xyz):
+        slice_, row, column = stack.to_voxel(np.asarray(xyz) + shift_mm)
+        cx, cy = source_to_heat(grid, STRIDE, np.array([column, row]))
+        spot = np.exp(-0.5 * ((s - slice_) ** 2 + ((y - cy) / 0.8) ** 2 + ((x - cx) / 0.8) ** 2))
+        np.maximum(heat[:, channel], spot, out=heat[:, channel])
+
+    for level, xyz in enumerate(LEVELS_MM.values()):
+        add(level, xyz)
+        add(DISC, xyz)
+        for sign in (1, -1):
+            add(N_CANAL + level, np.array(xyz) + foramen_mm * (sign, 1, 1))
+    return SagittalHeat(description, number, stack, grid, heat)
+
+
+def placed(maps):
+    found = Localisation()
+    confidence = fuse_levels(maps, found)
+    place_points(maps, [np.ones((len(item.stack.volume), 3)) for item in maps], found, confidence)
+    return found
+
+
+def test_every_series_gets_its_canal_and_foraminal_points():
+    study = study_of()
+    found = placed([heat_of(study, SAGITTAL_T2, 0), heat_of(study, SAGITTAL_T1, 1)])
+    assert len(found.sagittal_points) == 2 * 15
+    for point in found.sagittal_points:
+        sign = {"left": 1, "right": -1, None: 0}[point.side]
+        wanted = np.array(LEVELS_MM[point.level]) + (FORAMEN_MM * (sign, 1, 1) if sign else 0)
+        assert np.linalg.norm(np.array(point.xyz_mm) - wanted) < 1.5
+        assert point.confidence > 0.25
+
+
+def test_series_that_agree_outvote_a_taller_stray():
+    at = np.array([15.0, 0.0, 0.0])
+    peaks = [Peak(at, 0.5, 0, 0), Peak(at + 1.0, 0.5, 1, 0), Peak(at + np.array([0.0, 12.0, 0.0]), 0.8, 2, 0), None]
+    assert np.linalg.norm(agreed(peaks) - at) < 3.0
+    assert agreed([None, Peak(at, 0.01, 0, 0)]) is None  # heat that is no evidence
+
+
+def test_a_stray_foramen_of_one_series_is_pulled_to_the_others():
+    study = study_of()
+    maps = [heat_of(study, SAGITTAL_T2, 0), heat_of(study, SAGITTAL_T1, 1)]
+    stray = heat_of(study, SAGITTAL_T1, 2, foramen_mm=FORAMEN_MM + np.array([0.0, 0.0, 9.0]))
+    stray.heat[:, N_CANAL : N_CANAL + 5] *= 0.9
+    found = placed([*maps, stray])
+    alone = placed([stray])
+
+    def errors(places):
+        left = [point for point in places.sagittal_points if point.side == "left"]
+        return [np.linalg.norm(np.array(p.xyz_mm) - LEVELS_MM[p.level] - FORAMEN_MM) for p in left]
+
+    assert min(errors(alone)) > 8.0
+    assert np.median(errors(found)) < 1.5  # its own heat is still seen, but the classifiers take the best series
+    assert max(p.confidence for p in found.sagittal_points if p.series_id == "t2") > 0.25
+
+
+def test_the_expected_foramen_follows_the_course_of_the_spine():
+    upright = Localisation(levels_mm={level: (0.0, 0.0, 66.0 - 33.0 * k) for k, level in enumerate(LEVELS)})
+    np.testing.assert_allclose(expected_foramen(upright, 2, "left"), [16.0, -5.0, 4.5])
+    np.testing.assert_allclose(expected_foramen(upright, 2, "right"), [-16.0, -5.0, 4.5])
+    angle = np.deg2rad(30)
+    turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
+    tilted = Localisation(levels_mm={level: tuple(turn @ xyz) for level, xyz in upright.levels_mm.items()})
+    np.testing.assert_allclose(expected_foramen(tilted, 2, "left"), turn @ [16.0, -5.0, 4.5], atol=1e-9)
+    lone = Localisation(levels_mm={"l3_l4": (0.0, 0.0, 0.0)})
+    np.testing.assert_allclose(expected_foramen(lone, 2, "left"), [16.0, -5.0, 4.5])
+
+
+def test_a_series_one_level_off_is_named():
+    study = study_of()
+    maps = [heat_of(study, SAGITTAL_T2, 0), heat_of(study, SAGITTAL_T1, 1)]
+    found = Localisation()
+    fuse_levels(maps, found)
+    assert doubts(maps, found) == []
+    off = [maps[0], heat_of(study, SAGITTAL_T1, 1, shift_mm=(0.0, 0.0, 33.0))]
+    off[1].heat *= 0.6
+    found = Localisation()
+    fuse_levels(off, found)
+    (line,) = doubts(off, found)
+    assert line.startswith("series t1: alone it puts l1_l2")
+
+
+@pytest.mark.parametrize("is_transposed", [False, True])
+def test_images_that_end_at_the_last_disc_are_doubted(is_transposed):
+    study = study_of()
+    stack = study.series[SAGITTAL_T2][0]
+    _, row, _ = stack.to_voxel(np.array(LEVELS_MM["l5_s1"]))
+    short = replace(stack, volume=stack.volume[:, : int(row) + 5])  # 5 × 2.2 mm
+    if is_transposed:
+        short = replace(
+            short, volume=short.volume.transpose(0, 2, 1), row_mm=short.column_mm, column_mm=short.row_mm
+        )
+    study.series[SAGITTAL_T2] = [short]
+    item = heat_of(study, SAGITTAL_T2, 0)
+    found = Localisation()
+    fuse_levels([item], found)
+    (line,) = doubts([item], found)
+    assert "no sacrum to count from" in line
