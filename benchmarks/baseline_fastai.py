@@ -1,0 +1,151 @@
+"""Fine-tuning beside fastai itself: same body, same images, same schedule, five seeds each.
+
+Prints validation accuracy by seed and seconds an epoch of both. Needs the extra ``fastai-check`` in an environment of
+its own (fastai holds torch back); without it the script says so and ends well. The images are drawn here: three kinds
+of discs with noise, hard enough that neither side reaches all of them.
+
+    python benchmarks/baseline_fastai.py [--arch resnet18] [--size 64] [--images 600] [--epochs 4] [--seeds 5]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import numpy as np
+import torch
+
+from lumbar.baseline import slice_logits
+from lumbar.config import BackboneConfig, BaselineConfig
+from lumbar_train.baseline.network import make_network
+from lumbar_train.baseline.tune import Samples, Tuner, phases
+from lumbar_train.ranks import pick_device
+
+COLUMN = "spinal_canal_stenosis_l4_l5"
+
+
+def draw(n: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Grey pictures (n, size, size) uint8 of three classes: how strongly a disc is pressed in from one side."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size] / size - 0.5
+    classes = np.arange(n) % 3
+    pictures = np.empty((n, size, size), np.uint8)
+    for k, grade in enumerate(classes):
+        cx, cy = rng.normal(0, 0.06, 2)
+        radius = rng.uniform(0.22, 0.3)
+        inside = (x - cx) ** 2 + (y - cy) ** 2 < radius**2
+        depth = radius * (0.12 + 0.32 * grade + rng.normal(0, 0.09))
+        dented = inside & (x - cx < radius - depth)
+        picture = 60 + 110 * dented + 18 * np.sin(9 * (x * rng.uniform(0.5, 2) + y)) + rng.normal(0, 22, x.shape)
+        pictures[k] = np.clip(picture, 0, 255)
+    return pictures, classes
+
+
+def ours(arch: str, train, valid, *, seed: int, epochs: int, rate: float, batch: int, lr_mult: float):
+    """Accuracy and seconds an epoch of this kit's fine-tuning."""
+    network = make_network(BaselineConfig(BackboneConfig(arch), COLUMN, size=train[0].shape[1]), seed)
+    samples = Samples(train[0], train[1].astype(np.int64), np.arange(len(train[1])))
+    tuner = Tuner(network, samples, batch_size=batch, weight_decay=0.01, seed=seed, device=pick_device("auto"))
+    tuner.run(phases(rate, epochs, 1, lr_mult))
+    network.eval()
+    found = slice_logits(network, valid[0]).argmax(axis=1)
+    return float((found == valid[1]).mean()), float(np.median([row["seconds"] for row in tuner.log[1:]]))
+
+
+def theirs(arch: str, train, valid, *, seed: int, epochs: int, rate: float, batch: int, lr_mult: float):
+    """The same of fastai: the same body from timm with one channel, ``vision_learner``'s head, ``fine_tune``."""
+    from fastai.data.core import DataLoaders
+    from fastai.learner import Learner
+    from fastai.losses import CrossEntropyLossFlat
+    from fastai.torch_core import set_seed
+    from fastai.vision.augment import Brightness, Contrast, Rotate, Warp, Zoom, setup_aug_tfms
+    from fastcore.basics import L
+    from torch.utils.data import DataLoader, TensorDataset
+
+    del DataLoader
+    set_seed(seed, reproducible=False)
+    network = make_network(BaselineConfig(BackboneConfig(arch), COLUMN, size=train[0].shape[1]), seed)
+    images = [torch.from_numpy(part[0])[:, None].float() / 255 for part in (train, valid)]
+    labels = [torch.from_numpy(part[1].astype(np.int64)) for part in (train, valid)]
+    sets = [TensorDataset(*pair) for pair in zip(images, labels, strict=True)]
+    device = pick_device("auto")
+    loaders = DataLoaders.from_dsets(*sets, bs=batch, num_workers=0, device=device)
+    warps = setup_aug_tfms([Rotate(10.0, p=0.75), Zoom(max_zoom=1.1, p=0.75), Warp(0.2, p=0.75),
+                            Brightness(0.2, p=0.75), Contrast(0.2, p=0.75)])  # fmt: skip
+
+    def augment_batch(learner) -> None:
+        if learner.training:
+            from fastai.vision.core import TensorImage
+
+            value = TensorImage(learner.xb[0])
+            for step in warps:
+                value = step(value, split_idx=0)
+            learner.learn.xb = (value.as_subclass(torch.Tensor),)
+
+    from fastai.callback.core import Callback
+    from fastai.callback.schedule import fit_one_cycle  # noqa: F401 - patches Learner
+
+    class Augment(Callback):
+        def before_batch(self) -> None:
+            augment_batch(self)
+
+    from lumbar_train.baseline.network import parameter_groups
+
+    def splitter(model):
+        return [L([*g.weights, *g.biases, *g.norms]) for g in parameter_groups(model)]
+
+    learner = Learner(loaders, network, loss_func=CrossEntropyLossFlat(), splitter=splitter, cbs=[Augment()])
+    seconds: list[float] = []
+    with learner.no_bar(), learner.no_logging():
+
+        class Clock(Callback):
+            def before_train(self) -> None:
+                self.started = time.monotonic()
+
+            def after_train(self) -> None:
+                seconds.append(time.monotonic() - self.started)
+
+        learner.add_cb(Clock())
+        learner.fine_tune(epochs, base_lr=rate, freeze_epochs=1, lr_mult=lr_mult)
+    network.eval()
+    found = slice_logits(network, valid[0]).argmax(axis=1)
+    return float((found == valid[1]).mean()), float(np.median(seconds[1:]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", default="resnet18")
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--images", type=int, default=600)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--lr-mult", type=float, default=10.0)
+    parser.add_argument("--batch", type=int, default=16)
+    options = parser.parse_args()
+    sides = {"ours": ours}
+    try:
+        import fastai
+
+        sides["fastai"] = theirs
+        print(f"fastai {fastai.__version__}, torch {torch.__version__}, {options}")
+    except ImportError as error:
+        print(f"fastai is not installed ({error}): pip install '.[fastai-check]' in an environment of its own")
+    train, valid = draw(options.images, options.size, 1), draw(options.images // 2, options.size, 2)
+    for name, side in sides.items():
+        found = [
+            side(options.arch, train, valid, seed=seed, epochs=options.epochs, rate=options.lr, batch=options.batch,
+                 lr_mult=options.lr_mult)
+            for seed in range(options.seeds)
+        ]  # fmt: skip
+        accuracy = np.array([pair[0] for pair in found])
+        print(
+            f"{name:<7} accuracy {accuracy.mean():.3f}, from {accuracy.min():.3f} to {accuracy.max():.3f}, standard "
+            f"deviation {accuracy.std(ddof=min(1, len(found) - 1)):.3f}; "
+            f"{np.median([pair[1] for pair in found]):.2f} s an epoch",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
