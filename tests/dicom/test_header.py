@@ -275,7 +275,7 @@ def test_decimal_strings_equal_float_to_the_last_bit():
     for _ in range(3000):
         value = rng.normal() * 10.0 ** rng.integers(-8, 9)
         raw = (f"{value:.{rng.integers(1, 15)}g}" if rng.random() < 0.5 else f"{value:.{rng.integers(0, 9)}f}").encode()
-        left = _numbers.parse_numbers(np.frombuffer(raw, np.uint8), False, np.array([0, len(raw)]), plan, numbers)
+        left = _numbers.parse_numbers(np.frombuffer(raw, np.uint8), np.array([0, len(raw)]), plan, numbers)
         assert left or numbers[0] == float(raw), raw
         assert not left or len(raw) > 15, raw
 

@@ -1,4 +1,4 @@
-"""Numbers out of header values, compiled: unsigned shorts, integer strings and decimal strings (PS3.5 section 6.2).
+"""Numbers out of header values, compiled: integer strings and decimal strings (PS3.5 section 6.2).
 
 A decimal string of at most 15 or so digits is an integer and a power of ten that doubles hold exactly, so that one
 multiplication or division rounds correctly (Clinger, 1990) and the result is what ``float()`` gives. Everything else,
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lumbar.dicom._jit import kernel
+from lumbar.dicom._jit import inner_kernel, kernel
 
 # Kinds of fields
 SHORT = 0
@@ -25,24 +25,19 @@ _BACKSLASH = 92
 
 
 @kernel
-def parse_numbers(source: np.ndarray, is_big: bool, spans: np.ndarray, plan: np.ndarray, numbers: np.ndarray) -> int:
-    """Fill ``numbers`` (float64) from the values at ``spans`` of ``source``; slots of absent fields are left.
+def parse_numbers(source: np.ndarray, spans: np.ndarray, plan: np.ndarray, numbers: np.ndarray) -> int:
+    """Fill ``numbers`` (float64) from the strings at ``spans`` of ``source``; slots of absent fields are left.
 
-    ``spans`` (2 tags,) int64: offset (negative where absent) and length of each tag's value; ``plan`` (fields, 4)
-    int64: index of the tag, kind, number of values, first slot. Returns a mask with bit ``field`` set for each value
-    that Python has to read.
+    ``plan`` (fields, 4) int64: place in ``spans`` (int64) of the value's offset (negative where absent), which its
+    length follows; kind, number of values, first slot. Returns a mask with bit ``field`` set for each value that Python
+    has to read.
     """
     left = 0
     for field in range(plan.shape[0]):
         index, kind, count, slot = plan[field, 0], plan[field, 1], plan[field, 2], plan[field, 3]
-        start, length = spans[2 * index], spans[2 * index + 1]
+        start, length = spans[index], spans[index + 1]
         stop = start + length
         if start < 0 or length == 0 or stop > source.size:
-            continue
-        if kind == SHORT:
-            if length >= 2:
-                first, second = int(source[start]), int(source[start + 1])
-                numbers[slot] = float(first << 8 | second if is_big else second << 8 | first)
             continue
         n_good = 0
         position = start
@@ -64,7 +59,7 @@ def parse_numbers(source: np.ndarray, is_big: bool, spans: np.ndarray, plan: np.
     return left
 
 
-@kernel
+@inner_kernel
 def _decimal(source: np.ndarray, start: int, stop: int) -> tuple[float, int]:
     """Value of one decimal string, and whether it is good, empty or odd."""
     position = start

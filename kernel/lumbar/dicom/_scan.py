@@ -17,7 +17,8 @@ from __future__ import annotations
 import numpy as np
 
 from lumbar.dicom import _numbers
-from lumbar.dicom._jit import kernel
+from lumbar.dicom._bits import I64, gather_bits
+from lumbar.dicom._jit import inner_kernel, kernel
 from lumbar.dicom._numbers import DECIMAL, INTEGER, SHORT
 
 END = 0  # the data ends after a whole element
@@ -72,33 +73,43 @@ OFFSETS, OFFSET_LENGTHS = 0x7FE00001, 0x7FE00002  # extended offset table (PS3.3
 _TAGS = np.array(
     sorted([*(tag for tag, _, _ in NUMBERS.values()), *TEXTS.values(), OFFSETS, OFFSET_LENGTHS, PIXEL_DATA]), np.int64
 )
-_SYNTAX_TAGS = np.array([0x00020010], np.int64)
-N_INTEGERS = sum(kind != DECIMAL for _, kind, _ in NUMBERS.values())
+_SYNTAX_TAG = 0x00020010
+
+
+def span_of(tag: int) -> int:
+    """Place in the workspace of the offset of ``tag``; its length follows, then its value as an unsigned short."""
+    return SPANS + 3 * int(np.searchsorted(_TAGS, tag))
+
+
+# Places in the workspace, int64: where the walk ended, last VR, numbers left to Python, start of the data set, whether
+# it is explicit and big-endian; offset and length of the transfer syntax; whether the pixels are plain, and their size.
+# Then of each wanted tag offset and length of the value, -1 and 0 where it is absent, and its first two bytes as a
+# number, -1 where it has fewer.
+END_AT, LAST_VR, LEFT, DATASET, IS_EXPLICIT, IS_BIG, SYNTAX = 0, 1, 2, 3, 4, 5, 6
+PLAIN, PLAIN_ROWS, PLAIN_COLUMNS = 8, 9, 10
+SPANS = 11
+WORKSPACE = np.array([0, 0, 0, 0, 0, 0, -1, 0, 0, 0, 0, *([-1, 0, -1] * len(_TAGS))], np.int64)
+NEEDS_SYNTAX = 2  # none, or one that may be deflated or big-endian: settled by the caller, who calls again
+# Values of PLAIN: one frame of 16-bit gray, all there, no bit set above the stored ones
+PLAIN_UNSIGNED, PLAIN_SIGNED = 1, 2
+SHORTS = tuple((field, span_of(tag) + 2) for field, (tag, kind, _) in NUMBERS.items() if kind == SHORT)
+STRINGS = {field: row for field, row in NUMBERS.items() if row[1] != SHORT}  # parsed from text, in this order
+NO_NUMBERS = np.full(sum(max(1, count) for _, _, count in STRINGS.values()), np.nan)
 
 
 def _plan() -> np.ndarray:
-    """Rows for the number parser: index of the tag, kind, number of values, slot of the first."""
+    """Rows for the number parser: place of the tag, kind, number of values, slot of the first."""
     rows, slot = [], 0
-    for tag, kind, count in NUMBERS.values():
-        rows.append((int(np.searchsorted(_TAGS, tag)), kind, max(count, 1), slot))
+    for tag, kind, count in STRINGS.values():
+        rows.append((span_of(tag), kind, max(count, 1), slot))
         slot += max(count, 1)
     return np.array(rows, np.int64)
 
 
 _PLAN = _plan()
-
-# Places in the workspace, int64: where the walk ended, last VR, numbers left to Python, start of the data set, whether
-# it is explicit and big-endian; then offset and length of the transfer syntax and of each wanted tag.
-END_AT, LAST_VR, LEFT, DATASET, IS_EXPLICIT, IS_BIG, SYNTAX = 0, 1, 2, 3, 4, 5, 6
-SPANS = 8
-WORKSPACE = np.array([0, 0, 0, 0, 0, 0, -1, 0, *([-1, 0] * len(_TAGS))], np.int64)
-NO_NUMBERS = np.full(sum(max(1, count) for _, _, count in NUMBERS.values()), np.nan)
-NEEDS_SYNTAX = 2  # none, or one that may be deflated or big-endian: settled by the caller, who calls again
-
-
-def span_of(tag: int) -> int:
-    """Place in the workspace of the offset of ``tag``; its length follows."""
-    return SPANS + 2 * int(np.searchsorted(_TAGS, tag))
+_ROWS, _COLUMNS, _ALLOCATED, _STORED, _HIGH, _SIGN, _SAMPLES, _PLANAR = (place for _, place in SHORTS)
+_FRAMES, _PIXELS = span_of(NUMBERS["number_of_frames"][0]), span_of(PIXEL_DATA)
+_PHOTOMETRIC = span_of(TEXTS["photometric_interpretation"])
 
 
 @kernel
@@ -106,81 +117,99 @@ def read_elements(source: np.ndarray, is_dataset: bool, workspace: np.ndarray, n
     """Find the header's values in ``source`` (n,) uint8, a file or (``is_dataset``) from workspace[DATASET] on.
 
     ``workspace`` is a copy of ``WORKSPACE`` and receives what its places say; ``numbers`` a copy of ``NO_NUMBERS`` and
-    receives the numbers in the order of ``NUMBERS``. Returns END, PIXELS, NEEDS_SYNTAX or a negative code.
+    receives the numbers in the order of ``STRINGS``. Returns END, PIXELS, NEEDS_SYNTAX or a negative code.
     """
-    if not is_dataset:
-        start = 0
-        if source.size >= 132 and source[128] == 68 and source[129] == 73 and source[130] == 67 and source[131] == 77:
-            start = 132
-        # Typed numbers for flags: numba compiles the walk anew for each literal
-        code = _walk(
-            source, start, np.int64(1), np.int64(0), np.int64(1), _SYNTAX_TAGS, workspace[SYNTAX:SPANS], workspace
-        )
-        if code < 0:
-            return code
-        workspace[DATASET] = workspace[END_AT]
-        offset, length = workspace[SYNTAX], workspace[SYNTAX + 1]
-        if offset < 0:
-            return NEEDS_SYNTAX
-        # Deflated and big-endian syntaxes end in 9 and in 2; the caller, who sees the text, knows whether it is one
-        while length > 0 and (source[offset + length - 1] == 0 or source[offset + length - 1] == 32):
-            length -= 1
-        if length == 0 or source[offset + length - 1] == 57 or (length == 19 and source[offset + 18] == 50):
-            return NEEDS_SYNTAX
-    start = workspace[DATASET]
-    is_big = workspace[IS_BIG]
-    # What the first element looks like decides, whatever the syntax says
-    is_explicit = start + 6 <= source.size and 65 <= source[start + 4] <= 90 and 65 <= source[start + 5] <= 90
-    workspace[IS_EXPLICIT] = 1 if is_explicit else 0
-    code = _walk(source, start, workspace[IS_EXPLICIT], is_big, np.int64(0), _TAGS, workspace[SPANS:], workspace)
-    if code >= 0:
-        workspace[LEFT] = _numbers.parse_numbers(source, is_big != 0, workspace[SPANS:], _PLAN, numbers)
+    code = _walk(source, not is_dataset, workspace)
+    if code >= 0 and code != NEEDS_SYNTAX:
+        workspace[LEFT] = _numbers.parse_numbers(source, workspace, _PLAN, numbers)
+        if code == PIXELS and not is_dataset:
+            workspace[PLAIN] = _find_plain(source, workspace)
     return code
 
 
-@kernel
-def _walk(
-    source: np.ndarray,
-    start: int,
-    is_explicit: np.int64,
-    is_big: np.int64,
-    is_meta: np.int64,
-    tags: np.ndarray,
-    spans: np.ndarray,
-    place: np.ndarray,
-) -> int:
-    """Walk the elements from ``start``; return END, PIXELS or a negative code.
+@inner_kernel
+def _find_plain(source: np.ndarray, workspace: np.ndarray) -> int:
+    """PLAIN_UNSIGNED or PLAIN_SIGNED where ``source`` holds such pixels as it stands, else 0; unencapsulated ones."""
+    start, length, photometric = workspace[END_AT], workspace[_PIXELS + 1], workspace[_PHOTOMETRIC]
+    stored = workspace[_STORED] if workspace[_STORED] >= 0 else 16
+    n_pixels = workspace[_ROWS] * workspace[_COLUMNS]
+    if workspace[_ALLOCATED] != 16 or workspace[_ROWS] < 1 or workspace[_COLUMNS] < 1 or stored < 1 or stored > 16:
+        return 0
+    # One sample and one frame, of MONOCHROME1 or 2; the rest is looked at in Python
+    if abs(workspace[_SAMPLES]) != 1 or workspace[_FRAMES + 1] != 0:
+        return 0
+    if photometric < 0 or workspace[_PHOTOMETRIC + 1] < 11 or source[photometric] != 77:
+        return 0
+    if start & 1 or length == UNDEFINED or length < 2 * n_pixels or start + length > source.size:
+        return 0
+    is_signed = workspace[_SIGN] == 1
+    if stored < 16 and gather_bits(source[start : start + 2 * n_pixels].view(np.uint16), is_signed) >> stored != 0:
+        return 0
+    workspace[PLAIN_ROWS], workspace[PLAIN_COLUMNS] = workspace[_ROWS], workspace[_COLUMNS]
+    return PLAIN_SIGNED if is_signed else PLAIN_UNSIGNED
 
-    ``source`` is the file, uint8; ``tags`` (n,) int64, ascending, are the wanted ones; ``spans`` (2 n,) int64 receives
-    offset and length (UNDEFINED for an undefined one) of each tag's value, untouched where the tag is absent;
-    ``place[0]`` receives the offset at which the walk ended, ``place[1]`` the last VR (two characters, big-endian).
-    Flags are 0 or 1. With ``is_meta`` the walk ends at the first element outside group 2.
+
+@inner_kernel
+def _is_settled(source: np.ndarray, offset: int, length: int) -> bool:
+    """Whether the syntax at ``offset`` is neither absent nor one that may be deflated or big-endian.
+
+    Those end in 9 and in 2; the caller, who sees the text, knows whether it is one.
+    """
+    if offset < 0:
+        return False
+    while length > 0 and (source[offset + length - 1] == 0 or source[offset + length - 1] == 32):
+        length -= 1
+    return length > 0 and source[offset + length - 1] != 57 and not (length == 19 and source[offset + 18] == 50)
+
+
+@inner_kernel
+def _has_letters(source: np.ndarray, position: int) -> bool:
+    """Whether the element at ``position`` has a VR: what the first one looks like decides, whatever the syntax says."""
+    if position + 6 > source.size:
+        return False
+    return 65 <= source[position + 4] <= 90 and 65 <= source[position + 5] <= 90
+
+
+@inner_kernel
+def _walk(source: np.ndarray, is_file: bool, place: np.ndarray) -> int:
+    """Walk the elements; return END, PIXELS, NEEDS_SYNTAX or a negative code.
+
+    ``source`` is the file, uint8; ``place`` the workspace, where what belongs to absent tags stays untouched. With
+    ``is_file`` the walk begins with the file meta, which is explicit, little-endian, and ends at the first element
+    outside group 2; else at place[DATASET]. One loop serves both, since compiling a second one would take a second.
     """
     size = source.size
-    position = start
+    position = 0 if is_file else place[DATASET]
+    if is_file and size >= 132 and source[128] == 68 and source[129] == 73 and source[130] == 67 and source[131] == 77:
+        position = 132
+    is_meta = is_file
+    is_explicit = is_file or _has_letters(source, position)
+    is_big = place[IS_BIG] != 0 and not is_file
+    place[IS_EXPLICIT] = 1 if is_explicit else 0
     depth = 0
     wanted = 0
     last_tag = 0
     while True:
-        place[0] = position
-        if position + 8 > size:
+        place[END_AT] = position
+        is_end = position + 8 > size
+        if is_end and (depth > 0 or not is_meta):
             return TRUNCATED if depth > 0 else END
-        b0 = int(source[position])
-        b1 = int(source[position + 1])
-        b2 = int(source[position + 2])
-        b3 = int(source[position + 3])
-        b4 = int(source[position + 4])
-        b5 = int(source[position + 5])
-        b6 = int(source[position + 6])
-        b7 = int(source[position + 7])
-        if is_big != 0:
-            tag = b0 << 24 | b1 << 16 | b2 << 8 | b3
-            length = b4 << 24 | b5 << 16 | b6 << 8 | b7
-        else:
-            tag = b1 << 24 | b0 << 16 | b3 << 8 | b2
-            length = b7 << 24 | b6 << 16 | b5 << 8 | b4
-        if is_meta != 0 and tag >> 16 != 2:
-            return END
+        tag: I64 = np.int64(0)
+        length: I64 = np.int64(0)
+        if not is_end:
+            tag = _read_long(source, position, is_big)
+            length = _read_long(source, position + 4, is_big)
+            if not is_big:
+                tag = (tag & 0xFFFF) << 16 | tag >> 16
+        if is_meta and tag >> 16 != 2:  # the data set begins
+            place[DATASET] = position
+            if not _is_settled(source, place[SYNTAX], place[SYNTAX + 1]):
+                return NEEDS_SYNTAX
+            is_meta = False
+            is_explicit = _has_letters(source, position)
+            place[IS_EXPLICIT] = 1 if is_explicit else 0
+            depth = 0
+            continue
         value = position + 8
 
         if depth & 1:  # inside a sequence: items until the delimiter
@@ -204,36 +233,42 @@ def _walk(
 
         # Letters where a VR belongs mean explicit encoding. Anything else is an element written implicitly, as some
         # writers do inside sequences, and as PS3.5 section 6.2.2 asks inside UN of undefined length.
-        if is_explicit != 0 and 65 <= b4 <= 90 and 65 <= b5 <= 90:
-            place[1] = b4 << 8 | b5
+        b4, b5 = int(source[position + 4]), int(source[position + 5])
+        place[LAST_VR] = 0
+        if is_explicit and 65 <= b4 <= 90 and 65 <= b5 <= 90:
+            place[LAST_VR] = b4 << 8 | b5
             # O*, SQ, SV, UC, UN, UR, UT, UV have four bytes of length (PS3.5 table 7.1-1)
             is_long = b4 == 79 or (b4 == 83 and (b5 == 81 or b5 == 86))
             is_long = is_long or (b4 == 85 and (b5 == 67 or b5 == 78 or b5 == 82 or b5 == 84 or b5 == 86))
             if is_long:
                 if position + 12 > size:
                     return TRUNCATED
-                c0 = int(source[position + 8])
-                c1 = int(source[position + 9])
-                c2 = int(source[position + 10])
-                c3 = int(source[position + 11])
-                length = c0 << 24 | c1 << 16 | c2 << 8 | c3 if is_big != 0 else c3 << 24 | c2 << 16 | c1 << 8 | c0
+                length = _read_long(source, position + 8, is_big)
                 value = position + 12
             else:
-                length = b6 << 8 | b7 if is_big != 0 else b7 << 8 | b6
-        else:
-            place[1] = 0
+                b6, b7 = int(source[position + 6]), int(source[position + 7])
+                length = np.int64(b6 << 8 | b7 if is_big else b7 << 8 | b6)
 
-        if depth == 0:
+        if is_meta:
+            if tag == _SYNTAX_TAG and depth == 0:
+                place[SYNTAX], place[SYNTAX + 1] = value, length
+        elif depth == 0:
             if tag < last_tag:  # out of order: not allowed, but seen
                 wanted = 0
             last_tag = tag
-            while wanted < tags.size and tags[wanted] < tag:
+            while wanted < _TAGS.size and _TAGS[wanted] < tag:
                 wanted += 1
-            if wanted < tags.size and tags[wanted] == tag:
-                spans[2 * wanted] = value
-                spans[2 * wanted + 1] = length
+            if wanted < _TAGS.size and _TAGS[wanted] == tag:
+                span = SPANS + 3 * wanted
+                place[span] = value
+                place[span + 1] = length
+                if 2 <= length < UNDEFINED and value + 2 <= size:
+                    first, second = int(source[value]), int(source[value + 1])
+                    place[span + 2] = first << 8 | second if is_big else second << 8 | first
+                else:
+                    place[span + 2] = -1
             if tag == PIXEL_DATA:
-                place[0] = value
+                place[END_AT] = value
                 return PIXELS
         if length == UNDEFINED:
             depth += 1
@@ -242,3 +277,10 @@ def _walk(
             return TRUNCATED
         else:
             position = value + length
+
+
+@inner_kernel
+def _read_long(source: np.ndarray, at: int, is_big: bool) -> I64:
+    """Four bytes as an unsigned number."""
+    b0, b1, b2, b3 = int(source[at]), int(source[at + 1]), int(source[at + 2]), int(source[at + 3])
+    return np.int64(b0 << 24 | b1 << 16 | b2 << 8 | b3 if is_big else b3 << 24 | b2 << 16 | b1 << 8 | b0)

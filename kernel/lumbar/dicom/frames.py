@@ -13,14 +13,15 @@ of a fragment; where there are as many fragments as frames, no table is needed a
 from __future__ import annotations
 
 import itertools
+import struct
 
 import numpy as np
 
 from lumbar.dicom.header import File
 from lumbar.errors import DicomError
 
-_ITEM = b"\xfe\xff\x00\xe0"
-_DELIMITER = b"\xfe\xff\xdd\xe0"
+_TAG_AND_LENGTH = struct.Struct("<II").unpack_from
+_ITEM, _DELIMITER = 0xE000FFFE, 0xE0DDFFFE  # element before group, as bytes in that order read as one number
 _JPEG_END = b"\xff\xd9"
 
 
@@ -48,19 +49,19 @@ def split_frames(file: File) -> list[np.ndarray]:
     return frames
 
 
-def _fragments(file: File) -> tuple[list[int], list[tuple[int, int]]]:
+def _fragments(file: File) -> tuple[bytes, list[tuple[int, int]]]:
     """Basic offset table, and (offset, length) of each fragment in the file."""
     source, path = file.source, file.header.path
     position = file.pixels_start
     size = source.size
     items: list[tuple[int, int]] = []
     while position + 8 <= size:
-        head = source[position : position + 8].tobytes()
-        if head[:4] == _DELIMITER:
+        tag, length = _TAG_AND_LENGTH(source.data, position)
+        if tag == _DELIMITER:
             break
-        length = int.from_bytes(head[4:], "little")
-        if head[:4] != _ITEM:
-            raise DicomError(f"{path}: found {head[:4].hex()} at offset {position}, expected an item (feff00e0)")
+        if tag != _ITEM:
+            found = source[position : position + 4].tobytes().hex()
+            raise DicomError(f"{path}: found {found} at offset {position}, expected an item (feff00e0)")
         if length > size - position - 8:
             raise DicomError(
                 f"{path}: found a fragment of {length} bytes at offset {position}, expected at most "
@@ -71,15 +72,15 @@ def _fragments(file: File) -> tuple[list[int], list[tuple[int, int]]]:
     if len(items) < 2:
         raise DicomError(f"{path}: found {len(items)} items at offset {file.pixels_start}, expected a table and frames")
     start, length = items[0]
-    return np.frombuffer(source[start : start + length // 4 * 4].tobytes(), dtype="<u4").tolist(), items[1:]
+    return source[start : start + length // 4 * 4].tobytes(), items[1:]
 
 
-def _group(file: File, basic: list[int], fragments: list[tuple[int, int]], n_frames: int) -> list[list[int]]:
+def _group(file: File, table: bytes, fragments: list[tuple[int, int]], n_frames: int) -> list[list[int]]:
     """Indices of each frame's fragments: by the extended table, the basic table, or the end marks of JPEG."""
     origin = fragments[0][0] - 8
     index_of = {start - 8 - origin: index for index, (start, _) in enumerate(fragments)}
     extended = file.offset_table[0].tolist() if file.offset_table is not None else []
-    for offsets in (extended, basic):
+    for offsets in (extended, np.frombuffer(table, dtype="<u4").tolist()):
         firsts = [index_of.get(offset, -1) for offset in offsets]
         is_whole = len(firsts) == n_frames and firsts[0] == 0
         if is_whole and all(a < b for a, b in itertools.pairwise(firsts)):

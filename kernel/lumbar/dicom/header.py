@@ -11,6 +11,7 @@ import os
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +25,8 @@ EXPLICIT_BIG = "1.2.840.10008.1.2.2"
 
 _HEAD_BYTES = 32 * 1024  # enough for nearly every header; the rest of the file is read only if it was not
 _MAX_INFLATED = 1 << 30
+_MAX_TRUSTED = 1 << 30
+_LITTLE = (EXPLICIT_LITTLE, IMPLICIT_LITTLE)
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Header:
 
     Fields are DICOM keywords in snake_case (PS3.6). Lengths are in mm, times in ms, field strength in tesla.
     ``image_orientation_patient`` holds the direction of a row (increasing column), then of a column (increasing row);
-    ``pixel_spacing`` the distance between rows, then between columns.
+    ``pixel_spacing`` the distance between rows, then between columns. A header read from a file makes its fields when
+    one is first asked for.
     """
 
     path: str
@@ -68,6 +72,26 @@ class Header:
     series_description: str | None
     modality: str | None
     manufacturer: str | None
+
+    if not TYPE_CHECKING:  # or every name would count as an attribute
+
+        def __getattr__(self, name: str) -> object:
+            """Fields that are not there yet; what decoding needs comes without the rest, in a fifth of the time."""
+            fields = self.__dict__
+            unread = fields.get("_unread")
+            if unread is not None:
+                if name in _IMAGE and "rows" not in fields:
+                    fields.update(_image_fields(*unread))
+                else:
+                    fields.update(_image_fields(*unread), **_other_fields(*unread))
+                    fields.pop("_unread", None)
+            if name in fields:
+                return fields[name]
+            raise AttributeError(f"'Header' object has no attribute {name!r}")
+
+    def __getstate__(self) -> dict[str, object]:
+        """Fields only: the bytes that they come from may hold the patient's name."""
+        return {field: getattr(self, field) for field in self.__dataclass_fields__}
 
     @property
     def frame_shape(self) -> tuple[int, ...]:
@@ -120,12 +144,13 @@ class File:
     """A parsed file: its header, its bytes and where the pixel data lie in them."""
 
     header: Header
-    source: np.ndarray  # (n,) uint8, read-only view; the file, or what it inflates to
+    source: np.ndarray  # (n,) uint8; the file, or what it inflates to
     is_big: bool
     pixels_start: int  # offset of the pixel data's value; -1 where there is none
     pixels_length: int  # its length; -1 where undefined (encapsulated)
     pixels_vr: str  # two letters; empty in implicit encoding
     offset_table: tuple[np.ndarray, np.ndarray] | None  # extended offset table: offsets and lengths, uint64
+    plain: np.ndarray | None  # (rows, columns), a view: the pixels, where one frame of 16-bit gray needs no decoding
 
 
 @lru_cache(maxsize=1024)
@@ -164,9 +189,10 @@ def _odd_number(raw: bytes, kind: int, count: int) -> int | float | tuple[float,
     return values[0] if count == 1 else values
 
 
-_INTEGERS = tuple(_scan.NUMBERS)[: _scan.N_INTEGERS]
-_SINGLES = tuple(_scan.NUMBERS)[_scan.N_INTEGERS + 3 : -2]  # after position, orientation and spacing
-_TEXT_SPANS = tuple((field, _scan.span_of(tag)) for field, tag in _scan.TEXTS.items())
+_IMAGE = frozenset([*(field for field, _ in _scan.SHORTS), "number_of_frames", "photometric_interpretation"])
+_SINGLES = tuple(_scan.STRINGS)[6:-2]  # after three integers, position, orientation and spacing, before the windows
+_PHOTOMETRIC_SPAN = _scan.span_of(_scan.TEXTS["photometric_interpretation"])
+_TEXT_SPANS = tuple((field, _scan.span_of(tag)) for field, tag in _scan.TEXTS.items() if field not in _IMAGE)
 _TABLE_SPANS = _scan.span_of(_scan.OFFSETS), _scan.span_of(_scan.OFFSET_LENGTHS)
 _PIXEL_SPAN = _scan.span_of(_scan.PIXEL_DATA)
 _CLOSED_ON_EXEC = getattr(os, "O_CLOEXEC", 0)
@@ -197,13 +223,13 @@ def read_file(path: str | os.PathLike[str], limit: int | None = None) -> File:
     except (OSError, ValueError) as error:
         raise DicomError(f"{name}: found {_os_reason(error)}, expected a DICOM file") from error
     try:
-        size = os.fstat(descriptor).st_size
+        size = _size(descriptor)
         if limit is not None and limit < size:
             source = _read(descriptor, limit)
             try:
                 return parse(name, source, is_whole=False)
             except DicomError:
-                os.lseek(descriptor, 0, os.SEEK_SET)
+                pass  # the whole file may do
         source = _read(descriptor, size)
     except OSError as error:
         raise DicomError(f"{name}: found {_os_reason(error)}, expected a DICOM file") from error
@@ -216,13 +242,21 @@ def _os_reason(error: Exception) -> str:
     return (error.strerror or "no file") if isinstance(error, OSError) else str(error)
 
 
+def _size(descriptor: int) -> int:
+    """Bytes of the file, by the cheapest call there is; what it says of folders and devices is not to be trusted."""
+    try:
+        size = os.lseek(descriptor, 0, os.SEEK_END)
+    except OSError:
+        size = -1
+    return size if 0 <= size < _MAX_TRUSTED else os.fstat(descriptor).st_size
+
+
 def _read(descriptor: int, size: int) -> np.ndarray:
-    """The next ``size`` bytes, or fewer at the end of the file, in an array of our own (bytes would be read-only)."""
+    """The first ``size`` bytes, or fewer at the end of the file, in an array of our own (bytes would be read-only)."""
     source = np.empty(size, dtype=np.uint8)
-    view = source.data
-    done = os.readv(descriptor, [view])
+    done = os.preadv(descriptor, (source.data,), 0)
     while done < size:
-        count = os.readv(descriptor, [view[done:]])
+        count = os.preadv(descriptor, (source[done:].data,), done)
         if count == 0:
             return source[:done]
         done += count
@@ -235,8 +269,6 @@ def parse(name: str, source: np.ndarray, is_whole: bool = True) -> File:
     Raises:
         DicomError: not DICOM, or ended inside the header (with ``is_whole`` false also: the pixel data not reached).
     """
-    source = source.view()
-    source.flags.writeable = False
     workspace, numbers = _scan.WORKSPACE.copy(), _scan.NO_NUMBERS.copy()
     code = _scan.read_elements(source, False, workspace, numbers)
     syntax = ""
@@ -249,21 +281,21 @@ def parse(name: str, source: np.ndarray, is_whole: bool = True) -> File:
         )
     if code == _scan.END and not is_whole:
         raise DicomError(f"{name}: found the end of the part read, expected pixel data")
-    places = workspace.tolist()
-    end = places[_scan.END_AT]
+    end, vr, _, _, _, is_big, start, length, plain, rows, columns = workspace[: _scan.SPANS].tolist()
     head = source[:end].tobytes()
     if not syntax:
-        start = places[_scan.SYNTAX]
-        syntax = _text(head[start : start + places[_scan.SYNTAX + 1]]) or ""
-    header = _header(name, syntax, head, places, numbers)
-    is_big = places[_scan.IS_BIG] != 0
+        syntax = _text(head[start : start + length]) or ""
+    header = object.__new__(Header)  # its fields are made at first use
+    header.__dict__.update(path=name, transfer_syntax_uid=syntax, _unread=(head, workspace, numbers))
     if code == _scan.END:
-        return File(header, source, is_big, -1, 0, "", None)
-    length = places[_PIXEL_SPAN + 1]
-    vr = places[_scan.LAST_VR]
-    table = _offset_table(head, places) if places[_TABLE_SPANS[0]] >= 0 else None
+        return File(header, source, is_big != 0, -1, 0, "", None, None)
+    if plain and syntax in _LITTLE:
+        pixels = np.ndarray((rows, columns), _DTYPES[16][plain == _scan.PLAIN_SIGNED], source, end)
+        return File(header, source, False, end, pixels.nbytes, "", None, pixels)
+    length = int(workspace[_PIXEL_SPAN + 1])
     letters = chr(vr >> 8) + chr(vr & 255) if vr else ""
-    return File(header, source, is_big, end, -1 if length == _scan.UNDEFINED else length, letters, table)
+    table = _offset_table(head, workspace) if workspace[_TABLE_SPANS[0]] >= 0 else None
+    return File(header, source, is_big != 0, end, -1 if length == _scan.UNDEFINED else length, letters, table, None)
 
 
 def _read_special(
@@ -286,49 +318,64 @@ def _read_special(
         syntax = EXPLICIT_BIG if is_big else EXPLICIT_LITTLE if is_explicit else IMPLICIT_LITTLE
     workspace[_scan.IS_BIG] = int(syntax == EXPLICIT_BIG)
     code = _scan.read_elements(source, True, workspace, numbers)
-    if is_bare and dataset == 0 and code >= 0 and np.all(workspace[_scan.SPANS :: 2] < 0):
+    if is_bare and dataset == 0 and code >= 0 and np.all(workspace[_scan.SPANS :: 3] < 0):
         raise DicomError(f"{name}: found no DICM prefix and no known element in {source.size} bytes, expected DICOM")
     return code, syntax, source
 
 
-def _header(name: str, syntax: str, head: bytes, places: list[int], numbers: np.ndarray) -> Header:
-    """The typed fields, from the numbers that were parsed and the places of the rest in ``head``."""
-    # NaN is no value: it alone differs from itself
-    values: list = [None if value != value else value for value in numbers.tolist()]
-    n_integers = _scan.N_INTEGERS
-    fields: dict[str, object] = {"path": name, "transfer_syntax_uid": syntax}
-    for field, value in zip(_INTEGERS, values[:n_integers], strict=True):
-        fields[field] = None if value is None else int(value)
-    (x, y, z, *cosines, between_rows, between_columns) = values[n_integers : n_integers + 11]
-    fields["image_position_patient"] = None if z is None else (x, y, z)
-    fields["image_orientation_patient"] = None if cosines[5] is None else tuple(cosines)
-    fields["pixel_spacing"] = None if between_columns is None else (between_rows, between_columns)
-    fields.update(zip(_SINGLES, values[n_integers + 11 : -2], strict=True))
-    fields["window_center"] = None if values[-2] is None else (values[-2],)
-    fields["window_width"] = None if values[-1] is None else (values[-1],)
+def _image_fields(head: bytes, workspace: np.ndarray, numbers: np.ndarray) -> dict[str, object]:
+    """The fields that decoding needs, from a header's bytes and what the walk found in them."""
+    at = workspace.item
+    fields: dict[str, object] = {field: None if (value := at(place)) < 0 else value for field, place in _scan.SHORTS}
+    frames = numbers.item(0)
+    fields["number_of_frames"] = None if frames != frames else int(frames)  # NaN alone differs from itself
+    start = at(_PHOTOMETRIC_SPAN)
+    fields["photometric_interpretation"] = _text(head[start : start + at(_PHOTOMETRIC_SPAN + 1)])
+    if at(_scan.LEFT) & 1:
+        fields["number_of_frames"] = _read_odd("number_of_frames", head, workspace.tolist())
+    return fields
+
+
+def _other_fields(head: bytes, workspace: np.ndarray, numbers: np.ndarray) -> dict[str, object]:
+    """All other fields but path and syntax."""
+    values = [None if value != value else value for value in numbers.tolist()]
+    (_, instance, series, x, y, z, *cosines, between_rows, between_columns) = values[:14]
+    fields: dict[str, object] = {
+        "instance_number": None if instance is None else int(instance),
+        "series_number": None if series is None else int(series),
+        "image_position_patient": None if z is None else (x, y, z),
+        "image_orientation_patient": None if cosines[5] is None else tuple(cosines),
+        "pixel_spacing": None if between_columns is None else (between_rows, between_columns),
+        "window_center": None if values[-2] is None else (values[-2],),
+        "window_width": None if values[-1] is None else (values[-1],),
+    }
+    fields.update(zip(_SINGLES, values[14:-2], strict=True))
+    places = workspace.tolist()
     for field, span in _TEXT_SPANS:  # an absent value has length 0
         start = places[span]
         fields[field] = _text(head[start : start + places[span + 1]])
-    left = places[_scan.LEFT]
-    if left:
-        for index, (field, (tag, kind, count)) in enumerate(_scan.NUMBERS.items()):
-            if left >> index & 1:
-                span = _scan.span_of(tag)
-                fields[field] = _odd_number(head[places[span] : places[span] + places[span + 1]], kind, count)
+    if places[_scan.LEFT] > 1:
+        for index, field in enumerate(_scan.STRINGS):
+            if index and places[_scan.LEFT] >> index & 1:
+                fields[field] = _read_odd(field, head, places)
     spacing = fields["pixel_spacing"]
     if spacing is not None and min(spacing) <= 0:  # type: ignore[call-overload]
         fields["pixel_spacing"] = None
-    header = object.__new__(Header)
-    # What Header(**fields) would do in 3 us: a frozen class assigns each field by a call
-    object.__setattr__(header, "__dict__", fields)
-    return header
+    return fields
 
 
-def _offset_table(head: bytes, places: list[int]) -> tuple[np.ndarray, np.ndarray] | None:
+def _read_odd(field: str, head: bytes, places: list[int]) -> object:
+    """A number that the walk left to Python."""
+    tag, kind, count = _scan.STRINGS[field]
+    span = _scan.span_of(tag)
+    return _odd_number(head[places[span] : places[span] + places[span + 1]], kind, count)
+
+
+def _offset_table(head: bytes, workspace: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """The extended offset table, or ``None`` where its two halves do not match."""
     halves = []
     for span in _TABLE_SPANS:
-        offset, length = places[span], places[span + 1]
+        offset, length = workspace[span : span + 2].tolist()
         if offset < 0 or length % 8 or length == 0 or length == _scan.UNDEFINED:
             return None
         halves.append(np.frombuffer(head[offset : offset + length], dtype="<u8"))
@@ -344,8 +391,4 @@ def _inflate(name: str, source: np.ndarray, start: int) -> np.ndarray:
         raise DicomError(f"{name}: found {error} at offset {start}, expected a deflated data set") from error
     if not inflater.eof:
         raise DicomError(f"{name}: found an unfinished deflate stream at offset {start}, expected its end")
-    inflated = np.empty(len(plain), dtype=np.uint8)
-    inflated[:] = np.frombuffer(plain, dtype=np.uint8)
-    view = inflated.view()
-    view.flags.writeable = False
-    return view
+    return np.frombuffer(plain, dtype=np.uint8).copy()

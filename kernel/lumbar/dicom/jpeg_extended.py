@@ -20,6 +20,7 @@ from lumbar.dicom.jpeg_markers import (
     Scan,
     check_room,
     check_size,
+    open_frame,
     read_only,
     refuse,
 )
@@ -58,13 +59,7 @@ def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
     shape, dtype, path = header.frame_shape, header.pixel_dtype, header.path
     rows, columns = shape[:2]
     samples = shape[2] if len(shape) == 3 else 1
-    reader = MarkerReader(data, path)
-    scan = reader.next_scan()
-    frame = reader.frame
-    if frame is None or scan is None:
-        raise refuse(path, reader.position, "no scan", "one")
-    if frame.marker not in (SOF_BASELINE, SOF_EXTENDED):
-        raise refuse(path, frame.offset, f"frame header ff{frame.marker:02x}", "ffc0 or ffc1 (sequential DCT)")
+    reader, frame, scan = open_frame(data, path, (SOF_BASELINE, SOF_EXTENDED), "ffc0 or ffc1 (sequential DCT)")
     if frame.precision not in (8, 12) or frame.precision > 8 * dtype.itemsize:
         raise refuse(path, frame.offset, f"{frame.precision} bits a sample", f"8 or 12 in {8 * dtype.itemsize}")
     check_size(path, frame, rows=rows, columns=columns, samples=samples)

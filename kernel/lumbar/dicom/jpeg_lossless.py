@@ -23,7 +23,7 @@ from lumbar.dicom.jpeg_lossless_kernels import (
     fill_table,
     unstuff,
 )
-from lumbar.dicom.jpeg_markers import SOF_LOSSLESS, Frame, MarkerReader, Scan, check_size, refuse
+from lumbar.dicom.jpeg_markers import SOF_LOSSLESS, Frame, MarkerReader, Scan, check_size, open_frame, refuse
 from lumbar.dicom.native import clear_unused_bits
 
 TRANSFER_SYNTAXES: tuple[str, ...] = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
@@ -47,13 +47,7 @@ def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
     shape, dtype, path = header.frame_shape, header.pixel_dtype, header.path
     rows, columns = shape[:2]
     samples = shape[2] if len(shape) == 3 else 1
-    reader = MarkerReader(data, path)
-    scan = reader.next_scan()
-    frame = reader.frame
-    if frame is None or scan is None:
-        raise refuse(path, reader.position, "no scan", "one")
-    if frame.marker != SOF_LOSSLESS:
-        raise refuse(path, frame.offset, f"frame header ff{frame.marker:02x}", "ffc3 (lossless, Huffman)")
+    reader, frame, first = open_frame(data, path, (SOF_LOSSLESS,), "ffc3 (lossless, Huffman)")
     check_size(path, frame, rows=rows, columns=columns, samples=samples)
     if frame.precision > 8 * dtype.itemsize:
         raise refuse(path, frame.offset, f"{frame.precision} bits a sample", f"at most {8 * dtype.itemsize}")
@@ -66,6 +60,7 @@ def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
         )
     planes = np.empty((samples, rows, columns), dtype=np.uint16)
     missing = set(range(samples))
+    scan: Scan | None = first
     while scan is not None and missing:
         stop = _decode_scan(data, planes, frame, reader, scan)
         missing -= {component.index for component in scan.components}

@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from lumbar.dicom._jit import kernel
+from lumbar.dicom._bits import load_big, load_little, store_little
+from lumbar.dicom._jit import inner_kernel, kernel
 
 TRUNCATED = -1  # a restart interval ends before its samples do
 INVALID = -2  # bits that are no code of the table
 NO_RESTART = -3  # not the restart marker that is due
 
-PAD = 64  # bytes of zeros behind the stream; four samples read at most 16 bytes past the end that was checked
+PAD = 64  # bytes of zeros behind the stream; what is read ends at most 16 bytes past the end that was checked
 LOOKUP_BITS = 13
 TABLE_SIZE = 1 << LOOKUP_BITS
 
 _0, _ONE, _EIGHT, _SIXTEEN = (np.uint64(n) for n in (0, 1, 8, 16))
-_BATCH = np.uint64(4)  # 4 look-ups of 13 bits fit into the 57 that a window holds at least
-_1, _2, _3, _4, _5, _6, _7 = (np.uint64(n) for n in range(1, 8))
-_BIT8, _BIT16, _BIT24, _BIT32, _BIT40, _BIT48, _BIT56 = (np.uint64(8 * n) for n in range(1, 8))
+_BATCH = np.uint64(4)  # 4 look-ups of 13 bits fit into the 56 that a full window holds at least
+_FULL = np.uint64(56)
+_3, _7, _63 = (np.uint64(n) for n in (3, 7, 63))
 _LOW_SEVEN, _EVERY_ONE, _EVERY_HIGH = (np.uint64(n * 0x0101010101010101) for n in (0x7F, 0x01, 0x80))
-_BYTE, _WORD = np.uint64(0xFF), np.uint64(0xFFFF)
+_WORD = np.uint64(0xFFFF)
 _SHIFT = np.uint64(64 - LOOKUP_BITS)
 _64 = np.uint64(64)
 
@@ -49,10 +50,10 @@ def unstuff(source: np.ndarray, start: int, stream: np.ndarray, starts: np.ndarr
     starts[0] = 0
     while position < size:
         while position + 8 <= size:
-            word = _load(source, np.uint64(position))
+            word = load_little(source, np.uint64(position))
             if ((word & _LOW_SEVEN) + _EVERY_ONE) & word & _EVERY_HIGH:  # a byte is FF
                 break
-            _store(stream, np.uint64(done), word)
+            store_little(stream, np.uint64(done), word)
             position += 8
             done += 8
         stop = min(position + 8, size)
@@ -117,7 +118,7 @@ def fill_table(
     return 0
 
 
-@kernel
+@inner_kernel
 def _fill_code(lengths: np.ndarray, differences: np.ndarray, code: int, length: int, category: int) -> None:
     """Write the entries of one code: all look-ups that begin with it."""
     rest = LOOKUP_BITS - length
@@ -173,12 +174,14 @@ def decode_scan(
         kind = 1 if is_first else predictor
         if n_components == 1 and kind == 1:
             left = np.uint64(initial) if is_first else np.uint64(planes[0, row - 1, 0])
-            used = _read_row(stream, bit, end, lengths[0], differences[0], bounds[0], values[0], planes[0, row], left)
+            used = _read_row(
+                stream, bit, end, lengths[0], differences[0], bounds[0], values[0], planes[0, row], left, _WORD
+            )
             if used < 0:
                 return used
         else:
             if n_components == 1:
-                used = _read_differences(stream, bit, end, lengths[0], differences[0], bounds[0], values[0], line)
+                used = _read_row(stream, bit, end, lengths[0], differences[0], bounds[0], values[0], line, _0, _0)
             else:
                 used = _read_mixed(stream, bit, end, lengths, differences, bounds, values, line)
             if used < 0:
@@ -193,7 +196,7 @@ def decode_scan(
     return 0
 
 
-@kernel
+@inner_kernel
 def _read_row(
     stream: np.ndarray,
     bit: np.uint64,
@@ -204,80 +207,57 @@ def _read_row(
     values: np.ndarray,
     row: np.ndarray,
     left: np.uint64,
+    kept: np.uint64,
 ) -> int:
     """Samples of one ``row`` (columns,) uint16 of one component, each predicted by its left neighbour.
 
-    ``left`` predicts the first. Returns the next bit or a negative code.
+    ``left`` predicts the first. With ``kept`` 0 instead of 65535 nothing is predicted: the row receives the differences
+    themselves, modulo 65536. Returns the next bit or a negative code.
+
+    The window holds ``n_bits`` bits that count and, behind them, as many of those that follow as there was room for.
+    What refills it is loaded from a place that is known four samples earlier, so that no sample waits for it.
     """
     index = np.uint64(0)
     size = np.uint64(row.size)
+    place, window, n_bits = _open_window(stream, bit)
     while index < size:
-        if bit > end:
+        if (place << _3) - n_bits > end:
             return TRUNCATED
-        window = _load_big(stream, bit >> _3) << (bit & _7)
+        window |= load_big(stream, place) >> n_bits
+        place += (_63 - n_bits) >> _3
+        n_bits |= _FULL
         stop = min(index + _BATCH, size)
         while index < stop:
             entry = window >> _SHIFT
             length = np.uint64(lengths[entry])
             difference = np.uint64(differences[entry])
             if length == _0:
-                window = _load_big(stream, bit >> _3) << (bit & _7)
+                bit = (place << _3) - n_bits
+                window = load_big(stream, bit >> _3) << (bit & _7)
                 packed = _read_long(window, difference, bounds, values)
                 if packed == _0:
                     return INVALID
-                left = left + packed & _WORD
+                left = (left & kept) + packed & _WORD
                 row[index] = np.uint16(left)
-                bit += packed >> _SIXTEEN
                 index += _ONE
+                place, window, n_bits = _open_window(stream, bit + (packed >> _SIXTEEN))
                 break
-            left = left + difference & _WORD
+            left = (left & kept) + difference & _WORD
             row[index] = np.uint16(left)
             window <<= length
-            bit += length
+            n_bits -= length
             index += _ONE
-    return int(np.int64(bit))
+    return int(np.int64((place << _3) - n_bits))
 
 
-@kernel
-def _read_differences(
-    stream: np.ndarray,
-    bit: np.uint64,
-    end: np.uint64,
-    lengths: np.ndarray,
-    differences: np.ndarray,
-    bounds: np.ndarray,
-    values: np.ndarray,
-    line: np.ndarray,
-) -> int:
-    """As ``_read_row``, but the differences themselves, modulo 65536, into ``line``."""
-    index = np.uint64(0)
-    size = np.uint64(line.size)
-    while index < size:
-        if bit > end:
-            return TRUNCATED
-        window = _load_big(stream, bit >> _3) << (bit & _7)
-        stop = min(index + _BATCH, size)
-        while index < stop:
-            entry = window >> _SHIFT
-            length = np.uint64(lengths[entry])
-            difference = np.uint64(differences[entry])
-            if length == _0:
-                window = _load_big(stream, bit >> _3) << (bit & _7)
-                packed = _read_long(window, difference, bounds, values)
-                if packed == _0:
-                    return INVALID
-                line[index] = np.uint16(packed & _WORD)
-                bit += packed >> _SIXTEEN
-                index += _ONE
-                break
-            line[index] = np.uint16(difference)
-            window <<= length
-            bit += length
-            index += _ONE
-    return int(np.int64(bit))
+@inner_kernel
+def _open_window(stream: np.ndarray, bit: np.uint64) -> tuple[np.uint64, np.uint64, np.uint64]:
+    """Where to go on loading, the window from ``bit`` on, and how many of its bits count: 49 to 56."""
+    place, shift = bit >> _3, bit & _7
+    return place + _7, load_big(stream, place) << shift, _FULL - shift
 
 
-@kernel
+@inner_kernel
 def _read_mixed(
     stream: np.ndarray,
     bit: np.uint64,
@@ -288,12 +268,12 @@ def _read_mixed(
     values: np.ndarray,
     line: np.ndarray,
 ) -> int:
-    """As ``_read_differences`` for samples of several components in turn."""
+    """The differences of samples of several components in turn, modulo 65536, into ``line``."""
     component = 0
     for index in range(line.size):
         if bit > end:
             return TRUNCATED
-        window = _load_big(stream, bit >> _3) << (bit & _7)
+        window = load_big(stream, bit >> _3) << (bit & _7)
         entry = window >> _SHIFT
         length = np.uint64(lengths[component, entry])
         difference = np.uint64(differences[component, entry])
@@ -310,7 +290,7 @@ def _read_mixed(
     return int(np.int64(bit))
 
 
-@kernel
+@inner_kernel
 def _read_long(window: np.uint64, entry: np.uint64, bounds: np.ndarray, values: np.ndarray) -> np.uint64:
     """A difference that one look-up did not yield: its length << 16 | its value modulo 65536; 0 where there is none."""
     length = entry >> _CODE_SHIFT
@@ -338,7 +318,7 @@ def _read_long(window: np.uint64, entry: np.uint64, bounds: np.ndarray, values: 
     return (length + category) << _SIXTEEN | np.uint64(bits & 0xFFFF)
 
 
-@kernel
+@inner_kernel
 def _predict(
     row: np.ndarray,
     above: np.ndarray,
@@ -380,34 +360,3 @@ def _predict(
         left = (guess + int(line[place])) & 0xFFFF
         row[column] = np.uint16(left)
         corner = upper
-
-
-@kernel
-def _load(source: np.ndarray, at: np.uint64) -> np.uint64:
-    """Eight bytes as one little-endian word: LLVM makes a single load of this."""
-    low = np.uint64(source[at]) | np.uint64(source[at + _1]) << _BIT8 | np.uint64(source[at + _2]) << _BIT16
-    middle = np.uint64(source[at + _3]) << _BIT24 | np.uint64(source[at + _4]) << _BIT32
-    high = np.uint64(source[at + _5]) << _BIT40 | np.uint64(source[at + _6]) << _BIT48
-    return low | middle | high | np.uint64(source[at + _7]) << _BIT56
-
-
-@kernel
-def _load_big(source: np.ndarray, at: np.uint64) -> np.uint64:
-    """Eight bytes as one big-endian word: a load and a byte swap."""
-    high = np.uint64(source[at]) << _BIT56 | np.uint64(source[at + _1]) << _BIT48
-    middle = np.uint64(source[at + _2]) << _BIT40 | np.uint64(source[at + _3]) << _BIT32
-    low = np.uint64(source[at + _4]) << _BIT24 | np.uint64(source[at + _5]) << _BIT16
-    return high | middle | low | np.uint64(source[at + _6]) << _BIT8 | np.uint64(source[at + _7])
-
-
-@kernel
-def _store(target: np.ndarray, at: np.uint64, word: np.uint64) -> None:
-    """One little-endian word as eight bytes: a single store."""
-    target[at] = np.uint8(word & _BYTE)
-    target[at + _1] = np.uint8(word >> _BIT8 & _BYTE)
-    target[at + _2] = np.uint8(word >> _BIT16 & _BYTE)
-    target[at + _3] = np.uint8(word >> _BIT24 & _BYTE)
-    target[at + _4] = np.uint8(word >> _BIT32 & _BYTE)
-    target[at + _5] = np.uint8(word >> _BIT40 & _BYTE)
-    target[at + _6] = np.uint8(word >> _BIT48 & _BYTE)
-    target[at + _7] = np.uint8(word >> _BIT56)

@@ -22,6 +22,7 @@ from lumbar.dicom.jpeg_markers import (
     Scan,
     check_room,
     check_size,
+    open_frame,
     read_only,
     refuse,
 )
@@ -59,16 +60,13 @@ def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
     shape, dtype, path = header.frame_shape, header.pixel_dtype, header.path
     rows, columns = shape[:2]
     samples = shape[2] if len(shape) == 3 else 1
-    reader = MarkerReader(data, path)
-    scan = reader.next_scan()
-    frame = reader.frame
-    if frame is None or scan is None:
-        raise refuse(path, reader.position, "no scan", "one")
+    reader, frame, first = open_frame(data, path, (SOF_JPEG_LS,), "fff7 (JPEG-LS)")
     _check(frame, reader, dtype)
     check_size(path, frame, rows=rows, columns=columns, samples=samples)
     check_room(path, frame.offset, data.size, n_samples=rows * columns * samples, least=rows // 8)
     out = np.empty((rows, columns, samples), np.uint16)
     missing = set(range(samples))
+    scan: Scan | None = first
     while scan is not None:
         indices = [component.index for component in scan.components]
         if not missing.issuperset(indices) or indices != list(range(indices[0], indices[0] + len(indices))):
@@ -84,10 +82,8 @@ def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
 
 
 def _check(frame: Frame, reader: MarkerReader, dtype: np.dtype) -> None:
-    """Refuse what is no JPEG-LS, does not fit the header's type, or uses extensions that are not decoded."""
+    """Refuse what does not fit the header's type, or uses extensions that are not decoded."""
     path = reader.path
-    if frame.marker != SOF_JPEG_LS:
-        raise refuse(path, frame.offset, f"frame header ff{frame.marker:02x}", "fff7 (JPEG-LS)")
     if frame.precision > 8 * dtype.itemsize:
         raise refuse(path, frame.offset, f"{frame.precision} bits a sample", f"at most {8 * dtype.itemsize}")
     factors = {(component.horizontal, component.vertical) for component in frame.components}

@@ -353,6 +353,26 @@ def check_room(path: str, offset: int, size: int, *, n_samples: int, least: int)
         raise refuse(path, offset, f"{size} bytes for {n_samples} samples", "more bytes, or a smaller image")
 
 
+def open_frame(
+    data: np.ndarray, path: str, markers: tuple[int, ...], expected: str
+) -> tuple[MarkerReader, Frame, Scan]:
+    """Read up to the first scan of an image; its frame header must be one of ``markers``, ``expected`` in words.
+
+    Raises
+    ------
+    DicomError
+        For another process, no scan, or a segment that is damaged.
+    """
+    reader = MarkerReader(data, path)
+    scan = reader.next_scan()
+    frame = reader.frame
+    if frame is None or scan is None:
+        raise refuse(path, reader.position, "no scan", "one")
+    if frame.marker not in markers:
+        raise refuse(path, frame.offset, f"frame header ff{frame.marker:02x}", expected)
+    return reader, frame, scan
+
+
 def read_only(data: np.ndarray) -> np.ndarray:
     """Return a contiguous, read-only view of ``data``: the one type of array that kernels are compiled for."""
     view = np.ascontiguousarray(data)[:]

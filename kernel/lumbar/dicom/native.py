@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lumbar.dicom._jit import kernel
+from lumbar.dicom._bits import gather_bits
 from lumbar.dicom.header import EXPLICIT_BIG, File, Header
 from lumbar.errors import DicomError
 
@@ -66,8 +66,6 @@ def decode_file(file: File, n_frames: int) -> np.ndarray:
             f"{file.header.path}: found pixel data of undefined length at offset {start}, expected uncompressed pixels"
         )
     data = file.source[start : start + length]
-    if isinstance(file.source.base, np.ndarray) and file.source.base.flags.writeable:
-        data.flags.writeable = True  # the bytes are this file's own array; nobody else holds it
     if file.is_big and file.header.bits_allocated == 8 and file.pixels_vr == "OW":
         data = data[: length // 2 * 2].view(np.uint16).byteswap().view(np.uint8)  # bytes travel in pairs
     return decode_frames(data, file.header, n_frames)
@@ -92,24 +90,6 @@ def clear_unused_bits(pixels: np.ndarray, header: Header) -> np.ndarray:
 
 
 _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
-
-
-@kernel
-def gather_bits(words: np.ndarray, is_signed: bool) -> int:
-    """All bits set in any of ``words`` (n,) unsigned; where they are signed numbers, in any word xor itself doubled.
-
-    The latter has a bit where two neighbouring bits differ, so bits of the sign's copies leave none. The loops hold no
-    branch and no wider type, so that they run in full registers.
-    """
-    kind = words.dtype.type
-    bits = kind(0)
-    if is_signed:
-        for index in range(words.size):
-            bits = kind(bits | kind(words[index] ^ kind(words[index] << kind(1))))
-    else:
-        for index in range(words.size):
-            bits = kind(bits | words[index])
-    return int(bits)
 
 
 def warm_up() -> None:

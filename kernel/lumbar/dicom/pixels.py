@@ -29,8 +29,6 @@ CODECS = {
     "1.2.840.10008.1.2.4.90": "opencv",
     "1.2.840.10008.1.2.4.91": "opencv",
 }
-# Modules that hand back samples as they are stored. The others settle unused bits and colour by their codestream.
-_RAW = ("rle",)
 _SUBSAMPLED = ("YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420")
 
 
@@ -57,7 +55,7 @@ def read_slice(path: str | os.PathLike[str]) -> Slice:
 
 def warm_up(syntaxes: tuple[str, ...] = (RLE,)) -> None:
     """Compile, or load from numba's cache, what files of ``syntaxes`` need; best while weights load."""
-    parse("warm-up", np.frombuffer(b"\0" * 128 + b"DICM", np.uint8))
+    parse("warm-up", np.frombuffer(bytearray(128) + b"DICM", np.uint8))
     native.warm_up()
     for syntax in syntaxes:
         module = codec(syntax)
@@ -77,6 +75,8 @@ def decode(file: File) -> np.ndarray:
     Raises:
         DicomError: as ``read_slice``.
     """
+    if file.plain is not None:
+        return file.plain
     header = file.header
     if file.pixels_start < 0:
         raise DicomError(f"{header.path}: found no pixel data in {file.source.size} bytes, expected (7FE0,0010)")
@@ -93,7 +93,11 @@ def _decode_native(file: File) -> np.ndarray:
     if header.photometric_interpretation in _SUBSAMPLED:
         return fallback.decode(file, f"uncompressed {header.photometric_interpretation}")
     n_frames = max(1, header.number_of_frames or 1)
-    pixels = _finish(native.decode_file(file, n_frames), header)
+    pixels = native.clear_unused_bits(native.decode_file(file, n_frames), header)
+    if (header.samples_per_pixel or 1) != 1:
+        from lumbar.dicom.colour import to_rgb  # here, since no slice of a spine needs it
+
+        pixels = to_rgb(pixels, header, None)
     return pixels[0] if n_frames == 1 else pixels
 
 
@@ -109,15 +113,4 @@ def _decode_encapsulated(file: File) -> np.ndarray:
             f"transfer syntax {syntax_name(syntax)}"
         )
     frames = [module.decode_frame(data, header) for data in split_frames(file)]
-    pixels = frames[0] if len(frames) == 1 else np.stack(frames)
-    return _finish(pixels, header) if CODECS[syntax] in _RAW else pixels
-
-
-def _finish(pixels: np.ndarray, header: Header) -> np.ndarray:
-    """Unused bits cleared; YBR_FULL to RGB."""
-    pixels = native.clear_unused_bits(pixels, header)
-    if (header.samples_per_pixel or 1) == 1:
-        return pixels
-    from lumbar.dicom.colour import to_rgb  # here, since no slice of a spine needs it
-
-    return to_rgb(pixels, header, None)
+    return frames[0] if len(frames) == 1 else np.stack(frames)

@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from lumbar.dicom._jit import kernel
+from lumbar.dicom._bits import load_little, store_little
+from lumbar.dicom._jit import inner_kernel, kernel
 from lumbar.dicom._scratch import scratch
 from lumbar.dicom.header import Header
+from lumbar.dicom.native import clear_unused_bits
 from lumbar.errors import DicomError
 
 TRANSFER_SYNTAXES: tuple[str, ...] = ("1.2.840.10008.1.2.5",)
@@ -33,7 +35,7 @@ def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
     """Pixels of one frame from its bytes, ``data`` (n,) uint8.
 
     Returns:
-        ``(rows, columns)`` or ``(rows, columns, samples)`` in pydicom's dtype.
+        ``(rows, columns)`` or ``(rows, columns, samples)`` in pydicom's dtype; YBR_FULL as RGB.
 
     Raises:
         DicomError: a wrong number of segments, a segment outside the frame, or one that ends before its plane is full.
@@ -69,16 +71,24 @@ def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
             f"early or outside the frame, expected {n_pixels} bytes from it"
         )
     if expected == 1:
-        return planes[0, :n_pixels].copy().view(dtype).reshape(shape)
-    pixels = np.empty((n_pixels, n_samples), dtype=dtype)
-    if expected == 2 and n_samples == 1:
-        join_pairs(planes, pixels.reshape(-1).view(np.uint16))
+        pixels = planes[0, :n_pixels].copy().view(dtype).reshape(shape)
+    elif expected == 2 and n_samples == 1:
+        pixels = np.empty(shape, dtype=dtype)
+        bits = join_pairs(planes, pixels.reshape(-1).view(np.uint16))
+        if dtype.kind == "u" and not bits >> header.stored_bits:
+            return pixels
     else:
+        pixels = np.empty(shape, dtype=dtype)
         octets = pixels.view(np.uint8).reshape(n_pixels, n_samples, n_bytes)
         for sample in range(n_samples):
             for byte in range(n_bytes):  # planes come most significant first, memory holds least significant first
                 octets[:, sample, n_bytes - 1 - byte] = planes[sample * n_bytes + byte, :n_pixels]
-    return pixels.reshape(shape)
+    pixels = clear_unused_bits(pixels, header)
+    if n_samples == 1:
+        return pixels
+    from lumbar.dicom.colour import to_rgb  # here, since no slice of a spine needs it
+
+    return to_rgb(pixels, header, None)
 
 
 @kernel
@@ -101,15 +111,13 @@ def unpack_planes(source: np.ndarray, ends: np.ndarray, planes: np.ndarray, n_pi
     return 0
 
 
-_ONE, _TWO, _CHUNK = np.uint64(1), np.uint64(2), np.uint64(16)
+_ONE, _TWO, _EIGHT, _CHUNK = (np.uint64(n) for n in (1, 2, 8, 16))
 _REPEAT, _NOTHING = np.uint64(257), np.uint64(128)
 _MARGIN = np.uint64(PAD + 2)
-_EVERY_BYTE, _BYTE = np.uint64(0x0101010101010101), np.uint64(0xFF)
-_1, _2, _3, _4, _5, _6, _7, _8 = (np.uint64(n) for n in range(1, 9))
-_BIT8, _BIT16, _BIT24, _BIT32, _BIT40, _BIT48, _BIT56 = (np.uint64(8 * n) for n in range(1, 8))
+_EVERY_BYTE = np.uint64(0x0101010101010101)
 
 
-@kernel
+@inner_kernel
 def unpack(source: np.ndarray, start: np.uint64, stop: np.uint64, plane: np.ndarray, n_pixels: np.uint64) -> int:
     """PackBits from ``source[start:stop]`` into ``plane`` (n_pixels + PAD,); return bytes of the plane filled."""
     position = start
@@ -123,8 +131,8 @@ def unpack(source: np.ndarray, start: np.uint64, stop: np.uint64, plane: np.ndar
             word = np.uint64(source[position + _ONE]) * _EVERY_BYTE
             step = np.uint64(0)
             while True:
-                _store(plane, done + step, word)
-                _store(plane, done + step + _8, word)
+                store_little(plane, done + step, word)
+                store_little(plane, done + step + _EIGHT, word)
                 step += _CHUNK
                 if step >= count:
                     break
@@ -135,10 +143,10 @@ def unpack(source: np.ndarray, start: np.uint64, stop: np.uint64, plane: np.ndar
             count = control + _ONE
             step = np.uint64(0)
             while True:
-                word = _load(source, position + step)
-                next_word = _load(source, position + step + _8)
-                _store(plane, done + step, word)
-                _store(plane, done + step + _8, next_word)
+                word = load_little(source, position + step)
+                next_word = load_little(source, position + step + _EIGHT)
+                store_little(plane, done + step, word)
+                store_little(plane, done + step + _EIGHT, next_word)
                 step += _CHUNK
                 if step >= count:
                     break
@@ -167,34 +175,19 @@ def unpack(source: np.ndarray, start: np.uint64, stop: np.uint64, plane: np.ndar
 
 
 @kernel
-def _load(source: np.ndarray, at: np.uint64) -> np.uint64:
-    """Eight bytes as one little-endian word: LLVM makes a single load of this."""
-    low = np.uint64(source[at]) | np.uint64(source[at + _1]) << _BIT8 | np.uint64(source[at + _2]) << _BIT16
-    middle = np.uint64(source[at + _3]) << _BIT24 | np.uint64(source[at + _4]) << _BIT32
-    high = np.uint64(source[at + _5]) << _BIT40 | np.uint64(source[at + _6]) << _BIT48
-    return low | middle | high | np.uint64(source[at + _7]) << _BIT56
+def join_pairs(planes: np.ndarray, pixels: np.ndarray) -> int:
+    """Interleave a high and a low byte plane, ``planes`` (2, >= n) uint8, into ``pixels`` (n,) uint16.
 
-
-@kernel
-def _store(plane: np.ndarray, at: np.uint64, word: np.uint64) -> None:
-    """One little-endian word as eight bytes: a single store."""
-    plane[at] = np.uint8(word & _BYTE)
-    plane[at + _1] = np.uint8(word >> _BIT8 & _BYTE)
-    plane[at + _2] = np.uint8(word >> _BIT16 & _BYTE)
-    plane[at + _3] = np.uint8(word >> _BIT24 & _BYTE)
-    plane[at + _4] = np.uint8(word >> _BIT32 & _BYTE)
-    plane[at + _5] = np.uint8(word >> _BIT40 & _BYTE)
-    plane[at + _6] = np.uint8(word >> _BIT48 & _BYTE)
-    plane[at + _7] = np.uint8(word >> _BIT56)
-
-
-@kernel
-def join_pairs(planes: np.ndarray, pixels: np.ndarray) -> None:
-    """Interleave a high and a low byte plane, ``planes`` (2, >= n) uint8, into ``pixels`` (n,) uint16."""
+    Returns all bits that are set in any pixel.
+    """
     high = planes[0]
     low = planes[1]
+    bits = np.uint16(0)
     for index in range(pixels.size):
-        pixels[index] = np.uint16(np.uint16(high[index]) << np.uint16(8)) | np.uint16(low[index])
+        word = np.uint16(np.uint16(np.uint16(high[index]) << np.uint16(8)) | np.uint16(low[index]))
+        pixels[index] = word
+        bits = np.uint16(bits | word)
+    return int(bits)
 
 
 def warm_up() -> None:

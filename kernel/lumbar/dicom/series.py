@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -72,8 +73,9 @@ def read_series(
     count = max(1, min(len(paths), workers if workers is not None else min(4, os.cpu_count() or 1)))
     with ThreadPoolExecutor(count) as pool:
         outcomes: list[Slice | DicomError] = [DicomError("")] * len(paths)
-        for start, part in enumerate(pool.map(_read_all, [paths[index::count] for index in range(count)])):
-            outcomes[start::count] = part
+        left = iter(range(len(paths)))  # shared: who is held up takes fewer
+        for future in [pool.submit(_read_some, paths, left, outcomes) for _ in range(count)]:
+            future.result()
         problems: list[str] = []
         images: list[tuple[int, Slice]] = []
         for index, (name, outcome) in enumerate(zip(names, outcomes, strict=True)):
@@ -115,14 +117,12 @@ def _instance_number(name: str, header: Header, index: int) -> int:
     return index + 1 if number is None else number
 
 
-def _read_all(paths: list[str]) -> list[Slice | DicomError]:
-    outcomes: list[Slice | DicomError] = []
-    for path in paths:
+def _read_some(paths: list[str], left: Iterator[int], outcomes: list[Slice | DicomError]) -> None:
+    for index in left:
         try:
-            outcomes.append(read_slice(path))
+            outcomes[index] = read_slice(paths[index])
         except DicomError as error:
-            outcomes.append(error)
-    return outcomes
+            outcomes[index] = error
 
 
 def _place(images: list[tuple[int, Slice]], fallback_orientation: str, problems: list[str]) -> list[_Placed]:
