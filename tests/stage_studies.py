@@ -98,6 +98,8 @@ def localisation_of(study: Study, *, is_mirrored: bool = False) -> Localisation:
     for level, xyz in found.levels_mm.items():
         s, row, column = stack.to_voxel(np.array(xyz))
         index = round(float(s))
+        if not 0 <= index < len(stack.volume):
+            continue
         step = 9.0 / stack.spacing_mm[1]
         found.axial_levels.append(
             AxialLevel(

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lumbar.labels import COLUMNS, SEVERITIES
-from lumbar_train.readable import add_counts
+from lumbar_train.readable import write_doubt_counts
 from lumbar_train.store import read_frame, read_logits, write_frame
 
 FOLDER = "denoise"
@@ -79,7 +79,7 @@ def write_doubts(
     )
     write_frame(run / FOLDER / "doubted.parquet", frame)
     reason = f"labels: {{}}, out-of-fold probability below {config.below:g} (left out of the second training only)"
-    add_counts(run, {reason.format(name): int((severity == k).sum()) for k, name in enumerate(SEVERITIES)})
+    write_doubt_counts(run, {reason.format(name): int((severity == k).sum()) for k, name in enumerate(SEVERITIES)})
     return int(is_doubted.sum())
 
 

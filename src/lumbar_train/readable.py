@@ -15,6 +15,7 @@ from lumbar_train.files import write_text
 from lumbar_train.tables import Cohort
 
 FILE = "dropped.json"
+DOUBTS = "denoise/counts.json"
 NO_SERIES = "studies: no readable series"
 NO_SLICE = "series: no usable slice"
 
@@ -54,16 +55,16 @@ def write_dropped(run: Path, whole: Cohort, kept: Cohort) -> None:
 
 def read_dropped(run: Path) -> dict[str, Any]:
     """``studies`` that a run left out, and ``counts`` by reason; both empty where nothing is noted."""
-    path = run / FILE
-    return json.loads(path.read_text("utf-8")) if path.is_file() else {"studies": [], "counts": {}}
+    path, doubts = run / FILE, run / DOUBTS
+    noted = json.loads(path.read_text("utf-8")) if path.is_file() else {"studies": [], "counts": {}}
+    if doubts.is_file():
+        noted["counts"] |= json.loads(doubts.read_text("utf-8"))
+    return dict(noted)
 
 
-def add_counts(run: Path, counts: dict[str, int]) -> None:
-    """Note more of what was left out; a reason given before is counted anew."""
-    noted = read_dropped(run)
-    noted["counts"] = noted["counts"] | counts
-    noted["counts"] = {reason: n for reason, n in noted["counts"].items() if n}
-    write_text(run / FILE, json.dumps(noted, indent=1) + "\n")
+def write_doubt_counts(run: Path, counts: dict[str, int]) -> None:
+    """Note by reason how many labels a second training left out; a run that goes on finds them again."""
+    write_text(run / DOUBTS, json.dumps({reason: n for reason, n in counts.items() if n}, indent=1) + "\n")
 
 
 def as_trained(run: Path, cohort: Cohort) -> Cohort:
