@@ -84,7 +84,7 @@ def plot_confusion(counts: list[list[int]]) -> Figure:
     for row in range(3):
         for column in range(3):
             colour = "white" if share[row, column] > 0.6 else "black"
-            axis.text(column, row, int(table[row, column]), ha="center", va="center", fontsize=8, color=colour)
+            axis.text(column, row, str(table[row, column]), ha="center", va="center", fontsize=8, color=colour)
     names = [name.split("/")[0] for name in SEVERITIES]
     axis.set_xticks(range(3), names, fontsize=6)
     axis.set_yticks(range(3), names, fontsize=6)

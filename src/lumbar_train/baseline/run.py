@@ -23,6 +23,7 @@ from lumbar.metric import score
 from lumbar_train.baseline.export import RECIPE, export
 from lumbar_train.baseline.fit import Job, finished, fold_title, run_fit, start_worker
 from lumbar_train.baseline.gather import Answers, all_figures, out_of_fold, submission_frame, write_predictions
+from lumbar_train.baseline.network import make_network
 from lumbar_train.baseline.prepare import Images, describe_problems, prepare, write_label_tables
 from lumbar_train.baseline.settings import Settings, check_settings
 from lumbar_train.errors import TrainingError
@@ -142,7 +143,8 @@ def execute(run: BaselineRun, *, batch: int, start_batch: int) -> tuple[Answers,
     """
     check_settings(run.settings)
     check_free(run)
-    run.settings.network(run.columns[0])
+    # found now, not after hours of conversion: a network that cannot be built, weights that cannot be had
+    make_network(run.settings.network(run.columns[0]), 0, pretrained=run.settings.pretrained)
     images = prepare_run(run, batch, start_batch)
     write_folds(run.out / "folds.csv", run.folds)
     recipe = {"name": RECIPE, "columns": run.columns} | asdict(run.settings)

@@ -115,8 +115,9 @@ class Tuner:
         device: torch.device,
         checkpoint: Path | None = None,
     ) -> None:
-        layout: Any = torch.channels_last if device.type == "cuda" else torch.contiguous_format
-        self.network = network.to(device=device, memory_format=layout)
+        self.network = network.to(device)
+        if device.type == "cuda":
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.steps = Steps(samples, batch_size, device)
         self.weight_decay, self.seed, self.device, self.checkpoint = weight_decay, seed, device, checkpoint
         self.groups: list[Group] = parameter_groups(network)
