@@ -95,4 +95,4 @@ def table(recipe: Recipe) -> str:
 
 
 def _millions(count: int) -> str:
-    return f"{count / 1e6:.2f} M"
+    return f"{count / 1e6:.{2 if count >= 1e5 else 3}f} M"

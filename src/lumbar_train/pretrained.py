@@ -180,7 +180,10 @@ def check_hub(config: BackboneConfig) -> None:
         raise TrainingError(
             f"backbone {config.name}: altered for this recipe, so no pretrained weights fit; {_INSTEAD}"
         )
-    cfg = timm.get_pretrained_cfg(config.name)
+    try:
+        cfg = timm.get_pretrained_cfg(config.name)
+    except RuntimeError:  # an unknown tag after the dot
+        cfg = None
     if cfg is None or not (cfg.hf_hub_id or cfg.url or cfg.file):
         raise TrainingError(f"backbone {config.name}: timm {timm.__version__} has no weights for it; {_INSTEAD}")
     files = ("model.safetensors", "pytorch_model.bin")
