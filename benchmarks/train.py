@@ -1,0 +1,186 @@
+"""Samples a second of each training stage through the loader, and of the same step on tensors already in memory.
+
+    python benchmarks/train.py [--data COHORT] [--studies 3] [--recipes demo] [--steps 6]
+
+Each stage's own data, network, loss and augmentation, as ``lumbar_train train`` puts them together; places come from
+the truth, so that no stage waits for the one before. A row gives samples/s of the whole step with samples prepared in
+this process, of the step alone on one batch kept in memory, and what share of the former the loader costs: with
+samples prepared by other processes (``--loaders``), what it would cost if they kept up. Without ``--data`` phantoms
+are made (about 5 s a study). On a GPU ``model2`` and ``strong`` run at full size as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "kernel"), str(ROOT / "src")]
+
+from lumbar.config import HeatmapConfig, SagittalRegressionConfig, to_dict  # noqa: E402
+from lumbar.models import build, name_of  # noqa: E402
+from lumbar.stages.classify import CLASSIFIERS  # noqa: E402
+from lumbar_train import losses  # noqa: E402
+from lumbar_train.cache import Cache, build_cache  # noqa: E402
+from lumbar_train.classify_data import LevelCrops  # noqa: E402
+from lumbar_train.fitting import loop_config  # noqa: E402
+from lumbar_train.locate_data import AxialXY, SagittalRegression, SagittalXY, SliceRoles  # noqa: E402
+from lumbar_train.loop_config import autocast, place  # noqa: E402
+from lumbar_train.masks import MaskReader  # noqa: E402
+from lumbar_train.place_errors import truth_points  # noqa: E402
+from lumbar_train.ranks import Ranks, pick_device  # noqa: E402
+from lumbar_train.recipes import Recipe, StageRecipe, recipe_by_name  # noqa: E402
+from lumbar_train.sampling import Plan, make_loader, to_device  # noqa: E402
+from lumbar_train.tables import Cohort, read_cohort  # noqa: E402
+from lumbar_train.targets import study_targets  # noqa: E402
+from lumbar_train.true_places import true_localisation  # noqa: E402
+
+WARM_UP = 2
+STAGES = ("sagittal_xy", "sagittal_z", "axial_xy", *CLASSIFIERS)
+
+
+class Bench:
+    """A cohort with its true places, and each stage's data and loss on it."""
+
+    def __init__(self, root: Path, folder: Path) -> None:
+        self.cohort: Cohort = read_cohort(root, progress=False)
+        build_cache(folder, root, "train", self.cohort.series, workers=0, progress=False)
+        self.cache = Cache(folder)
+        points, truth = dict(list(self.cohort.points.groupby("study_id"))), truth_points(self.cohort)
+        self.targets, self.found = {}, {}
+        for study_id in map(int, self.cohort.study_ids):
+            study = self.cache.study(study_id)
+            self.targets[study_id] = study_targets(study, points.get(study_id, self.cohort.points.iloc[:0]))
+            self.found[study_id] = true_localisation(study, truth[truth["study_id"] == study_id])
+        self.labels = dict(zip(map(int, self.cohort.study_ids), self.cohort.labels, strict=True))
+
+    def stage(self, name: str, stage: StageRecipe) -> tuple[Any, Callable[..., Any]]:
+        """Data and loss."""
+        config, augment = stage.network, stage.augment
+        if name == "sagittal_xy":
+            if isinstance(config, SagittalRegressionConfig):
+                data = SagittalRegression(self.cache, self.targets, config, augment, repeats=stage.fit.repeats)
+                return data, losses.sagittal_regression_loss
+            masks = MaskReader(self.cohort.root)
+            there = masks if masks.is_there else None
+            data = SagittalXY(self.cache, self.targets, config, augment, repeats=stage.fit.repeats, masks=there)
+            return data, losses.heatmap_loss
+        if name == "sagittal_z":
+            levels = {k: v.levels_mm for k, v in self.found.items()}
+            return SliceRoles(self.cache, self.targets, levels, config, augment), losses.slice_role_loss
+        if name == "axial_xy":
+            loss = losses.heatmap_loss if isinstance(config, HeatmapConfig) else losses.axial_regression_loss
+            return AxialXY(self.cache, self.targets, config, augment), loss
+        data = LevelCrops(self.cache, self.found, self.labels, config, augment, stage.mixing)
+        return data, losses.graded_loss
+
+
+def measure(bench: Bench, name: str, stage: StageRecipe, n_steps: int, loaders: int, device: torch.device) -> str:
+    """One row of the table."""
+    data, loss = bench.stage(name, stage)
+    ranks = Ranks(device=device)
+    config = loop_config(stage, 0, {})
+    torch.manual_seed(0)
+    network = place(build(name_of(stage.network), to_dict(stage.network)), config, ranks).train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5)
+    plan = Plan(len(data), config.batch_size, 1, 0, ranks)
+    loader = make_loader(data, plan, workers=loaders, device=device)
+
+    def batches() -> Any:
+        epoch = 0
+        while True:
+            parts = plan.start(epoch)
+            for part, batch in zip(parts, loader, strict=True):
+                if len(part.indices) == min(config.batch_size, len(data)):  # whole batches alone
+                    yield batch
+            epoch += 1
+
+    def step(batch: Any) -> None:
+        with autocast(config, device):
+            value, _ = loss(network, to_device(batch, device))
+        value.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    source = batches()
+    kept = [next(source) for _ in range(WARM_UP)]
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    for batch in kept:
+        step(batch)
+    # by turns, so that whatever else the machine does falls on both
+    whole, alone = [], []
+    for k in range(n_steps):
+        whole.append(_seconds(lambda: step(next(source)), device))
+        alone.append(_seconds(lambda k=k: step(kept[k % WARM_UP]), device))
+    n = min(config.batch_size, len(data))
+    through, memory = n / float(np.median(whole)), n / float(np.median(alone))
+    peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else _resident_gib()
+    share = max(0.0, 1 - through / memory)
+    return f"{name:<20} {n:>5} {through:>12.1f} {memory:>12.1f} {100 * share:>8.0f} % {peak:>9.2f}"
+
+
+def _seconds(action: Callable[[], None], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    action()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _resident_gib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def full_size(recipe: Recipe, n_studies: int) -> Recipe:
+    """Enough repeats for whole batches from few studies."""
+    stage = recipe.stages["sagittal_xy"]
+    repeats = max(stage.fit.repeats, -(-2 * stage.fit.batch // n_studies))
+    return replace(
+        recipe, stages=recipe.stages | {"sagittal_xy": replace(stage, fit=replace(stage.fit, repeats=repeats))}
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="a cohort; default: phantoms")
+    parser.add_argument("--studies", type=int, default=3, help="phantoms to make; default: %(default)s")
+    parser.add_argument("--recipes", help="default: demo, and on a GPU model2 and strong as well")
+    parser.add_argument("--steps", type=int, default=6, help="timed steps a stage; default: %(default)s")
+    parser.add_argument("--loaders", type=int, default=0, help="processes that prepare samples; default: %(default)s")
+    args = parser.parse_args()
+    device = pick_device("auto")
+    names = args.recipes or ("demo,model2,strong" if device.type == "cuda" else "demo")
+    with tempfile.TemporaryDirectory() as scratch:
+        root = args.data
+        if root is None:
+            root = Path(scratch) / "cohort"
+            command = [sys.executable, "-m", "lumbar_phantom", "--out", str(root), "--studies", str(args.studies)]
+            subprocess.run([*command, "--seed", "77", "--workers", "1"], check=True, capture_output=True)
+        bench = Bench(root, Path(scratch) / "cache")
+        device_name = (
+            torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+        )
+        print(f"{device_name}; {len(bench.cohort)} studies; {args.loaders} loader processes")
+        for name in names.split(","):
+            recipe = full_size(recipe_by_name(name), len(bench.cohort))
+            print(f"\n{name:<20} {'batch':>5} {'samples/s':>12} {'in memory':>12} {'loader':>10} {'peak GiB':>9}")
+            for stage in STAGES:
+                print(measure(bench, stage, recipe.stages[stage], args.steps, args.loaders, device), flush=True)
+
+
+if __name__ == "__main__":
+    main()
