@@ -336,7 +336,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=60)
     parser.add_argument("--seconds", type=float, default=20.0, help="limit for one row of the table")
     parser.add_argument("--study", type=Path, default=ROOT.parent / "shared" / "real" / "lumbar_cc0")
-    parser.add_argument("--only", choices=sorted(SYNTAXES), help="one syntax")
+    parser.add_argument("--only", choices=[*SYNTAXES, "series", "start"], help="one part of the figures")
     parser.add_argument(
         "--clock", choices=("wall", "cpu"), default="wall", help="cpu: time of the thread, for a machine that is busy"
     )
@@ -349,13 +349,15 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as root:
         files = write_corpus(Path(root), corpus(options.study))
-        print("| syntax | size | reader | µs | ratio | |\n|---|---|---|---|---|---|")
+        if options.only in (None, *SYNTAXES):
+            print("| syntax | size | reader | µs | ratio | |\n|---|---|---|---|---|---|")
         for name, sizes in files.items():
             if options.only in (None, name):
                 for size, paths in sizes.items():
                     report(name, size, measure(name, paths, options.repeats, options.seconds, clock))
-        if options.only is None and options.clock == "wall":
+        if options.only in (None, "series"):
             measure_threads(files, options.repeats)
+        if options.only in (None, "start"):
             measure_cold_start(files["RLE"][320][0])
 
 

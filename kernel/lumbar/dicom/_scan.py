@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 
 from lumbar.dicom import _numbers
-from lumbar.dicom._bits import I64, gather_bits
+from lumbar.dicom._bits import I64
 from lumbar.dicom._jit import inner_kernel, kernel
 from lumbar.dicom._numbers import DECIMAL, INTEGER, SHORT
 
@@ -82,16 +82,15 @@ def span_of(tag: int) -> int:
 
 
 # Places in the workspace, int64: where the walk ended, last VR, numbers left to Python, start of the data set, whether
-# it is explicit and big-endian; offset and length of the transfer syntax; whether the pixels are plain, and their size.
+# it is explicit and big-endian; offset and length of the transfer syntax; bits stored of plain
+# pixels (0: there are none), whether they are signed, their rows and columns.
 # Then of each wanted tag offset and length of the value, -1 and 0 where it is absent, and its first two bytes as a
 # number, -1 where it has fewer.
 END_AT, LAST_VR, LEFT, DATASET, IS_EXPLICIT, IS_BIG, SYNTAX = 0, 1, 2, 3, 4, 5, 6
-PLAIN, PLAIN_ROWS, PLAIN_COLUMNS = 8, 9, 10
-SPANS = 11
-WORKSPACE = np.array([0, 0, 0, 0, 0, 0, -1, 0, 0, 0, 0, *([-1, 0, -1] * len(_TAGS))], np.int64)
+PLAIN, PLAIN_SIGN, PLAIN_ROWS, PLAIN_COLUMNS = 8, 9, 10, 11
+SPANS = 12
+WORKSPACE = np.array([0, 0, 0, 0, 0, 0, -1, 0, 0, 0, 0, 0, *([-1, 0, -1] * len(_TAGS))], np.int64)
 NEEDS_SYNTAX = 2  # none, or one that may be deflated or big-endian: settled by the caller, who calls again
-# Values of PLAIN: one frame of 16-bit gray, all there, no bit set above the stored ones
-PLAIN_UNSIGNED, PLAIN_SIGNED = 1, 2
 SHORTS = tuple((field, span_of(tag) + 2) for field, (tag, kind, _) in NUMBERS.items() if kind == SHORT)
 STRINGS = {field: row for field, row in NUMBERS.items() if row[1] != SHORT}  # parsed from text, in this order
 NO_NUMBERS = np.full(sum(max(1, count) for _, _, count in STRINGS.values()), np.nan)
@@ -129,24 +128,22 @@ def read_elements(source: np.ndarray, is_dataset: bool, workspace: np.ndarray, n
 
 @inner_kernel
 def _find_plain(source: np.ndarray, workspace: np.ndarray) -> int:
-    """PLAIN_UNSIGNED or PLAIN_SIGNED where ``source`` holds such pixels as it stands, else 0; unencapsulated ones."""
+    """BitsStored of one frame of 16-bit gray that is all there, uncompressed, and can be used as it stands; else 0."""
     start, length, photometric = workspace[END_AT], workspace[_PIXELS + 1], workspace[_PHOTOMETRIC]
+    rows, columns = workspace[_ROWS], workspace[_COLUMNS]
     stored = workspace[_STORED] if workspace[_STORED] >= 0 else 16
-    n_pixels = workspace[_ROWS] * workspace[_COLUMNS]
-    if workspace[_ALLOCATED] != 16 or workspace[_ROWS] < 1 or workspace[_COLUMNS] < 1 or stored < 1 or stored > 16:
+    if workspace[_ALLOCATED] != 16 or rows < 1 or columns < 1 or stored < 1 or stored > 16:
         return 0
     # One sample and one frame, of MONOCHROME1 or 2; the rest is looked at in Python
     if abs(workspace[_SAMPLES]) != 1 or workspace[_FRAMES + 1] != 0:
         return 0
     if photometric < 0 or workspace[_PHOTOMETRIC + 1] < 11 or source[photometric] != 77:
         return 0
-    if start & 1 or length == UNDEFINED or length < 2 * n_pixels or start + length > source.size:
+    if start & 1 or length == UNDEFINED or length < 2 * rows * columns or start + length > source.size:
         return 0
-    is_signed = workspace[_SIGN] == 1
-    if stored < 16 and gather_bits(source[start : start + 2 * n_pixels].view(np.uint16), is_signed) >> stored != 0:
-        return 0
-    workspace[PLAIN_ROWS], workspace[PLAIN_COLUMNS] = workspace[_ROWS], workspace[_COLUMNS]
-    return PLAIN_SIGNED if is_signed else PLAIN_UNSIGNED
+    workspace[PLAIN_SIGN] = 1 if workspace[_SIGN] == 1 else 0
+    workspace[PLAIN_ROWS], workspace[PLAIN_COLUMNS] = rows, columns
+    return stored
 
 
 @inner_kernel

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lumbar.dicom import _numbers, _scan
+from lumbar.dicom._bits import gather_bits
 from lumbar.errors import DicomError
 
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"
@@ -281,7 +282,7 @@ def parse(name: str, source: np.ndarray, is_whole: bool = True) -> File:
         )
     if code == _scan.END and not is_whole:
         raise DicomError(f"{name}: found the end of the part read, expected pixel data")
-    end, vr, _, _, _, is_big, start, length, plain, rows, columns = workspace[: _scan.SPANS].tolist()
+    end, vr, _, _, _, is_big, start, length, stored, is_signed, rows, columns = workspace[: _scan.SPANS].tolist()
     head = source[:end].tobytes()
     if not syntax:
         syntax = _text(head[start : start + length]) or ""
@@ -289,9 +290,11 @@ def parse(name: str, source: np.ndarray, is_whole: bool = True) -> File:
     header.__dict__.update(path=name, transfer_syntax_uid=syntax, _unread=(head, workspace, numbers))
     if code == _scan.END:
         return File(header, source, is_big != 0, -1, 0, "", None, None)
-    if plain and syntax in _LITTLE:
-        pixels = np.ndarray((rows, columns), _DTYPES[16][plain == _scan.PLAIN_SIGNED], source, end)
-        return File(header, source, False, end, pixels.nbytes, "", None, pixels)
+    if stored and syntax in _LITTLE:
+        pixels = np.ndarray((rows, columns), _DTYPES[16][is_signed], source, end)
+        words = source[end : end + pixels.nbytes].view(np.uint16)
+        if stored == 16 or not gather_bits(words, is_signed != 0) >> stored:
+            return File(header, source, False, end, pixels.nbytes, "", None, pixels)
     length = int(workspace[_PIXEL_SPAN + 1])
     letters = chr(vr >> 8) + chr(vr & 255) if vr else ""
     table = _offset_table(head, workspace) if workspace[_TABLE_SPANS[0]] >= 0 else None
