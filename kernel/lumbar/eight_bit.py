@@ -63,9 +63,9 @@ def eight_bit(study: Study, chosen: ChosenSlice, size: int) -> NDArray[np.uint8]
     return np.asarray(np.rint(image * 255.0), dtype=np.uint8)
 
 
-def as_input(images: NDArray[np.uint8]) -> torch.Tensor:
-    """8-bit slices (N, H, W) as the network's input: (N, 1, H, W) float32 in 0..1."""
-    return torch.from_numpy(np.ascontiguousarray(images)).unsqueeze(1).float() / 255.0
+def as_input(images: NDArray[np.uint8], device: torch.device | str = "cpu") -> torch.Tensor:
+    """8-bit slices (N, H, W) as the network's input on a device: (N, 1, H, W) float32 in 0..1."""
+    return torch.from_numpy(np.ascontiguousarray(images)).to(device).unsqueeze(1).float() / 255.0  # bytes travel
 
 
 def probe_slices(seed: int, size: int) -> NDArray[np.uint8]:

@@ -87,7 +87,7 @@ class Steps:
         order = np.random.default_rng([seed, epoch]).permutation(self.samples.rows)
         rows = order[step * self.batch_size : (step + 1) * self.batch_size]
         generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) * 100_003 + step)
-        images = as_input(self.samples.images[rows]).to(self.device)
+        images = as_input(self.samples.images[rows], self.device)
         return augment(images, generator), torch.from_numpy(self.samples.classes[rows]).to(self.device)
 
 
@@ -116,8 +116,7 @@ class Tuner:
         checkpoint: Path | None = None,
     ) -> None:
         self.network = network.to(device)
-        if device.type == "cuda":
-            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # half as fast again, on CPUs too
         self.steps = Steps(samples, batch_size, device)
         self.weight_decay, self.seed, self.device, self.checkpoint = weight_decay, seed, device, checkpoint
         self.groups: list[Group] = parameter_groups(network)
