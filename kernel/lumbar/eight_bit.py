@@ -65,7 +65,8 @@ def eight_bit(study: Study, chosen: ChosenSlice, size: int) -> NDArray[np.uint8]
 
 def as_input(images: NDArray[np.uint8], device: torch.device | str = "cpu") -> torch.Tensor:
     """8-bit slices (N, H, W) as the network's input on a device: (N, 1, H, W) float32 in 0..1."""
-    return torch.from_numpy(np.ascontiguousarray(images)).to(device).unsqueeze(1).float() / 255.0  # bytes travel
+    writable = np.array(images, order="C")  # torch warns of arrays mapped from a file, which are not
+    return torch.from_numpy(writable).to(device).unsqueeze(1).float() / 255.0  # bytes travel, not floats
 
 
 def probe_slices(seed: int, size: int) -> NDArray[np.uint8]:

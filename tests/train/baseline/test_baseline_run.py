@@ -285,7 +285,7 @@ def test_the_page_sets_a_chain_on_the_same_folds_beside_and_refuses_other_folds(
 def test_stop_accuracy_measures_on_training_studies_kept_apart(pristine_root, tmp_path, capsys):
     root = tmp_path / "cohort"
     shutil.copytree(pristine_root, root)
-    set_labels(root, **{CANAL: [0, 1, 0, 1, 0, 1]})
+    set_labels(root, **{CANAL: [0, 0, 1, 1, 0, 1]})
     assert baseline(root, tmp_path / "run", "--no-full", "--stop-accuracy", "0.9", columns=CANAL) == 0
     # three training studies a fold are too few to keep any apart, and that is said
     assert "no studies could be kept apart to measure the accuracy" in "".join(capsys.readouterr())
