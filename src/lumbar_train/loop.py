@@ -193,7 +193,7 @@ class _Fit:
         return sums | {"samples": _scalar(len(part.indices) * part.counts, device)}
 
     def _update(self, pending: list[tuple[Part, dict[str, Tensor]]]) -> float:
-        """Divide by the weight of the whole step, guard, clip, move; return the step's mean loss."""
+        """Divide by the weight of the whole step (1 at least), guard, clip, move; return the step's mean loss."""
         names = list(pending[0][1])
         stacked = torch.stack([torch.stack([sums[name] for name in names]) for _, sums in pending]).sum(0)
         totals = dict(zip(names, self.ranks.sum(stacked).tolist(), strict=True))
@@ -202,7 +202,7 @@ class _Fit:
             self._refuse(pending, f"loss is {totals['loss']}")
         self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        torch._foreach_mul_(gradients, self.config.batch_size / max(weight, 1e-12))
+        torch._foreach_mul_(gradients, self.config.batch_size / max(weight, 1.0))
         limit = self.config.clip_norm if self.config.clip_norm is not None else math.inf
         norm = float(nn.utils.clip_grad_norm_(self.parameters, limit))
         self._guard(norm, pending)
@@ -217,7 +217,7 @@ class _Fit:
         totals["skipped"] = float(not math.isfinite(norm))
         for name, value in totals.items():
             self.totals[name] = self.totals.get(name, 0.0) + value
-        return totals["loss"] / weight if weight else 0.0
+        return totals["loss"] / max(weight, 1.0)
 
     def _guard(self, norm: float, pending: list[tuple[Part, dict[str, Tensor]]]) -> None:
         if math.isfinite(norm):

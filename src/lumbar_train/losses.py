@@ -13,6 +13,7 @@ from lumbar.labels import GROUPS, SEVERITY_WEIGHTS
 Batch = dict[str, Tensor]
 Figures = dict[str, Any]  # "weight" is what the loss was divided by: batches may be cut anywhere
 SEGMENT_WEIGHT = 0.1
+TINY = 1e-6  # a part of a batch may weigh nothing; the loop sees to it that a whole one weighs at least 1
 
 
 def heatmap_loss(network: nn.Module, batch: Batch) -> tuple[Tensor, Figures]:
@@ -26,7 +27,7 @@ def heatmap_loss(network: nn.Module, batch: Batch) -> tuple[Tensor, Figures]:
     logits = out[:, : heat.shape[1]]
     p = torch.sigmoid(logits)
     each = (heat - p).abs().square() * F.binary_cross_entropy_with_logits(logits, heat, reduction="none")
-    weight = (heat * known).sum().clamp(min=1.0)
+    weight = (heat * known).sum().clamp(min=TINY)
     points = (each * known).sum() / weight
     loss = points
     figures: Figures = {"points": points.detach(), "weight": weight}
@@ -53,7 +54,7 @@ def axial_regression_loss(network: nn.Module, batch: Batch) -> tuple[Tensor, Fig
     """Masked L1 over left and right points in 0..1."""
     out = network(batch["images"]).float().view(-1, 2, 2)
     weight = batch["known"]
-    total = weight.sum().clamp(min=1.0)
+    total = weight.sum().clamp(min=TINY)
     return ((out - batch["points"]).abs().sum(-1) * weight).sum() / total, {"weight": total}
 
 
@@ -61,7 +62,7 @@ def slice_role_loss(network: nn.Module, batch: Batch) -> tuple[Tensor, Figures]:
     """Weighted L1 of the counts: slices that carry points weigh more, kinds that are not labelled nothing."""
     out = network(batch["images"], batch["mask"]).float()
     weight = (1 + batch["counts"]) * batch["mask"][..., None] * batch["known"][:, None]
-    total = weight.sum().clamp(min=1.0)
+    total = weight.sum().clamp(min=TINY)
     return ((out - batch["counts"]).abs() * weight).sum() / total, {"weight": total}
 
 
@@ -74,11 +75,11 @@ def graded_loss(network: nn.Module, batch: Batch) -> tuple[Tensor, Figures]:
     labels = batch["labels"]  # (B, 5), -1 missing or not to be graded
     each, weights = _weighted(out, labels)
     if "share" not in batch:
-        total = weights.sum().clamp(min=1.0)
+        total = weights.sum().clamp(min=TINY)
         return (each * weights).sum() / total, {"weight": total}
     other, other_weights = _weighted(out, batch["labels2"])
     weights, other_weights = weights * batch["share"], other_weights * (1 - batch["share"])
-    total = (weights + other_weights).sum().clamp(min=1.0)
+    total = (weights + other_weights).sum().clamp(min=TINY)
     return (each * weights + other * other_weights).sum() / total, {"weight": total}
 
 
