@@ -217,7 +217,7 @@ class _Fit:
         totals["skipped"] = float(not math.isfinite(norm))
         for name, value in totals.items():
             self.totals[name] = self.totals.get(name, 0.0) + value
-        return totals["loss"] / max(weight, 1.0)
+        return float(totals["loss"] / max(weight, 1.0))
 
     def _guard(self, norm: float, pending: list[tuple[Part, dict[str, Tensor]]]) -> None:
         if math.isfinite(norm):
