@@ -5,8 +5,9 @@
 Each stage's own data, network, loss and augmentation, as ``lumbar_train train`` puts them together; places come from
 the truth, so that no stage waits for the one before. A row gives samples/s of the whole step with samples prepared in
 this process, of the step alone on one batch kept in memory, and what share of the former the loader costs: with
-samples prepared by other processes (``--loaders``), what it would cost if they kept up. Without ``--data`` phantoms
-are made (about 5 s a study). On a GPU ``model2`` and ``strong`` run at full size as well.
+samples prepared by other processes (``--loaders``), what is left of it. Without ``--data`` phantoms are made (about
+5 s a study). On a CPU one thread runs and processor time counts, so that other work on the machine changes little; on a
+GPU it is the clock, and ``model2`` and ``strong`` run at full size as well.
 """
 
 from __future__ import annotations
@@ -134,11 +135,12 @@ def measure(bench: Bench, name: str, stage: StageRecipe, n_steps: int, loaders: 
 def _seconds(action: Callable[[], None], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    start = clock()
     action()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def _resident_gib() -> float:
@@ -163,6 +165,9 @@ def main() -> None:
     parser.add_argument("--loaders", type=int, default=0, help="processes that prepare samples; default: %(default)s")
     args = parser.parse_args()
     device = pick_device("auto")
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+        args.loaders = 0  # their time would not be counted
     names = args.recipes or ("demo,model2,strong" if device.type == "cuda" else "demo")
     with tempfile.TemporaryDirectory() as scratch:
         root = args.data
@@ -171,9 +176,7 @@ def main() -> None:
             command = [sys.executable, "-m", "lumbar_phantom", "--out", str(root), "--studies", str(args.studies)]
             subprocess.run([*command, "--seed", "77", "--workers", "1"], check=True, capture_output=True)
         bench = Bench(root, Path(scratch) / "cache")
-        device_name = (
-            torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-        )
+        device_name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU, one thread"
         print(f"{device_name}; {len(bench.cohort)} studies; {args.loaders} loader processes")
         for name in names.split(","):
             recipe = full_size(recipe_by_name(name), len(bench.cohort))
