@@ -60,9 +60,8 @@ def theirs(arch: str, train, valid, *, seed: int, epochs: int, rate: float, batc
     from fastai.torch_core import set_seed
     from fastai.vision.augment import Brightness, Contrast, Rotate, Warp, Zoom, setup_aug_tfms
     from fastcore.basics import L
-    from torch.utils.data import DataLoader, TensorDataset
+    from torch.utils.data import TensorDataset
 
-    del DataLoader
     set_seed(seed, reproducible=False)
     network = make_network(BaselineConfig(BackboneConfig(arch), COLUMN, size=train[0].shape[1]), seed)
     images = [torch.from_numpy(part[0])[:, None].float() / 255 for part in (train, valid)]
@@ -122,10 +121,13 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--lr-mult", type=float, default=10.0)
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--only", choices=("ours", "fastai"), help="one side alone")
     options = parser.parse_args()
     sides = {"ours": ours}
     try:
         import fastai
+        import fastai.callback.schedule
+        import fastai.vision.augment
 
         sides["fastai"] = theirs
         print(f"fastai {fastai.__version__}, torch {torch.__version__}, {options}")
@@ -133,6 +135,8 @@ def main() -> None:
         print(f"fastai is not installed ({error}): pip install '.[fastai-check]' in an environment of its own")
     train, valid = draw(options.images, options.size, 1), draw(options.images // 2, options.size, 2)
     for name, side in sides.items():
+        if options.only not in (None, name):
+            continue
         found = [
             side(options.arch, train, valid, seed=seed, epochs=options.epochs, rate=options.lr, batch=options.batch,
                  lr_mult=options.lr_mult)
