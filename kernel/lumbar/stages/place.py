@@ -24,7 +24,7 @@ FORAMEN_LATERAL_MM = (5.0, 36.0)  # distance of a foramen from the canal point, 
 FORAMEN_OFFSET_MM = (16.0, 5.0, 4.5)
 WEAK = 0.05  # heat below this is no evidence
 DISAGREE_MM = 17.0  # about half the way to the next disc
-SACRUM_MM = 25.0  # less of the image below L5/S1 shows no sacrum that could be told from L5
+SACRUM_MM = 55.0  # with less of the image below L5/S1 it may be L4/5, the sacrum lying out of view
 
 
 def fuse_levels(maps: list[SagittalHeat], found: Localisation) -> dict[str, float]:
@@ -61,7 +61,7 @@ def doubts(maps: list[SagittalHeat], found: Localisation) -> list[str]:
     if lowest is not None:
         below = max(_below_mm(item.stack, np.array(lowest)) for item in maps)
         if below < SACRUM_MM:
-            lines.append(f"L5/S1 lies {max(below, 0):.0f} mm above the images' edge: no sacrum to count from")
+            lines.append(f"L5/S1 lies {max(below, 0):.0f} mm above the images' edge: too little sacrum to count from")
     return lines
 
 
