@@ -59,7 +59,7 @@ def theirs(arch: str, train, valid, *, seed: int, epochs: int, rate: float, batc
     from fastai.losses import CrossEntropyLossFlat
     from fastai.torch_core import set_seed
     from fastai.vision.augment import Brightness, Contrast, Rotate, Warp, Zoom, setup_aug_tfms
-    from fastcore.basics import L
+    from fastcore.foundation import L
     from torch.utils.data import TensorDataset
 
     set_seed(seed, reproducible=False)
