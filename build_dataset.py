@@ -8,11 +8,19 @@ from lumbar.errors import CohortError
 from lumbar_publish.cli import main
 from lumbar_publish.names import Layout
 
+SAMPLE_LIMIT_S = 1800.0  # on a busy machine, in a fresh clone, compiling takes minutes of it
+
 
 def make_sample(folder: Path) -> None:
     """One phantom study in the competition's layout, by its own command: the packages never import one another."""
     command = [sys.executable, "-m", "lumbar_phantom", "--out", str(folder), "--studies", "1", "--seed", "1"]
-    done = subprocess.run([*command, "--split", "test"], capture_output=True, text=True, timeout=300, check=False)
+    command += ["--split", "test"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SAMPLE_LIMIT_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise CohortError(
+            f"lumbar_phantom: no study within {SAMPLE_LIMIT_S:g} s: name studies of yours with --sample ROOT"
+        ) from None
     if done.returncode:
         raise CohortError(f"lumbar_phantom exited {done.returncode}: {done.stderr.strip().splitlines()[-1:]}")
 

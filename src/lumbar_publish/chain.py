@@ -11,7 +11,7 @@ from pathlib import Path
 from lumbar.errors import ManifestError
 from lumbar_publish.submission import check_submission
 
-_TIMEOUT_S = 900
+_TIMEOUT_S = 1800  # on a busy machine, the first time, compiling takes minutes of it
 # Folders that hold any package of ours leave the path (an editable install puts them there), then only the sealed
 # code comes on: what forgot to be sealed fails here and not on Kaggle.
 ONLY_SEALED = """\

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,9 @@ from safetensors.numpy import save_file
 from lumbar.config import STAGES
 from lumbar.labels import COLUMNS
 from lumbar.manifest import write_manifest
+from lumbar_publish import client
 from lumbar_publish.names import Layout
+from publish.kaggle_server import KEY, USER, KaggleServer, run_output
 
 # Answers as `python -m lumbar predict` does (files, exit status), in no time; sealing and rehearsal need no more.
 KERNEL_MAIN = '''
@@ -126,3 +130,30 @@ def competition(tmp_path: Path) -> Path:
     labels = ["study_id," + ",".join(COLUMNS), "11" + ",Normal/Mild" * 25, "22" + ",Severe" * 25]
     (root / "solution.csv").write_text("\n".join(labels) + "\n")
     return root
+
+
+@pytest.fixture
+def kaggle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KaggleServer]:
+    """A server, and an environment in which the client finds it and a good key, and nothing of this machine's."""
+    server = KaggleServer()
+    server.output = run_output
+    for name in [name for name in os.environ if name.startswith("KAGGLE_")]:
+        monkeypatch.delenv(name)
+    home = tmp_path / "home"
+    (home / ".kaggle").mkdir(parents=True)
+    for name, value in {
+        "HOME": str(home),
+        "KAGGLE_CONFIG_DIR": str(home / ".kaggle"),
+        "KAGGLE_API_ENVIRONMENT": "LOCALHOST",
+        "HTTP_PROXY": server.url,
+        "http_proxy": server.url,
+        "NO_PROXY": "",
+        "no_proxy": "",
+        "KAGGLE_USERNAME": USER,
+        "KAGGLE_KEY": KEY,
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(client, "_FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr(client, "_LONGEST_PAUSE_S", 0.2)
+    yield server
+    server.close()

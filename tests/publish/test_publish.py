@@ -10,56 +10,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from lumbar.labels import COLUMNS
 from lumbar_publish import cli, client
 from lumbar_publish.cli import main
 from lumbar_publish.names import COMPETITION, Layout
 from lumbar_publish.seal import seal
-from publish.kaggle_server import KEY, TOKEN, USER, Dataset, KaggleServer, Kernel, Refusal, wait_until
+from publish.kaggle_server import KEY, TOKEN, USER, Dataset, KaggleServer, Kernel, Refusal, run_output, wait_until
 
 DATASET, KERNEL = f"{USER}/lumbar-kit", f"{USER}/lumbar-kit-submission"
 Publish = Callable[..., tuple[int, str, str]]
-
-
-def run_output(request: dict) -> dict[str, bytes]:
-    """What a good run of the pushed notebook leaves."""
-    manifest = re.search(r"[0-9a-f]{64}", request["text"])
-    assert manifest
-    rows = ["row_id,normal_mild,moderate,severe", *(f"7_{column},0.5,0.3,0.2" for column in COLUMNS)]
-    record = json.dumps({"manifest_hash": manifest[0]})
-    return {"submission.csv": ("\n".join(rows) + "\n").encode(), "record.json": record.encode()}
-
-
-@pytest.fixture
-def kaggle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KaggleServer]:
-    """A server, and an environment in which the client finds it and a good key, and nothing of this machine's."""
-    server = KaggleServer()
-    server.output = run_output
-    for name in [name for name in os.environ if name.startswith("KAGGLE_")]:
-        monkeypatch.delenv(name)
-    home = tmp_path / "home"
-    (home / ".kaggle").mkdir(parents=True)
-    for name, value in {
-        "HOME": str(home),
-        "KAGGLE_CONFIG_DIR": str(home / ".kaggle"),
-        "KAGGLE_API_ENVIRONMENT": "LOCALHOST",
-        "HTTP_PROXY": server.url,
-        "http_proxy": server.url,
-        "NO_PROXY": "",
-        "no_proxy": "",
-        "KAGGLE_USERNAME": USER,
-        "KAGGLE_KEY": KEY,
-    }.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(client, "_FIRST_PAUSE_S", 0.05)
-    monkeypatch.setattr(client, "_LONGEST_PAUSE_S", 0.2)
-    yield server
-    server.close()
 
 
 @pytest.fixture
