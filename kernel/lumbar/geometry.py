@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lumbar.dicom import Stack
+from lumbar.resample import warp
 
 Array = NDArray[np.float64]
 
@@ -101,16 +102,7 @@ def sample(image: NDArray[np.float32], grid: Grid, outside: float = 0.0) -> NDAr
         blurred = cv2.GaussianBlur(image, (0, 0), 0.45 * coarser, borderType=cv2.BORDER_REPLICATE)
     else:
         blurred = image
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    out = cv2.warpAffine(
-        blurred,
-        grid.matrix,
-        (grid.size, grid.size),
-        flags=flags,
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=outside,
-    )
-    return np.asarray(out, dtype=np.float32)
+    return warp(blurred, grid.matrix, grid.size, outside)
 
 
 def plane_distance_mm(stack: Stack, xyz_mm: Array) -> Array:
