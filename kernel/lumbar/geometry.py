@@ -99,7 +99,8 @@ def sample(image: NDArray[np.float32], grid: Grid, outside: float = 0.0) -> NDAr
     """
     coarser = float(np.sqrt(abs(np.linalg.det(grid.matrix[:, :2]))))
     if coarser > 1.25:
-        blurred = cv2.GaussianBlur(image, (0, 0), 0.45 * coarser, borderType=cv2.BORDER_REPLICATE)
+        smooth = cv2.GaussianBlur(image, (0, 0), 0.45 * coarser, borderType=cv2.BORDER_REPLICATE)
+        blurred = np.asarray(smooth, dtype=np.float32)
     else:
         blurred = image
     return warp(blurred, grid.matrix, grid.size, outside)

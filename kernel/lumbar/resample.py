@@ -31,10 +31,13 @@ def _fill(image: NDArray[np.float32], matrix: NDArray[np.float64], outside: floa
                 continue
             column, row = int(np.floor(x)), int(np.floor(y))
             right, down = x - column, y - row
-            upper = (1 - right) * _at(image, row, column, outside) + right * _at(image, row, column + 1, outside)
-            lower = (1 - right) * _at(image, row + 1, column, outside) + right * _at(
-                image, row + 1, column + 1, outside
-            )
+            if 0 <= column < columns - 1 and 0 <= row < rows - 1:
+                a, b = float(image[row, column]), float(image[row, column + 1])
+                c, d = float(image[row + 1, column]), float(image[row + 1, column + 1])
+            else:
+                a, b = _at(image, row, column, outside), _at(image, row, column + 1, outside)
+                c, d = _at(image, row + 1, column, outside), _at(image, row + 1, column + 1, outside)
+            upper, lower = (1 - right) * a + right * b, (1 - right) * c + right * d
             out[i, j] = (1 - down) * upper + down * lower
 
 
