@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ from lumbar_publish import dry_run, sandbox
 from lumbar_publish.estimate import Estimate, estimate
 from lumbar_publish.names import COMPETITION, Layout
 from lumbar_publish.seal import seal
+from publish.kaggle_server import wait_until
 
 
 @pytest.fixture
@@ -187,3 +190,24 @@ def test_rehearsal_in_which_nothing_was_predicted_fails(
     kernel_does("p = out.with_name('record.json'); p.write_text(p.read_text().replace('predicted', 'prior'))")
     assert run(layout, competition)[0] == 1
     assert "no study was predicted" in capsys.readouterr().err
+
+
+def test_rehearsal_killed_in_its_middle_and_run_again(layout: Layout, competition: Path, kernel_does) -> None:
+    again = layout.root / "again"
+    kernel_does(f"None if pathlib.Path({str(again)!r}).exists() else (out.with_name('begun').touch(), time.sleep(30))")
+    out = layout.root / "dist" / "dry-run"
+    command = [sys.executable, "-m", "lumbar_publish.dry_run", "--root", str(layout.root), "--data", str(competition)]
+    process = subprocess.Popen(
+        [*command, "--out", str(out)],
+        env=sandbox.our_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    assert wait_until((out / "kaggle" / "working" / "begun").exists, 300)  # a busy machine takes its time
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    again.touch()
+    assert run(layout, competition)[0] == 0
+    assert len((out / "kaggle" / "working" / "submission.csv").read_text().splitlines()) == 51
+    assert not (out / "kaggle" / "working" / "begun").exists()
