@@ -11,7 +11,8 @@ from lumbar.geometry import is_inside, plane_distance_mm
 from lumbar.labels import AXIAL_T2, LEVELS, SAGITTAL_T1, SAGITTAL_T2, SIDES, SPINAL
 from lumbar.stages.crop import project
 from lumbar.stages.localise import axial_reach_mm
-from lumbar.stages.points import AxialLevel, Localisation, SagittalPoint, as_xyz
+from lumbar.stages.place import append_point
+from lumbar.stages.points import AxialLevel, Localisation, as_xyz
 from lumbar.study import Study
 
 Array = NDArray[np.float64]
@@ -33,7 +34,7 @@ def true_localisation(study: Study, truth: pd.DataFrame) -> Localisation:
                 sides = {None: canal[level]} | {side: foramen.get((level, side)) for side in SIDES}
                 for side, xyz in sides.items():
                     if xyz is not None:
-                        _append(found, stack, number, description, level, side, xyz)
+                        append_point(found, stack, number, description, level, side, xyz, None, 1.0)
     for number, stack in enumerate(study.series[AXIAL_T2]):
         for level, xyz in canal.items():
             entry = _axial(stack, number, level, xyz, [lateral.get((level, side)) for side in SIDES])
@@ -64,30 +65,6 @@ def _by_kind(
             if level not in canal and len(pair) == 2:
                 canal[level] = np.mean(pair, axis=0)
     return {level: canal[level] for level in LEVELS if level in canal}, foramen, lateral
-
-
-def _append(
-    found: Localisation, stack: Stack, number: int, description: str, level: str, side: str | None, xyz: Array
-) -> None:
-    index, x, y = project(stack, xyz)
-    if not is_inside(stack, x, y) or not -1.0 <= index <= len(stack.volume):
-        return
-    nearest = int(np.clip(round(index), 0, len(stack.volume) - 1))
-    found.sagittal_points.append(
-        SagittalPoint(
-            series_id=stack.series_id,
-            level=level,
-            side=side,
-            instance_number=stack.instance_numbers[nearest],
-            x_px=x,
-            y_px=y,
-            xyz_mm=as_xyz(xyz),
-            confidence=1.0,
-            stack=number,
-            slice_index=nearest,
-            description=description,
-        )
-    )
 
 
 def _axial(stack: Stack, number: int, level: str, centre: Array, sides: list[Array | None]) -> AxialLevel | None:

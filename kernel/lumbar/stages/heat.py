@@ -21,7 +21,7 @@ from lumbar.study import Study
 Array = NDArray[np.float64]
 Heat = NDArray[np.float32]
 
-N_CANAL, N_FORAMEN, DISC = 5, 5, 10  # channels of the sagittal heatmaps: canal levels, foramen levels, any disc
+N_CANAL, DISC = 5, 10  # channels of the sagittal heatmaps: canal levels, then foramen levels, then any disc
 SAGITTAL_POINTS = 11
 STRIDE = 2  # heatmaps are at half the grid's resolution
 BATCH = 16

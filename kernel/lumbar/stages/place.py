@@ -102,10 +102,30 @@ def place_points(
                     peak = foramen_peak(item, role, found, level, k, place, FORAMEN_SERIES_MM)
                 if peak is not None and peak.height >= WEAK:
                     height = peak.height * confidence[name]
-                    append_point(item, found, name, side, peak.xyz_mm, peak.slice_index, height)
+                    append_point(
+                        found,
+                        item.stack,
+                        item.number,
+                        item.description,
+                        name,
+                        side,
+                        peak.xyz_mm,
+                        peak.slice_index,
+                        height,
+                    )
                 else:
                     where = expected if place is None else place
-                    append_point(item, found, name, side, where, None, WEAK * confidence[name])
+                    append_point(
+                        found,
+                        item.stack,
+                        item.number,
+                        item.description,
+                        name,
+                        side,
+                        where,
+                        None,
+                        WEAK * confidence[name],
+                    )
 
 
 def place_canal(item: SagittalHeat, roles: Array, found: Localisation, level: int, confidence: float) -> None:
@@ -115,9 +135,19 @@ def place_canal(item: SagittalHeat, roles: Array, found: Localisation, level: in
     every = list(range(len(item.stack.volume)))
     peak = item.peak_near(level, fused, every, CANAL_RADIUS_MM, 0.35 + 0.65 * roles[:, 2])
     if peak is not None and peak.height >= WEAK:
-        append_point(item, found, name, None, peak.xyz_mm, peak.slice_index, peak.height * confidence)
+        append_point(
+            found,
+            item.stack,
+            item.number,
+            item.description,
+            name,
+            None,
+            peak.xyz_mm,
+            peak.slice_index,
+            peak.height * confidence,
+        )
     else:
-        append_point(item, found, name, None, fused, None, WEAK * confidence)
+        append_point(found, item.stack, item.number, item.description, name, None, fused, None, WEAK * confidence)
 
 
 def expected_foramen(found: Localisation, level: int, side: str) -> Array:
@@ -177,16 +207,17 @@ def project_lateral(stack: Stack, xyz_mm: Array) -> float:
 
 
 def append_point(
-    item: SagittalHeat,
     found: Localisation,
+    stack: Stack,
+    number: int,
+    description: str,
     level: str,
     side: str | None,
     xyz_mm: Array,
     s: int | None,
     confidence: float,
 ) -> None:
-    """Add a point to the localisation unless it lies outside the series."""
-    stack = item.stack
+    """Add a point to the localisation unless it lies outside the stack (``number`` among its description's)."""
     index, x, y = project(stack, xyz_mm)
     nearest = int(np.clip(round(index), 0, len(stack.volume) - 1)) if s is None else s
     if not is_inside(stack, x, y) or not -1.0 <= index <= len(stack.volume):
@@ -201,9 +232,9 @@ def append_point(
             y_px=y,
             xyz_mm=as_xyz(xyz_mm),
             confidence=float(np.clip(confidence, 0.0, 1.0)),
-            stack=item.number,
+            stack=number,
             slice_index=nearest,
-            description=item.description,
+            description=description,
         )
     )
 
