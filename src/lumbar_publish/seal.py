@@ -85,11 +85,33 @@ def locked_dataset(layout: Layout) -> str | None:
 def source_of(layout: Layout, run: Path | None) -> tuple[Path, Path]:
     """Manifest and weights' folder to seal: a run's export, or what the lock file names."""
     if run is None:
-        return layout.lock, layout.demo_weights
+        return layout.lock, _locked_weights(layout)
     export = run / "export"
     if not export.is_dir():
         raise ManifestError(f"{run}: no export/ folder, expected a run that lumbar_train has finished")
     return export / MANIFEST, export / "weights"
+
+
+def _locked_weights(layout: Layout) -> Path:
+    """Where the lock file's weights lie: the repository ships the demo's; those of a run sealed since, in ``dist``."""
+    is_sealed = (layout.sealed / MANIFEST).is_file()
+    if is_sealed and manifests.manifest_hash(layout.sealed) == manifests.manifest_hash(layout.root):
+        entries = read_json(layout.lock).get("weights") or []
+        # One that differs among the demo's is a damaged one, and is refused; all differing are another run's.
+        if all(_lacking(entry, layout.demo_weights) for entry in entries):
+            return layout.sealed / "weights"
+    return layout.demo_weights
+
+
+def _lacking(entry: dict[str, Any], weights: Path) -> str:
+    """What keeps an entry's file in ``weights`` from being sealed; empty when it is there and whole."""
+    source = weights / Path(str(entry.get("file", ""))).name
+    if not source.is_file():
+        return f"{source}: no such file, named by the manifest as {entry.get('file')!r}"
+    found = manifests.file_sha256(source)
+    if found != entry.get("sha256"):
+        return f"{source}: sha256 {found[:12]}…, the manifest says {str(entry.get('sha256'))[:12]}…"
+    return ""
 
 
 def seal(
@@ -169,15 +191,13 @@ def _stage(folder: Path, layout: Layout, data: dict[str, Any], weights: Path, da
     for source in shipped_code(layout.kernel):
         _copy(source, folder / "code" / "lumbar" / source.relative_to(layout.kernel))
     for entry in data.get("weights") or []:
+        lacking = _lacking(entry, weights)
+        if lacking:
+            hint = f": name the run that {layout.lock.name} was sealed from with --run RUN"
+            raise ManifestError(lacking + (hint if weights == layout.demo_weights else ""))
         name = Path(str(entry.get("file", ""))).name
-        source = weights / name
-        if not source.is_file():
-            raise ManifestError(f"{source}: no such file, named by the manifest as {entry.get('file')!r}")
-        found = manifests.file_sha256(source)
-        if found != entry.get("sha256"):
-            raise ManifestError(f"{source}: sha256 {found[:12]}…, the manifest says {str(entry.get('sha256'))[:12]}…")
         entry["file"] = f"weights/{name}"
-        _copy(source, folder / entry["file"])
+        _copy(weights / name, folder / entry["file"])
     manifests.write_manifest(folder / MANIFEST, data)
     write_json(folder / DATASET_METADATA, dataset_metadata(dataset))
     stamp_s = _EPOCH_S + int(manifests.manifest_hash(folder), 16) % _SPREAD_S

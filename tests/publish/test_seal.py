@@ -5,7 +5,9 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from lumbar.errors import CohortError, LumbarError, ManifestError
 from lumbar.manifest import read_manifest, verify, write_manifest
@@ -199,3 +201,24 @@ def test_sealed_chain_sees_nothing_of_ours_but_the_sealed_folder(layout: Layout,
     (layout.kernel / "__init__.py").write_text("import lumbar.stages\n")
     with pytest.raises(LumbarError, match="No module named 'lumbar_publish'"):
         seal(layout, rehearse=lambda folder: run_chain(folder, competition))
+
+
+def test_without_a_run_the_weights_sealed_last_are_sealed_again(layout: Layout, export: Path) -> None:
+    manifest = export / "export" / "weights_manifest.json"
+    data = json.loads(manifest.read_text())
+    for number, entry in enumerate(data["weights"]):
+        path = export / "export" / entry["file"]
+        save_file({"weight": np.full((2, 2), 7 + number, np.float32)}, path)
+        entry["sha256"], entry["bytes"] = hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size
+    write_manifest(manifest, data)
+    sealed = seal(layout, run=export)
+    again = seal(layout)  # the demo's weights are others, and stay
+    assert again.manifest_hash == sealed.manifest_hash
+    assert (again.folder / "weights" / path.name).read_bytes() == path.read_bytes()
+    (layout.kernel / "stages" / "__init__.py").write_text("x = 1\n")
+    changed = seal(layout)
+    assert changed.manifest_hash != sealed.manifest_hash
+    assert (changed.folder / "weights" / path.name).read_bytes() == path.read_bytes()
+    shutil.rmtree(layout.sealed)
+    with pytest.raises(ManifestError, match=r"name the run that weights_manifest\.json was sealed from with --run RUN"):
+        seal(layout)
