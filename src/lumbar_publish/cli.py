@@ -12,9 +12,10 @@ from lumbar.errors import LumbarError
 from lumbar.manifest import manifest_hash, read_manifest
 from lumbar_publish import step_dataset, step_kernel, step_submit
 from lumbar_publish.chain import run_chain, run_networks
+from lumbar_publish.client import Client, KaggleError
 from lumbar_publish.files import write_text
 from lumbar_publish.names import DEFAULT_SLUG, DatasetId, Layout
-from lumbar_publish.publication import Publication
+from lumbar_publish.publication import Publication, demand_owner
 from lumbar_publish.seal import Sealed, described, locked_dataset, read_json, seal, source_of, verify_against_lock
 from lumbar_publish.whole import chain_of
 
@@ -39,6 +40,8 @@ def main(layout: Layout, make_sample: MakeSample, argv: list[str] | None = None)
             return 0
         if options.publish and not options.message:
             raise LumbarError("--publish needs notes for the version: add -m NOTES")
+        if options.publish:
+            _ask_first(DatasetId.choose(locked_dataset(layout), options.owner, options.slug), options.publish)
         sealed = _seal(layout, options, make_sample)
         print(summary(sealed))
         if options.publish:
@@ -53,6 +56,18 @@ def main(layout: Layout, make_sample: MakeSample, argv: list[str] | None = None)
         print("error: interrupted: run this again to go on from here", file=sys.stderr)
         return 1
     return 0
+
+
+def _ask_first(dataset: DatasetId, step: str) -> None:
+    """Meet an account that Kaggle refuses, or a network that is not there, before the minutes that sealing takes."""
+    demand_owner(dataset)
+    if step in LATER:
+        return
+    try:
+        Client().ask("datasets", "status", str(dataset))
+    except KaggleError as error:
+        if error.trouble.is_no_answer:
+            raise
 
 
 def summary(sealed: Sealed) -> str:
@@ -88,9 +103,7 @@ def _seal(layout: Layout, options: argparse.Namespace, make_sample: MakeSample) 
                 run_chain(folder, sample, chain_of(data))
         write_text(mark, staged + "\n")
 
-    return seal(
-        layout, run=options.run, dataset=dataset, force=options.force, as_demo=options.demo, rehearse=rehearse
-    )
+    return seal(layout, run=options.run, dataset=dataset, force=options.force, as_demo=options.demo, rehearse=rehearse)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -98,7 +111,12 @@ def _parser() -> argparse.ArgumentParser:
         prog="build_dataset.py",
         description="Seal code, weights and manifest into dist/dataset, and the notebook and metadata to match.",
     )
-    parser.add_argument("--run", type=Path, metavar="RUN", help="training run; default: the weights of the lock file")
+    parser.add_argument(
+        "--run",
+        type=Path,
+        metavar="RUN",
+        help="training run; default: the weights of the lock file (the demo's, or those sealed last)",
+    )
     parser.add_argument("--owner", help="Kaggle user; default: KAGGLE_USERNAME, else the lock file's")
     parser.add_argument("--slug", help=f"dataset's name on Kaggle; default: the lock file's, else {DEFAULT_SLUG}")
     parser.add_argument("--force", action="store_true", help="seal an incomplete or mixed run; the manifest records it")

@@ -14,16 +14,21 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TypeVar
 
 from lumbar.errors import LumbarError
 from lumbar_publish.credentials import Credentials, hide_secrets
+from lumbar_publish.kaggle_process import last_status
+from lumbar_publish.names import COMPETITION
 
 SHORT_S = 90.0  # a question; the client's own retries on a dead network take 150
 LONG_S = 6 * 3600.0  # an upload
 _READ_TRIES = 3
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
 _PATIENCE_FAILURES = 10  # failed looks in a row while waiting, once one has worked
+
+_PROCESS = Path(__file__).with_name("kaggle_process.py")
 
 T = TypeVar("T")
 
@@ -60,12 +65,18 @@ class KaggleError(LumbarError):
 
 @dataclass(frozen=True)
 class Reply:
-    """What the client said; secrets are hidden."""
+    """What the client said; secrets are hidden.
+
+    ``status`` is the HTTP status of the last answer that it got, None without any; ``in_time`` is False for a client
+    that had to be ended.
+    """
 
     command: str
     returncode: int
     out: str
     err: str
+    status: int | None = None
+    in_time: bool = True
 
     @property
     def text(self) -> str:
@@ -79,10 +90,18 @@ class Reply:
         said = [line for line in lines if line and "%|" not in line and not line.startswith(("Warning", "warnings."))]
         return said[0][:300] if said else "nothing"
 
+    @property
+    def trouble(self) -> Trouble:
+        """The kind of failure: the status of a refused call decides, words only where there is none."""
+        refused = self.returncode != 0 and self.in_time and (self.status or 0) >= 400
+        return trouble_of_status(self.status or 0) if refused else trouble_of(self.text)
+
     def error(self, hint: str = "") -> KaggleError:
-        """The failure that these words tell of."""
-        trouble = trouble_of(self.text)
+        """The failure that this tells of."""
+        trouble = self.trouble
         advice = hint or _ADVICE.get(trouble, "")
+        if trouble is Trouble.FORBIDDEN and self.command.startswith("kaggle competitions "):
+            advice = f"accept the rules on kaggle.com/competitions/{COMPETITION}/rules, then run this again"
         if trouble is Trouble.CREDENTIALS:
             return KaggleError(Credentials.found().advice(), trouble)
         if trouble is Trouble.UNREACHABLE:
@@ -113,6 +132,14 @@ _SIGNS = (
 )
 
 
+_OF_STATUS = {401: Trouble.CREDENTIALS, 403: Trouble.FORBIDDEN, 404: Trouble.MISSING, 429: Trouble.LIMITED}
+
+
+def trouble_of_status(status: int) -> Trouble:
+    """The kind of failure that an HTTP status stands for."""
+    return _OF_STATUS.get(status, Trouble.SERVER if status >= 500 else Trouble.OTHER)
+
+
 def trouble_of(text: str) -> Trouble:
     """The kind of failure that the client's words tell of."""
     return next((kind for kind, sign in _SIGNS if re.search(sign, text)), Trouble.OTHER)
@@ -128,18 +155,18 @@ class Client:
     def __init__(self, log: Callable[[str], None] = print) -> None:
         self.log = log
 
-    def ask(self, *arguments: str) -> Reply:
+    def ask(self, *arguments: str, limit_s: float | None = None) -> Reply:
         """A question that changes nothing: tried again when that can help.
 
         Raises:
             KaggleError: no answer.
         """
         for attempt in range(_READ_TRIES):
-            reply = self._run(arguments, SHORT_S)
+            reply = self._run(arguments, limit_s or SHORT_S)
             if reply.returncode == 0:
                 return reply
             error = reply.error()
-            if not error.trouble.may_pass or attempt == _READ_TRIES - 1:
+            if not error.trouble.may_pass or not reply.in_time or attempt == _READ_TRIES - 1:
                 raise error
             time.sleep(_FIRST_PAUSE_S * 2**attempt)
         raise AssertionError("unreachable")
@@ -158,20 +185,23 @@ class Client:
 
     def _run(self, arguments: tuple[str, ...], limit_s: float, *, progress: bool = False) -> Reply:
         with tempfile.TemporaryDirectory(prefix="lumbar-kaggle-") as scratch:
-            code, out, err = _call(arguments, limit_s, scratch, progress)
-        if code is None:
+            statuses = Path(scratch) / "http-statuses"
+            code, out, err = _call(arguments, limit_s, statuses, progress)
+            status = last_status(statuses)
+        in_time = code is not None
+        if not in_time:
             err += f"\nno answer within {limit_s:.0f} s"
         command = hide_secrets("kaggle " + " ".join(arguments))
-        return Reply(command, 1 if code is None else code, hide_secrets(out), hide_secrets(err))
+        return Reply(command, 1 if code is None else code, hide_secrets(out), hide_secrets(err), status, in_time)
 
 
-def _call(arguments: tuple[str, ...], limit_s: float, scratch: str, progress: bool) -> tuple[int | None, str, str]:
-    """Exit code (None: ended for taking too long) and both streams."""
+def _call(arguments: tuple[str, ...], limit_s: float, statuses: Path, progress: bool) -> tuple[int | None, str, str]:
+    """Exit code (None: ended for taking too long) and both streams; ``statuses`` lies in the client's own folder."""
     # VERBOSE would make the client print its Authorization header.
     environment = {k: v for k, v in os.environ.items() if k not in ("VERBOSE", "VERBOSE_OUTPUT")}
-    environment |= {"TMPDIR": scratch, "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "ignore"}
+    environment |= {"TMPDIR": str(statuses.parent), "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "ignore"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "kaggle", "-W", *arguments],
+        [sys.executable, "-P", str(_PROCESS), str(os.getpid()), str(statuses), "-W", *arguments],
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

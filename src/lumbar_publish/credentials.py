@@ -57,7 +57,8 @@ def hide_secrets(text: str) -> str:
 
 
 def _secrets() -> list[str]:
-    values = [os.environ.get("KAGGLE_KEY", ""), os.environ.get("KAGGLE_API_TOKEN", "")]
+    token = os.environ.get("KAGGLE_API_TOKEN", "")  # a token, or a file that holds it
+    values = [os.environ.get("KAGGLE_KEY", ""), token, _text(Path(token)) if token else ""]
     values += [_text(_home() / name) for name in ("access_token", "access_token.txt")]
     for path in (_key_file(), _home() / "credentials.json"):
         try:
@@ -75,7 +76,7 @@ def _home() -> Path:
 
 def _key_file() -> Path | None:
     folders = [Path(os.environ["KAGGLE_CONFIG_DIR"])] if os.environ.get("KAGGLE_CONFIG_DIR") else []
-    folders += [_home(), Path.home() / ".config" / "kaggle"]
+    folders += [_home(), Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "kaggle"]
     return next((folder / "kaggle.json" for folder in folders if (folder / "kaggle.json").is_file()), None)
 
 

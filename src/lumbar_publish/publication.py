@@ -11,10 +11,20 @@ from typing import Any
 from lumbar.errors import LumbarError
 from lumbar_publish.client import Client
 from lumbar_publish.files import write_text
-from lumbar_publish.names import Layout
+from lumbar_publish.names import DatasetId, Layout
 from lumbar_publish.seal import Sealed, read_json
 
 AGAIN = "then run this again"
+
+
+def demand_owner(dataset: DatasetId) -> None:
+    """Refuse a placeholder.
+
+    Raises:
+        LumbarError: nobody has said yet whose dataset it is.
+    """
+    if dataset.is_placeholder:
+        raise LumbarError(f"{dataset}: whose dataset? Name your Kaggle account with --owner NAME or KAGGLE_USERNAME")
 
 
 @dataclass
@@ -38,10 +48,7 @@ class Publication:
     client: Client = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.sealed.dataset.is_placeholder:
-            raise LumbarError(
-                f"{self.sealed.dataset}: whose dataset? Name your Kaggle account with --owner NAME or KAGGLE_USERNAME"
-            )
+        demand_owner(self.sealed.dataset)
         self.client = Client(self.log)
 
     @property

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import time
 
-from lumbar_publish.client import LONG_S, KaggleError, Reply, wait_for
+from lumbar_publish.client import LONG_S, KaggleError, Reply, Trouble, wait_for
 from lumbar_publish.publication import AGAIN, Publication
 from lumbar_publish.remote import missing_files, newest_hash
 from lumbar_publish.seal import DATASET_METADATA
 
 _PROCESSING_LIMIT_S = 3600.0
+_SHOWING_LIMIT_S = 300.0  # from an upload until Kaggle admits that there is such a dataset
+_STATUSES = r"^(not_yet_persisted|blobs_\w+|individual_blobs_\w+|ready|failed|error|deleted|reprocessing)$"
 
 
 def run(publication: Publication) -> None:
@@ -28,11 +31,18 @@ def run(publication: Publication) -> None:
         if before == publication.sealed.manifest_hash:
             lacking = missing_files(publication.client, name, publication.sealed.folder)
             if not lacking:
+                publication.note(uploaded_after=None)
                 publication.log(f"dataset {name}: {publication.mark} is there already, nothing to upload")
                 return
             publication.log(f"dataset {name}: {publication.mark} lacks {_some(lacking)} there: uploading it whole")
-    _upload(publication, exists)
+    # An upload that Kaggle took, and that nobody saw served: for a while the version before it may still be.
+    if exists and publication.noted("uploaded_after") == [before]:
+        publication.log(f"dataset {name}: {publication.mark} was uploaded before: waiting for it")
+    else:
+        _upload(publication, exists)
+        publication.note(uploaded_after=[before])
     _wait_served(publication, before)
+    publication.note(uploaded_after=None)
 
 
 def is_ready(publication: Publication) -> bool | None:
@@ -44,14 +54,17 @@ def is_ready(publication: Publication) -> bool | None:
     try:
         reply = publication.client.ask("datasets", "status", publication.dataset)
     except KaggleError as error:
-        if error.trouble.is_no_answer:
-            raise
-        return None
-    words = reply.out.split()
+        if error.trouble in (Trouble.MISSING, Trouble.FORBIDDEN):  # Kaggle does not say which
+            return None
+        raise
+    words = re.findall(_STATUSES, reply.out, re.MULTILINE | re.IGNORECASE)
     status = words[-1].lower() if words else ""
     if status in ("failed", "error", "deleted"):
         name = publication.dataset
-        raise KaggleError(f"dataset {name}: status {status}: look at it on kaggle.com/datasets/{name}, {AGAIN}")
+        publication.note(uploaded_after=None)  # nothing to wait for
+        raise KaggleError(
+            f"dataset {name}: status {status}: remove that version on kaggle.com/datasets/{name}, {AGAIN}"
+        )
     return status == "ready"
 
 
@@ -88,9 +101,13 @@ def _was_sent(entry: str, reply: Reply) -> bool:
 def _wait_served(publication: Publication, before: str | None) -> None:
     """Wait until what Kaggle serves is what was sent: right after the upload it may still serve the one ``before``."""
     name, sent = publication.dataset, publication.sealed.manifest_hash
+    start_s = time.monotonic()
 
     def look() -> bool | None:
-        if not is_ready(publication):
+        ready = is_ready(publication)
+        if ready is None and time.monotonic() - start_s > _SHOWING_LIMIT_S:
+            raise KaggleError(f"dataset {name}: uploaded, but Kaggle shows none: check that the owner is you, {AGAIN}")
+        if not ready:
             return None
         found = newest_hash(publication.client, name)
         if found not in (None, before, sent):

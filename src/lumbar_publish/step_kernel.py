@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 
@@ -87,20 +88,23 @@ def as_slug(title: str) -> str:
 
 
 def _wait_run(publication: Publication, version: int) -> None:
+    reasons: list[str] = []
+
     def look() -> str | None:
         reply = publication.client.ask("kernels", "status", publication.kernel)
         status = re.search(r'has status "(?:KernelWorkerStatus\.)?(\w+)"', reply.out)
         if status is None:
             raise reply.error(f"no status of {publication.kernel}: {AGAIN}")
+        reasons[:] = re.findall(r'^Failure message: "(.*)"$', reply.out, re.MULTILINE)[:1]
         return None if status[1].upper() in _RUNNING else status[1].upper()
 
     what = f"notebook {publication.kernel} version {version}"
     ending = wait_for(look, f"the run of {what}", _RUN_LIMIT_S, publication.log)
     if ending != "COMPLETE":
-        _fetch(publication)
-        raise _RunFailed(
-            f"{what} ended with {ending}: {_log_tail(publication)}: see {publication.output}, mend that, {AGAIN}"
-        )
+        with contextlib.suppress(KaggleError):  # what the run left may be nothing
+            _fetch(publication)
+        said = "; ".join(filter(None, (*reasons, _log_tail(publication))))
+        raise _RunFailed(f"{what} ended with {ending}: {said}: see {publication.output}, mend that, {AGAIN}")
 
 
 def _fetch(publication: Publication) -> None:
@@ -108,7 +112,7 @@ def _fetch(publication: Publication) -> None:
     for name in ("submission.csv", "record.json", f"{publication.sealed.dataset.kernel_slug}.log"):
         (publication.output / name).unlink(missing_ok=True)
     where = str(publication.output)
-    publication.client.act("kernels", "output", publication.kernel, "-p", where, "-o", limit_s=_FETCH_LIMIT_S)
+    publication.client.ask("kernels", "output", publication.kernel, "-p", where, "-o", limit_s=_FETCH_LIMIT_S)
 
 
 def _check_output(publication: Publication, version: int) -> None:

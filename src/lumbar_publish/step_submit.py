@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from lumbar_publish.client import KaggleError, wait_for
@@ -26,11 +27,11 @@ def run(publication: Publication) -> None:
             "run `build_dataset.py --publish kernel -m NOTES` first"
         )
     mark = f"{publication.mark}, notebook version {version}"
-    if _listed(publication, mark) is None:
+    if _ours(publication, mark, _rows(publication)) is None:
         _submit(publication, int(version), mark)
 
     def look() -> dict[str, Any] | None:
-        row = _listed(publication, mark)
+        row = _ours(publication, mark, _rows(publication))
         return row if row and "PENDING" not in str(row.get("status")).upper() else None
 
     row = wait_for(look, f"scoring of {mark}", _SCORING_LIMIT_S, publication.log)
@@ -45,22 +46,40 @@ def run(publication: Publication) -> None:
 
 def _submit(publication: Publication, version: int, mark: str) -> None:
     message = f"{publication.notes} ({mark})"
+    before = {str(row.get("ref")) for row in _rows(publication)}
     reply = publication.client.act(
         "competitions", "submit", COMPETITION, "-f", "submission.csv", "-k", publication.kernel, "-v", str(version),
         "-m", message,
     )  # fmt: skip
+
+    def look() -> dict[str, Any] | None:
+        rows = [row for row in _rows(publication) if str(row.get("ref")) not in before]
+        # A list may cut descriptions short, or leave them out.
+        started = [row for row in rows if message.startswith(str(row.get("description") or ""))]
+        return _ours(publication, mark, rows) or (started[0] if len(started) == 1 else None)
+
     try:
-        wait_for(lambda: _listed(publication, mark), "the listing", _LISTING_LIMIT_S, publication.log)
+        row = wait_for(look, "the listing", _LISTING_LIMIT_S, publication.log)
     except KaggleError as error:
         if error.trouble.is_no_answer:
             raise
         raise reply.error(f"Kaggle lists no such submission, {AGAIN}") from None
+    publication.note(submission=[mark, str(row.get("ref"))])
 
 
-def _listed(publication: Publication, mark: str) -> dict[str, Any] | None:
-    """Our submission as Kaggle lists it, recognised by its message."""
+def _ours(publication: Publication, mark: str, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Our submission among those listed, recognised by its message or by the number that it was noted with."""
+    noted = publication.noted("submission")
+    for row in rows:
+        if re.search(rf"{re.escape(mark)}(?!\d)", str(row.get("description"))) or noted == [mark, str(row.get("ref"))]:
+            return row
+    return None
+
+
+def _rows(publication: Publication) -> list[dict[str, Any]]:
+    """Submissions as Kaggle lists them, newest first."""
     reply = publication.client.ask("competitions", "submissions", COMPETITION, "--format", "json", "--page-size", "100")
     rows = parse_json(reply.out)
     if rows is None and "No submissions found" not in reply.out:
         raise reply.error(f"no list of submissions: {AGAIN}")
-    return next((row for row in rows or [] if mark in str(row.get("description"))), None)
+    return [row for row in rows or [] if isinstance(row, dict)]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from lumbar_publish import cli, client
+from lumbar_publish import cli, client, step_dataset
 from lumbar_publish.cli import main
 from lumbar_publish.names import COMPETITION, Layout
 from lumbar_publish.seal import seal
@@ -221,6 +221,88 @@ def test_wrong_key(kaggle: KaggleServer, publish: Publish, monkeypatch: pytest.M
     assert "Kaggle refused the credentials in KAGGLE_KEY (401): make new ones" in error_line(err)
 
 
+@pytest.mark.parametrize("status", [401, 404, 429, 500])
+def test_the_status_decides_whatever_the_words_are(
+    kaggle: KaggleServer, published: str, publish: Publish, layout: Layout, status: int
+) -> None:
+    (layout.kernel / "stages" / "__init__.py").write_text("x = 1\n")
+    kaggle.refuse("DownloadDataset", status, "nope", times=3)
+    code, out, err = publish("dataset")
+    if status == 404:  # there is none yet: the first version has another manifest, or none
+        assert code == 0, out + err
+        return
+    line = error_line(err)
+    assert code == 1
+    advice = {401: "refused the credentials", 429: "wait some minutes", 500: "run this again later"}
+    assert advice[status] in line
+    assert len(kaggle.datasets[DATASET].versions) == 1
+
+
+def test_status_that_cannot_be_had_is_not_taken_for_no_dataset(
+    kaggle: KaggleServer, published: str, publish: Publish
+) -> None:
+    kaggle.refuse("GetDatasetStatus", 500, "nope", times=3)
+    code, _, err = publish("dataset")
+    assert code == 1
+    assert "nope: Kaggle's own error" in error_line(err)
+    assert kaggle.calls["StartBlobUpload"] == 0
+
+
+def test_upload_that_nobody_waited_for_is_not_sent_again(
+    kaggle: KaggleServer, published: str, publish: Publish, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (layout.kernel / "stages" / "__init__.py").write_text("x = 1\n")
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(step_dataset, "_wait_served", interrupted)
+        code, _, err = publish("dataset")
+    assert code == 1
+    assert "run this again to go on from here" in error_line(err)
+    # Kaggle says "ready" of the version before for a while.
+    versions = kaggle.datasets[DATASET].versions
+    newest = versions.pop()
+    kaggle.datasets[DATASET].looks_left = 0
+    kaggle.fail["GetDatasetStatus"] = [lambda _: None] * 3 + [lambda _: versions.append(newest)]
+    code, out, err = publish("dataset")
+    assert code == 0, out + err
+    assert "was uploaded before: waiting for it" in out
+    assert kaggle.calls["CreateDatasetVersion"] == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+def test_upload_ends_with_the_process_that_started_it(kaggle: KaggleServer, layout: Layout) -> None:
+    kaggle.fail["StartBlobUpload"] = [lambda _: time.sleep(1)] * 9
+    sealed = str(seal(layout).folder)
+    command = f"from lumbar_publish.client import Client; Client().act('datasets', 'create', '-p', {sealed!r})"
+    process = subprocess.Popen([sys.executable, "-c", command])
+    assert wait_until(lambda: kaggle.calls["StartBlobUpload"] > 0, 60)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(5)
+    assert kaggle.calls["CreateDataset"] == 0
+
+
+@pytest.mark.parametrize("form", ["flat", "folders", "archives", "nested"])
+def test_forms_of_the_list_of_files(kaggle: KaggleServer, published: str, publish: Publish, form: str) -> None:
+    names = sorted(kaggle.datasets[DATASET].versions[0])
+    shown = {
+        "flat": [name.rpartition("/")[2] for name in names],
+        "folders": ["code", "weights/", "weights_manifest.json"],
+        "archives": ["code.zip", "weights.zip", "weights_manifest.json"],
+        "nested": [f"upload/{name}" for name in names],
+    }[form]
+    kaggle.answer("ListDatasetFiles", {"datasetFiles": [{"name": name} for name in shown]})
+    code, out, err = publish("dataset")
+    assert code == 0, out + err
+    assert "nothing to upload" in out
+    kaggle.answer("ListDatasetFiles", {"datasetFiles": [{"name": name} for name in shown if "weights" not in name]})
+    if form != "flat":
+        assert "lacks weights" in publish("dataset")[1]
+
+
 def test_version_refused_while_processing(
     kaggle: KaggleServer, published: str, publish: Publish, layout: Layout
 ) -> None:
@@ -345,6 +427,23 @@ def test_run_that_ends_with_error_shows_its_last_line_and_is_pushed_anew(
     assert "version 2: complete" in out
 
 
+def test_run_that_failed_and_left_nothing_to_fetch(kaggle: KaggleServer, published: str, publish: Publish) -> None:
+    kaggle.run_statuses = ["ERROR"]
+    kaggle.failure_message = "Your notebook was stopped"
+    kaggle.refuse("ListKernelSessionOutput", 404, "nothing")
+    code, _, err = publish("kernel")
+    assert code == 1
+    assert "version 1 ended with ERROR: Your notebook was stopped; no log" in error_line(err)
+    kaggle.run_statuses = ["COMPLETE"]
+    assert publish("kernel")[0] == 0
+    assert len(kaggle.kernels[KERNEL].versions) == 2
+
+
+def test_output_is_asked_for_again(kaggle: KaggleServer, published: str, publish: Publish) -> None:
+    kaggle.refuse("ListKernelSessionOutput", 500, "nope", times=2)
+    assert publish("kernel")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -376,6 +475,30 @@ def test_submission_that_kaggle_refuses(kaggle: KaggleServer, checked: None, pub
     assert "daily limit reached" in error_line(err)
     assert publish("submit")[0] == 0
     assert len(kaggle.submissions) == 1
+
+
+@pytest.mark.parametrize("shown", ["", "first t"])
+def test_submission_whose_description_is_not_listed(
+    kaggle: KaggleServer, checked: None, publish: Publish, monkeypatch: pytest.MonkeyPatch, shown: str
+) -> None:
+    listed = kaggle.on_ListSubmissions
+    monkeypatch.setattr(
+        kaggle,
+        "on_ListSubmissions",
+        lambda request: {"submissions": [row | {"description": shown} for row in listed(request)["submissions"]]},
+    )
+    for _ in range(2):
+        code, out, err = publish("submit")
+        assert code == 0, out + err
+        assert "public score 0.355" in out
+    assert len(kaggle.submissions) == 1
+
+
+def test_competition_whose_rules_are_not_accepted(kaggle: KaggleServer, checked: None, publish: Publish) -> None:
+    kaggle.refuse("CreateCodeSubmission", 403, "nope")
+    code, _, err = publish("submit")
+    assert code == 1
+    assert f"accept the rules on kaggle.com/competitions/{COMPETITION}/rules" in error_line(err)
 
 
 def test_submission_that_fails_in_scoring(kaggle: KaggleServer, checked: None, publish: Publish) -> None:
