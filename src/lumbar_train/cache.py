@@ -153,7 +153,7 @@ def build_cache(
             else:
                 todo.append(job)
         bar.initial = bar.n  # the rate shall tell of decoding, not of what was there
-        bar.start_t = time.time()
+        bar.start_t = bar.last_print_t = time.time()  # a bar last printed before it started would not be ended
         n_done = len(jobs) - len(todo)
         try:
             for job in _run(todo, workers):

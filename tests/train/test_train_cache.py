@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -236,6 +237,17 @@ def test_full_disk_is_one_clear_line_and_the_next_build_goes_on(root, tmp_path):
     assert not list((tmp_path / "cache").rglob(".tmp-*"))
     build(root, tmp_path / "cache")
     whole_cache(root, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("n_there", [0, 4, 6])
+def test_the_bar_ends_its_line_however_fast_the_build_is(root, tmp_path, capsys, monkeypatch, n_there):
+    """Or the next line, such as a refusal, would stand behind it."""
+    series = series_of(root)
+    there = sorted(set(series["study_id"]))[:n_there]
+    build_cache(tmp_path / "cache", root, "train", series[series["study_id"].isin(there)], progress=False)
+    monkeypatch.setattr("lumbar_train.cache._run", lambda jobs, workers: iter(jobs))  # in no time
+    build_cache(tmp_path / "cache", root, "train", series)
+    assert re.fullmatch(r"cache: 100%\S* \d+/\d+ .*\n", capsys.readouterr().err.rpartition("\r")[2])
 
 
 @pytest.mark.slow
