@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+import traceback
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,6 +108,12 @@ def run_toy(
     )
 
 
+def say_slowly(error: Exception) -> None:
+    """The first process at once, the others when it would have ended if it did not wait for them."""
+    time.sleep(3.0 * int(os.environ["RANK"]))
+    traceback.print_exception(error)
+
+
 def main() -> None:
     """``kill OUT N`` is killed at sample N; ``ranks OUT N_SAMPLES [BAD]`` runs under torchrun."""
     torch.set_num_threads(1)
@@ -114,7 +122,7 @@ def main() -> None:
         run_toy(out_dir, ToyDataset(die_after=int(sys.argv[3]), how="kill"))
         return
     bad = int(sys.argv[4]) if len(sys.argv) > 4 else None
-    with join_ranks("cpu") as ranks:
+    with join_ranks("cpu", say_slowly) as ranks:
         run_toy(out_dir, ToyDataset(int(sys.argv[3]), bad=bad), replace(TOY, accumulate=1), ranks=ranks, dropout=0.0)
 
 

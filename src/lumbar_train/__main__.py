@@ -34,14 +34,19 @@ def main(arguments: list[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     try:
         args.action(args)
-    except LumbarError as error:
-        print(f"lumbar_train: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:  # a full disk or a folder that cannot be read, wherever it shows
-        reason = "the disk is full" if error.errno in DISK_FULL else error.strerror or str(error)
-        print(f"lumbar_train: {error.filename or 'a file'}: {reason}; what is whole stays good", file=sys.stderr)
+    except (LumbarError, OSError) as error:
+        say(error)
         return 1
     return 0
+
+
+def say(error: Exception) -> None:
+    """A refusal as one line."""
+    line = str(error)
+    if isinstance(error, OSError):  # a full disk or a folder that cannot be read, wherever it shows
+        reason = "the disk is full" if error.errno in DISK_FULL else error.strerror or line
+        line = f"{error.filename or 'a file'}: {reason}; what is whole stays good"
+    print(f"lumbar_train: {line}", file=sys.stderr, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,6 +73,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--loaders", type=int, default=0, help="processes that prepare samples for each fit (GPUs)")
     train.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, …; default: a GPU where there is one")
+    train.add_argument(
+        "--amp",
+        choices=("auto", "off", "bf16", "fp16"),
+        default="auto",
+        help="half precision of the fits; auto: by GPU, off on CPUs; bf16 is also for CPUs that compute in it",
+    )
     train.add_argument("--full-seeds", type=int, help="fits on all data, each with its seed; default: the recipe's")
     train.add_argument("--backbone", metavar="NAME", help="any timm backbone instead of the recipe's")
     train.add_argument(
@@ -114,7 +125,7 @@ def run_train(args: argparse.Namespace) -> None:
         recipe = with_backbone(recipe, args.backbone)
     is_pretrained = recipe.pretrained if args.pretrained is None else args.pretrained
     start = Start(is_pretrained, parse_files(args.backbone_weights, recipe))
-    with join_ranks(args.device) as ranks:
+    with join_ranks(args.device, say) as ranks:
         torch.set_num_threads(n_threads())
         if ranks.is_many and args.jobs > 1 and ranks.is_first:
             print(f"--jobs {args.jobs} is off: under torchrun all {ranks.world} processes work on one fit at a time")
@@ -155,7 +166,7 @@ def prepare(args: argparse.Namespace, recipe: Recipe, ranks: Ranks, start: Start
         seed=args.seed,
         resume=args.resume,
         ranks=ranks,
-        loop={"workers": args.loaders} if args.loaders else {},
+        loop={"amp": args.amp, **({"workers": args.loaders} if args.loaders else {})},
         start=start,
     )
     ranks.first(lambda: write_recipe(run))

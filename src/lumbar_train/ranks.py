@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from lumbar.errors import LumbarError
 from lumbar_train.errors import TrainingError
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=4)  # the first process joins tables and fits the last step while the others wait
+FAREWELL = timedelta(minutes=1)  # a refusal is mostly everybody's, and then all say it within moments
 
 
 @dataclass(frozen=True)
@@ -116,11 +118,17 @@ def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
 
 
 @contextmanager
-def join_ranks(device: str = "auto") -> Iterator[Ranks]:
+def join_ranks(device: str = "auto", say: Callable[[Exception], None] | None = None) -> Iterator[Ranks]:
     """Join the group that ``torchrun`` prepared (nccl on GPUs, gloo otherwise); alone without it.
 
     ``torchrun`` sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. The group is left at the end, also
     after an error, so that the other processes end instead of waiting.
+
+    Args:
+        device: as ``pick_device`` takes it.
+        say: given a refusal under ``torchrun`` while the group is still whole; then the exit status is 1. ``torchrun``
+            ends the other processes of a machine as soon as one has ended, so none leaves before all have said theirs
+            (one that refuses alone waits for a minute). With None the refusal is raised.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     chosen = pick_device(device, local_rank)
@@ -130,8 +138,24 @@ def join_ranks(device: str = "auto") -> Iterator[Ranks]:
     if world == 1 or "RANK" not in os.environ:
         yield Ranks(device=chosen)
         return
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
+    store, rank, world = next(rendezvous("env://", timeout=PATIENCE))
+    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
     try:
-        yield Ranks(dist.get_rank(), dist.get_world_size(), chosen)
+        yield Ranks(rank, world, chosen)
+    except (LumbarError, OSError) as error:
+        if say is None:
+            raise
+        say(error)
+        _take_leave(store, world)
+        raise SystemExit(1) from error
     finally:
         dist.destroy_process_group()
+
+
+def _take_leave(store: Any, world: int) -> None:
+    """Wait until all have come here, but not for long: the others may be waiting for this process elsewhere."""
+    with suppress(RuntimeError):  # time is over, or the process that holds the store has left
+        if store.add("leaving", 1) == world:
+            store.set("all are leaving", "")
+        store.wait(["all are leaving"], FAREWELL)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -306,25 +309,41 @@ def files_of(run: Path) -> list[str]:
 @pytest.mark.slow
 def test_a_refusal_of_the_first_process_ends_both_machines_with_one_line_each(pristine, tmp_path):
     """Two machines of one process each, as the README starts them."""
-    machines = [start_ranks(pristine, tmp_path / "run", rank, "--folds", "7") for rank in (0, 1)]
-    for machine in machines:
-        _, errors = machine.communicate(timeout=1500)
+    said = [tmp_path / f"machine{rank}.txt" for rank in (0, 1)]
+    with two_machines(said, pristine, tmp_path / "run", "--folds", "7") as machines:
+        for machine in machines:
+            machine.wait(timeout=1500)
+    for machine, errors in zip(machines, (path.read_text() for path in said), strict=True):
         assert machine.returncode != 0
         lines = [line for line in errors.splitlines() if line.startswith("lumbar_train: --folds: found '7'")]
         assert len(lines) == 1, errors[-3000:]
         assert "lumbar_train/__main__.py" not in errors  # no traceback of ours
 
 
-def start_ranks(data: Path, out: Path, rank: int, *more: str) -> subprocess.Popen:
-    group = [
-        "--nnodes=2",
-        f"--node-rank={rank}",
-        "--nproc-per-node=1",
-        "--master-addr=127.0.0.1",
-        "--master-port=29517",
-    ]
-    command = [sys.executable, "-m", "torch.distributed.run", *group, *tiny_command(data, out), *more]
-    return subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+@contextmanager
+def two_machines(said: list[Path], data: Path, out: Path, *more: str) -> Iterator[list[subprocess.Popen]]:
+    """``torchrun`` twice, each with its errors in a file; both are ended however the test ends."""
+    with free_port() as port, ExitStack() as stack:
+        machines = []
+        for rank, path in enumerate(said):
+            group = ["--nnodes=2", f"--node-rank={rank}", "--nproc-per-node=1"]
+            group += ["--master-addr=127.0.0.1", f"--master-port={port}"]
+            command = [sys.executable, "-m", "torch.distributed.run", *group, *tiny_command(data, out), *more]
+            errors = stack.enter_context(path.open("w"))
+            machine = subprocess.Popen(command, env=environment(), stderr=errors, stdout=subprocess.DEVNULL)
+            stack.enter_context(machine)  # waits for it
+            stack.callback(machine.terminate)  # which it passes on to its process
+            machines.append(machine)
+        yield machines
+
+
+@contextmanager
+def free_port() -> Iterator[int]:
+    """A port that nothing else is given while it is held here, where a listener may still take it."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("", 0))
+        yield holder.getsockname()[1]
 
 
 def test_further_seeds_are_further_fits_on_all_data():
