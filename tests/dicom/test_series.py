@@ -270,6 +270,7 @@ def test_a_file_a_series_and_a_study_are_described(tmp_path):
     assert "found no *.dcm file" in whole
     for output in (one, series, whole):
         assert not any(secret in output for secret in ("Doe", "Jane", "4711", "1970"))
+        assert "None" not in output
 
 
 def test_what_is_nothing_is_not_described(tmp_path):

@@ -51,9 +51,9 @@ def _describe_file(path: Path) -> str:
         for name in ("image_position_patient", "image_orientation_patient", *optional, "pixel_spacing")
         if getattr(header, name) is None
     ]
-    lines.append(f"  position     {header.image_position_patient}")
-    lines.append(f"  orientation  {header.image_orientation_patient}")
-    lines.append(f"  spacing      {header.pixel_spacing} mm (rows, columns)")
+    lines.append(f"  position     {_shown(header.image_position_patient)}")
+    lines.append(f"  orientation  {_shown(header.image_orientation_patient)}")
+    lines.append(f"  spacing      {_shown(header.pixel_spacing, ' mm (rows, columns)')}")
     lines.append(f"  absent       {', '.join(absent) or 'none of the tags used'}")
     try:
         pixels = read_slice(path).pixels
@@ -67,11 +67,18 @@ def _describe_file(path: Path) -> str:
 
 def _about(header: Header) -> list[str]:
     return [
-        f"  image        {header.rows} x {header.columns}, {header.bits_stored} of {header.bits_allocated} bits, "
-        f"{'signed' if header.pixel_representation == 1 else 'unsigned'}, {header.photometric_interpretation}",
-        f"  acquisition  {header.modality} {header.manufacturer}, {header.series_description}, "
-        f"TR {header.repetition_time} ms, TE {header.echo_time} ms, {header.magnetic_field_strength} T",
+        f"  image        {_shown(header.rows)} x {_shown(header.columns)}, "
+        f"{_shown(header.bits_stored)} of {_shown(header.bits_allocated)} bits, "
+        f"{'signed' if header.pixel_representation == 1 else 'unsigned'}, {_shown(header.photometric_interpretation)}",
+        f"  acquisition  modality {_shown(header.modality)}, manufacturer {_shown(header.manufacturer)}, "
+        f"series {_shown(header.series_description)}, TR {_shown(header.repetition_time, ' ms')}, "
+        f"TE {_shown(header.echo_time, ' ms')}, field {_shown(header.magnetic_field_strength, ' T')}",
     ]
+
+
+def _shown(value: object, unit: str = "") -> str:
+    """A tag's value for the eye."""
+    return "absent" if value is None or value == "" else f"{value}{unit}"
 
 
 def _describe_series(folder: Path) -> str:
