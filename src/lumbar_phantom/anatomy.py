@@ -27,15 +27,17 @@ CX, CY, CZ, LX, LY, LZ, PX, PY, PZ, NX, NY, NZ = range(12)
 # Columns of Patient.stations: half width and depth of the body, canal depth, recess depth, interpedicular distance,
 # sac half width, half depth, gap to the posterior wall, cord radius
 WIDTH, DEPTH, CANAL, RECESS, IPD, SAC_A, SAC_B, SAC_GAP, CORD_R = range(9)
-# Columns of Patient.vertebrae
-HEIGHT, PED_W, PED_H, SPINOUS, SPIN_H, TRANSVERSE, FACET_DEG, PSOAS_A, PSOAS_B, MODIC_UP, MODIC_LOW, LESION = range(12)
+# Columns of Patient.vertebrae; PED_Z: the pedicle's axis below the upper end plate
+HEIGHT, PED_W, PED_H, SPINOUS, SPIN_H, TRANSVERSE, FACET_DEG, PSOAS_A, PSOAS_B, MODIC_UP, MODIC_LOW, LESION, \
+    PED_Z = range(13)
 # Columns of Patient.discs
 DISC_H, BULGE, CENTRAL, CENTRAL_U, SUB_L, SUB_R, FOR_L, FOR_R, FLAV_L, FLAV_R, FACET_L, FACET_R, DESICCATION, SPREAD, \
     OSTEO, SCHMORL, SCHMORL_U, FISSURE_R, SAP_L, SAP_R, FOR_U = range(21)
 N_DISC_COLUMNS = 21
 # Entries of Patient.globals
 SUBCUT_BACK, SUBCUT_FRONT, SUBCUT_SIDE, BODY_HALF_W, BODY_DEPTH, FAT_FRACTION, CONUS_LEVEL, AORTA_R, IVC_R, \
-    KIDNEY_Z, LIVER_Z, BIFURCATION, BOWEL_SEED, GAS_SHARE, LAMINECTOMY, WALL, SACRAL_DISC, PAR_W, PAR_D = range(19)
+    KIDNEY_Z, LIVER_Z, BIFURCATION, BOWEL_SEED, GAS_SHARE, LAMINECTOMY, WALL, SACRAL_DISC, PAR_W, PAR_D, \
+    DEEP_FAT = range(20)
 
 _HEIGHT = (20.0, 21, 22, 23, 25, 26.5, 27.5, 28, 27.5, 27, 29, 23, 19, 16, 14)
 _DISC = (4.5, 4.5, 5, 5.5, 7, 8.6, 10, 11, 11.6, 10.6, 3.0, 1.8, 1.4, 1.2, 1.2)
@@ -51,9 +53,9 @@ _PED_H = (11.0, 12, 13, 14.5, 15.5, 15.4, 15, 14.6, 14.6, 15, 16, 12, 10, 8, 7)
 _SPINOUS = (36.0, 36, 34, 31, 29, 30, 32, 33, 31, 25, 16, 12, 8, 5, 3)
 _SPIN_H = (4.5, 4.5, 5, 5.5, 7, 8.4, 9.2, 9.4, 8.4, 6.8, 5.5, 5, 4, 3, 3)
 _TRANSVERSE = (24.0, 24, 23, 20, 20, 33, 38, 44, 40, 42, 0, 0, 0, 0, 0)
-_SAC_A = (7.5, 7.5, 7.5, 7.8, 8.2, 8.6, 8.6, 8.5, 8.3, 7.8, 5.8, 2.6, 0, 0, 0)
+_SAC_A = (7.5, 7.5, 7.5, 7.8, 8.2, 8.6, 8.6, 8.5, 8.3, 7.8, 6.4, 3.4, 0, 0, 0)
 _SAC_B = (6.4, 6.4, 6.5, 6.7, 7.0, 7.1, 6.9, 6.6, 6.5, 6.1, 4.6, 2.2, 0, 0, 0)
-_SAC_GAP = (1.2, 1.2, 1.2, 1.0, 0.9, 0.8, 0.8, 0.9, 1.1, 1.8, 5.2, 4.5, 3, 2, 2)
+_SAC_GAP = (1.2, 1.2, 1.2, 1.0, 0.9, 0.8, 0.8, 0.9, 1.2, 2.2, 6.0, 5.0, 3, 2, 2)
 _PSOAS_A = (0.0, 0, 0, 0, 3, 6.5, 10, 13.5, 17, 19, 17, 15, 14, 13, 12)
 _PSOAS_B = (0.0, 0, 0, 0, 6, 11, 15, 18.5, 21.5, 23, 21, 19, 17, 15, 14)
 # Tilt lost over each body and disc from S1's upper end plate upwards, degrees of lordosis
@@ -71,9 +73,9 @@ class Patient:
 
     stations_geometry: np.ndarray  # (30, 12) centre, left, posterior, up of each end-plate plane, LPS
     stations: np.ndarray  # (30, 9)
-    vertebrae: np.ndarray  # (15, 12)
+    vertebrae: np.ndarray  # (15, 13)
     discs: np.ndarray  # (15, 21)
-    globals: np.ndarray  # (19,)
+    globals: np.ndarray  # (20,)
     roots: np.ndarray  # (n, 4) cauda equina: lateral and front-to-back position 0..1, radius mm, last station
     scale: float
     variant: str = "ordinary"
@@ -90,10 +92,11 @@ def sample_patient(rng: np.random.Generator, variant: str | None = None) -> Pati
     discs[:, DISC_H] = np.array(_DISC) * size[1] * np.exp(rng.normal(0, 0.08, N_VERTEBRAE))
     discs[:, [FLAV_L, FLAV_R]] = 2.9 * scale
     discs[:, SPREAD] = 4.5
-    vertebrae = np.zeros((N_VERTEBRAE, 12))
+    vertebrae = np.zeros((N_VERTEBRAE, 13))
     vertebrae[:, HEIGHT] = height
     vertebrae[:, PED_W] = np.array(_PED_W) * size[2]
-    vertebrae[:, PED_H] = np.array(_PED_H) * size[0]
+    vertebrae[:, PED_H] = np.array(_PED_H) * size[0] * _varied(rng, 0.07, 0.03, N_VERTEBRAE)
+    vertebrae[:, PED_Z] = height * (0.31 + rng.normal(0, 0.03) + rng.normal(0, 0.012, N_VERTEBRAE)).clip(0.22, 0.40)
     vertebrae[:, SPINOUS] = np.array(_SPINOUS) * size[3] * np.exp(rng.normal(0, 0.1, N_VERTEBRAE))
     vertebrae[:, SPIN_H] = np.array(_SPIN_H) * size[3] * np.exp(rng.normal(0, 0.1, N_VERTEBRAE))
     vertebrae[:, TRANSVERSE] = np.array(_TRANSVERSE) * size[2]
@@ -133,19 +136,27 @@ def _station_sizes(rng: np.random.Generator, scale: float, size: np.ndarray) -> 
     stations[:, DEPTH] = np.array(_DEPTH, float).ravel() * size[5]
     at = np.arange(N_STATIONS) / 2 - 0.25  # vertebra coordinate of a station: tables hold values at mid-body
     canal = size[6] * np.exp(rng.normal(0, 0.05))
-    for column, table, factor in (
-        (CANAL, _CANAL, canal), (RECESS, _RECESS, canal), (IPD, _IPD, size[7]),
-        (SAC_A, _SAC_A, scale), (SAC_B, _SAC_B, canal), (SAC_GAP, _SAC_GAP, scale),
+    for column, table, factor, patients, levels in (
+        (CANAL, _CANAL, canal, 0.05, 0.05), (RECESS, _RECESS, canal, 0.11, 0.06), (IPD, _IPD, size[7], 0.02, 0.02),
+        (SAC_A, _SAC_A, scale, 0.04, 0.03), (SAC_B, _SAC_B, canal, 0.05, 0.05), (SAC_GAP, _SAC_GAP, scale, 0.4, 0.25),
     ):
-        stations[:, column] = np.interp(at, np.arange(N_VERTEBRAE), table) * factor
-    stations[:, SAC_GAP] *= np.exp(rng.normal(0, 0.15))
-    sac_end = float(np.clip(rng.normal(10.9, 0.35), 10.45, 12.0))  # around S1/S2 (Macdonald et al. 1999)
+        mean = np.interp(at, np.arange(N_VERTEBRAE), table)
+        stations[:, column] = mean * factor * _varied(rng, patients, levels, N_STATIONS)
+    room = stations[:, CANAL] - 2 * stations[:, SAC_B] + 0.2  # fat in front of the sac leaves it most of its depth
+    stations[:, SAC_GAP] = np.minimum(stations[:, SAC_GAP], room.clip(0.5))
+    sac_end = float(np.clip(rng.normal(11.1, 0.35), 10.6, 12.0))  # around S2 (Macdonald et al. 1999)
     taper = np.clip((sac_end - at) / 1.6, 0, 1) ** 0.6
     shape = np.maximum(stations[:, [SAC_A, SAC_B]], 0.0) * taper[:, None]
     stations[:, [SAC_A, SAC_B]] = shape
     conus = 5.2 + rng.normal(0, 0.4)  # L1 on average (Saifuddin et al. 1998)
     stations[:, CORD_R] = np.clip(np.where(at < conus - 0.9, 4.4, 4.4 * (conus - at) / 0.9), 0, 4.4) * scale
     return stations
+
+
+def _varied(rng: np.random.Generator, patients: float, levels: float, n: int) -> np.ndarray:
+    """Factors (n,) along the spine: log-normal from patient to patient, and smoothly from level to level."""
+    knots = rng.normal(0, levels, 8)
+    return np.asarray(np.exp(rng.normal(0, patients) + np.interp(np.linspace(0, 7, n), np.arange(8), knots)))
 
 
 def _cauda_equina(rng: np.random.Generator) -> np.ndarray:
@@ -159,7 +170,7 @@ def _cauda_equina(rng: np.random.Generator) -> np.ndarray:
 
 
 def _globals(rng: np.random.Generator, scale: float, bulk: float, age: float) -> np.ndarray:
-    values = np.zeros(19)
+    values = np.zeros(20)
     obesity = float(rng.gamma(2.2, 0.45))
     values[SUBCUT_BACK] = 6 + 11 * obesity
     values[SUBCUT_FRONT] = 8 + 15 * obesity
@@ -178,6 +189,7 @@ def _globals(rng: np.random.Generator, scale: float, bulk: float, age: float) ->
     values[WALL] = rng.uniform(6, 12) * bulk
     values[PAR_W] = 39 * scale * bulk**0.5
     values[PAR_D] = 20 * scale * bulk**0.5
+    values[DEEP_FAT] = rng.beta(1.3, 1.6)
     return values
 
 

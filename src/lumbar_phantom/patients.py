@@ -63,10 +63,10 @@ def reader_points(patient: an.Patient) -> np.ndarray:
 def _foramen_point(patient: an.Patient, j: int, sign: float) -> np.ndarray:
     vertebrae, discs = patient.vertebrae, patient.discs
     height, thickness = vertebrae[j, an.HEIGHT], discs[j, an.DISC_H]
-    top = space.PEDICLE_AT * height + 0.5 * vertebrae[j, an.PED_H]
+    top = vertebrae[j, an.PED_Z] + 0.5 * vertebrae[j, an.PED_H]
     below = vertebrae[j + 1]
-    bottom = height + thickness + space.PEDICLE_AT * below[an.HEIGHT] - 0.5 * below[an.PED_H]
-    z = top + 0.45 * (bottom - top)
+    bottom = height + thickness + below[an.PED_Z] - 0.5 * below[an.PED_H]
+    z = top + 0.48 * (bottom - top)
     seg, f = (2 * j, z / height) if z < height else (2 * j + 1, min((z - height) / thickness, 1.0))
     u = sign * space.foramen_place(discs, j)
     arrays = (patient.stations, vertebrae, discs)

@@ -20,13 +20,12 @@ FLAV_L, FLAV_R, FACET_L, FACET_R = an.FLAV_L, an.FLAV_R, an.FACET_L, an.FACET_R
 DISC_H, SPREAD, OSTEO, SAP_L, SAP_R, FOR_U = (
     an.DISC_H, an.SPREAD, an.OSTEO, an.SAP_L, an.SAP_R, an.FOR_U
 )
-HEIGHT, PED_W, PED_H = an.HEIGHT, an.PED_W, an.PED_H
+HEIGHT, PED_W, PED_H, PED_Z = an.HEIGHT, an.PED_W, an.PED_H, an.PED_Z
 WIDTH, DEPTH, CANAL, RECESS, IPD = an.WIDTH, an.DEPTH, an.CANAL, an.RECESS, an.IPD
 SAC_A, SAC_B, SAC_GAP = an.SAC_A, an.SAC_B, an.SAC_GAP
 LAST = an.N_VERTEBRAE - 1
 
 PLL = 0.8  # posterior longitudinal ligament, mm
-PEDICLE_AT = 0.30  # height of the pedicle's axis below the upper end plate, share of the body
 SAP_TIP = 12.5  # reach of the superior articular process above its upper end plate, mm
 ROOT_R = 2.8  # dorsal root ganglion, mm
 
@@ -255,10 +254,10 @@ def recess_depth(stations, vertebrae, discs, j, side):
 def foramen_area(stations, vertebrae, discs, j, side):
     """Area of the foramen of disc j in the plane through the pedicles, mm2 (mean of three planes)."""
     total = 0.0
-    top = PEDICLE_AT * vertebrae[j, HEIGHT] + 0.5 * vertebrae[j, PED_H]
+    top = vertebrae[j, PED_Z] + 0.5 * vertebrae[j, PED_H]
     bottom = (
         vertebrae[j, HEIGHT] + discs[j, DISC_H]
-        + PEDICLE_AT * vertebrae[j + 1, HEIGHT] - 0.5 * vertebrae[j + 1, PED_H]
+        + vertebrae[j + 1, PED_Z] - 0.5 * vertebrae[j + 1, PED_H]
     )
     n = 16
     step = (bottom - top) / n

@@ -12,7 +12,6 @@ from lumbar_phantom import tissues as ts
 from lumbar_phantom._jit import kernel
 from lumbar_phantom.bodies import column
 from lumbar_phantom.space import (
-    PEDICLE_AT,
     SAP_TIP,
     below_upper,
     bony_roof,
@@ -25,7 +24,7 @@ from lumbar_phantom.space import (
     union,
 )
 
-HEIGHT, PED_W, PED_H, SPINOUS, SPIN_H = an.HEIGHT, an.PED_W, an.PED_H, an.SPINOUS, an.SPIN_H
+HEIGHT, PED_W, PED_H, PED_Z, SPINOUS, SPIN_H = an.HEIGHT, an.PED_W, an.PED_H, an.PED_Z, an.SPINOUS, an.SPIN_H
 TRANSVERSE, FACET_DEG, DISC_H, FACET_L, FACET_R = an.TRANSVERSE, an.FACET_DEG, an.DISC_H, an.FACET_L, an.FACET_R
 DEPTH, CANAL, IPD, SAC_A, CORD_R = an.DEPTH, an.CANAL, an.IPD, an.SAC_A, an.CORD_R
 S1, N_VERT, LAMINECTOMY = an.S1, an.N_VERTEBRAE, an.LAMINECTOMY
@@ -53,7 +52,7 @@ def exiting_root(half, vertebrae, i, z, au, q):
     height, ped_h, ped_w = vertebrae[i, HEIGHT], vertebrae[i, PED_H], vertebrae[i, PED_W]
     if z < -12.0 or z > height + 6.0:
         return False
-    zp = PEDICLE_AT * height
+    zp = vertebrae[i, PED_Z]
     under = zp + 0.5 * ped_h
     size = 1.0 if i >= 6 else 0.8
     far = half + 0.55 * ped_w
@@ -77,7 +76,7 @@ def _ellipse(x, y, z, rx, ry, rz):
 def _upper_arch(vertebrae, i, z, au, q, half):
     """Depth inside pedicle, superior process, pars and transverse process of vertebra i; negative outside."""
     height = vertebrae[i, HEIGHT]
-    zp = PEDICLE_AT * height
+    zp = vertebrae[i, PED_Z]
     ped_w, ped_h = vertebrae[i, PED_W], vertebrae[i, PED_H]
     centre = half + 0.5 * ped_w
     best = -9.0
@@ -312,7 +311,7 @@ def _screw(stations, vertebrae, discs, gl, seg, f, u, v):
     half = 0.5 * lerp_column(stations, seg, f, IPD)
     first = int(gl[LAMINECTOMY])
     for i in range(first, first + 2):
-        z = below_upper(vertebrae, discs, seg, f, i) - PEDICLE_AT * vertebrae[i, HEIGHT]
+        z = below_upper(vertebrae, discs, seg, f, i) - vertebrae[i, PED_Z]
         across = half + 0.5 * vertebrae[i, PED_W] + 0.25 * (q + 5.0) - au
         if -22.0 < q < 20.0 and across * across + z * z < 22.0:
             return True

@@ -19,7 +19,9 @@ SUBCUT_BACK, SUBCUT_FRONT, SUBCUT_SIDE, FAT_FRACTION = (
     an.SUBCUT_BACK, an.SUBCUT_FRONT, an.SUBCUT_SIDE, an.FAT_FRACTION
 )
 AORTA_R, IVC_R, KIDNEY_Z, LIVER_Z, BIFURCATION = an.AORTA_R, an.IVC_R, an.KIDNEY_Z, an.LIVER_Z, an.BIFURCATION
-BOWEL_SEED, GAS_SHARE, WALL, PAR_W, PAR_D = an.BOWEL_SEED, an.GAS_SHARE, an.WALL, an.PAR_W, an.PAR_D
+BOWEL_SEED, GAS_SHARE, WALL, PAR_W, PAR_D, DEEP_FAT = (
+    an.BOWEL_SEED, an.GAS_SHARE, an.WALL, an.PAR_W, an.PAR_D, an.DEEP_FAT
+)
 AIR, SKIN, FAT, MUSCLE, LIGAMENT, CORTEX = ts.AIR, ts.SKIN, ts.FAT, ts.MUSCLE, ts.LIGAMENT, ts.CORTEX
 ARTERY, VEIN, VISCERAL_FAT, BOWEL_WALL = ts.ARTERY, ts.VEIN, ts.VISCERAL_FAT, ts.BOWEL_WALL
 BOWEL_FLUID, GAS, KIDNEY, MEDULLA, LIVER, FATTY_MUSCLE = (
@@ -105,6 +107,10 @@ def _paraspinal(tile, stations, vertebrae, gl, seg, f, lam, au, u, v, q, z, seed
     r_mult = ((au - 3.0 - 0.62 * mult_w) / mult_w) ** 2 + ((q - edge - 0.72 * mult_d) / mult_d) ** 2
     if r_mult < 1.0 and au > 2.2:
         if r_mult > 0.94:
+            return FAT
+        # Pads of fat on laminae and facet joints, under multifidus; larger towards the sacrum
+        pad = gl[DEEP_FAT] * (6.0 + 9.0 * low) * (value_noise(tile, u, v, z, 13.0, seed + 61) + 0.1)
+        if q - canal_depth - 4.0 < pad:
             return FAT
         return _muscle(tile, gl, u, v, z, 0.03 + 0.20 * low, seed + 11)
     if r_out < 1.0:
