@@ -87,11 +87,13 @@ class Bench:
         return data, losses.graded_loss
 
 
-def measure(bench: Bench, name: str, stage: StageRecipe, n_steps: int, loaders: int, device: torch.device) -> str:
+def measure(
+    bench: Bench, name: str, stage: StageRecipe, n_steps: int, loaders: int, device: torch.device, amp: str
+) -> str:
     """One row of the table."""
     data, loss = bench.stage(name, stage)
     ranks = Ranks(device=device)
-    config = loop_config(stage, 0, {})
+    config = loop_config(stage, 0, {"amp": amp})
     torch.manual_seed(0)
     network = place(build(name_of(stage.network), to_dict(stage.network)), config, ranks).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5)
@@ -162,6 +164,7 @@ def main() -> None:
     parser.add_argument("--studies", type=int, default=3, help="phantoms to make; default: %(default)s")
     parser.add_argument("--recipes", help="default: demo, and on a GPU model2 and strong as well")
     parser.add_argument("--steps", type=int, default=6, help="timed steps a stage; default: %(default)s")
+    parser.add_argument("--amp", default="auto", help="auto, off, bf16 or fp16; default: %(default)s")
     parser.add_argument("--loaders", type=int, default=0, help="processes that prepare samples; default: %(default)s")
     args = parser.parse_args()
     device = pick_device("auto")
@@ -182,7 +185,8 @@ def main() -> None:
             recipe = full_size(recipe_by_name(name), len(bench.cohort))
             print(f"\n{name:<20} {'batch':>5} {'samples/s':>12} {'in memory':>12} {'loader':>10} {'peak GiB':>9}")
             for stage in STAGES:
-                print(measure(bench, stage, recipe.stages[stage], args.steps, args.loaders, device), flush=True)
+                row = measure(bench, stage, recipe.stages[stage], args.steps, args.loaders, device, args.amp)
+                print(row, flush=True)
 
 
 if __name__ == "__main__":

@@ -98,12 +98,25 @@ def sample(image: NDArray[np.float32], grid: Grid, outside: float = 0.0) -> NDAr
     fine texture is averaged and not aliased.
     """
     coarser = float(np.sqrt(abs(np.linalg.det(grid.matrix[:, :2]))))
-    if coarser > 1.25:
-        smooth = cv2.GaussianBlur(image, (0, 0), 0.45 * coarser, borderType=cv2.BORDER_REPLICATE)
-        blurred = np.asarray(smooth, dtype=np.float32)
-    else:
-        blurred = image
+    blurred = _smoothed(image, grid, 0.45 * coarser) if coarser > 1.25 else image
     return warp(blurred, grid.matrix, grid.size, outside)
+
+
+def _smoothed(image: NDArray[np.float32], grid: Grid, sigma: float) -> NDArray[np.float32]:
+    """The image under a Gaussian where the grid reads it; the rest is left as it comes."""
+    corners = grid.to_source(np.array([(0, 0), (grid.size, 0), (0, grid.size), (grid.size, grid.size)]) - 0.5)
+    margin = int(4 * sigma) + 3  # OpenCV's kernel for floats ends at 4 sigma
+    rows, columns = image.shape
+    x0, y0 = (max(0, int(v) - 2) for v in corners.min(axis=0))
+    x1, y1 = (min(n, int(v) + 4) for v, n in zip(corners.max(axis=0), (columns, rows), strict=True))
+    out = np.zeros_like(image)
+    if x1 <= x0 or y1 <= y0:
+        return out  # the grid lies beside the image
+    left, top = max(0, x0 - margin), max(0, y0 - margin)
+    source = np.ascontiguousarray(image[top : min(rows, y1 + margin), left : min(columns, x1 + margin)])
+    smooth = cv2.GaussianBlur(source, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+    out[y0:y1, x0:x1] = smooth[y0 - top : y1 - top, x0 - left : x1 - left]
+    return out
 
 
 def plane_distance_mm(stack: Stack, xyz_mm: Array) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -41,7 +42,17 @@ def random_grid(
         angle_deg=float(rng.uniform(-config.turn_deg, config.turn_deg)),
         is_mirrored=is_mirrored,
     )
+    if config.stretch:
+        longer, shear = rng.uniform(-config.stretch, config.stretch, 2)
+        grid = stretched(grid, float(longer), float(shear))
     return grid, is_mirrored
+
+
+def stretched(grid: Grid, longer: float, shear: float) -> Grid:
+    """A grid with x drawn out by exp(longer), y drawn in by as much, and sheared, about its own centre."""
+    linear = grid.matrix[:, :2] @ np.array([[np.exp(longer), shear], [0.0, np.exp(-longer)]])
+    middle = np.full(2, (grid.size - 1) / 2)
+    return replace(grid, matrix=np.column_stack([linear, grid.to_source(middle) - linear @ middle]))
 
 
 def gaussian(size: int, centre: Array, sigma: float) -> NDArray[np.float32]:

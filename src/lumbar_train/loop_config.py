@@ -31,7 +31,7 @@ class LoopConfig:
         clip_norm: gradients are scaled down to this norm; None leaves them.
         max_norm: a larger norm ends the fit, naming the batch; None lets any finite norm pass.
         ema_decay: of the averaged weights that are validated and kept; None keeps the raw ones.
-        amp: ``auto`` (bf16 or fp16 by GPU, off on CPU), ``off``, ``bf16``, ``fp16``.
+        amp: ``auto`` (bf16 or fp16 by GPU, off on CPU), ``off``, ``bf16`` (on CPUs too), ``fp16`` (off on CPU).
         channels_last: memory format of network and images.
         compile: run the network through ``torch.compile``.
         unused_parameters: some parameters take no part in some batches (needed to exchange gradients).
@@ -102,7 +102,7 @@ def amp_dtype(config: LoopConfig, device: torch.device) -> torch.dtype | None:
     """
     if config.amp not in ("auto", "off", "bf16", "fp16"):
         raise TrainingError(f"amp: found {config.amp!r}, expected auto, off, bf16 or fp16")
-    if config.amp == "off" or device.type == "cpu":
+    if config.amp == "off" or (device.type == "cpu" and config.amp != "bf16"):
         return None
     if config.amp == "auto":  # a T4 emulates bf16 slowly; its fp16 is fast
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
