@@ -45,6 +45,7 @@ def mark(rng: np.random.Generator, case: Case, plans: list[SeriesPlan], ids: lis
     """Fill the coordinate and truth rows of a study."""
     dropped = {(0, k) for k in range(5) if rng.random() < 0.4} if "incomplete_points" in pitfalls else set()
     one_sided = rng.random() < 0.5
+    jitters: dict[tuple[int, int], float] = {}
     for c, condition in enumerate(labels.CONDITIONS):
         wanted = [s for s, plan in enumerate(plans) if plan.description == _SERIES_OF[c]]
         if c < 3:
@@ -52,6 +53,9 @@ def mark(rng: np.random.Generator, case: Case, plans: list[SeriesPlan], ids: lis
         for k, level in enumerate(labels.LEVELS):
             point = case.points[c, k]
             jitter = float(rng.normal(0, (0.8, 1.0, 1.0, 1.6, 1.6)[c]))
+            if "one_sided_points" in pitfalls and c == 2:  # both sides are marked on one slice
+                jitter = jitters[1, k]
+            jitters[c, k] = jitter
             slip = rng.normal(0, 0.7, 2)
             found = _nearest(plans, wanted, point, jitter) if wanted else None
             if found is None or (c >= 3 and found[3] > REACH_MM):
@@ -65,7 +69,7 @@ def mark(rng: np.random.Generator, case: Case, plans: list[SeriesPlan], ids: lis
             if "swapped_sides" in pitfalls and c >= 3 and k == 3:
                 written = labels.CONDITIONS[7 - c]
             if "one_sided_points" in pitfalls and c in (1, 2) and (c == 1) == one_sided:
-                mirrored = _nearest(plans, wanted, case.points[3 - c, k], 0.0)
+                mirrored = _nearest(plans, wanted, case.points[3 - c, k], jitter)
                 instance = mirrored[4] if mirrored else instance
             pixel = np.linalg.norm(stack.row_mm)
             tables.coordinates.append((
