@@ -93,7 +93,7 @@ _MILD = AugmentConfig()
 def demo() -> Recipe:
     """Small networks for phantoms: two folds for out-of-fold outputs, one full fit that ships."""
     axial = AugmentConfig(shift_mm=15.0, turn_deg=12.0, zoom=0.2, contrast=0.8, shading=0.5, noise=0.05, blur=0.3)
-    classifier = Fit(epochs=8, lr=1e-3, batch=8, weight_decay=2e-2, ema=0.995, fold_epochs=11)
+    classifier = Fit(epochs=9, lr=1e-3, batch=8, weight_decay=2e-2, ema=0.995, fold_epochs=12)
     crops: dict[str, Any] = {
         "hidden": 64,
         "level_embedding": 8,
@@ -108,7 +108,7 @@ def demo() -> Recipe:
         stages={
             "sagittal_xy": StageRecipe(
                 HeatmapConfig(points=11, size=256, mm_per_px=1.3, context=3),
-                Fit(epochs=8, lr=2e-3, batch=16, repeats=6, ema=0.99),
+                Fit(epochs=10, lr=2e-3, batch=16, repeats=6, ema=0.99),
                 WILD,
             ),
             "sagittal_z": StageRecipe(
@@ -123,7 +123,7 @@ def demo() -> Recipe:
             ),
             "sagittal_classifier": StageRecipe(
                 SagittalClassifierConfig(_SMALL, size=64, window=3, crop_scale=0.65, **crops),
-                replace(classifier, epochs=12, fold_epochs=16),
+                replace(classifier, epochs=12, fold_epochs=15),
                 _MILD,
             ),
             "axial_subarticular": StageRecipe(

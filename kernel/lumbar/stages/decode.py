@@ -19,9 +19,10 @@ from lumbar.geometry import Grid
 Array = NDArray[np.float64]
 
 # Distance between neighbouring canal points, mm: adults measure about 27 (L1/2-L2/3) to 37 (L3/4-L4/5) and the last
-# step is shorter; wide enough for small and tall patients and for disc height loss.
-SPACING_MM = (34.0, 34.0, 34.0, 32.0)
-SPACING_SIGMA = 0.2  # of the logarithm
+# step is shorter; wide enough for small and tall patients and for wrong spacing tags.
+SPACING_MM = (34.0, 34.5, 33.5, 30.0)
+SPACING_SIGMA = 0.25  # of the logarithm
+RATIO_SIGMA = 0.16  # of the logarithm of two steps' ratio: one patient's steps differ by worn discs only
 TURN_SIGMA_DEG = 25.0  # change of direction from one step to the next
 ABSENT_LOG = -5.0  # score of leaving a level out
 
@@ -115,12 +116,14 @@ def pair_score(upper: Array, lower: Array, step: int) -> float:
     return float(-0.5 * (np.log(distance / SPACING_MM[step]) / SPACING_SIGMA) ** 2)
 
 
-def turn_score(a: Array, b: Array, c: Array) -> float:
-    """Log score of the spine's bend at ``b``."""
+def turn_score(a: Array, b: Array, c: Array, step: int) -> float:
+    """Log score of the spine's bend at ``b``, and of the second step's length beside the first's (number ``step``)."""
     u, v = b - a, c - b
-    cosine = float(u @ v / (np.linalg.norm(u) * np.linalg.norm(v) + 1e-9))
+    first, second = float(np.linalg.norm(u)) + 1e-9, float(np.linalg.norm(v)) + 1e-9
+    cosine = float(u @ v) / (first * second)
     angle = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
-    return float(-0.5 * (angle / TURN_SIGMA_DEG) ** 2)
+    ratio = np.log(second / first * SPACING_MM[step] / SPACING_MM[step + 1])
+    return float(-0.5 * (angle / TURN_SIGMA_DEG) ** 2 - 0.5 * (ratio / RATIO_SIGMA) ** 2)
 
 
 def decode_levels(
@@ -185,5 +188,5 @@ def _step_score(nodes: list[list[tuple[Array, float]]], path: list[int], level: 
     virtual = last + (here - last) / gap
     score = pair_score(last, virtual, level - 1)
     if len(earlier) > 1 and gap == 1 and earlier[-2][0] == k - 1:
-        score += turn_score(earlier[-2][1], last, here)
+        score += turn_score(earlier[-2][1], last, here, level - 2)
     return score

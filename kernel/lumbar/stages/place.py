@@ -20,8 +20,9 @@ FORAMEN_RADIUS_MM = 10.0  # about where anatomy expects a foramen, and then
 FORAMEN_SERIES_MM = 6.0  # about where all series together see it
 AGREE_MM = 6.0  # series that see a foramen so close together support each other
 FORAMEN_LATERAL_MM = (5.0, 36.0)  # distance of a foramen from the canal point, to its side
-# Where a foramen is expected: from the canal point, mm to the side, anterior, and up along the spine.
-FORAMEN_OFFSET_MM = (16.0, 5.0, 4.5)
+# Where a foramen is expected at each level: from the canal point, mm to the side, anterior, and up along the spine.
+# Towards the sacrum the pedicles stand wider, and fat in front of the sac moves it backwards.
+FORAMEN_OFFSET_MM = ((14.0, 5.0, 4.5), (14.5, 5.0, 4.5), (15.5, 5.0, 4.5), (17.0, 5.5, 4.0), (19.5, 6.5, 3.0))
 WEAK = 0.05  # heat below this is no evidence
 DISAGREE_MM = 17.0  # about half the way to the next disc
 SACRUM_MM = 55.0  # with less of the image below L5/S1 it may be L4/5, the sacrum lying out of view
@@ -167,7 +168,7 @@ def expected_foramen(found: Localisation, level: int, side: str) -> Array:
     lateral /= np.linalg.norm(lateral)
     anterior = np.cross(course, lateral)
     anterior *= -1.0 if anterior[1] > 0 else 1.0
-    aside, ahead, up = FORAMEN_OFFSET_MM
+    aside, ahead, up = FORAMEN_OFFSET_MM[level]
     return np.asarray(here + aside * lateral + ahead * anterior + up * course)
 
 
