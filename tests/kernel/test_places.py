@@ -8,7 +8,7 @@ import pytest
 from lumbar.config import HeatmapConfig
 from lumbar.labels import LEVELS, SAGITTAL_T1, SAGITTAL_T2
 from lumbar.models.heatmap import HeatmapNet
-from lumbar.stages.decode import Peak, source_to_heat
+from lumbar.stages.decode import Peak, decode_levels, source_to_heat
 from lumbar.stages.heat import DISC, N_CANAL, SAGITTAL_POINTS, STRIDE, SagittalHeat, sagittal_grid
 from lumbar.stages.place import agreed, doubts, expected_foramen, fuse_levels, place_points
 from lumbar.stages.points import Localisation
@@ -84,14 +84,14 @@ def test_a_stray_foramen_of_one_series_is_pulled_to_the_others():
 
 def test_the_expected_foramen_follows_the_course_of_the_spine():
     upright = Localisation(levels_mm={level: (0.0, 0.0, 66.0 - 33.0 * k) for k, level in enumerate(LEVELS)})
-    np.testing.assert_allclose(expected_foramen(upright, 2, "left"), [16.0, -5.0, 4.5])
-    np.testing.assert_allclose(expected_foramen(upright, 2, "right"), [-16.0, -5.0, 4.5])
+    np.testing.assert_allclose(expected_foramen(upright, 2, "left"), [15.5, -5.0, 4.5])
+    np.testing.assert_allclose(expected_foramen(upright, 2, "right"), [-15.5, -5.0, 4.5])
     angle = np.deg2rad(30)
     turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
     tilted = Localisation(levels_mm={level: tuple(turn @ xyz) for level, xyz in upright.levels_mm.items()})
-    np.testing.assert_allclose(expected_foramen(tilted, 2, "left"), turn @ [16.0, -5.0, 4.5], atol=1e-9)
+    np.testing.assert_allclose(expected_foramen(tilted, 2, "left"), turn @ [15.5, -5.0, 4.5], atol=1e-9)
     lone = Localisation(levels_mm={"l3_l4": (0.0, 0.0, 0.0)})
-    np.testing.assert_allclose(expected_foramen(lone, 2, "left"), [16.0, -5.0, 4.5])
+    np.testing.assert_allclose(expected_foramen(lone, 2, "left"), [15.5, -5.0, 4.5])
 
 
 def test_a_series_one_level_off_is_named():
@@ -124,3 +124,16 @@ def test_images_that_end_at_the_last_disc_are_doubted(is_transposed):
     fuse_levels([item], found)
     (line,) = doubts([item], found)
     assert "too little sacrum to count from" in line
+    outwards = [expected_foramen(upright, level, "left")[0] for level in range(5)]
+    assert outwards == sorted(outwards)  # pedicles stand wider towards the sacrum
+
+
+def test_a_step_twice_as_long_as_its_neighbours_is_not_taken():
+    """A small spine (25 mm a level), its L1/2 channel brighter one disc too high."""
+    places = [np.array([0.0, 0.0, 25.0 * k]) for k in range(5, -1, -1)]  # T12/L1 to L5/S1
+    labelled = [[Peak(xyz, 0.8, 0, 0)] for xyz in places[1:]]
+    labelled[0] = [Peak(places[0], 0.8, 0, 0), Peak(places[1], 0.25, 0, 0)]
+    found = decode_levels(labelled, [Peak(xyz, 0.8, 0, 0) for xyz in places], 1)
+    for node, xyz in zip(found, places[1:], strict=True):
+        assert node is not None
+        np.testing.assert_allclose(node[0], xyz)
