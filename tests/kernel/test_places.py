@@ -92,6 +92,8 @@ def test_the_expected_foramen_follows_the_course_of_the_spine():
     np.testing.assert_allclose(expected_foramen(tilted, 2, "left"), turn @ [15.5, -5.0, 4.5], atol=1e-9)
     lone = Localisation(levels_mm={"l3_l4": (0.0, 0.0, 0.0)})
     np.testing.assert_allclose(expected_foramen(lone, 2, "left"), [15.5, -5.0, 4.5])
+    outwards = [expected_foramen(upright, level, "left")[0] for level in range(5)]
+    assert outwards == sorted(outwards)  # pedicles stand wider towards the sacrum
 
 
 def test_a_series_one_level_off_is_named():
@@ -124,8 +126,6 @@ def test_images_that_end_at_the_last_disc_are_doubted(is_transposed):
     fuse_levels([item], found)
     (line,) = doubts([item], found)
     assert "too little sacrum to count from" in line
-    outwards = [expected_foramen(upright, level, "left")[0] for level in range(5)]
-    assert outwards == sorted(outwards)  # pedicles stand wider towards the sacrum
 
 
 def test_a_step_twice_as_long_as_its_neighbours_is_not_taken():
