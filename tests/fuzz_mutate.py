@@ -104,7 +104,30 @@ def verdict(path):
         return f"{type(error).__name__}: {error}"
     if pixels.shape != shape or pixels.dtype.newbyteorder("=") != header.pixel_dtype:
         return f"{pixels.shape} {pixels.dtype}, expected {shape} {header.pixel_dtype}"
-    return "pixels"
+    return _in_a_series(path, header, pixels) or "pixels"
+
+
+def _in_a_series(path, header, pixels):
+    """What is wrong with the volume of the series that ``path``, alone in its folder, makes up; else nothing."""
+    import numpy as np
+
+    from lumbar.dicom import read_series
+    from lumbar.errors import DicomError
+
+    try:
+        series = read_series(path.parent, workers=1)
+    except DicomError as error:
+        return "" if pixels.ndim != 2 or "no memory" in str(error) else f"pixels, but no series: {error}"
+    except Exception as error:
+        return f"{type(error).__name__} from a series: {error}"
+    volume = series.stacks[0].volume
+    expected = pixels.astype(np.float32)
+    if not any("not rescaled" in problem for problem in series.problems):
+        with np.errstate(over="ignore"):
+            expected *= np.float32(1 if header.rescale_slope is None else header.rescale_slope)
+            expected += np.float32(header.rescale_intercept or 0)
+    same = volume.shape == (1, *pixels.shape) and np.array_equal(volume[0], expected)
+    return "" if same else f"a volume of {volume.shape} that is not the slice's {pixels.shape}"
 
 
 def without_plugins():

@@ -1,8 +1,14 @@
+import threading
+import time
+import tracemalloc
+
+import imagecodecs
 import numpy as np
 import pytest
 
-from dicom_writer import EXPLICIT, RLE, encapsulated_file, native_file, noisy_slice, text
+from dicom_writer import EXPLICIT, RLE, element, encapsulated_file, native_file, noisy_slice, text
 from lumbar.dicom import Stack, read_series, read_slice
+from lumbar.dicom import series as series_module
 from lumbar.dicom.inspect import describe
 from lumbar.dicom.stack import plane_normal
 from lumbar.errors import DicomError
@@ -190,6 +196,70 @@ def test_unreadable_slices_are_named_and_left_out(folder):
     assert order(series.stacks[0]) == [1, 3]
     assert len(series.problems) == 3
     assert all("found" in problem and "expected" in problem for problem in series.problems)
+
+
+def test_a_slice_stands_in_for_a_damaged_one_at_its_place(folder):
+    for number, z in [(1, 0), (2, 4), (3, 4), (4, 8), (5, 8)]:
+        write(folder, number, position=(0, 0, z), orientation=AXIAL)
+    for number in (2, 5):
+        path = folder / f"{number}.dcm"
+        path.write_bytes(path.read_bytes()[:-50])
+    series = read_series(folder)
+    assert order(series.stacks[0]) == [1, 3, 4]
+    assert [problem.split(": ")[0] for problem in series.problems] == [f"{folder}/2.dcm", f"{folder}/5.dcm"]
+
+
+@pytest.mark.parametrize("claimed", [(3000, 3000), (65535, 65535)])
+def test_headers_that_claim_more_than_their_files_hold_cost_nothing(folder, claimed):
+    write(folder, 1, position=(0, 0, 1), orientation=AXIAL)
+    good = (folder / "1.dcm").read_bytes()
+    sizes = b"".join(element(0x00280010 + axis, "US", size.to_bytes(2, "little")) for axis, size in enumerate(claimed))
+    start = good.index(b"\x28\x00\x10\x00")
+    for number in range(2, 40):
+        (folder / f"{number}.dcm").write_bytes(good[:start] + sizes + good[start + len(sizes) :])
+    tracemalloc.start()
+    series = read_series(folder)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert order(series.stacks[0]) == [1]
+    assert len(series.problems) == 38
+    assert peak < 20_000_000
+
+
+def test_pixels_that_compress_very_well_are_read_all_the_same(folder):
+    folder.mkdir()
+    for number in (1, 2, 3):
+        pixels = np.full((300, 200), 5, np.uint16)
+        data = imagecodecs.jpegls_encode(pixels)
+        tags = [(0x00200032, "DS", ds(0, 0, number)), (0x00200037, "DS", ds(*AXIAL))]
+        content = encapsulated_file([data], pixels.shape, "1.2.840.10008.1.2.4.80", extra=tags)
+        assert len(content) * 64 < 4 * pixels.size
+        (folder / f"{number}.dcm").write_bytes(content)
+    (stack,) = read_series(folder).stacks
+    assert np.all(stack.volume == 5)
+    assert stack.instance_numbers == [1, 2, 3]
+
+
+def test_a_header_longer_than_the_part_read_first(folder):
+    for number in (1, 2):
+        extra = ((0x00091001, "OB", bytes(40_000)),)
+        write(folder, number, position=(0, 0, number), orientation=AXIAL, extra=extra)
+    assert order(read_series(folder).stacks[0]) == [1, 2]
+
+
+def test_slow_files_are_opened_by_several_threads(folder, monkeypatch):
+    for number in range(1, 9):
+        write(folder, number, position=(0, 0, number), orientation=AXIAL)
+    threads, read = set(), series_module.read_file
+
+    def slow(path, limit=None):
+        time.sleep(0.02)
+        threads.add(threading.get_ident())
+        return read(path, limit)
+
+    monkeypatch.setattr(series_module, "read_file", slow)
+    assert order(read_series(folder, workers=3).stacks[0]) == list(range(1, 9))
+    assert len(threads) == 3
 
 
 def test_names_that_are_no_numbers_take_the_number_of_the_tag(folder):

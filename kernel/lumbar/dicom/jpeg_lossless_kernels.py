@@ -11,6 +11,7 @@ import numpy as np
 
 from lumbar.dicom._bits import load_big, load_little, store_little
 from lumbar.dicom._jit import inner_kernel, kernel
+from lumbar.dicom._rescale import rescale
 
 TRUNCATED = -1  # a restart interval ends before its samples do
 INVALID = -2  # bits that are no code of the table
@@ -92,6 +93,87 @@ def unstuff(source: np.ndarray, start: int, stream: np.ndarray, starts: np.ndarr
 
 
 @kernel
+def decode_stream(
+    source: np.ndarray,
+    start: int,
+    stream: np.ndarray,
+    starts: np.ndarray,
+    lengths: np.ndarray,
+    differences: np.ndarray,
+    bounds: np.ndarray,
+    values: np.ndarray,
+    line: np.ndarray,
+    rows_per_interval: int,
+    predictor: int,
+    initial: int,
+    planes: np.ndarray,
+    shift: int,
+) -> int:
+    """Decode the scan whose entropy-coded bytes begin at ``start`` of ``source``: ``unstuff``, then ``decode_scan``.
+
+    ``shift`` is the point transform. Returns where in ``source`` the scan ended, or a negative code.
+    """
+    stop = unstuff(source, start, stream, starts)
+    if stop < 0:
+        return stop
+    code = decode_scan(
+        stream, starts, lengths, differences, bounds, values, planes, line, rows_per_interval, predictor, initial
+    )
+    if code < 0:
+        return code
+    if shift > 0:
+        flat = planes.reshape(-1)
+        for index in range(flat.size):
+            flat[index] = np.uint16(flat[index] << np.uint16(shift))
+    return stop
+
+
+@kernel
+def decode_rescaled(
+    source: np.ndarray,
+    start: int,
+    stream: np.ndarray,
+    starts: np.ndarray,
+    lengths: np.ndarray,
+    differences: np.ndarray,
+    bounds: np.ndarray,
+    values: np.ndarray,
+    line: np.ndarray,
+    rows_per_interval: int,
+    predictor: int,
+    initial: int,
+    planes: np.ndarray,
+    shift: int,
+    mask: int,
+    sign: int,
+    slope: float,
+    intercept: float,
+    out: np.ndarray,
+) -> int:
+    """As ``decode_stream`` for one component; its samples go on to ``out`` (n,) float32 as ``rescale`` describes."""
+    stop = decode_stream(
+        source,
+        start,
+        stream,
+        starts,
+        lengths,
+        differences,
+        bounds,
+        values,
+        line,
+        rows_per_interval,
+        predictor,
+        initial,
+        planes,
+        shift,
+    )
+    if stop < 0:
+        return stop
+    code = rescale(planes.reshape(-1), mask, sign, slope, intercept, out)
+    return stop if code == 0 else code
+
+
+@kernel
 def fill_table(
     counts: np.ndarray, values: np.ndarray, lengths: np.ndarray, differences: np.ndarray, bounds: np.ndarray
 ) -> int:
@@ -141,7 +223,7 @@ def _fill_code(lengths: np.ndarray, differences: np.ndarray, code: int, length: 
         differences[place] = difference & 0xFFFF
 
 
-@kernel
+@inner_kernel
 def decode_scan(
     stream: np.ndarray,
     starts: np.ndarray,

@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from lumbar.dicom._scratch import fresh, scratch
 from lumbar.dicom.colour import to_rgb
 from lumbar.dicom.header import Header
 from lumbar.dicom.jpeg_ls_kernels import decode_scan
@@ -64,7 +65,7 @@ def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
     _check(frame, reader, dtype)
     check_size(path, frame, rows=rows, columns=columns, samples=samples)
     check_room(path, frame.offset, data.size, n_samples=rows * columns * samples, least=rows // 8)
-    out = np.empty((rows, columns, samples), np.uint16)
+    out = fresh((rows, columns, samples), np.uint16, "pixels")
     missing = set(range(samples))
     scan: Scan | None = first
     while scan is not None:
@@ -106,7 +107,7 @@ def _decode_scan(data: np.ndarray, out: np.ndarray, frame: Frame, reader: Marker
         raise refuse(path, scan.offset, "a mapping table", "samples that stand for themselves")
     coding, thresholds = _coding(frame.precision, scan.start, reader.preset, path, scan.offset)
     work = Work(
-        words=np.empty(data.size // 8 + 8, np.uint64),
+        words=scratch(8 * (data.size // 8 + 8)).view(np.uint64),
         quantised=_quantised(coding.maxval, coding.near, thresholds),
         lines=np.empty((2, n, columns + 2), np.int32),
         gradients=np.empty((n, columns), np.int32),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lumbar.dicom import fallback, native
+from lumbar.dicom import direct, fallback, native
 from lumbar.dicom.frames import split_frames
 from lumbar.dicom.header import File, Header, parse, read_file
 from lumbar.dicom.syntaxes import syntax_name
@@ -57,6 +57,7 @@ def warm_up(syntaxes: tuple[str, ...] = (RLE,)) -> None:
     """Compile, or load from numba's cache, what files of ``syntaxes`` need; best while weights load."""
     parse("warm-up", np.frombuffer(bytearray(128) + b"DICM", np.uint8))
     native.warm_up()
+    direct.warm_up(syntaxes)
     for syntax in syntaxes:
         module = codec(syntax)
         if module is not None:
@@ -112,5 +113,12 @@ def _decode_encapsulated(file: File) -> np.ndarray:
             f"{header.path}: found pixel data of defined length at offset {file.pixels_start}, expected fragments for "
             f"transfer syntax {syntax_name(syntax)}"
         )
-    frames = [module.decode_frame(data, header) for data in split_frames(file)]
-    return frames[0] if len(frames) == 1 else np.stack(frames)
+    parts = split_frames(file)
+    frame: np.ndarray = module.decode_frame(parts[0], header)
+    if len(parts) == 1:
+        return frame
+    frames = np.empty((len(parts), *frame.shape), frame.dtype)
+    frames[0] = frame
+    for index, data in enumerate(parts[1:], start=1):
+        frames[index] = module.decode_frame(data, header)
+    return frames

@@ -19,7 +19,7 @@ import numpy as np
 
 from lumbar.dicom._bits import load_little, store_little
 from lumbar.dicom._jit import inner_kernel, kernel
-from lumbar.dicom._scratch import scratch
+from lumbar.dicom._scratch import fresh, scratch
 from lumbar.dicom.header import Header
 from lumbar.dicom.native import clear_unused_bits
 from lumbar.errors import DicomError
@@ -73,12 +73,12 @@ def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
     if expected == 1:
         pixels = planes[0, :n_pixels].copy().view(dtype).reshape(shape)
     elif expected == 2 and n_samples == 1:
-        pixels = np.empty(shape, dtype=dtype)
+        pixels = fresh(shape, dtype, "pixels")
         bits = join_pairs(planes, pixels.reshape(-1).view(np.uint16))
         if dtype.kind == "u" and not bits >> header.stored_bits:
             return pixels
     else:
-        pixels = np.empty(shape, dtype=dtype)
+        pixels = fresh(shape, dtype, "pixels")
         octets = pixels.view(np.uint8).reshape(n_pixels, n_samples, n_bytes)
         for sample in range(n_samples):
             for byte in range(n_bytes):  # planes come most significant first, memory holds least significant first
