@@ -1,6 +1,6 @@
 """A chain without networks or DICOM, importable by worker processes: each study's folder says what it does.
 
-A study folder may hold ``raise-read``, ``raise-predict``, ``nan``, ``slow``, ``hang``, ``die``, ``empty`` as files.
+A study folder may hold ``raise-read``, ``raise-predict``, ``nan``, ``hang``, ``die``, ``empty`` as files.
 """
 
 import os
@@ -78,8 +78,6 @@ def predict(study, networks, prior, effort):
     if "hang" in study.traits:
         (study.folder / "hanging").write_text("")
         time.sleep(3600)
-    if "slow" in study.traits:
-        time.sleep(0.3)
     probs = probs_of(study.study_id)
     if "nan" in study.traits:
         probs[3, 1] = np.nan

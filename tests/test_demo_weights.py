@@ -45,7 +45,7 @@ def test_the_lock_file_names_the_weights_that_lie_here(bundle):
 def test_unseen_phantoms_are_localised_and_beat_the_prior(bundle, tmp_path):
     root = tmp_path / "cohort"
     command = [sys.executable, "-m", "lumbar_phantom", "--out", str(root), "--studies", "6", "--seed", "987"]
-    subprocess.run([*command, "--split", "test", "--pitfalls", "none"], check=True, capture_output=True, timeout=600)
+    subprocess.run([*command, "--split", "test", "--pitfalls", "none"], check=True, capture_output=True, timeout=1500)
     frame, record = predict(root, bundle, out=tmp_path / "s.csv")
     assert [study["status"] for study in record["studies"]] == ["predicted"] * 6
     truth = pd.read_parquet(root / "truth.parquet")

@@ -92,10 +92,10 @@ def test_a_file_that_claims_more_than_it_holds_is_refused_at_once(corpus, tmp_pa
             if at >= 0:
                 huge[at + 8 : at + 10] = b"\xff\xff"
         path.write_bytes(bytes(huge))
-        started = time.perf_counter()
+        started = time.process_time()  # others may be at work on this machine
         verdict = fuzz_mutate.verdict(path)
         assert verdict == "refused" or name == "deflated", name
-        assert time.perf_counter() - started < 5, name
+        assert time.process_time() - started < 5, name
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -196,12 +195,11 @@ def test_the_process_killed_and_run_again(root, bundle, calm, tmp_path):
     out = tmp_path / "submission.csv"
     command = [sys.executable, "-m", "lumbar", "predict", "--data", root, "--weights", bundle, "--out", out]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 600  # a busy machine takes minutes to import torch
-    while not out.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        while not out.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.kill()
     validate(out, [name for study_id in STUDIES for name in row_ids(study_id)])
     rows, _ = run_and_check(root, bundle, tmp_path)
     assert_others_are_calm(rows, calm)

@@ -360,20 +360,22 @@ predict(sys.argv[1], sys.argv[2], sys.argv[3], chain=FAKE, time_limit=600)
 
 
 def test_a_killed_run_leaves_a_whole_file_and_the_next_run_completes_it(tmp_path, bundle):
-    root = write_cohort(tmp_path / "data", {k: ("slow",) for k in range(1, 6)})
+    root = write_cohort(tmp_path / "data", {k: ("hang",) if k == 3 else () for k in range(1, 6)})
     out = tmp_path / "submission.csv"
     path = os.pathsep.join([str(HERE.parent), *sys.path])
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, root, bundle, out], env={**os.environ, "PYTHONPATH": path}
-    )
     expected = [row for k in range(1, 6) for row in row_ids(k)]
     deadline = time.monotonic() + 600
-    while time.monotonic() < deadline:
-        if out.is_file() and (validate(out, expected)["severe"] != PRIOR[2]).any():
-            break
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    command = [sys.executable, "-c", SCRIPT, root, bundle, out]
+    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}) as process:
+        try:
+            while process.poll() is None and time.monotonic() < deadline:
+                if out.is_file() and (validate(out, expected)["severe"] != PRIOR[2]).any():
+                    break
+                time.sleep(0.02)
+        finally:
+            process.kill()
+    assert process.returncode == -signal.SIGKILL
+    (root / "test_images/3/hang").unlink()
     partial = validate(out, expected)
     assert 0 < (partial["severe"] != PRIOR[2]).sum() < len(expected)
     (tmp_path / ".submission.csv.tmp").write_text("row_id,nor")

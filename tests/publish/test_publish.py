@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -141,10 +140,10 @@ def test_publication_killed_in_its_middle_continues(
         "['--publish', 'kernel', '-m', 'first try'])"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.DEVNULL)
-    assert wait_until(lambda: kaggle.calls["GetKernelSessionStatus"] > 0, 60)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.DEVNULL) as process:
+        begun = wait_until(lambda: kaggle.calls["GetKernelSessionStatus"] > 0, 600)
+        process.kill()
+    assert begun
     kaggle.kernels[KERNEL].statuses = ["COMPLETE"]
     code, out, err = publish()
     assert code == 0, out + err
@@ -277,10 +276,10 @@ def test_upload_ends_with_the_process_that_started_it(kaggle: KaggleServer, layo
     kaggle.fail["StartBlobUpload"] = [lambda _: time.sleep(1)] * 9
     sealed = str(seal(layout).folder)
     command = f"from lumbar_publish.client import Client; Client().act('datasets', 'create', '-p', {sealed!r})"
-    process = subprocess.Popen([sys.executable, "-c", command])
-    assert wait_until(lambda: kaggle.calls["StartBlobUpload"] > 0, 60)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with subprocess.Popen([sys.executable, "-c", command]) as process:
+        begun = wait_until(lambda: kaggle.calls["StartBlobUpload"] > 0, 600)
+        process.kill()
+    assert begun
     time.sleep(5)
     assert kaggle.calls["CreateDataset"] == 0
 

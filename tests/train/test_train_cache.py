@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 
@@ -259,10 +260,13 @@ def test_two_builders_at_once_agree(root, tmp_path):
         "build_cache(sys.argv[2], root, 'train', pd.read_csv(root / 'train_series_descriptions.csv'), progress=False)"
     )
     command = [sys.executable, "-c", body, str(root), str(folder)]
-    builders = [subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE) for _ in range(3)]
-    for builder in builders:
-        _, errors = builder.communicate(timeout=120)
-        assert builder.returncode == 0, errors
+    with ExitStack() as stack:
+        builders = []
+        for _ in range(3):
+            builders.append(stack.enter_context(subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE)))
+            stack.callback(builders[-1].kill)
+        errors = [builder.communicate(timeout=1500)[1] for builder in builders]
+    assert [builder.returncode for builder in builders] == [0, 0, 0], errors
     whole_cache(root, folder)
     assert not list(folder.rglob(".tmp-*"))
     assert len(list((folder / "objects").glob("*/*.bin"))) == 6

@@ -234,7 +234,7 @@ def test_a_browser_shows_the_page_without_overflow(run, cohort, tmp_path):
         browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
         "--window-size=1100,900", "--virtual-time-budget=3000", "--dump-dom", f"file://{tmp_path / 'probe.html'}",
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1500)
     title = re.search(r"<title>(.*?)</title>", done.stdout)
     assert title, done.stderr[-2000:]
     assert title.group(1) == "true,true,8"

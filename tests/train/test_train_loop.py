@@ -244,7 +244,7 @@ def test_several_processes_follow_the_curve_of_one(tmp_path, world, n_samples):
 def run_ranks(folder: Path, world: int, n_samples: int, *more: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
     command += [str(TOY_FILE), "ranks", str(folder), str(n_samples), *more]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=1500)
     if not more:
         assert done.returncode == 0, done.stderr[-3000:]
     return done
