@@ -156,7 +156,7 @@ def test_segments_of_rle_in_odd_places_are_left_alone(tmp_path):
 
 def test_what_is_warmed_up_is_compiled():
     warm_up((EXPLICIT, RLE, JPEG_LOSSLESS))
-    for kernel in (direct.rescale, direct.unpack_rle):
+    for kernel in (direct.rescale, direct.rescale_rle):
         assert getattr(kernel, "signatures", [()])  # a plain function where the compiler is off
 
 

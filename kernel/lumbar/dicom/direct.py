@@ -11,13 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lumbar.dicom._bits import I64
-from lumbar.dicom._jit import inner_kernel, kernel
+from lumbar.dicom._jit import kernel
 from lumbar.dicom._rescale import DONE, ODD, rescale
 from lumbar.dicom._scratch import scratch
 from lumbar.dicom.frames import only_fragment
 from lumbar.dicom.header import EXPLICIT_LITTLE, IMPLICIT_LITTLE, File, Header, read_bytes
-from lumbar.dicom.rle import PAD, join_pairs, unpack
+from lumbar.dicom.rle import PAD, unpack_words
 
 NATIVE, RLE, JPEG = "native", "RLE", "JPEG Lossless"
 _KINDS = {
@@ -27,11 +26,10 @@ _KINDS = {
     "1.2.840.10008.1.2.4.57": JPEG,
     "1.2.840.10008.1.2.4.70": JPEG,
 }
-_ITEM, _DELIMITER = 0xE000, 0xE0DD
 _MAX_EXPANSION = 64  # bytes of pixels for each of the file: what RLE can do, and JPEG cannot
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Usual:
     """A file whose pixels can be read that way, and what is known of them."""
 
@@ -56,16 +54,15 @@ class Usual:
             return part.size == 2 * n and (
                 rescale(part.view(np.uint16), self.mask, self.sign, slope, intercept, flat) == DONE
             )
+        fragment = only_fragment(source, start)
+        if fragment is None:
+            return False
         if self.kind == RLE:
-            planes = scratch(2 * (n + PAD)).reshape(2, n + PAD)
-            words = scratch(2 * n, "pixels").view(np.uint16)
-            return unpack_rle(source, start, planes, words, self.mask, self.sign, slope, intercept, flat) == DONE
+            planes, words = scratch(2 * (n + PAD)).reshape(2, n + PAD), scratch(2 * n, "pixels").view(np.uint16)
+            return rescale_rle(fragment, planes, words, self.mask, self.sign, slope, intercept, flat) == DONE
         from lumbar.dicom import jpeg_lossless  # here, since others need not wait for it
 
-        fragment = only_fragment(source, start)
-        return fragment is not None and jpeg_lossless.fill(
-            fragment, self.header, self.mask, self.sign, slope, intercept, flat
-        )
+        return jpeg_lossless.fill(fragment, self.header, self.mask, self.sign, slope, intercept, flat)
 
 
 def find_usual(file: File) -> Usual | None:
@@ -80,16 +77,16 @@ def find_usual(file: File) -> Usual | None:
     if (header.number_of_frames or 1) != 1 or not (header.photometric_interpretation or "").startswith("MONOCHROME"):
         return None
     n_pixels = (header.rows or 0) * (header.columns or 0)
-    if not 0 < 2 * n_pixels <= (min(length, file.size - start) if kind == NATIVE else _MAX_EXPANSION * file.size):
+    size = max(file.size, file.source.size)
+    if not 0 < 2 * n_pixels <= (min(length, size - start) if kind == NATIVE else _MAX_EXPANSION * size):
         return None
     sign = 1 << (stored - 1) if header.pixel_representation == 1 else 0
-    return Usual(header, kind, file.size, start, n_pixels, (1 << stored) - 1, sign)
+    return Usual(header, kind, size, start, n_pixels, (1 << stored) - 1, sign)
 
 
 @kernel
-def unpack_rle(
+def rescale_rle(
     source: np.ndarray,
-    start: int,
     planes: np.ndarray,
     words: np.ndarray,
     mask: int,
@@ -98,48 +95,10 @@ def unpack_rle(
     intercept: float,
     out: np.ndarray,
 ) -> int:
-    """Decode the one fragment of encapsulated pixel data at ``start`` of ``source`` (n,) uint8 into ``out`` (n,).
-
-    ``planes`` (2, n + PAD) uint8 and ``words`` (n,) uint16 are scratch, the rest is as for ``rescale``. Returns DONE,
-    or ODD for anything but an offset table, a fragment of two segments that fill their planes, and the delimiter.
-    """
-    table = _item(source, start, _ITEM)
-    if table < 0:
+    """``unpack_words`` into ``words``, which are scratch here, and on to ``out`` as ``rescale`` does."""
+    if unpack_words(source, planes, words) < 0:
         return ODD
-    start += 8 + table
-    length = _item(source, start, _ITEM)
-    if length < 64:
-        return ODD
-    start += 8
-    stop = start + length
-    if _item(source, stop, _DELIMITER) < 0 or _number(source, start) != 2:
-        return ODD
-    first, second = start + _number(source, start + 4), start + _number(source, start + 8)
-    if first < start + 64 or second <= first or stop <= second:
-        return ODD
-    n_pixels = np.uint64(out.size)
-    if unpack(source, np.uint64(first), np.uint64(second), planes[0], n_pixels) != out.size:
-        return ODD
-    if unpack(source, np.uint64(second), np.uint64(stop), planes[1], n_pixels) != out.size:
-        return ODD
-    join_pairs(planes, words)
     return rescale(words, mask, sign, slope, intercept, out)
-
-
-@inner_kernel
-def _item(source: np.ndarray, at: I64, element: int) -> I64:
-    """Length of the item at ``at``, group FFFE and ``element``; -1 where none is, or one that passes the end."""
-    if at + 8 > source.size or _number(source, at) != (element << 16 | 0xFFFE):
-        return np.int64(-1)
-    length = _number(source, at + 4)
-    return length if length <= source.size - at - 8 else np.int64(-1)
-
-
-@inner_kernel
-def _number(source: np.ndarray, at: I64) -> I64:
-    """Four bytes as a little-endian number."""
-    low, high = int(source[at]) | int(source[at + 1]) << 8, int(source[at + 2]) | int(source[at + 3]) << 8
-    return np.int64(high << 16 | low)
 
 
 def warm_up(syntaxes: tuple[str, ...]) -> None:
@@ -148,7 +107,9 @@ def warm_up(syntaxes: tuple[str, ...]) -> None:
     kinds = {_KINDS.get(syntax) for syntax in syntaxes}
     rescale(words, 1, 0, 1.0, 0.0, out)
     if RLE in kinds:
-        unpack_rle(np.zeros(8, np.uint8), 0, np.zeros((2, 1 + PAD), np.uint8), words, 1, 0, 1.0, 0.0, out)
+        source = np.zeros(8, np.uint8)
+        source.flags.writeable = False
+        rescale_rle(source, np.zeros((2, 1 + PAD), np.uint8), words, 1, 0, 1.0, 0.0, out)
     if JPEG in kinds:
         from lumbar.dicom import jpeg_lossless
 

@@ -49,6 +49,25 @@ def split_frames(file: File) -> list[np.ndarray]:
     return frames
 
 
+def only_fragment(source: np.ndarray, start: int) -> np.ndarray | None:
+    """The one fragment of pixel data at ``start``, (n,) uint8 read-only; ``None`` where there is no such single one."""
+    size = source.size
+    position = start
+    items = []
+    for expected in (_ITEM, _ITEM, _DELIMITER):
+        if position + 8 > size:
+            return None
+        tag, length = _TAG_AND_LENGTH(source.data, position)
+        if tag != expected or length > size - position - 8:
+            return None
+        items.append((position + 8, length))
+        position += 8 + length
+    begin, length = items[1]
+    fragment = source[begin : begin + length]
+    fragment.flags.writeable = False
+    return fragment
+
+
 def _fragments(file: File) -> tuple[bytes, list[tuple[int, int]]]:
     """Basic offset table, and (offset, length) of each fragment in the file."""
     source, path = file.source, file.header.path

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lumbar.dicom import direct, fallback, native
-from lumbar.dicom.frames import split_frames
+from lumbar.dicom.frames import only_fragment, split_frames
 from lumbar.dicom.header import File, Header, parse, read_file
 from lumbar.dicom.syntaxes import syntax_name
 from lumbar.errors import DicomError
@@ -113,6 +113,12 @@ def _decode_encapsulated(file: File) -> np.ndarray:
             f"{header.path}: found pixel data of defined length at offset {file.pixels_start}, expected fragments for "
             f"transfer syntax {syntax_name(syntax)}"
         )
+    if syntax == RLE and (usual := direct.find_usual(file)) is not None:
+        fragment = only_fragment(file.source, usual.start)
+        if fragment is not None:
+            pixels: np.ndarray | None = module.decode_usual(fragment, header, usual.n_pixels, usual.mask)
+            if pixels is not None:
+                return pixels
     parts = split_frames(file)
     frame: np.ndarray = module.decode_frame(parts[0], header)
     if len(parts) == 1:

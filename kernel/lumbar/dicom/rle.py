@@ -27,6 +27,9 @@ from lumbar.errors import DicomError
 TRANSFER_SYNTAXES: tuple[str, ...] = ("1.2.840.10008.1.2.5",)
 
 PAD = 128  # longest run
+ODD = -1
+_ONE, _TWO, _EIGHT, _CHUNK = (np.uint64(n) for n in (1, 2, 8, 16))
+_HEADER_BYTES, _HALF, _LOW = (np.uint64(n) for n in (64, 32, 0xFFFFFFFF))
 _MAX_SEGMENTS = 15
 _MAX_EXPANSION = 64  # two bytes give at most 128
 
@@ -91,6 +94,44 @@ def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
     return to_rgb(pixels, header, None)
 
 
+def decode_usual(data: np.ndarray, header: Header, n_pixels: int, mask: int) -> np.ndarray | None:
+    """Pixels of a frame of 16-bit gray, ``data`` (n,) uint8 read-only; ``mask`` is of the bits stored.
+
+    ``None`` where anything is not as expected: ``decode_frame`` says what is wrong. The caller has seen to it that the
+    pixels are not more than the bytes can hold.
+    """
+    planes = scratch(2 * (n_pixels + PAD)).reshape(2, n_pixels + PAD)
+    words = fresh((n_pixels,), np.uint16, "pixels")
+    bits = unpack_words(data, planes, words)
+    if bits < 0:
+        return None
+    pixels = words.reshape(header.frame_shape)
+    if header.pixel_representation == 1:
+        return clear_unused_bits(pixels.view(np.int16), header)
+    return clear_unused_bits(pixels, header) if bits & ~mask else pixels
+
+
+@kernel
+def unpack_words(source: np.ndarray, planes: np.ndarray, words: np.ndarray) -> int:
+    """Decode a frame of two segments, ``source`` (n,) uint8 read-only, into ``words`` (n,) uint16.
+
+    ``planes`` (2, n + PAD) uint8 is scratch. Returns all bits that are set in any word, or ODD for anything but two
+    segments that fill their planes.
+    """
+    size, n_pixels = np.uint64(source.size), np.uint64(words.size)
+    if size < _HEADER_BYTES:
+        return ODD
+    head, tail = load_little(source, np.uint64(0)), load_little(source, _EIGHT)
+    first, second = head >> _HALF, tail & _LOW
+    if head & _LOW != _TWO or first < _HEADER_BYTES or second <= first or size <= second:
+        return ODD
+    if unpack(source, first, second, planes[0], n_pixels) != words.size:
+        return ODD
+    if unpack(source, second, size, planes[1], n_pixels) != words.size:
+        return ODD
+    return join_pairs(planes, words)
+
+
 @kernel
 def unpack_planes(source: np.ndarray, ends: np.ndarray, planes: np.ndarray, n_pixels: int) -> int:
     """Unpack every segment into its plane.
@@ -111,7 +152,6 @@ def unpack_planes(source: np.ndarray, ends: np.ndarray, planes: np.ndarray, n_pi
     return 0
 
 
-_ONE, _TWO, _EIGHT, _CHUNK = (np.uint64(n) for n in (1, 2, 8, 16))
 _REPEAT, _NOTHING = np.uint64(257), np.uint64(128)
 _MARGIN = np.uint64(PAD + 2)
 _EVERY_BYTE = np.uint64(0x0101010101010101)
@@ -191,9 +231,7 @@ def join_pairs(planes: np.ndarray, pixels: np.ndarray) -> int:
 
 
 def warm_up() -> None:
-    """Compile the kernels on a frame of one pixel."""
-    planes = np.zeros((2, 1 + PAD), np.uint8)
-    source = np.zeros(68, np.uint8)
+    """Compile what usual slices need."""
+    source = np.zeros(8, np.uint8)
     source.flags.writeable = False
-    unpack_planes(source, np.array([64, 66, 68], np.int64), planes, 1)
-    join_pairs(planes, np.zeros(1, np.uint16))
+    unpack_words(source, np.zeros((2, 1 + PAD), np.uint8), np.zeros(1, np.uint16))
