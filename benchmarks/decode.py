@@ -4,15 +4,20 @@
 
 Whole ``read_slice`` on files in the page cache, one thread, 12-bit MR slices of 320², 400² and 512² with real noise.
 Peers and our reader take turns, a series' worth of slices at a time, and a row gives the median of each and the ratio
-of the medians. The
-slices are the real study's, where it is at hand, given receiver noise again (its interpolation to 512² smoothed it
-away); else phantoms with Rician noise. "codec only" peers are given the codestream in memory; ours opens the file,
-parses its header and decodes. Peers that are not installed are left out (the extra ``bench`` installs them).
+of the medians. The slices are the real study's, where it is at hand, given receiver noise again (its interpolation to
+512² smoothed it away); else phantoms with Rician noise. "codec only" peers are given the codestream in memory; ours
+opens the file, parses its header and decodes. Peers that are not installed are left out (the extra ``bench`` installs
+them).
 
-All readers of files leave a header's values undecoded until someone asks, ours too; the rows "with all fields" ask for
-every field of ``Header``. dicomsdl gives rescaled floats or, as we do, stored values. Where a plain read of the file
-alone takes more than a third of a peer's time, the last column says so: nobody who reads the file that way can then be
-three times as fast.
+What is compared with dicomsdl: a ``read_slice`` gives the stored values as an array of the file's type and a header of
+33 typed fields. The same from dicomsdl is ``open``, each of those fields, ``pixelData(storedvalue=True)`` (checked to
+be equal in values and type); these are the rows "with all fields", for which we are asked for every field, too. Both
+leave a header's values undecoded until someone asks, so the other rows show less work on both sides: stored values and
+no field, and dicomsdl's default, ``pixelData()``, which gives floats. Where a plain read of the file alone takes more
+than a third of a peer's time, the last column says so: nobody who reads the file that way can then be three times as
+fast.
+
+On a machine that others use, ``chrt -f 10 python benchmarks/decode.py`` (Linux, root) keeps them off its cores.
 """
 
 from __future__ import annotations
@@ -223,11 +228,23 @@ def codec_peers(name: str) -> dict[str, Callable[[bytes], object]]:
     return {}
 
 
+def check_dicomsdl(path: Path) -> None:
+    """Whether dicomsdl's stored values are what ``read_slice`` gives, so that like is compared with like."""
+    with contextlib.suppress(ImportError):
+        import dicomsdl
+
+        theirs, ours = dicomsdl.open(str(path)).pixelData(storedvalue=True), read_slice(path).pixels
+        if theirs.dtype != ours.dtype or not np.array_equal(theirs, ours):
+            raise SystemExit(f"{path}: dicomsdl's stored values differ")
+
+
 def measure(name: str, paths: list[Path], repeats: int, limit_s: float, clock: Clock) -> dict[str, list[float]]:
     """Microseconds a slice of each reader, taking turns; as many repeats as fit into ``limit_s`` seconds.
 
     A turn is one untimed slice, then all slices in a row, as a series is read.
     """
+    if name != "JPEG 2000":
+        check_dicomsdl(paths[0])
     codecs = codec_peers(name)
     streams = {path: split_frames(read_file(path))[0].tobytes() for path in paths} if codecs else {}
     readers: dict[str, Callable[[Path], object]] = {"lumbar": read_slice, OURS_WHOLE: with_fields, **file_peers(name)}
