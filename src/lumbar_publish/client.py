@@ -22,7 +22,7 @@ from lumbar_publish.credentials import Credentials, hide_secrets
 from lumbar_publish.kaggle_process import last_status
 from lumbar_publish.names import COMPETITION
 
-SHORT_S = 90.0  # a question; the client's own retries on a dead network take 150
+SHORT_S = 180.0  # a question; the client's own retries on a dead network take 150, its start on a busy machine a minute
 LONG_S = 6 * 3600.0  # an upload
 _READ_TRIES = 3
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
