@@ -39,6 +39,8 @@ class BaselineNet(nn.Module):
         for layer in self.head:
             if isinstance(layer, nn.Linear):
                 nn.init.kaiming_normal_(layer.weight)
+            elif isinstance(layer, nn.BatchNorm1d):
+                nn.init.constant_(layer.bias, 1e-3)  # fastai's
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 1, H, W) in 0..1 → (N, 3)."""

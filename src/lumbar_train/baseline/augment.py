@@ -1,7 +1,8 @@
-"""Augmentation of a whole batch at once: one warp and one change of light, of the kinds that fastai's default has.
+"""Augmentation of a whole batch at once, as fastai's ``aug_transforms`` does it, but for the flip.
 
-Which kinds, and how much, follow ``aug_transforms`` (docs.fast.ai/vision.augment): turn up to 10°, zoom to 1.1, a
-perspective tilt, light; each of the two steps for three images in four. Its horizontal flip is left out: a sagittal
+Turn up to 10°, zoom up to 1.1 around a drawn place, perspective up to 0.2 along each axis, brightness and contrast up
+to 0.2 on the scale of log odds: each drawn for itself, and each for three images in four (docs.fast.ai/vision.augment).
+Given the same draws, the pixels are fastai's; a test compares the two. Its horizontal flip is left out: a sagittal
 slice flipped so has the belly where the back is, which no patient shows, and a patient mirrored left to right shows
 the same slices in reverse order, never a flipped slice.
 """
@@ -9,6 +10,7 @@ the same slices in reverse order, never a flipped slice.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -16,46 +18,99 @@ from torch import Tensor
 
 MAX_TURN_DEG = 10.0
 MAX_ZOOM = 1.1
-MAX_TILT = 0.1
+MAX_TILT = 0.2
 MAX_LIGHT = 0.2
 SHARE = 0.75
+_LEAST = 1e-7  # log odds are taken of values this far from 0 and 1
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What happens to each image of a batch, (N,) each: degrees, factor, place in 0..1, tilts, brightness, contrast.
+
+    Without change: 0°, zoom 1, tilts 0, brightness 0.5, contrast 1.
+    """
+
+    turn_deg: Tensor
+    zoom: Tensor
+    centre_x: Tensor
+    centre_y: Tensor
+    tilt_x: Tensor
+    tilt_y: Tensor
+    light: Tensor
+    contrast: Tensor
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """(N, 1, H, W) float in 0..1 → the same shape and range; ``generator`` (on the CPU) decides everything."""
-    n = len(images)
-    draw = torch.rand(8, n, generator=generator).to(images.device)
-    grid = _grid(draw[:5], images).to(images.dtype)
-    warped = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    is_lit = (draw[5] < SHARE).to(images.dtype).view(n, 1, 1, 1)
-    # as fastai does, on the scale of log odds: black stays black, white stays white
-    shift = torch.logit((0.5 + MAX_LIGHT * (draw[6] - 0.5)).view(n, 1, 1, 1)) * is_lit
-    low, high = math.log(1 - MAX_LIGHT), -math.log(1 - MAX_LIGHT)
-    gain = torch.exp((low + (high - low) * draw[7]).view(n, 1, 1, 1) * is_lit)
-    odds = torch.logit(warped.clamp(1e-3, 1 - 1e-3))
-    return torch.sigmoid((odds + shift) * gain).to(images.dtype)
+    """(N, 1, H, W) float in 0..1, square → the same; ``generator`` (on the CPU) decides everything."""
+    return change(images, draw(len(images), generator))
 
 
-def _grid(draw: Tensor, images: Tensor) -> Tensor:
-    """Where each pixel is taken from: (N, H, W, 2) in -1..1, a turn, a zoom around a drawn centre, and a tilt."""
+def draw(n: int, generator: torch.Generator) -> Changes:
+    """Changes of ``n`` images, on the CPU."""
+    share = torch.rand(8, n, generator=generator)
+    is_changed = torch.rand(8, n, generator=generator) < SHARE
+    shift = (2 * share - 1) * is_changed  # -1..1, and 0 where nothing changes
+    return Changes(
+        turn_deg=MAX_TURN_DEG * shift[0],
+        zoom=1 + (MAX_ZOOM - 1) * share[1] * is_changed[1],
+        centre_x=share[2],
+        centre_y=share[3],
+        tilt_x=MAX_TILT * shift[4],
+        tilt_y=MAX_TILT * shift[5],
+        light=0.5 + 0.5 * MAX_LIGHT * shift[6],
+        contrast=torch.exp(-math.log(1 - MAX_LIGHT) * shift[7]),
+    )
+
+
+def change(images: Tensor, changes: Changes) -> Tensor:
+    """(N, 1, H, W) float in 0..1, square, warped once and lit → the same shape and range."""
+    on_device = Changes(**{name: value.to(images.device, images.dtype) for name, value in vars(changes).items()})
+    warped = F.grid_sample(
+        images, _grid(on_device, images), mode="bilinear", padding_mode="reflection", align_corners=True
+    )
+    odds = torch.logit(warped, eps=_LEAST)  # black stays black there, white white
+    light, contrast = (value.view(-1, 1, 1, 1) for value in (on_device.light, on_device.contrast))
+    return torch.sigmoid((odds + torch.logit(light)) * contrast)
+
+
+def _grid(changes: Changes, images: Tensor) -> Tensor:
+    """Where each pixel is taken from: (N, H, W, 2) in -1..1, the centres of the outermost pixels."""
     n, _, height, width = images.shape
-    is_warped = (draw[0] < SHARE).float()
-    angle = torch.deg2rad((2 * draw[1] - 1) * MAX_TURN_DEG) * is_warped
-    scale = 1 / (1 + (MAX_ZOOM - 1) * draw[2] * is_warped)
-    tilt_x, tilt_y = ((2 * draw[k] - 1) * MAX_TILT * is_warped for k in (3, 4))
-    room = 1 - scale  # the zoomed window stays inside the image, wherever its centre is drawn
-    zero = torch.zeros_like(angle)
-    matrix = torch.stack(
-        [
-            torch.stack([scale * torch.cos(angle), -scale * torch.sin(angle), room * (2 * draw[3] - 1)], -1),
-            torch.stack([scale * torch.sin(angle), scale * torch.cos(angle), room * (2 * draw[4] - 1)], -1),
-            torch.stack([tilt_x, tilt_y, zero + 1], -1),
-        ],
-        dim=1,
-    )  # (N, 3, 3)
-    y = (torch.arange(height, device=images.device) + 0.5) * 2 / height - 1
-    x = (torch.arange(width, device=images.device) + 0.5) * 2 / width - 1
+    matrix = _perspective(changes) @ _affine(changes)  # (N, 3, 3)
+    y = torch.linspace(-1, 1, height, device=images.device, dtype=images.dtype)
+    x = torch.linspace(-1, 1, width, device=images.device, dtype=images.dtype)
     x, y = x.expand(height, width), y[:, None].expand(height, width)
     base = torch.stack([x, y, torch.ones_like(x)])
     mapped = (matrix @ base.reshape(1, 3, -1)).view(n, 3, height, width)
     return (mapped[:, :2] / mapped[:, 2:]).permute(0, 2, 3, 1)
+
+
+def _affine(changes: Changes) -> Tensor:
+    """(N, 3, 3): a turn of the zoomed window, which lies inside the image wherever its centre is drawn."""
+    angle = torch.deg2rad(changes.turn_deg)
+    cos, sin, scale = torch.cos(angle), torch.sin(angle), 1 / changes.zoom
+    x, y = ((1 - scale) * (2 * place - 1) for place in (changes.centre_x, changes.centre_y))
+    zero, one = torch.zeros_like(angle), torch.ones_like(angle)
+    return _matrix(
+        [scale * cos, scale * sin, cos * x + sin * y],
+        [-scale * sin, scale * cos, cos * y - sin * x],
+        [zero, zero, one],
+    )
+
+
+def _perspective(changes: Changes) -> Tensor:
+    """(N, 3, 3) that takes (X - t_y·X·Y, Y - t_x·X·Y) to (X, Y) for the corners X, Y = ±1: one side grows, one shrinks.
+
+    fastai solves eight equations for each image. They have this closed form: the other way about, the matrix is
+    [[1-u², -uv, v], [-uv, 1-v², u], [v, u, 1]] with u = t_y, v = t_x, and its inverse, over 1-u²-v², is the one below.
+    """
+    u, v = changes.tilt_y, changes.tilt_x
+    s = 1 - u * u - v * v
+    one, both = torch.ones_like(s), 2 * u * v / s
+    last_x, last_y = -v * (1 + u * u - v * v) / s, -u * (1 - u * u + v * v) / s
+    return _matrix([one, both, last_x], [both, one, last_y], [last_x, last_y, one])
+
+
+def _matrix(*rows: list[Tensor]) -> Tensor:
+    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)

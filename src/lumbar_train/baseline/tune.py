@@ -206,13 +206,17 @@ class Tuner:
 
 
 def one_cycle(optimizer: torch.optim.Optimizer, cycle: Phase, n_steps: int) -> OneCycleLR:
-    """Rate and momentum of one cycle over ``n_steps`` batches an epoch."""
+    """Rate and momentum of one cycle over ``n_steps`` batches an epoch: of step k, fastai's at k / steps.
+
+    torch counts the last of its steps as the end, and the peak as one before its share: one step more than is taken,
+    and a share that undoes the other, put peak and end where fastai has them.
+    """
+    total = cycle.epochs * n_steps
     return OneCycleLR(
         optimizer,
         max_lr=[group["lr"] for group in optimizer.param_groups],
-        # torch counts the last step as the end, and wants one more than is taken
-        total_steps=cycle.epochs * n_steps + 1,
-        pct_start=cycle.pct_start,
+        total_steps=total + 1,
+        pct_start=(cycle.pct_start * total + 1) / (total + 1),
         div_factor=cycle.div,
         final_div_factor=DIV_FINAL / cycle.div,
         base_momentum=0.85,
