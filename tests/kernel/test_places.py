@@ -10,9 +10,10 @@ from lumbar.labels import LEVELS, SAGITTAL_T1, SAGITTAL_T2
 from lumbar.models.heatmap import HeatmapNet
 from lumbar.stages.decode import Peak, decode_levels, source_to_heat
 from lumbar.stages.heat import DISC, N_CANAL, SAGITTAL_POINTS, STRIDE, SagittalHeat, sagittal_grid
+from lumbar.stages.localise import axial_picks
 from lumbar.stages.place import agreed, doubts, expected_foramen, fuse_levels, place_points
 from lumbar.stages.points import Localisation
-from stage_studies import LEVELS_MM, study_of
+from stage_studies import LEVELS_MM, stack_of, study_of
 
 NETWORK = HeatmapNet(HeatmapConfig(points=SAGITTAL_POINTS, size=128, mm_per_px=2.0))
 FORAMEN_MM = np.array([15.0, -6.0, 5.0])  # of the left side, from the canal point
@@ -137,3 +138,15 @@ def test_a_step_twice_as_long_as_its_neighbours_is_not_taken():
     for node, xyz in zip(found, places[1:], strict=True):
         assert node is not None
         np.testing.assert_allclose(node[0], xyz)
+
+
+def test_a_level_beside_the_last_slice_of_a_series_takes_it_unless_a_stack_shows_the_level():
+    block = stack_of("block", "axial", 3, n=5)
+    short = replace(block, origins_mm=block.origins_mm * np.array([1.0, 1.0, 4 / 11]))  # 4 mm apart, from -8 to 8 mm
+    found = Localisation(levels_mm={"l3_l4": (0.0, 0.0, 14.0), "l4_l5": (0.0, 0.0, -16.0), "l5_s1": (0.0, 0.0, 1.0)})
+    (picks,) = axial_picks([short], found)
+    assert {level: index for level, index, _ in picks} == {"l5_s1": 2, "l3_l4": 4}  # 8 mm beside the stack is too far
+    other = replace(short, origins_mm=short.origins_mm + np.array([0.0, 0.0, 22.0]))  # of the same series: shows L3/4
+    first, second = axial_picks([short, other], found)
+    assert [level for level, _, _ in first] == ["l5_s1"]
+    assert [(level, index) for level, index, _ in second] == [("l3_l4", 0)]

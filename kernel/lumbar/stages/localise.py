@@ -25,6 +25,7 @@ Array = NDArray[np.float64]
 
 AXIAL_REACH_MM = 3.0  # farther than this no slice shows the level, unless its stack is coarser:
 AXIAL_REACH_STEPS = 0.75  # of the distance between slices
+AXIAL_FAR_MM = 7.0  # where no slice of a series comes so near, readers still mark one that ends beside the disc
 SUBARTICULAR_LATERAL_MM = 9.0
 
 
@@ -72,17 +73,11 @@ def slice_roles(study: Study, stack: Stack, found: Localisation, networks: list[
 
 def axial_levels(study: Study, found: Localisation, networks: list[nn.Module]) -> None:
     """For each level and axial stack the nearest slice within reach, with its left and right points."""
-    for number, stack in enumerate(study.series[AXIAL_T2]):
-        picks: list[tuple[str, int, float]] = []
-        reach = axial_reach_mm(stack)
-        for level, xyz in found.levels_mm.items():
-            distances = plane_distance_mm(stack, np.array(xyz))
-            index = int(np.abs(distances).argmin())
-            _, x, y = project(stack, np.array(xyz))
-            if abs(distances[index]) < reach and is_inside(stack, x, y):
-                picks.append((level, index, float(distances[index])))
+    stacks = study.series[AXIAL_T2]
+    for number, picks in enumerate(axial_picks(stacks, found)):
         if not picks:
             continue
+        stack = stacks[number]
         points = axial_points(study, number, picks, found, networks)
         for (level, index, distance), (left, right, confidence) in zip(picks, points, strict=True):
             found.axial_levels.append(
@@ -98,6 +93,34 @@ def axial_levels(study: Study, found: Localisation, networks: list[nn.Module]) -
                     slice_index=index,
                 )
             )
+
+
+def axial_picks(stacks: list[Stack], found: Localisation) -> list[list[tuple[str, int, float]]]:
+    """For each stack (level, slice index, distance in mm): the nearest slice of each level within reach.
+
+    A level that no stack of a series reaches takes the series' nearest slice, if it is not far.
+    """
+    picks: list[list[tuple[str, int, float]]] = [[] for _ in stacks]
+    for level, xyz in found.levels_mm.items():
+        nearest: dict[str, tuple[float, int, int]] = {}  # of each series: distance, stack, slice
+        reached = set()
+        for number, stack in enumerate(stacks):
+            distances = plane_distance_mm(stack, np.array(xyz))
+            index = int(np.abs(distances).argmin())
+            distance = float(distances[index])
+            _, x, y = project(stack, np.array(xyz))
+            if not is_inside(stack, x, y):
+                continue
+            if abs(distance) < axial_reach_mm(stack):
+                picks[number].append((level, index, distance))
+                reached.add(stack.series_id)
+            best = nearest.get(stack.series_id)
+            if best is None or abs(distance) < abs(best[0]):
+                nearest[stack.series_id] = (distance, number, index)
+        for series_id, (distance, number, index) in nearest.items():
+            if series_id not in reached and abs(distance) < AXIAL_FAR_MM:
+                picks[number].append((level, index, distance))
+    return picks
 
 
 def axial_reach_mm(stack: Stack) -> float:
