@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from multiprocessing.process import BaseProcess
 from typing import Protocol
 
 import torch
@@ -26,7 +28,22 @@ def workers(jobs: int) -> AbstractContextManager[ProcessPoolExecutor | None]:
     """A pool of ``jobs`` processes, started once a run because each imports torch; None for one job."""
     if jobs <= 1:
         return nullcontext()
-    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=end_with_parent)
+
+
+def end_with_parent() -> None:
+    """Let this process of a pool end when the one that started it does.
+
+    Else a fit goes on for minutes after its run was killed, and writes beside the run that was started again.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def run_side_by_side(run: Work, step: str, folds: list[int], pool: ProcessPoolExecutor | None, jobs: int) -> None:

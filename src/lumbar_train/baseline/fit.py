@@ -28,6 +28,7 @@ from lumbar_train.checkpoint import save_weights
 from lumbar_train.files import write_text
 from lumbar_train.folds import FULL
 from lumbar_train.ranks import pick_device
+from lumbar_train.side_by_side import end_with_parent
 from lumbar_train.store import write_frame
 
 LOGITS = ["logit_normal_mild", "logit_moderate", "logit_severe"]
@@ -244,6 +245,7 @@ def predict_rows(
 
 
 def start_worker(n_threads: int) -> None:
-    """A process of a pool: its share of the cores."""
+    """A process of a pool: its share of the cores; it ends with the one that started it."""
+    end_with_parent()
     os.environ["OMP_NUM_THREADS"] = str(n_threads)
     torch.set_num_threads(n_threads)
