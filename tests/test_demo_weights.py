@@ -106,6 +106,7 @@ def test_the_real_study_is_localised_as_marked_by_hand(networks, case):
     for side in SIDES:
         foramina = errors_mm(found, marks, side)
         assert np.median(list(foramina.values())) / factor <= 6.0, foramina
+        assert case != "as it is" or max(foramina.values()) <= 6.0, foramina
         for point in found.sagittal_points:
             if point.side == side:
                 canal = found.levels_mm[point.level][0]
