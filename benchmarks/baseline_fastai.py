@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--lr", type=float, default=1e-2)
-    parser.add_argument("--lr-mult", type=float, default=2.0, help="at 10 the seeds spread thrice as wide")
+    parser.add_argument("--lr-mult", type=float, default=2.0, help="at 10 the seeds spread more than twice as wide")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--only", choices=("ours", "fastai"), help="one side alone")
     options = parser.parse_args()
