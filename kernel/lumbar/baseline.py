@@ -87,7 +87,9 @@ def predict(
             if not len(images[view]):
                 continue
             started = time.perf_counter()
-            total += combine(slice_logits(network, images[view]), prior[index], network.config.balance)
+            config = network.config
+            logits = slice_logits(network, images[view])
+            total += combine(logits, prior[index], config.balance, config.temperature)
             seconds["classify"] += time.perf_counter() - started
         if total.sum() > 0:
             result.probs[index] = total / total.sum()
@@ -119,26 +121,29 @@ def slice_logits(network: BaselineNet, images: NDArray[np.uint8]) -> NDArray[np.
 
 
 def slice_probs(
-    logits: NDArray[np.float64], prior: NDArray[np.float64], balance: Sequence[float]
+    logits: NDArray[np.float64], prior: NDArray[np.float64], balance: Sequence[float], temperature: float = 1.0
 ) -> NDArray[np.float64]:
     """Probabilities (N, 3) as the metric wants them from logits (N, 3) of a network fitted on balanced classes.
 
     With upsampled classes a network estimates p(class | slice) under equal frequencies. Bayes' rule puts the true
     ones back: times ``prior`` (3,), the weighted (1/2/4) frequencies, over ``balance`` (3,), those that it was fitted
-    on. A class that it never saw keeps its prior.
+    on. A class that it never saw keeps its prior. ``temperature`` divides the logits first: at 1 the network is
+    believed, far above 1 only the prior is left (Guo et al. 2017, On calibration of modern neural networks).
     """
     shares = np.asarray(balance, dtype=np.float64)
     is_known = shares > 0
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shifted = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature)
     odds = np.where(is_known, shifted * prior / np.where(is_known, shares, 1.0), 0.0)
     total = odds.sum(axis=1, keepdims=True)
     known = np.divide(odds, total, out=np.zeros_like(odds), where=total > 0)
     return np.asarray(np.where(is_known, known * prior[is_known].sum(), prior) / prior.sum())
 
 
-def combine(logits: NDArray[np.float64], prior: NDArray[np.float64], balance: Sequence[float]) -> NDArray[np.float64]:
+def combine(
+    logits: NDArray[np.float64], prior: NDArray[np.float64], balance: Sequence[float], temperature: float = 1.0
+) -> NDArray[np.float64]:
     """Probabilities (3,) of a study: the mean over its slices' (N, 3), which must be one or more."""
-    return np.asarray(slice_probs(logits, prior, balance).mean(axis=0))
+    return np.asarray(slice_probs(logits, prior, balance, temperature).mean(axis=0))
 
 
 def draw(study: Study, _result: StudyResult) -> list[Picture]:

@@ -44,20 +44,43 @@ def to_patient(patient: an.Patient, seg: int, f: float, u: float, v: float) -> n
 
 
 def reader_points(patient: an.Patient) -> np.ndarray:
-    """Mid-sac at disc level; the foramen's middle between the pedicles; the recess beside the sac."""
+    """Mid-sac square behind the disc; the foramen's middle between the pedicles; the recess beside the sac."""
     arrays = (patient.stations, patient.vertebrae, patient.discs)
     points = np.zeros((5, 5, 3))
     for k, j in enumerate(an.LEVEL_DISCS):
-        low, high = space.sac(*arrays, 2 * j + 1, 0.5, 0.0)
-        if high < low:
-            low = high = 0.5 * (low + high)
-        points[0, k] = to_patient(patient, 2 * j + 1, 0.5, 0.0, 0.5 * (low + high))
+        points[0, k] = _canal_point(patient, j)
         for side, sign in enumerate((1.0, -1.0)):
             points[1 + side, k] = _foramen_point(patient, j, sign)
             seg, f, u = 2 * j + 1, 0.6, sign * 8.5
             mean = 0.5 * (space.front(*arrays, seg, f, u) + space.roof(*arrays, seg, f, u))
             points[3 + side, k] = to_patient(patient, seg, f, u, mean)
     return points
+
+
+def _canal_point(patient: an.Patient, j: int) -> np.ndarray:
+    """Mid-sac where the plane square to the canal through the back edge of disc j meets it.
+
+    The plane of the disc itself rises backwards at L5/S1, where disc and canal are not square to each other: it meets
+    the sac several mm above the place that one sees as behind the disc.
+    """
+    arrays = (patient.stations, patient.vertebrae, patient.discs)
+    edge = to_patient(patient, 2 * j + 1, 0.5, 0.0, space.wall(patient.stations, 2 * j + 1, 0.5, 0.0))
+    middles = np.array([
+        to_patient(patient, seg, f, 0.0, _mid_sac(arrays, seg, f))
+        for seg in (2 * j, 2 * j + 1, 2 * j + 2) for f in np.linspace(0.0, 1.0, 41)[: 41 if seg == 2 * j + 2 else 40]
+    ])  # (121, 3), from the upper end plate of the vertebra above to the lower one of the vertebra below
+    axis = middles[100] - middles[20]  # from mid-body to mid-body
+    along = (middles - edge) @ (axis / np.linalg.norm(axis))
+    below = int(np.clip(np.argmax(along > 0), 1, len(along) - 1))
+    share = along[below] / (along[below] - along[below - 1])
+    return np.asarray(middles[below - 1] * share + middles[below] * (1 - share))
+
+
+def _mid_sac(arrays: tuple[np.ndarray, np.ndarray, np.ndarray], seg: int, f: float) -> float:
+    low, high = space.sac(*arrays, seg, f, 0.0)
+    if (low, high) == (0.0, -1.0):  # it has ended: the canal's middle
+        low, high = space.front(*arrays, seg, f, 0.0), space.roof(*arrays, seg, f, 0.0)
+    return float(0.5 * (low + high))
 
 
 def _foramen_point(patient: an.Patient, j: int, sign: float) -> np.ndarray:

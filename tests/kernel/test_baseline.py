@@ -118,6 +118,19 @@ def test_true_frequencies_are_turned_back_and_an_unseen_class_keeps_its_prior():
     assert slice_probs(np.zeros((1, 3)), PRIOR[0], (1 / 3, 1 / 3, 1 / 3))[0] == pytest.approx(PRIOR[0])
 
 
+def test_a_temperature_softens_towards_the_prior():
+    logits, even = np.array([[4.0, 0.0, -2.0], [1.0, 3.0, 0.0]]), (1 / 3, 1 / 3, 1 / 3)
+    assert slice_probs(logits, PRIOR[0], even, 2.0) == pytest.approx(slice_probs(logits / 2, PRIOR[0], even))
+    assert slice_probs(logits, PRIOR[0], even, 1e6) == pytest.approx(np.tile(PRIOR[0], (2, 1)), abs=1e-4)
+    assert combine(logits, PRIOR[0], even, 2.0) == pytest.approx(combine(logits / 2, PRIOR[0], even))
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_temperature_that_cannot_be_is_refused(temperature):
+    with pytest.raises(ManifestError, match=r"found temperature .*, expected more than 0"):
+        build("baseline", to_dict(config(temperature=temperature)))
+
+
 def test_several_slices_are_averaged_and_other_columns_keep_exactly_their_prior(bundle):
     networks = load(read_manifest(bundle), "cpu")
     one = study(stack(7))

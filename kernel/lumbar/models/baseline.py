@@ -62,3 +62,5 @@ def _check(config: BaselineConfig) -> None:
         )
     if len(config.balance) != 3 or min(config.balance) < 0 or abs(sum(config.balance) - 1) > 1e-3:
         raise ManifestError(f"baseline: found balance {config.balance}, expected three shares that sum to 1")
+    if not 0 < config.temperature < float("inf"):
+        raise ManifestError(f"baseline: found temperature {config.temperature}, expected more than 0")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,6 +25,10 @@ FORAMEN_LATERAL_MM = (5.0, 36.0)  # distance of a foramen from the canal point, 
 # Where a foramen is expected at each level: from the canal point, mm to the side, anterior, and up along the spine.
 # Towards the sacrum the pedicles stand wider, and fat in front of the sac moves it backwards.
 FORAMEN_OFFSET_MM = ((14.0, 5.0, 4.5), (14.5, 5.0, 4.5), (15.5, 5.0, 4.5), (17.0, 5.5, 4.0), (19.5, 6.5, 3.0))
+# Two series of one patient differ by the localiser's error on each, about 2 mm, and by what the patient moved between
+# them, about 1.5 mm: the best guess of a series' own point is so far on the way to what all series say.
+TOGETHER = 0.6
+APART_MM = 8.0  # a series that differs by more has truly moved, or shows something else: it keeps its own
 WEAK = 0.05  # heat below this is no evidence
 DISAGREE_MM = 17.0  # about half the way to the next disc
 SACRUM_MM = 55.0  # with less of the image below L5/S1 it may be L4/5, the sacrum lying out of view
@@ -87,6 +93,8 @@ def place_points(
             if name in found.levels_mm:
                 place_canal(item, role, found, level, confidence[name])
     refine_levels(found)
+    for k, point in enumerate(found.sagittal_points):
+        found.sagittal_points[k] = towards(maps, point, np.array(found.levels_mm[point.level]))
     for level, name in enumerate(LEVELS):
         if name not in found.levels_mm:
             continue
@@ -103,6 +111,7 @@ def place_points(
                     peak = foramen_peak(item, role, found, level, k, place, FORAMEN_SERIES_MM)
                 if peak is not None and peak.height >= WEAK:
                     height = peak.height * confidence[name]
+                    assert place is not None
                     append_point(
                         found,
                         item.stack,
@@ -110,7 +119,7 @@ def place_points(
                         item.description,
                         name,
                         side,
-                        peak.xyz_mm,
+                        blended(peak.xyz_mm, place),
                         peak.slice_index,
                         height,
                     )
@@ -149,6 +158,22 @@ def place_canal(item: SagittalHeat, roles: Array, found: Localisation, level: in
         )
     else:
         append_point(found, item.stack, item.number, item.description, name, None, fused, None, WEAK * confidence)
+
+
+def blended(own_mm: Array, all_mm: Array) -> Array:
+    """A series' own place (3,) moved towards what all series say, unless they lie apart."""
+    away = all_mm - own_mm
+    return np.asarray(own_mm + (TOGETHER if np.linalg.norm(away) <= APART_MM else 0.0) * away)
+
+
+def towards(maps: list[SagittalHeat], point: SagittalPoint, all_mm: Array) -> SagittalPoint:
+    """A canal point with its place blended; the slice that shows it best stays."""
+    xyz = blended(np.array(point.xyz_mm), all_mm)
+    item = next(m for m in maps if m.description == point.description and m.number == point.stack)
+    _, x, y = project(item.stack, xyz)
+    if not is_inside(item.stack, x, y):
+        return point
+    return replace(point, x_px=x, y_px=y, xyz_mm=as_xyz(xyz))
 
 
 def expected_foramen(found: Localisation, level: int, side: str) -> Array:

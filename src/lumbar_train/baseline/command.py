@@ -60,6 +60,8 @@ def _add_baseline(commands: Any) -> None:
     add("--batch", type=int, default=100, help="studies a batch of the conversion; default: %(default)s")
     add("--start-batch", type=int, default=0, help="conversion: take the batches before this one as they are")
     add("--jobs", type=int, default=1, help="fits side by side; default: %(default)s")
+    add("--amp", choices=("auto", "off", "bf16", "fp16"), default=default.amp,
+        help="half precision: auto is by GPU, off on CPUs; bf16 is also for CPUs that compute in it")  # fmt: skip
     add("--resume", action="store_true", help="go on where a killed run stopped")
     add("--seed", type=int, default=0)
     parser.set_defaults(action=run_baseline)

@@ -16,7 +16,7 @@ import torch
 import lumbar
 from lumbar.baseline import STAGE
 from lumbar.config import BaselineConfig, from_dict, to_dict
-from lumbar.labels import COLUMNS
+from lumbar.labels import COLUMNS, CONDITIONS, LEVELS
 from lumbar.manifest import FILE_NAME, SCHEMA, WeightEntry, file_sha256, write_manifest
 from lumbar.models.baseline import BaselineNet
 from lumbar.weights import load_network, record_probe, save_network
@@ -35,8 +35,11 @@ def export(
     cohort: Cohort,
     oof: Mapping[str, float],
     training: Mapping[str, Any],
+    temperatures: Mapping[str, Mapping[str, float]],
 ) -> Path:
     """Write ``RUN/export``: weights and manifest. Columns that could not be fitted are listed, and keep their prior.
+
+    Each network's configuration gets the temperature that the held-out studies chose for its condition.
 
     Raises:
         TrainingError: no column has a fit on all data.
@@ -47,7 +50,7 @@ def export(
     if not fitted:
         raise TrainingError(f"{out}: no column has a fit on all data, expected one or more to export")
     (folder / "weights").mkdir(parents=True, exist_ok=True)
-    entries = [_entry(out, folder, column, full[column]) for column in fitted]
+    entries = [_entry(out, folder, column, full[column], _temperature(column, temperatures)) for column in fitted]
     for stale in set((folder / "weights").glob("*.safetensors")) - {folder / str(e["file"]) for e in entries}:
         stale.unlink()
     prior = cohort.prior()
@@ -76,8 +79,16 @@ def export(
     return folder
 
 
-def _entry(out: Path, folder: Path, column: str, result: Mapping[str, Any]) -> dict[str, Any]:
-    config = from_dict(BaselineConfig, result["network"])
+def _temperature(column: str, temperatures: Mapping[str, Mapping[str, float]]) -> float:
+    """1 where no fold could be fitted and measured."""
+    condition = CONDITIONS[COLUMNS.index(column) // len(LEVELS)]
+    return float(temperatures.get(condition, {}).get("all", 1.0))
+
+
+def _entry(
+    out: Path, folder: Path, column: str, result: Mapping[str, Any], temperature: float
+) -> dict[str, Any]:
+    config = replace(from_dict(BaselineConfig, result["network"]), temperature=temperature)
     network = BaselineNet(config)
     load_weights(out / "fits" / column / "full" / "weights.safetensors", network)
     file = folder / "weights" / f"{column}.full.safetensors"

@@ -136,7 +136,7 @@ def _fit(job: Job, table: pd.DataFrame, classes: NDArray[np.int8], split: Split)
     )
     tuner = Tuner(
         network, samples, batch_size=settings.batch_size, weight_decay=settings.weight_decay, seed=seed,
-        device=pick_device(job.device), checkpoint=job.folder / "checkpoint.pt",
+        device=pick_device(job.device), checkpoint=job.folder / "checkpoint.pt", amp=settings.amp,
     )  # fmt: skip
     rate, curve = _rate(job, tuner)
     cycles = phases(rate, settings.epochs, settings.freeze_epochs, settings.body_lr_mult)

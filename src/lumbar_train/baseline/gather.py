@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import f1_score
 
 from lumbar.baseline import slice_probs
-from lumbar.labels import COLUMNS, SEVERITIES, SEVERITY_COLUMNS, SEVERITY_WEIGHTS, row_ids
+from lumbar.labels import COLUMNS, CONDITIONS, LEVELS, SEVERITIES, SEVERITY_COLUMNS, SEVERITY_WEIGHTS, row_ids
+from lumbar_train.baseline.calibrate import HeldOut, temperatures
 from lumbar_train.baseline.fit import LOGITS
 from lumbar_train.files import write_text
 from lumbar_train.oof import Part, gather
@@ -30,17 +31,21 @@ class Answers:
 
     Attributes:
         probs: (N, 25, 3), the answer: a column or study without a fit or image has its fold's prior.
-        balanced: (N, 25, 3), the same without turning balanced frequencies back, as the seed's networks say it.
+        untempered: (N, 25, 3), the same before logits are divided by a temperature.
+        balanced: (N, 25, 3), neither that nor balanced frequencies turned back: as the seed's networks say it.
         prior: (N, 25, 3), of the studies outside each study's fold.
         folds: (N,) fold of each study.
         slices: by column, a row a slice: study, series, path, fold, probabilities, label.
+        temperatures: by condition and fold, and for ``all``.
     """
 
     probs: Probs
+    untempered: Probs
     balanced: Probs
     prior: Probs
     folds: NDArray[np.int64]
     slices: dict[str, pd.DataFrame]
+    temperatures: dict[str, dict[str, float]]
 
 
 def out_of_fold(
@@ -55,37 +60,60 @@ def out_of_fold(
     own = np.array([fold_of[int(study)] for study in cohort.study_ids])
     priors = {int(f): cohort.prior(cohort.study_ids[own != f]) for f in np.unique(own)}
     prior = np.stack([priors[f] for f in own])
-    answers = Answers(prior.copy(), prior.copy(), prior, own, {})
+    answers = Answers(prior.copy(), prior.copy(), prior.copy(), prior, own, {}, {})
     row_of = {int(study): k for k, study in enumerate(cohort.study_ids)}
-    for column in dict.fromkeys(column for column, _ in results):
+    fitted = {key: result for key, result in results.items() if key[1] in priors and result["status"] == "fitted"}
+    tables = {
+        (column, fold): read_frame(fits / column / f"fold{fold}" / "oof.parquet")
+        for column, fold in sorted(fitted, key=lambda key: (COLUMNS.index(key[0]), key[1]))
+    }
+    held_out = {
+        (column, fold): _held_out(
+            column, fold, table, cohort.labels[:, COLUMNS.index(column)], row_of,
+            priors[fold][COLUMNS.index(column)], fitted[column, fold]["network"]["balance"],
+        )
+        for (column, fold), table in tables.items()
+    }  # fmt: skip
+    answers.temperatures = temperatures(list(held_out.values()))
+    for column in dict.fromkeys(column for column, _ in tables):
         c = COLUMNS.index(column)
         parts: list[Part[Probs]] = []
-        plain: dict[int, Probs] = {}
         frames = []
-        for fold in priors:
-            result = results.get((column, fold))
-            if result is None or result["status"] != "fitted":
+        for (name, fold), table in tables.items():
+            if name != column:
                 continue
-            frame = read_frame(fits / column / f"fold{fold}" / "oof.parquet")
-            balance = result["network"]["balance"]
-            frame = answer_frame(frame, priors[fold][c], balance)
+            part = held_out[column, fold]
+            frame = answer_frame(table, part.prior, part.balance, answers.temperatures[part.condition][str(fold)])
             frame.insert(3, "fold", fold)
             by_study = {int(k): g for k, g in zip_groups(frame)}
-            parts.append(Part(fold, frozenset(result["seen"]), by_study))
-            logits = read_frame(fits / column / f"fold{fold}" / "oof.parquet")
-            flat = np.array(balance) / sum(balance)
-            logits[list(SEVERITY_COLUMNS)] = slice_probs(logits[LOGITS].to_numpy(), flat, balance)
-            plain |= {int(k): g for k, g in zip_groups(logits)}
+            parts.append(Part(fold, frozenset(fitted[column, fold]["seen"]), by_study))
             frames.append(frame)
+            rows = [row_of[int(study)] for study in np.unique(table["study_id"])]
+            answers.untempered[rows, c] = part.probs(1.0)
+            even = replace(part, prior=np.array(part.balance) / sum(part.balance)).probs(1.0)
+            answers.balanced[rows, c] = np.clip(even, 1e-6, 1) / np.clip(even, 1e-6, 1).sum(axis=1, keepdims=True)
         for study, probs in gather(parts, folds).items():
             answers.probs[row_of[study], c] = probs
-            answers.balanced[row_of[study], c] = np.clip(plain[study], 1e-6, 1) / np.clip(plain[study], 1e-6, 1).sum()
-        if frames:
-            frame = pd.concat(frames, ignore_index=True).sort_values(["study_id", "series_id", "image_path"])
-            grades = cohort.labels[[row_of[int(s)] for s in frame["study_id"]], c]
-            frame["label"] = [SEVERITIES[g] if g >= 0 else "" for g in grades]
-            answers.slices[column] = frame.reset_index(drop=True)
+        frame = pd.concat(frames, ignore_index=True).sort_values(["study_id", "series_id", "image_path"])
+        grades = cohort.labels[[row_of[int(s)] for s in frame["study_id"]], c]
+        frame["label"] = [SEVERITIES[g] if g >= 0 else "" for g in grades]
+        answers.slices[column] = frame.reset_index(drop=True)
     return answers
+
+
+def _held_out(
+    column: str,
+    fold: int,
+    table: pd.DataFrame,
+    labels: NDArray[Any],
+    row_of: Mapping[int, int],
+    prior: Probs,
+    balance: Sequence[float],
+) -> HeldOut:
+    studies, place = np.unique(table["study_id"].to_numpy(), return_inverse=True)
+    own = np.array([labels[row_of[int(study)]] for study in studies], dtype=np.int64)
+    condition = CONDITIONS[COLUMNS.index(column) // len(LEVELS)]
+    return HeldOut(condition, fold, table[LOGITS].to_numpy(), place, own, prior, balance)
 
 
 def zip_groups(frame: pd.DataFrame) -> list[tuple[int, Probs]]:
@@ -94,12 +122,14 @@ def zip_groups(frame: pd.DataFrame) -> list[tuple[int, Probs]]:
     return list(zip(map(int, means.index), means.to_numpy(), strict=True))
 
 
-def answer_frame(frame: pd.DataFrame, prior: Probs, balance: Sequence[float]) -> pd.DataFrame:
+def answer_frame(
+    frame: pd.DataFrame, prior: Probs, balance: Sequence[float], temperature: float = 1.0
+) -> pd.DataFrame:
     """Rows of slices with logits as ``study_id, series_id, image_path, predicted_label`` and the probabilities.
 
     The label is the most likely class by plain frequencies: the metric's weights 1/2/4 are divided out.
     """
-    probs = slice_probs(frame[LOGITS].to_numpy(), prior, balance)
+    probs = slice_probs(frame[LOGITS].to_numpy(), prior, balance, temperature)
     out = frame[["study_id", "series_id", "image_path"]].copy()
     out["predicted_label"] = [SEVERITIES[k] for k in (probs / _WEIGHTS).argmax(axis=1)]
     out[list(SEVERITY_COLUMNS)] = probs
@@ -154,6 +184,10 @@ def all_figures(labels: NDArray[Any], answers: Answers, columns: Sequence[str]) 
     for column in columns:
         c = COLUMNS.index(column)
         whole = column_figures(labels[:, c], answers.probs[:, c], answers.prior[:, c])
+        if whole["studies"]:
+            whole["untempered_log_loss"] = column_figures(labels[:, c], answers.untempered[:, c], answers.prior[:, c])[
+                "log_loss"
+            ]
         whole["folds"] = {
             str(f): column_figures(labels[rows, c], answers.probs[rows, c], answers.prior[rows, c])
             for f in np.unique(answers.folds)
@@ -161,4 +195,4 @@ def all_figures(labels: NDArray[Any], answers: Answers, columns: Sequence[str]) 
         }
         found[column] = whole
     losers = [k for k, v in found.items() if v["studies"] and not v["log_loss"] < v["constant_log_loss"]]
-    return {"columns": found, "not_better_than_constant": losers}
+    return {"columns": found, "not_better_than_constant": losers, "temperatures": answers.temperatures}

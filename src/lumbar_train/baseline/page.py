@@ -43,6 +43,7 @@ def report_run(
         "uniform": np.full(answers.probs.shape, 1 / 3),
         "prior": answers.prior,
         "baseline, balanced": answers.balanced,
+        "baseline, untempered": answers.untempered,
         "baseline": answers.probs,
     }
     if chain_run is not None:
@@ -64,8 +65,8 @@ def _write(folder: Path, comparison: Comparison, columns: list[dict[str, Any]], 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    # the floor and the balanced answers would only crowd the bars
-    drawn = {name: rows for name, rows in found["scores"].items() if name != "baseline, balanced"}
+    # earlier stages of the baseline's answer would only crowd the bars
+    drawn = {name: rows for name, rows in found["scores"].items() if not name.startswith("baseline, ")}
     bars = {name: {term: Interval(*rows[term]) for term in TERMS} for name, rows in drawn.items()}
     text = environment.get_template("page.html.j2").render(
         title="The FastAI baseline, done right",
@@ -78,6 +79,10 @@ def _write(folder: Path, comparison: Comparison, columns: list[dict[str, Any]], 
         columns=columns,
         losers=figures.get("not_better_than_constant", []),
         constant_fits=figures.get("constant_fits", []),
+        temperatures=[
+            (name.replace("_", " "), values.pop("all"), sorted(values.values()))
+            for name, values in ((n, dict(v)) for n, v in figures.get("temperatures", {}).items())
+        ],
     )
     write_text(folder / "figures.json", json.dumps(found, indent=1) + "\n")
     write_text(folder / "index.html", text)

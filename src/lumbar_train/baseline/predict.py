@@ -55,7 +55,7 @@ def predict_split(out: Path, root: Path, split: str, *, batch: int, start_batch:
         c = COLUMNS.index(column)
         frame = images.table[["study_id", "series_id", "image_path"]].copy()
         frame[LOGITS] = slice_logits(network, np.asarray(images.pixels))
-        found[column] = answer_frame(frame, prior[c], network.config.balance)
+        found[column] = answer_frame(frame, prior[c], network.config.balance, network.config.temperature)
         for study, values in zip_groups(found[column]):
             if study in row_of:
                 probs[row_of[study], c] = values

@@ -269,4 +269,4 @@ def _note(run: BaselineRun, figures: dict[str, Any], seconds: float) -> None:
 def export_run(run: BaselineRun, figures: dict[str, Any], results: Results) -> Path:
     """``RUN/export``, ready to be sealed."""
     training = json.loads((run.out / "seconds.json").read_text("utf-8"))
-    return export(run.out, results, run.cohort, figures["oof"], training)
+    return export(run.out, results, run.cohort, figures["oof"], training, figures["temperatures"])

@@ -35,6 +35,7 @@ class Settings:
         stop_accuracy: train on until a fifth of the training studies, kept apart, is classified this well; 0 is off.
         max_epochs: cap of that.
         seed: of everything.
+        amp: half precision of the training steps, as ``LoopConfig`` has it.
     """
 
     arch: str = "resnet34"
@@ -52,6 +53,7 @@ class Settings:
     stop_accuracy: float = 0.0
     max_epochs: int = 20
     seed: int = 0
+    amp: str = "auto"
 
     def network(self, column: str, balance: tuple[float, float, float] = (1 / 3, 1 / 3, 1 / 3)) -> BaselineConfig:
         """The configuration of a column's network."""

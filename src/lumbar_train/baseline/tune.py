@@ -102,6 +102,7 @@ class Tuner:
         seed: of order, augmentation and dropout.
         device: where.
         checkpoint: file of the state; None keeps none.
+        amp: half precision, as ``LoopConfig`` has it.
     """
 
     def __init__(
@@ -114,13 +115,14 @@ class Tuner:
         seed: int,
         device: torch.device,
         checkpoint: Path | None = None,
+        amp: str = "auto",
     ) -> None:
         self.network = network.to(device)
         self.network.to(memory_format=torch.channels_last)  # half as fast again, on CPUs too
         self.steps = Steps(samples, batch_size, device)
         self.weight_decay, self.seed, self.device, self.checkpoint = weight_decay, seed, device, checkpoint
         self.groups: list[Group] = parameter_groups(network)
-        self.dtype = amp_dtype(LoopConfig(), device)
+        self.dtype = amp_dtype(LoopConfig(amp=amp), device)
         self.log: list[dict[str, Any]] = []
         self.epoch = 0  # over all phases
         self._saved = time.monotonic()

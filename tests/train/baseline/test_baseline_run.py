@@ -124,7 +124,11 @@ def test_the_exported_weights_sealed_give_the_kernel_the_answers_of_training(don
     assert '\\"--chain\\", \\"baseline\\"' in layout.notebook.read_text()
     assert len(data["training"]["columns_at_their_prior"]) == 23
     assert seal(layout, run=run, dataset=DatasetId("someone", "lumbar-kit")).manifest_hash == first.manifest_hash
-    assert {entry.config["column"] for entry in verify(first.folder).weights} == {CANAL, FORAMEN}
+    entries = verify(first.folder).weights
+    assert {entry.config["column"] for entry in entries} == {CANAL, FORAMEN}
+    chosen = json.loads((run / "metrics.json").read_text())["temperatures"]
+    for entry in entries:
+        assert entry.config["temperature"] == chosen[str(entry.config["column"])[: -len("_l1_l2")]]["all"] != 1.0
 
     frame, record = predict(root, first.folder, tmp_path / "s.csv", split="train", chain="baseline")
     assert [study["status"] for study in record["studies"]] == ["predicted"] * 6
@@ -274,7 +278,9 @@ def test_the_page_sets_a_chain_on_the_same_folds_beside_and_refuses_other_folds(
     shutil.copytree(run, tmp_path / "run")
     assert baseline(root, tmp_path / "run", "--resume", "--chain-run", chain) == 0
     figures = json.loads((tmp_path / "run" / "report" / "figures.json").read_text())
-    assert list(figures["scores"]) == ["uniform", "prior", "baseline, balanced", "baseline", "chain"]
+    assert list(figures["scores"]) == [
+        "uniform", "prior", "baseline, balanced", "baseline, untempered", "baseline", "chain",
+    ]  # fmt: skip
     assert figures["differences"]["chain minus baseline"]["total"][0] == pytest.approx(0.0, abs=1e-9)
     assert "does not beat the baseline clearly" in (tmp_path / "run" / "report" / "index.html").read_text()
     pd.DataFrame({"study_id": STUDIES, "fold": [0, 0, 0, 1, 1, 1]}).to_csv(chain / "folds.csv", index=False)
