@@ -10,6 +10,7 @@ from lumbar.errors import CohortError
 from lumbar_publish.client import KaggleError, wait_for
 from lumbar_publish.publication import AGAIN, Publication
 from lumbar_publish.remote import newest_hash, parse_json
+from lumbar_publish.remote_kernel import pushed_version
 from lumbar_publish.seal import read_json
 from lumbar_publish.submission import check_submission
 
@@ -20,7 +21,7 @@ _RUNNING = ("QUEUED", "RUNNING", "NEW_SCRIPT")
 
 
 def run(publication: Publication) -> None:
-    """Push unless this very notebook was pushed; end when its run left a valid submission.
+    """Push unless Kaggle's newest version is this very notebook; end when its run left a valid submission.
 
     Raises:
         KaggleError: it was refused, failed, or left no valid submission; says what to do.
@@ -32,14 +33,16 @@ def run(publication: Publication) -> None:
         )
     content = _content(publication)
     if publication.noted("pushed") != content:
-        publication.note(pushed=content, kernel_version=_push(publication), is_checked=False)
+        version = _found(publication) or _push(publication)
+        publication.note(pushed=content, kernel_version=version, is_checked=False)
     version = int(publication.noted("kernel_version"))
     if not publication.noted("is_checked"):
         try:
             _wait_run(publication, version)
             _check_output(publication, version)
         except _RunFailed:
-            publication.note(pushed=None)  # pushing the same again is a new attempt, not a repetition
+            # pushing the same again is a new attempt, not a repetition
+            publication.note(pushed=None, failed_version=version)
             raise
         publication.note(is_checked=True)
     publication.log(f"notebook {publication.kernel} version {version}: complete, its submission is valid")
@@ -54,6 +57,15 @@ def _content(publication: Publication) -> str:
     layout = publication.layout
     data = layout.notebook.read_bytes() + layout.kernel_metadata.read_bytes()
     return f"{publication.kernel} {hashlib.sha256(data).hexdigest()}"
+
+
+def _found(publication: Publication) -> int | None:
+    """The version of an accepted push that was never noted: its process was killed, or it was made by hand."""
+    layout, failed = publication.layout, int(publication.noted("failed_version") or 0)
+    version = pushed_version(publication.client, publication.kernel, layout.notebook, layout.kernel_metadata, failed)
+    if version is not None:
+        publication.log(f"notebook {publication.kernel} version {version} is this very one: not pushed again")
+    return version
 
 
 def _push(publication: Publication) -> int:

@@ -28,6 +28,7 @@ REQUIRED = {
     "CreateDataset": ("ownerSlug", "slug", "title", "licenseName", "files"),
     "CreateDatasetVersion": ("ownerSlug", "datasetSlug", "body"),
     "SaveKernel": ("slug", "newTitle", "text", "language", "kernelType"),
+    "GetKernel": ("userName", "kernelSlug"),
     "GetKernelSessionStatus": ("userName", "kernelSlug"),
     "ListKernelSessionOutput": ("userName", "kernelSlug"),
     "CreateCodeSubmission": ("competitionName", "kernelOwner", "kernelSlug", "kernelVersion", "fileName"),
@@ -271,6 +272,19 @@ class KaggleServer:
             "versionNumber": len(kernel.versions),
             "error": "",
             "invalidDatasetSources": bad,
+        }
+
+    def on_GetKernel(self, request: dict) -> dict:
+        slug, _, number = request["kernelSlug"].partition("/")
+        kernel = self._kernel(request | {"kernelSlug": slug})
+        if not 0 <= int(number or 0) <= len(kernel.versions):
+            raise Refusal(404, "Kernel version not found")
+        pushed = kernel.versions[int(number or 0) - 1]
+        names = ("language", "kernelType", "isPrivate", "enableGpu", "enableInternet", "datasetDataSources")
+        metadata = {name: pushed[name] for name in (*names, "competitionDataSources") if name in pushed}
+        return {
+            "metadata": metadata | {"ref": f"{request['userName']}/{slug}", "title": pushed.get("newTitle", "")},
+            "blob": {"source": pushed["text"], "language": "python", "kernelType": "notebook", "slug": slug},
         }
 
     def on_GetKernelSessionStatus(self, request: dict) -> dict:

@@ -152,6 +152,42 @@ def test_publication_killed_in_its_middle_continues(
     assert len(kaggle.submissions) == 1
 
 
+def test_push_that_was_accepted_but_never_noted_is_found(
+    kaggle: KaggleServer, published: str, layout: Layout, publish: Publish
+) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    push = [sys.executable, "-m", "kaggle", "kernels", "push", "-p", str(layout.kernel_metadata.parent)]
+    for _ in range(3):  # three times by hand, as a user may; the last one is the newest
+        subprocess.run(push, env=environment, check=True, capture_output=True, timeout=600)
+    code, out, err = publish("kernel")
+    assert code == 0, out + err
+    assert "version 3 is this very one: not pushed again" in out
+    assert "version 3: complete" in out
+    assert len(kaggle.kernels[KERNEL].versions) == 3
+
+
+@pytest.mark.parametrize("change", ["cell", "dataset", "internet"])
+def test_another_notebook_on_kaggle_is_pushed_over(
+    kaggle: KaggleServer, published: str, layout: Layout, publish: Publish, change: str
+) -> None:
+    pushed = {
+        "text": layout.notebook.read_text(), "language": "python", "kernelType": "notebook", "enableGpu": True,
+        "datasetDataSources": [DATASET], "competitionDataSources": [COMPETITION],
+    }  # fmt: skip
+    other = {
+        "cell": {"text": pushed["text"].replace("import", "import  ", 1)},
+        "dataset": {"datasetDataSources": [f"{USER}/another"]},
+        "internet": {"enableInternet": True},
+    }[change]
+    kaggle.kernels[KERNEL] = Kernel([pushed | other], ["COMPLETE"])
+    code, out, err = publish("kernel")
+    assert code == 0, out + err
+    assert "version 2: complete" in out
+    kaggle.kernels[KERNEL] = Kernel([pushed], ["COMPLETE"])
+    (layout.root / "dist" / "publish" / published[:12] / "notes.json").unlink()
+    assert "version 1: complete" in publish("kernel")[1]
+
+
 def test_plain_client_works_on_what_is_left(kaggle: KaggleServer, layout: Layout) -> None:
     seal(layout)
 

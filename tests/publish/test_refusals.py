@@ -42,6 +42,13 @@ def test_dataset(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("status", [401, 429, 500])
+def test_notebook_that_cannot_be_looked_at(kaggle: KaggleServer, published: str, publish: Publish, status: int) -> None:
+    refused(kaggle, publish, "kernel", "GetKernel", status)
+    assert len(kaggle.kernels[KERNEL].versions) == 1
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [401, 403, 404, 429, 500])
 @pytest.mark.parametrize("method", ["SaveKernel", "GetKernelSessionStatus", "ListKernelSessionOutput"])
 def test_kernel(kaggle: KaggleServer, published: str, publish: Publish, method: str, status: int) -> None:
