@@ -115,7 +115,6 @@ def tiny() -> Recipe:
     points = HeatmapConfig(points=11, size=40, mm_per_px=5.0, context=1, widths=(8, 16), segments=0, sigma_mm=12.0)
     return Recipe(
         name="tiny",
-        folds="0,1,full",
         n_folds=2,
         stages={
             "sagittal_xy": StageRecipe(points, replace(fit, epochs=8, repeats=6, lr=1e-2), augment),

@@ -18,7 +18,7 @@ from lumbar_train.copies import check_copies
 from lumbar_train.evaluate import Evaluation
 from lumbar_train.export import export, write_recipe
 from lumbar_train.files import DISK_FULL
-from lumbar_train.folds import FULL, make_folds, parse_folds, read_folds, with_seeds, write_folds
+from lumbar_train.folds import FULL, folds_named, make_folds, parse_folds, read_folds, with_seeds, write_folds
 from lumbar_train.parameters import table
 from lumbar_train.pretrained import Start, parse_files, with_backbone
 from lumbar_train.ranks import Ranks, join_ranks
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--data", type=Path, required=True, metavar="ROOT", help="folder in the competition's layout")
     train.add_argument("--recipe", choices=sorted(RECIPES), default="demo", help="default: %(default)s")
     train.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder to write")
-    train.add_argument("--folds", default=None, help="of 0,1,…,full; default: the recipe's")
+    train.add_argument("--folds", default=None, help="of 0,1,…,full; default: all")
     train.add_argument("--fold-file", type=Path, help="table study_id, fold, such as train_folded_v1.csv")
     train.add_argument("--stages", help=f"comma-separated; default: all of {','.join(STEPS)}")
     train.add_argument(
@@ -155,14 +155,14 @@ def prepare(args: argparse.Namespace, recipe: Recipe, ranks: Ranks, start: Start
         lambda: build_cache(folder, args.data, whole.split, series, workers=n_workers, progress=ranks.is_first)
     )
     cache = Cache(folder)
-    cohort, folds = ranks.first(lambda: choose(args, whole, cache, recipe.n_folds))
+    cohort, folds = ranks.first(lambda: choose(args, whole, cache, max(recipe.n_folds, folds_named(args.folds))))
     run = Run(
         cohort=cohort,
         folds=folds,
         recipe=recipe,
         out=args.out,
         cache=cache,
-        use_folds=with_seeds(parse_folds(args.folds or recipe.folds, folds), args.full_seeds or recipe.full_seeds),
+        use_folds=with_seeds(parse_folds(args.folds, folds), args.full_seeds or recipe.full_seeds),
         seed=args.seed,
         resume=args.resume,
         ranks=ranks,

@@ -171,13 +171,20 @@ def with_seeds(folds: list[int], n_seeds: int) -> list[int]:
     return folds + [FULL - k for k in range(1, n_seeds) if FULL in folds]
 
 
-def parse_folds(text: str, folds: pd.DataFrame) -> list[int]:
-    """``"0,1,full"`` as fold numbers, ``full`` as ``FULL``.
+def folds_named(text: str | None) -> int:
+    """How many folds there must be for ``text`` to name them: 3 for ``"0,2,full"``."""
+    return max((int(word) + 1 for word in (text or "").split(",") if word.strip().isdigit()), default=0)
+
+
+def parse_folds(text: str | None, folds: pd.DataFrame) -> list[int]:
+    """``"0,1,full"`` as fold numbers, ``full`` as ``FULL``; without a text all folds of the table, then ``FULL``.
 
     Raises:
         CohortError: a word that is neither ``full`` nor a fold of the table, or one named twice.
     """
     known = {str(fold): int(fold) for fold in sorted(folds["fold"].unique())} | {"full": FULL}
+    if text is None:
+        return list(known.values())
     words = [word.strip() for word in text.split(",") if word.strip()]
     for word in words:
         if word not in known:

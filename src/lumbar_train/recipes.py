@@ -71,13 +71,13 @@ class StageRecipe:
 class Recipe:
     """All stages of a run.
 
-    ``folds`` is the default of ``--folds``, ``full_seeds`` the number of fits on all data, ``pretrained`` whether
-    backbones start from timm's weights unless the command line says otherwise.
+    ``n_folds`` are made where no table says otherwise, and all of them are fitted beside ``full`` unless ``--folds``
+    chooses; ``full_seeds`` is the number of fits on all data, ``pretrained`` whether backbones start from timm's
+    weights unless the command line says otherwise.
     """
 
     name: str
     stages: dict[str, StageRecipe] = field(default_factory=dict)
-    folds: str = "0,1,2,3,full"
     n_folds: int = 4
     export: str = "full"  # which fits ship: "full" or "all"
     full_seeds: int = 1
@@ -103,7 +103,6 @@ def demo() -> Recipe:
     }
     return Recipe(
         name="demo",
-        folds="0,1,full",
         n_folds=2,
         stages={
             "sagittal_xy": StageRecipe(

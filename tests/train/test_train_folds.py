@@ -8,7 +8,7 @@ import pytest
 
 from lumbar.errors import CohortError
 from lumbar_train.errors import LeakError
-from lumbar_train.folds import FULL, check_split, make_folds, parse_folds, read_folds, split, write_folds
+from lumbar_train.folds import FULL, check_split, folds_named, make_folds, parse_folds, read_folds, split, write_folds
 from lumbar_train.tables import Cohort
 
 
@@ -116,9 +116,15 @@ def test_upsampling_before_the_split_is_refused():
         check_split(half[:8], half[8:])
 
 
+@pytest.mark.parametrize(("text", "expected"), [(None, 0), ("full", 0), ("1", 2), ("0, 3,full", 4), ("0,x", 1)])
+def test_as_many_folds_are_made_as_are_named(text, expected):
+    assert folds_named(text) == expected
+
+
 def test_fold_words_are_parsed():
     folds = make_folds(synthetic(10), 2, 0)
     assert parse_folds("0,1,full", folds) == [0, 1, FULL]
+    assert parse_folds(None, make_folds(synthetic(10), 3, 0)) == [0, 1, 2, FULL]
     for text in ("0,7", "all", "", "0,0"):
         with pytest.raises(CohortError, match="--folds"):
             parse_folds(text, folds)
