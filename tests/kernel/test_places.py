@@ -4,14 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from lumbar.config import HeatmapConfig
 from lumbar.labels import LEVELS, SAGITTAL_T1, SAGITTAL_T2
 from lumbar.models.heatmap import HeatmapNet
 from lumbar.stages.decode import Peak, decode_levels, source_to_heat
-from lumbar.stages.heat import DISC, N_CANAL, SAGITTAL_POINTS, STRIDE, SagittalHeat, sagittal_grid
+from lumbar.stages.heat import DISC, N_CANAL, SAGITTAL_POINTS, STRIDE, VIEWS, SagittalHeat, sagittal_grid, sagittal_heat
 from lumbar.stages.localise import axial_picks
-from lumbar.stages.place import agreed, doubts, expected_foramen, fuse_levels, place_points
+from lumbar.stages.place import agreed, blended, doubts, expected_foramen, fuse_levels, place_points
 from lumbar.stages.points import Localisation
 from stage_studies import LEVELS_MM, stack_of, study_of
 
@@ -46,6 +47,68 @@ def placed(maps):
     confidence = fuse_levels(maps, found)
     place_points(maps, [np.ones((len(item.stack.volume), 3)) for item in maps], found, confidence)
     return found
+
+
+class Brightness(HeatmapNet):
+    """Sees its points where the image is bright, and counts how often it is asked."""
+
+    asked = 0
+
+    def forward(self, images):
+        self.asked += len(images)
+        middle = images[:, images.shape[1] // 2 : images.shape[1] // 2 + 1]
+        heat = torch.nn.functional.avg_pool2d(middle, 2).clamp(1e-4, 1 - 1e-4)
+        return torch.logit(heat).expand(-1, self.config.points + self.config.segments, -1, -1)
+
+
+@pytest.mark.parametrize(("row", "column"), [(40, 60), (25, 45), (70, 30)])
+def test_all_views_of_a_slice_see_a_place_where_it_is(row, column):
+    study = study_of()
+    stack = study.series[SAGITTAL_T2][0]
+    y, x = np.mgrid[: stack.volume.shape[1], : stack.volume.shape[2]]
+    spot = np.exp(-0.5 * ((y - row) ** 2 + (x - column) ** 2) / 3.0**2)
+    study.series[SAGITTAL_T2] = [
+        replace(stack, volume=np.broadcast_to(spot * 1000, stack.volume.shape).astype(np.float32))
+    ]
+    network = Brightness(HeatmapConfig(points=SAGITTAL_POINTS, size=128, mm_per_px=2.0))
+    one = sagittal_heat(study, SAGITTAL_T2, 0, [network])
+    assert network.asked == len(stack.volume)
+    every = sagittal_heat(study, SAGITTAL_T2, 0, [network], augment=True)
+    assert network.asked == (1 + len(VIEWS)) * len(stack.volume)
+    place = source_to_heat(every.grid, STRIDE, np.array([column, row]))
+    for item in (one, every):
+        heat = item.heat[1, DISC] * (item.heat[1, DISC] > 0.3)
+        yy, xx = np.mgrid[: heat.shape[0], : heat.shape[1]]
+        found = np.array([(heat * xx).sum(), (heat * yy).sum()]) / heat.sum()
+        assert np.linalg.norm(found - place) * STRIDE * 2.0 < 0.6  # mm
+    assert every.heat.max() == pytest.approx(one.heat.max(), abs=0.1)
+
+
+def test_what_a_view_does_not_reach_is_left_to_the_others():
+    study = study_of()
+    stack = study.series[SAGITTAL_T2][0]
+    volume = np.full_like(stack.volume, 500.0)
+    volume[:, :, :3] = 0.0
+    study.series[SAGITTAL_T2] = [replace(stack, volume=volume)]
+    network = Brightness(HeatmapConfig(points=SAGITTAL_POINTS, size=64, mm_per_px=1.0))  # a grid inside the image
+    one = sagittal_heat(study, SAGITTAL_T2, 0, [network])
+    every = sagittal_heat(study, SAGITTAL_T2, 0, [network], augment=True)
+    assert one.heat.min() > 0.9
+    np.testing.assert_allclose(every.heat, one.heat, atol=1e-3)  # corners are not dimmed
+
+
+def test_series_move_towards_what_all_say_unless_they_lie_apart():
+    study = study_of()
+    near = placed([heat_of(study, SAGITTAL_T2, 0), heat_of(study, SAGITTAL_T1, 1, shift_mm=(0.0, 4.0, 0.0))])
+    apart = {
+        point.level: abs(point.xyz_mm[1] - other.xyz_mm[1])
+        for point in near.sagittal_points
+        for other in near.sagittal_points
+        if point.side is other.side is None and point.level == other.level and point.series_id != other.series_id
+    }
+    assert len(apart) == 5
+    assert max(apart.values()) < 2.2  # of 4 mm
+    np.testing.assert_allclose(blended(np.zeros(3), np.array([0.0, 9.0, 0.0])), 0.0)
 
 
 def test_every_series_gets_its_canal_and_foraminal_points():

@@ -43,7 +43,7 @@ def predict_study(
     """
     seconds: dict[str, float] = {}
     start = time.perf_counter()
-    found = localise(study, networks, all_folds=effort.uses_all_folds)
+    found = localise(study, networks, all_folds=effort.uses_all_folds, augment=effort.uses_augmentation)
     seconds["localise"] = time.perf_counter() - start
 
     start = time.perf_counter()

@@ -51,8 +51,8 @@ def refine(heat: NDArray[np.float32], y: int, x: int, radius: int = 2) -> tuple[
     )
 
 
-def heat_to_source(grid: Grid, stride: int, xy: tuple[float, float]) -> Array:
-    """Heatmap pixel (x, y) as source pixel (x, y) of the slice; heat pixel centres lie between grid pixels."""
+def heat_to_source(grid: Grid, stride: int, xy: tuple[float, float] | Array) -> Array:
+    """Heatmap pixels (..., 2), x and y, as source pixels of the slice; heat pixel centres lie between grid pixels."""
     return grid.to_source((np.asarray(xy) + 0.5) * stride - 0.5)
 
 

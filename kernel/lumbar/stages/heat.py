@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -23,6 +24,9 @@ Heat = NDArray[np.float32]
 
 N_CANAL, DISC = 5, 10  # channels of the sagittal heatmaps: canal levels, then foramen levels, then any disc
 SAGITTAL_POINTS = 11
+# How a heatmap network looks at a slice, view after view: turned by degrees, grid steps so many times as large.
+# A patient who is smaller, larger or more curved than those that it was fitted on is then seen once as it knows them.
+VIEWS = ((0.0, 1.0), (10.0, 1.0), (-10.0, 1.0), (0.0, 0.87), (0.0, 1.15))
 STRIDE = 2  # heatmaps are at half the grid's resolution
 BATCH = 16
 
@@ -64,20 +68,44 @@ class SagittalHeat:
         return Peak(self.stack.to_patient(index, y_px, x_px), float(image[y_best, x_best]), self.number, s)
 
 
-def sagittal_heat(study: Study, description: str, number: int, networks: list[nn.Module]) -> SagittalHeat:
-    """Heatmaps of one stack, averaged over networks. A regression network's points become small Gaussian spots."""
+def sagittal_heat(
+    study: Study, description: str, number: int, networks: list[nn.Module], *, augment: bool = False
+) -> SagittalHeat:
+    """Heatmaps of one stack, averaged over networks. A regression network's points become small Gaussian spots.
+
+    Args:
+        study, description, number: which stack.
+        networks: of the stage.
+        augment: average a heatmap network's answers over all ``VIEWS``, and not the first alone.
+    """
     stack = study.series[description][number]
     first = networks[0]
     assert isinstance(first, (HeatmapNet, SagittalRegressionNet))
     grid = sagittal_grid(stack, first)
-    images = with_context(grid_images(study, stack, grid), first.config.context)
-    total: Heat | None = None
-    for network in networks:
-        out = run_batches(network, images)
-        heat = out[:, :SAGITTAL_POINTS] if isinstance(network, HeatmapNet) else spots(out, grid)
-        total = heat if total is None else total + heat
-    assert total is not None
-    return SagittalHeat(description, number, stack, grid, np.asarray(total / len(networks), dtype=np.float32))
+    size = grid.size // STRIDE
+    total = np.zeros((len(stack.volume), SAGITTAL_POINTS, size, size), np.float32)
+    seen = np.zeros((size, size), np.float32)
+    for angle, step in VIEWS if augment and isinstance(first, HeatmapNet) else VIEWS[:1]:
+        is_first = (angle, step) == VIEWS[0]
+        view = grid if is_first else make_grid(
+            stack, size=grid.size, mm_per_px=grid.mm_per_px * step, angle_deg=angle
+        )  # fmt: skip
+        images = with_context(grid_images(study, stack, view), first.config.context)
+        for network in networks:
+            out = run_batches(network, images)
+            heat = out[:, :SAGITTAL_POINTS] if isinstance(network, HeatmapNet) else spots(out, view)
+            total += heat if is_first else moved(heat, view, grid)
+            seen += 1.0 if is_first else moved(np.ones((1, 1, size, size), np.float32), view, grid)[0, 0]
+    return SagittalHeat(description, number, stack, grid, total / seen)
+
+
+def moved(heat: Heat, view: Grid, grid: Grid) -> Heat:
+    """Heatmaps (S, C, size, size) of one view as another grid of the same size has them; 0 beyond the view."""
+    corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    places = source_to_heat(view, STRIDE, heat_to_source(grid, STRIDE, corners))
+    matrix = np.column_stack([places[1] - places[0], places[2] - places[0], places[0]])
+    size, flags = heat.shape[-1], cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.stack([np.stack([cv2.warpAffine(c, matrix, (size, size), flags=flags) for c in s]) for s in heat])
 
 
 def sagittal_grid(stack: Stack, network: HeatmapNet | SagittalRegressionNet) -> Grid:

@@ -29,11 +29,18 @@ AXIAL_FAR_MM = 7.0  # where no slice of a series comes so near, readers still ma
 SUBARTICULAR_LATERAL_MM = 9.0
 
 
-def localise(study: Study, networks: Networks, *, all_folds: bool = True) -> Localisation:
-    """All points of a study. What the images do not show is left out, or marked by a confidence near 0."""
+def localise(study: Study, networks: Networks, *, all_folds: bool = True, augment: bool = True) -> Localisation:
+    """All points of a study. What the images do not show is left out, or marked by a confidence near 0.
+
+    Args:
+        study: its stacks.
+        networks: of one bundle.
+        all_folds: every fold's weights, and not the first alone.
+        augment: test-time augmentation of the sagittal heatmaps.
+    """
     found = Localisation()
     maps = [
-        sagittal_heat(study, description, number, chosen(networks, "sagittal_xy", all_folds))
+        sagittal_heat(study, description, number, chosen(networks, "sagittal_xy", all_folds), augment=augment)
         for description in (SAGITTAL_T2, SAGITTAL_T1)
         for number in range(len(study.series[description]))
     ]
