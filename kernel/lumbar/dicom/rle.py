@@ -152,7 +152,7 @@ def unpack_planes(source: np.ndarray, ends: np.ndarray, planes: np.ndarray, n_pi
     return 0
 
 
-_REPEAT, _NOTHING = np.uint64(257), np.uint64(128)
+_REPEAT, _NOTHING, _LAST = np.uint64(257), np.uint64(128), np.uint64(255)
 _MARGIN = np.uint64(PAD + 2)
 _EVERY_BYTE = np.uint64(0x0101010101010101)
 
@@ -166,8 +166,9 @@ def unpack(source: np.ndarray, start: np.uint64, stop: np.uint64, plane: np.ndar
     limit = stop - _MARGIN if stop > _MARGIN else np.uint64(0)
     while done < n_pixels and position < limit:
         control = np.uint64(source[position])
-        if control > _NOTHING:
-            count = _REPEAT - control
+        # A copy of one byte is that byte repeated once: three in four copies are, and the branch is then foreseen
+        if (control - _ONE) & _NOTHING:
+            count = (_REPEAT - control) & _LAST
             word = np.uint64(source[position + _ONE]) * _EVERY_BYTE
             step = np.uint64(0)
             while True:
