@@ -194,7 +194,7 @@ class Run:
         stages = ("sagittal_xy", "sagittal_z", "axial_xy")
         networks = Networks({stage: [self._load(stage, fold)] for stage in stages})
         held_out = self._held_out(fold, *stages, title=LOCALISE)
-        # one view: a fifth of the time, and points as good as these are what classifiers should bear
+        # one view: a third of the time, and points as good as these are what classifiers should bear
         found = {k: localise(self.cache.study(k), networks, augment=False) for k in held_out}
         self._leave(fold, found, lambda every: write_localisations(self.out / LOCALISE, every, self.fold_of, fold))
 

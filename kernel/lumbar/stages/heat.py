@@ -26,7 +26,7 @@ N_CANAL, DISC = 5, 10  # channels of the sagittal heatmaps: canal levels, then f
 SAGITTAL_POINTS = 11
 # How a heatmap network looks at a slice, view after view: turned by degrees, grid steps so many times as large.
 # A patient who is smaller, larger or more curved than those that it was fitted on is then seen once as it knows them.
-VIEWS = ((0.0, 1.0), (10.0, 1.0), (-10.0, 1.0), (0.0, 0.87), (0.0, 1.15))
+VIEWS = ((0.0, 1.0), (10.0, 0.87), (-10.0, 1.15))
 STRIDE = 2  # heatmaps are at half the grid's resolution
 BATCH = 16
 
