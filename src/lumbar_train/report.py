@@ -16,6 +16,7 @@ from lumbar.chain import Picture
 from lumbar.errors import LumbarError
 from lumbar.overlay import draw
 from lumbar.study import read_study
+from lumbar_train.baseline.gather import submission_frame
 from lumbar_train.baseline.measure import evaluate_baseline, is_baseline
 from lumbar_train.evaluate import Evaluation, evaluate_oof, evaluate_run
 from lumbar_train.files import write_text
@@ -31,7 +32,7 @@ _MAX_PROBLEMS = 60
 
 
 def write_report(evaluation: Evaluation, folder: Path | str, *, run: Path | str | None = None) -> Path:
-    """Write ``index.html`` and ``figures.json`` into a folder; returns the page.
+    """Write ``index.html``, ``figures.json`` and the answer as ``submission.csv`` into a folder; returns the page.
 
     Args:
         evaluation: what to show.
@@ -42,6 +43,8 @@ def write_report(evaluation: Evaluation, folder: Path | str, *, run: Path | str 
     figures = evaluation.figures()
     page = render(evaluation, figures, Path(run) if run is not None else None)
     write_text(folder / "figures.json", json.dumps(_finite(figures), indent=1) + "\n")
+    answer = submission_frame(list(map(int, evaluation.study_ids)), evaluation.answer)
+    write_text(folder / "submission.csv", answer.to_csv(index=False))
     write_text(folder / "index.html", page)
     return folder / "index.html"
 

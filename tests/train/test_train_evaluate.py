@@ -14,7 +14,7 @@ from kernel_untrained import write_untrained_bundle
 from lumbar import labels
 from lumbar.errors import CohortError, ManifestError
 from lumbar.manifest import read_manifest, write_manifest
-from lumbar.metric import score_arrays
+from lumbar.metric import score, score_arrays
 from lumbar.run import predict
 from lumbar.stages.classify import CLASSIFIERS
 from lumbar.study import read_study
@@ -207,6 +207,9 @@ def test_a_run_is_reported_on_its_own_cohort_out_of_fold(run, root):
     assert page == run / "report" / "index.html"
     assert evaluation.folds is not None
     assert "out of fold" in page.read_text().lower()
+    answer = pd.read_csv(page.parent / "submission.csv")
+    total = score(pd.read_csv(root / "train.csv"), answer).total
+    assert total == pytest.approx(evaluation.figures()["scores"]["+ MLP"]["total"][0])
 
 
 def test_a_bundle_is_reported_on_a_cohort_it_never_saw(bundle, root, tmp_path, monkeypatch):
