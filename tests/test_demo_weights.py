@@ -87,6 +87,7 @@ CASES = {
     "turned left": lambda study: turned(study, 15.0),
     "turned right": lambda study: turned(study, -15.0),
     "larger": lambda study: zoomed(study, 1.35),
+    "smaller": lambda study: zoomed(study, 0.75),
     "without its first slices": lambda study: shortened(study, 2, 0),
     "without its last slices": lambda study: shortened(study, 0, 2),
 }
@@ -98,15 +99,15 @@ CASES = {
 def test_the_real_study_is_localised_as_marked_by_hand(networks, case):
     study, marks = CASES[case](read_real())
     found = localise(study, networks)
-    factor = 1.35 if case == "larger" else 1.0
+    factor = {"larger": 1.35, "smaller": 0.75}.get(case, 1.0)
     errors = {key: error / factor for key, error in errors_mm(found, marks, None).items()}
     assert len(errors) == 15  # five levels on T2, T1 and STIR
-    assert max(errors.values()) <= 10.0, errors  # every level on its own disc
-    assert np.median(list(errors.values())) <= 5.0
+    assert max(errors.values()) <= 8.0, errors  # every level on its own disc
+    assert np.median(list(errors.values())) <= 4.0
     for side in SIDES:
         foramina = errors_mm(found, marks, side)
-        assert np.median(list(foramina.values())) / factor <= 6.0, foramina
-        assert case != "as it is" or max(foramina.values()) <= 6.0, foramina
+        assert len(foramina) == 15
+        assert max(foramina.values()) <= 6.0, foramina
         for point in found.sagittal_points:
             if point.side == side:
                 canal = found.levels_mm[point.level][0]
@@ -121,12 +122,3 @@ def test_without_its_sacrum_the_real_study_is_right_or_doubted(networks, below_m
     found = localise(study, networks)
     is_right = max(errors_mm(found, marks, None).values()) <= 10.0
     assert is_right or any("sacrum" in line or "alone it puts" in line for line in found.problems)
-
-
-@pytest.mark.real
-@NEEDS_REAL
-def test_a_very_small_real_patient_is_right_or_doubted(networks):
-    study, marks = zoomed(read_real(), 0.75)
-    found = localise(study, networks)
-    is_right = max(errors_mm(found, marks, None).values()) <= 10.0 * 0.75
-    assert is_right or any("alone it puts" in line for line in found.problems)
