@@ -11,6 +11,7 @@ import jinja2
 import numpy as np
 
 from lumbar.labels import COLUMNS
+from lumbar_train.baseline.calibrate import HOTTEST
 from lumbar_train.baseline.compare import Comparison, chain_oof, compare_unseen, with_floor
 from lumbar_train.baseline.gather import Answers
 from lumbar_train.baseline.look import plot_confusion, plot_finder, plot_samples
@@ -79,6 +80,7 @@ def _write(folder: Path, comparison: Comparison, columns: list[dict[str, Any]], 
         columns=columns,
         losers=figures.get("not_better_than_constant", []),
         constant_fits=figures.get("constant_fits", []),
+        hottest=f"{HOTTEST:g}",
         temperatures=[
             (name.replace("_", " "), values.pop("all"), sorted(values.values()))
             for name, values in ((n, dict(v)) for n, v in figures.get("temperatures", {}).items())
