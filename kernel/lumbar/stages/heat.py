@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from lumbar.geometry import Grid, make_grid
 from lumbar.inference import forward
 from lumbar.models.heatmap import HeatmapNet
 from lumbar.models.regression import SagittalRegressionNet
+from lumbar.resample import warp
 from lumbar.stages.crop import grid_images, project, with_context
 from lumbar.stages.decode import Peak, heat_to_source, refine, source_to_heat, through_plane
 from lumbar.study import Study
@@ -104,8 +104,7 @@ def moved(heat: Heat, view: Grid, grid: Grid) -> Heat:
     corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     places = source_to_heat(view, STRIDE, heat_to_source(grid, STRIDE, corners))
     matrix = np.column_stack([places[1] - places[0], places[2] - places[0], places[0]])
-    size, flags = heat.shape[-1], cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return np.stack([np.stack([cv2.warpAffine(c, matrix, (size, size), flags=flags) for c in s]) for s in heat])
+    return np.stack([np.stack([warp(channel, matrix, heat.shape[-1]) for channel in item]) for item in heat])
 
 
 def sagittal_grid(stack: Stack, network: HeatmapNet | SagittalRegressionNet) -> Grid:
