@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from lumbar.budget import Effort
 from lumbar.config import HeatmapConfig
 from lumbar.labels import LEVELS, SAGITTAL_T1, SAGITTAL_T2
 from lumbar.models.heatmap import HeatmapNet
+from lumbar.stages import predict_study
 from lumbar.stages.decode import Peak, decode_levels, source_to_heat
 from lumbar.stages.heat import DISC, N_CANAL, SAGITTAL_POINTS, STRIDE, VIEWS, SagittalHeat, sagittal_grid, sagittal_heat
 from lumbar.stages.localise import axial_picks
@@ -82,6 +84,24 @@ def test_all_views_of_a_slice_see_a_place_where_it_is(row, column):
         found = np.array([(heat * xx).sum(), (heat * yy).sum()]) / heat.sum()
         assert np.linalg.norm(found - place) * STRIDE * 2.0 < 0.6  # mm
     assert every.heat.max() == pytest.approx(one.heat.max(), abs=0.1)
+
+
+def test_views_go_first_when_time_is_short_and_folds_later(monkeypatch):
+    class Enough(Exception):
+        pass
+
+    asked = {}
+
+    def localise(_study, _networks, **options):
+        asked[effort] = options
+        raise Enough
+
+    monkeypatch.setattr("lumbar.stages.localise", localise)
+    for effort in Effort:
+        with pytest.raises(Enough):
+            predict_study(study_of(), None, np.full((25, 3), 1 / 3), effort)
+    assert [asked[effort]["augment"] for effort in Effort] == [True, False, False, False]
+    assert [asked[effort]["all_folds"] for effort in Effort] == [True, True, False, False]
 
 
 def test_what_a_view_does_not_reach_is_left_to_the_others():
