@@ -10,14 +10,15 @@ from typing import Any
 from lumbar_publish.client import Client, KaggleError
 from lumbar_publish.seal import read_json
 
-_MOST_VERSIONS = 1 << 14  # no search goes on for ever, whatever Kaggle says
+_MOST_VERSIONS = 1 << 14  # more than anybody has
 
 
 def pushed_version(client: Client, kernel: str, notebook: Path, metadata: Path, after: int) -> int | None:
     """Number of Kaggle's newest version where it is this very notebook with these sources, else None.
 
     A push that was accepted just before its process was killed, or one made by hand, needs no second run. The client
-    shows no version's number, but it pulls versions by number: the newest is the last that is there.
+    shows no version's number, but it pulls versions by number: the newest is the last that is there. Should Kaggle
+    answer for a number that cannot be, numbers tell nothing, and the answer is None.
 
     Args:
         client: to ask.
@@ -32,6 +33,8 @@ def pushed_version(client: Client, kernel: str, notebook: Path, metadata: Path, 
     wanted = _cells(notebook.read_text(encoding="utf-8")), _sources(read_json(metadata))
     if wanted[0] is None or _pull(client, kernel) != wanted:
         return None
+    if _pull(client, f"{kernel}/{after + 2 * _MOST_VERSIONS}") is not None:
+        return None
     newest = _newest(client, kernel, after)
     # asked again by its number: another push may have come between
     return newest if newest > after and _pull(client, f"{kernel}/{newest}") == wanted else None
@@ -40,7 +43,7 @@ def pushed_version(client: Client, kernel: str, notebook: Path, metadata: Path, 
 def _newest(client: Client, kernel: str, after: int) -> int:
     """The last version from ``after`` on that can be pulled: first in doubling steps, then by halves."""
     low, step = after, 1
-    while step <= _MOST_VERSIONS and _pull(client, f"{kernel}/{after + step}") is not None:
+    while step < _MOST_VERSIONS and _pull(client, f"{kernel}/{after + step}") is not None:
         low, step = after + step, 2 * step
     high = after + step  # not there
     while high - low > 1:
@@ -81,4 +84,5 @@ def _cells(text: str) -> list[tuple[str, str]] | None:
 def _sources(metadata: dict[str, Any]) -> tuple[Any, ...]:
     """What a run depends on besides the cells."""
     lists = (sorted(map(str, metadata.get(name) or [])) for name in ("dataset_sources", "competition_sources"))
-    return (*map(tuple, lists), bool(metadata.get("enable_gpu")), bool(metadata.get("enable_internet")))
+    flags = (bool(metadata.get(name)) for name in ("enable_gpu", "enable_internet", "is_private"))
+    return (*map(tuple, lists), *flags)

@@ -173,7 +173,7 @@ def with_seeds(folds: list[int], n_seeds: int) -> list[int]:
 
 def folds_named(text: str | None) -> int:
     """How many folds there must be for ``text`` to name them: 3 for ``"0,2,full"``."""
-    return max((int(word) + 1 for word in (text or "").split(",") if word.strip().isdigit()), default=0)
+    return max((int(word) + 1 for word in (text or "").split(",") if word.strip().isdecimal()), default=0)
 
 
 def parse_folds(text: str | None, folds: pd.DataFrame) -> list[int]:

@@ -14,7 +14,7 @@ from lumbar.stages import predict_study
 from lumbar.stages.decode import Peak, decode_levels, source_to_heat
 from lumbar.stages.heat import DISC, N_CANAL, SAGITTAL_POINTS, STRIDE, VIEWS, SagittalHeat, sagittal_grid, sagittal_heat
 from lumbar.stages.localise import axial_picks
-from lumbar.stages.place import agreed, blended, doubts, expected_foramen, fuse_levels, place_points
+from lumbar.stages.place import agreed, blended, doubts, expected_foramen, fuse_levels, place_points, shown
 from lumbar.stages.points import Localisation
 from stage_studies import LEVELS_MM, stack_of, study_of
 
@@ -129,6 +129,17 @@ def test_series_move_towards_what_all_say_unless_they_lie_apart():
     assert len(apart) == 5
     assert max(apart.values()) < 2.2  # of 4 mm
     np.testing.assert_allclose(blended(np.zeros(3), np.array([0.0, 9.0, 0.0])), 0.0)
+
+
+def test_a_blended_place_that_a_series_does_not_show_is_not_taken():
+    stack = study_of().series[SAGITTAL_T2][0]
+    own = stack.to_patient(0, 40, 30)
+    outwards = own + 1.4 * (stack.to_patient(0, 40, 30) - stack.to_patient(1, 40, 30))
+    np.testing.assert_allclose(shown(stack, outwards, own), own)
+    beside = stack.to_patient(0, 40, -3)
+    np.testing.assert_allclose(shown(stack, beside, own), own)
+    near = stack.to_patient(0, 42, 31)
+    np.testing.assert_allclose(shown(stack, near, own), near)
 
 
 def test_every_series_gets_its_canal_and_foraminal_points():

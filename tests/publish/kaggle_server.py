@@ -72,6 +72,7 @@ class KaggleServer:
         self.submissions: list[dict] = []
         self.competitions: dict[str, bytes] = {}  # name -> the archive of all its files
         self.has_accepted_rules = True
+        self.shows_any_number = False  # of a notebook's version
         self.blobs: dict[str, bytes | None] = {}
         self.blob_names: dict[str, str] = {}
         self.calls: Counter[str] = Counter()
@@ -277,6 +278,8 @@ class KaggleServer:
     def on_GetKernel(self, request: dict) -> dict:
         slug, _, number = request["kernelSlug"].partition("/")
         kernel = self._kernel(request | {"kernelSlug": slug})
+        if self.shows_any_number:
+            number = ""
         if not 0 <= int(number or 0) <= len(kernel.versions):
             raise Refusal(404, "Kernel version not found")
         pushed = kernel.versions[int(number or 0) - 1]

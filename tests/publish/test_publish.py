@@ -166,23 +166,28 @@ def test_push_that_was_accepted_but_never_noted_is_found(
     assert len(kaggle.kernels[KERNEL].versions) == 3
 
 
-@pytest.mark.parametrize("change", ["cell", "dataset", "internet"])
+@pytest.mark.parametrize("change", ["cell", "dataset", "internet", "public", "any number"])
 def test_another_notebook_on_kaggle_is_pushed_over(
-    kaggle: KaggleServer, published: str, layout: Layout, publish: Publish, change: str
+    kaggle: KaggleServer, published: str, layout: Layout, publish: Publish, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     pushed = {
         "text": layout.notebook.read_text(), "language": "python", "kernelType": "notebook", "enableGpu": True,
-        "datasetDataSources": [DATASET], "competitionDataSources": [COMPETITION],
+        "datasetDataSources": [DATASET], "competitionDataSources": [COMPETITION], "isPrivate": True,
     }  # fmt: skip
     other = {
         "cell": {"text": pushed["text"].replace("import", "import  ", 1)},
         "dataset": {"datasetDataSources": [f"{USER}/another"]},
         "internet": {"enableInternet": True},
+        "public": {"isPrivate": False},
+        "any number": {},
     }[change]
+    if change == "any number":  # a server that shows its newest version whatever number is asked for
+        monkeypatch.setattr(kaggle, "shows_any_number", True)
     kaggle.kernels[KERNEL] = Kernel([pushed | other], ["COMPLETE"])
     code, out, err = publish("kernel")
     assert code == 0, out + err
     assert "version 2: complete" in out
+    kaggle.shows_any_number = False
     kaggle.kernels[KERNEL] = Kernel([pushed], ["COMPLETE"])
     (layout.root / "dist" / "publish" / published[:12] / "notes.json").unlink()
     assert "version 1: complete" in publish("kernel")[1]

@@ -167,7 +167,7 @@ def unpack(source: np.ndarray, start: np.uint64, stop: np.uint64, plane: np.ndar
     while done < n_pixels and position < limit:
         control = np.uint64(source[position])
         # A copy of one byte is that byte repeated once: three in four copies are, and the branch is then foreseen
-        if (control - _ONE) & _NOTHING:
+        if (control + _LAST) & _NOTHING:
             count = (_REPEAT - control) & _LAST
             word = np.uint64(source[position + _ONE]) * _EVERY_BYTE
             step = np.uint64(0)

@@ -119,7 +119,7 @@ def place_points(
                         item.description,
                         name,
                         side,
-                        blended(peak.xyz_mm, place),
+                        shown(item.stack, blended(peak.xyz_mm, place), peak.xyz_mm),
                         peak.slice_index,
                         height,
                     )
@@ -170,10 +170,20 @@ def towards(maps: list[SagittalHeat], point: SagittalPoint, all_mm: Array) -> Sa
     """A canal point with its place blended; the slice that shows it best stays."""
     xyz = blended(np.array(point.xyz_mm), all_mm)
     item = next(m for m in maps if m.description == point.description and m.number == point.stack)
+    xyz = shown(item.stack, xyz, np.array(point.xyz_mm))
     _, x, y = project(item.stack, xyz)
-    if not is_inside(item.stack, x, y):
-        return point
     return replace(point, x_px=x, y_px=y, xyz_mm=as_xyz(xyz))
+
+
+def shown(stack: Stack, xyz_mm: Array, own_mm: Array) -> Array:
+    """A blended place, or the series' own where the series does not show that one."""
+    index, x, y = project(stack, xyz_mm)
+    return xyz_mm if is_inside(stack, x, y) and _is_near(stack, index) else own_mm
+
+
+def _is_near(stack: Stack, index: float) -> bool:
+    """Whether a fractional slice is one of the stack's, or within a slice of its ends."""
+    return -1.0 <= index <= len(stack.volume)
 
 
 def expected_foramen(found: Localisation, level: int, side: str) -> Array:
@@ -246,7 +256,7 @@ def append_point(
     """Add a point to the localisation unless it lies outside the stack (``number`` among its description's)."""
     index, x, y = project(stack, xyz_mm)
     nearest = int(np.clip(round(index), 0, len(stack.volume) - 1)) if s is None else s
-    if not is_inside(stack, x, y) or not -1.0 <= index <= len(stack.volume):
+    if not is_inside(stack, x, y) or not _is_near(stack, index):
         return
     found.sagittal_points.append(
         SagittalPoint(

@@ -66,19 +66,20 @@ def loss(parts: Sequence[HeldOut], temperature: float) -> float:
 
 
 def choose(parts: Sequence[HeldOut]) -> float:
-    """The temperature with the least loss, 1 where no study has a label."""
+    """The temperature with the least loss that a search between the bounds finds; 1 where none is better than that."""
     if not any((part.labels >= 0).any() for part in parts):
         return 1.0
     found = minimize_scalar(
         lambda log: loss(parts, float(np.exp(log))), bounds=(np.log(COOLEST), np.log(HOTTEST)), method="bounded"
     )
-    return round(float(np.exp(found.x)), 4)
+    warmth = round(float(np.exp(found.x)), 4)
+    return warmth if loss(parts, warmth) < loss(parts, 1.0) else 1.0
 
 
 def temperatures(parts: Sequence[HeldOut]) -> dict[str, dict[str, float]]:
     """By condition, for each fold the temperature that the other folds choose, and ``all`` for what ships.
 
-    A fold's own labels never choose the temperature that its answers are scored with.
+    A fold's own labels do not choose the temperature that its answers are scored with.
     """
     found: dict[str, dict[str, float]] = {}
     for condition in dict.fromkeys(part.condition for part in parts):

@@ -54,7 +54,10 @@ class Job:
     def identity(self) -> str:
         """What must be the same for a finished fit to stand: settings, labels, folds and pictures."""
         pictures = json.loads((self.work / "images.json").read_text("utf-8"))["key"]
-        content = [asdict(self.settings), self.column, self.fold, self.studies, self.classes, sorted(self.held_out)]
+        settings = asdict(self.settings)
+        if settings["amp"] == "auto":  # as it was before that could be chosen: such fits stand
+            del settings["amp"]
+        content = [settings, self.column, self.fold, self.studies, self.classes, sorted(self.held_out)]
         return hashlib.sha256(json.dumps([content, pictures]).encode()).hexdigest()
 
 
