@@ -18,7 +18,7 @@ from lumbar_train.copies import check_copies
 from lumbar_train.evaluate import Evaluation
 from lumbar_train.export import export, write_recipe
 from lumbar_train.files import DISK_FULL
-from lumbar_train.folds import FULL, folds_named, make_folds, parse_folds, read_folds, with_seeds, write_folds
+from lumbar_train.folds import FULL, make_folds, parse_folds, read_folds, with_seeds, write_folds
 from lumbar_train.parameters import table
 from lumbar_train.pretrained import Start, parse_files, with_backbone
 from lumbar_train.ranks import Ranks, join_ranks
@@ -155,7 +155,7 @@ def prepare(args: argparse.Namespace, recipe: Recipe, ranks: Ranks, start: Start
         lambda: build_cache(folder, args.data, whole.split, series, workers=n_workers, progress=ranks.is_first)
     )
     cache = Cache(folder)
-    cohort, folds = ranks.first(lambda: choose(args, whole, cache, max(recipe.n_folds, folds_named(args.folds))))
+    cohort, folds = ranks.first(lambda: choose(args, whole, cache, recipe.n_folds))
     run = Run(
         cohort=cohort,
         folds=folds,

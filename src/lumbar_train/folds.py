@@ -171,11 +171,6 @@ def with_seeds(folds: list[int], n_seeds: int) -> list[int]:
     return folds + [FULL - k for k in range(1, n_seeds) if FULL in folds]
 
 
-def folds_named(text: str | None) -> int:
-    """How many folds there must be for ``text`` to name them: 3 for ``"0,2,full"``."""
-    return max((int(word) + 1 for word in (text or "").split(",") if word.strip().isdecimal()), default=0)
-
-
 def parse_folds(text: str | None, folds: pd.DataFrame) -> list[int]:
     """``"0,1,full"`` as fold numbers, ``full`` as ``FULL``; without a text all folds of the table, then ``FULL``.
 

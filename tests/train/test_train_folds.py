@@ -8,7 +8,7 @@ import pytest
 
 from lumbar.errors import CohortError
 from lumbar_train.errors import LeakError
-from lumbar_train.folds import FULL, check_split, folds_named, make_folds, parse_folds, read_folds, split, write_folds
+from lumbar_train.folds import FULL, check_split, make_folds, parse_folds, read_folds, split, write_folds
 from lumbar_train.tables import Cohort
 
 
@@ -114,11 +114,6 @@ def test_upsampling_before_the_split_is_refused():
     half = upsampled[order]
     with pytest.raises(LeakError, match="both trained on and held out"):
         check_split(half[:8], half[8:])
-
-
-@pytest.mark.parametrize(("text", "expected"), [(None, 0), ("full", 0), ("1", 2), ("0, 3,full", 4), ("0,x", 1)])
-def test_as_many_folds_are_made_as_are_named(text, expected):
-    assert folds_named(text) == expected
 
 
 def test_fold_words_are_parsed():
