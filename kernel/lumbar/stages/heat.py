@@ -85,18 +85,19 @@ def sagittal_heat(
     size = grid.size // STRIDE
     total = np.zeros((len(stack.volume), SAGITTAL_POINTS, size, size), np.float32)
     seen = np.zeros((size, size), np.float32)
-    for angle, step in VIEWS if augment and isinstance(first, HeatmapNet) else VIEWS[:1]:
-        is_first = (angle, step) == VIEWS[0]
-        view = grid if is_first else make_grid(
-            stack, size=grid.size, mm_per_px=grid.mm_per_px * step, angle_deg=angle
-        )  # fmt: skip
+    for number_of_view, (angle, step) in enumerate(VIEWS if augment and isinstance(first, HeatmapNet) else VIEWS[:1]):
+        view = make_grid(stack, size=grid.size, mm_per_px=grid.mm_per_px * step, angle_deg=angle)
         images = with_context(grid_images(study, stack, view), first.config.context)
+        heat = np.zeros_like(total)
         for network in networks:
             out = run_batches(network, images)
-            heat = out[:, :SAGITTAL_POINTS] if isinstance(network, HeatmapNet) else spots(out, view)
-            total += heat if is_first else moved(heat, view, grid)
-            seen += 1.0 if is_first else moved(np.ones((1, 1, size, size), np.float32), view, grid)[0, 0]
-    return SagittalHeat(description, number, stack, grid, total / seen)
+            heat += out[:, :SAGITTAL_POINTS] if isinstance(network, HeatmapNet) else spots(out, view)
+        reach = np.ones((1, 1, size, size), np.float32)
+        if number_of_view:  # the first is where it should be
+            heat, reach = moved(heat, view, grid), moved(reach, view, grid)
+        total += heat
+        seen += reach[0, 0]
+    return SagittalHeat(description, number, stack, grid, total / (len(networks) * seen))
 
 
 def moved(heat: Heat, view: Grid, grid: Grid) -> Heat:

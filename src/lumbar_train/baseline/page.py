@@ -82,8 +82,8 @@ def _write(folder: Path, comparison: Comparison, columns: list[dict[str, Any]], 
         constant_fits=figures.get("constant_fits", []),
         hottest=f"{HOTTEST:g}",
         temperatures=[
-            (name.replace("_", " "), values.pop("all"), sorted(values.values()))
-            for name, values in ((n, dict(v)) for n, v in figures.get("temperatures", {}).items())
+            (name.replace("_", " "), values["all"], [value for fold, value in values.items() if fold != "all"])
+            for name, values in figures.get("temperatures", {}).items()
         ],
     )
     write_text(folder / "figures.json", json.dumps(found, indent=1) + "\n")
