@@ -61,6 +61,9 @@ _PSOAS_B = (0.0, 0, 0, 0, 6, 11, 15, 18.5, 21.5, 23, 21, 19, 17, 15, 14)
 # Tilt lost over each body and disc from S1's upper end plate upwards, degrees of lordosis
 _WEDGE_DISC = (-1.0, -1, -1, 0, 2, 4.5, 6.5, 8, 10, 13, 0, 0, 0, 0, 0)
 _WEDGE_BODY = (-3.5, -3.5, -3.5, -3.5, -3, -2, -0.5, 0.5, 1.5, 7, 0, 0, 0, 0, 0)
+# How far one person's wedges differ from what the whole curve asks of them, degrees (SD); most at the sacrum
+_WEDGE_DISC_SD = (1.0, 1, 1, 1, 1.5, 2, 2, 2.2, 2.5, 3.5, 0, 0, 0, 0, 0)
+_WEDGE_BODY_SD = (1.0, 1, 1, 1, 1, 1.2, 1.2, 1.2, 1.5, 2.5, 0, 0, 0, 0, 0)
 _SACRAL_TURN = (0.0, 4, 10, 16, 18)  # forward turn over S1..S5 going down
 
 
@@ -194,23 +197,31 @@ def _globals(rng: np.random.Generator, scale: float, bulk: float, age: float) ->
 
 
 def place_stations(rng: np.random.Generator, patient: Patient) -> None:
-    """Stack the vertebrae into a curved spine; call after disease has set the disc heights."""
+    """Stack the vertebrae into a curved spine; call after disease has set the disc heights.
+
+    From flat backs with a steep sacrum to deep lordosis with a level one: a localiser that knows the average back only
+    puts the canal of a flat one several mm too high at L5/S1.
+    """
     geometry, sizes = patient.stations_geometry, patient.vertebrae
-    slope = float(np.clip(rng.normal(37, 7), 18, 58))
+    slope = float(np.clip(rng.normal(35, 9.5), 10, 60))
     wedges = np.array([
         _WEDGE_DISC[k // 2] * _disc_wedge_left(patient, k // 2) if k % 2 else _WEDGE_BODY[k // 2]
         for k in range(2 * S1)
     ])
     left = 0.5 * wedges[2 * L1 :].sum() + 24  # worn discs flatten the back by half of what they lose
     strength = float(np.clip((slope + rng.normal(9, 6)) / left, 0.4, 1.7))  # L1 leans back by about 9 degrees
+    spread = np.array([(_WEDGE_DISC_SD if k % 2 else _WEDGE_BODY_SD)[k // 2] for k in range(2 * S1)])
+    own = rng.normal(0, spread)
+    own[2 * L1 :] -= spread[2 * L1 :] / spread[2 * L1 :].sum() * own[2 * L1 :].sum()  # L1 to S1 keeps its lordosis
     tilt = np.zeros(N_STATIONS)
     tilt[2 * S1] = slope
     for k in range(2 * S1 - 1, -1, -1):
-        tilt[k] = tilt[k + 1] - wedges[k] * strength
+        tilt[k] = tilt[k + 1] - wedges[k] * strength - own[k]
     turn = np.exp(rng.normal(0, 0.3))
+    table = rng.normal(4, 4)  # between S1's end plate and its back wall people differ by about 5 degrees
     for k in range(2 * S1 + 1, N_STATIONS):
         step = _SACRAL_TURN[k // 2 - S1] * turn * (0.8 if k % 2 else 0.5)
-        tilt[k] = tilt[k - 1] - step + (4.0 if k == 2 * S1 + 1 else 0.0)
+        tilt[k] = tilt[k - 1] - step + (table if k == 2 * S1 + 1 else 0.0)
     strong = patient.variant == "scoliosis"
     amplitude = rng.normal(0, 7.0 if strong else 1.6)
     phase, wave = rng.uniform(0, 2 * np.pi), rng.uniform(0.18, 0.34)

@@ -37,10 +37,16 @@ def make_case(seed: int, index: int, *, transitional: bool = False, missing: boo
 
 
 def to_patient(patient: an.Patient, seg: int, f: float, u: float, v: float) -> np.ndarray:
-    """Patient coordinates of a place given in the spine's own coordinates."""
+    """Patient coordinates of a place given in the spine's own coordinates; the exact inverse of ``volume.locate``.
+
+    Seen from both stations, the place lies at shares (1 - f, f) of the way between their planes, and its u and v are
+    averages with the same shares: three linear equations.
+    """
     ends = patient.stations_geometry[seg : seg + 2].reshape(2, 4, 3)
-    places = ends[:, 0] + u * ends[:, 1] + v * ends[:, 2]
-    return np.asarray(places[0] * (1 - f) + places[1] * f)
+    shares = np.array([1 - f, f])
+    axes = np.einsum("s,sij->ij", shares, ends[:, 1:])  # rows left, posterior, up
+    origin = np.einsum("s,sij,sj->i", shares, ends[:, 1:], ends[:, 0])
+    return np.asarray(np.linalg.solve(axes, origin + np.array([u, v, 0.0])))
 
 
 def reader_points(patient: an.Patient) -> np.ndarray:
