@@ -34,7 +34,7 @@ class AugmentConfig:
 
 WILD = AugmentConfig(
     shift_mm=30.0,
-    turn_deg=18.0,
+    turn_deg=22.0,
     zoom=0.35,
     stretch=0.15,
     contrast=1.0,

@@ -36,6 +36,21 @@ def test_place_in_spine_coordinates_and_back(variant):
         assert abs(v2 - v) < 1e-9
 
 
+def test_backs_are_as_flat_and_as_deep_as_peoples():
+    geometry = np.array([make_case(5, i).patient.stations_geometry for i in range(200)])
+    tilt = np.degrees(np.arctan2(-geometry[:, :, an.NY], geometry[:, :, an.NZ]))  # of each end plate, forwards
+    slope, lordosis = tilt[:, 2 * an.S1], tilt[:, 2 * an.S1] - tilt[:, 2 * an.L1]
+    # Vialle et al. 2005, 300 adults standing: sacral slope 41 (SD 8); lying flattens it by a few degrees
+    assert 32 < slope.mean() < 40
+    assert np.quantile(slope, 0.05) < 24
+    assert np.quantile(slope, 0.95) > 46
+    assert 36 < lordosis.mean() < 46
+    assert 8 < lordosis.std() < 13
+    disc = tilt[:, 2 * an.S1] - tilt[:, 2 * an.L5 + 1]
+    part = np.corrcoef(disc, lordosis)[0, 1]
+    assert 0.2 < part < 0.9  # the last disc's wedge follows the whole curve, and differs from it
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_levels_agree_with_anatomy(variant):
     case, body = built(2, variant)
