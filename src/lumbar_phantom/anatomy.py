@@ -27,9 +27,11 @@ CX, CY, CZ, LX, LY, LZ, PX, PY, PZ, NX, NY, NZ = range(12)
 # Columns of Patient.stations: half width and depth of the body, canal depth, recess depth, interpedicular distance,
 # sac half width, half depth, gap to the posterior wall, cord radius
 WIDTH, DEPTH, CANAL, RECESS, IPD, SAC_A, SAC_B, SAC_GAP, CORD_R = range(9)
-# Columns of Patient.vertebrae; PED_Z: the pedicle's axis below the upper end plate
+# Columns of Patient.vertebrae; PED_Z: the pedicle's axis
+# below the upper end plate; HOLLOW_*: depth of the end plates, mm; SKEW_*: how much deeper they are towards the back
 HEIGHT, PED_W, PED_H, SPINOUS, SPIN_H, TRANSVERSE, FACET_DEG, PSOAS_A, PSOAS_B, MODIC_UP, MODIC_LOW, LESION, \
-    PED_Z = range(13)
+    PED_Z, HOLLOW_UP, HOLLOW_LOW, SKEW_UP, SKEW_LOW = range(17)
+N_VERTEBRA_COLUMNS = 17
 # Columns of Patient.discs
 DISC_H, BULGE, CENTRAL, CENTRAL_U, SUB_L, SUB_R, FOR_L, FOR_R, FLAV_L, FLAV_R, FACET_L, FACET_R, DESICCATION, SPREAD, \
     OSTEO, SCHMORL, SCHMORL_U, FISSURE_R, SAP_L, SAP_R, FOR_U = range(21)
@@ -76,7 +78,7 @@ class Patient:
 
     stations_geometry: np.ndarray  # (30, 12) centre, left, posterior, up of each end-plate plane, LPS
     stations: np.ndarray  # (30, 9)
-    vertebrae: np.ndarray  # (15, 13)
+    vertebrae: np.ndarray  # (15, 17)
     discs: np.ndarray  # (15, 21)
     globals: np.ndarray  # (20,)
     roots: np.ndarray  # (n, 4) cauda equina: lateral and front-to-back position 0..1, radius mm, last station
@@ -95,7 +97,7 @@ def sample_patient(rng: np.random.Generator, variant: str | None = None) -> Pati
     discs[:, DISC_H] = np.array(_DISC) * size[1] * np.exp(rng.normal(0, 0.08, N_VERTEBRAE))
     discs[:, [FLAV_L, FLAV_R]] = 2.9 * scale
     discs[:, SPREAD] = 4.5
-    vertebrae = np.zeros((N_VERTEBRAE, 13))
+    vertebrae = np.zeros((N_VERTEBRAE, N_VERTEBRA_COLUMNS))
     vertebrae[:, HEIGHT] = height
     vertebrae[:, PED_W] = np.array(_PED_W) * size[2]
     vertebrae[:, PED_H] = np.array(_PED_H) * size[0] * _varied(rng, 0.07, 0.03, N_VERTEBRAE)
@@ -104,6 +106,10 @@ def sample_patient(rng: np.random.Generator, variant: str | None = None) -> Pati
     vertebrae[:, SPIN_H] = np.array(_SPIN_H) * size[3] * np.exp(rng.normal(0, 0.1, N_VERTEBRAE))
     vertebrae[:, TRANSVERSE] = np.array(_TRANSVERSE) * size[2]
     vertebrae[:, FACET_DEG] = np.interp(np.arange(15), (4, 9, 10), (66, 45, 42)) + rng.normal(0, 6)
+    # Lower end plates are the deeper ones (Wang et al. 2012, Eur Spine J 21:2316), most so behind their middle
+    depth = np.exp(rng.normal(0, 0.3) + rng.normal(0, 0.3, (2, N_VERTEBRAE)))
+    vertebrae[:, [HOLLOW_UP, HOLLOW_LOW]] = (np.array([[1.7], [2.3]]) * depth).clip(0.3, 4.2).T * scale
+    vertebrae[:, [SKEW_UP, SKEW_LOW]] = rng.normal((0.0, 0.25), 0.25, (N_VERTEBRAE, 2)).clip(-0.6, 0.8)
     bulk = float(np.clip(rng.normal(1, 0.17), 0.6, 1.4))
     vertebrae[:, PSOAS_A] = np.array(_PSOAS_A) * scale * bulk
     vertebrae[:, PSOAS_B] = np.array(_PSOAS_B) * scale * bulk
@@ -141,16 +147,19 @@ def _station_sizes(rng: np.random.Generator, scale: float, size: np.ndarray) -> 
     canal = size[6] * np.exp(rng.normal(0, 0.05))
     for column, table, factor, patients, levels in (
         (CANAL, _CANAL, canal, 0.05, 0.05), (RECESS, _RECESS, canal, 0.11, 0.06), (IPD, _IPD, size[7], 0.02, 0.02),
-        (SAC_A, _SAC_A, scale, 0.04, 0.03), (SAC_B, _SAC_B, canal, 0.05, 0.05), (SAC_GAP, _SAC_GAP, scale, 0.4, 0.25),
+        (SAC_A, _SAC_A, scale, 0.05, 0.04), (SAC_B, _SAC_B, canal, 0.09, 0.07), (SAC_GAP, _SAC_GAP, scale, 0.4, 0.25),
     ):
         mean = np.interp(at, np.arange(N_VERTEBRAE), table)
         stations[:, column] = mean * factor * _varied(rng, patients, levels, N_STATIONS)
     room = stations[:, CANAL] - 2 * stations[:, SAC_B] + 0.2  # fat in front of the sac leaves it most of its depth
     stations[:, SAC_GAP] = np.minimum(stations[:, SAC_GAP], room.clip(0.5))
-    sac_end = float(np.clip(rng.normal(11.1, 0.35), 10.6, 12.0))  # around S2 (Macdonald et al. 1999)
-    taper = np.clip((sac_end - at) / 1.6, 0, 1) ** 0.6
-    shape = np.maximum(stations[:, [SAC_A, SAC_B]], 0.0) * taper[:, None]
-    stations[:, [SAC_A, SAC_B]] = shape
+    # Around S2, from S1 to S3 (Macdonald et al. 1999); in some it thins from L5 on, and the fat that takes its place
+    # lies more in front of it or more behind
+    sac_end = float(np.clip(rng.normal(11.1, 0.45), 10.5, 12.3))
+    taper = np.clip((sac_end - at) / rng.uniform(1.3, 2.4), 0, 1) ** rng.uniform(0.4, 0.8)
+    lost = 2 * np.maximum(stations[:, SAC_B], 0.0) * (1 - taper)
+    stations[:, SAC_GAP] += lost * rng.uniform(0.15, 0.85)
+    stations[:, [SAC_A, SAC_B]] = np.maximum(stations[:, [SAC_A, SAC_B]], 0.0) * taper[:, None]
     conus = 5.2 + rng.normal(0, 0.4)  # L1 on average (Saifuddin et al. 1998)
     stations[:, CORD_R] = np.clip(np.where(at < conus - 0.9, 4.4, 4.4 * (conus - at) / 0.9), 0, 4.4) * scale
     return stations
@@ -230,9 +239,12 @@ def place_stations(rng: np.random.Generator, patient: Patient) -> None:
     axial = -0.6 * amplitude * np.sin(wave * at + phase + 0.4) + rng.normal(0, 2.0)
     frames = np.stack([_frame(*angles) for angles in np.deg2rad(np.stack([tilt, coronal, axial], 1))])
     centres = np.zeros((N_STATIONS, 3))
+    step_back = rng.normal(0, 0.8, N_STATIONS)
     for k in range(N_STATIONS - 1):
         length = sizes[k // 2, HEIGHT] if k % 2 == 0 else patient.discs[k // 2, DISC_H]
         centres[k + 1] = centres[k] - length * _unit(frames[k, :, 2] + frames[k + 1, :, 2])
+        if k % 2 and k < 2 * S1:  # no two vertebrae stand quite flush
+            centres[k + 1] += step_back[k] * frames[k + 1, :, 1]
     slip = patient.traits.get("slip", 0.0)
     if slip:
         level = int(patient.traits["slip_disc"])

@@ -12,6 +12,7 @@ from lumbar_phantom import tissues as ts
 from lumbar_phantom._jit import kernel
 from lumbar_phantom.space import PLL, bump, disc_distance, lerp_column, smooth, wall
 
+HOLLOW_UP, HOLLOW_LOW, SKEW_UP, SKEW_LOW = an.HOLLOW_UP, an.HOLLOW_LOW, an.SKEW_UP, an.SKEW_LOW
 WIDTH, DEPTH, LESION, MODIC_UP, MODIC_LOW = an.WIDTH, an.DEPTH, an.LESION, an.MODIC_UP, an.MODIC_LOW
 DISC_H, BULGE, OSTEO, SCHMORL, SCHMORL_U, FISSURE_R = (
     an.DISC_H, an.BULGE, an.OSTEO, an.SCHMORL, an.SCHMORL_U, an.FISSURE_R
@@ -89,11 +90,11 @@ def _body_tissue(stations, vertebrae, discs, i, f, thick, u, v, a, b, depth, bac
     if v > 0.0 and v > wall(stations, 2 * i, f, u) + 0.35 * discs[j, OSTEO] * bump(away, 2.5) - 0.2:
         return ANNULUS  # herniated material behind the body
     edge = 1.0 - (u / a) ** 2 - (v / b) ** 2
-    hollow = 1.9 * max(edge, 0.0) ** 0.7
+    inner = max(edge, 0.0) ** 0.7
     top, bottom = f * thick, (1.0 - f) * thick
     sacral = i >= S1
-    up_hollow = hollow if i <= S1 else 0.0
-    low_hollow = hollow if i < S1 else 0.0
+    up_hollow = vertebrae[i, HOLLOW_UP] * inner * (1.0 + vertebrae[i, SKEW_UP] * v / b) if i <= S1 else 0.0
+    low_hollow = vertebrae[i, HOLLOW_LOW] * inner * (1.0 + vertebrae[i, SKEW_LOW] * v / b) if i < S1 else 0.0
     if i > 0 and discs[i - 1, SCHMORL] > 0.0 and i <= S1:
         up_hollow += discs[i - 1, SCHMORL] * bump(u - discs[i - 1, SCHMORL_U], 5.0) * bump(v, 5.5)
     if discs[i, SCHMORL] > 0.0 and not sacral:

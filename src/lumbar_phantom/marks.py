@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lumbar import labels
-from lumbar_phantom.patients import Case
+from lumbar_phantom.anatomy import LEVEL_DISCS
+from lumbar_phantom.patients import HABITS, Case, canal_point
 from lumbar_phantom.protocol import SeriesPlan, StackPlan
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def mark(rng: np.random.Generator, case: Case, plans: list[SeriesPlan], ids: lis
     """Fill the coordinate and truth rows of a study."""
     dropped = {(0, k) for k in range(5) if rng.random() < 0.4} if "incomplete_points" in pitfalls else set()
     one_sided = rng.random() < 0.5
+    habit = float(rng.uniform(*HABITS))
     jitters: dict[tuple[int, int], float] = {}
     for c, condition in enumerate(labels.CONDITIONS):
         wanted = [s for s, plan in enumerate(plans) if plan.description == _SERIES_OF[c]]
@@ -60,7 +62,7 @@ def mark(rng: np.random.Generator, case: Case, plans: list[SeriesPlan], ids: lis
             found = _nearest(plans, wanted, point, jitter) if wanted else None
             if found is None or (c >= 3 and found[3] > REACH_MM):
                 continue
-            s, stack, _, _, instance, x, y = found
+            s, stack, place, _, instance, x, y = found
             tables.truth.append((tables.study_id, ids[s], instance, condition, level, _SIDES[c], x, y, *point,
                                  float(case.narrowing[c, k])))
             if case.labels[c, k] < 0 or (c, k) in dropped:
@@ -71,6 +73,9 @@ def mark(rng: np.random.Generator, case: Case, plans: list[SeriesPlan], ids: lis
             if "one_sided_points" in pitfalls and c in (1, 2) and (c == 1) == one_sided:
                 mirrored = _nearest(plans, wanted, case.points[3 - c, k], jitter)
                 instance = mirrored[4] if mirrored else instance
+            if c == 0:
+                seen = canal_point(case.patient, LEVEL_DISCS[k], habit)
+                x, y = project(stack, place, seen)
             pixel = np.linalg.norm(stack.row_mm)
             tables.coordinates.append((
                 tables.study_id, ids[s], instance, labels.CONDITION_TITLES[labels.CONDITIONS.index(written)],

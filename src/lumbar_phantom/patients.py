@@ -11,6 +11,10 @@ from lumbar_phantom import disease, severity, space
 from lumbar_phantom.streams import stream
 
 
+HABITS = (0.0, 0.7)  # of readers; see `canal_point`
+MEAN_HABIT = 0.5 * (HABITS[0] + HABITS[1])  # of the points that are called true
+
+
 @dataclass(slots=True)
 class Case:
     """A patient with truth: narrowing and grades (5 conditions, 5 levels), points (5, 5, 3) in mm LPS."""
@@ -50,11 +54,11 @@ def to_patient(patient: an.Patient, seg: int, f: float, u: float, v: float) -> n
 
 
 def reader_points(patient: an.Patient) -> np.ndarray:
-    """Mid-sac square behind the disc; the foramen's middle between the pedicles; the recess beside the sac."""
+    """Mid-sac behind the disc; the foramen's middle between the pedicles; the recess beside the sac."""
     arrays = (patient.stations, patient.vertebrae, patient.discs)
     points = np.zeros((5, 5, 3))
     for k, j in enumerate(an.LEVEL_DISCS):
-        points[0, k] = _canal_point(patient, j)
+        points[0, k] = canal_point(patient, j, MEAN_HABIT)
         for side, sign in enumerate((1.0, -1.0)):
             points[1 + side, k] = _foramen_point(patient, j, sign)
             seg, f, u = 2 * j + 1, 0.6, sign * 8.5
@@ -63,11 +67,11 @@ def reader_points(patient: an.Patient) -> np.ndarray:
     return points
 
 
-def _canal_point(patient: an.Patient, j: int) -> np.ndarray:
-    """Mid-sac where the plane square to the canal through the back edge of disc j meets it.
+def canal_point(patient: an.Patient, j: int, habit: float) -> np.ndarray:
+    """Mid-sac behind the back edge of disc j, as a reader with such a habit sees it.
 
-    The plane of the disc itself rises backwards at L5/S1, where disc and canal are not square to each other: it meets
-    the sac several mm above the place that one sees as behind the disc.
+    No standard says what behind means: square to the canal (habit 0), or straight back in the image (1). At L5/S1,
+    where the canal leans back, the two lie about 4 mm apart; whoever marks hundreds of studies does something between.
     """
     arrays = (patient.stations, patient.vertebrae, patient.discs)
     edge = to_patient(patient, 2 * j + 1, 0.5, 0.0, space.wall(patient.stations, 2 * j + 1, 0.5, 0.0))
@@ -75,8 +79,9 @@ def _canal_point(patient: an.Patient, j: int) -> np.ndarray:
         to_patient(patient, seg, f, 0.0, _mid_sac(arrays, seg, f))
         for seg in (2 * j, 2 * j + 1, 2 * j + 2) for f in np.linspace(0.0, 1.0, 41)[: 41 if seg == 2 * j + 2 else 40]
     ])  # (121, 3), from the upper end plate of the vertebra above to the lower one of the vertebra below
-    axis = middles[100] - middles[20]  # from mid-body to mid-body
-    along = (middles - edge) @ (axis / np.linalg.norm(axis))
+    canal = middles[100] - middles[20]  # from mid-body to mid-body
+    axis = (1 - habit) * canal / np.linalg.norm(canal) + habit * np.array([0.0, 0.0, -1.0])
+    along = (middles - edge) @ axis
     below = int(np.clip(np.argmax(along > 0), 1, len(along) - 1))
     share = along[below] / (along[below] - along[below - 1])
     return np.asarray(middles[below - 1] * share + middles[below] * (1 - share))

@@ -12,7 +12,19 @@ from lumbar.labels import LEVELS, SAGITTAL_T1, SAGITTAL_T2
 from lumbar.models.heatmap import HeatmapNet
 from lumbar.stages import predict_study
 from lumbar.stages.decode import Peak, decode_levels, source_to_heat
-from lumbar.stages.heat import DISC, N_CANAL, SAGITTAL_POINTS, STRIDE, VIEWS, SagittalHeat, sagittal_grid, sagittal_heat
+from lumbar.stages.heat import (
+    AS_IT_IS,
+    DISC,
+    MEAN_BACK_MM,
+    N_CANAL,
+    SAGITTAL_POINTS,
+    STRIDE,
+    VIEWS,
+    SagittalHeat,
+    pose_of,
+    sagittal_grid,
+    sagittal_heat,
+)
 from lumbar.stages.localise import axial_picks
 from lumbar.stages.place import agreed, blended, doubts, expected_foramen, fuse_levels, place_points, shown
 from lumbar.stages.points import Localisation
@@ -63,8 +75,10 @@ class Brightness(HeatmapNet):
         return torch.logit(heat).expand(-1, self.config.points + self.config.segments, -1, -1)
 
 
-@pytest.mark.parametrize(("row", "column"), [(40, 60), (25, 45), (70, 30)])
-def test_all_views_of_a_slice_see_a_place_where_it_is(row, column):
+@pytest.mark.parametrize(
+    ("row", "column", "pose"), [(40, 60, AS_IT_IS), (25, 45, AS_IT_IS), (70, 30, AS_IT_IS), (40, 60, (14.0, 1.2))]
+)
+def test_all_views_of_a_slice_see_a_place_where_it_is(row, column, pose):
     study = study_of()
     stack = study.series[SAGITTAL_T2][0]
     y, x = np.mgrid[: stack.volume.shape[1], : stack.volume.shape[2]]
@@ -75,7 +89,7 @@ def test_all_views_of_a_slice_see_a_place_where_it_is(row, column):
     network = Brightness(HeatmapConfig(points=SAGITTAL_POINTS, size=128, mm_per_px=2.0))
     one = sagittal_heat(study, SAGITTAL_T2, 0, [network])
     assert network.asked == len(stack.volume)
-    every = sagittal_heat(study, SAGITTAL_T2, 0, [network], augment=True)
+    every = sagittal_heat(study, SAGITTAL_T2, 0, [network], augment=True, pose=pose)
     assert network.asked == (1 + len(VIEWS)) * len(stack.volume)
     place = source_to_heat(every.grid, STRIDE, np.array([column, row]))
     for item in (one, every):
@@ -84,6 +98,39 @@ def test_all_views_of_a_slice_see_a_place_where_it_is(row, column):
         found = np.array([(heat * xx).sum(), (heat * yy).sum()]) / heat.sum()
         assert np.linalg.norm(found - place) * STRIDE * 2.0 < 0.6  # mm
     assert every.heat.max() == pytest.approx(one.heat.max(), abs=0.1)
+
+
+def lying(stack, angle_deg, times):
+    """The mean back's levels, turned towards the feet and so many times as large, as patient points of a stack."""
+    angle = np.deg2rad(angle_deg)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    back, down = (np.array(MEAN_BACK_MM) @ turn.T * times).T
+    return {level: (0.0, float(back[k]) + 3.0, -float(down[k]) - 5.0) for k, level in enumerate(LEVELS)}
+
+
+@pytest.mark.parametrize(("angle", "times"), [(0.0, 1.0), (17.0, 0.8), (-20.0, 1.3)])
+def test_the_pose_is_how_a_patient_lies_beside_the_mean_back(angle, times):
+    stack = study_of().series[SAGITTAL_T2][0]
+    levels = lying(stack, angle, times)
+    assert pose_of(stack, NETWORK, levels) == pytest.approx((angle, times), abs=1e-6)
+    del levels["l2_l3"]
+    assert pose_of(stack, NETWORK, levels) == pytest.approx((angle, times), abs=1e-6)
+    del levels["l5_s1"]
+    assert pose_of(stack, NETWORK, levels) == AS_IT_IS  # too few to tell
+
+
+@pytest.mark.parametrize(("angle", "times"), [(50.0, 1.0), (0.0, 0.5), (0.0, 1.7)])
+def test_a_pose_that_no_patient_has_is_not_followed(angle, times):
+    stack = study_of().series[SAGITTAL_T2][0]
+    assert pose_of(stack, NETWORK, lying(stack, angle, times)) == AS_IT_IS
+
+
+def test_the_axial_slice_of_l5_s1_is_the_discs_and_not_the_canal_points():
+    block = stack_of("block", "axial", 3, n=5)
+    fine = replace(block, origins_mm=block.origins_mm * np.array([1.0, 1.0, 1.5 / 11]))  # 1.5 mm apart, from -3 mm
+    found = Localisation(levels_mm={"l4_l5": (0.0, 0.0, 34.0), "l5_s1": (0.0, 0.0, 0.0)})
+    (picks,) = axial_picks([fine], found)
+    assert [(level, index) for level, index, _ in picks] == [("l5_s1", 3)]
 
 
 def test_views_go_first_when_time_is_short_and_folds_later(monkeypatch):
@@ -237,7 +284,7 @@ def test_a_step_twice_as_long_as_its_neighbours_is_not_taken():
 def test_a_level_beside_the_last_slice_of_a_series_takes_it_unless_a_stack_shows_the_level():
     block = stack_of("block", "axial", 3, n=5)
     short = replace(block, origins_mm=block.origins_mm * np.array([1.0, 1.0, 4 / 11]))  # 4 mm apart, from -8 to 8 mm
-    found = Localisation(levels_mm={"l3_l4": (0.0, 0.0, 14.0), "l4_l5": (0.0, 0.0, -16.0), "l5_s1": (0.0, 0.0, 1.0)})
+    found = Localisation(levels_mm={"l3_l4": (0.0, 0.0, 14.0), "l4_l5": (0.0, 0.0, -16.0), "l5_s1": (0.0, 0.0, 0.0)})
     (picks,) = axial_picks([short], found)
     assert {level: index for level, index, _ in picks} == {"l5_s1": 2, "l3_l4": 4}  # 8 mm beside the stack is too far
     other = replace(short, origins_mm=short.origins_mm + np.array([0.0, 0.0, 22.0]))  # of the same series: shows L3/4

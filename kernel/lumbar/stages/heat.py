@@ -12,11 +12,13 @@ from torch import nn
 from lumbar.dicom import Stack
 from lumbar.geometry import Grid, make_grid
 from lumbar.inference import forward
+from lumbar.labels import LEVELS
 from lumbar.models.heatmap import HeatmapNet
 from lumbar.models.regression import SagittalRegressionNet
 from lumbar.resample import warp
 from lumbar.stages.crop import grid_images, project, with_context
 from lumbar.stages.decode import Peak, heat_to_source, refine, source_to_heat, through_plane
+from lumbar.stages.points import Xyz
 from lumbar.study import Study
 
 Array = NDArray[np.float64]
@@ -24,9 +26,15 @@ Heat = NDArray[np.float32]
 
 N_CANAL, DISC = 5, 10  # channels of the sagittal heatmaps: canal levels, then foramen levels, then any disc
 SAGITTAL_POINTS = 11
-# How a heatmap network looks at a slice, view after view: turned by degrees, grid steps so many times as large.
-# A patient who is smaller, larger or more curved than those that it was fitted on is then seen once as it knows them.
+# How a heatmap network looks at a slice, view after view: turned by degrees, grid steps so many times as large. All are
+# taken from the patient's own pose: whoever lies aslant, or is small or tall, is seen as the network knows most people.
 VIEWS = ((0.0, 1.0), (10.0, 0.87), (-10.0, 1.15))
+AS_IT_IS = (0.0, 1.0)
+# The mean back: canal points L1/2 to L5/S1 about their centre, mm to the back and down; of synthetic patients.
+MEAN_BACK_MM = ((-3.5, -64.2), (-5.5, -31.4), (-4.2, 1.6), (1.7, 33.2), (11.6, 60.8))
+UNSEEN = 1e-3  # reach of all views together, below which a place counts as beyond them
+POSE_MOST_DEG = 35.0
+POSE_STEPS = (0.65, 1.5)
 STRIDE = 2  # heatmaps are at half the grid's resolution
 BATCH = 16
 
@@ -69,7 +77,13 @@ class SagittalHeat:
 
 
 def sagittal_heat(
-    study: Study, description: str, number: int, networks: list[nn.Module], *, augment: bool = False
+    study: Study,
+    description: str,
+    number: int,
+    networks: list[nn.Module],
+    *,
+    augment: bool = False,
+    pose: tuple[float, float] = AS_IT_IS,
 ) -> SagittalHeat:
     """Heatmaps of one stack, averaged over networks. A regression network's points become small Gaussian spots.
 
@@ -77,6 +91,7 @@ def sagittal_heat(
         study, description, number: which stack.
         networks: of the stage.
         augment: average a heatmap network's answers over all ``VIEWS``, and not the first alone.
+        pose: the patient's, as ``pose_of`` gives it, from which the views of a heatmap network are taken.
     """
     stack = study.series[description][number]
     first = networks[0]
@@ -85,7 +100,12 @@ def sagittal_heat(
     size = grid.size // STRIDE
     total = np.zeros((len(stack.volume), SAGITTAL_POINTS, size, size), np.float32)
     seen = np.zeros((size, size), np.float32)
-    for number_of_view, (angle, step) in enumerate(VIEWS if augment and isinstance(first, HeatmapNet) else VIEWS[:1]):
+    views = VIEWS if augment else VIEWS[:1]
+    if isinstance(first, HeatmapNet):
+        views = tuple((angle + pose[0], step * pose[1]) for angle, step in views)
+    else:
+        views = (AS_IT_IS,)
+    for angle, step in views:
         view = make_grid(stack, size=grid.size, mm_per_px=grid.mm_per_px * step, angle_deg=angle)
         images = with_context(grid_images(study, stack, view), first.config.context)
         heat = np.zeros_like(total)
@@ -93,11 +113,11 @@ def sagittal_heat(
             out = run_batches(network, images)
             heat += out[:, :SAGITTAL_POINTS] if isinstance(network, HeatmapNet) else spots(out, view)
         reach = np.ones((1, 1, size, size), np.float32)
-        if number_of_view:  # the first is where it should be
+        if (angle, step) != AS_IT_IS:
             heat, reach = moved(heat, view, grid), moved(reach, view, grid)
         total += heat
         seen += reach[0, 0]
-    return SagittalHeat(description, number, stack, grid, total / (len(networks) * seen))
+    return SagittalHeat(description, number, stack, grid, total / (len(networks) * np.maximum(seen, UNSEEN)))
 
 
 def moved(heat: Heat, view: Grid, grid: Grid) -> Heat:
@@ -106,6 +126,28 @@ def moved(heat: Heat, view: Grid, grid: Grid) -> Heat:
     places = source_to_heat(view, STRIDE, heat_to_source(grid, STRIDE, corners))
     matrix = np.column_stack([places[1] - places[0], places[2] - places[0], places[0]])
     return np.stack([np.stack([warp(channel, matrix, heat.shape[-1]) for channel in item]) for item in heat])
+
+
+def pose_of(stack: Stack, network: nn.Module, levels_mm: dict[str, Xyz]) -> tuple[float, float]:
+    """How the levels lie in a stack beside the mean back: turned by degrees, so many times as large.
+
+    The similarity that takes the mean back to the levels in least squares (Umeyama 1991). Without four levels, or
+    where they lie as no patient's do, the stack is looked at as it is.
+    """
+    if not isinstance(network, HeatmapNet) or len(levels_mm) < 4:
+        return AS_IT_IS
+    grid = sagittal_grid(stack, network)
+    seen = np.array([project(stack, np.array(xyz))[1:] for xyz in levels_mm.values()])
+    places = grid.to_grid(seen) * grid.mm_per_px
+    mean = np.array(MEAN_BACK_MM)[[LEVELS.index(level) for level in levels_mm]]
+    places, mean = places - places.mean(axis=0), mean - mean.mean(axis=0)
+    along = float((places * mean).sum())
+    across = float((mean[:, 0] * places[:, 1] - mean[:, 1] * places[:, 0]).sum())
+    angle = float(np.degrees(np.arctan2(across, along)))
+    step = float(np.hypot(along, across) / (mean**2).sum())
+    if abs(angle) > POSE_MOST_DEG or not POSE_STEPS[0] < step < POSE_STEPS[1]:
+        return AS_IT_IS
+    return angle, step
 
 
 def sagittal_grid(stack: Stack, network: HeatmapNet | SagittalRegressionNet) -> Grid:

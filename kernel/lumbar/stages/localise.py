@@ -16,8 +16,8 @@ from lumbar.models.regression import AxialRegressionNet
 from lumbar.models.sequence import SliceRoleNet
 from lumbar.stages.crop import grid_images, project, role_inputs, shifted
 from lumbar.stages.decode import heat_to_source, refine, source_to_heat
-from lumbar.stages.heat import STRIDE, Heat, run_batches, sagittal_heat, whole_image_mm
-from lumbar.stages.place import WEAK, doubts, fuse_levels, place_points
+from lumbar.stages.heat import STRIDE, Heat, pose_of, run_batches, sagittal_heat, whole_image_mm
+from lumbar.stages.place import WEAK, doubts, expected_recess, fuse_levels, place_points
 from lumbar.stages.points import AxialLevel, Localisation
 from lumbar.study import Study
 
@@ -39,15 +39,21 @@ def localise(study: Study, networks: Networks, *, all_folds: bool = True, augmen
         augment: test-time augmentation of the sagittal heatmaps.
     """
     found = Localisation()
-    maps = [
-        sagittal_heat(study, description, number, chosen(networks, "sagittal_xy", all_folds), augment=augment)
-        for description in (SAGITTAL_T2, SAGITTAL_T1)
-        for number in range(len(study.series[description]))
-    ]
-    if not maps:
+    stacks = [(name, number) for name in (SAGITTAL_T2, SAGITTAL_T1) for number in range(len(study.series[name]))]
+    if not stacks:
         found.problems.append(f"study {study.study_id}: no sagittal series, so no level is localised")
         return found
+    nets = chosen(networks, "sagittal_xy", all_folds)
+    maps = [sagittal_heat(study, *which, nets) for which in stacks]
     confidence = fuse_levels(maps, found)
+    if augment and isinstance(nets[0], HeatmapNet):  # the first look told how the patient lies: look again, as he lies
+        poses = [pose_of(item.stack, nets[0], found.levels_mm) for item in maps]
+        maps = [
+            sagittal_heat(study, *which, nets, augment=True, pose=pose)
+            for which, pose in zip(stacks, poses, strict=True)
+        ]
+        found.levels_mm.clear()
+        confidence = fuse_levels(maps, found)
     if not found.levels_mm:
         found.problems.append(f"study {study.study_id}: no lumbar level found on {len(maps)} sagittal series")
         return found
@@ -108,14 +114,15 @@ def axial_picks(stacks: list[Stack], found: Localisation) -> list[list[tuple[str
     A level that no stack of a series reaches takes the series' nearest slice, if it is not far.
     """
     picks: list[list[tuple[str, int, float]]] = [[] for _ in stacks]
-    for level, xyz in found.levels_mm.items():
+    for level in found.levels_mm:
+        xyz = expected_recess(found, LEVELS.index(level))
         nearest: dict[str, tuple[float, int, int]] = {}  # of each series: distance, stack, slice
         reached = set()
         for number, stack in enumerate(stacks):
-            distances = plane_distance_mm(stack, np.array(xyz))
+            distances = plane_distance_mm(stack, xyz)
             index = int(np.abs(distances).argmin())
             distance = float(distances[index])
-            _, x, y = project(stack, np.array(xyz))
+            _, x, y = project(stack, xyz)
             if not is_inside(stack, x, y):
                 continue
             if abs(distance) < axial_reach_mm(stack):

@@ -25,6 +25,8 @@ FORAMEN_LATERAL_MM = (5.0, 36.0)  # distance of a foramen from the canal point, 
 # Where a foramen is expected at each level: from the canal point, mm to the side, anterior, and up along the spine.
 # Towards the sacrum the pedicles stand wider, and fat in front of the sac moves it backwards.
 FORAMEN_OFFSET_MM = ((14.0, 5.0, 4.5), (14.5, 5.0, 4.5), (15.5, 5.0, 4.5), (17.0, 5.5, 4.0), (19.5, 6.5, 3.0))
+# The middle between a level's recesses, in the same frame: anterior and up.
+RECESS_OFFSET_MM = ((3.7, -0.9), (3.6, -0.8), (3.6, -0.5), (4.0, 0.1), (4.4, 1.3))
 # Two series of one patient differ by the localiser's error on each, about 2 mm, and by what the patient moved between
 # them, about 1.5 mm: the best guess of a series' own point is so far on the way to what all series say.
 TOGETHER = 0.6
@@ -188,6 +190,26 @@ def _is_near(stack: Stack, index: float) -> bool:
 
 def expected_foramen(found: Localisation, level: int, side: str) -> Array:
     """Where anatomy puts a foramen: beside the canal point, in the frame of the spine's own course there (3,) mm."""
+    lateral, anterior, course = spine_frame(found, level)
+    aside, ahead, up = FORAMEN_OFFSET_MM[level]
+    sign = 1.0 if side == "left" else -1.0
+    return np.asarray(
+        np.array(found.levels_mm[LEVELS[level]]) + sign * aside * lateral + ahead * anterior + up * course
+    )
+
+
+def expected_recess(found: Localisation, level: int) -> Array:
+    """The middle between a level's subarticular recesses, which chooses its axial slice (3,) mm.
+
+    Axial slices follow the disc, and the canal point need not: at L5/S1 it lies some mm below the disc's plane.
+    """
+    _, anterior, course = spine_frame(found, level)
+    ahead, up = RECESS_OFFSET_MM[level]
+    return np.asarray(np.array(found.levels_mm[LEVELS[level]]) + ahead * anterior + up * course)
+
+
+def spine_frame(found: Localisation, level: int) -> tuple[Array, Array, Array]:
+    """Unit vectors (3,) to the left, to the front and up along the spine's course at a level."""
     here = np.array(found.levels_mm[LEVELS[level]])
     ends = [
         np.array(found.levels_mm[LEVELS[k]])
@@ -198,13 +220,12 @@ def expected_foramen(found: Localisation, level: int, side: str) -> Array:
     if ends:
         course = (ends[0] - ends[-1]) if len(ends) == 2 else ends[0] - here
         course = course * np.sign(course[2] or 1.0) / np.linalg.norm(course)
-    lateral = np.array([1.0 if side == "left" else -1.0, 0.0, 0.0])
+    lateral = np.array([1.0, 0.0, 0.0])
     lateral -= course * (lateral @ course)
     lateral /= np.linalg.norm(lateral)
     anterior = np.cross(course, lateral)
     anterior *= -1.0 if anterior[1] > 0 else 1.0
-    aside, ahead, up = FORAMEN_OFFSET_MM[level]
-    return np.asarray(here + aside * lateral + ahead * anterior + up * course)
+    return lateral, anterior, course
 
 
 def foramen_peak(
