@@ -10,7 +10,6 @@ from lumbar_phantom import anatomy as an
 from lumbar_phantom import disease, severity, space
 from lumbar_phantom.streams import stream
 
-
 HABITS = (0.0, 0.7)  # of readers; see `canal_point`
 MEAN_HABIT = 0.5 * (HABITS[0] + HABITS[1])  # of the points that are called true
 

@@ -31,7 +31,7 @@ SAGITTAL_POINTS = 11
 VIEWS = ((0.0, 1.0), (10.0, 0.87), (-10.0, 1.15))
 AS_IT_IS = (0.0, 1.0)
 # The mean back: canal points L1/2 to L5/S1 about their centre, mm to the back and down; of synthetic patients.
-MEAN_BACK_MM = ((-3.5, -64.2), (-5.5, -31.4), (-4.2, 1.6), (1.7, 33.2), (11.6, 60.8))
+MEAN_BACK_MM = ((-3.7, -64.8), (-5.8, -31.8), (-4.4, 1.6), (1.7, 33.6), (12.3, 61.4))
 UNSEEN = 1e-3  # reach of all views together, below which a place counts as beyond them
 POSE_MOST_DEG = 35.0
 POSE_STEPS = (0.65, 1.5)
@@ -100,11 +100,9 @@ def sagittal_heat(
     size = grid.size // STRIDE
     total = np.zeros((len(stack.volume), SAGITTAL_POINTS, size, size), np.float32)
     seen = np.zeros((size, size), np.float32)
-    views = VIEWS if augment else VIEWS[:1]
+    views = [AS_IT_IS]
     if isinstance(first, HeatmapNet):
-        views = tuple((angle + pose[0], step * pose[1]) for angle, step in views)
-    else:
-        views = (AS_IT_IS,)
+        views = [(angle + pose[0], step * pose[1]) for angle, step in VIEWS[: None if augment else 1]]
     for angle, step in views:
         view = make_grid(stack, size=grid.size, mm_per_px=grid.mm_per_px * step, angle_deg=angle)
         images = with_context(grid_images(study, stack, view), first.config.context)
