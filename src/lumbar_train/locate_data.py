@@ -55,12 +55,12 @@ def stretched(grid: Grid, longer: float, shear: float) -> Grid:
     return replace(grid, matrix=np.column_stack([linear, grid.to_source(middle) - linear @ middle]))
 
 
-def gaussian(size: int, centre: Array, sigma: float) -> NDArray[np.float32]:
-    """A spot of height 1 at ``centre`` (x, y) on a (size, size) map."""
+def gaussian(size: int, centre: Array, sigma: float, height: float = 1.0) -> NDArray[np.float32]:
+    """A spot at ``centre`` (x, y) on a (size, size) map."""
     axis = np.arange(size)
-    x = np.exp(-0.5 * ((axis - centre[0]) / sigma) ** 2)
+    x = height * np.exp(-0.5 * ((axis - centre[0]) / sigma) ** 2)
     y = np.exp(-0.5 * ((axis - centre[1]) / sigma) ** 2)
-    return np.asarray(y[:, None] * x[None], dtype=np.float32)
+    return np.asarray(y.astype(np.float32)[:, None] * x.astype(np.float32)[None])
 
 
 def collate(samples: Sequence[Sample]) -> Sample:
@@ -143,26 +143,22 @@ class SagittalXY:
         self, stack: Stack, s: int, target: StudyTargets, grid: Grid
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         size = self.config.size // STRIDE
-        heat = np.zeros((SAGITTAL_POINTS, size, size), np.float32)
-        known = np.ones(SAGITTAL_POINTS, np.float32)
+        points = np.concatenate([target.canal_mm, target.foramen_mm.reshape(-1, 3)])  # canal, left, right, level by level
+        known = np.isfinite(points).all(axis=1).reshape(3, 5)
+        known = np.concatenate([known[0], known[1] & known[2], [known[0].all()]]).astype(np.float32)
+        points = np.nan_to_num(points)
+        _, rows, columns = stack.to_voxel(points)
+        centres = source_to_heat(grid, STRIDE, np.column_stack([columns, rows]))
         sigma = self.config.sigma_mm / (grid.mm_per_px * STRIDE)
-        position = float(stack.positions_mm[s])
-
-        def add(channel: int, point: Array) -> None:
-            _, x, y = project(stack, point)
-            through = (float(point @ stack.normal) - position) / self.config.sigma_through_mm
-            spot = gaussian(size, source_to_heat(grid, STRIDE, np.array([x, y])), sigma) * np.exp(-0.5 * through**2)
-            np.maximum(heat[channel], spot, out=heat[channel])
-
-        for level in range(5):
-            for channel, points in ((level, target.canal_mm[None]), (5 + level, target.foramen_mm)):
-                if not np.isfinite(points[:, level]).all():
-                    known[channel] = 0
-                    continue
-                for point in points[:, level]:
-                    add(channel, point)
+        through = (points @ stack.normal - float(stack.positions_mm[s])) / self.config.sigma_through_mm
+        heights = np.exp(-0.5 * through**2)
+        heat = np.zeros((SAGITTAL_POINTS, size, size), np.float32)
+        for level in np.flatnonzero(known[:5]):
+            heat[level] = gaussian(size, centres[level], sigma, heights[level])
+        for level in np.flatnonzero(known[5:10]):
+            for k in (5 + level, 10 + level):
+                np.maximum(heat[5 + level], gaussian(size, centres[k], sigma, heights[k]), out=heat[5 + level])
         heat[10] = heat[:5].max(axis=0)
-        known[10] = known[:5].min()
         return heat, known
 
 
