@@ -143,7 +143,7 @@ class SagittalXY:
         self, stack: Stack, s: int, target: StudyTargets, grid: Grid
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         size = self.config.size // STRIDE
-        points = np.concatenate([target.canal_mm, target.foramen_mm.reshape(-1, 3)])  # canal, left, right, level by level
+        points = np.concatenate([target.canal_mm, target.foramen_mm.reshape(-1, 3)])  # canal, left, right
         known = np.isfinite(points).all(axis=1).reshape(3, 5)
         known = np.concatenate([known[0], known[1] & known[2], [known[0].all()]]).astype(np.float32)
         points = np.nan_to_num(points)

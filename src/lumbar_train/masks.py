@@ -66,5 +66,5 @@ class MaskReader:
                 labels, numbers = file["masks"], file["instance_numbers"]
         except (OSError, KeyError, ValueError) as error:
             raise CohortError(f"{path}: found {error}, expected arrays masks and instance_numbers") from None
-        packed = {int(number): zlib.compress(labels[k].astype(np.uint8).tobytes(), 1) for k, number in enumerate(numbers)}
-        return labels.shape[1:], packed
+        labels = labels.astype(np.uint8)
+        return labels.shape[1:], {int(number): zlib.compress(labels[k].tobytes(), 1) for k, number in enumerate(numbers)}
