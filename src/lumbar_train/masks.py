@@ -66,5 +66,5 @@ class MaskReader:
                 labels, numbers = file["masks"], file["instance_numbers"]
         except (OSError, KeyError, ValueError) as error:
             raise CohortError(f"{path}: found {error}, expected arrays masks and instance_numbers") from None
-        labels = labels.astype(np.uint8)
-        return labels.shape[1:], {int(number): zlib.compress(labels[k].tobytes(), 1) for k, number in enumerate(numbers)}
+        slices = zip(map(int, numbers), labels.astype(np.uint8), strict=True)
+        return labels.shape[1:], {number: zlib.compress(image.tobytes(), 1) for number, image in slices}
