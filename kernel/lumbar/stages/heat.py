@@ -32,7 +32,6 @@ VIEWS = ((0.0, 1.0), (10.0, 0.87), (-10.0, 1.15))
 AS_IT_IS = (0.0, 1.0)
 # The mean back: canal points L1/2 to L5/S1 about their centre, mm to the back and down; of synthetic patients.
 MEAN_BACK_MM = ((-3.7, -64.8), (-5.8, -31.8), (-4.4, 1.6), (1.7, 33.6), (12.3, 61.4))
-UNSEEN = 1e-3  # reach of all views together, below which a place counts as beyond them
 POSE_MOST_DEG = 35.0
 POSE_STEPS = (0.65, 1.5)
 STRIDE = 2  # heatmaps are at half the grid's resolution
@@ -97,25 +96,27 @@ def sagittal_heat(
     first = networks[0]
     assert isinstance(first, (HeatmapNet, SagittalRegressionNet))
     grid = sagittal_grid(stack, first)
-    size = grid.size // STRIDE
-    total = np.zeros((len(stack.volume), SAGITTAL_POINTS, size, size), np.float32)
-    seen = np.zeros((size, size), np.float32)
     views = [AS_IT_IS]
     if isinstance(first, HeatmapNet):
         views = [(angle + pose[0], step * pose[1]) for angle, step in VIEWS[: None if augment else 1]]
-    for angle, step in views:
-        view = make_grid(stack, size=grid.size, mm_per_px=grid.mm_per_px * step, angle_deg=angle)
+    grids = [
+        make_grid(stack, size=grid.size, mm_per_px=grid.mm_per_px * step, angle_deg=angle) for angle, step in views
+    ]
+    size = grid.size // STRIDE
+    total = np.zeros((len(stack.volume), SAGITTAL_POINTS, size, size), np.float32)
+    seen = np.zeros((size, size), np.float32)
+    for view in grids:
         images = with_context(grid_images(study, stack, view), first.config.context)
         heat = np.zeros_like(total)
         for network in networks:
             out = run_batches(network, images)
             heat += out[:, :SAGITTAL_POINTS] if isinstance(network, HeatmapNet) else spots(out, view)
         reach = np.ones((1, 1, size, size), np.float32)
-        if (angle, step) != AS_IT_IS:
-            heat, reach = moved(heat, view, grid), moved(reach, view, grid)
+        if view is not grids[0]:  # all are averaged where the first has them
+            heat, reach = moved(heat, view, grids[0]), moved(reach, view, grids[0])
         total += heat
         seen += reach[0, 0]
-    return SagittalHeat(description, number, stack, grid, total / (len(networks) * np.maximum(seen, UNSEEN)))
+    return SagittalHeat(description, number, stack, grids[0], total / (len(networks) * seen))
 
 
 def moved(heat: Heat, view: Grid, grid: Grid) -> Heat:
