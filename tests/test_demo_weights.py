@@ -99,13 +99,13 @@ CASES = {
 def test_the_real_study_is_localised_as_marked_by_hand(networks, case):
     study, marks = CASES[case](read_real())
     found = localise(study, networks)
-    factor = {"larger": 1.35, "smaller": 0.75}.get(case, 1.0)
+    factor = {"larger": 1.35, "smaller": 0.75}.get(case, 1.0)  # errors are told in the patient's own mm
     errors = {key: error / factor for key, error in errors_mm(found, marks, None).items()}
     assert len(errors) == 15  # five levels on T2, T1 and STIR
-    assert max(errors.values()) <= 8.0, errors  # every level on its own disc
-    assert np.median(list(errors.values())) <= 4.0
+    assert max(errors.values()) <= (4.0 if case == "as it is" else 4.2), errors
+    assert np.median(list(errors.values())) <= 3.0
     for side in SIDES:
-        foramina = errors_mm(found, marks, side)
+        foramina = {key: error / factor for key, error in errors_mm(found, marks, side).items()}
         assert len(foramina) == 15
         assert max(foramina.values()) <= 6.0, foramina
         for point in found.sagittal_points:
