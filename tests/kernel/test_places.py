@@ -91,8 +91,8 @@ def test_all_views_of_a_slice_see_a_place_where_it_is(row, column, pose):
     assert network.asked == len(stack.volume)
     every = sagittal_heat(study, SAGITTAL_T2, 0, [network], augment=True, pose=pose)
     assert network.asked == (1 + len(VIEWS)) * len(stack.volume)
-    place = source_to_heat(every.grid, STRIDE, np.array([column, row]))
     for item in (one, every):
+        place = source_to_heat(item.grid, STRIDE, np.array([column, row]))
         heat = item.heat[1, DISC] * (item.heat[1, DISC] > 0.3)
         yy, xx = np.mgrid[: heat.shape[0], : heat.shape[1]]
         found = np.array([(heat * xx).sum(), (heat * yy).sum()]) / heat.sum()
