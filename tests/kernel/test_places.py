@@ -100,8 +100,8 @@ def test_all_views_of_a_slice_see_a_place_where_it_is(row, column, pose):
     assert every.heat.max() == pytest.approx(one.heat.max(), abs=0.1)
 
 
-def lying(stack, angle_deg, times):
-    """The mean back's levels, turned towards the feet and so many times as large, as patient points of a stack."""
+def lying(angle_deg, times):
+    """The mean back's levels, turned towards the feet and so many times as large, as patient points."""
     angle = np.deg2rad(angle_deg)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     back, down = (np.array(MEAN_BACK_MM) @ turn.T * times).T
@@ -111,7 +111,7 @@ def lying(stack, angle_deg, times):
 @pytest.mark.parametrize(("angle", "times"), [(0.0, 1.0), (17.0, 0.8), (-20.0, 1.3)])
 def test_the_pose_is_how_a_patient_lies_beside_the_mean_back(angle, times):
     stack = study_of().series[SAGITTAL_T2][0]
-    levels = lying(stack, angle, times)
+    levels = lying(angle, times)
     assert pose_of(stack, NETWORK, levels) == pytest.approx((angle, times), abs=1e-6)
     del levels["l2_l3"]
     assert pose_of(stack, NETWORK, levels) == pytest.approx((angle, times), abs=1e-6)
@@ -122,7 +122,7 @@ def test_the_pose_is_how_a_patient_lies_beside_the_mean_back(angle, times):
 @pytest.mark.parametrize(("angle", "times"), [(50.0, 1.0), (0.0, 0.5), (0.0, 1.7)])
 def test_a_pose_that_no_patient_has_is_not_followed(angle, times):
     stack = study_of().series[SAGITTAL_T2][0]
-    assert pose_of(stack, NETWORK, lying(stack, angle, times)) == AS_IT_IS
+    assert pose_of(stack, NETWORK, lying(angle, times)) == AS_IT_IS
 
 
 def test_the_axial_slice_of_l5_s1_is_the_discs_and_not_the_canal_points():

@@ -32,7 +32,7 @@ VIEWS = ((0.0, 1.0), (10.0, 0.87), (-10.0, 1.15))
 AS_IT_IS = (0.0, 1.0)
 # The mean back: canal points L1/2 to L5/S1 about their centre, mm to the back and down; of synthetic patients.
 MEAN_BACK_MM = ((-3.7, -64.8), (-5.8, -31.8), (-4.4, 1.6), (1.7, 33.6), (12.3, 61.4))
-POSE_MOST_DEG = 35.0
+POSE_MOST_DEG = 35.0  # beyond this, or these sizes, the levels were misplaced, and no patient lies so
 POSE_STEPS = (0.65, 1.5)
 STRIDE = 2  # heatmaps are at half the grid's resolution
 BATCH = 16
@@ -127,13 +127,13 @@ def moved(heat: Heat, view: Grid, grid: Grid) -> Heat:
     return np.stack([np.stack([warp(channel, matrix, heat.shape[-1]) for channel in item]) for item in heat])
 
 
-def pose_of(stack: Stack, network: nn.Module, levels_mm: dict[str, Xyz]) -> tuple[float, float]:
+def pose_of(stack: Stack, network: HeatmapNet, levels_mm: dict[str, Xyz]) -> tuple[float, float]:
     """How the levels lie in a stack beside the mean back: turned by degrees, so many times as large.
 
     The similarity that takes the mean back to the levels in least squares (Umeyama 1991). Without four levels, or
     where they lie as no patient's do, the stack is looked at as it is.
     """
-    if not isinstance(network, HeatmapNet) or len(levels_mm) < 4:
+    if len(levels_mm) < 4:
         return AS_IT_IS
     grid = sagittal_grid(stack, network)
     seen = np.array([project(stack, np.array(xyz))[1:] for xyz in levels_mm.values()])

@@ -46,8 +46,9 @@ def localise(study: Study, networks: Networks, *, all_folds: bool = True, augmen
     nets = chosen(networks, "sagittal_xy", all_folds)
     maps = [sagittal_heat(study, *which, nets) for which in stacks]
     confidence = fuse_levels(maps, found)
-    if augment and isinstance(nets[0], HeatmapNet):  # the first look told how the patient lies: look again, as he lies
-        poses = [pose_of(item.stack, nets[0], found.levels_mm) for item in maps]
+    first = nets[0]
+    if augment and isinstance(first, HeatmapNet):  # the first look told how the patient lies: look again, as he lies
+        poses = [pose_of(item.stack, first, found.levels_mm) for item in maps]
         maps = [
             sagittal_heat(study, *which, nets, augment=True, pose=pose)
             for which, pose in zip(stacks, poses, strict=True)
