@@ -23,7 +23,7 @@ from lumbar_train.parameters import table
 from lumbar_train.pretrained import Start, parse_files, with_backbone
 from lumbar_train.ranks import Ranks, join_ranks
 from lumbar_train.readable import readable, write_dropped
-from lumbar_train.recipes import RECIPES, Recipe, recipe_by_name
+from lumbar_train.recipes import RECIPES, Recipe, recipe_by_name, with_full_epochs
 from lumbar_train.report import report_on
 from lumbar_train.tables import Cohort, read_cohort
 from lumbar_train.train import STEPS, Run
@@ -80,6 +80,13 @@ def _parser() -> argparse.ArgumentParser:
         help="half precision of the fits; auto: by GPU, off on CPUs; bf16 is also for CPUs that compute in it",
     )
     train.add_argument("--full-seeds", type=int, help="fits on all data, each with its seed; default: the recipe's")
+    train.add_argument(
+        "--full-epochs",
+        action="append",
+        default=[],
+        metavar="STAGE=N",
+        help="epochs of a stage's fits on all data, those that ship; folds keep the recipe's; may be repeated",
+    )
     train.add_argument("--backbone", metavar="NAME", help="any timm backbone instead of the recipe's")
     train.add_argument(
         "--pretrained",
@@ -123,6 +130,7 @@ def run_train(args: argparse.Namespace) -> None:
     recipe = recipe_by_name(args.recipe)
     if args.backbone is not None:
         recipe = with_backbone(recipe, args.backbone)
+    recipe = with_full_epochs(recipe, args.full_epochs)
     is_pretrained = recipe.pretrained if args.pretrained is None else args.pretrained
     start = Start(is_pretrained, parse_files(args.backbone_weights, recipe))
     with join_ranks(args.device, say) as ranks:

@@ -212,3 +212,22 @@ def recipe_by_name(name: str) -> Recipe:
     if name not in RECIPES:
         raise CohortError(f"recipe {name!r}: unknown, expected one of {sorted(RECIPES)}")
     return RECIPES[name]()
+
+
+def with_full_epochs(recipe: Recipe, words: list[str]) -> Recipe:
+    """The recipe with other epochs for some stages' fits on all data, from words ``STAGE=N``; folds keep theirs.
+
+    Raises:
+        CohortError: no such stage, or no number of epochs.
+    """
+    stages = dict(recipe.stages)
+    for word in words:
+        name, _, number = word.partition("=")
+        if name not in stages or not number.isdigit() or int(number) < 1:
+            names = ", ".join(stages)
+            raise CohortError(f"--full-epochs: found {word!r}, expected STAGE=N, N from 1, STAGE of {names}")
+        fit = stages[name].fit
+        stages[name] = replace(
+            stages[name], fit=replace(fit, epochs=int(number), fold_epochs=fit.fold_epochs or fit.epochs)
+        )
+    return replace(recipe, stages=stages)

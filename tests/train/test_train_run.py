@@ -29,7 +29,7 @@ from lumbar_train.denoise import DenoiseConfig
 from lumbar_train.folds import FULL, with_seeds
 from lumbar_train.mixing import MixConfig
 from lumbar_train.readable import NO_SERIES, NO_SLICE, as_trained
-from lumbar_train.recipes import RECIPES
+from lumbar_train.recipes import RECIPES, with_full_epochs
 from lumbar_train.report import report_on
 from lumbar_train.tables import read_cohort
 
@@ -362,6 +362,25 @@ def test_further_seeds_are_further_fits_on_all_data():
 
 
 @pytest.mark.slow
+def test_epochs_of_the_fit_that_ships_leave_the_folds_as_they_are():
+    recipe = RECIPES["demo"]()
+    longer = with_full_epochs(recipe, ["sagittal_xy=24", "axial_all=20"])
+    for stage in ("sagittal_xy", "axial_all"):
+        assert longer.stages[stage].for_fold(0).fit.epochs == recipe.stages[stage].for_fold(0).fit.epochs
+    assert longer.stages["sagittal_xy"].for_fold(FULL).fit.epochs == 24
+    assert longer.stages["axial_all"].for_fold(FULL).fit.epochs == 20
+    assert longer.stages["axial_xy"] == recipe.stages["axial_xy"]
+
+
+@pytest.mark.parametrize("word", ["sagital_xy=24", "sagittal_xy", "sagittal_xy=0", "sagittal_xy=many"])
+def test_epochs_of_no_stage_or_no_number_are_one_line(word, tmp_path, capsys):
+    assert main(["train", "--data", str(tmp_path), "--out", str(tmp_path / "run"), "--full-epochs", word]) != 0
+    said = capsys.readouterr().err.strip()
+    assert f"found {word!r}, expected STAGE=N" in said
+    assert "\n" not in said
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_with_all_that_strong_adds_goes_from_end_to_end(pristine, tmp_path, monkeypatch):
     """Mixing, a second step on the metric, denoising with one retraining, levels as a sequence, two seeds that ship."""
     recipe = train_tiny.tiny()

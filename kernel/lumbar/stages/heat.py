@@ -17,7 +17,7 @@ from lumbar.models.heatmap import HeatmapNet
 from lumbar.models.regression import SagittalRegressionNet
 from lumbar.resample import warp
 from lumbar.stages.crop import grid_images, project, with_context
-from lumbar.stages.decode import Peak, heat_to_source, refine, source_to_heat, through_plane
+from lumbar.stages.decode import Peak, around, heat_to_source, refine, source_to_heat, through_plane
 from lumbar.stages.points import Xyz
 from lumbar.study import Study
 
@@ -67,12 +67,12 @@ class SagittalHeat:
         if best is None or best[0] <= 0:
             return None
         _, s, y_best, x_best = best
-        image = self.heat[s, channel]
-        x_px, y_px = heat_to_source(self.grid, STRIDE, refine(image, y_best, x_best))
+        x_px, y_px = heat_to_source(self.grid, STRIDE, refine(around(self.heat[:, channel], s), y_best, x_best))
         y0, x0 = max(0, y_best - 1), max(0, x_best - 1)
         column = self.heat[max(0, s - 1) : s + 2, channel, y0 : y_best + 2, x0 : x_best + 2].max(axis=(1, 2))
         index = through_plane(column, s, max(0, s - 1))
-        return Peak(self.stack.to_patient(index, y_px, x_px), float(image[y_best, x_best]), self.number, s)
+        height = float(self.heat[s, channel, y_best, x_best])
+        return Peak(self.stack.to_patient(index, y_px, x_px), height, self.number, s)
 
 
 def sagittal_heat(
