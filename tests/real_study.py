@@ -83,6 +83,24 @@ def zoomed(study, factor):
     return new, marks_mm(new)
 
 
+def magnified(study, factor):
+    """The same patient in a picture of ``factor`` times the scale, as a smaller or larger field of view shows him."""
+
+    def change(stack):
+        x, y = middle_px(stack)
+        matrix = cv2.getRotationMatrix2D((x, y), 0.0, factor)
+        size = stack.volume.shape[2], stack.volume.shape[1]
+        return replace(
+            stack,
+            volume=np.stack([cv2.warpAffine(image, matrix, size) for image in stack.volume]),
+            row_mm=stack.row_mm / factor,
+            column_mm=stack.column_mm / factor,
+            origins_mm=stack.origins_mm + (1 - 1 / factor) * (x * stack.column_mm + y * stack.row_mm),
+        )
+
+    return changed(study, change), marks_mm(study)
+
+
 def shortened(study, first, last):
     """The study without its first and last slices."""
 

@@ -16,7 +16,7 @@ from lumbar.metric import score
 from lumbar.run import predict
 from lumbar.stages.localise import localise
 from lumbar.weights import load_networks
-from real_study import REAL, cropped, errors_mm, marks_mm, read_real, shortened, turned, zoomed
+from real_study import REAL, cropped, errors_mm, magnified, marks_mm, read_real, shortened, turned, zoomed
 
 ROOT = Path(__file__).resolve().parents[1]
 NEEDS_REAL = pytest.mark.skipif(not REAL.is_dir(), reason=f"{REAL}: the real study is not here")
@@ -86,6 +86,8 @@ CASES = {
     "as it is": lambda study: (study, marks_mm(study)),
     "turned left": lambda study: turned(study, 15.0),
     "turned right": lambda study: turned(study, -15.0),
+    "magnified": lambda study: magnified(study, 1.35),
+    "minified": lambda study: magnified(study, 0.75),
     "larger": lambda study: zoomed(study, 1.35),
     "smaller": lambda study: zoomed(study, 0.75),
     "without its first slices": lambda study: shortened(study, 2, 0),
