@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import argparse
 import logging
+import multiprocessing
 import os
+import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lumbar import __version__
+from lumbar.budget import process_start
 from lumbar.errors import LumbarError
 from lumbar.numba_cache import use_numba_cache
 
@@ -47,13 +52,16 @@ def parser() -> argparse.ArgumentParser:
         "--chain", choices=("main", "baseline"), default="main", help="which models of the bundle (default: main)"
     )
     predict.add_argument(
-        "--time-limit", default="8.5h", metavar="T", help="8.5h, 30m or 90s; the run ends within it (default: 8.5h)"
+        "--time-limit",
+        default="8.5h",
+        metavar="T",
+        help="8.5h, 30m or 90s from the command's start; it ends within it (default: 8.5h)",
     )
     predict.add_argument("--report", type=Path, metavar="HTML", help="also write a self-contained report.html")
     predict.add_argument("--record", type=Path, metavar="JSON", help="also write the run record")
     predict.add_argument("--studies", type=_positive, metavar="N", help="only the first N studies")
     predict.add_argument(
-        "--workers", type=_positive, metavar="W", help="processes (default: one a GPU; without GPU, this process)"
+        "--workers", type=_positive, metavar="W", help="processes (default: one a GPU; one without GPU)"
     )
     predict.add_argument(
         "--manifest-hash", metavar="SHA256", help="refuse a bundle whose manifest has another hash than this"
@@ -84,8 +92,8 @@ def _positive(text: str) -> int:
     return value
 
 
-def run_predict(arguments: argparse.Namespace) -> None:
-    """``predict``: one line at the end."""
+def run_predict(arguments: argparse.Namespace, started: float) -> None:
+    """``predict``: one line at the end. The time limit counts from ``started`` (``time.monotonic``)."""
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     from lumbar.run import predict
@@ -103,6 +111,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
             studies=arguments.studies,
             workers=arguments.workers,
             manifest_hash=arguments.manifest_hash,
+            started=started,
             progress=True,
         )
     studies = record["studies"]
@@ -112,7 +121,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
         print(f"{len(studies) - predicted} kept their prior; the lines above and the record say why")
 
 
-def run_score(arguments: argparse.Namespace) -> None:
+def run_score(arguments: argparse.Namespace, _started: float) -> None:
     """``score``: total and terms."""
     from lumbar.metric import read_table, score
 
@@ -121,39 +130,56 @@ def run_score(arguments: argparse.Namespace) -> None:
         print(f"{name:<13}{getattr(found, name):.6f}")
 
 
-def run_inspect(arguments: argparse.Namespace) -> None:
+def run_inspect(arguments: argparse.Namespace, _started: float) -> None:
     """``inspect``: a description as text."""
     from lumbar.dicom.inspect import describe
 
     print(describe(arguments.path))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; 0 on success, 1 with one line on bad input, 2 (from argparse) on wrong usage."""
+def main(argv: Sequence[str] | None = None, started: float | None = None) -> int:
+    """Run a command; 0 on success, 1 with one line on bad input, 2 (from argparse) on wrong usage.
+
+    Args:
+        argv: the arguments; None for the process's own.
+        started: ``time.monotonic`` from which a time limit counts; None for this call, as in a notebook.
+    """
+    started = time.monotonic() if started is None else started
     arguments = parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("lumbar").setLevel(logging.INFO)
     use_numba_cache()
     commands = {"predict": run_predict, "score": run_score, "inspect": run_inspect}
     try:
-        commands[arguments.command](arguments)
+        commands[arguments.command](arguments, started)
     except LumbarError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("error: interrupted; what was written stands", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"error: {str(error) or 'interrupted'}; what was written stands", file=sys.stderr)
         return 1
     return 0
 
 
+def command() -> int:
+    """``main`` for a process of its own: a time limit counts from the process's start, and SIGTERM ends it in order."""
+    signal.signal(signal.SIGTERM, _terminate)
+    return main(started=process_start())
+
+
+def _terminate(_number: int, _frame: Any) -> None:
+    raise KeyboardInterrupt("terminated")
+
+
 def leave(code: int) -> None:
-    """End the process, even when a study that was given up at the deadline still holds a thread."""
+    """End the process, even when a study that was given up at the deadline still holds a thread or a process."""
     sys.stdout.flush()
     sys.stderr.flush()
-    if any(thread.name.startswith("lumbar-") for thread in threading.enumerate()):
+    is_held = any(thread.name.startswith("lumbar-") for thread in threading.enumerate())
+    if is_held or multiprocessing.active_children():  # Python would wait for them
         os._exit(code)
     sys.exit(code)
 
 
 if __name__ == "__main__":
-    leave(main())
+    leave(command())

@@ -7,13 +7,18 @@ decision is taken from measured seconds a study, so a slow disk and a slow netwo
 from __future__ import annotations
 
 import enum
+import os
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from lumbar.errors import CohortError
 
 Clock = Callable[[], float]
+
+_IMPORTED_S = time.monotonic()
+_START_UP_S = 60.0  # between a process's start and this import; more means that another program ran in it before
 
 _UNITS_S = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
@@ -59,15 +64,33 @@ def parse_time_limit(text: str | float) -> float:
     return float(match[1]) * _UNITS_S[match[2] or "s"]
 
 
+def process_start() -> float:
+    """When this process was started, as ``time.monotonic`` counts; the import of this module where nothing says it.
+
+    Linux says it in clock ticks since boot (proc(5): field 22 of /proc/self/stat). A shell that became Python by exec
+    keeps its own start there, which is no start of ours.
+    """
+    try:
+        after_name = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
+        started_s = int(after_name.split()[19]) / os.sysconf("SC_CLK_TCK")
+        age_s = float(Path("/proc/uptime").read_text(encoding="utf-8").split()[0]) - started_s
+    except (OSError, ValueError, IndexError, AttributeError):
+        return _IMPORTED_S
+    found = time.monotonic() - age_s
+    return found if 0.0 <= _IMPORTED_S - found <= _START_UP_S else _IMPORTED_S
+
+
 class Budget:
     """Projects the end of a run from the studies done, and lowers the effort so that it ends in time.
 
     Args:
-        limit_s: seconds from now to the deadline.
+        limit_s: seconds from the start to the deadline.
         n_studies: studies to do.
         n_workers: studies done at the same time.
         clock: monotonic seconds; tests pass their own.
-        reserve_s: kept free for the last write and the report; default 2 % of the limit, at most 90 s.
+        reserve_s: kept free for the last write, the report and the end of the process; default 2 % of the limit, at
+            least 2 s (or half of a limit below 4 s) and at most 90 s.
+        start_s: the clock's value at the start; default now.
     """
 
     # A level never tried is taken to cost this share of the level above it until it has been measured.
@@ -76,6 +99,8 @@ class Budget:
     _UP_SLACK = 0.8
     # Weight of the newest study in the running mean: recent studies tell of the machine as it is now.
     _NEWEST = 0.2
+    # Ending the workers, writing record and report, and leaving Python take so long on a busy machine.
+    _LEAST_RESERVE_S = 2.0
 
     def __init__(
         self,
@@ -85,11 +110,13 @@ class Budget:
         n_workers: int = 1,
         clock: Clock = time.monotonic,
         reserve_s: float | None = None,
+        start_s: float | None = None,
     ) -> None:
         self._clock = clock
-        self.start_s = clock()
+        self.start_s = clock() if start_s is None else start_s
         self.limit_s = limit_s
-        self.reserve_s = min(0.02 * limit_s, 90.0) if reserve_s is None else reserve_s
+        default_s = min(max(0.02 * limit_s, self._LEAST_RESERVE_S), 90.0, 0.5 * limit_s)
+        self.reserve_s = default_s if reserve_s is None else reserve_s
         self.n_left = n_studies
         self.n_workers = max(1, n_workers)
         self.effort = Effort.FULL
@@ -103,8 +130,12 @@ class Budget:
         """Seconds that studies may still use: to the deadline, less the reserve."""
         return self.limit_s - self.reserve_s - self.elapsed_s()
 
+    def gave_up(self) -> None:
+        """Note one study that will not be done; what it took says nothing of the others."""
+        self.n_left = max(0, self.n_left - 1)
+
     def finished(self, seconds: float, effort: Effort) -> None:
-        """Note one study done (or given up) at ``effort`` in ``seconds`` of one worker."""
+        """Note one study done at ``effort`` in ``seconds`` of one worker."""
         self.n_left = max(0, self.n_left - 1)
         count, mean = self._seen.get(effort, (0, 0.0))
         # The first study of a level warms caches and compilers up: the second replaces it.

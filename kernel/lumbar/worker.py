@@ -1,22 +1,29 @@
-"""A worker: one device, one study at a time, told what to do over a pipe.
+"""The working side of a run: one device, one study in its networks at a time, told what to do over a pipe.
 
-The same loop runs in a thread of the calling process (CPU) or in a process of its own (one a GPU). It opens the next
-study's files in the background while the networks work, and the first one's while the weights load, so that the
-decoders are compiled by then. One study's failure ends here: it becomes an ``Outcome`` without probabilities.
+The same loop runs in a process of its own (the rule: a crash then costs one study) or in a thread of the calling
+process. It opens the next study's files in the background while the networks work, and the first one's while the
+weights load, so that the decoders are compiled by then. One study's failure ends here: it becomes an ``Outcome``
+without probabilities.
 
-    parent → worker   ("read", study_id) · ("predict", study_id, effort, is_pictured) · ("stop",)
-    worker → parent   ("ready", device, seconds) or ("refused", error) once, then ("done", Outcome) for each study
+    run → worker   a ``Setup`` once ("booted" asked for it), then
+                   ("read", study_id) · ("predict", study_id, effort, is_pictured) · ("stop",)
+    worker → run   ("booted",), then ("ready", device, seconds), ("refused", error) or ("unsendable", reason);
+                   ("opened", study_id, seconds) and ("done", Outcome) for each study; ("log", level, text) at any time
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import logging
 import multiprocessing
 import os
+import signal
+import sys
 import threading
 import time
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +39,7 @@ from lumbar.submission import normalise
 log = logging.getLogger("lumbar")
 
 _LINE = 300  # characters of a foreign error's text that the log keeps
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True)
@@ -55,25 +63,49 @@ def one_line(error: BaseException) -> str:
     return text if isinstance(error, LumbarError) and text else f"{type(error).__name__}: {text}"
 
 
-class _Reading:
-    """One study being read in a daemon thread: a read that hangs must not keep the process from ending."""
+class Channel:
+    """The worker's end of the pipe. Readings report from threads of their own, so that sending takes a lock."""
 
-    def __init__(self, setup: Setup, study_id: int) -> None:
-        self._setup, self._study_id = setup, study_id
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+
+    def send(self, *message: Any) -> None:
+        """Send one message whole."""
+        with self._lock:
+            self._connection.send(message)
+
+    def receive(self) -> Any:
+        """The next message."""
+        return self._connection.recv()
+
+    def close(self) -> None:
+        """Say nothing any more."""
+        self._connection.close()
+
+
+class _Reading:
+    """One study being read in a daemon thread: a reading that hangs must not keep the worker from going on."""
+
+    def __init__(self, setup: Setup, study_id: int, channel: Channel) -> None:
+        self._setup, self._study_id, self._channel = setup, study_id, channel
         self._study: Any = None
         self._error: Exception | None = None
-        self.seconds = 0.0
+        self.started, self.seconds = time.perf_counter(), 0.0
         self._thread = threading.Thread(target=self._read, name=f"lumbar-read-{study_id}", daemon=True)
         self._thread.start()
 
     def _read(self) -> None:
-        started = time.perf_counter()
         setup = self._setup
         try:
             self._study = setup.chain.read(setup.root, setup.split, self._study_id, setup.descriptions, setup.n_threads)
         except Exception as error:
             self._error = error
-        self.seconds = time.perf_counter() - started
+        except BaseException as error:  # SystemExit: to a thread no reason to end anything but itself
+            self._error = LumbarError(one_line(error))
+        self.seconds = time.perf_counter() - self.started
+        with contextlib.suppress(OSError):  # the run is over
+            self._channel.send("opened", self._study_id, self.seconds)
 
     def result(self) -> Any:
         """The study; raises what reading it raised."""
@@ -84,43 +116,112 @@ class _Reading:
 
 
 def serve(connection: Connection, setup: Setup) -> None:
-    """Run a worker until it is told to stop or its parent is gone."""
+    """Run a worker in the calling thread until it is told to stop or the run is gone."""
+    _serve(Channel(connection), setup)
+
+
+def serve_process(connection: Connection) -> None:
+    """Run a worker in a process of its own: it asks for its setup, and its log goes to the run's."""
+    _end_with_parent()
+    channel = Channel(connection)
+    logging.getLogger().addHandler(_Forward(channel))
+    log.setLevel(logging.INFO)
     try:
-        _serve(connection, setup)
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # the parent is gone: nobody wants the rest
+        channel.send("booted")
+        try:
+            setup = channel.receive()
+        except (EOFError, OSError):
+            return
+        except Exception as error:  # a chain whose functions cannot be imported here
+            channel.send("unsendable", one_line(error))
+            return
+    except OSError:
+        return
+    _serve(channel, setup)
+
+
+class _Forward(logging.Handler):
+    """Sends log lines to the run, which knows where its reader looks: a notebook, a terminal with a bar, a file."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__()
+        self._channel = channel
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = record.getMessage()
+            if record.exc_info and record.exc_info[1] is not None:
+                text += f" ({one_line(record.exc_info[1])})"
+            self._channel.send("log", record.levelno, text)
+        except Exception:  # as logging does: a line that cannot be written ends nothing
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Nothing: the only place to complain is the pipe that failed."""
+
+
+def _end_with_parent() -> None:
+    """See to it that this process never outlives the run, even one that was killed.
+
+    A thread waits for the parent's end. On Linux the system ends this process too (prctl(2), PR_SET_PDEATHSIG), which
+    holds even while a library keeps the interpreter's lock.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def follow() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, name="lumbar-parent", daemon=True).start()
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _serve(channel: Channel, setup: Setup) -> None:
+    try:
+        _work(channel, setup)
+    except (EOFError, OSError):
+        pass  # the run is gone: nobody wants the rest
     finally:
-        connection.close()
+        channel.close()
 
 
-def serve_process(connection: Connection, setup: Setup) -> None:
-    """``serve`` in a process of its own."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    serve(connection, setup)
-
-
-def _serve(connection: Connection, setup: Setup) -> None:
+def _work(channel: Channel, setup: Setup) -> None:
     readings: dict[int, _Reading] = {}
     if setup.first_study is not None:
-        readings[setup.first_study] = _Reading(setup, setup.first_study)
+        readings[setup.first_study] = _Reading(setup, setup.first_study, channel)
     started = time.perf_counter()
     try:
         _limit_threads(setup.n_threads)
         networks, device = _load(setup)
     except Exception as error:
-        connection.send(("refused", error if isinstance(error, LumbarError) else LumbarError(one_line(error))))
+        is_ours = type(error).__module__ == LumbarError.__module__  # another's class may not arrive as it was sent
+        channel.send("refused", error if is_ours else LumbarError(one_line(error)))
         return
-    connection.send(("ready", device, time.perf_counter() - started))
+    idle_since = time.perf_counter()
+    channel.send("ready", device, idle_since - started)
     while True:
-        message = connection.recv()
+        message = channel.receive()
         if message[0] == "stop":
             return
         study_id = message[1]
-        if study_id not in readings:
-            readings[study_id] = _Reading(setup, study_id)
-        if message[0] == "predict":
-            outcome = attempt(setup, networks, readings.pop(study_id), study_id, message[2], message[3])
-            connection.send(("done", outcome))
+        if message[0] == "read":
+            readings[study_id] = _Reading(setup, study_id, channel)
+        else:
+            outcome = attempt(setup, networks, readings.pop(study_id), study_id, message[2], message[3], idle_since)
+            _answer(channel, outcome)
+            idle_since = time.perf_counter()
+
+
+def _answer(channel: Channel, outcome: Outcome) -> None:
+    try:
+        channel.send("done", outcome)
+    except OSError:
+        raise
+    except Exception as error:  # a chain that returned what cannot be sent
+        channel.send("done", Outcome(outcome.study_id, failure=one_line(error)))
 
 
 def _limit_threads(n_threads: int | None) -> None:
@@ -145,11 +246,22 @@ def _load(setup: Setup) -> tuple[Any, str]:
 
 
 def attempt(
-    setup: Setup, networks: Any, reading: _Reading, study_id: int, effort: Effort, is_pictured: bool
+    setup: Setup,
+    networks: Any,
+    reading: _Reading,
+    study_id: int,
+    effort: Effort,
+    is_pictured: bool,
+    idle_since: float,
 ) -> Outcome:
-    """Predict one study. Whatever it raises is contained: one line, and its prior stays."""
+    """Predict one study. Whatever it raises is contained: one line, and its prior stays.
+
+    Args:
+        idle_since: when the networks had nothing to do (``time.perf_counter``): the study's seconds are the wall time
+            that it adds, so that waiting for its reading counts.
+    """
     outcome = Outcome(study_id)
-    started = time.perf_counter()
+    started = max(idle_since, reading.started)
     try:
         study = reading.result()
         outcome.problems.extend(study.problems)
@@ -178,69 +290,3 @@ def _draw(setup: Setup, study: Any, result: Any, outcome: Outcome) -> float:
     except Exception as error:  # a picture is never worth a prediction
         outcome.problems.append(f"study {study.study_id}: no pictures ({one_line(error)})")
     return time.perf_counter() - started
-
-
-class Worker:
-    """The parent's end: a thread or process, its pipe, and the studies that it was given.
-
-    Args:
-        setup: what it works on.
-        is_process: a process of its own, which can be ended and replaced; else a daemon thread.
-    """
-
-    def __init__(self, setup: Setup, is_process: bool) -> None:
-        self.setup, self.is_process = setup, is_process
-        self.device = ""
-        self.is_ready = False
-        self.is_busy = False  # the first assigned study is in the networks
-        self.started_s = 0.0  # the run's clock when it became busy
-        self.effort = Effort.FULL
-        self.assigned: list[int] = [] if setup.first_study is None else [setup.first_study]
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        name = f"lumbar-{setup.device}"
-        if is_process:
-            self._process = context.Process(target=serve_process, args=(theirs, setup), name=name, daemon=True)
-            self._process.start()
-            theirs.close()  # or its end would never be noticed
-        else:
-            self._thread = threading.Thread(target=serve, args=(theirs, setup), name=name, daemon=True)
-            self._thread.start()
-
-    def send(self, *message: Any) -> None:
-        """Tell the worker; that it is gone is found out by receiving."""
-        try:
-            self.connection.send(message)
-        except (BrokenPipeError, ConnectionResetError, OSError):
-            log.debug("%s: gone", self.setup.device)
-
-    def ending(self) -> str:
-        """How a worker that is gone ended, in words."""
-        if not self.is_process:
-            return "its thread ended"
-        self._process.join(timeout=5.0)
-        return f"its process ended with exit code {self._process.exitcode}"
-
-    def stop(self, patience_s: float = 5.0) -> None:
-        """End it: one that is idle may end by itself, one at work is ended (a process) or left behind (a thread)."""
-        self.send("stop")
-        patience = patience_s if self.is_ready and not self.is_busy else 0.0
-        if not self.is_process:
-            self._thread.join(timeout=patience)
-        else:
-            self._process.join(timeout=patience)
-            if self._process.is_alive():
-                self._process.kill()
-                self._process.join(timeout=patience_s)
-        self.connection.close()
-
-
-def cpu_threads(n_workers: int) -> int | None:
-    """Threads for each of several workers on the CPU; None for one worker, which may have them all."""
-    if n_workers <= 1:
-        return None
-    try:
-        n_cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        n_cores = os.cpu_count() or 1
-    return max(1, n_cores // n_workers)

@@ -1,0 +1,92 @@
+"""What this machine has to compute on, found without importing torch: that would cost seconds and 300 MB."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+_TIMEOUT_S = 60.0  # of the process that asks the driver
+
+# In a process of its own: a process that has started the driver must not fork any more.
+_COUNT = """
+import ctypes
+driver, count = ctypes.CDLL({library!r}), ctypes.c_int(0)
+found = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+print(0 if found else count.value)
+"""
+
+
+def cuda_devices() -> list[str]:
+    """Names of the CUDA devices that torch will count.
+
+    torch is asked where it is loaded already, or where it is built for something else than CUDA. Otherwise the driver
+    is asked (``cuDeviceGetCount``, which heeds CUDA_VISIBLE_DEVICES as torch does): a torch built without CUDA, or a
+    system without the driver's library, has none.
+    """
+    if "torch" in sys.modules:
+        return _torch_devices()
+    build = _torch_build()
+    if build is None:
+        return _torch_devices()
+    library = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
+    if not build or not _is_there(library):
+        return []
+    count = _count(library)
+    return _torch_devices() if count is None else [f"cuda:{index}" for index in range(count)]
+
+
+def _torch_devices() -> list[str]:
+    import torch
+
+    return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+
+
+def _torch_build() -> bool | None:
+    """Whether the installed torch is built for CUDA; None where its ``version.py`` does not say."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    try:
+        text = (Path(spec.submodule_search_locations[0]) / "version.py").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    found = {
+        name: value for name, value in re.findall(r"^(cuda|hip|xpu)\b[^=\n]*=\s*(None|'[^']*'|\"[^\"]*\")", text, re.M)
+    }
+    if "cuda" not in found or found.get("hip", "None") != "None":
+        return None
+    return found["cuda"] != "None"
+
+
+def _is_there(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)  # only loaded: the driver is not started
+    except OSError:
+        return False
+    return True
+
+
+def _count(library: str) -> int | None:
+    """Devices that the driver counts; None where asking failed."""
+    command = [sys.executable, "-I", "-c", _COUNT.format(library=library)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=True)
+        return int(done.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+
+
+def cpu_threads(n_workers: int) -> int | None:
+    """Threads for each of several workers on the CPU; None for one worker, which may have them all."""
+    if n_workers <= 1:
+        return None
+    try:
+        n_cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        n_cores = os.cpu_count() or 1
+    return max(1, n_cores // n_workers)
