@@ -1,9 +1,14 @@
 """A chain without networks or DICOM, importable by worker processes: each study's folder says what it does.
 
-A study folder may hold ``raise-read``, ``raise-predict``, ``nan``, ``hang``, ``die``, ``empty`` as files.
+A study folder may hold as files: ``raise-read``, ``raise-predict``, ``nan``, ``empty``, ``noted``, ``undrawable``,
+``lost`` (a device), ``exit``; ``die``, ``hang`` and ``killed-once`` in the networks; ``read-segfault``, ``read-abort``,
+``read-hang``, ``read-hang-once`` and ``read-hold`` (no other thread runs any more) while it is read; ``read-log``.
 """
 
+import ctypes
+import logging
 import os
+import signal
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,12 +59,36 @@ def probs_of(study_id):
 def read(root, split, study_id, descriptions, workers):
     folder = Path(root) / f"{split}_images" / str(study_id)
     traits = {path.name for path in folder.iterdir()} if folder.is_dir() else {"empty"}
+    misread(folder, traits)
     if "raise-read" in traits:
         raise OSError(5, "Input/output error", "7.dcm")
     study = FakeStudy(study_id, folder, traits, {name: [] if "empty" in traits else ["stack"] for name in DESCRIPTIONS})
     if "noted" in traits:
         study.problems.append(f"study {study_id}: 3.dcm left out")
     return study
+
+
+def misread(folder, traits):
+    """What goes wrong, and stays wrong, while a study is read."""
+    if "read-segfault" in traits:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if "read-abort" in traits:
+        os.abort()
+    if "read-log" in traits:
+        logging.getLogger("lumbar").warning("%s: odd", folder.name)
+    is_first = "hung" not in traits
+    if "read-hang" in traits or ("read-hang-once" in traits and is_first):
+        note(folder)
+        time.sleep(3600)
+    if "read-hold" in traits and is_first:
+        note(folder)
+        ctypes.PyDLL(None).sleep(3600)  # a PyDLL's functions keep the interpreter's lock
+
+
+def note(folder):
+    """Leave a sign that the study hangs now: a line with the process's id, whole or not at all."""
+    with open(folder / "hung", "a") as file:
+        file.write(f"{os.getpid()}\n")
 
 
 def load(manifest, device):
@@ -75,8 +104,11 @@ def predict(study, networks, prior, effort):
         os._exit(9)
     if "exit" in study.traits:
         raise SystemExit(3)
+    if "killed-once" in study.traits and "hung" not in study.traits:
+        note(study.folder)
+        os.kill(os.getpid(), signal.SIGKILL)
     if "hang" in study.traits:
-        (study.folder / "hanging").write_text("")
+        note(study.folder)
         time.sleep(3600)
     probs = probs_of(study.study_id)
     if "nan" in study.traits:

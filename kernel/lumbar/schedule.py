@@ -304,6 +304,8 @@ class Schedule:
 
     def _watch(self) -> None:
         """Give up readings, and networks, that have taken far too long."""
+        if self.budget.remaining_s() <= 0:
+            return  # the run ends now: nothing is tried again
         now_s = self.budget.elapsed_s()
         study_s = self.budget.study_seconds(self.budget.effort)
         for worker in list(self.workers):

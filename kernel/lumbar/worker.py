@@ -194,8 +194,8 @@ def _work(channel: Channel, setup: Setup) -> None:
         readings[setup.first_study] = _Reading(setup, setup.first_study, channel)
     started = time.perf_counter()
     try:
-        _limit_threads(setup.n_threads)
         networks, device = _load(setup)
+        _limit_threads(setup.n_threads)
     except Exception as error:
         is_ours = type(error).__module__ == LumbarError.__module__  # another's class may not arrive as it was sent
         channel.send("refused", error if is_ours else LumbarError(one_line(error)))
@@ -225,11 +225,10 @@ def _answer(channel: Channel, outcome: Outcome) -> None:
 
 
 def _limit_threads(n_threads: int | None) -> None:
-    if n_threads is None:
-        return
-    import torch
+    if n_threads is not None and "torch" in sys.modules:  # a chain that loaded no networks needs none of it
+        import torch
 
-    torch.set_num_threads(n_threads)
+        torch.set_num_threads(n_threads)
 
 
 def _load(setup: Setup) -> tuple[Any, str]:

@@ -1,6 +1,11 @@
+import os
+import subprocess
+import sys
+
 import pytest
 
-from lumbar.budget import Budget, Effort, parse_time_limit
+from lumbar import budget as budget_module
+from lumbar.budget import Budget, Effort, parse_time_limit, process_start
 from lumbar.errors import CohortError
 
 
@@ -97,7 +102,52 @@ def test_a_clock_that_jumps_to_the_deadline_stops_the_run():
     assert budget.remaining_s() < 0
 
 
+def test_the_limit_counts_from_the_start_that_is_given():
+    clock = Clock()
+    budget = Budget(50.0, 10, clock=clock, reserve_s=0.0, start_s=clock.now - 20.0)
+    assert budget.remaining_s() == 30.0
+
+
+def test_a_study_given_up_says_nothing_of_what_studies_take():
+    budget = Budget(1000.0, 10, clock=Clock())
+    budget.finished(5.0, Effort.FULL)
+    budget.gave_up()
+    assert budget.n_left == 8
+    assert budget.study_seconds(Effort.FULL) == 5.0
+
+
+PRINT_AGE = """
+import time
+time.sleep(1.5)
+from lumbar.budget import process_start
+print(time.monotonic() - process_start())
+"""
+
+
+def run_python(*command):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux says when a process was started")
+def test_a_process_knows_when_it_was_started():
+    assert 1.5 <= float(run_python(sys.executable, "-c", PRINT_AGE)) < 60.0
+
+
+def test_where_the_system_does_not_say_the_import_counts(monkeypatch):
+    monkeypatch.setattr(budget_module, "Path", lambda name: os.devnull)
+    assert process_start() == budget_module._IMPORTED_S
+
+
+def test_what_another_program_did_in_this_process_before_does_not_count(monkeypatch):
+    imported = budget_module._IMPORTED_S + 3600.0  # as if a shell had become Python by exec an hour later
+    monkeypatch.setattr(budget_module, "_IMPORTED_S", imported)
+    assert process_start() == imported
+
+
 def test_a_reserve_is_kept_for_the_last_write():
+    assert Budget(5.0, 1, clock=Clock()).remaining_s() == 3.0
+    assert Budget(1.0, 1, clock=Clock()).remaining_s() == 0.5
     assert Budget(1000.0, 1, clock=Clock()).remaining_s() == 980.0
     assert Budget(30600.0, 1, clock=Clock()).remaining_s() == 30510.0
 

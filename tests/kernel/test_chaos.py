@@ -36,7 +36,7 @@ def cohort(tmp_path_factory):
 @pytest.fixture(scope="module")
 def calm(cohort, bundle, tmp_path_factory):
     """What an undisturbed run gives."""
-    return predict(cohort, bundle, tmp_path_factory.mktemp("calm") / "s.csv")
+    return predict(cohort, bundle, tmp_path_factory.mktemp("calm") / "s.csv", processes=False)
 
 
 @pytest.fixture
@@ -50,8 +50,9 @@ def series(root, study_id, description):
 
 
 def run_and_check(root, bundle, tmp_path, **options):
-    """Predict; the file is whole and valid whatever happened. Returns rows by study and the record's studies."""
+    """Predict in this process, which has its torch already; the file is whole and valid whatever happened. Returns rows by study and the record's studies."""
     out = tmp_path / "submission.csv"
+    options = {"processes": False, **options}
     frame, record = predict(root, bundle, out, report=tmp_path / "report.html", **options)
     expected = [name for study_id in STUDIES for name in row_ids(study_id)]
     assert validate(out, expected)["row_id"].tolist() == frame["row_id"].tolist()
@@ -88,7 +89,7 @@ def test_an_undisturbed_run_predicts_every_study_with_points_and_record(calm):
 
 @pytest.mark.slow
 def test_two_processes_give_what_one_gives(cohort, bundle, calm, tmp_path):
-    rows, studies = run_and_check(cohort, bundle, tmp_path, workers=2)
+    rows, studies = run_and_check(cohort, bundle, tmp_path, workers=2, processes=True)
     assert_others_are_calm(rows, calm)
     assert all(study["status"] == "predicted" for study in studies.values())
 
@@ -214,7 +215,7 @@ def test_a_network_that_answers_differently_is_refused(cohort, bundle, tmp_path)
     data["weights"][2]["probe"]["expected"][0] += 5.0
     path.write_text(json.dumps(data))
     with pytest.raises(ManifestError, match=r"axial_xy\.full\.safetensors: probe gave \S+, expected \S+: code or lib"):
-        predict(cohort, copy, tmp_path / "s.csv")
+        predict(cohort, copy, tmp_path / "s.csv", processes=False)
     assert not (tmp_path / "s.csv").exists()
 
 
@@ -225,4 +226,4 @@ def test_a_config_with_an_unknown_key_is_refused(cohort, bundle, tmp_path):
     data["weights"][0]["config"]["depth"] = 3
     path.write_text(json.dumps(data))
     with pytest.raises(ManifestError, match=r"HeatmapConfig: unknown keys \['depth'\]"):
-        predict(cohort, copy, tmp_path / "s.csv")
+        predict(cohort, copy, tmp_path / "s.csv", processes=False)

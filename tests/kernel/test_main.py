@@ -1,6 +1,8 @@
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -9,6 +11,7 @@ import pytest
 from kernel_bundles import write_bundle
 from kernel_fakes import FAKE, write_cohort
 from lumbar import __main__ as command
+from lumbar.budget import process_start
 from lumbar.labels import COLUMNS, SEVERITIES
 from lumbar.metric import constant_submission, score, uniform_table
 from lumbar.numba_cache import use_numba_cache
@@ -118,6 +121,28 @@ def test_predict_passes_everything_on(tmp_path, bundle, monkeypatch, capsys):
     assert "50 rows; 1 of 2 studies predicted\n1 kept their prior" in capsys.readouterr().out
     assert report.stat().st_size > 1000
     assert record.stat().st_size > 100
+
+
+def test_the_time_limit_counts_from_the_start_that_the_command_was_given(tmp_path, bundle, monkeypatch, capsys):
+    root = write_cohort(tmp_path / "data", {1: (), 2: ()})
+    monkeypatch.setattr("lumbar.run.MAIN", FAKE)
+    monkeypatch.setattr("lumbar.run.cuda_devices", list)
+    arguments = ["predict", "--data", root, "--weights", bundle, "--out", tmp_path / "s.csv", "--time-limit", "1h"]
+    for started, n_predicted in ((time.monotonic() - 4000.0, 0), (time.monotonic(), 2), (None, 2)):
+        assert command.main([str(argument) for argument in arguments], started) == 0
+        assert f"50 rows; {n_predicted} of 2 studies predicted" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux says when a process was started")
+def test_as_a_command_the_time_limit_counts_from_the_start_of_the_process(monkeypatch):
+    seen = []
+    monkeypatch.setattr(command, "main", lambda started: seen.append(started) or 0)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert command.command() == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert seen == [pytest.approx(process_start(), abs=0.1)]
 
 
 def test_the_module_runs_as_a_command(tables):

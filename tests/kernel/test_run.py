@@ -12,14 +12,19 @@ import numpy as np
 import pytest
 
 from kernel_bundles import write_bundle
-from kernel_fakes import FAKE, load_on_cpu_only, probs_of, refuse, write_cohort
+from kernel_fakes import FAKE, probs_of, refuse, write_cohort
 from lumbar.errors import CohortError, LumbarError, ManifestError
 from lumbar.labels import COLUMNS, row_ids
-from lumbar.run import predict
+from lumbar.run import predict as predict_in_processes
 from lumbar.submission import normalise, validate
 
 PRIOR = [0.6, 0.3, 0.1]
 HERE = Path(__file__).resolve().parent
+
+
+def predict(*arguments, **options):
+    """In threads, which start at once: what processes add is in test_workers.py."""
+    return predict_in_processes(*arguments, **{"processes": False, **options})
 
 
 @pytest.fixture
@@ -109,7 +114,6 @@ def test_a_study_whose_thread_ends_keeps_its_prior(tmp_path, bundle):
     assert problems(record, 2) == ["study 2: worker lost while predicting (its thread ended)"]
 
 
-@pytest.mark.slow
 def test_two_workers_give_what_one_gives(tmp_path, bundle):
     root = write_cohort(tmp_path / "data", {k: ("raise-predict",) if k == 4 else () for k in range(1, 9)})
     one, record_one = predict(root, bundle, tmp_path / "one.csv", chain=FAKE)
@@ -118,61 +122,6 @@ def test_two_workers_give_what_one_gives(tmp_path, bundle):
     assert one.equals(two)
     assert status(record_one) == status(record_two)
     assert record_two["devices"] == ["cpu", "cpu"]
-
-
-@pytest.mark.slow
-def test_a_worker_process_that_dies_costs_one_study(tmp_path, bundle):
-    root = write_cohort(tmp_path / "data", {k: ("die",) if k == 3 else () for k in range(1, 7)})
-    frame, record = predict(root, bundle, tmp_path / "s.csv", chain=FAKE, workers=2)
-    assert_predicted(frame, 1, 2, 4, 5, 6)
-    assert_prior(frame, 3)
-    assert problems(record, 3) == ["study 3: worker lost while predicting (its process ended with exit code 9)"]
-
-
-@pytest.mark.slow
-def test_when_every_worker_is_lost_the_rest_keeps_its_prior(tmp_path, bundle):
-    root = write_cohort(tmp_path / "data", {k: ("die",) for k in range(1, 9)})
-    frame, record = predict(root, bundle, tmp_path / "s.csv", chain=FAKE, workers=2)
-    assert_prior(frame, *range(1, 9))
-    validate(tmp_path / "s.csv", [row for k in range(1, 9) for row in row_ids(k)])
-    assert "study 8: no worker left before it was predicted" in problems(record, 8)
-
-
-@pytest.fixture
-def two_gpus(monkeypatch):
-    """As if the machine had two; the fakes do not care."""
-
-    def use(chain=FAKE):
-        monkeypatch.setattr("lumbar.run.MAIN", chain)
-        monkeypatch.setattr("lumbar.run.cuda_devices", lambda: ["cuda:0", "cuda:1"])
-        return chain
-
-    return use
-
-
-@pytest.mark.slow
-def test_every_gpu_gets_a_process_of_its_own(tmp_path, bundle, two_gpus):
-    root = write_cohort(tmp_path / "data", {k: () for k in range(1, 7)})
-    frame, record = predict(root, bundle, chain=two_gpus())
-    assert sorted(record["devices"]) == ["cuda:0", "cuda:1"]
-    assert_predicted(frame, *range(1, 7))
-
-
-@pytest.mark.slow
-def test_a_lost_device_costs_one_study_and_its_process_is_replaced(tmp_path, bundle, two_gpus, caplog):
-    root = write_cohort(tmp_path / "data", {k: ("lost",) if k == 2 else () for k in range(1, 9)})
-    frame, record = predict(root, bundle, chain=two_gpus())
-    assert_predicted(frame, 1, *range(3, 9))
-    assert problems(record, 2) == ["study 2: RuntimeError: CUDA error: device-side assert triggered"]
-    assert any("lost, its worker is replaced" in line.getMessage() for line in caplog.records)
-
-
-@pytest.mark.slow
-def test_a_gpu_that_torch_cannot_use_falls_back_to_the_cpu(tmp_path, bundle, two_gpus):
-    root = write_cohort(tmp_path / "data", {k: () for k in range(1, 5)})
-    frame, record = predict(root, bundle, chain=two_gpus(replace(FAKE, load=load_on_cpu_only)))
-    assert set(record["devices"]) == {"cpu"}
-    assert_predicted(frame, *range(1, 5))
 
 
 class Jumping:
@@ -199,26 +148,6 @@ def test_a_clock_that_jumps_to_the_deadline_leaves_a_valid_file(tmp_path, bundle
     assert_prior(frame, *(set(range(1, 31)) - set(done)))
     assert problems(record, 30) == ["study 30: time limit reached before it was predicted"]
     assert (tmp_path / "r.html").stat().st_size > 0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_study_that_hangs_is_given_up_at_the_deadline(tmp_path, bundle, workers):
-    """Whichever worker is ready first and reads ahead: the first study is one's first, and then all there is hangs."""
-    root = write_cohort(tmp_path / "data", {1: ()} | {k: ("hang",) for k in range(2, 6)})
-    given_up = time.monotonic() + 600
-
-    def hanging():
-        return len(list(root.glob("test_images/*/hanging")))
-
-    def clock():  # the deadline comes when every worker hangs
-        return 1e9 if hanging() == workers or time.monotonic() > given_up else 0.0
-
-    frame, record = predict(root, bundle, tmp_path / "s.csv", chain=FAKE, workers=workers, clock=clock)
-    assert hanging() == workers
-    assert_predicted(frame, 1)
-    assert_prior(frame, 2, 3, 4, 5)
-    assert problems(record, 2) == ["study 2: time limit reached before it was predicted"]
 
 
 def test_short_time_lowers_the_effort_and_says_so(tmp_path, bundle):
@@ -359,6 +288,7 @@ predict(sys.argv[1], sys.argv[2], sys.argv[3], chain=FAKE, time_limit=600)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_a_whole_file_and_the_next_run_completes_it(tmp_path, bundle):
     root = write_cohort(tmp_path / "data", {k: ("hang",) if k == 3 else () for k in range(1, 6)})
     out = tmp_path / "submission.csv"
