@@ -50,7 +50,10 @@ def series(root, study_id, description):
 
 
 def run_and_check(root, bundle, tmp_path, **options):
-    """Predict in this process, which has its torch already; the file is whole and valid whatever happened. Returns rows by study and the record's studies."""
+    """Predict in this process, which has its torch already; the file is whole and valid whatever happened.
+
+    Returns rows by study and the record's studies.
+    """
     out = tmp_path / "submission.csv"
     options = {"processes": False, **options}
     frame, record = predict(root, bundle, out, report=tmp_path / "report.html", **options)

@@ -24,7 +24,7 @@ def no_torch(monkeypatch, tmp_path):
     return build
 
 
-CUDA = "from typing import Optional\n__version__ = '2.10.0+cu128'\ncuda: Optional[str] = '12.8'\nhip: Optional[str] = None\n"
+CUDA = "__version__ = '2.10.0+cu128'\ncuda: Optional[str] = '12.8'\nhip: Optional[str] = None\n"
 CPU = CUDA.replace("'12.8'", "None")
 
 
