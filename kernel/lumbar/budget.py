@@ -89,7 +89,7 @@ class Budget:
         n_workers: studies done at the same time.
         clock: monotonic seconds; tests pass their own.
         reserve_s: kept free for the last write, the report and the end of the process; default 2 % of the limit, at
-            least 2 s (or half of a limit below 4 s) and at most 90 s.
+            least 5 s (or half of a limit below 10 s) and at most 90 s.
         start_s: the clock's value at the start; default now.
     """
 
@@ -100,7 +100,7 @@ class Budget:
     # Weight of the newest study in the running mean: recent studies tell of the machine as it is now.
     _NEWEST = 0.2
     # Ending the workers, writing record and report, and leaving Python take so long on a busy machine.
-    _LEAST_RESERVE_S = 2.0
+    _LEAST_RESERVE_S = 5.0
 
     def __init__(
         self,

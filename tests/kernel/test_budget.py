@@ -146,7 +146,7 @@ def test_what_another_program_did_in_this_process_before_does_not_count(monkeypa
 
 
 def test_a_reserve_is_kept_for_the_last_write():
-    assert Budget(5.0, 1, clock=Clock()).remaining_s() == 3.0
+    assert Budget(20.0, 1, clock=Clock()).remaining_s() == 15.0
     assert Budget(1.0, 1, clock=Clock()).remaining_s() == 0.5
     assert Budget(1000.0, 1, clock=Clock()).remaining_s() == 980.0
     assert Budget(30600.0, 1, clock=Clock()).remaining_s() == 30510.0
