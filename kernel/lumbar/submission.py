@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -13,8 +12,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lumbar.errors import CohortError
+from lumbar.files import check_writable, write_atomically
 from lumbar.labels import COLUMNS, SEVERITY_COLUMNS
 from lumbar.metric import read_table
+
+__all__ = ["Submission", "check_writable", "expected_studies", "normalise", "read_row_ids", "validate",
+           "write_atomically"]  # fmt: skip
 
 log = logging.getLogger("lumbar")
 
@@ -98,40 +101,6 @@ class Submission:
 def _rows(study_id: int, probs: NDArray[np.float64]) -> str:
     lines = zip(COLUMNS, probs.tolist(), strict=True)
     return "".join(f"{study_id}_{column},{a:.8f},{b:.8f},{c:.8f}\n" for column, (a, b, c) in lines)
-
-
-def write_atomically(path: str | Path, content: str | bytes) -> None:
-    """Write a temporary file in the same folder, then rename it over ``path``.
-
-    The temporary name is fixed, so that what a killed run left behind is overwritten by the next.
-
-    Raises:
-        CohortError: the file cannot be written; what stood at ``path`` still stands.
-    """
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.tmp")
-    try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(temporary, target)
-    except OSError as error:
-        raise CohortError(f"{target}: cannot be written ({error.strerror}), expected a writable file") from None
-
-
-def check_writable(path: str | Path) -> None:
-    """Find out before any work whether ``path`` can be written, leaving what stands there as it is.
-
-    Raises:
-        CohortError: it cannot.
-    """
-    target = Path(path)
-    if target.is_dir():
-        raise CohortError(f"{target}: is a folder, expected a file's name")
-    probe = target.with_name(f".{target.name}.tmp")
-    try:
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise CohortError(f"{target}: cannot be written ({error.strerror}), expected a writable file") from None
 
 
 def expected_studies(root: str | Path, split: str, found: Sequence[int], tabled: Sequence[int]) -> list[int]:

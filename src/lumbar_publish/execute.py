@@ -12,6 +12,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from lumbar_publish import sandbox
+from lumbar_publish.files import write_text
 
 _STARTUP_TIMEOUT_S = 120
 
@@ -49,7 +50,7 @@ def execute(plan: dict[str, Any]) -> int:
         print(f"the notebook stopped: {error.ename}: {error.evalue}", file=sys.stderr)
         return 1
     finally:
-        Path(plan["executed"]).write_text(nbformat.writes(page), encoding="utf-8")
+        write_text(Path(plan["executed"]), nbformat.writes(page))
     return 0
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lumbar.errors import ManifestError
-from lumbar.submission import write_atomically
+from lumbar.errors import CohortError, ManifestError
+from lumbar.files import write_atomically
 
 
 def write_text(path: Path, text: str) -> None:
@@ -18,9 +19,13 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         CohortError: it cannot be written.
     """
-    if not (path.is_file() and path.read_bytes() == text.encode()):
+    try:
+        if path.is_file() and path.read_bytes() == text.encode():
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text)
+    except OSError as error:
+        raise CohortError(f"{path}: cannot be written ({error.strerror}), expected a writable file") from None
+    write_atomically(path, text)
 
 
 @contextmanager
@@ -39,12 +44,29 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
         new = work / "new"
         new.mkdir()
         yield new
+        _flush(new)
         if folder.exists():
             folder.rename(work / "old")
         try:
             new.rename(folder)
         except OSError:
-            (work / "old").rename(folder)
+            if (work / "old").exists():
+                (work / "old").rename(folder)
             raise
+    except OSError as error:  # a full disk above all, wherever in the block it showed
+        raise ManifestError(
+            f"{folder}: cannot be written ({error.strerror or error}); what was there before is untouched"
+        ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _flush(folder: Path) -> None:
+    """All files of a folder to the disk, before it takes another's place."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)

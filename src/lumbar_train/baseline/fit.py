@@ -150,7 +150,7 @@ def _fit(job: Job, table: pd.DataFrame, classes: NDArray[np.int8], split: Split)
         tuner.run(cycles, resume=True)
     network.eval()
     save_weights(job.folder / "weights.safetensors", network)
-    pd.DataFrame(tuner.log).to_csv(job.folder / "log.csv", index=False)
+    write_text(job.folder / "log.csv", pd.DataFrame(tuner.log).to_csv(index=False))
     if job.fold != FULL:
         write_frame(job.folder / "oof.parquet", predict_rows(network, table, pixels, split.held_out))
     return told | {

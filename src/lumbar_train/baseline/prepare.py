@@ -29,7 +29,7 @@ from lumbar.eight_bit import choose_slices, eight_bit
 from lumbar.errors import CohortError, LumbarError
 from lumbar.labels import COLUMNS, SEVERITIES
 from lumbar_train.errors import TrainingError
-from lumbar_train.files import write_text, write_with
+from lumbar_train.files import write_bytes, write_text, write_with
 
 TABLE = ["study_id", "series_id", "instance_number", "image_path", "pixels"]
 _PROBLEMS_SHOWN = 5
@@ -142,17 +142,11 @@ def _convert(
 
 
 def _write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
-    """Renamed into place when whole; not flushed one by one, because the batch's record vouches for all."""
+    """Whole or absent; not flushed one by one, because the batch's record vouches for all."""
     is_encoded, data = cv2.imencode(".png", pixels)
     if not is_encoded:
         raise TrainingError(f"{path}: OpenCV cannot encode {pixels.shape} as PNG")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_bytes(data.tobytes())
-        temporary.replace(path)
-    except OSError as error:
-        raise TrainingError(f"{path}: cannot be written: {error}") from error
+    write_bytes(path, data.tobytes(), sync="none")
 
 
 def _kept(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
