@@ -25,28 +25,33 @@ _MAX_NAMES = 100_000  # names of a study's files that are looked at
 _MASK = "name~"
 _HIDDEN = "…"
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # Words of file and folder names that tell nothing of a person; numbers between them are kept, as ids are.
-_NAME_WORDS = frozenset(
+_NAME_WORDS = _words(
     """a ax axi axial b baseline code coordinates cor csv dataset dcm descriptions dicom dicomdir dist dwi e ep exam
     executed f file flair fold folds frame full gz h html i im ima image images img input instance ipynb iso json
     kaggle label lock log lumbar lspine m manifest metadata mr mri n nii npz o out p parquet part png py record report
     s safetensors sag sagittal sample se sequence ser series seq slice slices sms solution spine st stack std stir
-    study sub submission t test tmp tra train truth tse txt uid v version vol w weights work working x y z""".split()
+    study sub submission t test tmp tra train truth tse txt uid v version vol w weights work working x y z"""
 )
 # Words of SeriesDescription, of the table's descriptions and of Manufacturer.
-_TRADE_WORDS = frozenset(
+_TRADE_WORDS = _words(
     """ac acquisition agilent ap artifact asset ax axial b bh blade block body bruker c canon caipi coil contrast cor
     coronal cs csf cube cuda d de deep dicom dir dixon dl drive dual dwi ecg echo ep epi esaote f fast fat fatsat fe
     ff fiesta flair flash fonar fov fr frfse fs fse fuji fujifilm gad gadolinium ge gems gd gr gradient gre grase
     haste healthcare healthineers hi hires hitachi hyperfine imaging in inc iso ir k lava limited localiser localizer
     loc low lower ls lspine lumbar lumbosacral ltd m mag magnitude marconi me medic medical mindray modality mono
-    monochrome motion mprage mr mri ms multi myelo myelogram myelography mx n navi neusoft no nx op opp out p paletter
-    palette color parallel paramed pat pd pdw pe phase philips picker plus post pre propeller ps q r res resp rgb rr s
+    monochrome motion mprage mr mri ms multi myelo myelogram myelography mx n navi neusoft no nx op opp out p palette
+    color parallel paramed pat pd pdw pe phase philips picker plus post pre propeller ps q r res resp rgb rr s
     sag sagittal sacral sacrum samsung sat sc scan scout se sec sense seq sequence shim short si siemens single sl
     slice slices smash sms space spair spc spectrum spgr spine spir spinal ssfp ssfse st stack stir std survey sv
     systems t t1 t1w t2 t2w t2star te ti tilt tilted time tir tirm toshiba tr tra trans transversal transverse tru
     true trufi tse turbo uih united upper v vibe view vista volume vvs w water weighted whole wo with without x xl y
-    ybr z zoom""".split()
+    ybr z zoom"""
 )
 _WORD = re.compile(r"[^\W\d_]+")
 _PARTS = re.compile(r"[A-Za-z]+|[0-9]+|[^A-Za-z0-9]+")
@@ -89,9 +94,8 @@ def masked_name(name: str) -> str:
     """
     if name in ("", ".", "..", _HIDDEN) or _MASKED.fullmatch(name):
         return name
-    if len(name) <= 80 and name.isascii():
-        if all(_is_plain(part) for part in _PARTS.findall(name)):
-            return name
+    if len(name) <= 80 and name.isascii() and all(_is_plain(part) for part in _PARTS.findall(name)):
+        return name
     digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape" if _is_bytes(name) else "backslashreplace"))
     extension = os.path.splitext(name)[1]
     kept = extension.lower() if extension[1:].lower() in _NAME_WORDS else ""
