@@ -37,14 +37,20 @@ _DESCRIPTIONS = {re.sub(r"[\s_/-]+", "", name.lower()): name for name in DESCRIP
 
 @dataclass(frozen=True, slots=True)
 class RowProblem:
-    """What is wrong with one row. ``study_id`` is None where the row does not say whose it is.
+    """What is wrong with one row, and what the kernel does with it.
 
-    ``is_fatal``: not merely repeated or empty; training refuses such a table.
+    Attributes:
+        row: its number as a spreadsheet shows it.
+        study_id: None where the row does not say whose it is.
+        text: row, value found, value expected.
+        remedy: what becomes of it.
+        is_fatal: not merely repeated or empty: training refuses such a table.
     """
 
     row: int
     study_id: int | None
     text: str
+    remedy: str = "unused"
     is_fatal: bool = True
 
 
@@ -167,7 +173,7 @@ def read_series_table(path: str | os.PathLike[str]) -> SeriesTable:
     problems.sort(key=lambda problem: problem.row)
     lines: dict[int | None, list[str]] = {}
     for problem in problems:
-        lines.setdefault(problem.study_id, []).append(f"table of series, {problem.text}")
+        lines.setdefault(problem.study_id, []).append(f"table of series, {problem.text}; {problem.remedy}")
     frame.attrs[PROBLEMS] = lines
     return SeriesTable(frame, problems)
 
@@ -177,7 +183,7 @@ def _bare_rows(table: TextTable) -> list[RowProblem]:
     if not table.bare:
         return []
     rows = f"row {table.bare[0]}" + (f" and {len(table.bare) - 1} more" if len(table.bare) > 1 else "")
-    return [RowProblem(table.bare[0], None, f"{rows}: found separators alone, expected values; left out", False)]
+    return [RowProblem(table.bare[0], None, f"{rows}: found separators alone, expected values", "left out", False)]
 
 
 def _add_row(
@@ -201,15 +207,14 @@ def _add_row(
         found = "blank" if is_blank(cells[2]) else shown(cells[2])
         reasons.append(f"found description {found}, expected {', '.join(DESCRIPTIONS)}")
     if reasons or study_id is None or series_id is None or description is None:
-        return RowProblem(number, study_id, f"{whose}: {'; '.join(reasons)}; unused")
-    before = good.setdefault((study_id, series_id), (description, number))
-    if before == (description, number):
+        return RowProblem(number, study_id, f"{whose}: {'; '.join(reasons)}")
+    before, row = good.setdefault((study_id, series_id), (description, number))
+    if row == number:
         return None
-    if before[0] == description:
-        return RowProblem(number, study_id, f"{whose}: found again, as in row {before[1]}; read once", False)
-    return RowProblem(
-        number, study_id, f"{whose}: is described as {description}, expected {before[0]} as in row {before[1]}; unused"
-    )
+    if before == description:
+        return RowProblem(number, study_id, f"{whose}: found again, expected in row {row} alone", "read once", False)
+    both = f"row {number}: series {series_id} is described as {before} and {description}, expected one of them"
+    return RowProblem(number, study_id, both, f"row {row} holds")
 
 
 def read_series(root: str | os.PathLike[str], split: str) -> SeriesTable:

@@ -171,10 +171,13 @@ def public_line(text: str, roots: Iterable[str | os.PathLike[str]] = (), names: 
 
 def _name_pattern(form: str) -> re.Pattern[str]:
     name = re.escape(form)
-    if len(form) > 2:
+    if not form.isalpha():
         return re.compile(rf"(?<!\w){name}(?!\w)")
-    # Two letters may be a word of the line: only as a part of a path.
-    return re.compile(rf"(?<=/){name}(?!\w)|(?<!\w){name}(?=/)|^{name}(?=:)")
+    # A plain word may be one of the line's own (``nan``): only where a name stands.
+    return re.compile(
+        rf"(?<=/){name}(?!\w)|(?<!\w){name}(?=/)|(?<=['\"]){name}(?=['\"])|(?:^|(?<=: )){name}(?=:)"
+        rf"|(?<=series ){name}(?!\w)|(?<=study ){name}(?!\w)|(?<=file ){name}(?!\w)|(?<=folder ){name}(?!\w)"
+    )
 
 
 def _outside(path: str) -> str:

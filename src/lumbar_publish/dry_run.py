@@ -14,6 +14,7 @@ from typing import Any
 
 from lumbar.errors import CohortError, LumbarError
 from lumbar.metric import read_table, score
+from lumbar.text import one_line
 from lumbar_publish import sandbox
 from lumbar_publish.estimate import Estimate, estimate
 from lumbar_publish.files import write_text
@@ -163,8 +164,8 @@ def main(argv: list[str] | None = None) -> int:
         )
         prediction = judge(options.data, options.out, seconds, agree_with=options.agree_with)
         prediction.demand_fit()
-    except LumbarError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (LumbarError, OSError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     return 0
 

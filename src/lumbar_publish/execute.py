@@ -11,6 +11,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+from lumbar.text import printable
 from lumbar_publish import sandbox
 from lumbar_publish.files import write_text
 
@@ -47,7 +48,7 @@ def execute(plan: dict[str, Any]) -> int:
     try:
         client.execute(env=plan["environment"])
     except CellExecutionError as error:
-        print(f"the notebook stopped: {error.ename}: {error.evalue}", file=sys.stderr)
+        print(f"the notebook stopped: {printable(error.ename)}: {printable(error.evalue, 2000)}", file=sys.stderr)
         return 1
     finally:
         write_text(Path(plan["executed"]), nbformat.writes(page))

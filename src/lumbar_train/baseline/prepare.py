@@ -1,9 +1,9 @@
 """Series to 8-bit PNG, once: in batches of studies and a thread pool, each batch vouched for by its record.
 
-    WORK/images/<study>/<series>/<instance>.png   lossless, size × size
-    WORK/batches/<k>.json                         what a batch made, and of what; written last
-    WORK/images.csv, WORK/images.npy              all of them: the table, and the pixels as one array in its order
-    WORK/{column}_image_paths_labels.csv          a row an image that has a label in the column
+WORK/images/<study>/<series>/<instance>.png   lossless, size × size
+WORK/batches/<k>.json                         what a batch made, and of what; written last
+WORK/images.csv, WORK/images.npy              all of them: the table, and the pixels as one array in its order
+WORK/{column}_image_paths_labels.csv          a row an image that has a label in the column
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from lumbar.baseline import read
 from lumbar.eight_bit import choose_slices, eight_bit
 from lumbar.errors import CohortError, LumbarError
 from lumbar.labels import COLUMNS, SEVERITIES
+from lumbar.tables import csv_text
 from lumbar_train.errors import TrainingError
 from lumbar_train.files import write_bytes, write_text, write_with
 
@@ -198,7 +199,7 @@ def _gather(work: Path, records: list[dict[str, Any]], size: int, none_found: st
     if not (path.is_file() and vouched.is_file() and json.loads(vouched.read_text("utf-8")).get("key") == key):
         vouched.unlink(missing_ok=True)
         write_with(path, lambda file: _pack(file, work, table, size))
-        write_text(work / "images.csv", table.to_csv(index=False))
+        write_text(work / "images.csv", csv_text(table))
         write_text(vouched, json.dumps({"key": key}))
     return Images(table, np.load(path, mmap_mode="r"), problems)
 
@@ -223,7 +224,7 @@ def write_label_tables(
     for column in columns:
         grades = labels[rows, COLUMNS.index(column)]
         table = base[grades >= 0].assign(label=[SEVERITIES[g] for g in grades[grades >= 0]])
-        write_text(work / f"{column}_image_paths_labels.csv", table.to_csv(index=False))
+        write_text(work / f"{column}_image_paths_labels.csv", csv_text(table))
 
 
 def describe_problems(problems: list[str]) -> list[str]:
