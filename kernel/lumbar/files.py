@@ -156,7 +156,9 @@ def _target(path: str | os.PathLike[str], error: type[LumbarError]) -> Path:
     target = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
     try:
         mode = os.stat(target).st_mode
-    except OSError:
+    except OSError as failure:
+        if failure.errno == errno.ENAMETOOLONG:  # the temporary name would not be
+            raise _refusal(path, failure, error) from None
         return target  # not there yet, or a problem that writing will name
     except ValueError as failure:  # a zero byte in the name
         raise error(f"{path!r}: cannot be written ({failure}), expected a file's name") from None

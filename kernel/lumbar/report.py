@@ -16,7 +16,7 @@ from lumbar.labels import CONDITIONS, LEVELS, level_title
 from lumbar.manifest import Manifest
 from lumbar.report_page import TEMPLATE
 from lumbar.submission import Submission
-from lumbar.text import printable
+from lumbar.text import page_value
 
 _PROBLEMS_SHOWN = 3  # of a study in the table of all
 _PROBLEM_LENGTH = 160
@@ -40,7 +40,7 @@ def render(
         manifest: of the bundle that was used.
         limit_s: the time limit in seconds.
     """
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_safe)
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=page_value)
     pictured = [outcome for outcome in outcomes if outcome.pictures]
     # A small run shows every study whole; a large one those with pictures, and all of them in the table.
     shown = outcomes if len(outcomes) <= max(4, len(pictured)) else pictured
@@ -69,11 +69,6 @@ def render(
         if len(shown) < len(outcomes)
         else [],
     )
-
-
-def _safe(value: object) -> object:
-    """What the page shows, without control characters; jinja2 escapes its marks."""
-    return printable(value) if isinstance(value, str) else value
 
 
 def _stages(seconds: Mapping[str, float], n_studies: int) -> list[dict[str, Any]]:

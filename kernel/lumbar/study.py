@@ -15,6 +15,7 @@ from lumbar.errors import LumbarError
 from lumbar.geometry import Grid, sample
 from lumbar.labels import AXIAL_T2, DESCRIPTIONS
 from lumbar.tables import PROBLEMS, list_studies, read_descriptions, shown
+from lumbar.text import study_text
 
 __all__ = ["Study", "list_studies", "read_descriptions", "read_study", "robust_window"]
 
@@ -68,7 +69,18 @@ def robust_window(stacks: Sequence[Stack]) -> tuple[float, float]:
 
 
 def read_study(root: Path, split: str, study_id: int, descriptions: pd.DataFrame, workers: int | None = None) -> Study:
-    """Read every described series of a study. A series that cannot be read becomes a problem, not an exception."""
+    """Read every described series of a study. A series that cannot be read becomes a problem, not an exception.
+
+    Paths in ``problems`` are relative to the study, and unusual names are masked (``lumbar.text``).
+    """
+    study = _read_described(root, split, study_id, descriptions, workers)
+    if study.problems:
+        public = study_text(root, split, study_id)
+        study.problems = [public(line) for line in study.problems]
+    return study
+
+
+def _read_described(root: Path, split: str, study_id: int, descriptions: pd.DataFrame, workers: int | None) -> Study:
     study = Study(study_id=study_id, series={name: [] for name in DESCRIPTIONS})
     study.problems.extend(descriptions.attrs.get(PROBLEMS, {}).get(study_id, []))
     folder = Path(root) / f"{split}_images" / str(study_id)

@@ -135,6 +135,8 @@ def parse_number(value: object, has_decimal_comma: bool = False) -> float:
 def shown(cell: object) -> str:
     """A cell as a message may show it: an id or a word of the trade as it stands, anything else masked."""
     text = str(cell)
+    if re.fullmatch(r"[0-9+\-.,eE' ]{1,40}", text):
+        return repr(text)
     words = known_words(text)
     return repr(words if " " in text.strip() or "…" not in words else printable(masked_name(text), 64))
 

@@ -59,7 +59,9 @@ _MASKED = re.compile(rf"{_MASK}[0-9a-f]{{4}}(\.[A-Za-z0-9]{{1,8}})?")
 _NAME_MARKS = frozenset(("-", "_", ".", "--", "__", "_-", "-_", "~"))
 # A path that starts at the root, or with a drive's letter, up to its last part; within quotes, up to their end.
 _ABSOLUTE = re.compile(r"(?<![\w./~…])(?:[A-Za-z]:[\\/]|/)(?=[^\s/'\",;:)(\]])(?:[^'\",;:)(\]\n]*/)?[^\s'\",;:)(\]]*")
-_QUOTED = re.compile(r"(['\"])((?:[A-Za-z]:[\\/]|/)[^'\"]*)\1")
+_HERE = "\0"  # stands for a root and its slash while a line is worked on
+_QUOTED = re.compile(r"(['\"])((?:[A-Za-z]:[\\/]|/|\0)[^'\"]*)\1")
+_INSIDE = re.compile(r"\0[^\s'\",;:)(\]]*")
 _SLASHES = re.compile(r"[\\/]")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
@@ -145,8 +147,7 @@ class PublicText:
     def __init__(self, roots: Iterable[str | os.PathLike[str]] = (), names: Iterable[str] = ()) -> None:
         spelled = {form: masked_name(os.path.basename(path)) for root in roots for path, form in _root_forms(root)}
         self._roots = [
-            (re.compile(rf"(?<![\w./-]){re.escape(form)}(?:/|(?![\w.-]))"), short)
-            for form, short in sorted(spelled.items(), key=lambda item: -len(item[0]))
+            (_root_pattern(form), short) for form, short in sorted(spelled.items(), key=lambda item: -len(item[0]))
         ]
         forms = {form: masked_name(name) for name in names for form in _forms(name)}
         self._names = [
@@ -155,13 +156,15 @@ class PublicText:
 
     def __call__(self, text: str) -> str:
         """The line as it may be shown."""
+        text = text.replace(_HERE, "\\x00")
         for pattern, short in self._roots:
-            text = pattern.sub(lambda match, short=short: "" if match[0].endswith("/") else short, text)  # type: ignore[misc]
+            text = pattern.sub(lambda match, short=short: _HERE if match[0].endswith("/") else short, text)  # type: ignore[misc]
         for form, pattern, mask in self._names:
             if form in text:
                 text = pattern.sub(mask, text)
-        text = _QUOTED.sub(lambda match: match[1] + _outside(match[2]) + match[1], text)
-        return printable(_ABSOLUTE.sub(lambda match: _outside(match[0]), text))
+        text = _QUOTED.sub(lambda match: match[1] + _masked_path(match[2]) + match[1], text)
+        text = _INSIDE.sub(lambda match: _masked_path(match[0]), text)
+        return printable(_ABSOLUTE.sub(lambda match: _masked_path(match[0]), text))
 
 
 def public_line(text: str, roots: Iterable[str | os.PathLike[str]] = (), names: Iterable[str] = ()) -> str:
@@ -175,14 +178,23 @@ def _name_pattern(form: str) -> re.Pattern[str]:
         return re.compile(rf"(?<!\w){name}(?!\w)")
     # A plain word may be one of the line's own (``nan``): only where a name stands.
     return re.compile(
-        rf"(?<=/){name}(?!\w)|(?<!\w){name}(?=/)|(?<=['\"]){name}(?=['\"])|(?:^|(?<=: )){name}(?=:)"
+        rf"(?<=[/\0]){name}(?!\w)|(?<!\w){name}(?=/)|(?<=['\"]){name}(?=['\"])|(?:^|(?<=: )){name}(?=:)"
         rf"|(?<=series ){name}(?!\w)|(?<=study ){name}(?!\w)|(?<=file ){name}(?!\w)|(?<=folder ){name}(?!\w)"
     )
 
 
-def _outside(path: str) -> str:
-    """A path that lies under none of the roots: its last part, masked."""
-    return f"{_HIDDEN}/{masked_name(_SLASHES.split(path.rstrip('/'))[-1])}"
+def _root_pattern(form: str) -> re.Pattern[str]:
+    # A short or relative one may be the end of another word.
+    before = "" if form.startswith("/") and len(form) > 3 else r"(?<![\w./-])"
+    return re.compile(rf"{before}{re.escape(form)}(?:/|(?![\w.-]))")
+
+
+def _masked_path(path: str) -> str:
+    """A path below a root with its parts masked; of one that lies under none of the roots the last part."""
+    parts = _SLASHES.split(path.removeprefix(_HERE).rstrip("/"))
+    if path.startswith(_HERE):
+        return "/".join(masked_name(part) for part in parts)
+    return f"{_HIDDEN}/{masked_name(parts[-1])}"
 
 
 def _root_forms(root: str | os.PathLike[str]) -> list[tuple[str, str]]:
@@ -197,6 +209,15 @@ def _forms(text: str) -> set[str]:
     """A name as it stands, and as ``repr``, ``printable`` and the folding of white space spell it."""
     folded = " ".join(text.split())
     return {text, repr(text)[1:-1], printable(text), folded, printable(folded)} - {""}
+
+
+def study_text(
+    root: str | os.PathLike[str], split: str, study_id: int, more_roots: Iterable[str | os.PathLike[str]] = ()
+) -> PublicText:
+    """How lines about a study are shown: paths relative to its folder, and names of its files masked if unusual."""
+    images = os.path.join(root, f"{split}_images")
+    folder = os.path.join(images, str(study_id))
+    return PublicText((folder, images, root, *more_roots), unusual_names(folder))
 
 
 def unusual_names(folder: str | os.PathLike[str]) -> list[str]:
@@ -233,6 +254,11 @@ def public_values(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [public_values(item) for item in value]
     return value
+
+
+def page_value(value: object) -> object:
+    """What a page's template shows (jinja2's ``finalize``): text without control characters."""
+    return printable(value) if type(value) is str else value
 
 
 def csv_cell(value: object) -> object:

@@ -28,7 +28,7 @@ from lumbar.chain import Chain, Outcome, Probs
 from lumbar.errors import CohortError, LumbarError
 from lumbar.manifest import Manifest
 from lumbar.submission import normalise
-from lumbar.text import PublicText, guard_log, one_line, unusual_names
+from lumbar.text import PublicText, guard_log, one_line, study_text
 
 log = guard_log()
 
@@ -68,7 +68,7 @@ class _Reading:
         except Exception as error:
             self._error = error
         # Only now, and here: a folder that cannot be listed in time is no reason to wait anywhere else.
-        self.public = public_text(setup, self._study_id)
+        self.public = study_text(setup.root, setup.split, self._study_id, [setup.manifest.folder])
         self.seconds = time.perf_counter() - started
 
     def result(self) -> Any:
@@ -77,13 +77,6 @@ class _Reading:
         if self._error is not None:
             raise self._error
         return self._study
-
-
-def public_text(setup: Setup, study_id: int) -> PublicText:
-    """How a study's lines are shown: paths relative to its folder, names that may be a person's masked."""
-    images = setup.root / f"{setup.split}_images"
-    folder = images / str(study_id)
-    return PublicText((folder, images, setup.root, setup.manifest.folder), unusual_names(folder))
 
 
 def serve(connection: Connection, setup: Setup) -> None:

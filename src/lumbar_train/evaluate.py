@@ -24,6 +24,7 @@ from lumbar.stages.classify import CLASSIFIERS, classify
 from lumbar.stages.localise import localise
 from lumbar.stages.points import Localisation
 from lumbar.study import Study, read_study
+from lumbar.text import one_line
 from lumbar_train.errors import LeakError
 from lumbar_train.folds import read_folds
 from lumbar_train.oof import check_oof_frame
@@ -278,7 +279,7 @@ class _Bench:
                 logits, mask = classify(study, true, self.networks)
                 outcome.true_points = aggregate(logits, mask, self.prior, last, level_confidence(true))
         except LumbarError as error:
-            outcome.problems.append(str(error))
+            outcome.problems.append(one_line(error))
         return outcome
 
 

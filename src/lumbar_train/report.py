@@ -17,6 +17,7 @@ from lumbar.errors import LumbarError
 from lumbar.overlay import draw
 from lumbar.study import read_study
 from lumbar.tables import csv_text
+from lumbar.text import page_value
 from lumbar_train.baseline.gather import submission_frame
 from lumbar_train.baseline.measure import evaluate_baseline, is_baseline
 from lumbar_train.evaluate import Evaluation, evaluate_oof, evaluate_run
@@ -100,7 +101,10 @@ def _is_own_cohort(run: Path, cohort: Cohort) -> bool:
 def render(evaluation: Evaluation, figures: dict[str, Any], run: Path | None) -> str:
     """The page as text."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=page_value,
     )
     stages, curves = _stages(run) if run is not None else ([], [])
     sections = [("score", "Metric"), ("steps", "Steps"), ("places", "Localisation"), ("reliability", "Reliability")]

@@ -29,6 +29,7 @@ from lumbar.eight_bit import choose_slices, eight_bit
 from lumbar.errors import CohortError, LumbarError
 from lumbar.labels import COLUMNS, SEVERITIES
 from lumbar.tables import csv_text
+from lumbar.text import one_line, study_text
 from lumbar_train.errors import TrainingError
 from lumbar_train.files import write_bytes, write_text, write_with
 
@@ -131,7 +132,7 @@ def _convert(
     try:
         study = read((what["description"],), root, split, study_id, rows, 1)
     except LumbarError as error:
-        return [], [str(error)]
+        return [], [one_line(error, study_text(root, split, study_id))]
     images: list[list[Any]] = []
     for chosen in choose_slices(study, what["description"], what["slices"]):
         pixels = eight_bit(study, chosen, what["size"])
