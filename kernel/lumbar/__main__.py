@@ -134,6 +134,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     guard_log().setLevel(logging.INFO)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal of another encoding shows escapes, and no line is lost
+            stream.reconfigure(errors="backslashreplace")
     use_numba_cache()
     commands = {"predict": run_predict, "score": run_score, "inspect": run_inspect}
     try:

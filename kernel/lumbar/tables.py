@@ -14,6 +14,7 @@ from decimal import Decimal, InvalidOperation
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from lumbar.errors import CohortError
@@ -27,6 +28,7 @@ SERIES_COLUMNS = ("study_id", "series_id", "series_description")
 # What spreadsheets and programs write where there is nothing, in lower case; those that pandas takes so.
 BLANKS = frozenset(("", "#n/a", "#n/a n/a", "#na", "<na>", "n/a", "na", "nan", "-nan", "none", "null"))
 
+_MOST_LINES = 20  # of one study, or of none, about rows of the table
 _WHOLE = re.compile(r"[+-]?[0-9]+")
 _GROUPS = r"([ '’])[0-9]{3}(?:\2[0-9]{3})*|,[0-9]{3}(?:,[0-9]{3})+|\.[0-9]{3}(?:\.[0-9]{3})+"
 _GROUPED = re.compile(rf"([+-]?[0-9]{{1,3}}(?:{_GROUPS}))(?:[.,]0{{0,2}})?")
@@ -78,6 +80,8 @@ class SeriesTable:
 
 def is_blank(cell: object) -> bool:
     """Whether a cell holds nothing, in one of the ways in which programs write that."""
+    if isinstance(cell, str):
+        return len(cell) < 40 and cell.strip().lower() in BLANKS
     return cell is None or (isinstance(cell, float) and cell != cell) or str(cell).strip().lower() in BLANKS
 
 
@@ -176,6 +180,9 @@ def read_series_table(path: str | os.PathLike[str]) -> SeriesTable:
     lines: dict[int | None, list[str]] = {}
     for problem in problems:
         lines.setdefault(problem.study_id, []).append(f"table of series, {problem.text}; {problem.remedy}")
+    for key, found in lines.items():
+        if len(found) > _MOST_LINES:
+            lines[key] = [*found[:_MOST_LINES], f"table of series, and {len(found) - _MOST_LINES} more rows"]
     frame.attrs[PROBLEMS] = lines
     return SeriesTable(frame, problems)
 
@@ -308,7 +315,8 @@ def csv_text(frame: pd.DataFrame, float_format: str | None = None) -> str:
     safe = frame.copy()
     for place, kind in enumerate(safe.dtypes):
         if kind.kind not in "biufcmM":
-            safe.isetitem(place, pd.Series([csv_cell(cell) for cell in safe.iloc[:, place]], dtype=object,
-                                           index=safe.index))  # fmt: skip
+            cells = np.empty(len(safe), dtype=object)
+            cells[:] = [csv_cell(cell) for cell in safe.iloc[:, place]]
+            safe.isetitem(place, cells)
     safe.columns = pd.Index([csv_cell(name) for name in safe.columns])
     return safe.to_csv(index=False, float_format=float_format)

@@ -91,9 +91,9 @@ def read_text_table(path: str | os.PathLike[str], wanted: Iterable[str] = ()) ->
     table = TextTable(columns, [], [], [], [], separator != ",")
     for number, row in enumerate(rows[first + 1 :], start=first + 2):
         if any(row):
-            table.rows.append((row + [""] * width)[:width])
+            table.rows.append(row if len(row) == width else (row + [""] * width)[:width])
             table.numbers.append(number)
-            table.lengths.append(max(index for index, cell in enumerate(row) if cell) + 1)
+            table.lengths.append(len(row) if row[-1] else max(index for index, cell in enumerate(row) if cell) + 1)
         elif len(row) > 1:
             table.bare.append(number)
     return table

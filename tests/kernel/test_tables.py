@@ -126,6 +126,13 @@ def test_a_bad_row_is_named_and_changes_no_other(tmp_path, row, study, message, 
     assert 4003253 in table.studies()
 
 
+def test_thousands_of_bad_rows_are_few_lines(tmp_path):
+    frame = read_descriptions(write(tmp_path, PLAIN + "x,y,z\n" * 5000), "test")
+    assert list(frame.itertuples(index=False, name=None)) == ROWS
+    assert len(lines(frame)) == 21
+    assert lines(frame)[-1] == "table of series, and 4980 more rows"
+
+
 def test_a_stray_quote_swallows_no_row(tmp_path):
     content = PLAIN.replace("1054713880,Sag", '1054713880,"Sag')
     frame = read_descriptions(write(tmp_path, content), "test")
