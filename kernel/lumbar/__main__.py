@@ -18,6 +18,7 @@ from lumbar import __version__
 from lumbar.budget import process_start
 from lumbar.errors import LumbarError
 from lumbar.numba_cache import use_numba_cache
+from lumbar.text import guard_log, one_line, printable
 
 RESEARCH = "Research use only: not a medical device."
 
@@ -116,7 +117,7 @@ def run_predict(arguments: argparse.Namespace, started: float) -> None:
         )
     studies = record["studies"]
     predicted = sum(study["status"] == "predicted" for study in studies)
-    print(f"{arguments.out}: {25 * len(studies)} rows; {predicted} of {len(studies)} studies predicted")
+    print(f"{printable(arguments.out)}: {25 * len(studies)} rows; {predicted} of {len(studies)} studies predicted")
     if predicted < len(studies):
         print(f"{len(studies) - predicted} kept their prior; the lines above and the record say why")
 
@@ -147,13 +148,16 @@ def main(argv: Sequence[str] | None = None, started: float | None = None) -> int
     started = time.monotonic() if started is None else started
     arguments = parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("lumbar").setLevel(logging.INFO)
+    guard_log().setLevel(logging.INFO)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal of another encoding shows escapes, and no line is lost
+            stream.reconfigure(errors="backslashreplace")
     use_numba_cache()
     commands = {"predict": run_predict, "score": run_score, "inspect": run_inspect}
     try:
         commands[arguments.command](arguments, started)
     except LumbarError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:
         print(f"error: {str(error) or 'interrupted'}; what was written stands", file=sys.stderr)

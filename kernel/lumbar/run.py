@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,9 +20,11 @@ from lumbar.numba_cache import use_numba_cache
 from lumbar.record import build_record, write_extras
 from lumbar.schedule import Schedule
 from lumbar.submission import Submission, check_writable, expected_studies, validate
+from lumbar.tables import PROBLEMS, list_studies, read_series
+from lumbar.text import guard_log
 from lumbar.worker import Setup
 
-log = logging.getLogger("lumbar")
+log = guard_log()
 
 N_PICTURED = 10  # studies with pictures in the report: 720 studies stay under a few MB
 
@@ -85,6 +86,9 @@ def predict(
         if path is not None:
             check_writable(path)
     study_ids, descriptions = _studies(root, split, studies)
+    doubts: dict[int | None, list[str]] = dict(descriptions.attrs.get(PROBLEMS, {}))
+    for line in [*doubts.get(None, []), *(line for study_id in study_ids for line in doubts.get(study_id, []))]:
+        log.warning("%s_series_descriptions.csv: %s", split, line)
     devices = _devices(functions, workers)
     setup = Setup(
         root=root,
@@ -112,7 +116,9 @@ def predict(
     if out is not None:
         submission.write()
         validate(out, [row_id for study_id in study_ids for row_id in row_ids(study_id)])
-    data = build_record(manifest, schedule.devices, schedule.load_s, outcomes)
+    for outcome in outcomes:
+        outcome.problems[:0] = [line for line in doubts.get(outcome.study_id, []) if line not in outcome.problems]
+    data = build_record(manifest, schedule.devices, schedule.load_s, outcomes, doubts.get(None, []))
     write_extras(data, outcomes, submission, manifest, limit_s, record, report)
     return submission.frame(), data
 
@@ -142,11 +148,9 @@ def chain_of(chain: str | Chain, manifest: Manifest) -> Chain:
 
 def _studies(root: Path, split: str, wanted: int | Sequence[int] | None) -> tuple[list[int], pd.DataFrame]:
     """Ids to predict, in the order of the file, and the table of series."""
-    from lumbar.study import list_studies, read_descriptions
-
-    descriptions = read_descriptions(root, split)
-    tabled = [int(study_id) for study_id in descriptions["study_id"]]
-    study_ids = expected_studies(root, split, list_studies(root, split), tabled)
+    table = read_series(root, split)
+    tabled = table.studies()
+    study_ids = expected_studies(root, split, list_studies(root, split, tabled), tabled)
     if isinstance(wanted, int):
         study_ids = study_ids[:wanted]
     elif wanted is not None:
@@ -154,4 +158,4 @@ def _studies(root: Path, split: str, wanted: int | Sequence[int] | None) -> tupl
         study_ids = [study_id for study_id in study_ids if study_id in chosen]
     if not study_ids:
         raise CohortError(f"{root}: found none of the studies {wanted}, expected at least one")
-    return study_ids, descriptions
+    return study_ids, table.frame

@@ -20,8 +20,9 @@ from lumbar.budget import Budget, Effort
 from lumbar.chain import Outcome
 from lumbar.errors import CohortError, LumbarError
 from lumbar.submission import Submission
+from lumbar.text import one_line
 from lumbar.watchdog import ReadingTimes, networks_limit_s, retiring_limit_s
-from lumbar.worker import Setup, one_line
+from lumbar.worker import Setup
 from lumbar.worker_handle import Worker
 
 log = logging.getLogger("lumbar")
@@ -165,7 +166,8 @@ class Schedule:
                     else:
                         self._handle(worker, message)
                 self._watch()
-                bar.update(len(self.outcomes) - bar.n)
+                if len(self.outcomes) > bar.n:
+                    bar.update(len(self.outcomes) - bar.n)
         is_late = self.workers or self.budget.remaining_s() <= 0
         reason = "time limit reached" if is_late else "no worker left"
         for study_id in self.study_ids:

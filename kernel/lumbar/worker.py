@@ -35,10 +35,10 @@ from lumbar.chain import Chain, Outcome, Probs
 from lumbar.errors import CohortError, LumbarError
 from lumbar.manifest import Manifest
 from lumbar.submission import normalise
+from lumbar.text import PublicText, guard_log, one_line, study_text
 
-log = logging.getLogger("lumbar")
+log = guard_log()
 
-_LINE = 300  # characters of a foreign error's text that the log keeps
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -55,12 +55,6 @@ class Setup:
     device: str  # "cpu", "cuda:0", …
     n_threads: int | None  # of the CPU; None leaves the libraries' own choice
     first_study: int | None  # read while the weights load
-
-
-def one_line(error: BaseException) -> str:
-    """An error as one line: our own message as it is, others with their type."""
-    text = " ".join(str(error).split())[:_LINE]
-    return text if isinstance(error, LumbarError) and text else f"{type(error).__name__}: {text}"
 
 
 class Channel:
@@ -92,6 +86,7 @@ class _Reading:
         self._study: Any = None
         self._error: Exception | None = None
         self.started, self.seconds = time.perf_counter(), 0.0
+        self.public = PublicText()
         self._thread = threading.Thread(target=self._read, name=f"lumbar-read-{study_id}", daemon=True)
         self._thread.start()
 
@@ -103,9 +98,13 @@ class _Reading:
             self._error = error
         except BaseException as error:  # SystemExit: to a thread no reason to end anything but itself
             self._error = LumbarError(one_line(error))
-        self.seconds = time.perf_counter() - self.started
-        with contextlib.suppress(OSError):  # the run is over
-            self._channel.send("opened", self._study_id, self.seconds)
+        try:
+            # Only now, and here: a folder that cannot be listed in time is no reason to wait anywhere else.
+            self.public = study_text(setup.root, setup.split, self._study_id, [setup.manifest.folder])
+        finally:
+            self.seconds = time.perf_counter() - self.started
+            with contextlib.suppress(OSError):  # the run is over
+                self._channel.send("opened", self._study_id, self.seconds)
 
     def result(self) -> Any:
         """The study; raises what reading it raised."""
@@ -273,10 +272,11 @@ def attempt(
         outcome.axial_levels = [level.record() for level in result.localisation.axial_levels]
         outcome.probs = normalise(np.asarray(result.probs))
     except Exception as error:
-        outcome.failure = one_line(error)
+        outcome.failure = one_line(error, reading.public)
         outcome.is_device_lost = setup.device != "cpu" and "CUDA error" in str(error)
     else:
         outcome.seconds["draw"] = _draw(setup, study, result, outcome) if is_pictured else 0.0
+    outcome.problems = [reading.public(line) for line in outcome.problems]
     outcome.seconds["read"] = reading.seconds
     outcome.seconds["study"] = time.perf_counter() - started
     return outcome

@@ -14,7 +14,8 @@ from multiprocessing import resource_tracker
 from typing import Any
 
 from lumbar.budget import Effort
-from lumbar.worker import Setup, one_line, serve, serve_process
+from lumbar.text import one_line
+from lumbar.worker import Setup, serve, serve_process
 
 log = logging.getLogger("lumbar")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,38 +14,49 @@ from lumbar.dicom.series import read_series
 from lumbar.dicom.stack import Stack
 from lumbar.dicom.syntaxes import syntax_name
 from lumbar.errors import DicomError
+from lumbar.text import PublicText, known_words, masked_name, unusual_names
 
 
 def describe(path: str | os.PathLike[str]) -> str:
     """Several lines about a DICOM file, a series' folder (``*.dcm`` inside) or a study's (series' folders inside).
 
+    Paths are relative to ``path``, names of files and folders that may be a person's are masked, and of free text
+    only the words of the trade are shown (``lumbar.text``).
+
     Raises:
         DicomError: nothing there that is DICOM.
     """
     root = Path(path)
+    folder = root if root.is_dir() else root.parent
+    names = {*unusual_names(root), root.name, folder.name}
+    public = PublicText((root, folder), [name for name in names if masked_name(name) != name])
+    return "\n".join(public(line) for line in _describe(root, public).split("\n"))
+
+
+def _describe(root: Path, public: PublicText) -> str:
     if not root.is_dir():
-        return _describe_file(root)
+        return _describe_file(root, public)
     if any(child.suffix.lower() == ".dcm" for child in root.iterdir()):
-        return _describe_series(root)
+        return _describe_series(root, public)
     folders = sorted(child for child in root.iterdir() if child.is_dir())
     if not folders:
         raise DicomError(f"{root}: found neither *.dcm files nor series' folders, expected one of them")
-    parts = [f"study {root.name}: {len(folders)} folders"]
+    parts = [f"study {masked_name(root.name)}: {len(folders)} folders"]
     n_read = 0
     for folder in folders:
         try:
-            parts.append(_describe_series(folder))
+            parts.append(_describe_series(folder, public))
             n_read += 1
         except DicomError as error:
-            parts.append(f"problem: {error}")
+            parts.append(public(f"problem: {error}"))
     if not n_read:
         raise DicomError(f"{root}: found no readable series in {len(folders)} folders, expected some ({parts[1]})")
     return "\n\n".join(parts)
 
 
-def _describe_file(path: Path) -> str:
+def _describe_file(path: Path, public: PublicText) -> str:
     header = read_header(path)
-    lines = [f"file {path.name}", f"  syntax       {syntax_name(header.transfer_syntax_uid)}", *_about(header)]
+    lines = [f"file {masked_name(path.name)}", f"  syntax       {_syntax(header)}", *_about(header)]
     optional = ("window_center", "window_width", "rescale_slope", "rescale_intercept", "slice_thickness")
     absent = [
         name
@@ -61,7 +73,7 @@ def _describe_file(path: Path) -> str:
             f"  pixels       {pixels.shape} {pixels.dtype}, {pixels.min()} to {pixels.max()}, mean {pixels.mean():.1f}"
         )
     except DicomError as error:
-        lines.append(f"  problem      {error}")
+        lines.append(f"  problem      {public(str(error))}")
     return "\n".join(lines)
 
 
@@ -76,22 +88,30 @@ def _about(header: Header) -> list[str]:
     ]
 
 
+def _syntax(header: Header) -> str:
+    """The transfer syntax by name; a UID that is none is free text."""
+    uid = header.transfer_syntax_uid
+    return syntax_name(uid if re.fullmatch(r"[0-9.]{1,64}", uid) else known_words(uid))
+
+
 def _shown(value: object, unit: str = "") -> str:
     """A tag's value for the eye."""
-    return "absent" if value is None or value == "" else f"{value}{unit}"
+    if value is None or value == "":
+        return "absent"
+    return f"{known_words(value) if isinstance(value, str) else value}{unit}"
 
 
-def _describe_series(folder: Path) -> str:
+def _describe_series(folder: Path, public: PublicText) -> str:
     series = read_series(folder)
     first = next(child for child in sorted(folder.iterdir()) if child.suffix.lower() == ".dcm")
-    lines = [f"series {series.series_id}: {len(series.stacks)} stacks"]
+    lines = [f"series {masked_name(series.series_id)}: {len(series.stacks)} stacks"]
     try:
         header = read_header(first)
-        lines += [f"  syntax       {syntax_name(header.transfer_syntax_uid)}", *_about(header)]
+        lines += [f"  syntax       {_syntax(header)}", *_about(header)]
     except DicomError as error:
-        lines.append(f"  problem      {error}")
+        lines.append(f"  problem      {public(str(error))}")
     lines += [_describe_stack(stack) for stack in series.stacks]
-    lines += [f"  problem      {problem}" for problem in series.problems]
+    lines += [f"  problem      {public(problem)}" for problem in series.problems]
     return "\n".join(lines)
 
 
