@@ -58,6 +58,18 @@ def own_code_sha256() -> str:
     return code_sha256(Path(__file__).resolve().parent)
 
 
+def own_code_line(sealed: str) -> str:
+    """What to say where the package that is running is not the one that a bundle was sealed with; else empty.
+
+    Args:
+        sealed: the manifest's ``code_sha256``; empty for a bundle that nobody sealed.
+    """
+    own = own_code_sha256()
+    if sealed in ("", own):
+        return ""
+    return f"this run uses its own code {own[:12]}, not the code {sealed[:12]} that the bundle was sealed with"
+
+
 def sealed_hashes(package: Path) -> dict[str, str]:
     """Place and sha256 of every file of a bundle's package, whatever its kind; only ``__pycache__`` is left out.
 
@@ -80,7 +92,7 @@ def sealed_hashes(package: Path) -> dict[str, str]:
             elif stat.S_ISREG(mode):
                 hashes[entry.relative_to(package).as_posix()] = file_sha256(entry)
             else:
-                raise ManifestError(f"{entry}: found {kind_of(mode)}, expected a file or a folder of the sealed package")
+                raise ManifestError(f"{entry}: found {kind_of(mode)}, expected a file or a folder as sealed")
     return hashes
 
 
@@ -117,9 +129,10 @@ def verify_code(bundle: Path, expected: str, listed: Mapping[str, str] | None = 
     _refuse_shadows(bundle, package)
     found = sealed_hashes(package)
     if (got := digest(found)) != expected:
+        wanted = f"{expected[:12]}…" if expected else "none"
         raise ManifestError(
-            f"{package}: found code hash {got[:12]}…, expected {expected[:12] or 'none'}…{_differences(found, listed)}: "
-            "this code is not what was sealed; seal and upload it again"
+            f"{package}: found code hash {got[:12]}…, expected {wanted}{_differences(found, listed)}: this code is not "
+            "what was sealed; seal and upload it again"
         )
     return package
 

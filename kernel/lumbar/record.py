@@ -23,9 +23,16 @@ _LIBRARIES = ("torch", "torchvision", "timm", "safetensors", "numpy", "pandas", 
 
 
 def build_record(
-    manifest: Manifest, devices: Sequence[str], load_s: float, outcomes: Sequence[Outcome]
+    manifest: Manifest,
+    devices: Sequence[str],
+    load_s: float,
+    outcomes: Sequence[Outcome],
+    own_code: str = "",
 ) -> dict[str, Any]:
-    """The run record in plain JSON types; seconds of a stage are summed over studies."""
+    """The run record in plain JSON types; seconds of a stage are summed over studies.
+
+    ``own_code`` says that other code ran than was sealed with the bundle; empty where it is the same.
+    """
     seconds: dict[str, float] = {"load": load_s}
     for outcome in outcomes:
         for stage, value in outcome.seconds.items():
@@ -33,7 +40,7 @@ def build_record(
                 seconds[stage] = seconds.get(stage, 0.0) + value
     return {
         "manifest_hash": manifest.hash,
-        "versions": versions(),
+        "versions": versions() | ({"code": own_code} if own_code else {}),
         "devices": list(devices) or ["cpu"],
         "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
         "studies": [

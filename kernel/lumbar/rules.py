@@ -66,10 +66,12 @@ class Whole:
 
     @property
     def expected(self) -> str:
+        """What is accepted, in words."""
         kind = "a whole number" if self.step == 1 else f"a multiple of {self.step}"
         return f"{kind} from {self.low} to {self.high}"
 
     def accepts(self, value: Any) -> bool:
+        """Whether ``value`` is of this kind."""
         is_whole = isinstance(value, int) and not isinstance(value, bool)
         return is_whole and self.low <= value <= self.high and value % self.step == 0
 
@@ -84,10 +86,12 @@ class Real:
 
     @property
     def expected(self) -> str:
+        """What is accepted, in words."""
         start = f"above {self.low:g} up to" if self.above else f"from {self.low:g} to"
         return f"a number {start} {self.high:g}"
 
     def accepts(self, value: Any) -> bool:
+        """Whether ``value`` is of this kind."""
         # Compared before anything is computed: a whole number of 400 digits is no float.
         if not isinstance(value, int | float) or isinstance(value, bool) or not self.low <= value <= self.high:
             return False
@@ -101,6 +105,7 @@ class Number:
     expected: str = "a number"
 
     def accepts(self, value: Any) -> bool:
+        """Whether ``value`` is of this kind."""
         return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -111,6 +116,7 @@ class Flag:
     expected: str = "true or false"
 
     def accepts(self, value: Any) -> bool:
+        """Whether ``value`` is of this kind."""
         return isinstance(value, bool)
 
 
@@ -124,9 +130,11 @@ class Text:
 
     @property
     def expected(self) -> str:
+        """What is accepted, in words."""
         return self.words or f"printable text of at most {self.longest} characters"
 
     def accepts(self, value: Any) -> bool:
+        """Whether ``value`` is of this kind."""
         if not isinstance(value, str) or len(value) > self.longest or not is_printable(value):
             return False
         return not self.pattern or re.fullmatch(self.pattern, value, re.ASCII) is not None
@@ -143,10 +151,12 @@ class Many:
 
     @property
     def expected(self) -> str:
+        """What is accepted, in words."""
         count = f"{self.fewest}" if self.fewest == self.most else f"{self.fewest} to {self.most}"
         return f"{count}{' different' if self.is_set else ''} values, each {self.each.expected}"
 
     def accepts(self, value: Any) -> bool:
+        """Whether ``value`` is of this kind."""
         if not isinstance(value, list | tuple) or not self.fewest <= len(value) <= self.most:
             return False
         return all(self.each.accepts(item) for item in value) and not (self.is_set and len(set(value)) < len(value))
@@ -159,6 +169,7 @@ class Nothing:
     expected: str = "null"
 
     def accepts(self, value: Any) -> bool:
+        """Whether ``value`` is of this kind."""
         return value is None
 
 
@@ -170,9 +181,11 @@ class Either:
 
     @property
     def expected(self) -> str:
+        """What is accepted, in words."""
         return " or ".join(rule.expected for rule in self.rules)
 
     def accepts(self, value: Any) -> bool:
+        """Whether ``value`` is of this kind."""
         return any(rule.accepts(value) for rule in self.rules)
 
 
@@ -184,6 +197,7 @@ class Object:
     expected: str = "an object"
 
     def accepts(self, value: Any) -> bool:
+        """Whether ``value`` is of this kind."""
         return isinstance(value, Mapping)
 
 

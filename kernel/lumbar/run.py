@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from lumbar.budget import Budget, Clock, Effort, parse_time_limit
 from lumbar.chain import MAIN, Chain, Outcome, baseline_chain, load_baseline
+from lumbar.code_hash import own_code_line
 from lumbar.errors import CohortError, LumbarError, ManifestError
 from lumbar.labels import COLUMNS, row_ids
 from lumbar.manifest import FILE_NAME, Manifest, verify
@@ -88,6 +89,8 @@ def predict(
         "manifest %s verified, %d studies to predict on %s, at most %.0f s",
         manifest.hash[:12], len(study_ids), ", ".join(run.devices) or "no device", limit_s,
     )  # fmt: skip
+    if own_code := own_code_line(manifest.code_sha256):
+        log.info("%s", own_code)
     submission = Submission(study_ids, manifest.prior, out)
     try:
         outcomes = run.studies(submission)
@@ -96,7 +99,7 @@ def predict(
     if out is not None:
         submission.write()
         validate(out, [row_id for study_id in study_ids for row_id in row_ids(study_id)])
-    data = build_record(manifest, run.devices, run.load_s, outcomes)
+    data = build_record(manifest, run.devices, run.load_s, outcomes, own_code)
     write_extras(data, outcomes, submission, manifest, limit_s, record, report)
     return submission.frame(), data
 

@@ -47,7 +47,7 @@ def build(model: str, config: Mapping[str, Any]) -> nn.Module:
     if model not in MODELS:
         raise ManifestError(f"model {shown(model)}: unknown, expected one of {sorted(MODELS)}")
     network, kind = MODELS[model]
-    values = configs.from_dict(kind, config)
+    values: Any = configs.from_dict(kind, config)
     try:
         return network(values)
     except ManifestError:
