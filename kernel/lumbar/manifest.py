@@ -151,8 +151,9 @@ def _verify_weights(manifest: Manifest, entry: WeightEntry) -> None:
     path = manifest.path(entry)
     if not os.path.lexists(path):
         raise ManifestError(f"{path}: not found, expected the {entry.stage} weights that {FILE_NAME} names")
-    if not path.resolve().is_relative_to(manifest.folder.resolve()):
-        raise ManifestError(f"{path}: found a link to {path.resolve()}, expected a file inside {manifest.folder}")
+    # os.path.realpath never raises; Path.resolve does for a link to itself.
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(manifest.folder)):
+        raise ManifestError(f"{path}: found a link that leads out of the bundle, expected a file inside it")
     if path.is_file() and (size := path.stat().st_size) != entry.bytes:
         raise ManifestError(f"{path}: found {size} bytes, expected {entry.bytes}")
     found = file_sha256(path)
