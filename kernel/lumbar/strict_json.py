@@ -21,8 +21,8 @@ def read_strictly(path: Path) -> tuple[bytes, Any]:
     """The bytes of a manifest and the value that they hold.
 
     Raises:
-        ManifestError: not a regular file, too large, not JSON, or values that no manifest has: nested too deep, a key
-            twice in one object, NaN or infinity, a number beyond 64 bits, text that cannot be printed.
+        ManifestError: not a regular file, too large, not JSON, or values that no manifest has: nested deeper than
+            Python can read, a key twice in one object, NaN or infinity, a number beyond 64 bits.
     """
     content = read_regular(path, MAX_BYTES, "the weights' manifest")
     try:
@@ -37,7 +37,6 @@ def read_strictly(path: Path) -> tuple[bytes, Any]:
         raise ManifestError(f"{path}: found values nested too deep to read, expected {MAX_DEPTH} levels") from None
     except ValueError as error:
         raise ManifestError(f"{path}: not JSON ({_one_line(error)}), expected a weights manifest") from None
-    demand_plain(path, data)
     return content, data
 
 
