@@ -30,9 +30,12 @@ from lumbar.models.heatmap import HeatmapNet
 from lumbar.models.regression import AxialRegressionNet, SagittalRegressionNet
 from lumbar.models.sequence import SliceRoleNet
 from lumbar.rules import shown
+from lumbar.stages.classify import CLASSIFIERS
 from lumbar.stages.crop import grid_images, with_context
+from lumbar.stages.heat import SAGITTAL_POINTS
 from lumbar.study import Study
 
+_POINTS = {"sagittal_xy": SAGITTAL_POINTS, "axial_xy": 2}  # of a heatmap network, by stage
 PROBE_VALUES = 24  # outputs kept of each probe
 PROBE_TOLERANCE = 0.02  # of 1 + |expected|: covers half precision on a GPU, not a changed layer
 
@@ -46,11 +49,22 @@ def load_networks(folder: Path, manifest: Manifest, device: str | torch.device =
     networks = Networks()
     for entry in manifest.weights:
         if entry.stage in STAGES:
+            _demand_use(entry)
             networks.by_stage.setdefault(entry.stage, []).append(load_network(manifest.path(entry), entry, device))
     missing = [stage for stage in STAGES if stage not in networks.by_stage]
     if missing:
         raise ManifestError(f"{folder}: no weights of stages {missing}, expected all of {list(STAGES)}")
     return networks
+
+
+def _demand_use(entry: WeightEntry) -> None:
+    """Refuse a network whose answers the chain could not use: it would fail in every study instead of once, here."""
+    points = entry.config.get("points")
+    if entry.model == "heatmap" and points != _POINTS.get(entry.stage, points):
+        raise ManifestError(f"{entry.file}: found {points} points, expected {_POINTS[entry.stage]} for {entry.stage}")
+    names = entry.config.get("models", list(CLASSIFIERS))
+    if entry.stage == "aggregator" and list(names) != list(CLASSIFIERS):
+        raise ManifestError(f"{entry.file}: found models {shown(names)}, expected {list(CLASSIFIERS)}")
 
 
 def load_network(path: Path, entry: WeightEntry, device: str | torch.device = "cpu") -> nn.Module:

@@ -337,13 +337,13 @@ def test_thousands_of_mutated_manifests_are_read_or_refused_in_one_line(tmp_path
     text = json.dumps(data)
     trails = [trail for trail in places(data) if trail]
     n_refused = 0
-    for _ in range(2500):
+    for _ in range(1500):
         path.write_text(json.dumps(mutate(rng, json.loads(text), trails)))
         n_refused += is_refused(tmp_path)
-    for _ in range(1000):  # bytes of the text itself
+    for _ in range(600):  # bytes of the text itself
         broken = bytearray(text.encode())
         for _ in range(rng.randint(1, 6)):
             broken[rng.randrange(len(broken))] = rng.randrange(256)
         path.write_bytes(bytes(broken[: rng.choice([len(broken), rng.randrange(len(broken))])]))
         n_refused += is_refused(tmp_path)
-    assert n_refused > 2000
+    assert n_refused > 1500
