@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from lumbar.errors import ManifestError
+from lumbar.labels import COLUMNS, DESCRIPTIONS
+from lumbar.rules import Either, Flag, Many, Number, Object, Real, Rule, Text, Whole, demand, shown
 
 STAGES = (
     "sagittal_xy",
@@ -167,6 +169,89 @@ class BaselineConfig:
     temperature: float = 1.0
 
 
+# The registered names of the networks and what configures each; ``lumbar.models`` adds the classes.
+CONFIGS: dict[str, type] = {
+    "heatmap": HeatmapConfig,
+    "sagittal_regression": SagittalRegressionConfig,
+    "axial_regression": AxialRegressionConfig,
+    "slice_role": SliceRoleConfig,
+    "sagittal_classifier": SagittalClassifierConfig,
+    "axial_classifier": AxialClassifierConfig,
+    "aggregator": AggregatorConfig,
+    "level_sequence": LevelSequenceConfig,
+    "baseline": BaselineConfig,
+}
+
+# What a configuration from a file may hold. The ranges are far wider than any recipe's, and narrow enough that a
+# network of every value in range can be built in memory (its tensors are compared with the file's before).
+BACKBONE_NAME = Text(
+    100,
+    r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?",
+    "the name of a timm network: letters, digits, _ and one dot (never a hub, an address or a folder)",
+)
+_SIZE, _HIDDEN, _WINDOW = Whole(8, 1024), Whole(1, 4096), Whole(1, 31)
+_EMBEDDING, _SHARE, _SCALE, _MM = Whole(1, 1024), Real(0.0, 1.0), Real(0.0, 20.0, above=True), Real(0.0, 500.0)
+_CROP: dict[str, Rule] = {
+    "backbone": Object(),
+    "size": _SIZE,
+    "window": _WINDOW,
+    "hidden": _HIDDEN,
+    "level_embedding": _EMBEDDING,
+    "position_embedding": _EMBEDDING,
+    "share_sides": Flag(),
+    "dropout": _SHARE,
+}
+_AGGREGATOR: dict[str, Rule] = {
+    "models": Many(Text(64, r"[a-z][a-z0-9_]*", "the name of a stage"), 1, 16, is_set=True),
+    "hidden": _HIDDEN,
+    "dropout": _SHARE,
+    "confidence": Flag(),
+}
+LIMITS: dict[type, dict[str, Rule]] = {
+    BackboneConfig: {
+        "name": BACKBONE_NAME,
+        "channels": Many(Whole(1, 4096), 0, 8),
+        "stem_width": Whole(0, 512),
+        "norm": Text(5, "batch|group", "'batch' or 'group'"),
+        "drop_path": _SHARE,
+    },
+    HeatmapConfig: {
+        "points": Whole(1, 64),
+        "size": _SIZE,
+        "mm_per_px": Real(0.0, 50.0, above=True),
+        "context": _WINDOW,
+        "widths": Many(Whole(8, 1024, step=8), 2, 8),
+        "segments": Whole(0, 64),
+        "sigma_mm": Real(0.0, 100.0, above=True),
+        "sigma_through_mm": Real(0.0, 100.0, above=True),
+        "backbone": Either((BACKBONE_NAME, Text(0, "", "nothing"))),
+    },
+    SagittalRegressionConfig: {"backbone": Object(), "size": _SIZE, "context": _WINDOW},
+    AxialRegressionConfig: {"backbone": Object(), "size": _SIZE},
+    SliceRoleConfig: {"backbone": Object(), "size": _SIZE, "hidden": _HIDDEN, "box_scale": _SCALE},
+    SagittalClassifierConfig: {**_CROP, "crop_scale": _SCALE, "min_half_mm": _MM},
+    AxialClassifierConfig: {
+        **_CROP,
+        "conditions": Many(Whole(0, 4), 1, 5, is_set=True),
+        "box_scale": _SCALE,
+        "box_mm": Many(Real(0.0, 500.0, above=True), 2, 2),
+    },
+    AggregatorConfig: _AGGREGATOR,
+    LevelSequenceConfig: _AGGREGATOR,
+    BaselineConfig: {
+        "backbone": Object(),
+        "column": Text(64),  # these four have their ranges in ``check_baseline``, which training asks as well
+        "description": Text(64),
+        "size": Whole(1, 1024),
+        "temperature": Number(),
+        "slices": Whole(0, 1000),
+        "hidden": _HIDDEN,
+        "dropout": _SHARE,
+        "balance": Many(_SHARE, 3, 3),
+    },
+}
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """Plain JSON types of a configuration dataclass."""
     values = dataclasses.asdict(config)
@@ -177,18 +262,50 @@ def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
     """Rebuild a configuration; lists become tuples.
 
     Raises:
-        ManifestError: a key that ``kind`` does not know, or one that it needs and is missing.
+        ManifestError: a key that ``kind`` does not know, one that it needs and is missing, or a value of another type
+            or out of range (``LIMITS``).
     """
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - set(fields))
     if unknown:
-        raise ManifestError(f"{kind.__name__}: unknown keys {unknown}, expected a subset of {sorted(fields)}")
-    arguments: dict[str, Any] = {}
+        raise ManifestError(f"{kind.__name__}: unknown keys {shown(unknown)}, expected a subset of {sorted(fields)}")
+    for name, field in fields.items():
+        if name not in values and field.default is dataclasses.MISSING:
+            raise ManifestError(f"{kind.__name__}: {name} missing, expected {LIMITS[kind][name].expected}")
     for name, value in values.items():
-        if name == "backbone" and isinstance(value, Mapping):
-            value = from_dict(BackboneConfig, value)
-        arguments[name] = tuple(value) if isinstance(value, list) else value
-    try:
-        return kind(**arguments)
-    except TypeError as error:
-        raise ManifestError(f"{kind.__name__}: {error}") from None
+        demand(f"{kind.__name__}.{name}", value, LIMITS[kind][name])
+    arguments = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    if isinstance(backbone := values.get("backbone"), Mapping):
+        arguments["backbone"] = from_dict(BackboneConfig, backbone)
+    config = kind(**arguments)
+    _demand_consistent(config)
+    return config
+
+
+def _demand_consistent(config: Any) -> None:
+    """Values that are in range each, and contradict each other."""
+    name = type(config).__name__
+    if isinstance(config, AxialClassifierConfig) and config.box_mm[0] > config.box_mm[1]:
+        raise ManifestError(f"{name}.box_mm: found {config.box_mm}, expected the smaller limit first")
+    if isinstance(config, BaselineConfig):
+        check_baseline(config)
+
+
+def check_baseline(config: BaselineConfig) -> None:
+    """Refuse a column, description, size or balance that cannot be.
+
+    Raises:
+        ManifestError: naming the value and what was expected.
+    """
+    if config.column not in COLUMNS:
+        raise ManifestError(f"baseline: found column {config.column!r}, expected one of the 25 label columns")
+    if config.description not in DESCRIPTIONS:
+        raise ManifestError(f"baseline: found series {config.description!r}, expected one of {', '.join(DESCRIPTIONS)}")
+    if config.size < 16 or config.slices < 0:
+        raise ManifestError(
+            f"baseline: found size {config.size} and slices {config.slices}, expected 16 or more and 0 or more"
+        )
+    if len(config.balance) != 3 or min(config.balance) < 0 or abs(sum(config.balance) - 1) > 1e-3:
+        raise ManifestError(f"baseline: found balance {config.balance}, expected three shares that sum to 1")
+    if not 0 < config.temperature < float("inf"):
+        raise ManifestError(f"baseline: found temperature {config.temperature}, expected more than 0")

@@ -29,11 +29,13 @@ def build_record(
     load_s: float,
     outcomes: Sequence[Outcome],
     problems: Sequence[str] = (),
+    own_code: str = "",
 ) -> dict[str, Any]:
     """The run record in plain JSON types; seconds of a stage are summed over studies.
 
     ``problems`` are those of no study, such as rows of the table of series that name none; the record has the key
-    only where there are some. All text in it is safe to print.
+    only where there are some. ``own_code`` says that other code ran than was sealed with the bundle; empty where it is
+    the same. All text in the record is safe to print.
     """
     seconds: dict[str, float] = {"load": load_s}
     for outcome in outcomes:
@@ -42,7 +44,7 @@ def build_record(
                 seconds[stage] = seconds.get(stage, 0.0) + value
     record = {
         "manifest_hash": manifest.hash,
-        "versions": versions(),
+        "versions": versions() | ({"code": own_code} if own_code else {}),
         "devices": list(devices) or ["cpu"],
         "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
         "studies": [

@@ -12,6 +12,7 @@ import pandas as pd
 
 from lumbar.budget import Budget, Clock, parse_time_limit
 from lumbar.chain import MAIN, Chain, baseline_chain, load_baseline
+from lumbar.code_hash import own_code_line
 from lumbar.devices import cpu_threads, cuda_devices
 from lumbar.errors import CohortError, ManifestError
 from lumbar.labels import COLUMNS, row_ids
@@ -109,6 +110,8 @@ def predict(
             "manifest %s verified, %d studies to predict on %s, at most %.0f s",
             manifest.hash[:12], len(study_ids), ", ".join(schedule.devices) or "no device", limit_s,
         )  # fmt: skip
+        if own_code := own_code_line(manifest.code_sha256):
+            log.info("%s", own_code)
         submission = Submission(study_ids, manifest.prior, out)
         outcomes = schedule.run(submission)
     finally:
@@ -118,7 +121,7 @@ def predict(
         validate(out, [row_id for study_id in study_ids for row_id in row_ids(study_id)])
     for outcome in outcomes:
         outcome.problems[:0] = [line for line in doubts.get(outcome.study_id, []) if line not in outcome.problems]
-    data = build_record(manifest, schedule.devices, schedule.load_s, outcomes, doubts.get(None, []))
+    data = build_record(manifest, schedule.devices, schedule.load_s, outcomes, doubts.get(None, []), own_code)
     write_extras(data, outcomes, submission, manifest, limit_s, record, report)
     return submission.frame(), data
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -23,16 +23,20 @@ from lumbar.geometry import make_grid
 from lumbar.inference import Networks, forward
 from lumbar.labels import SAGITTAL_T2
 from lumbar.manifest import Manifest, WeightEntry
-from lumbar.models import build
+from lumbar.models import build, expected_shapes
 from lumbar.models.aggregator import Aggregator
 from lumbar.models.baseline import BaselineNet
 from lumbar.models.classifier import AxialClassifier, SagittalClassifier
 from lumbar.models.heatmap import HeatmapNet
 from lumbar.models.regression import AxialRegressionNet, SagittalRegressionNet
 from lumbar.models.sequence import SliceRoleNet
+from lumbar.rules import shown
+from lumbar.stages.classify import CLASSIFIERS
 from lumbar.stages.crop import grid_images, with_context
+from lumbar.stages.heat import SAGITTAL_POINTS
 from lumbar.study import Study
 
+_POINTS = {"sagittal_xy": SAGITTAL_POINTS, "axial_xy": 2}  # of a heatmap network, by stage
 PROBE_VALUES = 24  # outputs kept of each probe
 PROBE_TOLERANCE = 0.02  # of 1 + |expected|: covers half precision on a GPU, not a changed layer
 
@@ -46,11 +50,22 @@ def load_networks(folder: Path, manifest: Manifest, device: str | torch.device =
     networks = Networks()
     for entry in manifest.weights:
         if entry.stage in STAGES:
+            _demand_use(entry)
             networks.by_stage.setdefault(entry.stage, []).append(load_network(manifest.path(entry), entry, device))
     missing = [stage for stage in STAGES if stage not in networks.by_stage]
     if missing:
         raise ManifestError(f"{folder}: no weights of stages {missing}, expected all of {list(STAGES)}")
     return networks
+
+
+def _demand_use(entry: WeightEntry) -> None:
+    """Refuse a network whose answers the chain could not use: it would fail in every study instead of once, here."""
+    points = entry.config.get("points")
+    if entry.model == "heatmap" and points != _POINTS.get(entry.stage, points):
+        raise ManifestError(f"{entry.file}: found {points} points, expected {_POINTS[entry.stage]} for {entry.stage}")
+    names = entry.config.get("models", list(CLASSIFIERS))
+    if entry.stage == "aggregator" and list(names) != list(CLASSIFIERS):
+        raise ManifestError(f"{entry.file}: found models {shown(names)}, expected {list(CLASSIFIERS)}")
 
 
 def load_network(path: Path, entry: WeightEntry, device: str | torch.device = "cpu") -> nn.Module:
@@ -59,16 +74,46 @@ def load_network(path: Path, entry: WeightEntry, device: str | torch.device = "c
     Raises:
         ManifestError: the file is not safetensors or its tensors do not fit the config.
     """
+    tensors = _read_tensors(path, entry)
     network = build(entry.model, entry.config)
     try:
-        tensors = load_file(path)
         network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=True)
-    except (SafetensorError, OSError) as error:
-        raise ManifestError(f"{path}: not readable as safetensors ({error})") from None
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise ManifestError(f"{path}: tensors do not fit model {entry.model!r} and its config ({reason})") from None
     return network.to(device).eval()
+
+
+def _read_tensors(path: Path, entry: WeightEntry) -> dict[str, Tensor]:
+    """The file's tensors, once their shapes are those that the config asks for.
+
+    A config is text: it may ask for more memory than the machine has. A file holds the bytes that its header declares,
+    so that shapes which agree bound what the network takes, before anything is allocated.
+
+    Raises:
+        ManifestError: no safetensors file, or shapes that differ.
+    """
+    expected = expected_shapes(entry.model, entry.config)
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        if expected is not None and (reason := _difference(found, expected)):
+            raise ManifestError(f"{path}: tensors do not fit model {entry.model!r} and its config ({reason})")
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ManifestError(f"{path}: not readable as safetensors ({reason})") from None
+
+
+def _difference(found: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]]) -> str:
+    """The first tensor that is missing, of another shape, or too many; empty where there is none."""
+    for name, shape in expected.items():
+        if name not in found:
+            return f"{name} is missing, expected shape {list(shape)}"
+        if tuple(found[name]) != tuple(shape):
+            return f"{name}: found shape {list(found[name])}, expected {list(shape)}"
+    extra = sorted(found.keys() - expected.keys())
+    return f"found {shown(extra[0])}, which the network does not have" if extra else ""
 
 
 def save_network(network: nn.Module, path: Path, *, half: bool = True) -> None:
@@ -149,8 +194,12 @@ def run_probe(network: nn.Module, seed: int) -> list[float]:
 
 def record_probe(network: nn.Module, seed: int = 0) -> dict[str, Any]:
     """The probe entry of a manifest for a network as it will be loaded."""
-    shapes = {f"input{i}": list(tensor.shape) for i, tensor in enumerate(probe_inputs(network, seed))}
+    shapes = _input_shapes(probe_inputs(network, seed))
     return {"seed": seed, "inputs": shapes, "expected": run_probe(network, seed), "tolerance": PROBE_TOLERANCE}
+
+
+def _input_shapes(inputs: Sequence[Tensor]) -> dict[str, list[int]]:
+    return {f"input{i}": list(tensor.shape) for i, tensor in enumerate(inputs)}
 
 
 def check_probe(network: nn.Module, probe: Mapping[str, Any], name: str) -> None:
@@ -160,10 +209,11 @@ def check_probe(network: nn.Module, probe: Mapping[str, Any], name: str) -> None
         ManifestError: naming the file, the value found and the value expected: code, library versions and weights do
             not belong together.
     """
-    try:
-        seed, expected, tolerance = int(probe["seed"]), list(probe["expected"]), float(probe["tolerance"])
-    except (KeyError, TypeError, ValueError):
-        raise ManifestError(f"{name}: found probe {dict(probe)!r}, expected seed, expected, tolerance") from None
+    if not {"seed", "expected", "tolerance"} <= probe.keys():
+        raise ManifestError(f"{name}: found probe {shown(dict(probe))}, expected seed, expected, tolerance")
+    seed, expected, tolerance = probe["seed"], probe["expected"], probe["tolerance"]
+    if "inputs" in probe and (shapes := _input_shapes(probe_inputs(network, seed))) != probe["inputs"]:
+        raise ManifestError(f"{name}: found probe inputs {shown(probe['inputs'])}, expected {shapes}")
     found = run_probe(network, seed)
     if len(found) != len(expected):
         raise ManifestError(f"{name}: probe gave {len(found)} values, expected {len(expected)}")

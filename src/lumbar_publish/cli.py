@@ -17,7 +17,7 @@ from lumbar_publish.client import Client, KaggleError
 from lumbar_publish.files import write_text
 from lumbar_publish.names import DEFAULT_SLUG, DatasetId, Layout
 from lumbar_publish.publication import Publication, demand_owner
-from lumbar_publish.seal import Sealed, described, locked_dataset, read_json, seal, source_of, verify_against_lock
+from lumbar_publish.seal import Sealed, described, locked_dataset, read_data, seal, source_of, verify_against_lock
 from lumbar_publish.whole import chain_of
 
 ALL = "all"
@@ -80,7 +80,7 @@ def summary(sealed: Sealed) -> str:
 
 
 def _seal(layout: Layout, options: argparse.Namespace, make_sample: MakeSample) -> Sealed:
-    data = read_json(source_of(layout, options.run)[0])
+    data = read_data(source_of(layout, options.run)[0])
     locked_id = locked_dataset(layout)
     dataset = DatasetId.choose(locked_id, options.owner, options.slug)
     if options.publish in LATER and options.run is None and str(dataset) == locked_id and layout.sealed.is_dir():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import copy
 import json
 import os
 import shutil
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from lumbar import manifest as manifests
+from lumbar.code_hash import FOLDER, PACKAGE, digest, find_package, shipped_files, shipped_hashes
+from lumbar.code_hash import code_sha256 as code_sha256
 from lumbar.errors import ManifestError
 from lumbar.manifest import FILE_NAME as MANIFEST
 from lumbar_publish.files import replaced_folder, write_text
@@ -22,8 +24,6 @@ from lumbar_publish.whole import chain_of, objections
 
 DATASET_METADATA = "dataset-metadata.json"
 MAX_TOP_LEVEL = 50  # entries of a Kaggle dataset's top level
-# What may ship from the package's folder; anything else there (caches, editors' backups) stays at home.
-_SHIPPED = {".py", ".j2", ".html", ".css", ".js", ".json", ".csv", ".txt", ".typed"}
 # Time stamps are part of what is uploaded (archives hold them). They follow from the manifest: the same content always
 # has the same, and other content another, because the client takes a file of equal name, size and time for one whose
 # upload was interrupted, and would keep the old bytes.
@@ -41,25 +41,6 @@ class Sealed:
     sizes: dict[str, int]  # bytes of each top-level entry
 
 
-def shipped_code(package: Path) -> list[Path]:
-    """The package's files that ship, sorted by their place."""
-    found = []
-    for path in package.rglob("*"):
-        inside = path.relative_to(package)
-        hidden = any(part.startswith(".") or part == "__pycache__" for part in inside.parts)
-        if path.is_file() and path.suffix in _SHIPPED and not hidden:
-            found.append(path)
-    return sorted(found, key=lambda path: path.relative_to(package).as_posix())
-
-
-def code_sha256(package: Path) -> str:
-    """One digest of all shipped code: places and contents."""
-    digest = hashlib.sha256()
-    for path in shipped_code(package):
-        digest.update(f"{path.relative_to(package).as_posix()}\0{manifests.file_sha256(path)}\n".encode())
-    return digest.hexdigest()
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object.
 
@@ -70,16 +51,27 @@ def read_json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ManifestError(f"{path}: no such file, expected a manifest") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise ManifestError(f"{path}: not readable as JSON: {error}") from None
     if not isinstance(data, dict):
         raise ManifestError(f"{path}: holds a {type(data).__name__}, expected a JSON object")
     return data
 
 
+def read_data(path: Path) -> dict[str, Any]:
+    """A manifest's JSON as it stands, checked as the kernel checks it; the caller may change it.
+
+    Raises:
+        ManifestError: no such file, or not a manifest.
+    """
+    if not path.exists():
+        raise ManifestError(f"{path}: no such file, expected a manifest")
+    return copy.deepcopy(manifests.read_manifest(path).data)
+
+
 def locked_dataset(layout: Layout) -> str | None:
     """The dataset's id in the lock file; None where there is no lock file."""
-    return (read_json(layout.lock).get("dataset") or {}).get("id") if layout.lock.is_file() else None
+    return read_data(layout.lock)["dataset"].get("id") if layout.lock.is_file() else None
 
 
 def source_of(layout: Layout, run: Path | None) -> tuple[Path, Path]:
@@ -96,7 +88,7 @@ def _locked_weights(layout: Layout) -> Path:
     """Where the lock file's weights lie: the repository ships the demo's; those of a run sealed since, in ``dist``."""
     is_sealed = (layout.sealed / MANIFEST).is_file()
     if is_sealed and manifests.manifest_hash(layout.sealed) == manifests.manifest_hash(layout.root):
-        entries = read_json(layout.lock).get("weights") or []
+        entries = read_data(layout.lock)["weights"]
         # One that differs among the demo's is a damaged one, and is refused; all differing are another run's.
         if all(_lacking(entry, layout.demo_weights) for entry in entries):
             return layout.sealed / "weights"
@@ -137,12 +129,13 @@ def seal(
         ManifestError: an incomplete or mixed run, a weight that is not what its entry says, a place not writable.
     """
     manifest_path, weights = source_of(layout, run)
-    data = read_json(manifest_path)
+    data = read_data(manifest_path)
     if dataset is None:
         dataset = DatasetId.choose(locked_dataset(layout))
     data["forced"] = _accepted(data, manifest_path, run, force)
     data["dataset"] = {"id": str(dataset), "version": None}
-    data["code_sha256"] = code_sha256(layout.kernel)
+    data["code_files"] = shipped_hashes(layout.kernel)
+    data["code_sha256"] = digest(data["code_files"])
     with replaced_folder(layout.sealed) as folder:
         _stage(folder, layout, data, weights, dataset)
         manifests.verify(folder)
@@ -161,21 +154,38 @@ def described(folder: Path, dataset: DatasetId) -> Sealed:
 
 
 def verify_against_lock(layout: Layout, folder: Path) -> str:
-    """Check any folder against itself and against the lock file; the manifest's hash.
+    """Check any folder against itself (weights, code, nothing besides) and against the lock file; the manifest's hash.
 
     Raises:
         ManifestError: a file differs from its manifest, or the manifest from the lock file; says what differs.
     """
-    manifests.verify(folder)
-    found, expected = manifests.manifest_hash(folder), manifests.manifest_hash(layout.root)
+    manifest = manifests.verify(folder)
+    if find_package(folder) is None:
+        raise ManifestError(f"{folder / FOLDER / PACKAGE}: not found, expected the sealed code")
+    if extra := extra_files(manifest):
+        more = f" and {len(extra) - 3} more" if len(extra) > 3 else ""
+        raise ManifestError(f"{folder}: found {', '.join(map(ascii, extra[:3]))}{more}, expected only what was sealed")
+    found, expected = manifest.hash, manifests.manifest_hash(layout.root)
     if found != expected:
-        there, here = read_json(folder / MANIFEST), read_json(layout.lock)
-        differing = sorted(key for key in there.keys() | here.keys() if there.get(key) != here.get(key))
+        there, here = manifest.data, read_data(layout.lock)
+        # The list of code files says what its hash says.
+        keys = (there.keys() | here.keys()) - {"code_files"}
+        differing = sorted(key for key in keys if there.get(key) != here.get(key))
         raise ManifestError(
             f"{folder}: manifest {found[:12]}, the lock file {layout.lock.name} says {expected[:12]}; "
             f"they differ in {', '.join(differing) or 'formatting'}"
         )
     return found
+
+
+def extra_files(manifest: manifests.Manifest) -> list[str]:
+    """What lies in a sealed folder beside its code, and was not sealed."""
+    known = {manifest.folder / MANIFEST, manifest.folder / DATASET_METADATA}
+    known |= {manifest.path(entry) for entry in manifest.weights}
+    package = find_package(manifest.folder)
+    inside = [path for path in manifest.folder.rglob("*") if package is None or package not in (path, *path.parents)]
+    strange = [path for path in inside if path not in known and (path.is_symlink() or not path.is_dir())]
+    return sorted(path.relative_to(manifest.folder).as_posix() for path in strange)
 
 
 def _accepted(data: dict[str, Any], path: Path, run: Path | None, force: bool) -> list[str]:
@@ -188,8 +198,8 @@ def _accepted(data: dict[str, Any], path: Path, run: Path | None, force: bool) -
 
 
 def _stage(folder: Path, layout: Layout, data: dict[str, Any], weights: Path, dataset: DatasetId) -> None:
-    for source in shipped_code(layout.kernel):
-        _copy(source, folder / "code" / "lumbar" / source.relative_to(layout.kernel))
+    for source in shipped_files(layout.kernel):
+        _copy(source, folder / FOLDER / PACKAGE / source.relative_to(layout.kernel))
     for entry in data.get("weights") or []:
         lacking = _lacking(entry, weights)
         if lacking:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lumbar.config import STAGES
+from lumbar.errors import ManifestError
 
 BASELINE = "baseline"  # a run of the baseline chain has this one stage instead of the seven
 
@@ -22,6 +23,9 @@ def objections(data: dict[str, Any], run: Path | None = None) -> list[str]:
     Args:
         data: a manifest.
         run: the run's folder, whose ``recipe.json`` must name the manifest's recipe.
+
+    Raises:
+        ManifestError: a ``recipe.json`` that is no JSON.
     """
     entries = data.get("weights") or []
     found = {str(entry.get("stage")) for entry in entries}
@@ -43,7 +47,10 @@ def _recipes(data: dict[str, Any], entries: list[dict[str, Any]], run: Path | No
     others = {f"{entry['file']} is of {entry['recipe']}" for entry in entries if entry.get("recipe", recipe) != recipe}
     path = run / "recipe.json" if run else None
     if path and path.is_file():
-        named = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            named = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, OSError, RecursionError) as error:
+            raise ManifestError(f"{path}: not readable as JSON: {error}") from None
         name = named.get("name") if isinstance(named, dict) else named
         if name is not None and name != recipe:
             others.add(f"{path.name} says {name}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 import torchvision
 
 import lumbar
+from lumbar.code_hash import own_code_sha256
 from lumbar.config import STAGES, to_dict
 from lumbar.labels import COLUMNS
 from lumbar.manifest import SCHEMA, WeightEntry, file_sha256, write_manifest
@@ -45,7 +45,7 @@ def export(run: Run) -> Path:
     data = {
         "schema": SCHEMA,
         "dataset": {"id": "your-kaggle-name/lumbar-kit", "version": None},  # sealing puts the true one here
-        "code_sha256": code_hash(),
+        "code_sha256": own_code_sha256(),
         "recipe": run.recipe.name,
         "created_by": f"lumbar {lumbar.__version__}",
         "cohort": {
@@ -70,15 +70,6 @@ def export(run: Run) -> Path:
     }
     write_manifest(folder / FILE, data)
     return folder
-
-
-def code_hash() -> str:
-    """sha256 over the names and bytes of all Python files that ship, in order."""
-    root = Path(lumbar.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
 
 
 def _entry(run: Run, folder: Path, stage: str, fold: int) -> dict[str, Any]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import nn
 
 from lumbar import config as configs
@@ -16,17 +19,21 @@ from lumbar.models.heatmap import HeatmapNet
 from lumbar.models.level_sequence import LevelSequenceAggregator
 from lumbar.models.regression import AxialRegressionNet, SagittalRegressionNet
 from lumbar.models.sequence import SliceRoleNet
+from lumbar.rules import shown
 
+_NETWORKS: dict[str, type[nn.Module]] = {
+    "heatmap": HeatmapNet,
+    "sagittal_regression": SagittalRegressionNet,
+    "axial_regression": AxialRegressionNet,
+    "slice_role": SliceRoleNet,
+    "sagittal_classifier": SagittalClassifier,
+    "axial_classifier": AxialClassifier,
+    "aggregator": Aggregator,
+    "level_sequence": LevelSequenceAggregator,
+    "baseline": BaselineNet,
+}
 MODELS: dict[str, tuple[type[nn.Module], type]] = {
-    "heatmap": (HeatmapNet, configs.HeatmapConfig),
-    "sagittal_regression": (SagittalRegressionNet, configs.SagittalRegressionConfig),
-    "axial_regression": (AxialRegressionNet, configs.AxialRegressionConfig),
-    "slice_role": (SliceRoleNet, configs.SliceRoleConfig),
-    "sagittal_classifier": (SagittalClassifier, configs.SagittalClassifierConfig),
-    "axial_classifier": (AxialClassifier, configs.AxialClassifierConfig),
-    "aggregator": (Aggregator, configs.AggregatorConfig),
-    "level_sequence": (LevelSequenceAggregator, configs.LevelSequenceConfig),
-    "baseline": (BaselineNet, configs.BaselineConfig),
+    name: (network, configs.CONFIGS[name]) for name, network in _NETWORKS.items()
 }
 
 
@@ -34,12 +41,51 @@ def build(model: str, config: Mapping[str, Any]) -> nn.Module:
     """A network from its registered name and its configuration as plain JSON types.
 
     Raises:
-        ManifestError: the name or a key of the configuration is unknown.
+        ManifestError: the name or a key of the configuration is unknown, a value is out of range, or the values do not
+            make a network together.
     """
     if model not in MODELS:
-        raise ManifestError(f"model {model!r}: unknown, expected one of {sorted(MODELS)}")
+        raise ManifestError(f"model {shown(model)}: unknown, expected one of {sorted(MODELS)}")
     network, kind = MODELS[model]
-    return network(configs.from_dict(kind, config))
+    values: Any = configs.from_dict(kind, config)
+    try:
+        return network(values)
+    except ManifestError:
+        raise
+    except Exception as error:  # torch and timm refuse what does not fit together in many ways
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise ManifestError(f"model {model!r}: cannot be built ({reason}), expected a config that fits it") from None
+
+
+def expected_shapes(model: str, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]] | None:
+    """Shape of every tensor that the network's file must hold; nothing of the network's size is allocated.
+
+    Returns:
+        name → shape; None where this version of timm cannot build the network without memory.
+
+    Raises:
+        ManifestError: as ``build``.
+    """
+    return _shapes(model, json.dumps(config, sort_keys=True))
+
+
+@lru_cache(maxsize=64)  # folds and seeds of a stage share one configuration
+def _shapes(model: str, config: str) -> dict[str, tuple[int, ...]] | None:
+    values = json.loads(config)
+    if model in MODELS:
+        configs.from_dict(MODELS[model][1], values)  # its refusals are final
+    try:
+        with torch.device("meta"):
+            network = build(model, values)
+    except ManifestError:
+        if model not in MODELS or not _is_built_by_timm(values):
+            raise
+        return None  # some timm networks compute with values while they are built
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+
+
+def _is_built_by_timm(values: Mapping[str, Any]) -> bool:
+    return bool(values.get("backbone"))
 
 
 def name_of(config: Any) -> str:

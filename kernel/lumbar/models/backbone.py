@@ -10,8 +10,9 @@ import torch
 from timm.layers.norm import GroupNorm
 from torch import Tensor, nn
 
-from lumbar.config import BackboneConfig
+from lumbar.config import BACKBONE_NAME, BackboneConfig
 from lumbar.errors import ManifestError
+from lumbar.rules import demand
 
 PIXEL_MEAN, PIXEL_STD = 0.25, 0.25  # of normalised MR, air included; a constant of the code, not of a data set
 
@@ -38,8 +39,10 @@ def create_timm(config: BackboneConfig, **options: Any) -> nn.Module:
     """A timm network by name, without weights unless ``pretrained`` is among the options, as in training only.
 
     Raises:
-        ManifestError: timm does not know the name or refuses an option.
+        ManifestError: timm does not know the name or refuses an option; a name that timm would look for on a hub or in
+            a folder (``hf-hub:…``, ``local-dir:…``) is refused before timm sees it.
     """
+    demand("backbone", config.name, BACKBONE_NAME)
     if config.channels:
         options["channels"] = config.channels
     if config.stem_width:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lumbar.config import BaselineConfig
-from lumbar.errors import ManifestError
-from lumbar.labels import COLUMNS, DESCRIPTIONS
+from lumbar.config import BaselineConfig, check_baseline
 from lumbar.models.backbone import PIXEL_MEAN, PIXEL_STD, create_timm
 
 
@@ -23,7 +21,7 @@ class BaselineNet(nn.Module):
 
     def __init__(self, config: BaselineConfig) -> None:
         super().__init__()
-        _check(config)
+        check_baseline(config)
         self.config = config
         self.body = create_timm(config.backbone, in_chans=1, num_classes=0, global_pool="")
         self.n_features = int(self.body.num_features)  # type: ignore[arg-type]
@@ -49,18 +47,3 @@ class BaselineNet(nn.Module):
             features = features.movedim(-1, 1)
         places = features.flatten(2)  # (N, C, places)
         return self.head(torch.cat([places.amax(dim=2), places.mean(dim=2)], dim=1))
-
-
-def _check(config: BaselineConfig) -> None:
-    if config.column not in COLUMNS:
-        raise ManifestError(f"baseline: found column {config.column!r}, expected one of the 25 label columns")
-    if config.description not in DESCRIPTIONS:
-        raise ManifestError(f"baseline: found series {config.description!r}, expected one of {', '.join(DESCRIPTIONS)}")
-    if config.size < 16 or config.slices < 0:
-        raise ManifestError(
-            f"baseline: found size {config.size} and slices {config.slices}, expected 16 or more and 0 or more"
-        )
-    if len(config.balance) != 3 or min(config.balance) < 0 or abs(sum(config.balance) - 1) > 1e-3:
-        raise ManifestError(f"baseline: found balance {config.balance}, expected three shares that sum to 1")
-    if not 0 < config.temperature < float("inf"):
-        raise ManifestError(f"baseline: found temperature {config.temperature}, expected more than 0")

@@ -15,6 +15,7 @@ import torch
 
 import lumbar
 from lumbar.baseline import STAGE
+from lumbar.code_hash import own_code_sha256
 from lumbar.config import BaselineConfig, from_dict, to_dict
 from lumbar.labels import COLUMNS, CONDITIONS, LEVELS
 from lumbar.manifest import FILE_NAME, SCHEMA, WeightEntry, file_sha256, write_manifest
@@ -22,7 +23,6 @@ from lumbar.models.baseline import BaselineNet
 from lumbar.weights import load_network, record_probe, save_network
 from lumbar_train.checkpoint import load_weights
 from lumbar_train.errors import TrainingError
-from lumbar_train.export import code_hash
 from lumbar_train.folds import FULL
 from lumbar_train.tables import Cohort
 
@@ -57,7 +57,7 @@ def export(
     data = {
         "schema": SCHEMA,
         "dataset": {"id": "your-kaggle-name/lumbar-kit", "version": None},  # sealing puts the true one here
-        "code_sha256": code_hash(),
+        "code_sha256": own_code_sha256(),
         "recipe": RECIPE,
         "created_by": f"lumbar {lumbar.__version__}",
         "cohort": {
