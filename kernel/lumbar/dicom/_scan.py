@@ -43,9 +43,14 @@ NUMBERS = {
     "pixel_representation": (0x00280103, SHORT, 1),
     "samples_per_pixel": (0x00280002, SHORT, 1),
     "planar_configuration": (0x00280006, SHORT, 1),
+    "pixel_padding_value": (0x00280120, SHORT, 1),
+    "pixel_padding_range_limit": (0x00280121, SHORT, 1),
     "number_of_frames": (0x00280008, INTEGER, 1),
     "instance_number": (0x00200013, INTEGER, 1),
     "series_number": (0x00200011, INTEGER, 1),
+    "acquisition_number": (0x00200012, INTEGER, 1),
+    "echo_number": (0x00180086, INTEGER, 1),
+    "temporal_position_identifier": (0x00200100, INTEGER, 1),
     "image_position_patient": (0x00200032, DECIMAL, 3),
     "image_orientation_patient": (0x00200037, DECIMAL, 6),
     "pixel_spacing": (0x00280030, DECIMAL, 2),
@@ -61,6 +66,7 @@ NUMBERS = {
     "window_width": (0x00281051, DECIMAL, 0),
 }
 TEXTS = {
+    "image_type": 0x00080008,
     "photometric_interpretation": 0x00280004,
     "series_instance_uid": 0x0020000E,
     "study_instance_uid": 0x0020000D,
@@ -106,7 +112,7 @@ def _plan() -> np.ndarray:
 
 
 _PLAN = _plan()
-_ROWS, _COLUMNS, _ALLOCATED, _STORED, _HIGH, _SIGN, _SAMPLES, _PLANAR = (place for _, place in SHORTS)
+_ROWS, _COLUMNS, _ALLOCATED, _STORED, _HIGH, _SIGN, _SAMPLES, _PLANAR, *_ = (place for _, place in SHORTS)
 _FRAMES, _PIXELS = span_of(NUMBERS["number_of_frames"][0]), span_of(PIXEL_DATA)
 _PHOTOMETRIC = span_of(TEXTS["photometric_interpretation"])
 

@@ -37,8 +37,9 @@ class Header:
 
     Fields are DICOM keywords in snake_case (PS3.6). Lengths are in mm, times in ms, field strength in tesla.
     ``image_orientation_patient`` holds the direction of a row (increasing column), then of a column (increasing row);
-    ``pixel_spacing`` the distance between rows, then between columns. A header read from a file makes its fields when
-    they are first asked for.
+    ``pixel_spacing`` the distance between rows, then between columns. ``image_type`` is the text with its backslashes;
+    the two limits of padding are stored values, signed where the pixels are. ``problems`` holds a line for each element
+    that was malformed and recovered from. A header read from a file makes its fields when they are first asked for.
     """
 
     path: str
@@ -68,12 +69,19 @@ class Header:
     window_width: tuple[float, ...] | None
     instance_number: int | None
     series_number: int | None
+    acquisition_number: int | None
+    echo_number: int | None  # EchoNumbers (0018,0086), the first where there are several
+    temporal_position_identifier: int | None
+    pixel_padding_value: int | None
+    pixel_padding_range_limit: int | None
+    image_type: str | None
     series_instance_uid: str | None
     study_instance_uid: str | None
     sop_class_uid: str | None
     series_description: str | None
     modality: str | None
     manufacturer: str | None
+    problems: tuple[str, ...] = ()
 
     if not TYPE_CHECKING:  # or every name would count as an attribute
 
@@ -193,7 +201,8 @@ def _odd_number(raw: bytes, kind: int, count: int) -> int | float | tuple[float,
 
 
 _IMAGE = frozenset([*(field for field, _ in _scan.SHORTS), "number_of_frames", "photometric_interpretation"])
-_SINGLES = tuple(_scan.STRINGS)[6:-2]  # after three integers, position, orientation and spacing, before the windows
+_INTEGERS = tuple(_scan.STRINGS)[1:6]
+_SINGLES = tuple(_scan.STRINGS)[9:-2]  # after six integers, position, orientation and spacing, before the windows
 _PHOTOMETRIC_SPAN = _scan.span_of(_scan.TEXTS["photometric_interpretation"])
 _TEXT_SPANS = tuple((field, _scan.span_of(tag)) for field, tag in _scan.TEXTS.items() if field not in _IMAGE)
 _TABLE_SPANS = _scan.span_of(_scan.OFFSETS), _scan.span_of(_scan.OFFSET_LENGTHS)
@@ -313,7 +322,7 @@ def parse(name: str, source: np.ndarray, is_whole: bool = True) -> File:
     if not syntax:
         syntax = _text(head[start : start + length]) or ""
     header = object.__new__(Header)  # its fields are made at first use
-    header.__dict__.update(path=name, transfer_syntax_uid=syntax, _unread=(head, workspace, numbers))
+    header.__dict__.update(path=name, transfer_syntax_uid=syntax, problems=(), _unread=(head, workspace, numbers))
     if code == _scan.END:
         return File(header, source, is_big != 0, -1, 0, "", None, None)
     if stored and syntax in _LITTLE:
@@ -360,6 +369,11 @@ def _image_fields(head: bytes, workspace: np.ndarray, numbers: np.ndarray) -> di
     fields["number_of_frames"] = None if frames != frames else int(frames)  # NaN alone differs from itself
     start = at(_PHOTOMETRIC_SPAN)
     fields["photometric_interpretation"] = _text(head[start : start + at(_PHOTOMETRIC_SPAN + 1)])
+    if fields["pixel_representation"] == 1:  # padding is stored as the pixels are (PS3.3 section C.7.5.1.1.2)
+        for field in ("pixel_padding_value", "pixel_padding_range_limit"):
+            value = fields[field]
+            if isinstance(value, int) and value >= 1 << 15:
+                fields[field] = value - (1 << 16)
     if at(_scan.LEFT) & 1:
         fields["number_of_frames"] = _read_odd("number_of_frames", head, workspace.tolist())
     return fields
@@ -368,17 +382,18 @@ def _image_fields(head: bytes, workspace: np.ndarray, numbers: np.ndarray) -> di
 def _number_fields(head: bytes, workspace: np.ndarray, numbers: np.ndarray) -> dict[str, object]:
     """The other fields that are numbers: geometry, rescaling, acquisition."""
     values = [None if value != value else value for value in numbers.tolist()]
-    (_, instance, series, x, y, z, *cosines, between_rows, between_columns) = values[:14]
+    x, y, z, *cosines, between_rows, between_columns = values[6:17]
     fields: dict[str, object] = {
-        "instance_number": None if instance is None else int(instance),
-        "series_number": None if series is None else int(series),
+        field: None if value is None else int(value) for field, value in zip(_INTEGERS, values[1:6], strict=True)
+    }
+    fields |= {
         "image_position_patient": None if z is None else (x, y, z),
         "image_orientation_patient": None if cosines[5] is None else tuple(cosines),
         "pixel_spacing": None if between_columns is None else (between_rows, between_columns),
         "window_center": None if values[-2] is None else (values[-2],),
         "window_width": None if values[-1] is None else (values[-1],),
     }
-    fields.update(zip(_SINGLES, values[14:-2], strict=True))
+    fields.update(zip(_SINGLES, values[17:-2], strict=True))
     if workspace.item(_scan.LEFT) > 1:
         places = workspace.tolist()
         for index, field in enumerate(_scan.STRINGS):
