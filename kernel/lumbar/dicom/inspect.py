@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lumbar.dicom.described import ORIENTATIONS, orientation_of, read_described
 from lumbar.dicom.header import Header, read_header
 from lumbar.dicom.pixels import read_slice
-from lumbar.dicom.described import ORIENTATIONS, orientation_of, read_described
 from lumbar.dicom.stack import Stack
 from lumbar.dicom.syntaxes import syntax_name
 from lumbar.errors import CohortError, DicomError
@@ -110,7 +110,7 @@ def find_description(folder: Path) -> tuple[str | None, str]:
 def _describe_series(folder: Path) -> str:
     description, source = find_description(folder)
     series = read_described(folder, description)
-    first = next(child for child in sorted(folder.iterdir()) if child.suffix.lower() == ".dcm")
+    first = next(c for c in sorted(folder.iterdir()) if c.suffix.lower() == ".dcm" and not c.name.startswith("."))
     lines = [f"series {series.series_id}: {len(series.stacks)} stacks"]
     expected = orientation_of(description)
     assumed = f"where no slice has an orientation it is taken as {expected}"

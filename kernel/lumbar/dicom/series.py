@@ -148,6 +148,8 @@ def _read(
             first = next(iter(failures))
             raise DicomError(f"{root}: found no readable slice in {len(files)} files, expected some ({first})")
         notes, left = Notes(list(failures)), LeftOut()
+        if n_untried := sum(not image.failure for image in images) - len(good):
+            notes.problems.append(f"{n_untried} slices left out, found {_MAX_ROUNDS} damaged ones in their stead")
         plans = arrange(place(good, fallback_orientation, notes), notes, left, prefers_long_echo)
         doubtful = [image for plan in plans for image in _implausible(plan) if not image.is_decoded]
         if doubtful:  # before there is a volume of the size that they claim
@@ -160,7 +162,7 @@ def _read(
             for plan, stack in zip(plans, stacks, strict=True)
             for item, out in zip(plan.items, stack.volume, strict=True)
         ]
-        extras = [image for image, _ in left.doubles + left.copies if not image.is_decoded]
+        extras = [] if attempt else [image for image, _ in left.doubles + left.copies]
         jobs = _jobs([*targets, *((image, None) for image in extras[:_MAX_EXTRAS])])
         crew.map(_decode, jobs)
         if not any(image.failure for job in jobs for image in job.images):
