@@ -14,6 +14,7 @@ def make_header(shape, *, allocated=16, stored=None, signed=0, photometric=None,
     values = {
         "path": path,
         "problems": (),
+        "pixel_data": "PixelData",
         "transfer_syntax_uid": syntax,
         "rows": shape[0],
         "columns": shape[1],

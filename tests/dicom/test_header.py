@@ -130,7 +130,7 @@ def test_headers_equal_those_of_pydicom():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             dataset = pydicom.dcmread(name, force=True, stop_before_pixels=True)
-            for field in fields(Header)[2:-1]:
+            for field in fields(Header)[2:-2]:
                 keyword = "".join(part.capitalize() for part in field.name.split("_")).replace("Uid", "UID")
                 keyword = keyword.replace("Sop", "SOP").replace("EchoNumber", "EchoNumbers")
                 try:
@@ -138,6 +138,8 @@ def test_headers_equal_those_of_pydicom():
                 except (ValueError, TypeError, OverflowError):
                     continue
                 found = getattr(header, field.name)
+                if expected is None and "SharedFunctionalGroupsSequence" in dataset:
+                    continue  # pydicom does not look into functional groups
                 if expected is None or expected == "":
                     assert found is None, (name, keyword)
                 elif isinstance(found, tuple):
@@ -297,7 +299,7 @@ def test_decimal_strings_equal_float_to_the_last_bit():
     for _ in range(3000):
         value = rng.normal() * 10.0 ** rng.integers(-8, 9)
         raw = (f"{value:.{rng.integers(1, 15)}g}" if rng.random() < 0.5 else f"{value:.{rng.integers(0, 9)}f}").encode()
-        left = _numbers.parse_numbers(np.frombuffer(raw, np.uint8), np.array([0, len(raw)]), plan, numbers)
+        left = _numbers.parse_numbers(np.frombuffer(raw, np.uint8), np.array([0, len(raw), -1, 0]), plan, numbers)
         assert left or numbers[0] == float(raw), raw
         assert not left or len(raw) > 15, raw
 
@@ -381,9 +383,10 @@ def test_an_element_beyond_the_end_is_refused_with_its_offset(tmp_path):
     assert f"offset {len(meta(EXPLICIT))} of {len(data)}" in text
 
 
-def test_something_else_than_an_item_in_a_sequence_is_refused(tmp_path):
+def test_something_else_than_an_item_in_a_sequence_is_refused_without_pixels_that_fit(tmp_path):
     broken = element(0x00081140, "SQ", element(0x00080100, "SH", b"A1"), length=UNDEFINED)
-    assert "inside a sequence" in refusal(read_header, to_file(tmp_path, native_file(PIXELS, before=broken)))
+    data = native_file(PIXELS, before=broken)
+    assert "inside a sequence" in refusal(read_header, to_file(tmp_path, data[:-2]))
 
 
 def test_deeply_nested_sequences_end(tmp_path):
@@ -398,7 +401,7 @@ def test_a_damaged_deflate_stream_is_refused(tmp_path):
 
 
 def test_a_deflated_file_that_grows_beyond_reason_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("lumbar.dicom.header._MAX_INFLATED", 1 << 16)
+    monkeypatch.setattr("lumbar.dicom.header.MIN_INFLATED_BYTES", 1 << 16)
     data = native_file(np.zeros((400, 400), np.uint16), DEFLATED)
     assert "deflate" in refusal(read_slice, to_file(tmp_path, data))
 

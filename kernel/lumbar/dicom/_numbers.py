@@ -22,22 +22,26 @@ _ODD = -1
 _EXACT = 1 << 53
 _POWERS = np.array([10.0**exponent for exponent in range(23)])
 _BACKSLASH = 92
+_DS, _IS = (ord(vr[0]) << 8 | ord(vr[1]) for vr in ("DS", "IS"))
 
 
 @kernel
 def parse_numbers(source: np.ndarray, spans: np.ndarray, plan: np.ndarray, numbers: np.ndarray) -> int:
     """Fill ``numbers`` (float64) from the strings at ``spans`` of ``source``; slots of absent fields are left.
 
-    ``plan`` (fields, 4) int64: place in ``spans`` (int64) of the value's offset (negative where absent), which its
-    length follows; kind, number of values, first slot. Returns a mask with bit ``field`` set for each value that Python
+    ``plan`` (fields, 4) int64: place in ``spans`` (int64) of the value's offset (negative where absent), length, first
+    bytes and VR; kind, number of values, first slot. Returns a mask with bit ``field`` set for each value that Python
     has to read.
     """
     left = 0
     for field in range(plan.shape[0]):
         index, kind, count, slot = plan[field, 0], plan[field, 1], plan[field, 2], plan[field, 3]
-        start, length = spans[index], spans[index + 1]
+        start, length, vr = spans[index], spans[index + 1], spans[index + 3]
         stop = start + length
         if start < 0 or length == 0 or stop > source.size:
+            continue
+        if vr != 0 and vr != _DS and vr != _IS:
+            left |= 1 << field
             continue
         n_good = 0
         position = start

@@ -25,10 +25,13 @@ END = 0  # the data ends after a whole element
 PIXELS = 1  # the pixel data element was reached; its value starts at the place returned
 TRUNCATED = -1  # an element's header or value passes the end
 BAD_ITEM = -2  # something other than an item inside a sequence
+ODD_ELEMENT = -3  # an element outside sequences that cannot stand there as it is written
 
 PIXEL_DATA = 0x7FE00010
+FLOAT_PIXEL_DATA, DOUBLE_FLOAT_PIXEL_DATA = 0x7FE00008, 0x7FE00009
 UNDEFINED = 0xFFFFFFFF
 _ITEM = 0xFFFEE000
+_LITTLE_ITEM, _BIG_ITEM = 0xE000FFFE, 0x00E0FEFF  # its four bytes as one little-endian number
 _ITEM_END = 0xFFFEE00D
 _SEQUENCE_END = 0xFFFEE0DD
 
@@ -76,26 +79,31 @@ TEXTS = {
     "manufacturer": 0x00080070,
 }
 OFFSETS, OFFSET_LENGTHS = 0x7FE00001, 0x7FE00002  # extended offset table (PS3.3 section C.7.6.3.1.8)
-_TAGS = np.array(
-    sorted([*(tag for tag, _, _ in NUMBERS.values()), *TEXTS.values(), OFFSETS, OFFSET_LENGTHS, PIXEL_DATA]), np.int64
-)
+CHARACTER_SET = 0x00080005
+SHARED_GROUPS, PER_FRAME_GROUPS = 0x52009229, 0x52009230  # functional groups (PS3.3 section C.7.6.16)
+_OTHERS = (OFFSETS, OFFSET_LENGTHS, CHARACTER_SET, SHARED_GROUPS, PER_FRAME_GROUPS)
+WANTED = sorted([*(tag for tag, _, _ in NUMBERS.values()), *TEXTS.values(), *_OTHERS])
+_TAGS = np.array(WANTED, np.int64)
 _SYNTAX_TAG = 0x00020010
+_US, _SS, _SQ, _UN = (ord(vr[0]) << 8 | ord(vr[1]) for vr in ("US", "SS", "SQ", "UN"))
 
 
 def span_of(tag: int) -> int:
-    """Place in the workspace of the offset of ``tag``; its length follows, then its value as an unsigned short."""
-    return SPANS + 3 * int(np.searchsorted(_TAGS, tag))
+    """Place in the workspace of the four numbers that ``_store`` writes for ``tag``."""
+    return SPANS + 4 * int(np.searchsorted(_TAGS, tag))
 
 
 # Places in the workspace, int64: where the walk ended, last VR, numbers left to Python, start of the data set, whether
-# it is explicit and big-endian; offset and length of the transfer syntax; bits stored of plain
-# pixels (0: there are none), whether they are signed, their rows and columns.
-# Then of each wanted tag offset and length of the value, -1 and 0 where it is absent, and its first two bytes as a
-# number, -1 where it has fewer.
-END_AT, LAST_VR, LEFT, DATASET, IS_EXPLICIT, IS_BIG, SYNTAX = 0, 1, 2, 3, 4, 5, 6
-PLAIN, PLAIN_SIGN, PLAIN_ROWS, PLAIN_COLUMNS = 8, 9, 10, 11
-SPANS = 12
-WORKSPACE = np.array([0, 0, 0, 0, 0, 0, -1, 0, 0, 0, 0, 0, *([-1, 0, -1] * len(_TAGS))], np.int64)
+# it is explicit and big-endian; bits stored of plain pixels (0: there are none), whether they are signed, their rows
+# and columns; tag and length of the pixel data as the file says it; whether there are functional groups.
+# Then four numbers of the transfer syntax and of each wanted tag: offset and length of the value, -1 and 0 where it is
+# absent; its first two bytes as a number, -1 where they are none; its VR as a number, 0 in implicit encoding.
+END_AT, LAST_VR, LEFT, DATASET, IS_EXPLICIT, IS_BIG = 0, 1, 2, 3, 4, 5
+PLAIN, PLAIN_SIGN, PLAIN_ROWS, PLAIN_COLUMNS = 6, 7, 8, 9
+PIXEL_TAG, PIXEL_LENGTH, HAS_GROUPS = 10, 11, 12
+SYNTAX = 13
+SPANS = 17
+WORKSPACE = np.array([0] * SYNTAX + [-1, 0, -1, 0] * (1 + len(_TAGS)), np.int64)
 NEEDS_SYNTAX = 2  # none, or one that may be deflated or big-endian: settled by the caller, who calls again
 SHORTS = tuple((field, span_of(tag) + 2) for field, (tag, kind, _) in NUMBERS.items() if kind == SHORT)
 STRINGS = {field: row for field, row in NUMBERS.items() if row[1] != SHORT}  # parsed from text, in this order
@@ -113,7 +121,8 @@ def _plan() -> np.ndarray:
 
 _PLAN = _plan()
 _ROWS, _COLUMNS, _ALLOCATED, _STORED, _HIGH, _SIGN, _SAMPLES, _PLANAR, *_ = (place for _, place in SHORTS)
-_FRAMES, _PIXELS = span_of(NUMBERS["number_of_frames"][0]), span_of(PIXEL_DATA)
+_FRAMES = span_of(NUMBERS["number_of_frames"][0])
+_SHARED, _PER_FRAME = span_of(SHARED_GROUPS), span_of(PER_FRAME_GROUPS)
 _PHOTOMETRIC = span_of(TEXTS["photometric_interpretation"])
 
 
@@ -127,6 +136,7 @@ def read_elements(source: np.ndarray, is_dataset: bool, workspace: np.ndarray, n
     code = _walk(source, not is_dataset, workspace)
     if code >= 0 and code != NEEDS_SYNTAX:
         workspace[LEFT] = _numbers.parse_numbers(source, workspace, _PLAN, numbers)
+        workspace[HAS_GROUPS] = 1 if workspace[_SHARED] >= 0 or workspace[_PER_FRAME] >= 0 else 0
         if code == PIXELS and not is_dataset:
             workspace[PLAIN] = _find_plain(source, workspace)
     return code
@@ -135,21 +145,44 @@ def read_elements(source: np.ndarray, is_dataset: bool, workspace: np.ndarray, n
 @inner_kernel
 def _find_plain(source: np.ndarray, workspace: np.ndarray) -> int:
     """BitsStored of one frame of 16-bit gray that is all there, uncompressed, and can be used as it stands; else 0."""
-    start, length, photometric = workspace[END_AT], workspace[_PIXELS + 1], workspace[_PHOTOMETRIC]
+    start, length, photometric = workspace[END_AT], workspace[PIXEL_LENGTH], workspace[_PHOTOMETRIC]
     rows, columns = workspace[_ROWS], workspace[_COLUMNS]
     stored = workspace[_STORED] if workspace[_STORED] >= 0 else 16
     if workspace[_ALLOCATED] != 16 or rows < 1 or columns < 1 or stored < 1 or stored > 16:
         return 0
+    # What has a value, but not as a number of two bytes, is read in Python
+    for at in (_STORED, _SAMPLES, _SIGN):
+        if workspace[at] < 0 and workspace[at - 1] != 0:
+            return 0
     # One sample and one frame, of MONOCHROME1 or 2; the rest is looked at in Python
     if abs(workspace[_SAMPLES]) != 1 or workspace[_FRAMES + 1] != 0:
         return 0
     if photometric < 0 or workspace[_PHOTOMETRIC + 1] < 11 or source[photometric] != 77:
         return 0
-    if start & 1 or length == UNDEFINED or length < 2 * rows * columns or start + length > source.size:
+    if start & 1 or length == UNDEFINED or length < 2 * rows * columns or length > source.size - start:
+        return 0
+    if workspace[PIXEL_TAG] != PIXEL_DATA:
         return 0
     workspace[PLAIN_SIGN] = 1 if workspace[_SIGN] == 1 else 0
     workspace[PLAIN_ROWS], workspace[PLAIN_COLUMNS] = rows, columns
     return stored
+
+
+@inner_kernel
+def _store(source: np.ndarray, place: np.ndarray, span: int, value: int, length: int, vr: int, is_big: bool) -> None:
+    """Keep where a value lies, at ``place[span]``: the only way in which a place and a length get there.
+
+    A value that does not lie in ``source`` as a whole counts as absent, one of undefined length keeps its place and has
+    length 0. Whoever reads offset and length later may therefore use them without a look at the size of ``source``.
+    """
+    is_inside = length != UNDEFINED and 0 <= length <= source.size - value
+    place[span] = value if is_inside or length == UNDEFINED else -1
+    place[span + 1] = length if is_inside else 0
+    place[span + 2] = -1
+    place[span + 3] = vr
+    if is_inside and length >= 2 and (vr in (0, _US, _SS) or (vr == _UN and length == 2)):
+        first, second = int(source[value]), int(source[value + 1])
+        place[span + 2] = first << 8 | second if is_big else second << 8 | first
 
 
 @inner_kernel
@@ -252,27 +285,31 @@ def _walk(source: np.ndarray, is_file: bool, place: np.ndarray) -> int:
                 b6, b7 = int(source[position + 6]), int(source[position + 7])
                 length = np.int64(b6 << 8 | b7 if is_big else b7 << 8 | b6)
 
+        vr = place[LAST_VR]
         if is_meta:
             if tag == _SYNTAX_TAG and depth == 0:
-                place[SYNTAX], place[SYNTAX + 1] = value, length
+                _store(source, place, SYNTAX, value, length, vr, is_big)
         elif depth == 0:
+            # Delimiters and items without a sequence, and elements without a VR among those that have one: whatever
+            # comes next may be read from a wrong place
+            if tag >> 16 == 0xFFFE or (is_explicit and vr == 0):
+                return ODD_ELEMENT
+            if tag in (PIXEL_DATA, FLOAT_PIXEL_DATA, DOUBLE_FLOAT_PIXEL_DATA):
+                place[END_AT], place[PIXEL_TAG], place[PIXEL_LENGTH] = value, tag, length
+                return PIXELS
             if tag < last_tag:  # out of order: not allowed, but seen
                 wanted = 0
             last_tag = tag
             while wanted < _TAGS.size and _TAGS[wanted] < tag:
                 wanted += 1
             if wanted < _TAGS.size and _TAGS[wanted] == tag:
-                span = SPANS + 3 * wanted
-                place[span] = value
-                place[span + 1] = length
-                if 2 <= length < UNDEFINED and value + 2 <= size:
-                    first, second = int(source[value]), int(source[value + 1])
-                    place[span + 2] = first << 8 | second if is_big else second << 8 | first
-                else:
-                    place[span + 2] = -1
-            if tag == PIXEL_DATA:
-                place[END_AT] = value
-                return PIXELS
+                _store(source, place, SPANS + 4 * wanted, value, length, vr, is_big)
+            # A sequence that ends inside its first item declares too few bytes
+            if vr in (0, _SQ) and 8 <= length <= size - value:
+                inner = _read_long(source, value + 4, is_big)
+                if _read_long(source, value, False) == (_BIG_ITEM if is_big else _LITTLE_ITEM):  # noqa: SIM102
+                    if inner != UNDEFINED and inner > length - 8:
+                        return ODD_ELEMENT
         if length == UNDEFINED:
             depth += 1
             position = value
