@@ -167,8 +167,9 @@ def _read(
         crew.map(_decode, jobs)
         if not any(image.failure for job in jobs for image in job.images):
             break
-    problems = _summary([(image.name, line) for image in good for line in image.header.problems])
-    problems += _summary([(job.images[0].name, line) for job in jobs for line in job.problems])
+    headers = {image.path: image.header for image in good}  # of all frames one
+    lines = [(path, line) for path, header in headers.items() for line in header.problems]
+    problems = _summary(lines + [(job.images[0].path, line) for job in jobs for line in job.problems])
     problems += _set_padding(stacks, plans)
     notes.problems.extend(f"{series_id}: {line}" for line in problems)
     return Series(
@@ -317,7 +318,7 @@ def _scale(image: Image, problems: list[str]) -> tuple[float, float]:
     slope = 1.0 if header.rescale_slope is None else header.rescale_slope
     intercept = 0.0 if header.rescale_intercept is None else header.rescale_intercept
     if slope == 0 or abs(slope) > _MAX_RESCALE or abs(intercept) > _MAX_RESCALE:
-        problems.append(f"slice {image.instance_number} with slope {slope} and intercept {intercept}, not rescaled")
+        problems.append(f"found slope {slope} and intercept {intercept}, expected some below 1e9; not rescaled")
         return 1.0, 0.0
     return slope, intercept
 
@@ -349,16 +350,13 @@ def _set_padding(stacks: list[Stack], plans: list[Plan]) -> list[str]:
 
 
 def _summary(lines: list[tuple[str, str]]) -> list[str]:
-    """Lines (file, problem) of which those that differ in numbers and the file alone become one, with an example."""
+    """Lines (path, problem) of which those that differ in nothing but numbers become one, with the first as example."""
     kinds: dict[str, list[tuple[str, str]]] = {}
-    for name, line in lines:
-        kinds.setdefault(re.sub(r"\d+", "0", _shortened(line)), []).append((name, line))
-    return [
-        some[0][1] if len(some) == 1 else f"{_shortened(some[0][1])} ({some[0][0]}, and as many as {len(some)} in all)"
-        for some in kinds.values()
-    ]
-
-
-def _shortened(line: str) -> str:
-    """A line without the path at its beginning."""
-    return re.sub(r"^\S.*?\.dcm: ", "", line, flags=re.IGNORECASE)
+    for path, line in lines:
+        line = line.removeprefix(f"{path}: ")
+        kinds.setdefault(re.sub(r"\d+", "0", line), []).append((os.path.basename(path), line))
+    summary = []
+    for (name, line), *others in kinds.values():
+        n_others = len({other for other, _ in others} - {name})
+        summary.append(f"{name}{f' and {n_others} more files' if n_others else ''}: {line}")
+    return summary
