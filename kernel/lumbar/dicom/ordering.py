@@ -97,7 +97,8 @@ class _Arranger:
             return [self._without_positions(group, row_mm, column_mm, "without ImagePositionPatient")]
         origins = np.array([item.origin for item in group], dtype=np.float64)
         places = np.sum(origins * plane_normal(row_mm, column_mm), axis=1)
-        if _is_repeating(places) and _is_one_position(group, origins):
+        is_repeating = _is_repeating(places)
+        if is_repeating and _is_one_position(group, origins):
             return [self._without_positions(group, row_mm, column_mm, "at one position")]
         in_plane = origins @ np.stack([cosines[3:], cosines[:3]], axis=1)  # mm along a column, along a row
         sizes = zip(group[0].image.shape, spacing, strict=True)
@@ -109,19 +110,20 @@ class _Arranger:
         step_mm, is_guessed = _step(group[0].image.header), group[0].is_guessed
         plans = []
         for some in members:
-            kept = self._without_repeats(group, some, places)
+            kept = self._without_repeats(group, some, places) if is_repeating else some
+            kept = sorted(kept, key=places.tolist().__getitem__)
             items = [group[index] for index in kept]
             plans.append(Plan(items, origins[kept], row_mm, column_mm, step_mm, is_guessed))
         return plans
 
     def _without_repeats(self, group: list[Placed], members: list[int], places: np.ndarray) -> list[int]:
-        """The members' indices by increasing place (n,) in mm along the normal, one for each place."""
+        """Those of the members' indices that are kept, one for each of the places (n,) in mm along the normal."""
         own = places[members]
-        if _is_repeating(own):
-            items = [group[index] for index in members]
-            kept = one_a_place(items, place_ids(own.tolist()), self.left, self.prefers_long_echo)
-            members = [members[index] for index in kept]
-        return sorted(members, key=places.__getitem__)
+        if not _is_repeating(own):
+            return members
+        items = [group[index] for index in members]
+        kept = one_a_place(items, place_ids(own.tolist()), self.left, self.prefers_long_echo)
+        return [members[index] for index in kept]
 
     def _without_positions(self, group: list[Placed], row_mm: np.ndarray, column_mm: np.ndarray, reason: str) -> Plan:
         """One stack, centred on the origin, of slices whose positions say nothing."""

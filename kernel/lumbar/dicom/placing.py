@@ -91,16 +91,18 @@ def listed(items: list[int] | list[str]) -> str:
 
 def place(images: list[Image], fallback_orientation: str, notes: Notes) -> list[Placed]:
     """Geometry of each image; images that cannot be placed among the others are left out with a line."""
-    with_origin = [image for image in images if _origin(image) is not None]
-    if with_origin and len(with_origin) < len(images):
-        numbers = [image.instance_number for image in images if _origin(image) is None]
+    origins = [_origin(image) for image in images]
+    has_origins = any(origins)
+    if has_origins and None in origins:
+        numbers = [image.instance_number for image, origin in zip(images, origins, strict=True) if origin is None]
+        pairs = [(image, origin) for image, origin in zip(images, origins, strict=True) if origin is not None]
+        images, origins = [image for image, _ in pairs], [origin for _, origin in pairs]
         notes.problems.append(
-            f"slices [{listed(numbers)}] without ImagePositionPatient left out, the other {len(with_origin)} have it"
+            f"slices [{listed(numbers)}] without ImagePositionPatient left out, the other {len(images)} have it"
         )
-        images = with_origin
     cosines = _unit_cosines([image.header.image_orientation_patient for image in images])
     spacings = [_spacing(image) for image in images]
-    is_guessed = not with_origin or not any(cosines) or not any(spacings)
+    is_guessed = not has_origins or not any(cosines) or not any(spacings)
     if not any(cosines):
         notes.guess(_without(images, images, "ImageOrientationPatient", f"taken as {fallback_orientation}"))
         cosines = [DEFAULT_ORIENTATIONS[fallback_orientation]] * len(images)
@@ -112,8 +114,8 @@ def place(images: list[Image], fallback_orientation: str, notes: Notes) -> list[
     elif None in spacings:
         spacings = _completed(images, spacings, is_same_spacing, "PixelSpacing", notes)
     return [
-        Placed(image, own_cosines, own_spacing, _origin(image), is_guessed)
-        for image, own_cosines, own_spacing in zip(images, cosines, spacings, strict=True)
+        Placed(image, own_cosines, own_spacing, origin, is_guessed)
+        for image, own_cosines, own_spacing, origin in zip(images, cosines, spacings, origins, strict=True)
         if own_cosines is not None and own_spacing is not None
     ]
 
@@ -133,7 +135,7 @@ def is_same_spacing(one: tuple[float, float], other: tuple[float, float]) -> boo
 
 def _origin(image: Image) -> tuple[float, float, float] | None:
     origin = image.header.image_position_patient
-    return None if origin is None or max(map(abs, origin)) > _MAX_MM else origin
+    return None if origin is None or max(origin) > _MAX_MM or min(origin) < -_MAX_MM else origin
 
 
 def _spacing(image: Image) -> tuple[float, float] | None:
@@ -197,11 +199,15 @@ def _neighbours(images: list[Image], values: list[Value | None], is_backwards: b
 
 def _unit_cosines(orientations: list[tuple[float, ...] | None]) -> list[tuple[float, ...] | None]:
     """Orientations with both directions of unit length; ``None`` where they are no right angle."""
-    pairs = np.array([orientation or (0.0,) * 6 for orientation in orientations]).reshape(-1, 2, 3)
+    distinct = list(dict.fromkeys(orientations))  # mostly one
+    pairs = np.array([orientation or (0.0,) * 6 for orientation in distinct]).reshape(-1, 2, 3)
     with np.errstate(over="ignore"):
         lengths = np.linalg.norm(pairs, axis=2)
     is_good = np.all(np.abs(lengths - 1) <= 0.1, axis=1)
     pairs /= np.where(is_good[:, None], lengths, np.inf)[..., None]
     is_good &= np.abs(np.sum(pairs[:, 0] * pairs[:, 1], axis=1)) < 0.05
-    rows = pairs.reshape(-1, 6).tolist()
-    return [tuple(row) if good else None for row, good in zip(rows, is_good.tolist(), strict=True)]
+    units = {
+        orientation: tuple(row) if good else None
+        for orientation, row, good in zip(distinct, pairs.reshape(-1, 6).tolist(), is_good.tolist(), strict=True)
+    }
+    return [units[orientation] for orientation in orientations]

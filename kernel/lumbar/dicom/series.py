@@ -137,17 +137,11 @@ def _read(
     found = crew.map(_open, files, alone_s=_PATIENCE_S)
     images = [image for item in found if not isinstance(item, DicomError) for image in item]
     for attempt in range(len(images) + 1):
-        failures = dict.fromkeys(  # in the files' order, once for all frames of a file
-            line
-            for item in found
-            for line in ([str(item)] if isinstance(item, DicomError) else [image.failure for image in item])
-            if line
-        )
+        failures = _failures(found)
         good = [image for image in images if not image.failure and (attempt < _MAX_ROUNDS or image.is_decoded)]
         if not good:
-            first = next(iter(failures))
-            raise DicomError(f"{root}: found no readable slice in {len(files)} files, expected some ({first})")
-        notes, left = Notes(list(failures)), LeftOut()
+            raise DicomError(f"{root}: found no readable slice in {len(files)} files, expected some ({failures[0]})")
+        notes, left = Notes(failures), LeftOut()
         if n_untried := sum(not image.failure for image in images) - len(good):
             notes.problems.append(f"{n_untried} slices left out, found {_MAX_ROUNDS} damaged ones in their stead")
         plans = arrange(place(good, fallback_orientation, notes), notes, left, prefers_long_echo)
@@ -175,6 +169,17 @@ def _read(
     return Series(
         series_id, sorted(stacks, key=lambda stack: -len(stack.instance_numbers)), notes.problems, notes.guesses
     )
+
+
+def _failures(found: list[list[Image] | DicomError]) -> list[str]:
+    """What failed so far, in the files' order, once for all frames of a file."""
+    lines: dict[str, None] = {}
+    for item in found:
+        if isinstance(item, DicomError):
+            lines[str(item)] = None
+        else:
+            lines.update((image.failure, None) for image in item if image.failure)
+    return list(lines)
 
 
 def _list_files(root: str) -> list[str]:
@@ -275,14 +280,15 @@ def _jobs(targets: Iterable[tuple[Image, np.ndarray | None]]) -> list[_Job]:
     jobs: list[_Job] = []
     by_path: dict[str, _Job] = {}
     for image, out in targets:
-        job = by_path.get(image.path) if image.frame is not None else None
-        if job is None:
-            job = _Job([], [])
-            jobs.append(job)
-            if image.frame is not None:
-                by_path[image.path] = job
-        job.images.append(image)
-        job.outs.append(out)
+        if image.frame is not None:
+            if (job := by_path.get(image.path)) is not None:
+                job.images.append(image)
+                job.outs.append(out)
+                continue
+            by_path[image.path] = job = _Job([image], [out])
+        else:
+            job = _Job([image], [out])
+        jobs.append(job)
     return jobs
 
 
@@ -337,11 +343,12 @@ def _set_padding(stacks: list[Stack], plans: list[Plan]) -> list[str]:
     is_range = False
     declared = []
     for stack, plan in zip(stacks, plans, strict=True):
+        if all([item.image.header.pixel_padding_value is None for item in plan.items]):
+            continue
         ranges = [declared_range(item.image.header, *_scale(item.image, [])) for item in plan.items]
-        if any(ranges):
-            stack.padding = np.array([own or (math.nan, math.nan) for own in ranges], dtype=np.float32)
-            declared.append(stack)
-            is_range = is_range or any(item.image.header.pixel_padding_range_limit is not None for item in plan.items)
+        stack.padding = np.array([own or (math.nan, math.nan) for own in ranges], dtype=np.float32)
+        declared.append(stack)
+        is_range = is_range or any(item.image.header.pixel_padding_range_limit is not None for item in plan.items)
     if not declared or not (doubt := doubt_padding(declared, is_range)):
         return []
     for stack in declared:
