@@ -13,6 +13,7 @@ from pathlib import Path
 from lumbar import __version__
 from lumbar.errors import LumbarError
 from lumbar.numba_cache import use_numba_cache
+from lumbar.text import guard_log, one_line, printable
 
 RESEARCH = "Research use only: not a medical device."
 
@@ -107,7 +108,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
         )
     studies = record["studies"]
     predicted = sum(study["status"] == "predicted" for study in studies)
-    print(f"{arguments.out}: {25 * len(studies)} rows; {predicted} of {len(studies)} studies predicted")
+    print(f"{printable(arguments.out)}: {25 * len(studies)} rows; {predicted} of {len(studies)} studies predicted")
     if predicted < len(studies):
         print(f"{len(studies) - predicted} kept their prior; the lines above and the record say why")
 
@@ -132,13 +133,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 on success, 1 with one line on bad input, 2 (from argparse) on wrong usage."""
     arguments = parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("lumbar").setLevel(logging.INFO)
+    guard_log().setLevel(logging.INFO)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal of another encoding shows escapes, and no line is lost
+            stream.reconfigure(errors="backslashreplace")
     use_numba_cache()
     commands = {"predict": run_predict, "score": run_score, "inspect": run_inspect}
     try:
         commands[arguments.command](arguments)
     except LumbarError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("error: interrupted; what was written stands", file=sys.stderr)

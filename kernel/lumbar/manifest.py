@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lumbar.errors import ManifestError
+from lumbar.files import write_atomically
 from lumbar.labels import COLUMNS
 
 FILE_NAME = "weights_manifest.json"
@@ -114,9 +115,7 @@ def write_manifest(path: str | Path, data: Mapping[str, Any]) -> None:
     except (TypeError, ValueError) as error:
         raise ManifestError(f"{target}: cannot be written ({error}), expected JSON values") from None
     _check(target, json.loads(text))
-    temporary = target.with_name(f".{target.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(target)
+    write_atomically(target, text, ManifestError)
 
 
 def read_manifest(folder: str | Path) -> Manifest:

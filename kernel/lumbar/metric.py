@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 from lumbar.errors import CohortError
 from lumbar.labels import COLUMNS, GROUPS, LEVELS, SEVERITIES, SEVERITY_COLUMNS, SEVERITY_WEIGHTS
+from lumbar.tables import is_blank, parse_id, typed_frame
+from lumbar.text import printable
+from lumbar.text_table import TableError, read_text_table
 
 _EPS = float(np.finfo(np.float64).eps)  # scikit-learn clips probabilities to [eps, 1 - eps]
 _SEVERE = SEVERITIES.index("Severe")
@@ -90,10 +93,15 @@ def read_labels(solution: pd.DataFrame) -> tuple[list[int], NDArray[np.int64]]:
     missing = [name for name in ("study_id", *COLUMNS) if name not in solution.columns]
     if missing:
         raise CohortError(f"solution: {_some(missing)} missing, expected study_id and the 25 label columns")
-    try:
-        study_ids = [int(value) for value in solution["study_id"]]
-    except (TypeError, ValueError):
-        raise CohortError("solution: found a study_id that is no number, expected integers") from None
+    study_ids: list[int] = []
+    for value in solution["study_id"]:
+        try:
+            study_ids.append(parse_id(value))
+        except ValueError:
+            found = "blank" if is_blank(value) else repr(printable(value, 40))
+            raise CohortError(
+                f"solution: found a study_id that is no number, expected integers ({found} in row {len(study_ids) + 2})"
+            ) from None
     if len(set(study_ids)) != len(study_ids):
         twice = pd.Series(study_ids)
         raise CohortError(f"solution: study {twice[twice.duplicated()].iloc[0]} appears twice, expected once")
@@ -103,10 +111,14 @@ def read_labels(solution: pd.DataFrame) -> tuple[list[int], NDArray[np.int64]]:
     for index, severity in enumerate(SEVERITIES):
         labels[text == severity] = index
         known |= text == severity
+    for row, column in np.argwhere(~known):  # blanks around a label, or in its place
+        value = str(text[row, column]).strip()
+        labels[row, column] = SEVERITIES.index(value) if value in SEVERITIES else -1
+        known[row, column] = value in SEVERITIES or is_blank(value)
     if not known.all():
         row, column = np.argwhere(~known)[0]
         raise CohortError(
-            f"solution: study {study_ids[row]} {COLUMNS[column]}: found {text[row, column]!r}, "
+            f"solution: study {study_ids[row]} {COLUMNS[column]}: found {printable(text[row, column], 40)!r}, "
             f"expected one of {', '.join(SEVERITIES)} or nothing"
         )
     return study_ids, labels
@@ -119,7 +131,7 @@ def align_submission(submission: pd.DataFrame, study_ids: list[int]) -> NDArray[
         CohortError: as ``score``.
     """
     wanted = ["row_id", *SEVERITY_COLUMNS]
-    found = [str(name) for name in submission.columns]
+    found = [printable(name, 40) for name in submission.columns]
     if missing := [name for name in wanted if name not in found]:
         raise CohortError(f"submission: {_some(missing)} missing, expected {', '.join(wanted)}")
     if len(found) != len(wanted):
@@ -159,14 +171,15 @@ def _numbers(submission: pd.DataFrame) -> NDArray[np.float64]:
     ):
         if is_bad.any():
             row, column = np.argwhere(is_bad)[0]
-            name = submission["row_id"].iloc[int(row)]
+            name = printable(submission["row_id"].iloc[int(row)], 80)
             raise CohortError(f"submission: row {name}: {columns[column]} is {values[row, column]}, expected {wanted}")
     return np.asarray(values / total)
 
 
 def _some(names: list[str]) -> str:
     """The first name, and how many more there are."""
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+    first = printable(names[0], 80)
+    return first if len(names) == 1 else f"{first} and {len(names) - 1} more"
 
 
 def uniform_table() -> Prior:
@@ -200,15 +213,16 @@ def constant_submission(study_ids: list[int], table: Mapping[str, NDArray[np.flo
 
 
 def read_table(path: str | Path, name: str) -> pd.DataFrame:
-    """A CSV file as a frame; ``name`` says in the message what was expected.
+    """A CSV file as a frame, column names in lower case; ``name`` says in the message what was expected.
+
+    ``study_id`` and probabilities are numbers, but for cells that are none, which stay text; empty cells are missing.
 
     Raises:
         CohortError: the file is missing, empty or not a CSV table.
     """
     try:
-        return pd.read_csv(path)
+        return typed_frame(read_text_table(path, ("row_id", *SEVERITY_COLUMNS, "study_id", *COLUMNS)))
     except OSError as error:
         raise CohortError(f"{path}: cannot be read ({error.strerror}), expected {name}") from None
-    except ValueError as error:  # pandas' parser and empty-data errors, and bytes that are no text
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CohortError(f"{path}: not a CSV table ({reason}), expected {name}") from None
+    except TableError as error:
+        raise CohortError(f"{path}: not a CSV table ({error.reason}), expected {name}") from None

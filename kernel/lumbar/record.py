@@ -12,9 +12,10 @@ from typing import Any
 
 from lumbar import __version__
 from lumbar.chain import Outcome
+from lumbar.files import write_atomically
 from lumbar.manifest import Manifest
-from lumbar.submission import Submission, write_atomically
-from lumbar.worker import one_line
+from lumbar.submission import Submission
+from lumbar.text import PublicText, one_line, public_values
 
 log = logging.getLogger("lumbar")
 
@@ -23,15 +24,23 @@ _LIBRARIES = ("torch", "torchvision", "timm", "safetensors", "numpy", "pandas", 
 
 
 def build_record(
-    manifest: Manifest, devices: Sequence[str], load_s: float, outcomes: Sequence[Outcome]
+    manifest: Manifest,
+    devices: Sequence[str],
+    load_s: float,
+    outcomes: Sequence[Outcome],
+    problems: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The run record in plain JSON types; seconds of a stage are summed over studies."""
+    """The run record in plain JSON types; seconds of a stage are summed over studies.
+
+    ``problems`` are those of no study, such as rows of the table of series that name none; the record has the key
+    only where there are some. All text in it is safe to print.
+    """
     seconds: dict[str, float] = {"load": load_s}
     for outcome in outcomes:
         for stage, value in outcome.seconds.items():
             if stage != "study":
                 seconds[stage] = seconds.get(stage, 0.0) + value
-    return {
+    record = {
         "manifest_hash": manifest.hash,
         "versions": versions(),
         "devices": list(devices) or ["cpu"],
@@ -48,6 +57,9 @@ def build_record(
             for outcome in outcomes
         ],
     }
+    if problems:
+        record["problems"] = list(problems)
+    return dict(public_values(record))
 
 
 def versions() -> dict[str, str]:
@@ -89,4 +101,4 @@ def write_extras(
             try:
                 write(path)
             except Exception as error:
-                log.error("%s: not written (%s)", path, one_line(error))
+                log.error("%s: not written (%s)", Path(path).name, one_line(error, PublicText([Path(path).parent])))

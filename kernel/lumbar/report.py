@@ -16,6 +16,7 @@ from lumbar.labels import CONDITIONS, LEVELS, level_title
 from lumbar.manifest import Manifest
 from lumbar.report_page import TEMPLATE
 from lumbar.submission import Submission
+from lumbar.text import page_value
 
 _PROBLEMS_SHOWN = 3  # of a study in the table of all
 _PROBLEM_LENGTH = 160
@@ -39,7 +40,7 @@ def render(
         manifest: of the bundle that was used.
         limit_s: the time limit in seconds.
     """
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=page_value)
     pictured = [outcome for outcome in outcomes if outcome.pictures]
     # A small run shows every study whole; a large one those with pictures, and all of them in the table.
     shown = outcomes if len(outcomes) <= max(4, len(pictured)) else pictured
@@ -60,6 +61,7 @@ def render(
         recipe=f"recipe {manifest.recipe}",
         manifest_hash=manifest.hash,
         cohort=f"{manifest.cohort.get('studies', '?')} studies, {manifest.cohort.get('description', 'not described')}",
+        problems=list(record.get("problems", ()))[:_PROBLEMS_LISTED],
         versions=", ".join(f"{name} {value}" for name, value in record["versions"].items()),
         levels=[level_title(level) for level in LEVELS],
         shown=[_shown(outcome, submission.probs(outcome.study_id)) for outcome in shown],

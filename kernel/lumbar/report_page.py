@@ -98,6 +98,11 @@ footer { margin-top: 34px; color: var(--soft); font-size: 12.5px; }
   </dl></div>
 </div>
 
+{% if problems %}
+<h2>Tables</h2>
+<div class="panel"><ul class="problems">{% for problem in problems %}<li>{{ problem }}</li>{% endfor %}</ul></div>
+{% endif %}
+
 {% if shown %}
 <h2>{{ "Studies" if shown | length == n_studies else "The first %d studies" % (shown | length) }}</h2>
 <div class="key"><span><i class="m0"></i>normal / mild</span><span><i class="m1"></i>moderate</span>

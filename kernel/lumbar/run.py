@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -22,9 +21,11 @@ from lumbar.manifest import FILE_NAME, Manifest, verify
 from lumbar.numba_cache import use_numba_cache
 from lumbar.record import build_record, write_extras
 from lumbar.submission import Submission, check_writable, expected_studies, validate
-from lumbar.worker import Setup, Worker, cpu_threads, one_line
+from lumbar.tables import PROBLEMS, list_studies, read_series
+from lumbar.text import guard_log, one_line
+from lumbar.worker import Setup, Worker, cpu_threads
 
-log = logging.getLogger("lumbar")
+log = guard_log()
 
 N_PICTURED = 10  # studies with pictures in the report: 720 studies stay under a few MB
 _POLL_S = 0.5  # how often the clock is looked at while the workers work
@@ -80,6 +81,9 @@ def predict(
         if path is not None:
             check_writable(path)
     study_ids, descriptions = _studies(root, split, studies)
+    doubts: dict[int | None, list[str]] = dict(descriptions.attrs.get(PROBLEMS, {}))
+    for line in [*doubts.get(None, []), *(line for study_id in study_ids for line in doubts.get(study_id, []))]:
+        log.warning("%s_series_descriptions.csv: %s", split, line)
 
     run = _Run(budget, manifest, functions, root, split, study_ids, descriptions, progress)
     run.pictured = frozenset(study_ids[:N_PICTURED] if report is not None else ())
@@ -96,7 +100,9 @@ def predict(
     if out is not None:
         submission.write()
         validate(out, [row_id for study_id in study_ids for row_id in row_ids(study_id)])
-    data = build_record(manifest, run.devices, run.load_s, outcomes)
+    for outcome in outcomes:
+        outcome.problems[:0] = [line for line in doubts.get(outcome.study_id, []) if line not in outcome.problems]
+    data = build_record(manifest, run.devices, run.load_s, outcomes, doubts.get(None, []))
     write_extras(data, outcomes, submission, manifest, limit_s, record, report)
     return submission.frame(), data
 
@@ -119,11 +125,9 @@ def chain_of(chain: str | Chain, manifest: Manifest) -> Chain:
 
 def _studies(root: Path, split: str, wanted: int | Sequence[int] | None) -> tuple[list[int], pd.DataFrame]:
     """Ids to predict, in the order of the file, and the table of series."""
-    from lumbar.study import list_studies, read_descriptions
-
-    descriptions = read_descriptions(root, split)
-    tabled = [int(study_id) for study_id in descriptions["study_id"]]
-    study_ids = expected_studies(root, split, list_studies(root, split), tabled)
+    table = read_series(root, split)
+    tabled = table.studies()
+    study_ids = expected_studies(root, split, list_studies(root, split, tabled), tabled)
     if isinstance(wanted, int):
         study_ids = study_ids[:wanted]
     elif wanted is not None:
@@ -131,7 +135,7 @@ def _studies(root: Path, split: str, wanted: int | Sequence[int] | None) -> tupl
         study_ids = [study_id for study_id in study_ids if study_id in chosen]
     if not study_ids:
         raise CohortError(f"{root}: found none of the studies {wanted}, expected at least one")
-    return study_ids, descriptions
+    return study_ids, table.frame
 
 
 def cuda_devices() -> list[str]:

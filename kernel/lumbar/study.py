@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +14,13 @@ from numpy.typing import NDArray
 from lumbar.dicom import Series, Stack
 from lumbar.dicom.described import orientation_of, read_described
 from lumbar.dicom.padding import sampled_padding
-from lumbar.errors import CohortError, LumbarError
+from lumbar.errors import LumbarError
 from lumbar.geometry import Grid, sample
 from lumbar.labels import DESCRIPTIONS
+from lumbar.tables import PROBLEMS, list_studies, read_descriptions, shown
+from lumbar.text import study_text
+
+__all__ = ["Study", "list_studies", "read_descriptions", "read_study", "robust_window"]
 
 WINDOW_PERCENTILES = (1.0, 99.0)
 _WINDOW_SAMPLES = 200_000  # pixels a series that the percentiles look at
@@ -95,44 +98,21 @@ def _outside_padding(stack: Stack, values: NDArray[np.float32], step: int) -> ND
     return ~((low <= values) & (values <= high))
 
 
-def read_descriptions(root: Path, split: str) -> pd.DataFrame:
-    """The series table of a split: study_id, series_id (int64), series_description (str).
-
-    Raises:
-        CohortError: the file is missing, or one of its columns is.
-    """
-    path = Path(root) / f"{split}_series_descriptions.csv"
-    if not path.is_file():
-        raise CohortError(f"{path}: not found, expected the competition's table of series")
-    try:
-        table = pd.read_csv(path)
-    except (ValueError, OSError) as error:
-        raise CohortError(f"{path}: not a CSV table ({error})") from None
-    missing = [name for name in ("study_id", "series_id", "series_description") if name not in table.columns]
-    if missing:
-        raise CohortError(f"{path}: found columns {list(table.columns)}, expected also {missing}")
-    return table
-
-
-def list_studies(root: Path, split: str) -> list[int]:
-    """Ids of all studies that the table or the image folder names, ascending.
-
-    Raises:
-        CohortError: no image folder, or no study at all.
-    """
-    images = Path(root) / f"{split}_images"
-    if not images.is_dir():
-        raise CohortError(f"{images}: not found, expected a folder with one folder a study")
-    ids = {int(name.name) for name in images.iterdir() if name.is_dir() and re.fullmatch(r"\d+", name.name)}
-    ids |= {int(study_id) for study_id in read_descriptions(root, split)["study_id"]}
-    if not ids:
-        raise CohortError(f"{images}: found no study, expected folders named by study_id")
-    return sorted(ids)
-
-
 def read_study(root: Path, split: str, study_id: int, descriptions: pd.DataFrame, workers: int | None = None) -> Study:
-    """Read every described series of a study. A series that cannot be read becomes a problem, not an exception."""
+    """Read every described series of a study. A series that cannot be read becomes a problem, not an exception.
+
+    Paths in ``problems`` are relative to the study, and unusual names are masked (``lumbar.text``).
+    """
+    study = _read_described(root, split, study_id, descriptions, workers)
+    if study.problems:
+        public = study_text(root, split, study_id)
+        study.problems = [public(line) for line in study.problems]
+    return study
+
+
+def _read_described(root: Path, split: str, study_id: int, descriptions: pd.DataFrame, workers: int | None) -> Study:
     study = Study(study_id=study_id, series={name: [] for name in DESCRIPTIONS})
+    study.problems.extend(descriptions.attrs.get(PROBLEMS, {}).get(study_id, []))
     folder = Path(root) / f"{split}_images" / str(study_id)
     if not folder.is_dir():
         study.problems.append(f"{folder}: not found, expected the study's images")
@@ -141,7 +121,9 @@ def read_study(root: Path, split: str, study_id: int, descriptions: pd.DataFrame
     for series_id, description in zip(rows["series_id"], rows["series_description"], strict=True):
         if description not in DESCRIPTIONS:  # one odd row must not end a run over 720 studies
             expected = ", ".join(DESCRIPTIONS)
-            study.problems.append(f"series {series_id}: found description {description!r}, expected {expected}; unused")
+            study.problems.append(
+                f"series {series_id}: found description {shown(description)}, expected {expected}; unused"
+            )
             continue
         try:
             series = read_described(folder / str(series_id), description, workers)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -13,8 +12,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lumbar.errors import CohortError
+from lumbar.files import check_writable, write_atomically
 from lumbar.labels import COLUMNS, SEVERITY_COLUMNS
 from lumbar.metric import read_table
+from lumbar.tables import is_blank, parse_id
+from lumbar.text import printable
+
+__all__ = ["Submission", "check_writable", "expected_studies", "normalise", "read_row_ids", "validate",
+           "write_atomically"]  # fmt: skip
 
 log = logging.getLogger("lumbar")
 
@@ -100,40 +105,6 @@ def _rows(study_id: int, probs: NDArray[np.float64]) -> str:
     return "".join(f"{study_id}_{column},{a:.8f},{b:.8f},{c:.8f}\n" for column, (a, b, c) in lines)
 
 
-def write_atomically(path: str | Path, content: str | bytes) -> None:
-    """Write a temporary file in the same folder, then rename it over ``path``.
-
-    The temporary name is fixed, so that what a killed run left behind is overwritten by the next.
-
-    Raises:
-        CohortError: the file cannot be written; what stood at ``path`` still stands.
-    """
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.tmp")
-    try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(temporary, target)
-    except OSError as error:
-        raise CohortError(f"{target}: cannot be written ({error.strerror}), expected a writable file") from None
-
-
-def check_writable(path: str | Path) -> None:
-    """Find out before any work whether ``path`` can be written, leaving what stands there as it is.
-
-    Raises:
-        CohortError: it cannot.
-    """
-    target = Path(path)
-    if target.is_dir():
-        raise CohortError(f"{target}: is a folder, expected a file's name")
-    probe = target.with_name(f".{target.name}.tmp")
-    try:
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise CohortError(f"{target}: cannot be written ({error.strerror}), expected a writable file") from None
-
-
 def expected_studies(root: str | Path, split: str, found: Sequence[int], tabled: Sequence[int]) -> list[int]:
     """Studies of the submission, in the order of the file.
 
@@ -146,25 +117,44 @@ def expected_studies(root: str | Path, split: str, found: Sequence[int], tabled:
         tabled: studies of the table of series.
 
     Raises:
-        CohortError: sample_submission.csv has no row_id column, or a row_id that is none.
+        CohortError: sample_submission.csv has no row_id column, or no row_id of the form <study_id>_<column>.
     """
     path = Path(root) / "sample_submission.csv"
     if split != "test" or not path.is_file():
         return list(found)
-    listed: dict[int, None] = {}
-    for row_id in read_row_ids(path):
-        head, _, column = row_id.partition("_")
-        if column not in COLUMNS or not head.isdigit():
-            raise CohortError(f"{path}: found row_id {row_id!r}, expected <study_id>_<condition>_<level>")
-        listed[int(head)] = None
+    listed, wrong = _listed_studies(read_row_ids(path))
+    if wrong and not listed:
+        raise CohortError(f"{path}: found row_id {wrong[0]}, expected <study_id>_<condition>_<level>")
+    if wrong:
+        log.warning(
+            "%s: found row_id %s, expected <study_id>_<condition>_<level>; %d such rows left aside",
+            path.name, wrong[0], len(wrong),
+        )  # fmt: skip
     if listed.keys().isdisjoint(found):
-        log.warning("%s: none of its %d studies has images or series, so it is left aside", path, len(listed))
+        log.warning("%s: none of its %d studies has images or series, so it is left aside", path.name, len(listed))
         return list(found)
     known = set(tabled)
     studies = dict.fromkeys([*listed, *(study_id for study_id in found if study_id in known)])
     if extra := [study_id for study_id in found if study_id not in studies]:
-        log.warning("%s: %d study folders in no table get no rows, first %d", root, len(extra), extra[0])
+        log.warning("%d study folders in no table get no rows, first %d", len(extra), extra[0])
     return list(studies)
+
+
+def _listed_studies(row_ids: Iterable[str]) -> tuple[dict[int, None], list[str]]:
+    """Studies of a sample's rows in their order, and the rows that are none, as a message may show them."""
+    listed: dict[int, None] = {}
+    wrong: list[str] = []
+    for row_id in row_ids:
+        head, _, column = row_id.partition("_")
+        try:
+            study_id = parse_id(head)
+        except ValueError:
+            column = ""
+        if column.strip().lower() in COLUMNS:
+            listed[study_id] = None
+        else:
+            wrong.append("blank" if is_blank(row_id) else repr(printable(row_id, 80)))
+    return listed, wrong
 
 
 def read_row_ids(path: str | Path) -> list[str]:
@@ -175,8 +165,12 @@ def read_row_ids(path: str | Path) -> list[str]:
     """
     table = read_table(path, "a table with the column row_id")
     if "row_id" not in table.columns:
-        raise CohortError(f"{path}: found columns {list(table.columns)}, expected row_id")
-    return [str(row_id) for row_id in table["row_id"]]
+        raise CohortError(f"{path}: found columns {_names(table)}, expected row_id")
+    return ["" if row_id is None else str(row_id) for row_id in table["row_id"]]
+
+
+def _names(table: pd.DataFrame) -> list[str]:
+    return [printable(name, 40) for name in table.columns]
 
 
 def validate(path: str | Path, expected_row_ids: Sequence[str]) -> pd.DataFrame:
@@ -189,7 +183,7 @@ def validate(path: str | Path, expected_row_ids: Sequence[str]) -> pd.DataFrame:
     frame = read_table(path, "a submission")
     wanted = ["row_id", *SEVERITY_COLUMNS]
     if list(frame.columns) != wanted:
-        raise CohortError(f"{path}: found columns {list(frame.columns)}, expected {wanted}")
+        raise CohortError(f"{path}: found columns {_names(frame)}, expected {wanted}")
     found = [str(row_id) for row_id in frame["row_id"]]
     if len(set(found)) != len(found):
         raise CohortError(f"{path}: found {len(found) - len(set(found))} repeated rows, expected each row_id once")
@@ -198,7 +192,7 @@ def validate(path: str | Path, expected_row_ids: Sequence[str]) -> pd.DataFrame:
         name = min(missing or extra)
         raise CohortError(
             f"{path}: found {len(found)} rows, expected {len(expected_row_ids)}: "
-            f"{len(missing)} missing, {len(extra)} unexpected, first {name}"
+            f"{len(missing)} missing, {len(extra)} unexpected, first {printable(name, 80)}"
         )
     try:
         values = frame[list(SEVERITY_COLUMNS)].to_numpy(dtype=np.float64)

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from lumbar.config import STAGES
 from lumbar.dicom import Stack
 from lumbar.eight_bit import as_input, probe_slices
 from lumbar.errors import ManifestError
+from lumbar.files import write_atomically
 from lumbar.geometry import make_grid
 from lumbar.inference import Networks, forward
 from lumbar.labels import SAGITTAL_T2
@@ -71,12 +72,16 @@ def load_network(path: Path, entry: WeightEntry, device: str | torch.device = "c
 
 
 def save_network(network: nn.Module, path: Path, *, half: bool = True) -> None:
-    """Write a network's state as safetensors, floats in half precision if ``half``; same weights, same bytes."""
+    """Write a network's state as safetensors, floats in half precision if ``half``; same weights, same bytes.
+
+    Raises:
+        ManifestError: the file cannot be written; what stood at ``path`` still stands.
+    """
     state = {}
     for name, tensor in sorted(network.state_dict().items()):
         keep = tensor.detach().cpu().contiguous()
         state[name] = keep.half() if half and keep.is_floating_point() else keep
-    save_file(state, path)
+    write_atomically(path, save(state), ManifestError)
 
 
 def probe_images(seed: int, n: int, size: int) -> NDArray[np.float32]:

@@ -28,10 +28,9 @@ from lumbar.chain import Chain, Outcome, Probs
 from lumbar.errors import CohortError, LumbarError
 from lumbar.manifest import Manifest
 from lumbar.submission import normalise
+from lumbar.text import PublicText, guard_log, one_line, study_text
 
-log = logging.getLogger("lumbar")
-
-_LINE = 300  # characters of a foreign error's text that the log keeps
+log = guard_log()
 
 
 @dataclass(frozen=True)
@@ -49,12 +48,6 @@ class Setup:
     first_study: int | None  # read while the weights load
 
 
-def one_line(error: BaseException) -> str:
-    """An error as one line: our own message as it is, others with their type."""
-    text = " ".join(str(error).split())[:_LINE]
-    return text if isinstance(error, LumbarError) and text else f"{type(error).__name__}: {text}"
-
-
 class _Reading:
     """One study being read in a daemon thread: a read that hangs must not keep the process from ending."""
 
@@ -63,6 +56,7 @@ class _Reading:
         self._study: Any = None
         self._error: Exception | None = None
         self.seconds = 0.0
+        self.public = PublicText()
         self._thread = threading.Thread(target=self._read, name=f"lumbar-read-{study_id}", daemon=True)
         self._thread.start()
 
@@ -73,6 +67,8 @@ class _Reading:
             self._study = setup.chain.read(setup.root, setup.split, self._study_id, setup.descriptions, setup.n_threads)
         except Exception as error:
             self._error = error
+        # Only now, and here: a folder that cannot be listed in time is no reason to wait anywhere else.
+        self.public = study_text(setup.root, setup.split, self._study_id, [setup.manifest.folder])
         self.seconds = time.perf_counter() - started
 
     def result(self) -> Any:
@@ -162,10 +158,11 @@ def attempt(
         outcome.axial_levels = [level.record() for level in result.localisation.axial_levels]
         outcome.probs = normalise(np.asarray(result.probs))
     except Exception as error:
-        outcome.failure = one_line(error)
+        outcome.failure = one_line(error, reading.public)
         outcome.is_device_lost = setup.device != "cpu" and "CUDA error" in str(error)
     else:
         outcome.seconds["draw"] = _draw(setup, study, result, outcome) if is_pictured else 0.0
+    outcome.problems = [reading.public(line) for line in outcome.problems]
     outcome.seconds["read"] = reading.seconds
     outcome.seconds["study"] = time.perf_counter() - started
     return outcome

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from lumbar.errors import LumbarError
+from lumbar.text import one_line
 from lumbar_phantom import pitfalls
 from lumbar_phantom.cohort import make_cohort, summary
 from lumbar_phantom.dicom_files import SYNTAXES
@@ -39,8 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
         done = make_cohort(options.out, options.studies, options.seed, pitfalls=pitfalls.parse(options.pitfalls),
                            split=options.split, workers=options.workers, masks=options.masks, wild=options.wild,
                            syntax=options.syntax)
-    except LumbarError as error:
-        print(error, file=sys.stderr)
+    except (LumbarError, OSError) as error:
+        print(one_line(error), file=sys.stderr)
         return 1
     print(summary(done))
     return 0

@@ -13,6 +13,8 @@ from tqdm import tqdm
 
 from lumbar import labels
 from lumbar.errors import CohortError
+from lumbar.files import atomic_file, write_atomically
+from lumbar.tables import csv_text
 from lumbar_phantom import severity
 from lumbar_phantom.dicom_files import OPTIONAL, optional_encoder
 from lumbar_phantom.study import Request, StudyTables, write_study
@@ -62,20 +64,23 @@ def label_table(studies: list[StudyTables]) -> pd.DataFrame:
 
 
 def write_tables(root: Path, split: str, studies: list[StudyTables]) -> None:
-    """All CSV files and truth.parquet of a cohort; of both splits in one root, truth holds both."""
+    """All CSV files and truth.parquet of a cohort; of both splits in one root, truth holds both.
+
+    Raises CohortError where one cannot be written.
+    """
     solution = label_table(studies)
-    solution.to_csv(root / ("train.csv" if split == "train" else "solution.csv"), index=False)
+    write_atomically(root / ("train.csv" if split == "train" else "solution.csv"), csv_text(solution))
     described = pd.DataFrame([r for s in studies for r in s.descriptions],
                              columns=["study_id", "series_id", "series_description"])
-    described.to_csv(root / f"{split}_series_descriptions.csv", index=False)
+    write_atomically(root / f"{split}_series_descriptions.csv", csv_text(described))
     if split == "train":
         points = pd.DataFrame([r for s in studies for r in s.coordinates], columns=COORDINATE_COLUMNS)
-        points.to_csv(root / "train_label_coordinates.csv", index=False)
+        write_atomically(root / "train_label_coordinates.csv", csv_text(points))
     sample = pd.DataFrame({"row_id": [r for s in studies for r in labels.row_ids(s.study_id)]})
     for column in labels.SEVERITY_COLUMNS:
         sample[column] = 1 / 3
     if split == "test" or not (root / "sample_submission.csv").exists() or not (root / "test_images").exists():
-        sample.to_csv(root / "sample_submission.csv", index=False)
+        write_atomically(root / "sample_submission.csv", csv_text(sample))
     truth = pd.DataFrame([r for s in studies for r in s.truth], columns=TRUTH_COLUMNS)
     path = root / "truth.parquet"
     if path.exists():
@@ -84,7 +89,8 @@ def write_tables(root: Path, split: str, studies: list[StudyTables]) -> None:
         other = "test" if split == "train" else "train"
         if (root / f"{other}_images").exists() and len(before):
             truth = pd.concat([before, truth], ignore_index=True)
-    truth.to_parquet(path, index=False)
+    with atomic_file(path) as file:
+        truth.to_parquet(file, index=False)
 
 
 def summary(studies: list[StudyTables]) -> str:

@@ -23,6 +23,7 @@ from pydicom.uid import (
 )
 
 from lumbar.errors import CohortError
+from lumbar.files import atomic_file
 from lumbar_phantom import rle
 
 SYNTAXES = {
@@ -59,7 +60,7 @@ class SliceFile:
 
 
 def write_slice(path: Path, item: SliceFile) -> None:
-    """Write one DICOM file."""
+    """Write one DICOM file, whole or not at all. Raises CohortError where it cannot be written."""
     options = item.options
     syntax = SYNTAXES[str(options.get("syntax", "rle"))]
     meta = FileMetaDataset()
@@ -77,7 +78,8 @@ def write_slice(path: Path, item: SliceFile) -> None:
     data.InstanceNumber = item.instance
     _geometry(data, item)
     _pixels(data, item, options)
-    data.save_as(path, enforce_file_format=True)
+    with atomic_file(path, sync="none") as file:  # thousands of them, and all can be made again
+        data.save_as(file, enforce_file_format=True)
 
 
 def _number(value: float) -> str:

@@ -15,7 +15,10 @@ import pandas as pd
 
 from lumbar import labels
 from lumbar.errors import CohortError, LumbarError
-from lumbar.metric import prior_table
+from lumbar.files import write_atomically
+from lumbar.metric import prior_table, read_table
+from lumbar.tables import csv_text
+from lumbar.text import one_line
 from lumbar_phantom import severity
 
 _WEIGHTS = np.array(labels.SEVERITY_WEIGHTS)
@@ -31,7 +34,7 @@ def oracle_frame(root: Path, split: str) -> pd.DataFrame:
     for path in (table, root / "truth.parquet"):
         if not path.is_file():
             raise CohortError(f"{path}: not found, expected a phantom cohort with its truth")
-    solution, truth = pd.read_csv(table), pd.read_parquet(root / "truth.parquet")
+    solution, truth = read_table(table, "the labels"), pd.read_parquet(root / "truth.parquet")
     known = truth.groupby(["study_id", "condition", "level"])["narrowing"].first()
     prior = prior_table(solution)
     parts = []
@@ -60,9 +63,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="CSV", help="submission to write")
     options = parser.parse_args(argv)
     try:
-        oracle_frame(options.data, options.split).to_csv(options.out, index=False)
-    except LumbarError as error:
-        print(f"error: {error}", file=sys.stderr)
+        write_atomically(options.out, csv_text(oracle_frame(options.data, options.split)))
+    except (LumbarError, OSError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     return 0
 

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from lumbar import labels
+from lumbar.files import atomic_file
 from lumbar_phantom import anatomy as an
 from lumbar_phantom import artefacts, dicom_files, sequences, volume
 from lumbar_phantom import pitfalls as pf
@@ -187,4 +188,5 @@ def _write_masks(request: Request, study_id: int, series_id: int, plan: SeriesPl
     folder.mkdir(parents=True, exist_ok=True)
     stack, instances = plan.stacks[0], plan.instances[0]
     masks = np.stack([mask_slice(body, stack, origin) for origin in stack.origins])
-    np.savez_compressed(folder / f"{series_id}.npz", masks=masks, instance_numbers=instances)
+    with atomic_file(folder / f"{series_id}.npz", sync="none") as file:
+        np.savez_compressed(file, masks=masks, instance_numbers=instances)

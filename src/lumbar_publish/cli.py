@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lumbar.errors import LumbarError
 from lumbar.manifest import manifest_hash, read_manifest
+from lumbar.text import one_line
 from lumbar_publish import step_dataset, step_kernel, step_submit
 from lumbar_publish.chain import run_chain, run_networks
 from lumbar_publish.client import Client, KaggleError
@@ -49,8 +50,8 @@ def main(layout: Layout, make_sample: MakeSample, argv: list[str] | None = None)
             for step, run in STEPS.items():
                 if options.publish in (step, ALL):
                     run(publication)
-    except LumbarError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (LumbarError, OSError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("error: interrupted: run this again to go on from here", file=sys.stderr)

@@ -14,8 +14,10 @@ from typing import Any
 
 from lumbar.errors import CohortError, LumbarError
 from lumbar.metric import read_table, score
+from lumbar.text import one_line
 from lumbar_publish import sandbox
 from lumbar_publish.estimate import Estimate, estimate
+from lumbar_publish.files import write_text
 from lumbar_publish.names import COMPETITION, DatasetId, Layout
 from lumbar_publish.seal import Sealed, described, read_json, seal, verify_against_lock
 from lumbar_publish.submission import check_submission, largest_difference, study_ids
@@ -82,7 +84,7 @@ def rehearse(
         "environment": sandbox.notebook_environment(kaggle.resolve(), (out / _SITE).resolve(), out.resolve() / _HOME),
     }
     path = out / "plan.json"
-    path.write_text(json.dumps(plan, indent=1), encoding="utf-8")
+    write_text(path, json.dumps(plan, indent=1))
     command = [*isolation.prefix, sys.executable, "-m", "lumbar_publish.execute", str(path.resolve())]
     print(f"rehearsal: {isolation}{limits(kaggle_like)}", flush=True)
     start_s = time.monotonic()
@@ -162,8 +164,8 @@ def main(argv: list[str] | None = None) -> int:
         )
         prediction = judge(options.data, options.out, seconds, agree_with=options.agree_with)
         prediction.demand_fit()
-    except LumbarError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (LumbarError, OSError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     return 0
 

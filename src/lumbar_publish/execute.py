@@ -11,7 +11,9 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+from lumbar.text import printable
 from lumbar_publish import sandbox
+from lumbar_publish.files import write_text
 
 _STARTUP_TIMEOUT_S = 120
 
@@ -46,10 +48,10 @@ def execute(plan: dict[str, Any]) -> int:
     try:
         client.execute(env=plan["environment"])
     except CellExecutionError as error:
-        print(f"the notebook stopped: {error.ename}: {error.evalue}", file=sys.stderr)
+        print(f"the notebook stopped: {printable(error.ename)}: {printable(error.evalue, 2000)}", file=sys.stderr)
         return 1
     finally:
-        Path(plan["executed"]).write_text(nbformat.writes(page), encoding="utf-8")
+        write_text(Path(plan["executed"]), nbformat.writes(page))
     return 0
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lumbar_publish.chain import ONLY_SEALED
+from lumbar_publish.files import write_text
 
 KAGGLE_CPUS = 4
 KAGGLE_GIB = 29
@@ -119,8 +120,7 @@ def limit_like_kaggle() -> None:
 
 def write_sitecustomize(folder: Path, *, block_network: bool) -> None:
     """Python start-up of the notebook's processes: nothing of ours importable, and the network guard if asked for."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "sitecustomize.py").write_text(ONLY_SEALED + (_BLOCK if block_network else ""), encoding="utf-8")
+    write_text(folder / "sitecustomize.py", ONLY_SEALED + (_BLOCK if block_network else ""))
 
 
 def notebook_environment(kaggle: Path, site: Path, home: Path, keep: Sequence[str] = ()) -> dict[str, str]:

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from lumbar.errors import LumbarError
+from lumbar.text import one_line, printable
 from lumbar_train.baseline.command import add_commands
 from lumbar_train.cache import Cache, build_cache
 from lumbar_train.copies import check_copies
@@ -42,11 +43,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def say(error: Exception) -> None:
     """A refusal as one line."""
-    line = str(error)
+    line = one_line(error)
     if isinstance(error, OSError):  # a full disk or a folder that cannot be read, wherever it shows
         reason = "the disk is full" if error.errno in DISK_FULL else error.strerror or line
         line = f"{error.filename or 'a file'}: {reason}; what is whole stays good"
-    print(f"lumbar_train: {line}", file=sys.stderr, flush=True)
+    print(f"lumbar_train: {printable(line)}", file=sys.stderr, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -194,13 +194,13 @@ def _build(job: _Job) -> None:
         study = read_study(job.root, job.split, job.study_id, job.series, workers=1)
         _write_study(job.folder, key, study)
     index = {"study_id": job.study_id, "key": key, "label": _label(job), "files": job.signature}
-    write_text(_index_path(job.folder, job.study_id), json.dumps(index))
+    write_text(_index_path(job.folder, job.study_id), json.dumps(index), sync="file")
 
 
 def _write_study(folder: Path, key: str, study: Study) -> None:
     path = _object_path(folder, key, ".bin")
     described = []
-    with atomic_file(path) as file:
+    with atomic_file(path, sync="file") as file:  # a lost entry costs one decoding, so the folder is not flushed
         for description, stacks in study.series.items():
             described.append({"description": description, "stacks": [_write_stack(file, s) for s in stacks]})
         n_bytes = file.tell()
@@ -214,7 +214,7 @@ def _write_study(folder: Path, key: str, study: Study) -> None:
         "windows": {series_id: study.window(series_id) for series_id in ids},
         "series": described,
     }
-    write_text(path.with_suffix(".json"), json.dumps(content))
+    write_text(path.with_suffix(".json"), json.dumps(content), sync="file")
 
 
 def _write_stack(file: Any, stack: Stack) -> dict[str, Any]:

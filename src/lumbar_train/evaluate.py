@@ -24,13 +24,14 @@ from lumbar.stages.classify import CLASSIFIERS, classify
 from lumbar.stages.localise import localise
 from lumbar.stages.points import Localisation
 from lumbar.study import Study, read_study
+from lumbar.text import one_line
 from lumbar_train.errors import LeakError
 from lumbar_train.folds import read_folds
 from lumbar_train.oof import check_oof_frame
 from lumbar_train.place_errors import axial_assignments, sagittal_errors, summarise, truth_points
 from lumbar_train.scoring import Interval, Probs, confusion, difference, ratio, reliability, scores
 from lumbar_train.store import read_frame, read_localisations, read_logits
-from lumbar_train.tables import Cohort, read_cohort
+from lumbar_train.tables import Cohort, read_cohort, read_study_ids
 from lumbar_train.true_places import true_localisation
 
 Logits = NDArray[np.float32]
@@ -220,7 +221,7 @@ def check_not_trained_on(folder: Path, manifest: Manifest, cohort: Cohort, ids: 
         raise LeakError(f"{cohort.root}: is the cohort that these weights were fitted on, expected studies never seen")
     path = folder / "folds.csv"
     if path.is_file():
-        seen = set(pd.read_csv(path)["study_id"])
+        seen = read_study_ids(path)
         both = [int(study) for study in ids if int(study) in seen]
         if both:
             raise LeakError(f"{path}: study {both[0]} was trained on ({len(both)} of {len(ids)}), expected none")
@@ -278,7 +279,7 @@ class _Bench:
                 logits, mask = classify(study, true, self.networks)
                 outcome.true_points = aggregate(logits, mask, self.prior, last, level_confidence(true))
         except LumbarError as error:
-            outcome.problems.append(str(error))
+            outcome.problems.append(one_line(error))
         return outcome
 
 

@@ -22,7 +22,7 @@ from lumbar.manifest import SCHEMA, WeightEntry, file_sha256, write_manifest
 from lumbar.models import build, name_of
 from lumbar.weights import load_network, record_probe, save_network
 from lumbar_train.errors import TrainingError
-from lumbar_train.files import write_at, write_text
+from lumbar_train.files import make_folder, write_text
 from lumbar_train.fitting import fold_name, load_weights
 from lumbar_train.folds import is_full
 from lumbar_train.train import Run
@@ -37,7 +37,6 @@ def export(run: Run) -> Path:
         TrainingError: a stage lacks the fit that ships.
     """
     folder = run.out / "export"
-    (folder / "weights").mkdir(parents=True, exist_ok=True)
     folds = [fold for fold in run.use_folds if is_full(fold) or run.recipe.export != "full"]
     folds.sort(key=lambda fold: (not is_full(fold), abs(fold)))  # when time is short the kernel runs the first alone
     entries = [_entry(run, folder, stage, fold) for stage in STAGES for fold in folds]
@@ -89,7 +88,8 @@ def _entry(run: Run, folder: Path, stage: str, fold: int) -> dict[str, Any]:
     config = run.recipe.stages[stage].network
     network = load_weights(build(name_of(config), to_dict(config)), source)
     file = folder / "weights" / f"{stage}.{fold_name(fold)}.safetensors"
-    write_at(file, lambda path: save_network(network, path, half=True))
+    make_folder(file.parent)
+    save_network(network, file, half=True)
     values: dict[str, Any] = {
         "file": f"weights/{file.name}",
         "sha256": file_sha256(file),

@@ -11,9 +11,11 @@ from sklearn.model_selection import StratifiedKFold
 
 from lumbar import labels
 from lumbar.errors import CohortError
+from lumbar.tables import csv_text, parse_id
+from lumbar.text import printable
 from lumbar_train.errors import LeakError
 from lumbar_train.files import write_text
-from lumbar_train.tables import Cohort
+from lumbar_train.tables import Cohort, read_cells
 
 FULL = -1  # the seed's name for the fit on all data; -2, -3, … are the same fit with other seeds
 
@@ -70,7 +72,7 @@ def make_folds(cohort: Cohort, n_folds: int, seed: int) -> pd.DataFrame:
 
 def write_folds(path: Path, folds: pd.DataFrame) -> None:
     """Write ``folds.csv`` atomically."""
-    write_text(path, folds[["study_id", "fold"]].to_csv(index=False))
+    write_text(path, csv_text(folds[["study_id", "fold"]]))
 
 
 def read_folds(path: Path | str, cohort: Cohort, left_out: Iterable[int] = ()) -> pd.DataFrame:
@@ -86,23 +88,18 @@ def read_folds(path: Path | str, cohort: Cohort, left_out: Iterable[int] = ()) -
         LeakError: a study in two folds.
     """
     path = Path(path)
-    try:
-        frame = pd.read_csv(path)
-    except FileNotFoundError as error:
-        raise CohortError(f"{path}: not found, expected a table with columns study_id, fold") from error
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise CohortError(f"{path}: not a readable CSV ({error}), expected columns study_id, fold") from error
-    missing = [column for column in ("study_id", "fold") if column not in frame.columns]
-    if missing:
-        raise CohortError(f"{path}: found no column {', '.join(missing)}, expected study_id, fold")
+    frame = read_cells(path, ("study_id", "fold"))
     out = {}
     for column in ("study_id", "fold"):
-        numbers = pd.to_numeric(frame[column], errors="coerce")
-        bad = np.flatnonzero(numbers.isna() | (numbers != numbers.round()) | (numbers < 0))
-        if bad.size:
-            row = int(bad[0])
-            raise CohortError(f"{path}: row {row + 2}: {column} is {frame[column].iloc[row]}, expected 0, 1, 2, ...")
-        out[column] = numbers.astype("int64")
+        values = []
+        for row, cell in zip(frame.index, frame[column], strict=True):
+            try:
+                values.append(parse_id(cell))
+            except ValueError:
+                raise CohortError(
+                    f"{path}: row {row}: {column} is {printable(cell, 64) or 'blank'}, expected 0, 1, 2, ..."
+                ) from None
+        out[column] = np.array(values, dtype=np.int64)
     folds = pd.DataFrame(out)
     folds = folds[~folds["study_id"].isin(list(left_out))]
     check_folds(folds, cohort, path)

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from lumbar.tables import csv_text
 from lumbar_train.checkpoint import load_state, load_weights, restore_rng, rng_state, save_state, save_weights
 from lumbar_train.errors import TrainingError
 from lumbar_train.files import write_text
@@ -264,7 +265,7 @@ class _Fit:
                 writer.add_scalar(name, value, self.epoch)
         self.epoch, self.step, self.totals = self.epoch + 1, 0, {}
         if self.ranks.is_first:
-            write_text(self.out_dir / "log.csv", pd.DataFrame(self.history).to_csv(index=False))
+            write_text(self.out_dir / "log.csv", csv_text(pd.DataFrame(self.history)))
         self._save()
 
     def _train_row(self) -> dict[str, float]:

@@ -16,6 +16,8 @@ from lumbar.chain import Picture
 from lumbar.errors import LumbarError
 from lumbar.overlay import draw
 from lumbar.study import read_study
+from lumbar.tables import csv_text
+from lumbar.text import page_value
 from lumbar_train.baseline.gather import submission_frame
 from lumbar_train.baseline.measure import evaluate_baseline, is_baseline
 from lumbar_train.evaluate import Evaluation, evaluate_oof, evaluate_run
@@ -25,7 +27,7 @@ from lumbar_train.plots import data_uri, plot_curves, plot_errors, plot_reliabil
 from lumbar_train.ranks import pick_device
 from lumbar_train.readable import as_trained, read_dropped
 from lumbar_train.scoring import TERMS, confusion, reliability, scores, study_losses
-from lumbar_train.tables import Cohort, read_cohort
+from lumbar_train.tables import Cohort, read_cohort, read_study_ids
 
 N_WORST = 6
 _MAX_PROBLEMS = 60
@@ -44,7 +46,7 @@ def write_report(evaluation: Evaluation, folder: Path | str, *, run: Path | str 
     page = render(evaluation, figures, Path(run) if run is not None else None)
     write_text(folder / "figures.json", json.dumps(_finite(figures), indent=1) + "\n")
     answer = submission_frame(list(map(int, evaluation.study_ids)), evaluation.answer)
-    write_text(folder / "submission.csv", answer.to_csv(index=False))
+    write_text(folder / "submission.csv", csv_text(answer))
     write_text(folder / "index.html", page)
     return folder / "index.html"
 
@@ -92,14 +94,17 @@ def _is_own_cohort(run: Path, cohort: Cohort) -> bool:
     folds = run / "folds.csv"
     if not folds.is_file() or not (run / "aggregator" / "oof.parquet").is_file():
         return False
-    trained_on = set(pd.read_csv(folds)["study_id"])
+    trained_on = read_study_ids(folds)
     return trained_on == set(cohort.study_ids.tolist()) - set(read_dropped(run)["studies"])
 
 
 def render(evaluation: Evaluation, figures: dict[str, Any], run: Path | None) -> str:
     """The page as text."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=page_value,
     )
     stages, curves = _stages(run) if run is not None else ([], [])
     sections = [("score", "Metric"), ("steps", "Steps"), ("places", "Localisation"), ("reliability", "Reliability")]

@@ -26,7 +26,6 @@ _AXIAL_FIELDS = [item.name for item in dataclasses.fields(AxialLevel)]
 
 def write_frame(path: Path, frame: pd.DataFrame) -> None:
     """Write a table as parquet, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_with(path, lambda file: frame.to_parquet(file, index=False))
 
 

@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 
 from lumbar import labels
 from lumbar.errors import CohortError
+from lumbar.tables import SERIES_COLUMNS, is_blank, parse_id, parse_integer, parse_number, read_series_table
+from lumbar.text import printable
+from lumbar.text_table import TableError, read_text_table
+
+_Number = TypeVar("_Number", int, float)
 
 MISSING = -1
+_DECIMAL_COMMA = "has_decimal_comma"  # of a frame's attrs
 POINT_COLUMNS = ("study_id", "series_id", "instance_number", "condition", "level", "side", "x_px", "y_px", "source")
 _LABEL_FILES = {"train": "train.csv", "test": "solution.csv"}
 
@@ -140,41 +147,72 @@ def read_cohort(
     return Cohort(root, split, study_ids, values, points, series, counts, print_)
 
 
-def _read_table(path: Path, columns: Iterable[str]) -> pd.DataFrame:
-    """Read a CSV as text cells; refuse an absent file or column."""
+def read_cells(path: Path, columns: Iterable[str]) -> pd.DataFrame:
+    """Read a CSV as text cells, the rows' numbers in the file as index; refuse an absent file or column.
+
+    ``frame.attrs`` says whether a number may have a decimal comma.
+    """
+    columns = list(columns)
     try:
-        frame = pd.read_csv(path, dtype=object, encoding="utf-8-sig")
+        table = read_text_table(path, columns)
     except FileNotFoundError as error:
         raise CohortError(f"{path}: not found; expected a table with columns {', '.join(columns)}") from error
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError, OSError) as error:
-        raise CohortError(f"{path}: not a readable CSV ({error}); expected columns {', '.join(columns)}") from error
-    frame.columns = [str(column).strip() for column in frame.columns]
-    missing = [column for column in columns if column not in frame.columns]
+    except OSError as error:
+        reason = error.strerror or error
+        raise CohortError(f"{path}: not a readable CSV ({reason}); expected columns {', '.join(columns)}") from error
+    except TableError as error:
+        raise CohortError(
+            f"{path}: not a readable CSV ({error.reason}); expected columns {', '.join(columns)}"
+        ) from error
+    missing = [column for column in columns if column not in table.columns]
     if missing:
         more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
-        raise CohortError(f"{path}: found no column {', '.join(missing[:4])}{more}; found {len(frame.columns)} columns")
+        raise CohortError(f"{path}: found no column {', '.join(missing[:4])}{more}; found {len(table.columns)} columns")
+    for number, length in zip(table.numbers, table.lengths, strict=True):
+        if length > len(table.columns):
+            raise CohortError(f"{path}: row {number}: found {length} cells, expected {len(table.columns)}")
+    frame = table.frame()
+    frame.attrs[_DECIMAL_COMMA] = table.has_decimal_comma
     return frame
 
 
+def read_study_ids(path: Path) -> set[int]:
+    """The studies that a table with a column ``study_id`` names.
+
+    Raises:
+        CohortError: no such table or column, or a cell that is no id.
+    """
+    return set(map(int, _integers(read_cells(path, ["study_id"]), "study_id", path)))
+
+
+def _parsed(frame: pd.DataFrame, column: str, path: Path, parse: Callable[[object], _Number]) -> list[_Number]:
+    values = []
+    for number, cell in zip(frame.index, frame[column], strict=True):
+        try:
+            values.append(parse(cell))
+        except ValueError as error:
+            raise CohortError(f"{path}: row {number}: {column} is {printable(cell, 64)!r}, expected {error}") from None
+    return values
+
+
 def _integers(frame: pd.DataFrame, column: str, path: Path) -> pd.Series:
-    numbers = pd.to_numeric(frame[column], errors="coerce")
-    bad = numbers.isna() | (numbers != numbers.round())
-    if bad.any():
-        row = int(np.flatnonzero(bad.to_numpy())[0])
-        raise CohortError(f"{path}: row {row + 2}: {column} is {frame[column].iloc[row]!r}, expected a whole number")
-    # Through text, not float: identifiers of more than 2**53 would otherwise be rounded.
-    text = frame[column].astype(str).str.strip()
-    exact = text.str.fullmatch(r"[+-]?\d+")
-    return text.where(exact, numbers.astype("int64").astype(str)).astype("int64")
+    parse = parse_id if column in ("study_id", "series_id") else parse_integer
+    return pd.Series(_parsed(frame, column, path, parse), index=frame.index, dtype="int64")
 
 
 def _numbers(frame: pd.DataFrame, column: str, path: Path) -> pd.Series:
-    numbers = pd.to_numeric(frame[column], errors="coerce").astype("float64")
-    bad = ~np.isfinite(numbers.to_numpy())
-    if bad.any():
-        row = int(np.flatnonzero(bad)[0])
-        raise CohortError(f"{path}: row {row + 2}: {column} is {frame[column].iloc[row]!r}, expected a number")
-    return numbers
+    has_comma = bool(frame.attrs.get(_DECIMAL_COMMA))
+
+    def parse(cell: object) -> float:
+        try:
+            value = parse_number(cell, has_comma)
+        except ValueError:
+            value = np.nan
+        if not np.isfinite(value):
+            raise ValueError("a number")
+        return value
+
+    return pd.Series(_parsed(frame, column, path, parse), index=frame.index, dtype="float64")
 
 
 def _keep(frame: pd.DataFrame, mask: pd.Series | np.ndarray, reason: str, dropped: Counter[str]) -> pd.DataFrame:
@@ -189,26 +227,27 @@ def _titles(frame: pd.DataFrame, column: str, path: Path, known: dict[str, str])
     bad = ~cleaned.isin(known).to_numpy()
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
+        found = printable(frame[column].iloc[row], 64)
         raise CohortError(
-            f"{path}: row {row + 2}: unknown {column} {frame[column].iloc[row]!r}, expected one of {', '.join(known)}"
+            f"{path}: row {frame.index[row]}: unknown {column} {found!r}, expected one of {', '.join(known)}"
         )
     return cleaned.map(known)
 
 
 def _read_labels(path: Path, dropped: Counter[str]) -> tuple[np.ndarray, np.ndarray]:
-    frame = _read_table(path, ("study_id", *labels.COLUMNS))
+    frame = read_cells(path, ("study_id", *labels.COLUMNS))
     frame["study_id"] = _integers(frame, "study_id", path)
     codes = {name.lower(): code for code, name in enumerate(labels.SEVERITIES)}
     values = np.full((len(frame), len(labels.COLUMNS)), MISSING, dtype=np.int8)
     for place, column in enumerate(labels.COLUMNS):
         cells = frame[column]
         text = cells.astype(str).str.strip().str.lower().to_numpy()
-        empty = cells.isna().to_numpy() | (text == "")
+        empty = np.array([is_blank(cell) for cell in cells], dtype=bool)
         known = np.array([codes.get(cell, MISSING) for cell in text])
         bad = np.flatnonzero((known == MISSING) & ~empty)
         if bad.size:
             raise CohortError(
-                f"{path}: study {frame['study_id'].iloc[bad[0]]}: {column} is {cells.iloc[bad[0]]!r}, "
+                f"{path}: study {frame['study_id'].iloc[bad[0]]}: {column} is {printable(cells.iloc[bad[0]], 64)!r}, "
                 f"expected {', '.join(labels.SEVERITIES)} or empty"
             )
         values[~empty, place] = known[~empty]
@@ -229,26 +268,34 @@ def _one_row_a_study(
 
 
 def _read_descriptions(path: Path, study_ids: np.ndarray, dropped: Counter[str]) -> pd.DataFrame:
-    columns = ["study_id", "series_id", "series_description"]
-    frame = _read_table(path, columns)[columns].copy()
-    for column in columns[:2]:
-        frame[column] = _integers(frame, column, path)
-    known = {d.lower().replace(" ", "_").replace("/", "_"): d for d in labels.DESCRIPTIONS}
-    frame["series_description"] = _titles(frame, "series_description", path, known)
-    frame = _keep(frame, ~frame.duplicated(), "series: row twice", dropped)
-    twice = frame[frame.duplicated("series_id", keep=False) & frame.duplicated(["study_id", "series_id"], keep=False)]
-    if len(twice):
-        found = " and ".join(twice["series_description"].iloc[:2])
-        raise CohortError(f"{path}: series {twice['series_id'].iloc[0]} is described as {found}, expected one of them")
+    """The table of series by the kernel's own reader; what that leaves out and names ends the reading here."""
+    try:
+        table = read_series_table(path)
+    except FileNotFoundError as error:
+        raise CohortError(f"{path}: not found; expected a table with columns {', '.join(SERIES_COLUMNS)}") from error
+    except OSError as error:
+        raise CohortError(f"{path}: not a readable CSV ({error.strerror}), expected the table of series") from error
+    except TableError as error:
+        is_column = error.reason.startswith("found no column")
+        raise CohortError(
+            f"{path}: {error.reason if is_column else f'not a readable CSV ({error.reason})'}, "
+            f"expected columns {', '.join(SERIES_COLUMNS)}"
+        ) from error
+    for problem in table.problems:
+        if problem.is_fatal:
+            raise CohortError(f"{path}: {problem.text}")
+    dropped["series: row twice"] += sum(problem.study_id is not None for problem in table.problems)
+    frame = table.frame
+    frame.attrs.clear()
     frame = _keep(frame, frame["study_id"].isin(study_ids), "series: study without labels", dropped)
-    return frame.sort_values(columns[:2], ignore_index=True)
+    return frame.sort_values(list(SERIES_COLUMNS[:2]), ignore_index=True)
 
 
 def _read_points(path: Path, dropped: Counter[str], *, is_required: bool) -> pd.DataFrame:
     columns = ("study_id", "series_id", "instance_number", "condition", "level", "x", "y")
     if not is_required and not path.exists():
         return pd.DataFrame({column: pd.Series(dtype=_DTYPES[column]) for column in POINT_COLUMNS})
-    return _point_frame(_read_table(path, columns), path, "competition", dropped)
+    return _point_frame(read_cells(path, columns), path, "competition", dropped)
 
 
 _DTYPES = {
@@ -260,13 +307,13 @@ _SIDES = {c: next((side for side in labels.SIDES if c.startswith(side)), None) f
 
 def _read_external(path: Path, series: pd.DataFrame, dropped: Counter[str]) -> pd.DataFrame:
     """Points of another system; study (found through the series) and condition (``disc``) may be absent."""
-    frame = _read_table(path, ("series_id", "instance_number", "level", "x", "y"))
+    frame = read_cells(path, ("series_id", "instance_number", "level", "x", "y"))
     owner = series.drop_duplicates("series_id").set_index("series_id")["study_id"]
     ids = _integers(frame, "series_id", path)
     if "study_id" not in frame.columns:
         known = ids.isin(owner.index).to_numpy()
         dropped["points: external series not described"] += int((~known).sum())
-        frame = frame[known].reset_index(drop=True)
+        frame = frame[known].copy()
         frame["study_id"] = ids[known].map(owner).to_numpy()
     if "condition" not in frame.columns:
         frame["condition"] = "disc"

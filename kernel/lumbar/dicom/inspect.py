@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,38 +14,49 @@ from lumbar.dicom.pixels import read_slice
 from lumbar.dicom.stack import Stack
 from lumbar.dicom.syntaxes import syntax_name
 from lumbar.errors import CohortError, DicomError
+from lumbar.text import PublicText, known_words, masked_name, unusual_names
 
 
 def describe(path: str | os.PathLike[str]) -> str:
     """Several lines about a DICOM file, a series' folder (``*.dcm`` inside) or a study's (series' folders inside).
 
+    Paths are relative to ``path``, names of files and folders that may be a person's are masked, and of free text
+    only the words of the trade are shown (``lumbar.text``).
+
     Raises:
         DicomError: nothing there that is DICOM.
     """
     root = Path(path)
+    folder = root if root.is_dir() else root.parent
+    names = {*unusual_names(root), root.name, folder.name}
+    public = PublicText((root, folder), [name for name in names if masked_name(name) != name])
+    return "\n".join(public(line) for line in _describe(root, public).split("\n"))
+
+
+def _describe(root: Path, public: PublicText) -> str:
     if not root.is_dir():
-        return _describe_file(root)
+        return _describe_file(root, public)
     if any(child.suffix.lower() == ".dcm" for child in root.iterdir()):
-        return _describe_series(root)
+        return _describe_series(root, public)
     folders = sorted(child for child in root.iterdir() if child.is_dir())
     if not folders:
         raise DicomError(f"{root}: found neither *.dcm files nor series' folders, expected one of them")
-    parts = [f"study {root.name}: {len(folders)} folders"]
+    parts = [f"study {masked_name(root.name)}: {len(folders)} folders"]
     n_read = 0
     for folder in folders:
         try:
-            parts.append(_describe_series(folder))
+            parts.append(_describe_series(folder, public))
             n_read += 1
         except DicomError as error:
-            parts.append(f"problem: {error}")
+            parts.append(public(f"problem: {error}"))
     if not n_read:
         raise DicomError(f"{root}: found no readable series in {len(folders)} folders, expected some ({parts[1]})")
     return "\n\n".join(parts)
 
 
-def _describe_file(path: Path) -> str:
+def _describe_file(path: Path, public: PublicText) -> str:
     header = read_header(path)
-    lines = [f"file {path.name}", f"  syntax       {syntax_name(header.transfer_syntax_uid)}", *_about(header)]
+    lines = [f"file {masked_name(path.name)}", f"  syntax       {_syntax(header)}", *_about(header)]
     optional = ("window_center", "window_width", "rescale_slope", "rescale_intercept", "slice_thickness")
     absent = [
         name
@@ -61,7 +73,7 @@ def _describe_file(path: Path) -> str:
             f"  pixels       {pixels.shape} {pixels.dtype}, {pixels.min()} to {pixels.max()}, mean {pixels.mean():.1f}"
         )
     except DicomError as error:
-        lines.append(f"  problem      {error}")
+        lines.append(f"  problem      {public(str(error))}")
     return "\n".join(lines)
 
 
@@ -76,9 +88,17 @@ def _about(header: Header) -> list[str]:
     ]
 
 
+def _syntax(header: Header) -> str:
+    """The transfer syntax by name; a UID that is none is free text."""
+    uid = header.transfer_syntax_uid
+    return syntax_name(uid if re.fullmatch(r"[0-9.]{1,64}", uid) else known_words(uid))
+
+
 def _shown(value: object, unit: str = "") -> str:
     """A tag's value for the eye."""
-    return "absent" if value is None or value == "" else f"{value}{unit}"
+    if value is None or value == "":
+        return "absent"
+    return f"{known_words(value) if isinstance(value, str) else value}{unit}"
 
 
 def find_description(folder: Path) -> tuple[str | None, str]:
@@ -93,7 +113,7 @@ def find_description(folder: Path) -> tuple[str | None, str]:
         return None, "no table of series, since the folder lies in no {split}_images/study"
     table = f"{split}_series_descriptions.csv"
     try:
-        from lumbar.study import read_descriptions  # here, since only this needs pandas
+        from lumbar.tables import read_descriptions  # here, since only this needs pandas
 
         rows = read_descriptions(images.parent, split)
     except CohortError:
@@ -107,23 +127,23 @@ def find_description(folder: Path) -> tuple[str | None, str]:
     return described[0], table
 
 
-def _describe_series(folder: Path) -> str:
+def _describe_series(folder: Path, public: PublicText) -> str:
     description, source = find_description(folder)
     series = read_described(folder, description)
     first = next(c for c in sorted(folder.iterdir()) if c.suffix.lower() == ".dcm" and not c.name.startswith("."))
-    lines = [f"series {series.series_id}: {len(series.stacks)} stacks"]
+    lines = [f"series {masked_name(series.series_id)}: {len(series.stacks)} stacks"]
     expected = orientation_of(description)
     assumed = f"where no slice has an orientation it is taken as {expected}"
     lines.append(f"  description  {description or 'unknown'} ({source}); {assumed}")
     try:
         header = read_header(first)
-        lines += [f"  syntax       {syntax_name(header.transfer_syntax_uid)}", *_about(header)]
+        lines += [f"  syntax       {_syntax(header)}", *_about(header)]
     except DicomError as error:
-        lines.append(f"  problem      {error}")
+        lines.append(f"  problem      {public(str(error))}")
     for stack in series.stacks:
         is_unused = description is not None and stack.orientation != expected
         lines.append(_describe_stack(stack) + (f"; predict leaves it unused, expected {expected}" if is_unused else ""))
-    lines += [f"  problem      {problem}" for problem in series.problems]
+    lines += [f"  problem      {public(problem)}" for problem in series.problems]
     return "\n".join(lines)
 
 

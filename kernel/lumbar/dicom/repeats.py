@@ -10,7 +10,6 @@ the places between them are no repeats of each other.
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +32,8 @@ _ATTRIBUTES_WITHOUT_PLACES = ("image_type", "echo_time", "echo_number")
 _PHASE = {"P", "PHASE", "PHASE MAP", "PHASE_MAP", "VELOCITY"}
 _PARTS = {"R", "REAL", "I", "IMAGINARY"}
 _MAGNITUDE = {"M", "MAGNITUDE", "M_SE", "M_FFE", "M_IR"}
+_TERMS = {"ORIGINAL", "DERIVED", "PRIMARY", "SECONDARY", "OTHER", "ND", "NORM", "DIS2D", "DIS3D", "W", "WATER", "F"}
+_TERMS |= {"FAT", "IP", "OP", "IN_PHASE", "OUT_PHASE", "SE", "FFE", "IR", "NONE", *_PHASE, *_PARTS, *_MAGNITUDE}
 
 
 @dataclass(slots=True)
@@ -183,9 +184,9 @@ def _rank(attribute: str, kind: Any, n_covered: int, prefers_long_echo: bool) ->
 
 
 def _shown(attribute: str, kind: Any) -> str:
-    """An attribute for a line; of a text only what its value representation allows (CS, PS3.5 section 6.2)."""
+    """An attribute for a line; of a text only the values that are defined terms."""
     if isinstance(kind, str):
-        kind = re.sub(r"[^A-Z0-9_ \\]", "?", kind)[:60]
+        kind = "\\".join(part if part in _TERMS else "other" for part in map(str.strip, kind.split("\\")[:8]))
     return f"{_ATTRIBUTES[attribute]} {'absent' if kind is None else kind}"
 
 

@@ -85,9 +85,7 @@ def _temperature(column: str, temperatures: Mapping[str, Mapping[str, float]]) -
     return float(temperatures.get(condition, {}).get("all", 1.0))
 
 
-def _entry(
-    out: Path, folder: Path, column: str, result: Mapping[str, Any], temperature: float
-) -> dict[str, Any]:
+def _entry(out: Path, folder: Path, column: str, result: Mapping[str, Any], temperature: float) -> dict[str, Any]:
     config = replace(from_dict(BaselineConfig, result["network"]), temperature=temperature)
     network = BaselineNet(config)
     load_weights(out / "fits" / column / "full" / "weights.safetensors", network)

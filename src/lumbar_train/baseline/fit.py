@@ -19,6 +19,7 @@ from sklearn.model_selection import train_test_split
 from lumbar.baseline import slice_logits
 from lumbar.labels import COLUMNS, SEVERITIES
 from lumbar.models.baseline import BaselineNet
+from lumbar.tables import csv_text
 from lumbar_train.baseline.balance import Split, check_images, split_images, upsample
 from lumbar_train.baseline.finder import Curve, find_rate
 from lumbar_train.baseline.network import freeze, make_network, make_optimizer
@@ -150,7 +151,7 @@ def _fit(job: Job, table: pd.DataFrame, classes: NDArray[np.int8], split: Split)
         tuner.run(cycles, resume=True)
     network.eval()
     save_weights(job.folder / "weights.safetensors", network)
-    pd.DataFrame(tuner.log).to_csv(job.folder / "log.csv", index=False)
+    write_text(job.folder / "log.csv", csv_text(pd.DataFrame(tuner.log)))
     if job.fold != FULL:
         write_frame(job.folder / "oof.parquet", predict_rows(network, table, pixels, split.held_out))
     return told | {
@@ -232,7 +233,7 @@ def _rate(job: Job, tuner: Tuner) -> tuple[float, Curve | None]:
 
     curve = find_rate(tuner.network, optimizer, loss, settings.finder_steps)
     frame = pd.DataFrame({"rate": curve.rates, "loss": curve.losses})
-    write_text(job.folder / "finder.csv", frame.to_csv(index=False))
+    write_text(job.folder / "finder.csv", csv_text(frame))
     return curve.suggestion, curve
 
 
@@ -243,8 +244,6 @@ def predict_rows(
     frame = table.iloc[rows][["study_id", "series_id", "instance_number", "image_path"]].reset_index(drop=True)
     frame[LOGITS] = slice_logits(network, np.ascontiguousarray(pixels[rows]))
     return frame
-
-
 
 
 def start_worker(n_threads: int) -> None:

@@ -14,6 +14,7 @@ from sklearn.metrics import f1_score
 
 from lumbar.baseline import slice_probs
 from lumbar.labels import COLUMNS, CONDITIONS, LEVELS, SEVERITIES, SEVERITY_COLUMNS, SEVERITY_WEIGHTS, row_ids
+from lumbar.tables import csv_text
 from lumbar_train.baseline.calibrate import HeldOut, temperatures
 from lumbar_train.baseline.fit import LOGITS
 from lumbar_train.files import write_text
@@ -122,9 +123,7 @@ def zip_groups(frame: pd.DataFrame) -> list[tuple[int, Probs]]:
     return list(zip(map(int, means.index), means.to_numpy(), strict=True))
 
 
-def answer_frame(
-    frame: pd.DataFrame, prior: Probs, balance: Sequence[float], temperature: float = 1.0
-) -> pd.DataFrame:
+def answer_frame(frame: pd.DataFrame, prior: Probs, balance: Sequence[float], temperature: float = 1.0) -> pd.DataFrame:
     """Rows of slices with logits as ``study_id, series_id, image_path, predicted_label`` and the probabilities.
 
     The label is the most likely class by plain frequencies: the metric's weights 1/2/4 are divided out.
@@ -139,7 +138,7 @@ def answer_frame(
 def write_predictions(folder: Path, slices: Mapping[str, pd.DataFrame]) -> None:
     """``{column}_predictions.csv`` for each column."""
     for column, frame in slices.items():
-        write_text(folder / f"{column}_predictions.csv", frame.to_csv(index=False, float_format="%.6f"))
+        write_text(folder / f"{column}_predictions.csv", csv_text(frame, float_format="%.6f"))
 
 
 def submission_frame(study_ids: Sequence[int], probs: Probs) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from lumbar.manifest import FILE_NAME, read_manifest, verify
 from lumbar.stages.aggregate import prior_array
 from lumbar.stages.points import Localisation
 from lumbar.submission import normalise
+from lumbar.text import one_line, study_text
 from lumbar_train.evaluate import Evaluation, check_not_trained_on
 from lumbar_train.tables import Cohort
 
@@ -52,7 +53,7 @@ def evaluate_baseline(run: Path, cohort: Cohort, *, device: str = "cpu", progres
             answers[row] = normalise(result.probs)
             lines = [*study.problems, *result.problems]
         except LumbarError as error:
-            lines = [str(error)]
+            lines = [one_line(error, study_text(cohort.root, cohort.split, int(study_id)))]
         if lines:
             problems[int(study_id)] = lines
     steps = {

@@ -11,6 +11,7 @@ import jinja2
 import numpy as np
 
 from lumbar.labels import COLUMNS
+from lumbar.text import page_value
 from lumbar_train.baseline.calibrate import HOTTEST
 from lumbar_train.baseline.compare import Comparison, chain_oof, compare_unseen, with_floor
 from lumbar_train.baseline.gather import Answers
@@ -64,7 +65,10 @@ def write_comparison(root: Path, split: str, baseline: Path, chain: Path, prior:
 def _write(folder: Path, comparison: Comparison, columns: list[dict[str, Any]], figures: dict[str, Any]) -> Path:
     found = comparison.figures()
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=page_value,
     )
     # earlier stages of the baseline's answer would only crowd the bars
     drawn = {name: rows for name, rows in found["scores"].items() if not name.startswith("baseline, ")}

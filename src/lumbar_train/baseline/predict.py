@@ -15,6 +15,7 @@ from lumbar.metric import Score, read_table, score
 from lumbar.stages.aggregate import prior_array
 from lumbar.study import list_studies, read_descriptions
 from lumbar.submission import expected_studies, normalise
+from lumbar.tables import csv_text
 from lumbar_train.baseline.fit import LOGITS
 from lumbar_train.baseline.gather import answer_frame, submission_frame, write_predictions, zip_groups
 from lumbar_train.baseline.prepare import describe_problems, prepare
@@ -62,6 +63,6 @@ def predict_split(out: Path, root: Path, split: str, *, batch: int, start_batch:
     folder = out / f"predictions-{split}-{root.resolve().name}"
     write_predictions(folder, found)
     frame = submission_frame(study_ids, np.stack([normalise(p) for p in probs]) if len(probs) else probs)
-    write_text(folder / "submission.csv", frame.to_csv(index=False))
+    write_text(folder / "submission.csv", csv_text(frame))
     solution = root / ("solution.csv" if split == "test" else "train.csv")
     return folder / "submission.csv", score(read_table(solution, "the solution"), frame) if solution.is_file() else None

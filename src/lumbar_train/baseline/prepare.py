@@ -1,9 +1,9 @@
 """Series to 8-bit PNG, once: in batches of studies and a thread pool, each batch vouched for by its record.
 
-    WORK/images/<study>/<series>/<instance>.png   lossless, size × size
-    WORK/batches/<k>.json                         what a batch made, and of what; written last
-    WORK/images.csv, WORK/images.npy              all of them: the table, and the pixels as one array in its order
-    WORK/{column}_image_paths_labels.csv          a row an image that has a label in the column
+WORK/images/<study>/<series>/<instance>.png   lossless, size × size
+WORK/batches/<k>.json                         what a batch made, and of what; written last
+WORK/images.csv, WORK/images.npy              all of them: the table, and the pixels as one array in its order
+WORK/{column}_image_paths_labels.csv          a row an image that has a label in the column
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ from lumbar.baseline import read
 from lumbar.eight_bit import choose_slices, eight_bit
 from lumbar.errors import CohortError, LumbarError
 from lumbar.labels import COLUMNS, SEVERITIES
+from lumbar.tables import csv_text
+from lumbar.text import one_line, study_text
 from lumbar_train.errors import TrainingError
-from lumbar_train.files import write_text, write_with
+from lumbar_train.files import write_bytes, write_text, write_with
 
 TABLE = ["study_id", "series_id", "instance_number", "image_path", "pixels"]
 _PROBLEMS_SHOWN = 5
@@ -130,7 +132,7 @@ def _convert(
     try:
         study = read((what["description"],), root, split, study_id, rows, 1)
     except LumbarError as error:
-        return [], [str(error)]
+        return [], [one_line(error, study_text(root, split, study_id))]
     images: list[list[Any]] = []
     for chosen in choose_slices(study, what["description"], what["slices"]):
         pixels = eight_bit(study, chosen, what["size"])
@@ -142,17 +144,11 @@ def _convert(
 
 
 def _write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
-    """Renamed into place when whole; not flushed one by one, because the batch's record vouches for all."""
+    """Whole or absent; not flushed one by one, because the batch's record vouches for all."""
     is_encoded, data = cv2.imencode(".png", pixels)
     if not is_encoded:
         raise TrainingError(f"{path}: OpenCV cannot encode {pixels.shape} as PNG")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_bytes(data.tobytes())
-        temporary.replace(path)
-    except OSError as error:
-        raise TrainingError(f"{path}: cannot be written: {error}") from error
+    write_bytes(path, data.tobytes(), sync="none")
 
 
 def _kept(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
@@ -204,7 +200,7 @@ def _gather(work: Path, records: list[dict[str, Any]], size: int, none_found: st
     if not (path.is_file() and vouched.is_file() and json.loads(vouched.read_text("utf-8")).get("key") == key):
         vouched.unlink(missing_ok=True)
         write_with(path, lambda file: _pack(file, work, table, size))
-        write_text(work / "images.csv", table.to_csv(index=False))
+        write_text(work / "images.csv", csv_text(table))
         write_text(vouched, json.dumps({"key": key}))
     return Images(table, np.load(path, mmap_mode="r"), problems)
 
@@ -229,7 +225,7 @@ def write_label_tables(
     for column in columns:
         grades = labels[rows, COLUMNS.index(column)]
         table = base[grades >= 0].assign(label=[SEVERITIES[g] for g in grades[grades >= 0]])
-        write_text(work / f"{column}_image_paths_labels.csv", table.to_csv(index=False))
+        write_text(work / f"{column}_image_paths_labels.csv", csv_text(table))
 
 
 def describe_problems(problems: list[str]) -> list[str]:

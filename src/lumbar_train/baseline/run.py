@@ -20,6 +20,7 @@ from tqdm import tqdm
 from lumbar.errors import CohortError
 from lumbar.labels import COLUMNS
 from lumbar.metric import score
+from lumbar.tables import csv_text
 from lumbar_train.baseline.export import RECIPE, export
 from lumbar_train.baseline.fit import Job, finished, fold_title, run_fit, start_worker
 from lumbar_train.baseline.gather import Answers, all_figures, out_of_fold, submission_frame, write_predictions
@@ -31,7 +32,7 @@ from lumbar_train.files import write_text
 from lumbar_train.folds import FULL, make_folds, read_folds, split, write_folds
 from lumbar_train.ranks import pick_device
 from lumbar_train.store import write_frame
-from lumbar_train.tables import Cohort
+from lumbar_train.tables import Cohort, read_study_ids
 
 Results = dict[tuple[str, int], dict[str, Any]]
 
@@ -113,8 +114,8 @@ def choose_folds(text: str | None, out: Path, cohort: Cohort, seed: int) -> tupl
 def as_listed(cohort: Cohort, path: Path) -> Cohort:
     """The studies that a table of folds lists; what is wrong with the table is found by ``read_folds``."""
     try:
-        listed = set(pd.to_numeric(pd.read_csv(path)["study_id"], errors="coerce").dropna().astype("int64"))
-    except (OSError, ValueError, KeyError):
+        listed = read_study_ids(path)
+    except CohortError:
         return cohort
     absent = [int(study) for study in cohort.study_ids if int(study) not in listed]
     if not absent or len(absent) == len(cohort):
@@ -183,8 +184,13 @@ def jobs_of(run: BaselineRun) -> list[Job]:
             classes = cohort.labels[:, COLUMNS.index(column)]
             found.append(
                 Job(
-                    column=column, fold=fold, settings=run.settings, folder=run.out / "fits" / column / name,
-                    work=run.work, studies=tuple(map(int, cohort.study_ids)), classes=tuple(map(int, classes)),
+                    column=column,
+                    fold=fold,
+                    settings=run.settings,
+                    folder=run.out / "fits" / column / name,
+                    work=run.work,
+                    studies=tuple(map(int, cohort.study_ids)),
+                    classes=tuple(map(int, classes)),
                     held_out=frozenset(map(int, held_out)),
                 )
             )
@@ -244,7 +250,7 @@ def summarise(run: BaselineRun, answers: Answers, results: Results) -> dict[str,
     frame = submission_frame(ids, answers.probs)
     write_frame(run.out / "oof.parquet", frame)
     write_predictions(run.out / "predictions", answers.slices)
-    write_text(run.out / "predictions" / "submission.csv", frame.to_csv(index=False))
+    write_text(run.out / "predictions" / "submission.csv", csv_text(frame))
     figures = all_figures(cohort.labels, answers, run.columns)
     figures["oof"] = asdict(score(cohort.frame(ids), frame))
     figures["constant_fits"] = [r["reason"] for r in results.values() if r["status"] == "constant"]
