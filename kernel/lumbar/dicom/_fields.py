@@ -21,12 +21,11 @@ Groups = FunctionalGroups | None
 def _image_fields(head: bytes, workspace: np.ndarray, numbers: np.ndarray, groups: Groups) -> dict[str, object]:
     """The fields that decoding needs, from a header's bytes and what the walk found in them."""
     at = workspace.item
-    fields: dict[str, object] = {}
-    for field, place in _scan.SHORTS:
-        value = at(place)
-        if value < 0:  # most often there is none
-            value = _read_odd(field, head, workspace) if at(place - 1) else None
-        fields[field] = value
+    fields: dict[str, object] = {field: None if (value := at(place)) < 0 else value for field, place in _scan.SHORTS}
+    if at(_scan.HAS_ODD_SHORTS):
+        for field, place in _scan.SHORTS:
+            if fields[field] is None and at(place - 1):
+                fields[field] = _read_odd(field, head, workspace)
     if fields["pixel_representation"] == 1:  # padding is stored as the pixels are (PS3.3 section C.7.5.1.1.2)
         for field in ("pixel_padding_value", "pixel_padding_range_limit"):
             padding = fields[field]
@@ -73,11 +72,15 @@ def _number_fields(head: bytes, workspace: np.ndarray, numbers: np.ndarray, grou
 def _text_fields(head: bytes, workspace: np.ndarray, numbers: np.ndarray, groups: Groups) -> dict[str, object]:
     """The other fields that are texts."""
     at = workspace.item
-    start = at(_CHARACTER_SPAN)
-    character_set = head[start : start + at(_CHARACTER_SPAN + 1)]  # an absent value has length 0
-    fields: dict[str, object] = {
-        field: text_of(head[(start := at(span)) : start + at(span + 1)], character_set) for field, span in _TEXT_SPANS
-    }
+    # An absent value has length 0
+    raws = {field: head[(start := at(span)) : start + at(span + 1)] for field, span in _TEXT_SPANS}
+    fields: dict[str, object]
+    if length := at(_CHARACTER_SPAN + 1):
+        start = at(_CHARACTER_SPAN)
+        character_set = head[start : start + length]
+        fields = {field: text_of(raw, character_set) for field, raw in raws.items()}
+    else:
+        fields = {field: text_of(raw) for field, raw in raws.items()}
     if groups is not None:
         _add_groups(fields, workspace, groups)
     return fields

@@ -94,6 +94,7 @@ def _encodings(character_set: bytes) -> list[str]:
     return names if any(names) else []
 
 
+@lru_cache(maxsize=64)
 def uid_of(raw: bytes) -> str:
     """A UID: what stands before the first NUL or line break, without blanks; empty where there is nothing."""
     return text_of(re.split(rb"[\0\r\n]", raw[:_MAX_TEXT].lstrip(_PADDING), maxsplit=1)[0]) or ""
