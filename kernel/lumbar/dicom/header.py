@@ -155,10 +155,6 @@ class Header:
             DicomError: allocated bits are not 1, 8, 16, 32 or 64, or stored bits do not fit into them.
         """
         allocated, stored = self.bits_allocated, self.stored_bits
-        if allocated is None or allocated not in _DTYPES:
-            raise DicomError(f"{self.path}: found BitsAllocated {allocated}, expected 1, 8, 16, 32 or 64")
-        if not 1 <= stored <= allocated:
-            raise DicomError(f"{self.path}: found BitsStored {stored}, expected 1 to {allocated} (BitsAllocated)")
         if self.pixel_data != "PixelData":
             dtype = _FLOATS[self.pixel_data]
             if allocated != 8 * dtype.itemsize:
@@ -166,6 +162,10 @@ class Header:
                     f"{self.path}: found BitsAllocated {allocated}, expected {8 * dtype.itemsize} for {self.pixel_data}"
                 )
             return dtype
+        if allocated is None or allocated not in _DTYPES:
+            raise DicomError(f"{self.path}: found BitsAllocated {allocated}, expected 1, 8, 16, 32 or 64")
+        if not 1 <= stored <= allocated:
+            raise DicomError(f"{self.path}: found BitsStored {stored}, expected 1 to {allocated} (BitsAllocated)")
         return _DTYPES[allocated][1 if self.pixel_representation == 1 else 0]
 
     @property
