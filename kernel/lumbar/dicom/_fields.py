@@ -31,14 +31,18 @@ def _image_fields(head: bytes, workspace: np.ndarray, numbers: np.ndarray, group
             padding = fields[field]
             if isinstance(padding, int) and 1 << 15 <= padding < 1 << 16:
                 fields[field] = padding - (1 << 16)
-    frames = numbers.item(0)
-    fields["number_of_frames"] = None if frames != frames else int(frames)  # NaN alone differs from itself
+    fields["number_of_frames"] = _number_of_frames(head, workspace, numbers)
     start = at(_PHOTOMETRIC_SPAN)
     photometric = text_of(head[start : start + at(_PHOTOMETRIC_SPAN + 1)])
     fields["photometric_interpretation"] = photometric and photometric.upper()
-    if at(_scan.LEFT) & 1:
-        fields["number_of_frames"] = _read_odd("number_of_frames", head, workspace)
     return fields
+
+
+def _number_of_frames(head: bytes, workspace: np.ndarray, numbers: np.ndarray) -> object:
+    if workspace.item(_scan.LEFT) & 1:
+        return _read_odd("number_of_frames", head, workspace)
+    frames = numbers.item(0)
+    return None if frames != frames else int(frames)  # NaN alone differs from itself
 
 
 def _number_fields(head: bytes, workspace: np.ndarray, numbers: np.ndarray, groups: Groups) -> dict[str, object]:
@@ -65,7 +69,7 @@ def _number_fields(head: bytes, workspace: np.ndarray, numbers: np.ndarray, grou
     if spacing is not None and min(spacing) <= 0:  # type: ignore[call-overload]
         fields["pixel_spacing"] = None
     if groups is not None:
-        _add_groups(fields, workspace, groups)
+        _add_groups(fields, _number_of_frames(head, workspace, numbers), groups)
     return fields
 
 
@@ -82,13 +86,13 @@ def _text_fields(head: bytes, workspace: np.ndarray, numbers: np.ndarray, groups
     else:
         fields = {field: text_of(raw) for field, raw in raws.items()}
     if groups is not None:
-        _add_groups(fields, workspace, groups)
+        _add_groups(fields, _number_of_frames(head, workspace, numbers), groups)
     return fields
 
 
-def _add_groups(fields: dict[str, object], workspace: np.ndarray, groups: FunctionalGroups) -> None:
+def _add_groups(fields: dict[str, object], n_frames: object, groups: FunctionalGroups) -> None:
     """Fill fields without a value from the functional groups: all frames' and, of a single frame, its own."""
-    own = groups.frame(0) if groups.n_frames == 1 else {}
+    own = {} if isinstance(n_frames, int) and n_frames > 1 else groups.frame(0)
     for field, value in (groups.shared() | own).items():
         if field in fields and fields[field] is None:
             fields[field] = value
