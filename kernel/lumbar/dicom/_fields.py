@@ -21,25 +21,28 @@ Groups = FunctionalGroups | None
 def _image_fields(head: bytes, workspace: np.ndarray, numbers: np.ndarray, groups: Groups) -> dict[str, object]:
     """The fields that decoding needs, from a header's bytes and what the walk found in them."""
     at = workspace.item
-    fields: dict[str, object] = {}
-    for field, place in _scan.SHORTS:
-        value = at(place)
-        if value < 0:  # most often there is none
-            value = _read_odd(field, head, workspace) if at(place - 1) else None
-        fields[field] = value
+    fields: dict[str, object] = {field: None if (value := at(place)) < 0 else value for field, place in _scan.SHORTS}
+    if at(_scan.HAS_ODD_SHORTS):
+        for field, place in _scan.SHORTS:
+            if fields[field] is None and at(place - 1):
+                fields[field] = _read_odd(field, head, workspace)
     if fields["pixel_representation"] == 1:  # padding is stored as the pixels are (PS3.3 section C.7.5.1.1.2)
         for field in ("pixel_padding_value", "pixel_padding_range_limit"):
             padding = fields[field]
             if isinstance(padding, int) and 1 << 15 <= padding < 1 << 16:
                 fields[field] = padding - (1 << 16)
-    frames = numbers.item(0)
-    fields["number_of_frames"] = None if frames != frames else int(frames)  # NaN alone differs from itself
+    fields["number_of_frames"] = _number_of_frames(head, workspace, numbers)
     start = at(_PHOTOMETRIC_SPAN)
     photometric = text_of(head[start : start + at(_PHOTOMETRIC_SPAN + 1)])
     fields["photometric_interpretation"] = photometric and photometric.upper()
-    if at(_scan.LEFT) & 1:
-        fields["number_of_frames"] = _read_odd("number_of_frames", head, workspace)
     return fields
+
+
+def _number_of_frames(head: bytes, workspace: np.ndarray, numbers: np.ndarray) -> object:
+    if workspace.item(_scan.LEFT) & 1:
+        return _read_odd("number_of_frames", head, workspace)
+    frames = numbers.item(0)
+    return None if frames != frames else int(frames)  # NaN alone differs from itself
 
 
 def _number_fields(head: bytes, workspace: np.ndarray, numbers: np.ndarray, groups: Groups) -> dict[str, object]:
@@ -66,26 +69,30 @@ def _number_fields(head: bytes, workspace: np.ndarray, numbers: np.ndarray, grou
     if spacing is not None and min(spacing) <= 0:  # type: ignore[call-overload]
         fields["pixel_spacing"] = None
     if groups is not None:
-        _add_groups(fields, workspace, groups)
+        _add_groups(fields, _number_of_frames(head, workspace, numbers), groups)
     return fields
 
 
 def _text_fields(head: bytes, workspace: np.ndarray, numbers: np.ndarray, groups: Groups) -> dict[str, object]:
     """The other fields that are texts."""
     at = workspace.item
-    start = at(_CHARACTER_SPAN)
-    character_set = head[start : start + at(_CHARACTER_SPAN + 1)]  # an absent value has length 0
-    fields: dict[str, object] = {
-        field: text_of(head[(start := at(span)) : start + at(span + 1)], character_set) for field, span in _TEXT_SPANS
-    }
+    # An absent value has length 0
+    raws = {field: head[(start := at(span)) : start + at(span + 1)] for field, span in _TEXT_SPANS}
+    fields: dict[str, object]
+    if length := at(_CHARACTER_SPAN + 1):
+        start = at(_CHARACTER_SPAN)
+        character_set = head[start : start + length]
+        fields = {field: text_of(raw, character_set) for field, raw in raws.items()}
+    else:
+        fields = {field: text_of(raw) for field, raw in raws.items()}
     if groups is not None:
-        _add_groups(fields, workspace, groups)
+        _add_groups(fields, _number_of_frames(head, workspace, numbers), groups)
     return fields
 
 
-def _add_groups(fields: dict[str, object], workspace: np.ndarray, groups: FunctionalGroups) -> None:
+def _add_groups(fields: dict[str, object], n_frames: object, groups: FunctionalGroups) -> None:
     """Fill fields without a value from the functional groups: all frames' and, of a single frame, its own."""
-    own = groups.frame(0) if groups.n_frames == 1 else {}
+    own = {} if isinstance(n_frames, int) and n_frames > 1 else groups.frame(0)
     for field, value in (groups.shared() | own).items():
         if field in fields and fields[field] is None:
             fields[field] = value

@@ -31,7 +31,10 @@ def open_file(name: str) -> tuple[int, int]:
     try:
         descriptor = os.open(name, _FLAGS)
     except (OSError, ValueError) as error:
-        raise DicomError(f"{name}: found {_reason(name, error)}, expected a DICOM file") from error
+        kind = _unopened(name)
+        if kind:
+            raise DicomError(f"{name}: found {kind}, expected a regular file") from error
+        raise DicomError(f"{name}: found {_reason(error)}, expected a DICOM file") from error
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -48,15 +51,17 @@ def _kind(mode: int) -> str:
     return next((name for is_kind, name in _KINDS if is_kind(mode)), "something else")
 
 
-def _reason(name: str, error: Exception) -> str:
-    """Why ``name`` cannot be opened; a socket or a device without a driver cannot, so what it is says more."""
-    if not isinstance(error, OSError):
-        return str(error)
+def _unopened(name: str) -> str:
+    """What ``name`` is, where it is something that cannot be opened, such as a socket; empty for regular files."""
     try:
         mode = os.stat(name).st_mode
-    except OSError:
-        return error.strerror or "no file"
-    return (error.strerror or "no file") if stat.S_ISREG(mode) else f"{_kind(mode)} ({error.strerror})"
+    except (OSError, ValueError):
+        return ""
+    return "" if stat.S_ISREG(mode) else _kind(mode)
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror or "no file") if isinstance(error, OSError) else str(error)
 
 
 def read_start(name: str, descriptor: int, size: int) -> np.ndarray:
@@ -74,7 +79,7 @@ def read_start(name: str, descriptor: int, size: int) -> np.ndarray:
                 return source[:done]
             done += count
     except OSError as error:
-        raise DicomError(f"{name}: found {error.strerror or 'no file'}, expected a DICOM file") from error
+        raise DicomError(f"{name}: found {_reason(error)}, expected a DICOM file") from error
     except MemoryError as error:
         raise DicomError(f"{name}: found no memory for {size} bytes, expected fewer") from error
     return source

@@ -66,11 +66,6 @@ class FunctionalGroups:
             self._groups = found[0], found[1]
         return self._groups
 
-    @property
-    def n_frames(self) -> int:
-        """For how many frames there are groups."""
-        return len(self._read()[1])
-
     def shared(self) -> dict[str, object]:
         """Header fields that hold for all frames."""
         return self._fields(self._read()[0][:1])

@@ -22,6 +22,7 @@ from lumbar.dicom._values import numbers_of
 _WINDOW = 1 << 16  # bytes behind a malformed element within which the next good one is looked for
 _MAX_ELEMENTS = 1 << 17
 _MAX_SEARCHES = 256  # of all kinds, through the rest of the file
+_MAX_READINGS = 8  # of an element behind the one that is looked at
 _MAX_PLACES = 1 << 12  # looked at for the next good element
 _PIXEL_TAGS = {_scan.PIXEL_DATA: None, _scan.FLOAT_PIXEL_DATA: 32, _scan.DOUBLE_FLOAT_PIXEL_DATA: 64}
 _SEQUENCES = (_scan.SHARED_GROUPS, _scan.PER_FRAME_GROUPS)
@@ -96,11 +97,12 @@ class _Reader:
 
     def _element(self, at: int, tag: int) -> tuple[Element | None, bool]:
         """The first plausible reading of the element at ``at``, and whether it is the one that is as it should be."""
-        is_first = True
-        for element in self._readings(at):
-            if element is not None and self._is_plausible(element.after, tag):
-                return element, is_first
-            is_first = False
+        for check in (self._is_plausible, self._leads_on):
+            is_first = True
+            for element in self._readings(at):
+                if element is not None and check(element.after, tag):
+                    return element, is_first
+                is_first = False
         return None, False
 
     def _readings(self, at: int) -> Iterator[Element | None]:
@@ -169,9 +171,14 @@ class _Reader:
         if letters in LONG_VRS and self.is_explicit:
             return self.data[at + 6 : at + 8] == b"\0\0" or found >> 16 & 1 == 1
         length = self.elements.long_at(self.data, at + 4)[0]
-        if self.is_explicit:  # another malformed one, in the same group
-            return found >> 16 == tag >> 16
-        return length == UNDEFINED or length <= len(self.data) - at - 8
+        return not self.is_explicit and (length == UNDEFINED or length <= len(self.data) - at - 8)
+
+    def _leads_on(self, at: int, tag: int) -> bool:
+        """Whether another malformed element may begin at ``at``: a larger tag, and a plausible one behind it."""
+        if at + 8 > len(self.data) or not tag < (found := self.elements.tag(at)) < _scan.PIXEL_DATA:
+            return False
+        readings = itertools.islice(self._readings(at), _MAX_READINGS)
+        return any(element is not None and self._is_plausible(element.after, found) for element in readings)
 
     def _next_good(self, at: int, tag: int) -> int | None:
         """The next place at which two plausible elements follow each other; known only by their VRs."""

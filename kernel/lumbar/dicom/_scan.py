@@ -31,7 +31,6 @@ PIXEL_DATA = 0x7FE00010
 FLOAT_PIXEL_DATA, DOUBLE_FLOAT_PIXEL_DATA = 0x7FE00008, 0x7FE00009
 UNDEFINED = 0xFFFFFFFF
 _ITEM = 0xFFFEE000
-_LITTLE_ITEM, _BIG_ITEM = 0xE000FFFE, 0x00E0FEFF  # its four bytes as one little-endian number
 _ITEM_END = 0xFFFEE00D
 _SEQUENCE_END = 0xFFFEE0DD
 
@@ -95,14 +94,15 @@ def span_of(tag: int) -> int:
 
 # Places in the workspace, int64: where the walk ended, last VR, numbers left to Python, start of the data set, whether
 # it is explicit and big-endian; bits stored of plain pixels (0: there are none), whether they are signed, their rows
-# and columns; tag and length of the pixel data as the file says it; whether there are functional groups.
+# and columns; tag and length of the pixel data as the file says it; whether there are functional groups,
+# and small numbers that Python has to read.
 # Then four numbers of the transfer syntax and of each wanted tag: offset and length of the value, -1 and 0 where it is
 # absent; its first two bytes as a number, -1 where they are none; its VR as a number, 0 in implicit encoding.
 END_AT, LAST_VR, LEFT, DATASET, IS_EXPLICIT, IS_BIG = 0, 1, 2, 3, 4, 5
 PLAIN, PLAIN_SIGN, PLAIN_ROWS, PLAIN_COLUMNS = 6, 7, 8, 9
-PIXEL_TAG, PIXEL_LENGTH, HAS_GROUPS = 10, 11, 12
-SYNTAX = 13
-SPANS = 17
+PIXEL_TAG, PIXEL_LENGTH, HAS_GROUPS, HAS_ODD_SHORTS = 10, 11, 12, 13
+SYNTAX = 14
+SPANS = 18
 WORKSPACE = np.array([0] * SYNTAX + [-1, 0, -1, 0] * (1 + len(_TAGS)), np.int64)
 NEEDS_SYNTAX = 2  # none, or one that may be deflated or big-endian: settled by the caller, who calls again
 SHORTS = tuple((field, span_of(tag) + 2) for field, (tag, kind, _) in NUMBERS.items() if kind == SHORT)
@@ -121,6 +121,7 @@ def _plan() -> np.ndarray:
 
 _PLAN = _plan()
 _ROWS, _COLUMNS, _ALLOCATED, _STORED, _HIGH, _SIGN, _SAMPLES, _PLANAR, *_ = (place for _, place in SHORTS)
+_SHORT_SPANS = np.array([place - 2 for _, place in SHORTS], np.int64)
 _FRAMES = span_of(NUMBERS["number_of_frames"][0])
 _SHARED, _PER_FRAME = span_of(SHARED_GROUPS), span_of(PER_FRAME_GROUPS)
 _PHOTOMETRIC = span_of(TEXTS["photometric_interpretation"])
@@ -137,7 +138,16 @@ def read_elements(source: np.ndarray, is_dataset: bool, workspace: np.ndarray, n
     if code >= 0 and code != NEEDS_SYNTAX:
         workspace[LEFT] = _numbers.parse_numbers(source, workspace, _PLAN, numbers)
         workspace[HAS_GROUPS] = 1 if workspace[_SHARED] >= 0 or workspace[_PER_FRAME] >= 0 else 0
-        if code == PIXELS and not is_dataset:
+        # Small numbers: the first two bytes of a value that is one by its VR; a note where it is not
+        for index in range(_SHORT_SPANS.size):
+            span = _SHORT_SPANS[index]
+            at, length, vr = workspace[span], workspace[span + 1], workspace[span + 3]
+            if length >= 2 and (vr == 0 or vr == _US or vr == _SS or (vr == _UN and length == 2)):
+                first, second = int(source[at]), int(source[at + 1])
+                workspace[span + 2] = first << 8 | second if workspace[IS_BIG] != 0 else second << 8 | first
+            elif length > 0:
+                workspace[HAS_ODD_SHORTS] = 1
+        if code == PIXELS and not is_dataset and workspace[HAS_ODD_SHORTS] == 0:
             workspace[PLAIN] = _find_plain(source, workspace)
     return code
 
@@ -150,10 +160,6 @@ def _find_plain(source: np.ndarray, workspace: np.ndarray) -> int:
     stored = workspace[_STORED] if workspace[_STORED] >= 0 else 16
     if workspace[_ALLOCATED] != 16 or rows < 1 or columns < 1 or stored < 1 or stored > 16:
         return 0
-    # What has a value, but not as a number of two bytes, is read in Python
-    for at in (_STORED, _SAMPLES, _SIGN):
-        if workspace[at] < 0 and workspace[at - 1] != 0:
-            return 0
     # One sample and one frame, of MONOCHROME1 or 2; the rest is looked at in Python
     if abs(workspace[_SAMPLES]) != 1 or workspace[_FRAMES + 1] != 0:
         return 0
@@ -169,41 +175,18 @@ def _find_plain(source: np.ndarray, workspace: np.ndarray) -> int:
 
 
 @inner_kernel
-def _store(source: np.ndarray, place: np.ndarray, span: int, value: int, length: int, vr: int, is_big: bool) -> None:
-    """Keep where a value lies, at ``place[span]``: the only way in which a place and a length get there.
+def _store(place: np.ndarray, span: int, value: int, length: int, vr: int, size: int) -> None:
+    """Keep where a value lies, at ``place[span]``: the only way in which an offset and a length get there.
 
-    A value that does not lie in ``source`` as a whole counts as absent, one of undefined length keeps its place and has
-    length 0. Whoever reads offset and length later may therefore use them without a look at the size of ``source``.
+    A value that does not lie within ``size`` bytes as a whole counts as absent; one of undefined length keeps its
+    offset and has length 0. Whoever reads both later may therefore use them without another look at the size.
     """
-    is_inside = length != UNDEFINED and 0 <= length <= source.size - value
-    place[span] = value if is_inside or length == UNDEFINED else -1
-    place[span + 1] = length if is_inside else 0
-    place[span + 2] = -1
-    place[span + 3] = vr
-    if is_inside and length >= 2 and (vr in (0, _US, _SS) or (vr == _UN and length == 2)):
-        first, second = int(source[value]), int(source[value + 1])
-        place[span + 2] = first << 8 | second if is_big else second << 8 | first
-
-
-@inner_kernel
-def _is_settled(source: np.ndarray, offset: int, length: int) -> bool:
-    """Whether the syntax at ``offset`` is neither absent nor one that may be deflated or big-endian.
-
-    Those end in 9 and in 2; the caller, who sees the text, knows whether it is one.
-    """
-    if offset < 0:
-        return False
-    while length > 0 and (source[offset + length - 1] == 0 or source[offset + length - 1] == 32):
-        length -= 1
-    return length > 0 and source[offset + length - 1] != 57 and not (length == 19 and source[offset + 18] == 50)
-
-
-@inner_kernel
-def _has_letters(source: np.ndarray, position: int) -> bool:
-    """Whether the element at ``position`` has a VR: what the first one looks like decides, whatever the syntax says."""
-    if position + 6 > source.size:
-        return False
-    return 65 <= source[position + 4] <= 90 and 65 <= source[position + 5] <= 90
+    place[span], place[span + 1], place[span + 3] = -1, 0, vr
+    if 0 <= value <= size:
+        if length == UNDEFINED:
+            place[span] = value
+        elif 0 <= length <= size - value:
+            place[span], place[span + 1] = value, length
 
 
 @inner_kernel
@@ -212,16 +195,15 @@ def _walk(source: np.ndarray, is_file: bool, place: np.ndarray) -> int:
 
     ``source`` is the file, uint8; ``place`` the workspace, where what belongs to absent tags stays untouched. With
     ``is_file`` the walk begins with the file meta, which is explicit, little-endian, and ends at the first element
-    outside group 2; else at place[DATASET]. One loop serves both, since compiling a second one would take a second.
+    outside group 2; else at place[DATASET]. One loop serves both, and nothing is a function of its own that is called
+    from one place only, since each would take the compiler a tenth of a second and more.
     """
     size = source.size
     position = 0 if is_file else place[DATASET]
     if is_file and size >= 132 and source[128] == 68 and source[129] == 73 and source[130] == 67 and source[131] == 77:
         position = 132
-    is_meta = is_file
-    is_explicit = is_file or _has_letters(source, position)
+    is_meta = is_explicit = True
     is_big = place[IS_BIG] != 0 and not is_file
-    place[IS_EXPLICIT] = 1 if is_explicit else 0
     depth = 0
     wanted = 0
     last_tag = 0
@@ -231,85 +213,90 @@ def _walk(source: np.ndarray, is_file: bool, place: np.ndarray) -> int:
         if is_end and (depth > 0 or not is_meta):
             return TRUNCATED if depth > 0 else END
         tag: I64 = np.int64(0)
-        length: I64 = np.int64(0)
+        b4, b5 = 0, 0
         if not is_end:
             tag = _read_long(source, position, is_big)
-            length = _read_long(source, position + 4, is_big)
             if not is_big:
                 tag = (tag & 0xFFFF) << 16 | tag >> 16
-        if is_meta and tag >> 16 != 2:  # the data set begins
+            b4, b5 = int(source[position + 4]), int(source[position + 5])
+        has_letters = 65 <= b4 <= 90 and 65 <= b5 <= 90
+        if is_meta and (tag >> 16 != 2 or not is_file):  # the data set begins
             place[DATASET] = position
-            if not _is_settled(source, place[SYNTAX], place[SYNTAX + 1]):
-                return NEEDS_SYNTAX
+            if is_file:
+                # A syntax whose last character is 9 or 2 may be deflated or big-endian: the caller, who sees the text,
+                # knows whether it is, and what to do where there is none. One blank or NUL may pad it.
+                at, length = place[SYNTAX], place[SYNTAX + 1]
+                last = 0
+                if length > 1:
+                    last = int(source[at + length - 1])
+                    if last == 0 or last == 32:
+                        last = int(source[at + length - 2])
+                if last <= 32 or last == 57 or (last == 50 and length > 18):
+                    return NEEDS_SYNTAX
             is_meta = False
-            is_explicit = _has_letters(source, position)
+            # What the first element looks like decides, whatever the syntax says
+            is_explicit = has_letters
             place[IS_EXPLICIT] = 1 if is_explicit else 0
             depth = 0
             continue
-        value = position + 8
+
+        # Letters where a VR belongs mean explicit encoding. Anything else is an element written implicitly, as some
+        # writers do inside sequences, and as PS3.5 section 6.2.2 asks inside UN of undefined length.
+        value, length_at, is_short = position + 8, position + 4, False
+        vr = 0
+        if is_explicit and has_letters and tag >> 16 != 0xFFFE:
+            vr = b4 << 8 | b5
+            # O*, SQ, SV, UC, UN, UR, UT, UV have four bytes of length (PS3.5 table 7.1-1)
+            is_long = b4 == 79 or (b4 == 83 and (b5 == 81 or b5 == 86))
+            is_long = is_long or (b4 == 85 and (b5 == 67 or b5 == 78 or b5 == 82 or b5 == 84 or b5 == 86))
+            is_short = not is_long
+            if is_long:
+                if position + 12 > size:
+                    return TRUNCATED
+                value, length_at = position + 12, position + 8
+        place[LAST_VR] = vr
+        length: I64 = _read_long(source, length_at, is_big)
+        if is_short:  # the last two of the four bytes
+            length = length & 0xFFFF if is_big else length >> 16
 
         if depth & 1:  # inside a sequence: items until the delimiter
             if tag == _SEQUENCE_END:
                 depth -= 1
                 position = value
-            elif tag != _ITEM:
+                continue
+            if tag != _ITEM:
                 return BAD_ITEM
-            elif length == UNDEFINED:
-                depth += 1
-                position = value
-            elif length > size - value:
-                return TRUNCATED
-            else:
-                position = value + length
-            continue
-        if depth > 0 and tag == _ITEM_END:
+        elif depth > 0 and tag == _ITEM_END:
             depth -= 1
             position = value
             continue
 
-        # Letters where a VR belongs mean explicit encoding. Anything else is an element written implicitly, as some
-        # writers do inside sequences, and as PS3.5 section 6.2.2 asks inside UN of undefined length.
-        b4, b5 = int(source[position + 4]), int(source[position + 5])
-        place[LAST_VR] = 0
-        if is_explicit and 65 <= b4 <= 90 and 65 <= b5 <= 90:
-            place[LAST_VR] = b4 << 8 | b5
-            # O*, SQ, SV, UC, UN, UR, UT, UV have four bytes of length (PS3.5 table 7.1-1)
-            is_long = b4 == 79 or (b4 == 83 and (b5 == 81 or b5 == 86))
-            is_long = is_long or (b4 == 85 and (b5 == 67 or b5 == 78 or b5 == 82 or b5 == 84 or b5 == 86))
-            if is_long:
-                if position + 12 > size:
-                    return TRUNCATED
-                length = _read_long(source, position + 8, is_big)
-                value = position + 12
-            else:
-                b6, b7 = int(source[position + 6]), int(source[position + 7])
-                length = np.int64(b6 << 8 | b7 if is_big else b7 << 8 | b6)
-
-        vr = place[LAST_VR]
+        span = -1
         if is_meta:
             if tag == _SYNTAX_TAG and depth == 0:
-                _store(source, place, SYNTAX, value, length, vr, is_big)
+                span = SYNTAX
         elif depth == 0:
             # Delimiters and items without a sequence, and elements without a VR among those that have one: whatever
             # comes next may be read from a wrong place
             if tag >> 16 == 0xFFFE or (is_explicit and vr == 0):
                 return ODD_ELEMENT
-            if tag in (PIXEL_DATA, FLOAT_PIXEL_DATA, DOUBLE_FLOAT_PIXEL_DATA):
+            if tag == PIXEL_DATA or tag == FLOAT_PIXEL_DATA or tag == DOUBLE_FLOAT_PIXEL_DATA:
                 place[END_AT], place[PIXEL_TAG], place[PIXEL_LENGTH] = value, tag, length
                 return PIXELS
+            # A sequence that ends inside its first item (FFFE,E000) declares too few bytes
+            if (vr == 0 or vr == _SQ) and 8 <= length <= size - value and source[value] >= 0xFE:
+                inner = _read_long(source, value + 4, is_big)
+                if inner != UNDEFINED and inner > length - 8 and int(source[value]) + int(source[value + 1]) == 0x1FD:
+                    return ODD_ELEMENT
             if tag < last_tag:  # out of order: not allowed, but seen
                 wanted = 0
             last_tag = tag
             while wanted < _TAGS.size and _TAGS[wanted] < tag:
                 wanted += 1
             if wanted < _TAGS.size and _TAGS[wanted] == tag:
-                _store(source, place, SPANS + 4 * wanted, value, length, vr, is_big)
-            # A sequence that ends inside its first item declares too few bytes
-            if vr in (0, _SQ) and 8 <= length <= size - value:
-                inner = _read_long(source, value + 4, is_big)
-                if _read_long(source, value, False) == (_BIG_ITEM if is_big else _LITTLE_ITEM):  # noqa: SIM102
-                    if inner != UNDEFINED and inner > length - 8:
-                        return ODD_ELEMENT
+                span = SPANS + 4 * wanted
+        if span >= 0:
+            _store(place, span, value, length, vr, size)
         if length == UNDEFINED:
             depth += 1
             position = value

@@ -11,8 +11,7 @@ from functools import lru_cache
 
 PYDICOM_LOCK = threading.Lock()  # held around what of pydicom warns: catch_warnings is not safe among threads
 
-# Control characters, and the marks that turn the direction of a line
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff]+")
+_ESCAPES = re.compile(r"\x1b(?:\$[()]?|[-(),])[@-Z]")
 _NUMBER = re.compile(rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 _PADDING = b" \0\t\r\n"
 _BINARY = {
@@ -54,7 +53,11 @@ def text_of(raw: bytes, character_set: bytes = b"") -> str | None:
         text = stripped.decode("ascii")
     else:
         text = _decoded(stripped, character_set)
-    return _CONTROLS.sub(" ", text).strip() or None
+    if "\x1b" in text:  # the codec of some character sets leaves their escape sequences (PS3.3 section C.12.1.1.2)
+        text = _ESCAPES.sub("", text)
+    if not text.isprintable():  # also the marks that turn the direction of a line, and halves of surrogates
+        text = "".join([letter if letter.isprintable() else " " for letter in text])
+    return text.strip() or None
 
 
 def _decoded(raw: bytes, character_set: bytes) -> str:
@@ -94,6 +97,7 @@ def _encodings(character_set: bytes) -> list[str]:
     return names if any(names) else []
 
 
+@lru_cache(maxsize=64)
 def uid_of(raw: bytes) -> str:
     """A UID: what stands before the first NUL or line break, without blanks; empty where there is nothing."""
     return text_of(re.split(rb"[\0\r\n]", raw[:_MAX_TEXT].lstrip(_PADDING), maxsplit=1)[0]) or ""

@@ -35,6 +35,7 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 EXPLICIT_BIG = "1.2.840.10008.1.2.2"
 
 _HEAD_BYTES = 32 * 1024  # enough for nearly every header; the rest of the file is read only if it was not
+_PREFIX_END = 132
 _INFLATED_AT_ONCE = 1 << 23
 _LITTLE = (EXPLICIT_LITTLE, IMPLICIT_LITTLE)
 _SPECIAL = (DEFLATED, EXPLICIT_BIG)
@@ -154,10 +155,6 @@ class Header:
             DicomError: allocated bits are not 1, 8, 16, 32 or 64, or stored bits do not fit into them.
         """
         allocated, stored = self.bits_allocated, self.stored_bits
-        if allocated is None or allocated not in _DTYPES:
-            raise DicomError(f"{self.path}: found BitsAllocated {allocated}, expected 1, 8, 16, 32 or 64")
-        if not 1 <= stored <= allocated:
-            raise DicomError(f"{self.path}: found BitsStored {stored}, expected 1 to {allocated} (BitsAllocated)")
         if self.pixel_data != "PixelData":
             dtype = _FLOATS[self.pixel_data]
             if allocated != 8 * dtype.itemsize:
@@ -165,6 +162,10 @@ class Header:
                     f"{self.path}: found BitsAllocated {allocated}, expected {8 * dtype.itemsize} for {self.pixel_data}"
                 )
             return dtype
+        if allocated is None or allocated not in _DTYPES:
+            raise DicomError(f"{self.path}: found BitsAllocated {allocated}, expected 1, 8, 16, 32 or 64")
+        if not 1 <= stored <= allocated:
+            raise DicomError(f"{self.path}: found BitsStored {stored}, expected 1 to {allocated} (BitsAllocated)")
         return _DTYPES[allocated][1 if self.pixel_representation == 1 else 0]
 
     @property
@@ -250,10 +251,12 @@ def parse(name: str, source: np.ndarray, is_whole: bool = True) -> File:
     """
     workspace, numbers = _scan.WORKSPACE.copy(), _scan.NO_NUMBERS.copy()
     code = _scan.read_elements(source, False, workspace, numbers)
-    start, length = workspace.item(_scan.SYNTAX), workspace.item(_scan.SYNTAX + 1)
+    places = workspace[: _scan.SPANS].tolist()
+    start, length = places[_scan.SYNTAX], places[_scan.SYNTAX + 1]
     syntax = uid_of(source[start : start + length].tobytes()) if length else ""
     if code == _scan.NEEDS_SYNTAX or syntax in _SPECIAL:
         code, syntax, source = _read_special(name, source, syntax, is_whole, workspace, numbers)
+        places = workspace[: _scan.SPANS].tolist()
     if (code < 0 or code == _scan.END) and is_whole:
         recovered = _recovered(name, source, syntax, code, workspace)
         if recovered is not None:
@@ -265,9 +268,7 @@ def parse(name: str, source: np.ndarray, is_whole: bool = True) -> File:
         )
     if code == _scan.END and not is_whole:
         raise DicomError(f"{name}: found the end of the part read, expected pixel data")
-    end, vr, _, _, _, is_big, stored, is_signed, rows, columns, tag, length, has_groups = workspace[
-        : _scan.SYNTAX
-    ].tolist()
+    end, vr, _, _, _, is_big, stored, is_signed, rows, columns, tag, length, has_groups, *_ = places
     head = source[:end].tobytes()
     header = _header(name, syntax, head, workspace, numbers, has_groups)
     if code == _scan.END:
@@ -350,7 +351,7 @@ def _read_special(
         syntax = EXPLICIT_BIG if is_big else EXPLICIT_LITTLE if is_explicit else IMPLICIT_LITTLE
     workspace[_scan.IS_BIG] = int(syntax == EXPLICIT_BIG)
     code = _scan.read_elements(source, True, workspace, numbers)
-    if is_bare and dataset == 0 and code >= 0 and np.all(workspace[_scan.SPANS :: 4] < 0):
+    if is_bare and dataset < _PREFIX_END and code >= 0 and np.all(workspace[_scan.SPANS :: 4] < 0):
         raise DicomError(f"{name}: found no DICM prefix and no known element in {source.size} bytes, expected DICOM")
     return code, syntax, source
 

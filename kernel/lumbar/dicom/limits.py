@@ -7,4 +7,4 @@ MAX_INFLATED_BYTES = 1 << 29  # of a deflated data set
 MAX_INFLATED_PER_BYTE = 16  # for each byte of the file: MR deflates to a half, an empty image to a thousandth
 MIN_INFLATED_BYTES = 1 << 24  # that much is granted to a file of any size
 MAX_RECOVERED_BYTES = 1 << 26  # of a file in which malformed elements are recovered from
-MAX_GROUP_ELEMENTS = 1 << 19  # elements in the functional groups of one file
+MAX_GROUP_ELEMENTS = 1 << 18  # elements in the functional groups of one file
