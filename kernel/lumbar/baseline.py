@@ -153,6 +153,6 @@ def draw(study: Study, _result: StudyResult) -> list[Picture]:
         for item in choose_slices(study, description, _PICTURED)[:_PICTURED]:
             is_whole, png = cv2.imencode(".png", eight_bit(study, item, 256))
             if is_whole:
-                title = f"{description}, series {item.series_id}, slice {item.instance_number}"
+                title = f"{description}, series {item.series_id}, slice {item.name}"
                 pictures.append(Picture(title, png.tobytes()))
     return pictures

@@ -31,6 +31,12 @@ class ChosenSlice:
         """As the slice's file is named."""
         return self.stack.instance_numbers[self.index]
 
+    @property
+    def name(self) -> str:
+        """The instance number, and the frame where the file has several."""
+        frame = self.stack.frame(self.index)
+        return str(self.instance_number) if frame is None else f"{self.instance_number}-{frame}"
+
 
 def choose_slices(study: Study, description: str, n: int = 0) -> list[ChosenSlice]:
     """The ``n`` central slices (0: all) of each series of a description, in the order of space.

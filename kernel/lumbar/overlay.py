@@ -65,7 +65,7 @@ def _draw_sagittal(study: Study, found: Localisation) -> Picture | None:
         canvas = np.pad(canvas, ((0, 0), (0, left + _LABEL_PX - canvas.shape[1]), (0, 0)))
     for point, place in zip(points, places, strict=True):
         _mark_level(canvas, point, place, left)
-    name = f"series {stack.series_id}, slice {stack.instance_numbers[index]}"
+    name = f"series {stack.series_id}, {_slice_name(stack.instance_numbers[index], stack.frame(index))}"
     return Picture(f"Sagittal T2, {name}" + ("" if points else ": no level found"), _png(canvas))
 
 
@@ -100,8 +100,13 @@ def _draw_axial(study: Study, level: AxialLevel) -> Picture:
         cv2.drawMarker(canvas, (x, y), (0, 0, 0), cv2.MARKER_CROSS, 13, 3, cv2.LINE_AA)
         cv2.drawMarker(canvas, (x, y), colour, cv2.MARKER_CROSS, 11, 1, cv2.LINE_AA)
         _write(canvas, letter, (x + (9 if side > 0 else -19), y + 4), colour)
-    title = f"{level_title(level.level)}: series {level.series_id}, slice {level.instance_number}"
+    name = _slice_name(level.instance_number, level.frame)
+    title = f"{level_title(level.level)}: series {level.series_id}, {name}"
     return Picture(f"{title}, {abs(level.distance_mm):.1f} mm away", _png(canvas))
+
+
+def _slice_name(number: int, frame: int | None) -> str:
+    return f"slice {number}" if frame is None else f"slice {number} frame {frame}"
 
 
 def _scaled(image: NDArray[np.float32], scale_x: float, scale_y: float) -> tuple[Image, NDArray[np.float64]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +11,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lumbar.dicom import Stack, read_series
+from lumbar.dicom import Series, Stack
+from lumbar.dicom.described import orientation_of, read_described
+from lumbar.dicom.padding import sampled_padding
 from lumbar.errors import LumbarError
 from lumbar.geometry import Grid, sample
-from lumbar.labels import AXIAL_T2, DESCRIPTIONS
+from lumbar.labels import DESCRIPTIONS
 from lumbar.tables import PROBLEMS, list_studies, read_descriptions, shown
 from lumbar.text import study_text
 
@@ -41,7 +44,7 @@ class Study:
 
     def normalised(self, stack: Stack, index: int) -> NDArray[np.float32]:
         """Slice ``index`` of a stack as float32 (rows, columns) in 0..1, dark is 0 whatever the photometric sense."""
-        return self._scale(stack, np.asarray(stack.volume[index], dtype=np.float32))
+        return self._scale(stack, self._image(stack, index))
 
     def sampled(self, stack: Stack, index: int, grid: Grid) -> NDArray[np.float32]:
         """Slice ``index`` on a grid: float32 (size, size) in 0..1, 0 outside the image.
@@ -49,8 +52,18 @@ class Study:
         Sampled first and scaled after, which costs a crop and not the whole slice.
         """
         low, high = self.window(stack.series_id)
+        return self._scale(stack, sample(self._image(stack, index), grid, outside=high if stack.is_inverted else low))
+
+    def _image(self, stack: Stack, index: int) -> NDArray[np.float32]:
+        """Slice ``index`` of a stack in rescaled units, declared padding at the dark end of the window."""
         image = np.asarray(stack.volume[index], dtype=np.float32)
-        return self._scale(stack, sample(image, grid, outside=high if stack.is_inverted else low))
+        mask = stack.padding_mask(index)
+        if mask is None:
+            return image
+        low, high = self.window(stack.series_id)
+        # A little beyond the bright end, so that rounding leaves nothing of it once the image is turned over
+        dark = high + 1e-4 * (high - low) if stack.is_inverted else low
+        return np.where(mask, np.float32(dark), image)
 
     def _scale(self, stack: Stack, image: NDArray[np.float32]) -> NDArray[np.float32]:
         low, high = self.window(stack.series_id)
@@ -60,12 +73,29 @@ class Study:
 
 
 def robust_window(stacks: Sequence[Stack]) -> tuple[float, float]:
-    """1st and 99th percentile over the stacks of one series; a constant series gets a window of width 1."""
+    """1st and 99th percentile over the stacks of one series; a constant series gets a window of width 1.
+
+    Declared padding is left out, unless nothing else is left.
+    """
     pixels = [stack.volume.reshape(-1) for stack in stacks]
     total = sum(values.size for values in pixels)
     step = max(1, total // _WINDOW_SAMPLES)
-    low, high = np.percentile(np.concatenate([values[::step] for values in pixels]), WINDOW_PERCENTILES)
+    samples = np.concatenate([values[::step] for values in pixels])
+    if any(stack.padding is not None for stack in stacks):
+        is_image = np.concatenate(
+            [_outside_padding(stack, values[::step], step) for stack, values in zip(stacks, pixels, strict=True)]
+        )
+        samples = samples[is_image] if is_image.any() else samples
+    low, high = np.percentile(samples, WINDOW_PERCENTILES)
     return (float(low), float(high)) if high > low else (float(low), float(low) + 1.0)
+
+
+def _outside_padding(stack: Stack, values: NDArray[np.float32], step: int) -> NDArray[np.bool_]:
+    """Which of every ``step``-th pixel (n,) of a stack are no declared padding."""
+    if stack.padding is None:
+        return np.ones(values.shape, dtype=bool)
+    low, high = sampled_padding(stack, step)
+    return ~((low <= values) & (values <= high))
 
 
 def read_study(root: Path, split: str, study_id: int, descriptions: pd.DataFrame, workers: int | None = None) -> Study:
@@ -96,18 +126,13 @@ def _read_described(root: Path, split: str, study_id: int, descriptions: pd.Data
             )
             continue
         try:
-            series = read_series(
-                folder / str(series_id),
-                workers=workers,
-                fallback_orientation="axial" if description == AXIAL_T2 else "sagittal",
-            )
+            series = read_described(folder / str(series_id), description, workers)
         except LumbarError as error:
             study.problems.append(str(error))
             continue
-        study.problems.extend(series.problems)
-        expected = "axial" if description == AXIAL_T2 else "sagittal"
+        study.problems.extend(_problems(series))
+        expected = orientation_of(description)
         for stack in series.stacks:
-            study.problems.extend(stack.problems)
             if stack.orientation == expected:
                 study.series[description].append(stack)
             else:
@@ -115,3 +140,13 @@ def _read_described(root: Path, split: str, study_id: int, descriptions: pd.Data
                 study.problems.append(f"series {series_id}: {found}, expected {expected}; unused")
     study.problems.extend(f"study {study_id}: no {name} series" for name in DESCRIPTIONS if not study.series[name])
     return study
+
+
+def _problems(series: Series) -> list[str]:
+    """A series' lines, each with its id, and one for all that was guessed about its geometry."""
+    lines = [line for line in series.problems if line not in series.guesses]
+    if series.guesses:
+        guesses = "; ".join(series.guesses)
+        lines.append(f"geometry guessed, confidence of its points lowered ({guesses})")
+    starts = f"{series.series_id}: ", os.sep
+    return [line if line.startswith(starts) else f"series {series.series_id}: {line}" for line in lines]

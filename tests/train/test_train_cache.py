@@ -15,9 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 
 from lumbar import labels
+from lumbar.eight_bit import ChosenSlice, eight_bit
 from lumbar.errors import CohortError
 from lumbar.study import Study, read_study
 from lumbar_train.cache import Cache, build_cache
@@ -58,6 +60,7 @@ def run_python(code: str, root: Path, folder: Path) -> subprocess.CompletedProce
 import sys
 from pathlib import Path
 import pandas as pd
+import pydicom
 from lumbar_train import cache, files
 root, folder = Path({str(root)!r}), Path({str(folder)!r})
 {textwrap.dedent(code)}
@@ -291,3 +294,22 @@ def test_volumes_take_the_smallest_type_that_loses_nothing(values, dtype):
     view = CompactVolume(stored)
     assert np.array_equal(view, volume, equal_nan=True)
     assert view.min() == volume.min() or np.isnan(volume).any()
+
+
+def test_padding_and_frames_are_kept(root, tmp_path):
+    folder = root / "train_images/101/1010"
+    for path in sorted(folder.glob("*.dcm")):
+        data = pydicom.dcmread(path)
+        pixels = data.pixel_array.copy()
+        pixels[:9] = 65535
+        data.add_new(0x00280120, "US", 65535)
+        data.BitsStored, data.HighBit, data.PixelData = 16, 15, pixels.tobytes()
+        path.unlink()  # a link to the other tests' file
+        pydicom.dcmwrite(path, data)
+    study = build(root, tmp_path / "cache").study(101)
+    stack = next(s for stacks in study.series.values() for s in stacks if s.series_id == "1010")
+    assert study.window("1010")[1] < 60000
+    assert np.all(study.normalised(stack, 0)[:9] == 0)
+    pixels = eight_bit(study, ChosenSlice(stack, 0), 32)
+    assert pixels.max() > 128
+    whole_cache(root, tmp_path / "cache")

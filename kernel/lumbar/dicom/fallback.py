@@ -5,16 +5,15 @@ On Kaggle pydicom has no plugins, so compressed syntaxes end in a refusal there;
 
 from __future__ import annotations
 
-import threading
 import warnings
 from typing import Any
 
 import numpy as np
 
+from lumbar.dicom._values import PYDICOM_LOCK
 from lumbar.dicom.header import File
 from lumbar.errors import DicomError
 
-_LOCK = threading.Lock()  # catch_warnings is not safe among threads
 _MAX_SAMPLES_PER_BYTE = 4096  # no codec packs more into a byte of a picture that is not flat
 
 
@@ -38,7 +37,7 @@ def decode(file: File, reason: str) -> np.ndarray:
     import pydicom  # here, since most runs never need it
 
     try:
-        with _LOCK, warnings.catch_warnings():
+        with PYDICOM_LOCK, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             dataset: Any = pydicom.dcmread(header.path, force=True)
             pixels = np.asarray(dataset.pixel_array)

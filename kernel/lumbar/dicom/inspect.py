@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from lumbar.dicom.described import ORIENTATIONS, orientation_of, read_described
 from lumbar.dicom.header import Header, read_header
 from lumbar.dicom.pixels import read_slice
-from lumbar.dicom.series import read_series
 from lumbar.dicom.stack import Stack
 from lumbar.dicom.syntaxes import syntax_name
-from lumbar.errors import DicomError
+from lumbar.errors import CohortError, DicomError
 from lumbar.text import PublicText, known_words, masked_name, unusual_names
 
 
@@ -101,16 +101,48 @@ def _shown(value: object, unit: str = "") -> str:
     return f"{known_words(value) if isinstance(value, str) else value}{unit}"
 
 
+def find_description(folder: Path) -> tuple[str | None, str]:
+    """What a series' folder is said to be, and by what, in a few words.
+
+    In a competition's folder (``ROOT/{split}_images/STUDY/SERIES``) the table of series says it; ``None`` where there
+    is no such table, or none of the three descriptions for this series.
+    """
+    images = folder.absolute().parent.parent
+    split, is_images, _ = images.name.partition("_images")
+    if not is_images or not split:
+        return None, "no table of series, since the folder lies in no {split}_images/study"
+    table = f"{split}_series_descriptions.csv"
+    try:
+        from lumbar.tables import read_descriptions  # here, since only this needs pandas
+
+        rows = read_descriptions(images.parent, split)
+    except CohortError:
+        return None, f"no {table} that can be read"
+    is_own = (rows["study_id"].astype(str) == folder.absolute().parent.name) & (
+        rows["series_id"].astype(str) == folder.name
+    )
+    described = [name for name in rows["series_description"][is_own] if name in ORIENTATIONS]
+    if not described:
+        return None, f"{table} has none of the descriptions that predict uses for it"
+    return described[0], table
+
+
 def _describe_series(folder: Path, public: PublicText) -> str:
-    series = read_series(folder)
-    first = next(child for child in sorted(folder.iterdir()) if child.suffix.lower() == ".dcm")
+    description, source = find_description(folder)
+    series = read_described(folder, description)
+    first = next(c for c in sorted(folder.iterdir()) if c.suffix.lower() == ".dcm" and not c.name.startswith("."))
     lines = [f"series {masked_name(series.series_id)}: {len(series.stacks)} stacks"]
+    expected = orientation_of(description)
+    assumed = f"where no slice has an orientation it is taken as {expected}"
+    lines.append(f"  description  {description or 'unknown'} ({source}); {assumed}")
     try:
         header = read_header(first)
         lines += [f"  syntax       {_syntax(header)}", *_about(header)]
     except DicomError as error:
         lines.append(f"  problem      {public(str(error))}")
-    lines += [_describe_stack(stack) for stack in series.stacks]
+    for stack in series.stacks:
+        is_unused = description is not None and stack.orientation != expected
+        lines.append(_describe_stack(stack) + (f"; predict leaves it unused, expected {expected}" if is_unused else ""))
     lines += [f"  problem      {public(problem)}" for problem in series.problems]
     return "\n".join(lines)
 
@@ -127,5 +159,5 @@ def _describe_stack(stack: Stack) -> str:
         f"  stack        {stack.orientation}, {n_slices} x {rows} x {columns}, "
         f"{stack.spacing_mm[0]:.3f} x {stack.spacing_mm[1]:.3f} mm, {step}, normal ({normal}), "
         f"along it {positions[0]:.1f} to {positions[-1]:.1f} mm, instance numbers {order}"
-        f"{', inverted' if stack.is_inverted else ''}"
+        f"{', inverted' if stack.is_inverted else ''}{', geometry guessed' if stack.is_geometry_guessed else ''}"
     )

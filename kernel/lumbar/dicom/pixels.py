@@ -105,6 +105,8 @@ def _decode_native(file: File) -> np.ndarray:
 def _decode_encapsulated(file: File) -> np.ndarray:
     header = file.header
     syntax = header.transfer_syntax_uid
+    if header.pixel_data != "PixelData":
+        raise DicomError(f"{header.path}: found {header.pixel_data} in {syntax_name(syntax)}, expected PixelData")
     module = codec(syntax)
     if module is None:
         return fallback.decode(file, f"transfer syntax {syntax_name(syntax)}")

@@ -1,18 +1,21 @@
 """A series' folder to stacks: grouped by orientation and size, ordered in space, decoded by threads.
 
-Instance numbers are no spatial order, one series may hold blocks of several angles and images of several sizes, and any
-optional tag may be missing: what can be placed is placed, what cannot is named in ``problems``.
+Instance numbers are no spatial order, one series may hold blocks of several angles, images of several sizes, several
+images of one place, files of many frames, and any optional tag may be missing: what can be placed is placed
+(``placing``, ``ordering``, ``repeats``), what cannot is named in ``problems``.
 
-Headers are read first. Then every slice's place is known, and threads decode files straight into the volumes, each in
-the same memory for one slice after the other: fresh pages cost more than decoding does.
+Headers are read first. They decide which images make the volumes, and no other is decoded (but a few, to name damage).
+Threads then decode files straight into the volumes, each in the same memory for one slice after the other: fresh pages
+cost more than decoding does.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -20,73 +23,48 @@ from typing import TypeVar
 import numpy as np
 
 from lumbar.dicom._scratch import recycled, reused
-from lumbar.dicom.direct import Usual, find_usual
-from lumbar.dicom.header import Header, read_file
+from lumbar.dicom.direct import find_usual
+from lumbar.dicom.header import File, Header, read_file
+from lumbar.dicom.ordering import Plan, arrange
+from lumbar.dicom.padding import declared_range, doubt_padding
 from lumbar.dicom.pixels import read_slice
-from lumbar.dicom.stack import Stack, plane_normal
+from lumbar.dicom.placing import Image, Notes, place
+from lumbar.dicom.repeats import LeftOut
+from lumbar.dicom.stack import Stack
 from lumbar.errors import DicomError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Angled blocks of an axial series differ by degrees, slices of one block by the rounding of their cosines.
-_SAME_ORIENTATION_DEGREES = 0.5
-_SAME_SPACING = 1e-3  # relative
-_SAME_POSITION_MM = 1e-2
 _MAX_EXPANSION = 64  # bytes of a volume for each byte of its files, beyond which slices are tried before it is made
 _HEAD_BYTES = 1 << 13  # of a file, for its header; where they do not do, the whole file is read
 _PATIENCE_S = 5e-3  # headers from a cached file are read more quickly by one thread than by several that take turns
 _MAX_RESCALE = 1e9  # beyond this slope or intercept is damage, and float32 would overflow
-
-# Direction of a row and of a column where ImageOrientationPatient is missing.
-_DEFAULT_ORIENTATIONS = {
-    "sagittal": (0.0, 1.0, 0.0, 0.0, 0.0, -1.0),
-    "coronal": (1.0, 0.0, 0.0, 0.0, 0.0, -1.0),
-    "axial": (1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
-}
-_DEFAULT_STEP_MM = 4.0
+_MAX_ROUNDS = 8  # slices that stand in for damaged ones are tried so many times
+_MAX_EXTRAS = 16  # doubles that are decoded only to name damage
+_MIN_FRAME_BYTES = 8  # of a file for each frame that it claims: an item's tag and length
 
 
 @dataclass
 class Series:
-    """One series' folder: its stacks, the largest first, and what was wrong with it, one line each."""
+    """One series' folder: its stacks, the largest first, and what was wrong with it, one line each.
+
+    ``guesses`` are those of the problems that say which geometry was guessed.
+    """
 
     series_id: str
     stacks: list[Stack]
     problems: list[str] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class _Image:
-    """A file whose header was read, as one image of ``shape`` (rows, columns)."""
-
-    path: str
-    instance_number: int
-    header: Header
-    shape: tuple[int, ...]
-    is_inverted: bool
-    size: int  # bytes of the file
-    usual: Usual | None
-    failure: str = ""  # why its pixels cannot be read, once that was tried
-
-
-@dataclass(slots=True)
-class _Placed:
-    """An image with the geometry that grouping and ordering go by."""
-
-    image: _Image
-    cosines: tuple[float, ...]  # (6,) unit directions of a row and of a column
-    spacing: tuple[float, float]  # mm between rows, between columns
-    origin: tuple[float, float, float] | None  # mm
+    guesses: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class _Job:
-    """An image to decode into ``out`` (rows, columns) float32, or only to try."""
+    """A file to decode: each of ``images`` into its ``outs`` (rows, columns) float32, or only to try (``None``)."""
 
-    image: _Image
-    out: np.ndarray | None = None
-    problem: str = ""
+    images: list[Image]
+    outs: list[np.ndarray | None]
+    problems: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -123,13 +101,17 @@ class _Crew:
 
 
 def read_series(
-    folder: str | os.PathLike[str], workers: int | None = None, fallback_orientation: str = "sagittal"
+    folder: str | os.PathLike[str],
+    workers: int | None = None,
+    fallback_orientation: str = "sagittal",
+    prefers_long_echo: bool = False,
 ) -> Series:
     """Read every ``*.dcm`` file of ``folder`` with ``workers`` threads (default: one per core, at most 4).
 
     Slices that cannot be read or placed are left out and named in ``problems``. Where no slice says where it lies they
-    are stacked in the order of their instance numbers, in ``fallback_orientation`` (``sagittal``, ``axial`` or
-    ``coronal``) if they do not say that either.
+    are stacked in the order of SliceLocation or of their instance numbers, in ``fallback_orientation`` (``sagittal``,
+    ``axial`` or ``coronal``) if they do not say that either. Where several echoes lie at the same places the shortest
+    makes the volume, or the longest with ``prefers_long_echo``.
 
     Raises:
         DicomError: the folder cannot be listed, holds no ``*.dcm`` file, or none that can be read.
@@ -141,33 +123,63 @@ def read_series(
     with ThreadPoolExecutor(max(1, count - 1)) as pool:
         for _ in range(count - 1):  # they are up by the time that headers are read
             pool.submit(int)
-        crew = _Crew(pool, count)
-        found = crew.map(_open, files, alone_s=_PATIENCE_S)
-        images = [item for item in found if isinstance(item, _Image)]
-        is_tried = not _is_plausible(images)
-        if is_tried:
-            crew.map(_decode, [_Job(image) for image in images])
-        while True:
-            problems = [line for item in found if (line := item.failure if isinstance(item, _Image) else str(item))]
-            good = [image for image in images if not image.failure]
-            if not good:
-                raise DicomError(
-                    f"{root}: found no readable slice in {len(files)} files, expected some ({problems[0]})"
-                )
-            built = [_build(series_id, group) for group in _group(_place(good, fallback_orientation, problems))]
-            jobs = [job for _, stack_jobs in built for job in stack_jobs]
-            if not is_tried:  # damage is named in slices that others stand in for, too
-                placed = {job.image.path for job in jobs}
-                jobs += [_Job(image) for image in good if image.path not in placed]
-                is_tried = True
-            crew.map(_decode, jobs)
-            if not any(image.failure for image in good):
-                break
-    for stack, stack_jobs in built:
-        stack.problems.extend(job.problem for job in stack_jobs if job.problem)
-        problems.extend(f"{series_id}: {problem}" for problem in stack.problems)
-    stacks = [stack for stack, _ in built]
-    return Series(series_id, sorted(stacks, key=lambda stack: -len(stack.instance_numbers)), problems)
+        return _read(root, series_id, files, _Crew(pool, count), fallback_orientation, prefers_long_echo)
+
+
+def _read(
+    root: str,
+    series_id: str,
+    files: list[tuple[str, str, int]],
+    crew: _Crew,
+    fallback_orientation: str,
+    prefers_long_echo: bool,
+) -> Series:
+    found = crew.map(_open, files, alone_s=_PATIENCE_S)
+    images = [image for item in found if not isinstance(item, DicomError) for image in item]
+    for attempt in range(len(images) + 1):
+        failures = _failures(found)
+        good = [image for image in images if not image.failure and (attempt < _MAX_ROUNDS or image.is_decoded)]
+        if not good:
+            raise DicomError(f"{root}: found no readable slice in {len(files)} files, expected some ({failures[0]})")
+        notes, left = Notes(failures), LeftOut()
+        if n_untried := sum(not image.failure for image in images) - len(good):
+            notes.problems.append(f"{n_untried} slices left out, found {_MAX_ROUNDS} damaged ones in their stead")
+        plans = arrange(place(good, fallback_orientation, notes), notes, left, prefers_long_echo)
+        doubtful = [image for plan in plans for image in _implausible(plan) if not image.is_decoded]
+        if doubtful:  # before there is a volume of the size that they claim
+            crew.map(_decode, _jobs((image, None) for image in doubtful))
+            if any(image.failure for image in doubtful):
+                continue
+        stacks = [_build(series_id, plan) for plan in plans]
+        targets = [
+            (item.image, out)
+            for plan, stack in zip(plans, stacks, strict=True)
+            for item, out in zip(plan.items, stack.volume, strict=True)
+        ]
+        extras = [] if attempt else [image for image, _ in left.doubles + left.copies]
+        jobs = _jobs([*targets, *((image, None) for image in extras[:_MAX_EXTRAS])])
+        crew.map(_decode, jobs)
+        if not any(image.failure for job in jobs for image in job.images):
+            break
+    headers = {image.path: image.header for image in good}  # of all frames one
+    lines = [(path, line) for path, header in headers.items() for line in header.problems]
+    problems = _summary(lines + [(job.images[0].path, line) for job in jobs for line in job.problems])
+    problems += _set_padding(stacks, plans)
+    notes.problems.extend(f"{series_id}: {line}" for line in problems)
+    return Series(
+        series_id, sorted(stacks, key=lambda stack: -len(stack.instance_numbers)), notes.problems, notes.guesses
+    )
+
+
+def _failures(found: list[list[Image] | DicomError]) -> list[str]:
+    """What failed so far, in the files' order, once for all frames of a file."""
+    lines: dict[str, None] = {}
+    for item in found:
+        if isinstance(item, DicomError):
+            lines[str(item)] = None
+        else:
+            lines.update((image.failure, None) for image in item if image.failure)
+    return list(lines)
 
 
 def _list_files(root: str) -> list[str]:
@@ -193,168 +205,128 @@ def _instance_number(name: str, header: Header, index: int) -> int:
     return index + 1 if number is None else number
 
 
-def _open(file: tuple[str, str, int]) -> _Image | DicomError:
-    """The header of a file (path, name, place among the names), where that says that it is one image of gray."""
+def _open(file: tuple[str, str, int]) -> list[Image] | DicomError:
+    """The images of a file (path, name, place among the names), where its header says that they are gray."""
     path, name, index = file
     try:
         parsed = read_file(path, limit=_HEAD_BYTES)
         header = parsed.header
         shape = header.frame_shape
+        n_frames = header.number_of_frames or 1
+        if len(shape) != 2:
+            raise DicomError(f"{path}: found pixels of shape {shape}, expected 2-D")
+        number, is_inverted = _instance_number(name, header, index), header.photometric_interpretation == "MONOCHROME1"
+        if n_frames <= 1:
+            return [Image(path, number, header, shape, is_inverted, parsed.size, find_usual(parsed))]
+        _check_frames(parsed, n_frames)
+        return [
+            Image(path, number, header.of_frame(k), shape, is_inverted, parsed.size // n_frames, None, k + 1)
+            for k in range(n_frames)
+        ]
     except DicomError as error:
         return error
-    n_frames = header.number_of_frames or 1
-    if n_frames > 1:
-        shape = (n_frames, *shape)
-    if len(shape) != 2:
-        return DicomError(f"{path}: found pixels of shape {shape}, expected 2-D")
-    number, is_inverted = _instance_number(name, header, index), header.photometric_interpretation == "MONOCHROME1"
-    return _Image(path, number, header, shape, is_inverted, parsed.size, find_usual(parsed))
 
 
-def _is_plausible(images: list[_Image]) -> bool:
-    """Whether files are as large as one would expect from what their headers say; else those may lie."""
-    claimed = sum([4 * image.shape[0] * image.shape[1] for image in images])
-    return claimed <= _MAX_EXPANSION * sum([image.size for image in images])
+def _check_frames(parsed: File, n_frames: int) -> None:
+    """Refuse a number of frames that the file is too small for, before anything is made for each of them.
 
-
-def _decode(job: _Job) -> None:
-    """Decode one image, or say in it what failed."""
-    image, out = job.image, job.out
-    slope, intercept, job.problem = _scale(image)
-    try:
-        if image.usual is not None and out is not None and image.usual.fill(out, slope, intercept):
-            return
-        pixels = read_slice(image.path).pixels
-    except DicomError as error:
-        image.failure = str(error)
-        return
-    if pixels.shape != image.shape:  # a plugin's doing, or another file by now
-        image.failure = f"{image.path}: found pixels of shape {pixels.shape}, expected {image.shape}"
-    elif out is not None:
-        _rescale(pixels, slope, intercept, out)
-
-
-def _place(images: list[_Image], fallback_orientation: str, problems: list[str]) -> list[_Placed]:
-    """Geometry of each slice; those without a position are left out where others have one."""
-    default = _DEFAULT_ORIENTATIONS[fallback_orientation]
-    cosines = _unit_cosines([image.header.image_orientation_patient for image in images])
-    spacings = [image.header.pixel_spacing for image in images]
-    placed = [
-        _Placed(image, own or default, spacing or (1.0, 1.0), image.header.image_position_patient)
-        for image, own, spacing in zip(images, cosines, spacings, strict=True)
-    ]
-    if None in cosines:
-        problems.append(
-            f"{cosines.count(None)} of {len(placed)} slices without ImageOrientationPatient, taken as "
-            f"{fallback_orientation}"
+    Raises:
+        DicomError: the frames cannot lie in the file.
+    """
+    header = parsed.header
+    n_bytes = float(_MIN_FRAME_BYTES)
+    if parsed.pixels_length >= 0:  # not encapsulated
+        n_bytes = math.prod(header.frame_shape) * (header.bits_allocated or 8) / 8
+    most = int(parsed.size / n_bytes)
+    if n_frames > most:
+        raise DicomError(
+            f"{header.path}: found NumberOfFrames {n_frames} in {parsed.size} bytes, expected at most {most}"
         )
-    if None in spacings:
-        problems.append(f"{spacings.count(None)} of {len(placed)} slices without PixelSpacing, taken as 1 mm")
-    with_origin = [item for item in placed if item.origin is not None]
-    if len(with_origin) == len(placed):
-        return placed
-    if with_origin:
-        numbers = [item.image.instance_number for item in placed if item.origin is None]
-        problems.append(f"slices {numbers} without ImagePositionPatient left out, the other {len(with_origin)} have it")
-        return with_origin
-    problems.append(f"{len(placed)} slices without ImagePositionPatient, ordered by instance number")
-    return placed
 
 
-def _unit_cosines(orientations: list[tuple[float, ...] | None]) -> list[tuple[float, ...] | None]:
-    """Orientations with both directions of unit length; ``None`` where they are no right angle."""
-    pairs = np.array([orientation or (0.0,) * 6 for orientation in orientations]).reshape(-1, 2, 3)
-    with np.errstate(over="ignore"):
-        lengths = np.linalg.norm(pairs, axis=2)
-    is_good = np.all(np.abs(lengths - 1) <= 0.1, axis=1)
-    pairs /= np.where(is_good[:, None], lengths, np.inf)[..., None]
-    is_good &= np.abs(np.sum(pairs[:, 0] * pairs[:, 1], axis=1)) < 0.05
-    rows = pairs.reshape(-1, 6).tolist()
-    return [tuple(row) if good else None for row, good in zip(rows, is_good.tolist(), strict=True)]
+def _implausible(plan: Plan) -> list[Image]:
+    """A stack's images where their files are smaller than one would expect from what the headers say: those may lie."""
+    images = [item.image for item in plan.items]
+    claimed = sum([4 * image.shape[0] * image.shape[1] for image in images])
+    return images if claimed > _MAX_EXPANSION * sum([image.size for image in images]) else []
 
 
-def _group(placed: list[_Placed]) -> list[list[_Placed]]:
-    """Slices of one size, spacing, orientation and photometric sense each, in the order of the first of them."""
-    limit = math.cos(math.radians(_SAME_ORIENTATION_DEGREES))
-    groups: list[list[_Placed]] = []
-    for item in placed:
-        for group in groups:
-            if _is_same_plane(item, group[0], limit):
-                group.append(item)
-                break
-        else:
-            groups.append([item])
-    return groups
-
-
-def _is_same_plane(one: _Placed, other: _Placed, least_cosine: float) -> bool:
-    if one.image.shape != other.image.shape or one.image.is_inverted != other.image.is_inverted:
-        return False
-    if any(abs(a - b) > _SAME_SPACING * b for a, b in zip(one.spacing, other.spacing, strict=True)):
-        return False
-    products = [a * b for a, b in zip(one.cosines, other.cosines, strict=True)]
-    return sum(products[:3]) > least_cosine and sum(products[3:]) > least_cosine
-
-
-def _build(series_id: str, group: list[_Placed]) -> tuple[Stack, list[_Job]]:
-    """One stack from slices of one plane, and what there is to do until its volume is filled."""
-    problems: list[str] = []
-    group = sorted(group, key=lambda item: item.image.instance_number)
-    cosines, spacing = np.array(group[0].cosines), group[0].spacing
-    row_mm, column_mm = cosines[3:] * spacing[0], cosines[:3] * spacing[1]
-    normal = plane_normal(row_mm, column_mm)
-    first = group[0].image
-    step_mm = _step(first.header)
-    if group[0].origin is None:
-        rows, columns = first.shape
-        corner = -(rows - 1) / 2 * row_mm - (columns - 1) / 2 * column_mm
-        middle = (len(group) - 1) / 2
-        origins = np.array([corner + (index - middle) * step_mm * normal for index in range(len(group))])
-    else:
-        group, origins = _order(group, normal, problems)
-    shape = (len(group), *first.shape)
+def _build(series_id: str, plan: Plan) -> Stack:
+    """A stack whose volume is still to be filled."""
+    images = [item.image for item in plan.items]
+    shape = (len(images), *images[0].shape)
     try:
         volume = recycled(shape, np.float32)
     except MemoryError as error:
         raise DicomError(f"series {series_id}: found no memory for a volume of {shape}, expected less") from error
-    numbers = [item.image.instance_number for item in group]
-    stack = Stack(series_id, volume, origins, row_mm, column_mm, numbers, first.is_inverted, problems, step_mm=step_mm)
-    return stack, [_Job(item.image, out) for item, out in zip(group, volume, strict=True)]
+    stack = Stack(
+        series_id,
+        volume,
+        plan.origins_mm,
+        plan.row_mm,
+        plan.column_mm,
+        [image.instance_number for image in images],
+        images[0].is_inverted,
+        step_mm=plan.step_mm,
+        is_geometry_guessed=plan.is_guessed,
+    )
+    if any(image.frame is not None for image in images):
+        stack.frame_numbers = [image.frame or 0 for image in images]
+    return stack
 
 
-def _order(group: list[_Placed], normal: np.ndarray, problems: list[str]) -> tuple[list[_Placed], np.ndarray]:
-    """Slices by increasing place along the normal, the first of several at one place, and their origins ``(n, 3)``."""
-    origins = np.array([item.origin for item in group], dtype=np.float64)
-    places = np.sum(origins * normal, axis=1).tolist()
-    kept: list[int] = []
-    for index in sorted(range(len(group)), key=lambda index: places[index]):
-        if kept and places[index] - places[kept[-1]] < _SAME_POSITION_MM:
-            first, second = sorted((kept[-1], index))
-            kept[-1] = first
-            numbers = group[second].image.instance_number, group[first].image.instance_number
-            problems.append(f"slice {numbers[0]} left out, at the same place as slice {numbers[1]}")
+def _jobs(targets: Iterable[tuple[Image, np.ndarray | None]]) -> list[_Job]:
+    """One job for each file, whose frames go to where its images' places are."""
+    jobs: list[_Job] = []
+    by_path: dict[str, _Job] = {}
+    for image, out in targets:
+        if image.frame is not None:
+            if (job := by_path.get(image.path)) is not None:
+                job.images.append(image)
+                job.outs.append(out)
+                continue
+            by_path[image.path] = job = _Job([image], [out])
         else:
-            kept.append(index)
-    return [group[index] for index in kept], origins[kept]
+            job = _Job([image], [out])
+        jobs.append(job)
+    return jobs
 
 
-def _step(header: Header) -> float:
-    """Distance between slices that the header names, for stacks whose positions do not tell."""
-    for value in (header.spacing_between_slices, header.slice_thickness):
-        if value is not None and 0.1 <= abs(value) <= 100:
-            return abs(value)
-    return _DEFAULT_STEP_MM
+def _decode(job: _Job) -> None:
+    """Decode one file's images, or say in each what failed."""
+    first = job.images[0]
+    scales = [_scale(image, job.problems) for image in job.images]
+    try:
+        if first.usual is not None and job.outs[0] is not None and first.usual.fill(job.outs[0], *scales[0]):
+            first.is_decoded = True
+            return
+        read = read_slice(first.path)
+    except DicomError as error:
+        for image in job.images:
+            image.failure = str(error)
+        return
+    job.problems.extend(getattr(read, "problems", ()))
+    for image, out, (slope, intercept) in zip(job.images, job.outs, scales, strict=True):
+        pixels = read.pixels
+        if image.frame is not None and pixels.ndim == 3 and image.frame <= len(pixels):
+            pixels = pixels[image.frame - 1]
+        if pixels.shape != image.shape:  # a plugin's doing, or another file by now
+            image.failure = f"{image.path}: found pixels of shape {read.pixels.shape}, expected {image.shape}"
+            continue
+        image.is_decoded = True
+        if out is not None:
+            _rescale(pixels, slope, intercept, out)
 
 
-def _scale(image: _Image) -> tuple[float, float, str]:
-    """Slope and intercept of the rescaled units, and what is wrong with them."""
+def _scale(image: Image, problems: list[str]) -> tuple[float, float]:
+    """Slope and intercept of the rescaled units; what is wrong with them goes to ``problems``."""
     header = image.header
     slope = 1.0 if header.rescale_slope is None else header.rescale_slope
     intercept = 0.0 if header.rescale_intercept is None else header.rescale_intercept
     if slope == 0 or abs(slope) > _MAX_RESCALE or abs(intercept) > _MAX_RESCALE:
-        problem = f"slice {image.instance_number} with slope {slope} and intercept {intercept}, not rescaled"
-        return 1.0, 0.0, problem
-    return slope, intercept, ""
+        problems.append(f"found slope {slope} and intercept {intercept}, expected some below 1e9; not rescaled")
+        return 1.0, 0.0
+    return slope, intercept
 
 
 def _rescale(pixels: np.ndarray, slope: float, intercept: float, out: np.ndarray) -> None:
@@ -364,3 +336,34 @@ def _rescale(pixels: np.ndarray, slope: float, intercept: float, out: np.ndarray
         out *= np.float32(slope)
     if intercept != 0:
         out += np.float32(intercept)
+
+
+def _set_padding(stacks: list[Stack], plans: list[Plan]) -> list[str]:
+    """Note in the stacks what their files declare to be padding; a line where that is not believed."""
+    is_range = False
+    declared = []
+    for stack, plan in zip(stacks, plans, strict=True):
+        if all([item.image.header.pixel_padding_value is None for item in plan.items]):
+            continue
+        ranges = [declared_range(item.image.header, *_scale(item.image, [])) for item in plan.items]
+        stack.padding = np.array([own or (math.nan, math.nan) for own in ranges], dtype=np.float32)
+        declared.append(stack)
+        is_range = is_range or any(item.image.header.pixel_padding_range_limit is not None for item in plan.items)
+    if not declared or not (doubt := doubt_padding(declared, is_range)):
+        return []
+    for stack in declared:
+        stack.padding = None
+    return [f"declared padding (PixelPaddingValue) counts as image, {doubt}"]
+
+
+def _summary(lines: list[tuple[str, str]]) -> list[str]:
+    """Lines (path, problem) of which those that differ in nothing but numbers become one, with the first as example."""
+    kinds: dict[str, list[tuple[str, str]]] = {}
+    for path, line in lines:
+        line = line.removeprefix(f"{path}: ")
+        kinds.setdefault(re.sub(r"\d+", "0", line), []).append((os.path.basename(path), line))
+    summary = []
+    for (name, line), *others in kinds.values():
+        n_others = len({other for other, _ in others} - {name})
+        summary.append(f"{name}{f' and {n_others} more files' if n_others else ''}: {line}")
+    return summary

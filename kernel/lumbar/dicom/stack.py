@@ -28,6 +28,10 @@ class Stack:
         is_inverted: MONOCHROME1, low values are bright.
         problems: one line each, what was missing or odd.
         step_mm: distance to the next slice that a stack of one slice would have.
+        is_geometry_guessed: orientation, spacing or positions are defaults, since no file says them.
+        frame_numbers: of each slice, from 1, where files hold several frames; 0 for a file of one, empty for all such.
+        padding: ``(slices, 2)`` float32, lowest and highest value of pixels that are declared padding (NaN: none), or
+            ``None``. The volume holds such pixels as they were stored.
     """
 
     series_id: str
@@ -39,6 +43,22 @@ class Stack:
     is_inverted: bool = False
     problems: list[str] = field(default_factory=list)
     step_mm: float = 1.0
+    is_geometry_guessed: bool = False
+    frame_numbers: list[int] = field(default_factory=list)
+    padding: np.ndarray | None = None
+
+    def frame(self, index: int) -> int | None:
+        """Frame number, from 1, of slice ``index``; ``None`` where its file holds one frame."""
+        return (self.frame_numbers[index] or None) if self.frame_numbers else None
+
+    def padding_mask(self, index: int) -> np.ndarray | None:
+        """``(rows, columns)`` bool, which pixels of slice ``index`` are declared padding; ``None`` where none are."""
+        if self.padding is None:
+            return None
+        low, high = self.padding[index]
+        image = np.asarray(self.volume[index], dtype=np.float32)
+        mask = (low <= image) & (image <= high)
+        return np.asarray(mask) if mask.any() else None
 
     @property
     def normal(self) -> np.ndarray:

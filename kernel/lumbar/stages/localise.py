@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -27,6 +29,7 @@ AXIAL_REACH_MM = 3.0  # farther than this no slice shows the level, unless its s
 AXIAL_REACH_STEPS = 0.75  # of the distance between slices
 AXIAL_FAR_MM = 7.0  # where no slice of a series comes so near, readers still mark one that ends beside the disc
 SUBARTICULAR_LATERAL_MM = 9.0
+GUESSED_GEOMETRY = 0.5  # factor on the confidence of points whose place in the patient rests on a guess
 
 
 def localise(study: Study, networks: Networks, *, all_folds: bool = True, augment: bool = True) -> Localisation:
@@ -65,7 +68,18 @@ def localise(study: Study, networks: Networks, *, all_folds: bool = True, augmen
     place_points(maps, roles, found, confidence)
     found.problems += [f"study {study.study_id}: {line}" for line in doubts(maps, found)]
     axial_levels(study, found, chosen(networks, "axial_xy", all_folds))
+    lower_guessed(study, found)
     return found
+
+
+def lower_guessed(study: Study, found: Localisation) -> None:
+    """Lower the confidence of the points on stacks whose geometry is guessed; nothing else changes."""
+    for k, point in enumerate(found.sagittal_points):
+        if study.series[point.description][point.stack].is_geometry_guessed:
+            found.sagittal_points[k] = replace(point, confidence=point.confidence * GUESSED_GEOMETRY)
+    for k, level in enumerate(found.axial_levels):
+        if study.series[AXIAL_T2][level.stack].is_geometry_guessed:
+            found.axial_levels[k] = replace(level, confidence=level.confidence * GUESSED_GEOMETRY)
 
 
 def chosen(networks: Networks, stage: str, all_folds: bool) -> list[nn.Module]:
@@ -99,6 +113,7 @@ def axial_levels(study: Study, found: Localisation, networks: list[nn.Module]) -
                     series_id=stack.series_id,
                     level=level,
                     instance_number=stack.instance_numbers[index],
+                    frame=stack.frame(index),
                     distance_mm=distance,
                     left_px=left,
                     right_px=right,

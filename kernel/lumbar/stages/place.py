@@ -285,6 +285,7 @@ def append_point(
             level=level,
             side=side,
             instance_number=stack.instance_numbers[nearest],
+            frame=stack.frame(nearest),
             x_px=x,
             y_px=y,
             xyz_mm=as_xyz(xyz_mm),

@@ -15,8 +15,8 @@ Xy = tuple[float, float]
 class SagittalPoint:
     """A canal point (``side`` None) or foraminal point of one level on one sagittal series.
 
-    ``x_px, y_px`` are 0-based pixel centres in the original slice ``instance_number``; ``xyz_mm`` is LPS and may lie
-    between slices; ``confidence`` is in 0..1.
+    ``x_px, y_px`` are 0-based pixel centres in the original slice ``instance_number`` (of a multi-frame file its
+    ``frame``, from 1); ``xyz_mm`` is LPS and may lie between slices; ``confidence`` is in 0..1.
     """
 
     series_id: str
@@ -30,9 +30,10 @@ class SagittalPoint:
     stack: int = 0  # position among the study's stacks of that description
     slice_index: int = 0
     description: str = ""
+    frame: int | None = None
 
     def record(self) -> dict[str, Any]:
-        """Plain JSON types, the contract's keys only."""
+        """Plain JSON types, the contract's keys only; ``frame`` where the file has several."""
         return {
             "series_id": self.series_id,
             "level": self.level,
@@ -42,6 +43,7 @@ class SagittalPoint:
             "y_px": round(float(self.y_px), 3),
             "xyz_mm": [round(float(value), 3) for value in self.xyz_mm],
             "confidence": round(float(self.confidence), 4),
+            **_frame_record(self.frame),
         }
 
 
@@ -58,9 +60,10 @@ class AxialLevel:
     confidence: float = 1.0
     stack: int = 0
     slice_index: int = 0
+    frame: int | None = None
 
     def record(self) -> dict[str, Any]:
-        """Plain JSON types, the contract's keys only."""
+        """Plain JSON types, the contract's keys only; ``frame`` where the file has several."""
         return {
             "series_id": self.series_id,
             "level": self.level,
@@ -68,6 +71,7 @@ class AxialLevel:
             "distance_mm": round(float(self.distance_mm), 3),
             "left_px": [round(float(value), 3) for value in self.left_px],
             "right_px": [round(float(value), 3) for value in self.right_px],
+            **_frame_record(self.frame),
         }
 
 
@@ -97,3 +101,7 @@ def as_xyz(values: Any) -> Xyz:
     """Three floats of an array."""
     x, y, z = np.asarray(values, dtype=float)
     return (float(x), float(y), float(z))
+
+
+def _frame_record(frame: int | None) -> dict[str, int]:
+    return {} if frame is None else {"frame": int(frame)}

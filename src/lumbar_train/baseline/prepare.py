@@ -136,7 +136,7 @@ def _convert(
     images: list[list[Any]] = []
     for chosen in choose_slices(study, what["description"], what["slices"]):
         pixels = eight_bit(study, chosen, what["size"])
-        place = f"images/{study_id}/{chosen.series_id}/{chosen.instance_number}.png"
+        place = f"images/{study_id}/{chosen.series_id}/{chosen.name}.png"
         _write_png(work / place, pixels)
         digest = hashlib.blake2b(pixels.tobytes(), digest_size=12).hexdigest() if pixels.min() < pixels.max() else ""
         images.append([study_id, int(chosen.series_id), chosen.instance_number, place, digest])

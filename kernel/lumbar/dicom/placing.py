@@ -1,0 +1,213 @@
+"""Where each image of a series lies: its own geometry, that of the others, or a guess that is named.
+
+Any geometric tag may be missing. An image that lacks its orientation or spacing takes that of the others where they
+agree. Where no image of the series has a tag, a default is taken, and every stack made of it is marked as guessed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+
+from lumbar.dicom.direct import Usual
+from lumbar.dicom.header import Header
+
+Value = TypeVar("Value")
+
+# Angled blocks of an axial series differ by degrees, slices of one block by the rounding of their cosines.
+_SAME_ORIENTATION = math.cos(math.radians(0.5))
+_SAME_SPACING = 1e-3  # relative
+_SPACINGS_MM = (1e-3, 1e3)  # outside of these a spacing is damage
+_MAX_MM = 1e6  # from the scanner's origin; positions farther away are damage
+_SHOWN = 8  # numbers or names in a line, the rest is counted
+
+# Direction of a row and of a column where ImageOrientationPatient is missing.
+DEFAULT_ORIENTATIONS = {
+    "sagittal": (0.0, 1.0, 0.0, 0.0, 0.0, -1.0),
+    "coronal": (1.0, 0.0, 0.0, 0.0, 0.0, -1.0),
+    "axial": (1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
+}
+
+
+@dataclass(slots=True)
+class Image:
+    """One image of ``shape`` (rows, columns), of a file whose header was read.
+
+    ``frame`` is its frame number (from 1, PS3.3 section C.7.6.6) in a multi-frame file, else ``None``.
+    """
+
+    path: str
+    instance_number: int
+    header: Header
+    shape: tuple[int, ...]
+    is_inverted: bool
+    size: int  # bytes of the file that it may count as its own
+    usual: Usual | None
+    frame: int | None = None
+    failure: str = ""  # why its pixels cannot be read, once that was tried
+    is_decoded: bool = False
+
+    @property
+    def name(self) -> str:
+        """The file's name, and the frame where the file has several."""
+        name = os.path.basename(self.path)
+        return name if self.frame is None else f"{name} frame {self.frame}"
+
+
+@dataclass(slots=True)
+class Placed:
+    """An image with the geometry that grouping and ordering go by."""
+
+    image: Image
+    cosines: tuple[float, ...]  # (6,) unit directions of a row and of a column
+    spacing: tuple[float, float]  # mm between rows, between columns
+    origin: tuple[float, float, float] | None  # mm
+    is_guessed: bool  # orientation, spacing or position is a default
+
+
+@dataclass(slots=True)
+class Notes:
+    """Lines about a series, gathered while it is put together; ``guesses`` are those about guessed geometry."""
+
+    problems: list[str] = field(default_factory=list)
+    guesses: list[str] = field(default_factory=list)
+
+    def guess(self, line: str) -> None:
+        """Add a line about guessed geometry."""
+        self.problems.append(line)
+        self.guesses.append(line)
+
+
+def listed(items: list[int] | list[str]) -> str:
+    """The first few of a list, and how many more there are."""
+    shown = ", ".join(map(str, items[:_SHOWN]))
+    return shown if len(items) <= _SHOWN else f"{shown} and {len(items) - _SHOWN} more"
+
+
+def place(images: list[Image], fallback_orientation: str, notes: Notes) -> list[Placed]:
+    """Geometry of each image; images that cannot be placed among the others are left out with a line."""
+    origins = [_origin(image) for image in images]
+    has_origins = any(origins)
+    if has_origins and None in origins:
+        numbers = [image.instance_number for image, origin in zip(images, origins, strict=True) if origin is None]
+        pairs = [(image, origin) for image, origin in zip(images, origins, strict=True) if origin is not None]
+        images, origins = [image for image, _ in pairs], [origin for _, origin in pairs]
+        notes.problems.append(
+            f"slices [{listed(numbers)}] without ImagePositionPatient left out, the other {len(images)} have it"
+        )
+    cosines = _unit_cosines([image.header.image_orientation_patient for image in images])
+    spacings = [_spacing(image) for image in images]
+    is_guessed = not has_origins or not any(cosines) or not any(spacings)
+    if not any(cosines):
+        notes.guess(_without(images, images, "ImageOrientationPatient", f"taken as {fallback_orientation}"))
+        cosines = [DEFAULT_ORIENTATIONS[fallback_orientation]] * len(images)
+    elif None in cosines:
+        cosines = _completed(images, cosines, is_same_orientation, "ImageOrientationPatient", notes)
+    if not any(spacings):
+        notes.guess(_without(images, images, "PixelSpacing", "taken as 1 mm"))
+        spacings = [(1.0, 1.0)] * len(images)
+    elif None in spacings:
+        spacings = _completed(images, spacings, is_same_spacing, "PixelSpacing", notes)
+    return [
+        Placed(image, own_cosines, own_spacing, origin, is_guessed)
+        for image, own_cosines, own_spacing, origin in zip(images, cosines, spacings, origins, strict=True)
+        if own_cosines is not None and own_spacing is not None
+    ]
+
+
+def is_same_orientation(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    """Whether both directions of two orientations agree within half a degree."""
+    if one == other:
+        return True
+    products = [a * b for a, b in zip(one, other, strict=True)]
+    return sum(products[:3]) > _SAME_ORIENTATION and sum(products[3:]) > _SAME_ORIENTATION
+
+
+def is_same_spacing(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    """Whether two spacings agree within a thousandth."""
+    return all(abs(a - b) <= _SAME_SPACING * b for a, b in zip(one, other, strict=True))
+
+
+def _origin(image: Image) -> tuple[float, float, float] | None:
+    origin = image.header.image_position_patient
+    return None if origin is None or max(origin) > _MAX_MM or min(origin) < -_MAX_MM else origin
+
+
+def _spacing(image: Image) -> tuple[float, float] | None:
+    spacing = image.header.pixel_spacing
+    if spacing is None or not _SPACINGS_MM[0] <= min(spacing) <= max(spacing) <= _SPACINGS_MM[1]:
+        return None
+    return spacing
+
+
+def _without(some: list[Image], images: list[Image], keyword: str, consequence: str) -> str:
+    return f"{len(some)} of {len(images)} slices without {keyword}, {consequence}"
+
+
+def _completed(
+    images: list[Image],
+    values: list[Value | None],
+    is_same: Callable[[Value, Value], bool],
+    keyword: str,
+    notes: Notes,
+) -> list[Value | None]:
+    """Values with the gaps filled from the other images: from all of them if they agree, else from the neighbours.
+
+    Neighbours are those of the same size before and after in the order of the instance numbers. Where they differ, the
+    gap stays, and the image is named as left out.
+    """
+    known = [value for value in values if value is not None]
+    completed = list(values)
+    gaps = [index for index, value in enumerate(values) if value is None]
+    if all(is_same(value, known[0]) for value in known):
+        for index in gaps:
+            completed[index] = known[0]
+    else:
+        before, after = _neighbours(images, values), _neighbours(images, values, is_backwards=True)
+        for index in gaps:
+            one, other = before.get(index), after.get(index)
+            if one is not None and other is not None and is_same(one, other):
+                completed[index] = one
+    for lines, consequence in (
+        ([images[i] for i in gaps if completed[i] is not None], "taken from the others"),
+        ([images[i] for i in gaps if completed[i] is None], "left out, the others' differ"),
+    ):
+        if lines:
+            names = listed([image.name for image in lines])
+            notes.problems.append(_without(lines, images, keyword, f"{consequence} ({names})"))
+    return completed
+
+
+def _neighbours(images: list[Image], values: list[Value | None], is_backwards: bool = False) -> dict[int, Value]:
+    """For each gap the nearest value before it, among images of its size by instance number."""
+    order = sorted(range(len(images)), key=lambda i: (images[i].instance_number, images[i].frame or 0))
+    last: dict[tuple[int, ...], Value] = {}
+    found: dict[int, Value] = {}
+    for index in reversed(order) if is_backwards else order:
+        value, shape = values[index], images[index].shape
+        if value is not None:
+            last[shape] = value
+        elif shape in last:
+            found[index] = last[shape]
+    return found
+
+
+def _unit_cosines(orientations: list[tuple[float, ...] | None]) -> list[tuple[float, ...] | None]:
+    """Orientations with both directions of unit length; ``None`` where they are no right angle."""
+    distinct = list(dict.fromkeys(orientations))  # mostly one
+    pairs = np.array([orientation or (0.0,) * 6 for orientation in distinct]).reshape(-1, 2, 3)
+    with np.errstate(over="ignore"):
+        lengths = np.linalg.norm(pairs, axis=2)
+    is_good = np.all(np.abs(lengths - 1) <= 0.1, axis=1)
+    pairs /= np.where(is_good[:, None], lengths, np.inf)[..., None]
+    is_good &= np.abs(np.sum(pairs[:, 0] * pairs[:, 1], axis=1)) < 0.05
+    units = {
+        orientation: tuple(row) if good else None
+        for orientation, row, good in zip(distinct, pairs.reshape(-1, 6).tolist(), is_good.tolist(), strict=True)
+    }
+    return [units[orientation] for orientation in orientations]

@@ -1,0 +1,132 @@
+"""Multi-frame files in a series: every frame is a slice with its own geometry, and the record names it."""
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, RLELossless
+
+from dicom_writer import EXPLICIT, native_file
+from lumbar.dicom import read_series
+from lumbar.dicom import series as series_module
+from lumbar.errors import DicomError
+from rle_encoder import encode
+from series_writer import SAGITTAL, write
+
+
+def item(**elements):
+    made = Dataset()
+    for keyword, value in elements.items():
+        setattr(made, keyword, value)
+    return made
+
+
+def write_frames(path, frames, positions, *, echoes=None, slopes=None, number=1, is_rle=False):
+    """An Enhanced MR object of ``frames`` (n, rows, columns) uint16; orientation and spacing are shared."""
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = RLELossless if is_rle else ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = EnhancedMRImageStorage, f"1.2.3.{number}"
+    data = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    data.Rows, data.Columns, data.NumberOfFrames = frames.shape[1], frames.shape[2], len(frames)
+    data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 16, 15, 0
+    data.SamplesPerPixel, data.PhotometricInterpretation, data.InstanceNumber = 1, "MONOCHROME2", number
+    data.SharedFunctionalGroupsSequence = [
+        item(
+            PixelMeasuresSequence=[item(PixelSpacing=[0.5, 0.7], SliceThickness=4)],
+            PlaneOrientationSequence=[item(ImageOrientationPatient=list(SAGITTAL))],
+        )
+    ]
+    data.PerFrameFunctionalGroupsSequence = []
+    for index, position in enumerate(positions):
+        groups = item(PlanePositionSequence=[item(ImagePositionPatient=list(map(float, position)))])
+        if echoes is not None:
+            groups.MREchoSequence = [item(EffectiveEchoTime=float(echoes[index]))]
+        if slopes is not None:
+            groups.PixelValueTransformationSequence = [
+                item(RescaleSlope=slopes[index], RescaleIntercept=0, RescaleType="US")
+            ]
+        data.PerFrameFunctionalGroupsSequence.append(groups)
+    if is_rle:
+        data.PixelData = pydicom.encaps.encapsulate([encode(frame) for frame in frames])
+        data["PixelData"].VR = "OB"
+    else:
+        data.PixelData = frames.astype("<u2").tobytes()
+    path.parent.mkdir(exist_ok=True, parents=True)
+    pydicom.dcmwrite(path, data, enforce_file_format=True)
+
+
+def numbered(n, shape=(10, 8)):
+    """Frames whose every pixel is their frame number."""
+    return np.arange(1, n + 1, dtype=np.uint16)[:, None, None] * np.ones(shape, np.uint16)
+
+
+@pytest.mark.parametrize("is_rle", [False, True])
+def test_every_frame_is_a_slice_in_its_place(tmp_path, is_rle):
+    places = [8.0, 0.0, 4.0, 16.0, 12.0]
+    write_frames(tmp_path / "9" / "3.dcm", numbered(5), [(x, -50, 60) for x in places], is_rle=is_rle)
+    series = read_series(tmp_path / "9")
+    (stack,) = series.stacks
+    assert stack.frame_numbers == [2, 3, 1, 5, 4]
+    assert [stack.frame(index) for index in range(5)] == [2, 3, 1, 5, 4]
+    assert np.array_equal(stack.volume[:, 0, 0], [2, 3, 1, 5, 4])
+    assert stack.instance_numbers == [3] * 5
+    assert np.allclose(stack.origins_mm[:, 0], [0, 4, 8, 12, 16])
+    assert stack.orientation == "sagittal"
+    assert stack.spacing_mm == pytest.approx((0.5, 0.7))
+    assert not stack.is_geometry_guessed
+    assert series.problems == []
+
+
+def test_frames_have_their_own_rescaling(tmp_path):
+    write_frames(tmp_path / "9" / "1.dcm", numbered(3), [(x, 0, 0) for x in (0, 4, 8)], slopes=[1, 0.5, 10])
+    (stack,) = read_series(tmp_path / "9").stacks
+    assert np.array_equal(stack.volume[:, 0, 0], [1, 1, 30])
+
+
+def test_echoes_within_one_file_are_not_mixed(tmp_path):
+    positions = [(4 * (k // 2), 0, 0) for k in range(10)]
+    write_frames(tmp_path / "9" / "1.dcm", numbered(10), positions, echoes=[20, 90] * 5)
+    series = read_series(tmp_path / "9")
+    assert series.stacks[0].frame_numbers == [1, 3, 5, 7, 9]
+    (line,) = series.problems
+    assert "5 of EchoTime 90" in line
+    assert read_series(tmp_path / "9", prefers_long_echo=True).stacks[0].frame_numbers == [2, 4, 6, 8, 10]
+
+
+def test_frames_and_files_of_one_slice_make_one_stack(tmp_path):
+    write_frames(tmp_path / "9" / "1.dcm", numbered(2), [(0, 0, 0), (4, 0, 0)])
+    write(tmp_path / "9", 7, position=(8, 0, 0), orientation=SAGITTAL, shape=(10, 8))
+    (stack,) = read_series(tmp_path / "9").stacks
+    assert stack.instance_numbers == [1, 1, 7]
+    assert [stack.frame(index) for index in range(3)] == [1, 2, None]
+
+
+def test_frames_without_geometry_follow_their_order(tmp_path):
+    (tmp_path / "9").mkdir()
+    (tmp_path / "9" / "1.dcm").write_bytes(native_file(numbered(6), EXPLICIT, frames=6))
+    series = read_series(tmp_path / "9", fallback_orientation="axial")
+    (stack,) = series.stacks
+    assert stack.frame_numbers == [1, 2, 3, 4, 5, 6]
+    assert np.array_equal(stack.volume[:, 0, 0], stack.frame_numbers)
+    assert stack.orientation == "axial"
+    assert stack.is_geometry_guessed
+    assert len(series.guesses) == 3
+
+
+def test_a_damaged_file_of_many_frames_is_named_once(tmp_path):
+    write_frames(tmp_path / "9" / "1.dcm", numbered(5), [(x, 0, 0) for x in range(0, 20, 4)], is_rle=True)
+    path = tmp_path / "9" / "1.dcm"
+    path.write_bytes(path.read_bytes()[:-60])
+    write(tmp_path / "9", 2, position=(40, 0, 0), orientation=SAGITTAL)
+    series = read_series(tmp_path / "9")
+    assert [stack.instance_numbers for stack in series.stacks] == [[2]]
+    assert len(series.problems) == 1
+
+
+@pytest.mark.parametrize("claimed", [6, 2_000_000_000])
+def test_more_frames_than_a_file_can_hold_are_refused_before_any_is_made(tmp_path, monkeypatch, claimed):
+    monkeypatch.setattr(series_module.Header, "of_frame", lambda *_: pytest.fail("a frame's header was made"))
+    (tmp_path / "9").mkdir()
+    (tmp_path / "9" / "1.dcm").write_bytes(native_file(numbered(2, (100, 100)), EXPLICIT, frames=claimed))
+    with pytest.raises(DicomError, match=f"found NumberOfFrames {claimed} in .* bytes, expected at most 2"):
+        read_series(tmp_path / "9")
