@@ -6,6 +6,7 @@ its process beyond doubt, so that is what decides, as in GDCM and in pydicom's p
 
 from __future__ import annotations
 
+import itertools
 import struct
 from dataclasses import dataclass
 
@@ -135,4 +136,4 @@ def _is_rle(data: np.ndarray, header: Header) -> bool:
     if n_segments != expected or n_segments > 15 or offsets[0] != 64 or any(offsets[n_segments:]):
         return False
     ends = [*offsets[:n_segments], data.size]
-    return all(a < b for a, b in zip(ends[:-1], ends[1:], strict=True))
+    return all(a < b for a, b in itertools.pairwise(ends))
