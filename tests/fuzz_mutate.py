@@ -11,7 +11,7 @@ MARKERS = tuple(bytes([0xFF, second]) for second in (0x51, 0xC0, 0xC3, 0xC4, 0xD
 SYNTAXES = tuple(
     f"1.2.840.10008.1.2{end}".encode() for end in ("", ".1", ".2", ".5", *(f".4.{n}" for n in (50, 51, 57)))
 )
-SYNTAXES += tuple(f"1.2.840.10008.1.2.4.{n}".encode() for n in (70, 80, 81, 90, 91, 201)) + (b"1.2.840.113619.5.2",)
+SYNTAXES += (*tuple(f"1.2.840.10008.1.2.4.{n}".encode() for n in (70, 80, 81, 90, 91, 201)), b"1.2.840.113619.5.2")
 MAX_CASE_BYTES = 1 << 30  # of memory, beyond what the process has
 _OUT_OF_MEMORY = ("no memory", "alloc", "Insufficient memory")
 

@@ -205,6 +205,7 @@ def test_a_progressive_image_of_more_scans_than_any_encoder_writes_is_refused(tm
 def test_scans_count_for_more_in_large_images(tmp_path, monkeypatch):
     data = progressive(noisy_image(SHAPE, 8))
     monkeypatch.setattr("lumbar.dicom.opencv.MAX_SCANNED_PIXELS", 3 * SHAPE[0] * SHAPE[1])
+    monkeypatch.setattr("lumbar.dicom.opencv.USUAL_SCANS", 2)
     assert "expected at most 3 of 560 pixels" in refusal(
         tmp_path, encapsulated_file([data], SHAPE, BASELINE, allocated=8)
     )
@@ -263,6 +264,14 @@ def test_jpeg_2000_that_claims_more_records_than_its_bytes_hold_is_refused(tmp_p
     shape = (2048, 2048)
     data = change(j2k(np.zeros(shape, np.uint16)))
     assert re.search(reason, refusal(tmp_path, encapsulated_file([data], shape, JPEG2000)))
+
+
+def test_the_frames_of_a_file_share_the_tiles_that_their_bytes_do_not_hold(tmp_path):
+    shape = (256, 256)
+    data = with_siz(j2k(np.zeros(shape, np.uint16)), tile_x=4, tile_y=4)
+    frames = [data] * 100
+    text = refusal(tmp_path, encapsulated_file(frames, shape, JPEG2000, frames=100))
+    assert f"4096 tiles in {len(data) + len(data) % 2} bytes" in text
 
 
 def test_a_coding_style_hidden_in_a_tile_part_counts(tmp_path):

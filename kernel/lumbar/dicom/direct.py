@@ -14,7 +14,6 @@ import numpy as np
 from lumbar.dicom._jit import kernel
 from lumbar.dicom._rescale import DONE, ODD, rescale
 from lumbar.dicom._scratch import scratch
-from lumbar.dicom.codestream import identify
 from lumbar.dicom.frames import only_fragment
 from lumbar.dicom.header import EXPLICIT_LITTLE, IMPLICIT_LITTLE, File, Header, read_bytes
 from lumbar.dicom.limits import MAX_FRAME_PIXELS
@@ -71,6 +70,7 @@ class Usual:
             planes, words = scratch(2 * (n + PAD)).reshape(2, n + PAD), scratch(2 * n, "pixels").view(np.uint16)
             return rescale_rle(fragment, planes, words, self.mask, self.sign, slope, intercept, flat) == DONE
         from lumbar.dicom import jpeg_lossless  # here, since others need not wait for it
+        from lumbar.dicom.codestream import identify
 
         content = identify(fragment, self.header)
         if content is not None and self.header.transfer_syntax_uid not in content.syntaxes:

@@ -56,7 +56,7 @@ def decode(file: File, reason: str) -> np.ndarray:
 
 def _require_decoder(path: str, syntax: str, reason: str) -> None:
     """Refuse what pydicom has no decoder for, or none whose plugin is installed."""
-    from pydicom.pixels import get_decoder  # here, since most runs never need it
+    from pydicom.pixels.decoders.base import get_decoder  # here, since most runs never need it
 
     try:
         is_available = bool(get_decoder(syntax).is_available)  # type: ignore[no-untyped-call]

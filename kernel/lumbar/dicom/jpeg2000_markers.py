@@ -91,10 +91,11 @@ def check_siz(data: bytes, start: int, path: str, *, rows: int, columns: int, sa
     return Size((depth & 0x7F) + 1, bool(depth & 0x80), n, tile, n_tiles)
 
 
-def check_styles(data: bytes, start: int, path: str, size: Size, *, n_pixels_bytes: int) -> None:
+def check_styles(data: bytes, start: int, path: str, size: Size, *, n_frames: int, n_pixels_bytes: int) -> None:
     """Count what the coding styles of the codestream at ``start`` make of ``size``, wherever a header gives one.
 
-    ``n_pixels_bytes`` is the memory that the samples themselves take in decoding.
+    ``n_frames`` frames share what a file may ask for whatever its size; ``n_pixels_bytes`` is the memory that one
+    frame's samples themselves take in decoding.
 
     Raises
     ------
@@ -102,14 +103,17 @@ def check_styles(data: bytes, start: int, path: str, size: Size, *, n_pixels_byt
         For more layers, tile-parts or packets than ``limits`` has, a style out of the standard's ranges, or records of
         tiles, precincts and code-blocks that take more memory than such a file may ask for.
     """
+    most = limits.MAX_TILES // n_frames + len(data) // limits.MIN_TILE_BYTES
+    if size.n_tiles > most:
+        raise refuse(path, start, f"{size.n_tiles} tiles in {len(data)} bytes", f"at most {most}")
     n_layers, styles = _read_styles(data, start, path, size.n_components)
     if not 1 <= n_layers <= limits.MAX_LAYERS:
         raise refuse(path, start, f"{n_layers} quality layers", f"1 to {limits.MAX_LAYERS}")
     needed, n_precincts = n_pixels_bytes + size.n_tiles * limits.TILE_BYTES, 0
     n_parts = size.n_tiles * size.n_components
     n_positions = n_parts * _count_positions(styles, *size.tile)
-    if n_positions > limits.MAX_POSITIONS:
-        raise refuse(path, start, f"precincts at {n_positions} places", f"at most {limits.MAX_POSITIONS}")
+    if n_positions > limits.MAX_POSITIONS // n_frames + len(data):
+        raise refuse(path, start, f"precincts at {n_positions} places", f"at most {limits.MAX_POSITIONS} in all")
     for style in styles:
         precincts, blocks = _count(style, *size.tile)
         block_bytes = limits.CODE_BLOCK_BYTES_SEGMENTED if style.is_segmented else limits.CODE_BLOCK_BYTES
@@ -117,7 +121,7 @@ def check_styles(data: bytes, start: int, path: str, size: Size, *, n_pixels_byt
         records = size.n_components * (precincts * limits.PRECINCT_BYTES + blocks * block_bytes)
         needed, n_precincts = max(needed, n_pixels_bytes + records), max(n_precincts, precincts)
     n_packets = n_precincts * n_parts * n_layers
-    if n_packets > limits.FEW_PACKETS + len(data):
+    if n_packets > limits.FEW_PACKETS // n_frames + len(data):
         raise refuse(path, start, f"{n_packets} packets in {len(data)} bytes", "at least a byte for each")
     limits.check_memory(path, needed, len(data), f"JPEG 2000 of {size.n_tiles} tile(s) and {n_precincts} precincts")
 

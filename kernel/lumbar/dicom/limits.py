@@ -29,15 +29,19 @@ MAX_FRAGMENTS = 1 << 18
 # JPEG: the standard's progressive scripts have 10 scans, the longest that optimisers write about 30. Each scan is a
 # pass over the whole image, even where it holds only a few bytes.
 MAX_SCANS = 64
-MAX_SCANNED_PIXELS = 1 << 30  # scans times pixels: 16 passes over the largest frame
+USUAL_SCANS = 16  # in images of any size
+MAX_SCANNED_PIXELS = 1 << 30  # for more: scans times the pixels of all frames
 MAX_SEGMENTS = 4096  # marker segments and tables before the last scan; a colour profile takes 255 at most
 
 # JPEG 2000: what a tile, a code-block and a packet cost the decoder has no relation to the bytes they take.
-MAX_TILES = 1 << 14  # 4096 x 4096 pixels in tiles of 32 x 32
+MAX_TILES = 1 << 14  # 4096 x 4096 pixels in tiles of 32 x 32; several frames share what goes beyond their bytes
+MIN_TILE_BYTES = 14  # of one tile-part's header
 MAX_TILE_PARTS = 1 << 14
 MAX_LAYERS = 256  # Kakadu's largest profiles have 50
-FEW_PACKETS = 1 << 20  # in codestreams of any size; an empty packet takes one byte, so more need as many bytes
-MAX_POSITIONS = 1 << 24  # steps of the walk over precincts by position, which visits many places for each packet
+FEW_PACKETS = 1 << 20  # in files of any size; an empty packet takes one byte, so more need as many bytes
+MAX_POSITIONS = (
+    1 << 24
+)  # in all frames: steps of the walk over precincts by position, which visits many places for each packet
 TILE_BYTES = 8192  # OpenJPEG's record of one tile
 CODE_BLOCK_BYTES = 700  # its record of one code-block, with the ten segments that it makes room for at once
 CODE_BLOCK_BYTES_SEGMENTED = 5600  # where every coding pass may be a segment of its own

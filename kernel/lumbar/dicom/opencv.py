@@ -15,7 +15,7 @@ from lumbar.dicom.colour import is_ybr, to_rgb
 from lumbar.dicom.header import Header
 from lumbar.dicom.jpeg2000_markers import SIZ_BYTES, check_siz, check_styles, find_codestream
 from lumbar.dicom.jpeg_markers import MarkerReader, check_room, check_size, refuse
-from lumbar.dicom.limits import MAX_SCANNED_PIXELS, MAX_SCANS
+from lumbar.dicom.limits import MAX_SCANNED_PIXELS, MAX_SCANS, USUAL_SCANS
 from lumbar.dicom.native import clear_unused_bits
 from lumbar.errors import DicomError
 
@@ -69,7 +69,7 @@ def _decode_jpeg(data: np.ndarray, header: Header) -> np.ndarray:
     samples = shape[2] if len(shape) == 3 else 1
     check_size(path, frame, rows=shape[0], columns=shape[1], samples=samples)
     check_room(path, frame.offset, data.size, n_samples=shape[0] * shape[1] * samples, least=shape[0] * shape[1] // 512)
-    _check_scans(data, path, frame.offset, shape[0] * shape[1])
+    _check_scans(data, path, frame.offset, shape[0] * shape[1] * max(1, header.number_of_frames or 1))
     if samples == 3:
         is_transformed = is_ybr(header, reader)
         head, tail = data[: scan.offset].tobytes(), data[scan.offset :].tobytes()
@@ -87,7 +87,7 @@ def _check_scans(data: np.ndarray, path: str, offset: int, n_pixels: int) -> Non
 
     Entropy-coded data cannot hold the marker, so that there are at most as many scans as places where it is found.
     """
-    most = min(MAX_SCANS, max(1, MAX_SCANNED_PIXELS // n_pixels))
+    most = min(MAX_SCANS, max(USUAL_SCANS, MAX_SCANNED_PIXELS // n_pixels))
     n_scans = data.tobytes().count(_START_OF_SCAN)
     if n_scans > most:
         raise refuse(path, offset, f"{n_scans} scans", f"at most {most} of {n_pixels} pixels")
@@ -98,13 +98,14 @@ def _decode_jpeg2000(data: bytes, header: Header) -> np.ndarray:
     rows, columns = shape[:2]
     samples = shape[2] if len(shape) == 3 else 1
     start = find_codestream(data, path)
+    n_frames = max(1, header.number_of_frames or 1)
     size = check_siz(data, start, path, rows=rows, columns=columns, samples=samples)
     precision, is_signed = size.precision, size.is_signed
     if precision > 8 * dtype.itemsize:
         raise refuse(path, start, f"{precision} bits a sample", f"at most {8 * dtype.itemsize}")
     n_samples = rows * columns * samples
     check_room(path, start, len(data), n_samples=n_samples, least=0)
-    check_styles(data, start, path, size, n_pixels_bytes=n_samples * _DECODED_BYTES)
+    check_styles(data, start, path, size, n_frames=n_frames, n_pixels_bytes=n_samples * _DECODED_BYTES)
     stream = bytearray(data[start:])
     for i in range(samples):
         stream[4 + SIZ_BYTES + 2 + 3 * i] = precision - 1

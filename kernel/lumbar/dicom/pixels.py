@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from lumbar.dicom import direct, fallback, native
-from lumbar.dicom.codestream import RLE, identify
 from lumbar.dicom.frames import first_fragment, is_item, only_fragment, split_frames
 from lumbar.dicom.header import File, Header, parse, read_file
 from lumbar.dicom.limits import check_image
 from lumbar.dicom.syntaxes import syntax_name
 from lumbar.errors import DicomError
+
+RLE = "1.2.840.10008.1.2.5"
 
 # Transfer syntax -> module with TRANSFER_SYNTAXES, decode_frame and warm_up; imported at first use.
 CODECS = {
@@ -178,6 +179,8 @@ def _decode_encapsulated(file: File, problems: list[str]) -> np.ndarray:
             usual_pixels: np.ndarray | None = module.decode_usual(fragment, header, usual.n_pixels, usual.mask)
             if usual_pixels is not None:
                 return usual_pixels
+    from lumbar.dicom.codestream import identify  # here, since the usual slices never need it
+
     content = identify(first_fragment(file), header) if module is None else None
     if module is None and content is None and syntax not in native.TRANSFER_SYNTAXES:
         return fallback.decode(file, f"transfer syntax {syntax_name(syntax)}")
