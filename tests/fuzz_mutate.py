@@ -239,13 +239,14 @@ def limit_memory(n_bytes):
 
 def peak_memory(function, *arguments):
     """What ``function`` returns, and by how many bytes resident memory grew meanwhile at most; 0 where unknown."""
-    with contextlib.suppress(OSError):
+    try:
         with open("/proc/self/clear_refs", "w") as handle:
             handle.write("5")  # the peak is now what is resident (proc(5))
         before = _memory("VmRSS")
-        result = function(*arguments)
-        return result, _memory("VmHWM") - before
-    return function(*arguments), 0
+    except OSError:
+        return function(*arguments), 0
+    result = function(*arguments)
+    return result, _memory("VmHWM") - before
 
 
 def _memory(field):

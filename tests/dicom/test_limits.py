@@ -1,8 +1,12 @@
 """What a small file may ask for: every cap is reached, by a file of a few KB, and ends in one line."""
 
+import os
 import re
 import struct
+import subprocess
+import sys
 from io import BytesIO
+from pathlib import Path
 
 import cv2
 import imagecodecs
@@ -301,6 +305,45 @@ def test_usual_tiles_blocks_precincts_and_layers_of_jpeg_2000_are_read(tmp_path,
     data = out.getvalue()
     image = imagecodecs.jpeg2k_decode(data)
     assert np.array_equal(read_slice(save(tmp_path, encapsulated_file([data], image.shape, JPEG2000))).pixels, image)
+
+
+CHILD = """
+import importlib, sys
+import fuzz_mutate
+from lumbar.dicom import read_slice
+for name in ("rle", "opencv", "jpeg_lossless", "jpeg_ls"):
+    importlib.import_module(f"lumbar.dicom.{name}").warm_up()
+for path in sys.argv[1:]:
+    shape, n_bytes = fuzz_mutate.peak_memory(lambda: read_slice(path).pixels.shape)
+    print(path, n_bytes >> 20, *shape)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux")
+def test_the_largest_images_that_small_files_may_hold_take_less_than_500_mb(tmp_path):
+    side = int(limits.MAX_FRAME_PIXELS**0.5)
+    blank = np.zeros((side, side), np.uint16)
+    colour = np.zeros((512, 512, 3), np.uint8)
+    cine = [imagecodecs.jpeg_encode(colour, level=90)] * 500
+    files = {
+        "rle": encapsulated_file([blank_rle(side * side, 4)], blank.shape, RLE, allocated=32),
+        "frames": encapsulated_file([blank_rle(512 * 512, 2)] * 760, (512, 512), RLE, frames=760),
+        "jpeg2000": encapsulated_file([j2k(blank)], blank.shape, JPEG2000),
+        "jpeg-ls": encapsulated_file([imagecodecs.jpegls_encode(blank)], blank.shape, JPEG_LS),
+        "progressive": encapsulated_file([progressive(blank.astype(np.uint8))], blank.shape, BASELINE, allocated=8),
+        "cine": encapsulated_file(cine, colour.shape, BASELINE, allocated=8, frames=500, photometric="YBR_FULL_422"),
+    }
+    for name, data in files.items():
+        assert len(data) < 10_000_000
+        (tmp_path / name).write_bytes(data)
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    command = [sys.executable, "-c", CHILD, *(str(tmp_path / name) for name in files)]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(files)
+    for line in lines:
+        assert int(line.split()[1]) < 477, line  # 500 million bytes
 
 
 def raising(*_args, **_kwargs):
