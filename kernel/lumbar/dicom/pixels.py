@@ -123,8 +123,13 @@ def _is_encapsulated(file: File, problems: list[str]) -> bool:
     header, length = file.header, file.pixels_length
     syntax = header.transfer_syntax_uid
     if syntax in native.TRANSFER_SYNTAXES:
+        if length < 0 and not is_item(file):
+            raise DicomError(
+                f"{header.path}: found pixel data of undefined length at offset {file.pixels_start}, expected "
+                f"uncompressed pixels"
+            )
         if length < 0:
-            return True  # what is no item is refused there
+            return True
         return is_item(file) and length < _native_size(header)
     if length < 0:
         return True
