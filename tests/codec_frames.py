@@ -13,6 +13,8 @@ def make_header(shape, *, allocated=16, stored=None, signed=0, photometric=None,
     samples = shape[2] if len(shape) == 3 else 1
     values = {
         "path": path,
+        "problems": (),
+        "pixel_data": "PixelData",
         "transfer_syntax_uid": syntax,
         "rows": shape[0],
         "columns": shape[1],

@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, encapsulate_extended
 from pydicom.uid import generate_uid
 
+import fuzz_header
 from codec_frames import noisy_image, patchy_image
 from reference import jpeg_dct_twin, jpeg_ls_twin
 
@@ -202,6 +203,7 @@ def seeds():
     for family in (_native, _rle, _lossless, _jpeg_ls, _dct, _jpeg2000, _frames, _lies):
         out.update(family(grey, colour))
     bare = out["implicit"]
+    out.update(fuzz_header.seeds())
     out["no file meta"] = bare[bare.index(b"\x08\x00\x16\x00") :]
     return out
 

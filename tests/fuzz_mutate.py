@@ -4,6 +4,8 @@ import contextlib
 import random
 import sys
 
+import fuzz_header
+
 INTERESTING = (0, 1, 2, 3, 4, 7, 8, 15, 16, 32, 63, 64, 127, 128, 255, 256, 4095, 32767, 32768, 65534, 65535)
 TAGS = tuple(bytes.fromhex(tag) for tag in ("28001000", "28001100", "28000001", "28000101", "28000201", "28000200"))
 MARKERS = tuple(bytes([0xFF, second]) for second in (0x51, 0xC0, 0xC3, 0xC4, 0xDA, 0xDB, 0xDD, 0xF7, 0xF8))
@@ -164,8 +166,33 @@ def _style(out, _at, _others, rng):
         out[place] = rng.choice((0, 1, 2, 4, 8, 32, 255, rng.randrange(256)))
 
 
-_KINDS = (_flip, _flip, _byte, _byte, _length, _length, _attribute, _marker, _cut, _repeat, _splice, _noise)
-_KINDS += (_scan, _fragments, _dimensions, _interval, _segments, _syntax, _style)
+def _element(out, _at, _others, rng):
+    """A change to a whole data element."""
+    fuzz_header.mutate(out, rng)
+
+
+_KINDS = (
+    *[_element] * 6,
+    _flip,
+    _flip,
+    _byte,
+    _byte,
+    _length,
+    _length,
+    _attribute,
+    _marker,
+    _cut,
+    _repeat,
+    _splice,
+    _noise,
+    _scan,
+    _fragments,
+    _dimensions,
+    _interval,
+    _segments,
+    _syntax,
+    _style,
+)
 
 
 def case(files, index, seed=0):
@@ -186,7 +213,8 @@ def verdict(path):
         header, pixels = found.header, found.pixels
         n_frames = header.number_of_frames or 1
         shape = header.frame_shape if n_frames <= 1 else (n_frames, *header.frame_shape)
-        float(np.sum(pixels, dtype=np.float64))  # every value can be read
+        with np.errstate(all="ignore"):  # float pixels may hold anything
+            float(np.sum(pixels, dtype=np.float64))  # every value can be read
     except DicomError as error:
         text = str(error)
         if any(words in text for words in _OUT_OF_MEMORY):
@@ -194,9 +222,26 @@ def verdict(path):
         return "refused" if "found" in text and "expected" in text and "\n" not in text else f"refusal says: {text}"
     except Exception as error:
         return f"{type(error).__name__}: {error}"
+    if problem := _in_the_fields(header):
+        return problem
     if pixels.shape != shape or pixels.dtype.newbyteorder("=") != header.pixel_dtype:
         return f"{pixels.shape} {pixels.dtype}, expected {shape} {header.pixel_dtype}"
     return _in_a_series(path, header, pixels) or "pixels"
+
+
+def _in_the_fields(header):
+    """What is wrong with any field of the header, or with that of its last frame; else nothing."""
+    from dataclasses import asdict
+
+    frames = max(1, header.number_of_frames or 1)
+    for found in (header, header.of_frame(frames - 1)):
+        for field, value in asdict(found).items():
+            if isinstance(value, str) and field != "path" and not value.isprintable():
+                return f"{field} of {value!r}, with control characters"
+            numbers = value if isinstance(value, tuple) else (value,)
+            if any(isinstance(number, float) and not abs(number) < float("inf") for number in numbers):
+                return f"{field} of {value!r}, expected finite numbers"
+    return ""
 
 
 def _in_a_series(path, header, pixels):
@@ -218,7 +263,9 @@ def _in_a_series(path, header, pixels):
         with np.errstate(over="ignore"):
             expected *= np.float32(1 if header.rescale_slope is None else header.rescale_slope)
             expected += np.float32(header.rescale_intercept or 0)
-    same = volume.shape == (1, *pixels.shape) and np.array_equal(volume[0], expected)
+    same = volume.shape == (1, *pixels.shape) and np.array_equal(
+        volume[0], expected, equal_nan=volume.dtype.kind == "f"
+    )
     return "" if same else f"a volume of {volume.shape} that is not the slice's {pixels.shape}"
 
 

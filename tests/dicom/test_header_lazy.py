@@ -1,7 +1,6 @@
 """Fields that are made when they are asked for, and pixels that are handed out as they stand."""
 
 import copy
-import os
 import pickle
 import threading
 from dataclasses import asdict, fields, replace
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 
 from dicom_writer import BIG, DEFLATED, EXPLICIT, IMPLICIT, element, native_file, noisy_slice
-from lumbar.dicom import Header, pixels, read_header, read_slice
+from lumbar.dicom import Header, pixels
 from lumbar.dicom.header import parse
 from lumbar.errors import DicomError
 
@@ -113,15 +112,3 @@ def test_a_slice_cut_short_by_one_byte_is_not_plain():
     assert file.plain is None
     with pytest.raises(DicomError, match="found 59 bytes of pixel data, expected 60"):
         pixels.decode(file)
-
-
-def test_a_pipe_and_a_device_are_refused(tmp_path):
-    os.mkfifo(tmp_path / "pipe.dcm")
-    writer = os.open(tmp_path / "pipe.dcm", os.O_RDWR)
-    try:
-        for path in (tmp_path / "pipe.dcm", "/dev/null"):
-            for call in (read_header, read_slice):
-                with pytest.raises(DicomError, match="expected"):
-                    call(path)
-    finally:
-        os.close(writer)

@@ -1,10 +1,24 @@
+import zlib
+
 import numpy as np
 import pydicom
 import pytest
 
 from codec_frames import frame_bytes, make_header
-from dicom_writer import BIG, DEFLATED, EXPLICIT, IMPLICIT, element, native_file, noisy_slice
-from lumbar.dicom import native, read_slice
+from dicom_writer import (
+    BIG,
+    DEFLATED,
+    EXPLICIT,
+    IMPLICIT,
+    RLE,
+    element,
+    encapsulated_file,
+    image_elements,
+    meta,
+    native_file,
+    noisy_slice,
+)
+from lumbar.dicom import native, read_series, read_slice
 from lumbar.errors import DicomError
 
 SYNTAXES = [IMPLICIT, EXPLICIT, DEFLATED, BIG]
@@ -171,3 +185,70 @@ def test_subsampled_colour_is_as_pydicom_gives_it(tmp_path):
         b"\x28\x00\x11\x00US\x02\x00\x08\x00", b"\x28\x00\x06\x00US\x02\x00\x00\x00\x28\x00\x11\x00US\x02\x00\x04\x00"
     )
     assert_same(both(tmp_path, data))
+
+
+def float_file(pixels, syntax, frames=None, **image):
+    """FloatPixelData or DoubleFloatPixelData by the type of ``pixels``."""
+    size = 8 * pixels.dtype.itemsize
+    tag, vr = (0x7FE00008, "OF") if size == 32 else (0x7FE00009, "OD")
+    how = {"implicit": syntax == IMPLICIT, "big": syntax == BIG}
+    extra = [(0x00200013, "IS", b"4 ")]
+    body = image_elements(
+        pixels.shape[1:] if frames else pixels.shape, allocated=size, frames=frames, extra=extra, **how
+    )
+    raw = pixels.astype(pixels.dtype.newbyteorder(">" if syntax == BIG else "<")).tobytes()
+    data = body + element(tag, vr, raw, **how)
+    if syntax == DEFLATED:
+        deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+        data = deflater.compress(data) + deflater.flush()
+    return meta(syntax) + data
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("frames", [None, 3])
+def test_float_pixels_are_as_pydicom_gives_them(tmp_path, syntax, dtype, frames):
+    shape = (3, 5, 4) if frames else (5, 4)
+    pixels = np.random.default_rng(2).normal(0, 1e3, shape).astype(dtype)
+    ours, theirs = both(tmp_path, float_file(pixels, syntax, frames))
+    assert_same((ours, theirs))
+    assert np.array_equal(ours, pixels)
+
+
+def test_float_pixels_make_a_series(tmp_path):
+    pixels = np.linspace(-2, 7, 20, dtype=np.float32).reshape(5, 4)
+    (tmp_path / "1.dcm").write_bytes(float_file(pixels, EXPLICIT))
+    assert np.array_equal(read_series(tmp_path).stacks[0].volume[0], pixels)
+
+
+def test_float_pixels_of_another_width_are_refused(tmp_path):
+    data = float_file(np.ones((5, 4), np.float32), EXPLICIT)
+    at = data.index(b"\x28\x00\x00\x01US\x02\x00")
+    for bits in (16, 64):
+        path = tmp_path / "1.dcm"
+        path.write_bytes(data[: at + 8] + bytes([bits, 0]) + data[at + 10 :])
+        for call in (read_slice, lambda path: read_series(path.parent)):
+            with pytest.raises(DicomError, match=f"found BitsAllocated {bits}, expected 32"):
+                call(path)
+
+
+def test_compressed_float_pixels_are_refused(tmp_path):
+    data = encapsulated_file([b"ab"], (5, 4), RLE, allocated=32).replace(b"\xe0\x7f\x10\x00OB", b"\xe0\x7f\x08\x00OF")
+    assert "FloatPixelData" in refusal(tmp_path, data)
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+@pytest.mark.parametrize("shape", [(6, 8), (7, 3), (1, 1), (5, 5)])
+@pytest.mark.parametrize("frames", [None, 3])
+def test_one_bit_pixels_in_every_encoding(tmp_path, syntax, shape, frames):
+    bits = np.random.default_rng(3).integers(0, 2, (frames or 1, *shape)).astype(np.uint8)
+    packed = np.packbits(bits.reshape(-1), bitorder="little")
+    packed = np.pad(packed, (0, packed.size % 2))
+    how = {"implicit": syntax == IMPLICIT, "big": syntax == BIG}
+    body = image_elements(shape, allocated=1, frames=frames, **how) + element(0x7FE00010, "OB", packed.tobytes(), **how)
+    if syntax == DEFLATED:
+        deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+        body = deflater.compress(body) + deflater.flush()
+    ours, theirs = both(tmp_path, meta(syntax) + body)
+    assert_same((ours, theirs))
+    assert np.array_equal(ours, bits if frames else bits[0])

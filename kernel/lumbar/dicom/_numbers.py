@@ -22,31 +22,34 @@ _ODD = -1
 _EXACT = 1 << 53
 _POWERS = np.array([10.0**exponent for exponent in range(23)])
 _BACKSLASH = 92
+# What of a number was read last
+_LEADING, _WHOLE, _FRACTION, _POWER, _POWER_DIGITS, _TRAILING = range(6)  # blanks, digits, behind an E, blanks again
+_DS, _IS = (ord(vr[0]) << 8 | ord(vr[1]) for vr in ("DS", "IS"))
 
 
 @kernel
 def parse_numbers(source: np.ndarray, spans: np.ndarray, plan: np.ndarray, numbers: np.ndarray) -> int:
     """Fill ``numbers`` (float64) from the strings at ``spans`` of ``source``; slots of absent fields are left.
 
-    ``plan`` (fields, 4) int64: place in ``spans`` (int64) of the value's offset (negative where absent), which its
-    length follows; kind, number of values, first slot. Returns a mask with bit ``field`` set for each value that Python
+    ``plan`` (fields, 4) int64: place in ``spans`` (int64) of the value's offset (negative where absent), length, first
+    bytes and VR; kind, number of values, first slot. Returns a mask with bit ``field`` set for each value that Python
     has to read.
     """
     left = 0
     for field in range(plan.shape[0]):
         index, kind, count, slot = plan[field, 0], plan[field, 1], plan[field, 2], plan[field, 3]
-        start, length = spans[index], spans[index + 1]
+        start, length, vr = spans[index], spans[index + 1], spans[index + 3]
         stop = start + length
         if start < 0 or length == 0 or stop > source.size:
+            continue
+        if vr != 0 and vr != _DS and vr != _IS:
+            left |= 1 << field
             continue
         n_good = 0
         position = start
         is_odd = False
         while position <= stop:
-            end = position
-            while end < stop and source[end] != _BACKSLASH:
-                end += 1
-            value, status = _decimal(source, position, end)
+            value, status, end = _decimal(source, position, stop)
             if status == _GOOD and n_good < count and (kind == DECIMAL or value == np.floor(value)):
                 numbers[slot + n_good] = value
                 n_good += 1
@@ -60,57 +63,54 @@ def parse_numbers(source: np.ndarray, spans: np.ndarray, plan: np.ndarray, numbe
 
 
 @inner_kernel
-def _decimal(source: np.ndarray, start: int, stop: int) -> tuple[float, int]:
-    """Value of one decimal string, and whether it is good, empty or odd."""
-    position = start
-    while position < stop and source[position] == 32:
-        position += 1
-    while stop > position and (source[stop - 1] == 32 or source[stop - 1] == 0):
-        stop -= 1
-    if position == stop:
-        return 0.0, _EMPTY
-    is_negative = source[position] == 45
-    if is_negative or source[position] == 43:
-        position += 1
-    mantissa = 0
-    exponent = 0
+def _decimal(source: np.ndarray, start: int, stop: int) -> tuple[float, int, int]:
+    """Value of the decimal string up to a backslash or ``stop``; whether it is good, empty or odd; where it ends.
+
+    One loop over the bytes, since each further one costs the compiler more than all of it takes at run time.
+    """
+    stage = _LEADING
+    is_negative = False
+    mantissa, exponent, power, sign = 0, 0, 0, 1
     n_digits = 0
-    is_fraction = False
-    while position < stop:
-        digit = int(source[position]) - 48
-        if 0 <= digit <= 9:
-            mantissa = mantissa * 10 + digit
-            if mantissa >= _EXACT:
-                return 0.0, _ODD
-            n_digits += 1
-            if is_fraction:
-                exponent -= 1
-        elif digit == -2 and not is_fraction:
-            is_fraction = True
-        else:
+    end = start
+    while end < stop:
+        byte = int(source[end])
+        if byte == _BACKSLASH:
             break
-        position += 1
-    if n_digits == 0:
-        return 0.0, _ODD
-    if position < stop:  # only an exponent may follow
-        if source[position] != 69 and source[position] != 101:
-            return 0.0, _ODD
-        position += 1
-        sign = 1
-        if position < stop and (source[position] == 45 or source[position] == 43):
-            sign = -1 if source[position] == 45 else 1
-            position += 1
-        power = 0
-        n_digits = 0
-        while position < stop and 48 <= source[position] <= 57 and n_digits < 4:
-            power = power * 10 + int(source[position]) - 48
-            position += 1
-            n_digits += 1
-        if n_digits == 0 or position < stop:
-            return 0.0, _ODD
-        exponent += sign * power
-    if exponent < -22 or exponent > 22:
-        return 0.0, _ODD
+        end += 1
+        if 48 <= byte <= 57:
+            if stage >= _TRAILING:
+                return 0.0, _ODD, end
+            if stage >= _POWER:
+                power = power * 10 + byte - 48
+                stage = _POWER_DIGITS
+            else:
+                mantissa = mantissa * 10 + byte - 48
+                n_digits += 1
+                exponent -= 1 if stage == _FRACTION else 0
+                stage = _FRACTION if stage == _FRACTION else _WHOLE
+            if mantissa >= _EXACT or power > 999:
+                return 0.0, _ODD, end
+        elif byte == 32 or byte == 0:
+            if stage == _POWER:
+                return 0.0, _ODD, end
+            stage = _LEADING if stage == _LEADING else _TRAILING
+        elif byte == 46 and stage < _FRACTION:
+            stage = _FRACTION
+        elif (byte == 69 or byte == 101) and stage < _POWER and n_digits > 0:
+            stage = _POWER
+        elif (byte == 43 or byte == 45) and stage == _LEADING:
+            is_negative = byte == 45
+            stage = _WHOLE
+        elif (byte == 43 or byte == 45) and stage == _POWER and source[end - 2] > 57:  # right behind the E
+            sign = 44 - byte
+        else:
+            return 0.0, _ODD, end
+    if stage == _LEADING:
+        return 0.0, _EMPTY, end
+    exponent += sign * power
+    if n_digits == 0 or stage == _POWER or exponent < -22 or exponent > 22:
+        return 0.0, _ODD, end
     value = float(mantissa)
     value = value / _POWERS[-exponent] if exponent < 0 else value * _POWERS[exponent]
-    return (-value if is_negative else value), _GOOD
+    return (-value if is_negative else value), _GOOD, end

@@ -85,7 +85,12 @@ def find_usual(file: File) -> Usual | None:
     stored = header.stored_bits
     if kind is None or (kind == NATIVE) != (length >= 0) or start < 0 or start & 1:
         return None
-    if header.bits_allocated != 16 or not 1 <= stored <= 16 or (header.samples_per_pixel or 1) != 1:
+    if (
+        header.pixel_data != "PixelData"
+        or header.bits_allocated != 16
+        or not 1 <= stored <= 16
+        or (header.samples_per_pixel or 1) != 1
+    ):
         return None
     if (header.number_of_frames or 1) != 1 or not (header.photometric_interpretation or "").startswith("MONOCHROME"):
         return None

@@ -6,18 +6,17 @@ plugin decodes is refused before any of its pixel data is parsed.
 
 from __future__ import annotations
 
-import threading
 import warnings
 from typing import Any
 
 import numpy as np
 
+from lumbar.dicom._values import PYDICOM_LOCK
 from lumbar.dicom.frames import split_frames
 from lumbar.dicom.header import File
 from lumbar.dicom.limits import check_image
 from lumbar.errors import DicomError
 
-_LOCK = threading.Lock()  # catch_warnings is not safe among threads
 _WORKING_BYTES = 8  # of a plugin, for each sample
 
 
@@ -40,7 +39,7 @@ def decode(file: File, reason: str) -> np.ndarray:
     if file.pixels_length < 0:
         split_frames(file)
     try:
-        with _LOCK, warnings.catch_warnings():
+        with PYDICOM_LOCK, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             dataset: Any = pydicom.dcmread(header.path, force=True)
             pixels = np.asarray(dataset.pixel_array)

@@ -6,19 +6,28 @@ big-endian and deflated encodings, sequences of undefined length. No tag is requ
 
 from __future__ import annotations
 
-import math
 import os
 import zlib
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lumbar.dicom import _numbers, _scan
+from lumbar.dicom import _scan
 from lumbar.dicom._bits import gather_bits
-from lumbar.dicom._scratch import fresh
+from lumbar.dicom._fields import PARTS
+from lumbar.dicom._files import open_file, read_bytes, read_start
+from lumbar.dicom._groups import FunctionalGroups
+from lumbar.dicom._values import uid_of, vr_text
+from lumbar.dicom.limits import (
+    MAX_INFLATED_BYTES,
+    MAX_INFLATED_PER_BYTE,
+    MAX_RECOVERED_BYTES,
+    MIN_INFLATED_BYTES,
+)
 from lumbar.errors import DicomError
+
+__all__ = ["File", "Header", "parse", "read_bytes", "read_file", "read_header"]
 
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
@@ -26,9 +35,10 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 EXPLICIT_BIG = "1.2.840.10008.1.2.2"
 
 _HEAD_BYTES = 32 * 1024  # enough for nearly every header; the rest of the file is read only if it was not
-_MAX_INFLATED = 1 << 30
-_MAX_TRUSTED = 1 << 30
+_PREFIX_END = 132
+_INFLATED_AT_ONCE = 1 << 23
 _LITTLE = (EXPLICIT_LITTLE, IMPLICIT_LITTLE)
+_SPECIAL = (DEFLATED, EXPLICIT_BIG)
 
 
 @dataclass(frozen=True)
@@ -37,8 +47,9 @@ class Header:
 
     Fields are DICOM keywords in snake_case (PS3.6). Lengths are in mm, times in ms, field strength in tesla.
     ``image_orientation_patient`` holds the direction of a row (increasing column), then of a column (increasing row);
-    ``pixel_spacing`` the distance between rows, then between columns. A header read from a file makes its fields when
-    they are first asked for.
+    ``pixel_spacing`` the distance between rows, then between columns. ``image_type`` is the text with its backslashes;
+    the two limits of padding are stored values, signed where the pixels are. ``problems`` holds a line for each element
+    that was malformed and recovered from. A header read from a file makes its fields when they are first asked for.
     """
 
     path: str
@@ -68,12 +79,20 @@ class Header:
     window_width: tuple[float, ...] | None
     instance_number: int | None
     series_number: int | None
+    acquisition_number: int | None
+    echo_number: int | None  # EchoNumbers (0018,0086), the first where there are several
+    temporal_position_identifier: int | None
+    pixel_padding_value: int | None
+    pixel_padding_range_limit: int | None
+    image_type: str | None
     series_instance_uid: str | None
     study_instance_uid: str | None
     sop_class_uid: str | None
     series_description: str | None
     modality: str | None
     manufacturer: str | None
+    problems: tuple[str, ...] = ()
+    pixel_data: str = "PixelData"  # keyword of the element with the pixels: also FloatPixelData, DoubleFloatPixelData
 
     if not TYPE_CHECKING:  # or every name would count as an attribute
 
@@ -82,7 +101,7 @@ class Header:
             fields = self.__dict__
             unread = fields.get("_unread")
             if unread is not None:
-                for names, make in _PARTS:
+                for names, make in PARTS:
                     if name in names:
                         fields.update(make(*unread))
                         if len(fields) > len(self.__dataclass_fields__):  # all of them
@@ -94,6 +113,22 @@ class Header:
     def __getstate__(self) -> dict[str, object]:
         """Fields only: the bytes that they come from may hold the patient's name."""
         return {field: getattr(self, field) for field in self.__dataclass_fields__}
+
+    def of_frame(self, index: int) -> Header:
+        """The header of the frame ``index`` (from 0) alone, with number_of_frames 1.
+
+        What the functional groups say of that frame comes first, then what the data set says outside of them, then
+        the groups that all frames share. A header that was pickled has lost the groups: they may name the patient.
+
+        Raises:
+            DicomError: there is no such frame.
+        """
+        n_frames = max(1, self.number_of_frames or 1)
+        if not 0 <= index < n_frames:
+            raise DicomError(f"{self.path}: found frame {index}, expected 0 to {n_frames - 1}")
+        groups = self.__dict__.get("_groups")
+        changes = groups.frame(index) if groups is not None and n_frames > 1 else {}
+        return replace(self, number_of_frames=1, **changes)
 
     @property
     def frame_shape(self) -> tuple[int, ...]:
@@ -114,12 +149,19 @@ class Header:
 
     @property
     def pixel_dtype(self) -> np.dtype:
-        """The type of one decoded sample: as many bits as allocated, signed where PixelRepresentation is 1.
+        """The type of one decoded sample: as many bits as allocated, signed where PixelRepresentation is 1, or float.
 
         Raises:
             DicomError: allocated bits are not 1, 8, 16, 32 or 64, or stored bits do not fit into them.
         """
         allocated, stored = self.bits_allocated, self.stored_bits
+        if self.pixel_data != "PixelData":
+            dtype = _FLOATS[self.pixel_data]
+            if allocated != 8 * dtype.itemsize:
+                raise DicomError(
+                    f"{self.path}: found BitsAllocated {allocated}, expected {8 * dtype.itemsize} for {self.pixel_data}"
+                )
+            return dtype
         if allocated is None or allocated not in _DTYPES:
             raise DicomError(f"{self.path}: found BitsAllocated {allocated}, expected 1, 8, 16, 32 or 64")
         if not 1 <= stored <= allocated:
@@ -139,6 +181,8 @@ _DTYPES: dict[int, tuple[np.dtype, np.dtype]] = {
     32: (np.dtype("u4"), np.dtype("i4")),
     64: (np.dtype("u8"), np.dtype("i8")),
 }
+_FLOATS = {"FloatPixelData": np.dtype("f4"), "DoubleFloatPixelData": np.dtype("f8")}
+_FLOAT_TAGS = {_scan.FLOAT_PIXEL_DATA: "FloatPixelData", _scan.DOUBLE_FLOAT_PIXEL_DATA: "DoubleFloatPixelData"}
 
 
 @dataclass(slots=True)
@@ -156,52 +200,12 @@ class File:
     size: int = 0  # bytes of the file itself, where it was read from one
 
 
-@lru_cache(maxsize=1024)
-def _text(raw: bytes) -> str | None:
-    """Text of a value; the same few come again with every slice of a series."""
-    stripped = raw.strip(b" \0")
-    if not stripped:
-        return None
-    try:
-        return stripped.decode("utf-8")
-    except UnicodeDecodeError:
-        return stripped.decode("latin-1")
-
-
-def _floats(raw: bytes) -> tuple[float, ...] | None:
-    try:
-        values = tuple([float(part) for part in raw.rstrip(b" \0").split(b"\\")])
-    except ValueError:
-        return None
-    return values if all(map(math.isfinite, values)) else None
-
-
-def _odd_number(raw: bytes, kind: int, count: int) -> int | float | tuple[float, ...] | None:
-    """A value that the compiled parser left: several where one is usual, many digits, or no number at all.
-
-    ``count`` 0 stands for any number of values.
-    """
-    values = _floats(raw)
-    if values is None:
-        # The first of several may still be good
-        values = _floats(raw.split(b"\\", 1)[0]) if count == 1 else None
-    if values is None or (count > 1 and len(values) != count):
-        return None
-    if kind == _numbers.INTEGER:
-        return int(values[0])
-    return values[0] if count == 1 else values
-
-
-_IMAGE = frozenset([*(field for field, _ in _scan.SHORTS), "number_of_frames", "photometric_interpretation"])
-_SINGLES = tuple(_scan.STRINGS)[6:-2]  # after three integers, position, orientation and spacing, before the windows
-_PHOTOMETRIC_SPAN = _scan.span_of(_scan.TEXTS["photometric_interpretation"])
-_TEXT_SPANS = tuple((field, _scan.span_of(tag)) for field, tag in _scan.TEXTS.items() if field not in _IMAGE)
 _TABLE_SPANS = _scan.span_of(_scan.OFFSETS), _scan.span_of(_scan.OFFSET_LENGTHS)
-_PIXEL_SPAN = _scan.span_of(_scan.PIXEL_DATA)
-_CLOSED_ON_EXEC = getattr(os, "O_CLOEXEC", 0)
+_GROUP_SPANS = _scan.span_of(_scan.SHARED_GROUPS), _scan.span_of(_scan.PER_FRAME_GROUPS)
 _REASONS = {
     _scan.TRUNCATED: "an element that passes the end of the data",
     _scan.BAD_ITEM: "something else than an item inside a sequence",
+    _scan.ODD_ELEMENT: "an element without a VR, outside its sequence or longer than it",
 }
 
 
@@ -221,73 +225,22 @@ def read_file(path: str | os.PathLike[str], limit: int | None = None) -> File:
         DicomError: the file cannot be opened, or is not DICOM, or ends inside the header.
     """
     name = os.fspath(path)
-    descriptor = _open(name)
+    descriptor, size = open_file(name)
     try:
-        size = _size(descriptor)
         if limit is not None and limit < size:
-            source = _read(descriptor, limit)
+            source = read_start(name, descriptor, limit)
             try:
                 file = parse(name, source, is_whole=False)
                 file.size = size
                 return file
             except DicomError:
                 pass  # the whole file may do
-        source = _read(descriptor, size)
-    except OSError as error:
-        raise DicomError(f"{name}: found {_os_reason(error)}, expected a DICOM file") from error
+        source = read_start(name, descriptor, size)
     finally:
         os.close(descriptor)
     file = parse(name, source)
     file.size = size
     return file
-
-
-def read_bytes(path: str | os.PathLike[str], size: int) -> np.ndarray:
-    """The first ``size`` bytes of the file at ``path``, (n,) uint8, or fewer where it has fewer.
-
-    Raises:
-        DicomError: the file cannot be read.
-    """
-    name = os.fspath(path)
-    descriptor = _open(name)
-    try:
-        return _read(descriptor, size)
-    except OSError as error:
-        raise DicomError(f"{name}: found {_os_reason(error)}, expected a DICOM file") from error
-    finally:
-        os.close(descriptor)
-
-
-def _open(name: str) -> int:
-    try:
-        return os.open(name, os.O_RDONLY | _CLOSED_ON_EXEC)
-    except (OSError, ValueError) as error:
-        raise DicomError(f"{name}: found {_os_reason(error)}, expected a DICOM file") from error
-
-
-def _os_reason(error: Exception) -> str:
-    return (error.strerror or "no file") if isinstance(error, OSError) else str(error)
-
-
-def _size(descriptor: int) -> int:
-    """Bytes of the file, by the cheapest call there is; what it says of folders and devices is not to be trusted."""
-    try:
-        size = os.lseek(descriptor, 0, os.SEEK_END)
-    except OSError:
-        size = -1
-    return size if 0 <= size < _MAX_TRUSTED else os.fstat(descriptor).st_size
-
-
-def _read(descriptor: int, size: int) -> np.ndarray:
-    """The first ``size`` bytes, or fewer at the end of the file, in an array (bytes would be read-only)."""
-    source = fresh((size,), np.uint8, "file")
-    done = os.preadv(descriptor, (source.data,), 0)
-    while done < size:
-        count = os.preadv(descriptor, (source[done:].data,), done)
-        if count == 0:
-            return source[:done]
-        done += count
-    return source
 
 
 def parse(name: str, source: np.ndarray, is_whole: bool = True) -> File:
@@ -298,9 +251,16 @@ def parse(name: str, source: np.ndarray, is_whole: bool = True) -> File:
     """
     workspace, numbers = _scan.WORKSPACE.copy(), _scan.NO_NUMBERS.copy()
     code = _scan.read_elements(source, False, workspace, numbers)
-    syntax = ""
-    if code == _scan.NEEDS_SYNTAX:
-        code, syntax, source = _read_special(name, source, is_whole, workspace, numbers)
+    places = workspace[: _scan.SPANS].tolist()
+    start, length = places[_scan.SYNTAX], places[_scan.SYNTAX + 1]
+    syntax = uid_of(source[start : start + length].tobytes()) if length else ""
+    if code == _scan.NEEDS_SYNTAX or syntax in _SPECIAL:
+        code, syntax, source = _read_special(name, source, syntax, is_whole, workspace, numbers)
+        places = workspace[: _scan.SPANS].tolist()
+    if (code < 0 or code == _scan.END) and is_whole:
+        recovered = _recovered(name, source, syntax, code, workspace)
+        if recovered is not None:
+            return recovered
     if code < 0:
         raise DicomError(
             f"{name}: found {_REASONS[code]} at offset {workspace[_scan.END_AT]} of {source.size}, "
@@ -308,12 +268,9 @@ def parse(name: str, source: np.ndarray, is_whole: bool = True) -> File:
         )
     if code == _scan.END and not is_whole:
         raise DicomError(f"{name}: found the end of the part read, expected pixel data")
-    end, vr, _, _, _, is_big, start, length, stored, is_signed, rows, columns = workspace[: _scan.SPANS].tolist()
+    end, vr, _, _, _, is_big, stored, is_signed, rows, columns, tag, length, has_groups, *_ = places
     head = source[:end].tobytes()
-    if not syntax:
-        syntax = _text(head[start : start + length]) or ""
-    header = object.__new__(Header)  # its fields are made at first use
-    header.__dict__.update(path=name, transfer_syntax_uid=syntax, _unread=(head, workspace, numbers))
+    header = _header(name, syntax, head, workspace, numbers, has_groups)
     if code == _scan.END:
         return File(header, source, is_big != 0, -1, 0, "", None, None)
     if stored and syntax in _LITTLE:
@@ -321,18 +278,65 @@ def parse(name: str, source: np.ndarray, is_whole: bool = True) -> File:
         words = source[end : end + pixels.nbytes].view(np.uint16)
         if stored == 16 or not gather_bits(words, is_signed != 0) >> stored:
             return File(header, source, False, end, pixels.nbytes, "", None, pixels)
-    length = int(workspace[_PIXEL_SPAN + 1])
-    letters = chr(vr >> 8) + chr(vr & 255) if vr else ""
+    if tag != _scan.PIXEL_DATA:
+        header.__dict__["pixel_data"] = _FLOAT_TAGS[tag]
     table = _offset_table(head, workspace) if workspace[_TABLE_SPANS[0]] >= 0 else None
-    return File(header, source, is_big != 0, end, -1 if length == _scan.UNDEFINED else length, letters, table, None)
+    return File(header, source, is_big != 0, end, -1 if length == _scan.UNDEFINED else length, vr_text(vr), table, None)
+
+
+def _header(name: str, syntax: str, head: bytes, workspace: np.ndarray, numbers: np.ndarray, has_groups: int) -> Header:
+    """A header that makes its fields at first use."""
+    groups = None
+    if has_groups:
+        shared, per_frame = (tuple(workspace[span : span + 2].tolist()) for span in _GROUP_SPANS)
+        flags = workspace.item(_scan.IS_BIG) != 0, workspace.item(_scan.IS_EXPLICIT) != 0
+        groups = FunctionalGroups(head, *flags, shared, per_frame)
+    header = object.__new__(Header)
+    header.__dict__.update(
+        path=name,
+        transfer_syntax_uid=syntax,
+        problems=(),
+        pixel_data="PixelData",
+        _unread=(head, workspace, numbers, groups),
+    )
+    if groups is not None:
+        header.__dict__["_groups"] = groups
+    return header
+
+
+def _recovered(name: str, source: np.ndarray, syntax: str, code: int, workspace: np.ndarray) -> File | None:
+    """A file with malformed elements whose pixels are beyond doubt all the same; else ``None``."""
+    has_image = workspace[_scan.SPANS + 2 :: 4].max() >= 0  # else there is nothing to compare pixels with
+    if source.size > MAX_RECOVERED_BYTES or not syntax or (code == _scan.END and not has_image):
+        return None
+    from lumbar.dicom._recover import recover  # here, since nearly all files are well-formed
+
+    is_big, start = syntax == EXPLICIT_BIG, workspace.item(_scan.DATASET)
+    is_encapsulated = syntax not in (*_LITTLE, *_SPECIAL)
+    letters = source[start + 4 : start + 6].tobytes()
+    # What the first element looks like decides, as in the walk, unless it is the one that is malformed
+    is_explicit = syntax != IMPLICIT_LITTLE if not workspace[_scan.IS_EXPLICIT] else letters.isalpha()
+    found = recover(source.tobytes(), start, is_big, is_explicit, is_encapsulated)
+    if found is None:
+        return None
+    places, numbers = _scan.WORKSPACE.copy(), _scan.NO_NUMBERS.copy()
+    places[_scan.IS_BIG] = is_big
+    if _scan.read_elements(np.frombuffer(found.head, np.uint8), True, places, numbers) != _scan.PIXELS:
+        return None
+    header = _header(name, syntax, found.head, places, numbers, places.item(_scan.HAS_GROUPS))
+    header.__dict__["problems"] = tuple(f"{name}: {problem}" for problem in found.problems)
+    header.__dict__["pixel_data"] = _FLOAT_TAGS.get(found.pixel_tag, "PixelData")
+    length = -1 if found.pixels_length == _scan.UNDEFINED else found.pixels_length
+    table = _offset_table(found.head, places)
+    return File(header, source, is_big, found.pixels_start, length, found.pixels_vr, table, None)
 
 
 def _read_special(
-    name: str, source: np.ndarray, is_whole: bool, workspace: np.ndarray, numbers: np.ndarray
+    name: str, source: np.ndarray, syntax: str, is_whole: bool, workspace: np.ndarray, numbers: np.ndarray
 ) -> tuple[int, str, np.ndarray]:
-    """Finish a file whose syntax is missing, deflated or big-endian: code, syntax, the bytes that offsets count in."""
-    dataset, offset, length = (int(workspace[place]) for place in (_scan.DATASET, _scan.SYNTAX, _scan.SYNTAX + 1))
-    syntax = (_text(source[offset : offset + length].tobytes()) or "") if offset >= 0 else ""
+    """Read a data set whose syntax is missing, deflated or big-endian: code, syntax, and the bytes it was read from."""
+    dataset = workspace.item(_scan.DATASET)
+    workspace[_scan.SPANS :] = _scan.WORKSPACE[_scan.SPANS :]
     if syntax == DEFLATED:
         if not is_whole:
             raise DicomError(f"{name}: found a part of a deflated file, expected the whole")
@@ -347,68 +351,9 @@ def _read_special(
         syntax = EXPLICIT_BIG if is_big else EXPLICIT_LITTLE if is_explicit else IMPLICIT_LITTLE
     workspace[_scan.IS_BIG] = int(syntax == EXPLICIT_BIG)
     code = _scan.read_elements(source, True, workspace, numbers)
-    if is_bare and dataset == 0 and code >= 0 and np.all(workspace[_scan.SPANS :: 3] < 0):
+    if is_bare and dataset < _PREFIX_END and code >= 0 and np.all(workspace[_scan.SPANS :: 4] < 0):
         raise DicomError(f"{name}: found no DICM prefix and no known element in {source.size} bytes, expected DICOM")
     return code, syntax, source
-
-
-def _image_fields(head: bytes, workspace: np.ndarray, numbers: np.ndarray) -> dict[str, object]:
-    """The fields that decoding needs, from a header's bytes and what the walk found in them."""
-    at = workspace.item
-    fields: dict[str, object] = {field: None if (value := at(place)) < 0 else value for field, place in _scan.SHORTS}
-    frames = numbers.item(0)
-    fields["number_of_frames"] = None if frames != frames else int(frames)  # NaN alone differs from itself
-    start = at(_PHOTOMETRIC_SPAN)
-    fields["photometric_interpretation"] = _text(head[start : start + at(_PHOTOMETRIC_SPAN + 1)])
-    if at(_scan.LEFT) & 1:
-        fields["number_of_frames"] = _read_odd("number_of_frames", head, workspace.tolist())
-    return fields
-
-
-def _number_fields(head: bytes, workspace: np.ndarray, numbers: np.ndarray) -> dict[str, object]:
-    """The other fields that are numbers: geometry, rescaling, acquisition."""
-    values = [None if value != value else value for value in numbers.tolist()]
-    (_, instance, series, x, y, z, *cosines, between_rows, between_columns) = values[:14]
-    fields: dict[str, object] = {
-        "instance_number": None if instance is None else int(instance),
-        "series_number": None if series is None else int(series),
-        "image_position_patient": None if z is None else (x, y, z),
-        "image_orientation_patient": None if cosines[5] is None else tuple(cosines),
-        "pixel_spacing": None if between_columns is None else (between_rows, between_columns),
-        "window_center": None if values[-2] is None else (values[-2],),
-        "window_width": None if values[-1] is None else (values[-1],),
-    }
-    fields.update(zip(_SINGLES, values[14:-2], strict=True))
-    if workspace.item(_scan.LEFT) > 1:
-        places = workspace.tolist()
-        for index, field in enumerate(_scan.STRINGS):
-            if index and places[_scan.LEFT] >> index & 1:
-                fields[field] = _read_odd(field, head, places)
-    spacing = fields["pixel_spacing"]
-    if spacing is not None and min(spacing) <= 0:  # type: ignore[call-overload]
-        fields["pixel_spacing"] = None
-    return fields
-
-
-def _text_fields(head: bytes, workspace: np.ndarray, numbers: np.ndarray) -> dict[str, object]:
-    """The other fields that are texts."""
-    at = workspace.item
-    # An absent value has length 0
-    return {field: _text(head[(start := at(span)) : start + at(span + 1)]) for field, span in _TEXT_SPANS}
-
-
-_PARTS = (
-    (_IMAGE, _image_fields),
-    (frozenset(_scan.STRINGS) - _IMAGE, _number_fields),
-    (frozenset(field for field, _ in _TEXT_SPANS), _text_fields),
-)
-
-
-def _read_odd(field: str, head: bytes, places: list[int]) -> object:
-    """A number that the walk left to Python."""
-    tag, kind, count = _scan.STRINGS[field]
-    span = _scan.span_of(tag)
-    return _odd_number(head[places[span] : places[span] + places[span + 1]], kind, count)
 
 
 def _offset_table(head: bytes, workspace: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
@@ -416,7 +361,7 @@ def _offset_table(head: bytes, workspace: np.ndarray) -> tuple[np.ndarray, np.nd
     halves = []
     for span in _TABLE_SPANS:
         offset, length = workspace[span : span + 2].tolist()
-        if offset < 0 or length % 8 or length == 0 or length == _scan.UNDEFINED:
+        if offset < 0 or length % 8 or length == 0:
             return None
         halves.append(np.frombuffer(head[offset : offset + length], dtype="<u8"))
     return (halves[0], halves[1]) if halves[0].size == halves[1].size else None
@@ -424,11 +369,21 @@ def _offset_table(head: bytes, workspace: np.ndarray) -> tuple[np.ndarray, np.nd
 
 def _inflate(name: str, source: np.ndarray, start: int) -> np.ndarray:
     """The data set of a deflated file (PS3.5 section A.5: raw deflate after the file meta)."""
+    most = min(MAX_INFLATED_BYTES, max(MIN_INFLATED_BYTES, MAX_INFLATED_PER_BYTE * source.size))
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    plain, rest = bytearray(), source[start:].tobytes()
     try:
-        plain = inflater.decompress(source[start:].data, _MAX_INFLATED)
+        while rest and not inflater.eof and len(plain) <= most:
+            plain += inflater.decompress(rest, _INFLATED_AT_ONCE)
+            rest = inflater.unconsumed_tail
     except zlib.error as error:
         raise DicomError(f"{name}: found {error} at offset {start}, expected a deflated data set") from error
+    except MemoryError as error:
+        raise DicomError(f"{name}: found no memory to inflate {source.size} bytes, expected fewer") from error
+    if len(plain) > most:
+        raise DicomError(
+            f"{name}: found a deflated data set of more than {most} bytes in a file of {source.size}, expected fewer"
+        )
     if not inflater.eof:
         raise DicomError(f"{name}: found an unfinished deflate stream at offset {start}, expected its end")
-    return np.frombuffer(plain, dtype=np.uint8).copy()
+    return np.frombuffer(plain, dtype=np.uint8)

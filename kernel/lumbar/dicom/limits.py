@@ -9,8 +9,12 @@ from __future__ import annotations
 
 from lumbar.errors import DicomError
 
-MAX_FILE_BYTES = 1 << 31  # the largest enhanced MR and CT objects have about 1 GB
-MAX_INFLATED_BYTES = 1 << 28  # of a deflated data set: some hundred slices of 512 x 512, and an honest one is one
+MAX_FILE_BYTES = 1 << 29  # of one file; the largest multi-frame series of a spine have some 300 MB
+MAX_INFLATED_BYTES = 1 << 29  # of a deflated data set
+MAX_INFLATED_PER_BYTE = 16  # for each byte of the file: MR deflates to a half, an empty image to a thousandth
+MIN_INFLATED_BYTES = 1 << 24  # that much is granted to a file of any size
+MAX_RECOVERED_BYTES = 1 << 26  # of a file in which malformed elements are recovered from
+MAX_GROUP_ELEMENTS = 1 << 18  # elements in the functional groups of one file
 
 MAX_FRAME_PIXELS = 48 << 20  # the largest mammograms have 30 million; a series' volume needs 8 bytes for each
 MAX_FRAMES = 1 << 14  # encapsulated: 100 volumes of 160 slices, or four minutes of 60 images a second
@@ -39,9 +43,7 @@ MIN_TILE_BYTES = 14  # of one tile-part's header
 MAX_TILE_PARTS = 1 << 14
 MAX_LAYERS = 256  # Kakadu's largest profiles have 50
 FEW_PACKETS = 1 << 20  # in files of any size; an empty packet takes one byte, so more need as many bytes
-MAX_POSITIONS = (
-    1 << 24
-)  # in all frames: steps of the walk over precincts by position, which visits many places for each packet
+MAX_POSITIONS = 1 << 24  # in all frames: steps of the walk over precincts by position, many for each packet
 TILE_BYTES = 8192  # OpenJPEG's record of one tile
 CODE_BLOCK_BYTES = 700  # its record of one code-block, with the ten segments that it makes room for at once
 CODE_BLOCK_BYTES_SEGMENTED = 5600  # where every coding pass may be a segment of its own

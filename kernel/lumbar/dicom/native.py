@@ -75,7 +75,7 @@ def clear_unused_bits(pixels: np.ndarray, header: Header) -> np.ndarray:
     """Pixels whose bits above BitsStored are zero, or copies of the sign; the same array where they were already."""
     dtype = pixels.dtype
     shift = 8 * dtype.itemsize - header.stored_bits
-    if shift <= 0 or header.bits_allocated == 1:
+    if shift <= 0 or header.bits_allocated == 1 or dtype.kind == "f":
         return pixels
     flags = pixels.flags
     if dtype.isnative and flags.c_contiguous and flags.aligned:

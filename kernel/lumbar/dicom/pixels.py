@@ -177,6 +177,8 @@ def _in_little_endian(file: File) -> File:
 def _decode_encapsulated(file: File, problems: list[str]) -> np.ndarray:
     header = file.header
     syntax = header.transfer_syntax_uid
+    if header.pixel_data != "PixelData":
+        raise DicomError(f"{header.path}: found {header.pixel_data} in {syntax_name(syntax)}, expected PixelData")
     module = codec(syntax)
     if module is not None and syntax == RLE and (usual := direct.find_usual(file)) is not None:
         fragment = only_fragment(file.source, usual.start)
@@ -189,9 +191,8 @@ def _decode_encapsulated(file: File, problems: list[str]) -> np.ndarray:
     content = identify(first_fragment(file), header) if module is None else None
     if module is None and content is None and syntax not in native.TRANSFER_SYNTAXES:
         return fallback.decode(file, f"transfer syntax {syntax_name(syntax)}")
-    if header.bits_allocated == 1 or file.pixels_vr in ("OF", "OD"):
-        found = f"compressed pixels of {header.bits_allocated} bit(s), VR {file.pixels_vr or 'not given'}"
-        raise DicomError(f"{header.path}: found {found}, expected integers of 8, 16 or 32 bits")
+    if header.bits_allocated == 1:
+        raise DicomError(f"{header.path}: found compressed pixels of 1 bit(s), expected 8, 16 or 32")
     n_frames = max(1, header.number_of_frames or 1)
     check = header.path, header.frame_shape, header.pixel_dtype.itemsize, n_frames, file.source.size
     check_image(*check, 0)

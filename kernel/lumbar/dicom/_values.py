@@ -1,0 +1,151 @@
+"""Values of elements in Python: texts in their character set, and numbers in whatever form they were written."""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+import threading
+import warnings
+from functools import lru_cache
+
+PYDICOM_LOCK = threading.Lock()  # held around what of pydicom warns: catch_warnings is not safe among threads
+
+_ESCAPES = re.compile(r"\x1b(?:\$[()]?|[-(),])[@-Z]")
+_NUMBER = re.compile(rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+_PADDING = b" \0\t\r\n"
+_BINARY = {
+    "FD": "d",
+    "OD": "d",
+    "FL": "f",
+    "OF": "f",
+    "US": "H",
+    "OW": "H",
+    "SS": "h",
+    "UL": "I",
+    "OL": "I",
+    "SL": "i",
+    "UV": "Q",
+    "OV": "Q",
+    "SV": "q",
+}
+_MAX_VALUES = 64  # of one element; no field of a header has more
+_MAX_TEXT = 1 << 10  # bytes; the longest text of a header is an LO or a UID of 64 characters
+_MAX_INTEGER = 1 << 53
+
+
+def vr_text(letters: int) -> str:
+    """``"DS"`` from the number that the walk makes of a VR; empty in implicit encoding."""
+    return chr(letters >> 8) + chr(letters & 255) if letters else ""
+
+
+@lru_cache(maxsize=1024)
+def text_of(raw: bytes, character_set: bytes = b"") -> str | None:
+    """Text of a value without control characters; ``None`` where none is left.
+
+    ``character_set`` is the value of SpecificCharacterSet. Where it says nothing, UTF-8 is tried before ISO 8859-1.
+    The same few texts come again with every slice of a series.
+    """
+    stripped = raw[:_MAX_TEXT].strip(_PADDING)
+    if not stripped:
+        return None
+    if stripped.isascii() and b"\x1b" not in stripped:
+        text = stripped.decode("ascii")
+    else:
+        text = _decoded(stripped, character_set)
+    if "\x1b" in text:  # the codec of some character sets leaves their escape sequences (PS3.3 section C.12.1.1.2)
+        text = _ESCAPES.sub("", text)
+    if not text.isprintable():  # also the marks that turn the direction of a line, and halves of surrogates
+        text = "".join([letter if letter.isprintable() else " " for letter in text])
+    return text.strip() or None
+
+
+def _decoded(raw: bytes, character_set: bytes) -> str:
+    """Text that holds more than ASCII, by pydicom's tables (PS3.3 section C.12.1.1.2)."""
+    names = _encodings(character_set)
+    if not names:
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError:
+            return raw.decode("latin-1")
+    from pydicom import charset  # here, since nearly all headers are ASCII
+
+    with PYDICOM_LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return str(charset.decode_bytes(raw, charset.convert_encodings(names), {0x5C, 0x0D, 0x0A, 0x09, 0x0C}))
+        except (UnicodeError, LookupError, ValueError):
+            return raw.decode("latin-1")
+
+
+def _encodings(character_set: bytes) -> list[str]:
+    """The defined terms in ``character_set``, usual misspellings corrected; empty where none is known."""
+    if not character_set.strip(_PADDING + b"\\"):
+        return []
+    from pydicom.charset import python_encoding
+
+    names = []
+    for part in character_set[:_MAX_TEXT].split(b"\\"):
+        name = part.strip(_PADDING).decode("latin-1").upper()
+        name = re.sub(r"^ISO[ _-]?IR[ _-]*(\d+)$", r"ISO_IR \1", name)
+        name = re.sub(r"^ISO[ _-]?2022[ _-]?IR[ _-]*(\d+)$", r"ISO 2022 IR \1", name)
+        name = {"UTF-8": "ISO_IR 192", "UTF8": "ISO_IR 192", "ISO-8859-1": "ISO_IR 100"}.get(name, name)
+        if name in python_encoding:
+            names.append(name)
+        elif not names:
+            names.append("")  # the first is what the others extend: ASCII, where it is unknown
+    return names if any(names) else []
+
+
+@lru_cache(maxsize=64)
+def uid_of(raw: bytes) -> str:
+    """A UID: what stands before the first NUL or line break, without blanks; empty where there is nothing."""
+    return text_of(re.split(rb"[\0\r\n]", raw[:_MAX_TEXT].lstrip(_PADDING), maxsplit=1)[0]) or ""
+
+
+def numbers_of(raw: bytes, vr: str, is_big: bool, count: int) -> tuple[float, ...] | None:
+    """The numbers of a value as its VR says, ``None`` where there are none or one is not finite.
+
+    ``count`` is how many are asked for (0: any number): where several are, an only separator may be a comma.
+    """
+    letter = _BINARY.get(vr)
+    if letter is None:
+        return _decimals(raw, count)
+    size = struct.calcsize(letter)
+    number = min(len(raw) // size, _MAX_VALUES)
+    values = struct.unpack_from(f"{'>' if is_big else '<'}{number}{letter}", raw)
+    return tuple(map(float, values)) if values and all(map(math.isfinite, values)) else None
+
+
+def _decimals(raw: bytes, count: int) -> tuple[float, ...] | None:
+    """Numbers written as text; decimal commas count as points."""
+    parts = raw[: 64 * _MAX_TEXT].strip(_PADDING).split(b"\\", _MAX_VALUES)
+    while len(parts) > 1 and not parts[-1].strip(_PADDING):  # a separator behind the last one
+        parts.pop()
+    is_list = b"." in raw or count > 2  # "0,5" alone is a half
+    if len(parts) == 1 and count > 1 and is_list and raw.count(b",") == count - 1:
+        parts = parts[0].split(b",")
+    values = []
+    for part in parts:
+        part = part.strip(_PADDING)
+        if b"," in part:
+            if part.count(b",") > 1 or b"." in part:
+                return None
+            part = part.replace(b",", b".")
+        if not _NUMBER.fullmatch(part):
+            return None
+        values.append(float(part))
+    return tuple(values) if all(map(math.isfinite, values)) else None
+
+
+def number_of(raw: bytes, vr: str, is_big: bool, is_integer: bool, count: int) -> int | float | tuple | None:
+    """A field's value: one number (``count`` 1), a fixed number of them, or any (0)."""
+    values = numbers_of(raw, vr, is_big, count)
+    if values is None:
+        # The first of several may still be good
+        values = numbers_of(raw.split(b"\\", 1)[0], vr, is_big, 1) if count == 1 and vr not in _BINARY else None
+    if values is None or (count > 1 and len(values) != count):
+        return None
+    if is_integer:
+        return int(values[0]) if abs(values[0]) <= _MAX_INTEGER else None
+    return values[0] if count == 1 else values
