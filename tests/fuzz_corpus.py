@@ -3,6 +3,7 @@
 import warnings
 from io import BytesIO
 
+import cv2
 import imagecodecs
 import numpy as np
 import pydicom
@@ -147,11 +148,59 @@ def _jpeg2000(grey, colour):
     yield "htj2k", dicom_file(syntax(201), [data], SHAPE)
 
 
+def _frames(grey, colour):
+    """Several frames of each syntax, gray and colour."""
+    upside_down = colour[::-1].copy()
+    yield (
+        "rle colour frames",
+        dicom_file(RLE, [rle(colour), rle(upside_down)], colour.shape, allocated=8, table="split"),
+    )
+    data = [jpeg_ls_twin.encode(image, 8, interleave=2)[0] for image in (colour, upside_down)]
+    yield "jpeg-ls colour frames", dicom_file(syntax(80), data, colour.shape, allocated=8)
+    data = [imagecodecs.jpeg_encode(image, level=90) for image in (colour, upside_down, colour)]
+    yield (
+        "baseline colour frames",
+        dicom_file(syntax(50), data, colour.shape, allocated=8, photometric="YBR_FULL_422", table="empty"),
+    )
+    data = [jpeg_dct_twin.encode(image, 12) for image in (grey, grey[::-1].copy())]
+    yield "extended frames", dicom_file(syntax(51), data, SHAPE, stored=12, table="extended")
+    data = [imagecodecs.jpeg2k_encode(image, codecformat="j2k", level=0) for image in (colour, upside_down)]
+    yield "jpeg2000 colour frames", dicom_file(syntax(90), data, colour.shape, allocated=8, photometric="YBR_RCT")
+
+
+def lying(content, uid):
+    """A file whose file meta says another transfer syntax, of as many characters or fewer."""
+    at = content.index(b"\x02\0\x10\0UI")
+    length = int.from_bytes(content[at + 6 : at + 8], "little")
+    return content[: at + 8] + uid.encode().ljust(length, b"\0") + content[at + 8 + length :]
+
+
+def _lies(grey, colour):
+    """Transfer syntaxes that are not those of the pixels."""
+    small = noisy_image(SHAPE, 8)
+    data = dicom_file(syntax(50), [imagecodecs.jpeg_encode(small, level=90)], SHAPE, allocated=8)
+    yield "baseline as lossless", lying(data, syntax(70))
+    progressive = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
+    yield "progressive as baseline", dicom_file(syntax(50), [progressive], SHAPE, allocated=8)
+    yield "predictor 6 as SV1", dicom_file(syntax(70), [lossless(grey, 6, 12)], SHAPE, stored=12)
+    yield "jpeg-ls as baseline", dicom_file(syntax(50), [jpeg_ls_twin.encode(grey, 12)[0]], SHAPE, stored=12)
+    jp2 = imagecodecs.jpeg2k_encode(grey, codecformat="jp2", bitspersample=12, level=0, reversible=True)
+    yield "jp2 as rle", lying(dicom_file(syntax(90), [jp2], SHAPE, stored=12), RLE)
+    yield "rle as jpeg2000", dicom_file(syntax(90), [rle(grey)], SHAPE, stored=12)
+    yield "lossless as native", lying(dicom_file(syntax(70), [lossless(grey, 1, 12)], SHAPE, stored=12), EXPLICIT)
+    yield "native in items", lying(dicom_file(RLE, [grey.tobytes()] * 2, SHAPE, stored=12), EXPLICIT)
+    # The longer name first, so that the shorter one fits into its place
+    native = dicom_file(EXPLICIT, [grey.tobytes()], SHAPE, stored=12)
+    at = native.index(b"\x02\0\x10\0UI") + 6
+    longer = (22).to_bytes(2, "little") + syntax(90).encode()
+    yield "native as jpeg2000", native[:at] + longer + native[at + 2 + len(EXPLICIT) + 1 :]
+
+
 def seeds():
     """Name -> bytes of each file."""
     grey, colour = noisy_image(SHAPE, 12), noisy_image((*SHAPE, 3), 8)
     out = {}
-    for family in (_native, _rle, _lossless, _jpeg_ls, _dct, _jpeg2000):
+    for family in (_native, _rle, _lossless, _jpeg_ls, _dct, _jpeg2000, _frames, _lies):
         out.update(family(grey, colour))
     bare = out["implicit"]
     out.update(fuzz_header.seeds())

@@ -29,11 +29,13 @@ def main(folder, first, last, seed):
             progress[:] = (WARMING + i).to_bytes(8, "little")
             target.write_bytes(content)
             fuzz_mutate.verdict(target)
-        fuzz_mutate.limit_memory(8 << 30)
+        fuzz_mutate.limit_memory(fuzz_mutate.MAX_CASE_BYTES)
         for index in range(first, last):
             target.write_bytes(fuzz_mutate.case(files, index, seed))
             progress[:] = (index + 1).to_bytes(8, "little")
-            result = fuzz_mutate.verdict(target)
+            result, n_bytes = fuzz_mutate.peak_memory(fuzz_mutate.verdict, target)
+            if n_bytes > fuzz_mutate.MAX_CASE_BYTES:
+                result = f"{n_bytes} bytes of memory"
             counts[f"{index % len(files)}/{result}" if result in ("pixels", "refused") else "wrong"] += 1
             if result not in ("pixels", "refused"):
                 print(json.dumps({"case": index, "verdict": result}), file=report, flush=True)

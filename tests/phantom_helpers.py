@@ -18,9 +18,7 @@ def built(index: int, variant: str = "ordinary") -> tuple[Case, volume.Volume]:
 
 
 def label_at(body: volume.Volume, point: np.ndarray) -> int:
-    return int(
-        volume.label_at(*point, body.fine, body.fine_origin, body.fine_z, body.coarse, body.coarse_origin)
-    )
+    return int(volume.label_at(*point, body.fine, body.fine_origin, body.fine_z, body.coarse, body.coarse_origin))
 
 
 class BlankPainter:

@@ -24,8 +24,19 @@ from lumbar.dicom import read_slice
 
 N_CASES = int(os.environ.get("LUMBAR_FUZZ_CASES", "24000"))
 SEED = int(os.environ.get("LUMBAR_FUZZ_SEED", "0"))
-START_SECONDS, CASE_SECONDS = 600, 20  # to compile one syntax; for one image of at most 64 x 64, on a busy machine
+START_SECONDS = 600  # to compile one syntax
+CASE_SECONDS = 5  # of the processor, since others may be at work on this machine
+STILL_SECONDS = 60  # on the clock, for a child that waits for something
 TESTS = Path(__file__).parents[1]
+
+
+def processor_seconds(pid):
+    """Time that the processor has spent on a child; 0 where the system does not say."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def run_children(folder, last, seed, **environment):
@@ -43,13 +54,16 @@ def run_children(folder, last, seed, **environment):
                 stdout=errors,
                 env={**os.environ, "PYTHONPATH": path, "OPENCV_LOG_LEVEL": "SILENT", **environment},
             )
-            at, since = 0, time.monotonic()
+            at, since, spent = 0, time.monotonic(), 0.0
             while child.poll() is None:
                 time.sleep(0.05)
                 now_at = int.from_bytes(progress.read_bytes(), "little")
+                is_case = 0 < at < WARMING
                 if now_at != at:
-                    at, since = now_at, time.monotonic()
-                elif time.monotonic() - since > (CASE_SECONDS if 0 < at < WARMING else START_SECONDS):
+                    at, since, spent = now_at, time.monotonic(), processor_seconds(child.pid)
+                elif time.monotonic() - since > (STILL_SECONDS if is_case else START_SECONDS) or (
+                    is_case and processor_seconds(child.pid) - spent > CASE_SECONDS
+                ):
                     child.kill()
                     child.wait()
                     break
@@ -121,25 +135,31 @@ def test_no_index_leaves_its_array_in_a_run_with_bounds_checking(corpus, tmp_pat
     assert wrong == []
 
 
-def test_the_parent_sees_a_hang_and_a_crash(tmp_path, monkeypatch, corpus):
+def test_a_hang_a_crash_and_too_much_memory_are_seen(tmp_path, monkeypatch, corpus):
     worker = (TESTS / "fuzz_worker.py").read_text()
     broken = worker.replace(
-        "            result = fuzz_mutate.verdict(target)\n",
+        "            result, n_bytes = fuzz_mutate.peak_memory(fuzz_mutate.verdict, target)\n",
         "            if index == 1: import os; os.abort()\n"
         "            while index == 3: pass\n"
+        "            if index == 4: import time; time.sleep(100)\n"
+        "            if index == 5: fuzz_mutate.MAX_CASE_BYTES = 1 << 26\n"
+        "            _, n_bytes = fuzz_mutate.peak_memory(lambda: b'x' * (1 << 27 if index == 5 else 1))\n"
         "            result = 'pixels'\n",
     ).replace("            fuzz_mutate.verdict(target)\n        fuzz", "            assert target\n        fuzz")
     assert broken != worker
     (tmp_path / "fuzz_worker.py").write_text(broken)
     monkeypatch.setattr(sys.modules[__name__], "TESTS", tmp_path)
     monkeypatch.setattr(sys.modules[__name__], "CASE_SECONDS", 1)
+    monkeypatch.setattr(sys.modules[__name__], "STILL_SECONDS", 4)
     monkeypatch.syspath_prepend(str(Path(fuzz_mutate.__file__).parent))
     (tmp_path / "seeds.pickle").write_bytes(pickle.dumps({"one": corpus["explicit"]}))
-    counts, wrong = run_children(tmp_path, 6, 0)
-    assert [found["case"] for found in wrong] == [1, 3]
+    counts, wrong = run_children(tmp_path, 7, 0)
+    assert [found["case"] for found in wrong] == [1, 3, 4, 5]
     assert "-6" in wrong[0]["verdict"]
     assert "-9" in wrong[1]["verdict"]
-    assert counts["0/pixels"] == 2
+    assert "-9" in wrong[2]["verdict"]
+    assert "bytes of memory" in wrong[3]["verdict"]
+    assert counts == {"0/pixels": 1, "wrong": 1}
 
 
 def test_a_seed_is_read_like_any_file(corpus, tmp_path):

@@ -259,9 +259,7 @@ def test_images_that_end_at_the_last_disc_are_doubted(is_transposed):
     _, row, _ = stack.to_voxel(np.array(LEVELS_MM["l5_s1"]))
     short = replace(stack, volume=stack.volume[:, : int(row) + 5])  # 5 × 2.2 mm
     if is_transposed:
-        short = replace(
-            short, volume=short.volume.transpose(0, 2, 1), row_mm=short.column_mm, column_mm=short.row_mm
-        )
+        short = replace(short, volume=short.volume.transpose(0, 2, 1), row_mm=short.column_mm, column_mm=short.row_mm)
     study.series[SAGITTAL_T2] = [short]
     item = heat_of(study, SAGITTAL_T2, 0)
     found = Localisation()

@@ -27,7 +27,8 @@ def unpainted(monkeypatch):
 def _digest(root: Path) -> dict[str, str]:
     return {
         str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in sorted(root.rglob("*")) if p.is_file()
+        for p in sorted(root.rglob("*"))
+        if p.is_file()
     }
 
 
@@ -56,8 +57,15 @@ def test_a_real_study_is_the_same_on_any_number_of_workers(tmp_path):
         sac = truth[(truth.series_id == int(path.stem)) & (truth.condition == labels.SPINAL)]
         place = {int(n): k for k, n in enumerate(stored["instance_numbers"])}
         hits = [
-            (stored["masks"][place[r.instance_number], round(r.y_px) - 3 : round(r.y_px) + 4,
-                             round(r.x_px) - 3 : round(r.x_px) + 4] == 3).any() for r in sac.itertuples()
+            (
+                stored["masks"][
+                    place[r.instance_number],
+                    round(r.y_px) - 3 : round(r.y_px) + 4,
+                    round(r.x_px) - 3 : round(r.x_px) + 4,
+                ]
+                == 3
+            ).any()
+            for r in sac.itertuples()
         ]
         assert np.mean(hits or [1]) > 0.7
     pixels = np.concatenate([d.pixel_array.ravel()[::50] for ds in images.values() for d in ds])
@@ -105,8 +113,11 @@ def test_truth_pixels_and_millimetres_agree(tmp_path, unpainted):
         d = pydicom.dcmread(path, stop_before_pixels=True)
         iop = np.array(d.ImageOrientationPatient, float)
         between_rows, between_columns = map(float, d.PixelSpacing)
-        point = np.array(d.ImagePositionPatient, float) + iop[:3] * between_columns * row.x_px \
+        point = (
+            np.array(d.ImagePositionPatient, float)
+            + iop[:3] * between_columns * row.x_px
             + iop[3:] * between_rows * row.y_px
+        )
         off = np.array([row.x_mm, row.y_mm, row.z_mm]) - point
         normal = np.cross(iop[:3], iop[3:])
         assert np.linalg.norm(off - normal * (off @ normal)) < 0.01  # only the distance from the slice is left
@@ -122,8 +133,15 @@ def test_files_are_as_the_real_ones(tmp_path, unpainted):
         for d in slices:
             assert d.file_meta.TransferSyntaxUID == pydicom.uid.RLELossless
             assert (d.BitsAllocated, d.BitsStored, d.PixelRepresentation) == (16, 12, 0)
-            for absent in ("Modality", "Manufacturer", "RescaleSlope", "SOPClassUID", "PatientName", "PatientID",
-                           "PatientBirthDate"):
+            for absent in (
+                "Modality",
+                "Manufacturer",
+                "RescaleSlope",
+                "SOPClassUID",
+                "PatientName",
+                "PatientID",
+                "PatientBirthDate",
+            ):
                 assert absent not in d
             assert d.SeriesInstanceUID == f"{series}.1.1"
         np.testing.assert_array_equal(slices[0].pixel_array, BlankPainter().slice(_Shape(slices[0]), None))

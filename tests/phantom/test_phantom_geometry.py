@@ -126,10 +126,31 @@ def test_every_structure_is_drawn():
     _, body = built(0)
     present = set(np.unique(body.fine)) | set(np.unique(body.coarse))
     named = {
-        ts.AIR, ts.SKIN, ts.FAT, ts.MUSCLE, ts.LIGAMENT, ts.CORTEX, ts.CSF, ts.ROOT, ts.CORD, ts.EPIDURAL_FAT,
-        ts.FLAVUM, ts.ARTERY, ts.VEIN, ts.VISCERAL_FAT, ts.BOWEL_WALL, ts.GAS, ts.KIDNEY, ts.LIVER, ts.JOINT,
-        ts.BASIVERTEBRAL, ts.ANNULUS, ts.POSTERIOR_MARROW, ts.INTERSPINOUS,
-        *(ts.NUCLEUS + j for j in an.LEVEL_DISCS), *(ts.MARROW + i for i in range(4, 12)),
+        ts.AIR,
+        ts.SKIN,
+        ts.FAT,
+        ts.MUSCLE,
+        ts.LIGAMENT,
+        ts.CORTEX,
+        ts.CSF,
+        ts.ROOT,
+        ts.CORD,
+        ts.EPIDURAL_FAT,
+        ts.FLAVUM,
+        ts.ARTERY,
+        ts.VEIN,
+        ts.VISCERAL_FAT,
+        ts.BOWEL_WALL,
+        ts.GAS,
+        ts.KIDNEY,
+        ts.LIVER,
+        ts.JOINT,
+        ts.BASIVERTEBRAL,
+        ts.ANNULUS,
+        ts.POSTERIOR_MARROW,
+        ts.INTERSPINOUS,
+        *(ts.NUCLEUS + j for j in an.LEVEL_DISCS),
+        *(ts.MARROW + i for i in range(4, 12)),
     }
     assert named <= present
 

@@ -19,7 +19,7 @@ from lumbar_publish.names import Layout
 from publish.kaggle_server import KEY, USER, KaggleServer, run_output
 
 # Answers as `python -m lumbar predict` does (files, exit status), in no time; sealing and rehearsal need no more.
-KERNEL_MAIN = '''
+KERNEL_MAIN = """
 import csv, json, os, pathlib, socket, sys, time
 
 
@@ -41,7 +41,7 @@ def main(argv):
         pathlib.Path(options["--record"]).write_text(json.dumps({"studies": rows, "devices": ["cpu"], **notes}))
     exec(os.environ.get("TEST_KERNEL_DOES", ""))
     return 0
-'''
+"""
 
 
 def tiny_weights(folder: Path, stages: tuple[str, ...] = STAGES) -> list[dict]:

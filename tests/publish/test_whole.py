@@ -54,9 +54,7 @@ def test_dry_run_of_two_studies(root: Path, sample: Path, capsys: pytest.Capture
 
 
 @pytest.mark.slow
-def test_weights_that_lack_a_stage_are_sealed_by_force_after_each_network_was_tried(
-    root: Path, tmp_path: Path
-) -> None:
+def test_weights_that_lack_a_stage_are_sealed_by_force_after_each_network_was_tried(root: Path, tmp_path: Path) -> None:
     place = tmp_path / "repository"
     shutil.copytree(root, place, ignore=shutil.ignore_patterns("dist"))
     lock = place / "weights_manifest.json"

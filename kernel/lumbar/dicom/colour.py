@@ -8,6 +8,7 @@ from lumbar.dicom.header import Header
 from lumbar.dicom.jpeg_markers import MarkerReader
 from lumbar.errors import DicomError
 
+_SAMPLES_AT_ONCE = 1 << 20  # of those converted: as float32 they take 16 bytes each on the way
 _RGB_IDENTIFIERS = ([82, 71, 66], [114, 103, 98])
 # PS3.3 C.7.6.3.1.2, rows Y, B, R; columns R, G, B
 _YBR_TO_RGB = np.array(
@@ -33,7 +34,7 @@ def is_ybr(header: Header, reader: MarkerReader | None) -> bool:
 
 
 def to_rgb(pixels: np.ndarray, header: Header, reader: MarkerReader | None) -> np.ndarray:
-    """Return ``pixels`` (rows, columns, 3) as RGB where they are YBR_FULL, else unchanged.
+    """Return ``pixels`` (..., rows, columns, 3) as RGB where they are YBR_FULL, else unchanged.
 
     Raises
     ------
@@ -45,7 +46,12 @@ def to_rgb(pixels: np.ndarray, header: Header, reader: MarkerReader | None) -> n
     if pixels.dtype != np.uint8:
         photometric = header.photometric_interpretation
         raise DicomError(f"{header.path}: found {photometric} samples of type {pixels.dtype}, expected uint8")
-    values = pixels.astype(np.float32)
-    values -= np.array([0, 128, 128], np.float32)
-    values = np.matmul(values, _YBR_TO_RGB)
-    return np.clip(np.floor(values + np.float32(0.5)), 0, 255).astype(np.uint8)
+    rgb = np.empty(pixels.shape, np.uint8)
+    lines, converted = pixels.reshape(-1, *pixels.shape[-2:]), rgb.reshape(-1, *pixels.shape[-2:])
+    step = max(1, _SAMPLES_AT_ONCE // (3 * pixels.shape[-2]))
+    for start in range(0, len(lines), step):
+        values = lines[start : start + step].astype(np.float32)
+        values -= np.array([0, 128, 128], np.float32)
+        values = np.matmul(values, _YBR_TO_RGB)
+        converted[start : start + step] = np.clip(np.floor(values + np.float32(0.5)), 0, 255)
+    return rgb

@@ -16,7 +16,9 @@ from lumbar.dicom._rescale import DONE, ODD, rescale
 from lumbar.dicom._scratch import scratch
 from lumbar.dicom.frames import only_fragment
 from lumbar.dicom.header import EXPLICIT_LITTLE, IMPLICIT_LITTLE, File, Header, read_bytes
+from lumbar.dicom.limits import MAX_FRAME_PIXELS
 from lumbar.dicom.rle import PAD, unpack_words
+from lumbar.errors import DicomError
 
 NATIVE, RLE, JPEG = "native", "RLE", "JPEG Lossless"
 _KINDS = {
@@ -45,8 +47,15 @@ class Usual:
         """Read the file into ``out`` (rows, columns) float32, in rescaled units; ``False``: it is none of the usual.
 
         Raises:
-            DicomError: it cannot be read, or is damaged.
+            DicomError: it cannot be read, is damaged, or needs more memory than there is.
         """
+        try:
+            return self._fill(out, slope, intercept)
+        except MemoryError as error:
+            path, shape = self.header.path, self.header.frame_shape
+            raise DicomError(f"{path}: found no memory for {shape} pixels, expected less to need") from error
+
+    def _fill(self, out: np.ndarray, slope: float, intercept: float) -> bool:
         source, start, n = read_bytes(self.header.path, self.size), self.start, self.n_pixels
         flat = out.reshape(-1)
         if self.kind == NATIVE:
@@ -61,7 +70,11 @@ class Usual:
             planes, words = scratch(2 * (n + PAD)).reshape(2, n + PAD), scratch(2 * n, "pixels").view(np.uint16)
             return rescale_rle(fragment, planes, words, self.mask, self.sign, slope, intercept, flat) == DONE
         from lumbar.dicom import jpeg_lossless  # here, since others need not wait for it
+        from lumbar.dicom.codestream import identify
 
+        content = identify(fragment, self.header)
+        if content is not None and self.header.transfer_syntax_uid not in content.syntaxes:
+            return False  # another process than announced: the general way decodes it and says so
         return jpeg_lossless.fill(fragment, self.header, self.mask, self.sign, slope, intercept, flat)
 
 
@@ -83,6 +96,8 @@ def find_usual(file: File) -> Usual | None:
         return None
     n_pixels = (header.rows or 0) * (header.columns or 0)
     size = max(file.size, file.source.size)
+    if n_pixels > MAX_FRAME_PIXELS:
+        return None
     if not 0 < 2 * n_pixels <= (min(length, size - start) if kind == NATIVE else _MAX_EXPANSION * size):
         return None
     sign = 1 << (stored - 1) if header.pixel_representation == 1 else 0

@@ -18,6 +18,7 @@ import struct
 import numpy as np
 
 from lumbar.dicom.header import File
+from lumbar.dicom.limits import max_fragments
 from lumbar.errors import DicomError
 
 _TAG_AND_LENGTH = struct.Struct("<II").unpack_from
@@ -29,10 +30,11 @@ def split_frames(file: File) -> list[np.ndarray]:
     """The encoded bytes of each frame, (n,) uint8 read-only; views where a frame is one fragment.
 
     Raises:
-        DicomError: items that pass the end of the file, or fragments that cannot be told apart into frames.
+        DicomError: items that pass the end of the file, more of them than any encoder writes for so many frames and
+            bytes, or fragments that cannot be told apart into frames.
     """
-    table, fragments = _fragments(file)
     n_frames = max(1, file.header.number_of_frames or 1)
+    table, fragments = _fragments(file, n_frames)
     if n_frames == 1:
         groups = [list(range(len(fragments)))]
     elif len(fragments) == n_frames:
@@ -68,11 +70,34 @@ def only_fragment(source: np.ndarray, start: int) -> np.ndarray | None:
     return fragment
 
 
-def _fragments(file: File) -> tuple[bytes, list[tuple[int, int]]]:
+def is_item(file: File) -> bool:
+    """Whether the pixel data begin with an item, as encapsulated ones do."""
+    start = file.pixels_start
+    return start + 8 <= file.source.size and _TAG_AND_LENGTH(file.source.data, start)[0] == _ITEM
+
+
+def first_fragment(file: File) -> np.ndarray:
+    """The first fragment that is not empty, (n,) uint8; of size 0 where none of the first few items is one."""
+    source, position = file.source, file.pixels_start
+    for index in range(4):
+        if position + 8 > source.size:
+            break
+        tag, length = _TAG_AND_LENGTH(source.data, position)
+        if tag != _ITEM or length > source.size - position - 8:
+            break
+        position += 8
+        if index and length:
+            return source[position : position + length]
+        position += length
+    return source[:0]
+
+
+def _fragments(file: File, n_frames: int) -> tuple[bytes, list[tuple[int, int]]]:
     """Basic offset table, and (offset, length) of each fragment in the file."""
     source, path = file.source, file.header.path
     position = file.pixels_start
-    size = source.size
+    size = source.size if file.pixels_length < 0 else min(source.size, position + file.pixels_length)
+    most = max_fragments(n_frames, size)
     items: list[tuple[int, int]] = []
     while position + 8 <= size:
         tag, length = _TAG_AND_LENGTH(source.data, position)
@@ -86,6 +111,11 @@ def _fragments(file: File) -> tuple[bytes, list[tuple[int, int]]]:
                 f"{path}: found a fragment of {length} bytes at offset {position}, expected at most "
                 f"{size - position - 8} (the file's end)"
             )
+        if len(items) > most:
+            raise DicomError(
+                f"{path}: found more than {most} fragments up to offset {position}, expected at most so many for "
+                f"{n_frames} frame(s) in {size} bytes"
+            )
         items.append((position + 8, length))
         position += 8 + length
     if len(items) < 2:
@@ -98,11 +128,13 @@ def _group(file: File, table: bytes, fragments: list[tuple[int, int]], n_frames:
     """Indices of each frame's fragments: by the extended table, the basic table, or the end marks of JPEG."""
     origin = fragments[0][0] - 8
     index_of = {start - 8 - origin: index for index, (start, _) in enumerate(fragments)}
-    extended = file.offset_table[0].tolist() if file.offset_table is not None else []
-    for offsets in (extended, np.frombuffer(table, dtype="<u4").tolist()):
-        firsts = [index_of.get(offset, -1) for offset in offsets]
-        is_whole = len(firsts) == n_frames and firsts[0] == 0
-        if is_whole and all(a < b for a, b in itertools.pairwise(firsts)):
+    extended = file.offset_table[0] if file.offset_table is not None else np.empty(0, "<u8")
+    for offsets in (extended, np.frombuffer(table, dtype="<u4")):
+        if offsets.size != n_frames:
+            continue
+        # Offsets are looked up, never added to anything: one that is no fragment's is not used, however large
+        firsts = [index_of.get(offset, -1) for offset in offsets.tolist()]
+        if firsts[0] == 0 and all(a < b for a, b in itertools.pairwise(firsts)):
             ends = [*firsts[1:], len(fragments)]
             return [list(range(a, b)) for a, b in zip(firsts, ends, strict=True)]
     groups: list[list[int]] = [[]]

@@ -107,8 +107,11 @@ def _decode_scan(data: np.ndarray, out: np.ndarray, frame: Frame, reader: Marker
 def _lookup(table: HuffmanTable) -> np.ndarray:
     """Return 256 length + symbol for every 16 bits that begin with a code, else 0; (65536,) uint16."""
     lengths = np.repeat(np.arange(1, 17), table.counts)
-    entries = np.repeat(256 * lengths + table.values, 1 << (16 - lengths))
-    return np.concatenate([entries, np.zeros(65536 - entries.size, np.int64)]).astype(np.uint16)
+    codes = (256 * lengths + table.values).astype(np.uint16)
+    entries = np.zeros(65536, np.uint16)
+    filled = np.repeat(codes, 1 << (16 - lengths))
+    entries[: filled.size] = filled  # never more than there are: the reader checked that the lengths fit a prefix code
+    return entries
 
 
 def warm_up() -> None:

@@ -57,8 +57,11 @@ def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
     missing = set(range(samples))
     scan: Scan | None = first
     while scan is not None and missing:
+        indices = [component.index for component in scan.components]
+        if not missing.issuperset(indices):
+            raise refuse(path, scan.offset, f"a second scan of components {indices}", f"some of {sorted(missing)}")
         stop = _decode_scan(data, planes, frame, reader, scan)
-        missing -= {component.index for component in scan.components}
+        missing.difference_update(indices)
         scan = reader.next_scan(stop) if missing else None
     if missing:
         raise refuse(path, reader.position, f"no scan of component {min(missing)}", f"scans of all {samples}")

@@ -166,8 +166,9 @@ def default_thresholds(maxval: int, near: int) -> tuple[int, int, int]:
 @lru_cache(maxsize=16)
 def _quantised(maxval: int, near: int, thresholds: tuple[int, int, int]) -> np.ndarray:
     """Return the region -4..4 of each gradient -maxval..maxval (T.87 A.3.3), (2 maxval + 1,) int8."""
-    magnitude = np.arange(maxval + 1)
-    half = np.searchsorted([near + 1, *thresholds], magnitude, side="right").astype(np.int8)
+    half = np.zeros(maxval + 1, np.int8)
+    for threshold in (near + 1, *thresholds):
+        half[threshold:] += 1
     return np.concatenate([-half[:0:-1], half])
 
 

@@ -15,15 +15,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lumbar.dicom.limits import MAX_FRAME_PIXELS, MAX_SEGMENTS
 from lumbar.errors import DicomError
 
 SOI, EOI, SOS, DQT, DNL, DRI, DHT, LSE = 0xD8, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, 0xC4, 0xF8
 SOF_BASELINE, SOF_EXTENDED, SOF_LOSSLESS, SOF_JPEG_LS = 0xC0, 0xC1, 0xC3, 0xF7
 RST0, RST7 = 0xD0, 0xD7
 MAX_COMPONENTS = 4
+_FEW_FILL_BYTES = 16
 
 # SOF0-15 without DHT (C4), JPG (C8) and DAC (CC), which share the block; SOF55 is JPEG-LS.
-_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {SOF_JPEG_LS}
+FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {SOF_JPEG_LS}
 _STANDALONE = frozenset(range(RST0, RST7 + 1)) | {0x01}
 
 
@@ -142,6 +144,7 @@ class MarkerReader:
         self.applications: list[tuple[int, bytes]] = []
         self._bytes = np.ascontiguousarray(data, np.uint8).data.cast("B")
         self._position = 0
+        self._n_read = 0  # segments and tables
         if len(self._bytes) < 4 or self._bytes[0] != 0xFF or self._bytes[1] != SOI:
             found = bytes(self._bytes[:2]).hex() or "no data"
             raise refuse(path, 0, found, "ffd8 (start of image)")
@@ -171,6 +174,7 @@ class MarkerReader:
                 if self.frame is None:
                     raise refuse(self.path, offset, "end of the image", "a frame header and a scan")
                 return None
+            self._count(offset)
             if marker in _STANDALONE:
                 continue
             start, stop = self._segment(offset)
@@ -178,6 +182,12 @@ class MarkerReader:
             if marker == SOS:
                 return self._read_scan(offset, start, stop)
             self._read_segment(marker, offset, start, stop)
+
+    def _count(self, offset: int) -> None:
+        """Refuse more segments and tables than any encoder writes: reading one costs far more than its bytes."""
+        self._n_read += 1
+        if self._n_read > MAX_SEGMENTS:
+            raise refuse(self.path, offset, f"more than {MAX_SEGMENTS} marker segments and tables", "fewer")
 
     def _end_of_scan(self, position: int) -> int:
         """Return the offset of the first marker at or after ``position`` that is no restart marker or stuffed byte.
@@ -199,6 +209,9 @@ class MarkerReader:
             raise refuse(self.path, i, f"{data[i]:02x}", "ff (a marker)")
         while i < size and data[i] == 0xFF:
             i += 1
+            if i - self._position == _FEW_FILL_BYTES:  # the rest at once: there may be millions
+                others = np.frombuffer(data, np.uint8)[i:] != 0xFF
+                i += int(others.argmax()) if others.any() else others.size
         if i >= size:
             return -1, size
         if data[i] == 0:
@@ -217,7 +230,7 @@ class MarkerReader:
         return start + 2, start + length
 
     def _read_segment(self, marker: int, offset: int, start: int, stop: int) -> None:
-        if marker in _FRAME_MARKERS:
+        if marker in FRAME_MARKERS:
             self.frame = self._read_frame(marker, offset, start, stop)
         elif marker == DHT:
             self._read_huffman(start, stop)
@@ -277,6 +290,7 @@ class MarkerReader:
 
     def _read_huffman(self, start: int, stop: int) -> None:
         while start < stop:
+            self._count(start)
             if start + 17 > stop:
                 raise refuse(self.path, start, f"{stop - start} bytes of Huffman table", "17 or more")
             kind, number = self._bytes[start] >> 4, self._bytes[start] & 15
@@ -297,6 +311,7 @@ class MarkerReader:
 
     def _read_quantisation(self, start: int, stop: int) -> None:
         while start < stop:
+            self._count(start)
             wide, number = self._bytes[start] >> 4, self._bytes[start] & 15
             size = 128 if wide else 64
             if wide > 1 or number > 3 or start + 1 + size > stop:
@@ -346,10 +361,10 @@ def check_size(path: str, frame: Frame, *, rows: int, columns: int, samples: int
 def check_room(path: str, offset: int, size: int, *, n_samples: int, least: int) -> None:
     """Refuse sizes that ``size`` bytes of codestream cannot hold, before anything is allocated for them.
 
-    ``least``: bytes that the smallest codestream of that size would have. Beyond 16 M samples, 4,096 a byte are the
-    limit, which no image reaches that is not flat.
+    ``least``: bytes that the smallest codestream of that size would have. ``lumbar.dicom.limits`` has what a whole file
+    may ask for; here only the largest frame counts.
     """
-    if size < least or n_samples > max(1 << 24, 4096 * size):
+    if size < least or n_samples > MAX_COMPONENTS * MAX_FRAME_PIXELS:
         raise refuse(path, offset, f"{size} bytes for {n_samples} samples", "more bytes, or a smaller image")
 
 

@@ -1,6 +1,13 @@
-"""What a file may ask for at most: beyond these it is refused before any memory or time is spent on it."""
+"""How much a file may ask for: caps on what its header and its codestreams claim, checked before anything is made.
+
+A few bytes can claim a large image, thousands of scans or millions of fragments. Pure ratios do not tell such files
+from honest ones, since a blank slice of 4096 x 4096 pixels takes 200 bytes in JPEG 2000. So every file may need what
+an ordinary image needs (``MEMORY_FLOOR``), and more only in proportion to its size.
+"""
 
 from __future__ import annotations
+
+from lumbar.errors import DicomError
 
 MAX_FILE_BYTES = 1 << 29  # of one file; the largest multi-frame series of a spine have some 300 MB
 MAX_INFLATED_BYTES = 1 << 29  # of a deflated data set
@@ -8,3 +15,83 @@ MAX_INFLATED_PER_BYTE = 16  # for each byte of the file: MR deflates to a half, 
 MIN_INFLATED_BYTES = 1 << 24  # that much is granted to a file of any size
 MAX_RECOVERED_BYTES = 1 << 26  # of a file in which malformed elements are recovered from
 MAX_GROUP_ELEMENTS = 1 << 18  # elements in the functional groups of one file
+
+MAX_FRAME_PIXELS = 48 << 20  # the largest mammograms have 30 million; a series' volume needs 8 bytes for each
+MAX_FRAMES = 1 << 14  # encapsulated: 100 volumes of 160 slices, or four minutes of 60 images a second
+
+# Memory for decoded pixels and all that is needed on the way to them. No file below 10 MB may need more than 500 MB:
+# the file itself and copies of its bytes take the difference.
+MEMORY_FLOOR = 384 << 20
+MEMORY_PER_BYTE = 40  # cine ultrasound by JPEG reaches 30 bytes of pixels for each byte of the file
+
+# Fragments (items) of encapsulated pixel data: one for each frame, or one for each so many bytes of the file. The
+# smallest in use hold some KB; every one costs a pair of numbers.
+MIN_FRAGMENT_BYTES = 256
+FEW_FRAGMENTS = 64  # in files of any size
+MAX_FRAGMENTS = 1 << 18
+
+# JPEG: the standard's progressive scripts have 10 scans, the longest that optimisers write about 30. Each scan is a
+# pass over the whole image, even where it holds only a few bytes.
+MAX_SCANS = 64
+USUAL_SCANS = 16  # in images of any size
+MAX_SCANNED_PIXELS = 1 << 30  # for more: scans times the pixels of all frames
+MAX_SEGMENTS = 4096  # marker segments and tables before the last scan; a colour profile takes 255 at most
+
+# JPEG 2000: what a tile, a code-block and a packet cost the decoder has no relation to the bytes they take.
+MAX_TILES = 1 << 14  # 4096 x 4096 pixels in tiles of 32 x 32; several frames share what goes beyond their bytes
+MIN_TILE_BYTES = 14  # of one tile-part's header
+MAX_TILE_PARTS = 1 << 14
+MAX_LAYERS = 256  # Kakadu's largest profiles have 50
+FEW_PACKETS = 1 << 20  # in files of any size; an empty packet takes one byte, so more need as many bytes
+MAX_POSITIONS = 1 << 24  # in all frames: steps of the walk over precincts by position, many for each packet
+TILE_BYTES = 8192  # OpenJPEG's record of one tile
+CODE_BLOCK_BYTES = 700  # its record of one code-block, with the ten segments that it makes room for at once
+CODE_BLOCK_BYTES_SEGMENTED = 5600  # where every coding pass may be a segment of its own
+PRECINCT_BYTES = 400  # its record of one precinct of one resolution, with two tag trees for each of three bands
+
+
+def memory_limit(n_bytes: int) -> int:
+    """Bytes of memory that a file of ``n_bytes`` may need."""
+    return max(MEMORY_FLOOR, MEMORY_PER_BYTE * n_bytes)
+
+
+def check_memory(path: str, needed: int, n_bytes: int, what: str) -> None:
+    """Refuse a file of ``n_bytes`` bytes that needs ``needed`` bytes of memory for ``what``.
+
+    Raises:
+        DicomError: it needs more than ``memory_limit``.
+    """
+    if needed > memory_limit(n_bytes):
+        raise DicomError(
+            f"{path}: found {what} in {n_bytes} bytes, which need {needed} bytes of memory, expected at most "
+            f"{memory_limit(n_bytes)}"
+        )
+
+
+def check_image(
+    path: str, shape: tuple[int, ...], itemsize: int, n_frames: int, n_bytes: int, working_bytes: int
+) -> None:
+    """Refuse encapsulated pixels that are more than a file of ``n_bytes`` bytes may ask for.
+
+    ``shape`` is one frame's, (rows, columns) or (rows, columns, samples); ``itemsize`` the bytes of a decoded sample;
+    ``working_bytes`` what a codec needs besides for every sample of the frame at hand.
+
+    Raises:
+        DicomError: too many pixels in a frame, too many frames, or too much memory for all of them.
+    """
+    n_pixels = shape[0] * shape[1]
+    if n_pixels > MAX_FRAME_PIXELS:
+        raise DicomError(
+            f"{path}: found a frame of {shape[0]} x {shape[1]} pixels, expected at most {MAX_FRAME_PIXELS} pixels"
+        )
+    if n_frames > MAX_FRAMES:
+        raise DicomError(f"{path}: found {n_frames} frames, expected at most {MAX_FRAMES}")
+    n_samples = n_pixels * (shape[2] if len(shape) == 3 else 1)
+    at_hand = n_samples * (itemsize + working_bytes) if n_frames > 1 else n_samples * working_bytes
+    needed = n_frames * n_samples * itemsize + at_hand
+    check_memory(path, needed, n_bytes, f"{n_frames} frame(s) of {' x '.join(map(str, shape))} samples")
+
+
+def max_fragments(n_frames: int, n_bytes: int) -> int:
+    """Fragments that ``n_frames`` frames in a file of ``n_bytes`` bytes may be cut into."""
+    return min(MAX_FRAGMENTS, n_frames + FEW_FRAGMENTS + n_bytes // MIN_FRAGMENT_BYTES)

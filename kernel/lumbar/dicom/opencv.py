@@ -10,9 +10,12 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from lumbar.dicom.codestream import JP2_SIGNATURE, is_jpeg2000
 from lumbar.dicom.colour import is_ybr, to_rgb
 from lumbar.dicom.header import Header
+from lumbar.dicom.jpeg2000_markers import SIZ_BYTES, check_siz, check_styles, find_codestream
 from lumbar.dicom.jpeg_markers import MarkerReader, check_room, check_size, refuse
+from lumbar.dicom.limits import MAX_SCANNED_PIXELS, MAX_SCANS, USUAL_SCANS
 from lumbar.dicom.native import clear_unused_bits
 from lumbar.errors import DicomError
 
@@ -21,9 +24,9 @@ TRANSFER_SYNTAXES = (JPEG_BASELINE, "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2
 
 _DCT_FRAMES = (0xC0, 0xC1, 0xC2)
 _ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"  # without its last byte, the transform
-_JP2_SIGNATURE = b"\x00\x00\x00\x0cjP  \r\n\x87\n"
 _JP2_TYPE = b"\x00\x00\x00\x14ftypjp2 \x00\x00\x00\x00jp2 "
-_SIZ_BYTES = 36  # of the marker segment's parameters before the components
+_START_OF_SCAN = b"\xff\xda"
+_DECODED_BYTES = 6  # memory that OpenJPEG and OpenCV take for each sample
 
 
 def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
@@ -34,7 +37,7 @@ def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
     data
         (n,) uint8, the frame's bytes.
     header
-        Gives syntax, size, type and photometric interpretation; any syntax but JPEG 2000 is taken for JPEG.
+        Gives size, type and photometric interpretation; its syntax counts only where the first bytes do not tell.
 
     Returns
     -------
@@ -46,7 +49,9 @@ def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
     DicomError
         For a codestream that is damaged or disagrees with the header.
     """
-    if header.transfer_syntax_uid in TRANSFER_SYNTAXES[1:]:
+    start = data[:12].tobytes()
+    is_announced = header.transfer_syntax_uid in TRANSFER_SYNTAXES[1:] and start[:2] != b"\xff\xd8"
+    if is_announced or is_jpeg2000(start):
         return _decode_jpeg2000(bytes(data), header)
     return _decode_jpeg(data, header)
 
@@ -64,6 +69,7 @@ def _decode_jpeg(data: np.ndarray, header: Header) -> np.ndarray:
     samples = shape[2] if len(shape) == 3 else 1
     check_size(path, frame, rows=shape[0], columns=shape[1], samples=samples)
     check_room(path, frame.offset, data.size, n_samples=shape[0] * shape[1] * samples, least=shape[0] * shape[1] // 512)
+    _check_scans(data, path, frame.offset, shape[0] * shape[1] * max(1, header.number_of_frames or 1))
     if samples == 3:
         is_transformed = is_ybr(header, reader)
         head, tail = data[: scan.offset].tobytes(), data[scan.offset :].tobytes()
@@ -76,19 +82,33 @@ def _decode_jpeg(data: np.ndarray, header: Header) -> np.ndarray:
     return clear_unused_bits(pixels.astype(dtype, copy=False), header)
 
 
+def _check_scans(data: np.ndarray, path: str, offset: int, n_pixels: int) -> None:
+    """Refuse an image of more scans than any encoder writes: libjpeg passes over the whole image for each.
+
+    Entropy-coded data cannot hold the marker, so that there are at most as many scans as places where it is found.
+    """
+    most = min(MAX_SCANS, max(USUAL_SCANS, MAX_SCANNED_PIXELS // n_pixels))
+    n_scans = data.tobytes().count(_START_OF_SCAN)
+    if n_scans > most:
+        raise refuse(path, offset, f"{n_scans} scans", f"at most {most} of {n_pixels} pixels")
+
+
 def _decode_jpeg2000(data: bytes, header: Header) -> np.ndarray:
     shape, dtype, path = header.frame_shape, header.pixel_dtype, header.path
     rows, columns = shape[:2]
     samples = shape[2] if len(shape) == 3 else 1
-    start = _find_codestream(data, path)
-    precision, is_signed = _check_siz(data, start, path, rows=rows, columns=columns, samples=samples)
+    start = find_codestream(data, path)
+    n_frames = max(1, header.number_of_frames or 1)
+    size = check_siz(data, start, path, rows=rows, columns=columns, samples=samples)
+    precision, is_signed = size.precision, size.is_signed
     if precision > 8 * dtype.itemsize:
         raise refuse(path, start, f"{precision} bits a sample", f"at most {8 * dtype.itemsize}")
     n_samples = rows * columns * samples
     check_room(path, start, len(data), n_samples=n_samples, least=0)
+    check_styles(data, start, path, size, n_frames=n_frames, n_pixels_bytes=n_samples * _DECODED_BYTES)
     stream = bytearray(data[start:])
     for i in range(samples):
-        stream[4 + _SIZ_BYTES + 2 + 3 * i] = precision - 1
+        stream[4 + SIZ_BYTES + 2 + 3 * i] = precision - 1
     pixels = _decode(np.frombuffer(_wrap(stream, rows, columns, samples, precision), np.uint8), path, shape)
     expected = np.uint8 if precision <= 8 else np.uint16
     if pixels.dtype != expected:
@@ -105,55 +125,6 @@ def _decode_jpeg2000(data: bytes, header: Header) -> np.ndarray:
     return to_rgb(pixels, header, None) if samples == 3 else pixels
 
 
-def _find_codestream(data: bytes, path: str) -> int:
-    """Return the offset of the start of codestream, looking into the boxes of a JP2 file (ISO/IEC 15444-1 I.4)."""
-    start = 0
-    if data[:8] == _JP2_SIGNATURE[:8]:
-        start = 12
-        while data[start + 4 : start + 8] != b"jp2c":
-            length = int.from_bytes(data[start : start + 4], "big")
-            if length < 8 or start + length > len(data):
-                raise refuse(path, start, f"box of {length} bytes", "a codestream (jp2c) in the rest of the data")
-            start += length
-        start += 16 if data[start : start + 4] == b"\x00\x00\x00\x01" else 8
-    if data[start : start + 4] != b"\xff\x4f\xff\x51":
-        raise refuse(path, start, data[start : start + 4].hex() or "no data", "ff4fff51 (SOC and SIZ of JPEG 2000)")
-    return start
-
-
-def _check_siz(data: bytes, start: int, path: str, *, rows: int, columns: int, samples: int) -> tuple[int, bool]:
-    """Check the image and tile size segment (ISO/IEC 15444-1 A.5.1); return (precision, whether samples are signed).
-
-    Raises
-    ------
-    DicomError
-        For a size other than the header's, a tile grid of more than 65,535 tiles or that misses the image, or
-        components that are subsampled, not alike, or of more than 16 bits.
-    """
-    at = start + 4
-    length = int.from_bytes(data[at : at + 2], "big")
-    n = int.from_bytes(data[at + _SIZ_BYTES : at + _SIZ_BYTES + 2], "big")
-    if length != _SIZ_BYTES + 2 + 3 * n or at + length > len(data):
-        raise refuse(path, at, f"SIZ segment of {length} bytes with {n} components", "38 + 3 for each, all there")
-    x1, y1, x0, y0, tile_x, tile_y, tile_x0, tile_y0 = (
-        int.from_bytes(data[i : i + 4], "big") for i in range(at + 4, at + _SIZ_BYTES, 4)
-    )
-    if (y1 - y0, x1 - x0, n) != (rows, columns, samples):
-        found = f"{y1 - y0} x {x1 - x0} with {n} sample(s)"
-        raise refuse(path, at + 4, found, f"{rows} x {columns} with {samples} sample(s), as the data set says")
-    is_on_grid = tile_x and tile_y and tile_x0 <= x0 < tile_x0 + tile_x and tile_y0 <= y0 < tile_y0 + tile_y
-    n_tiles = -(-(x1 - tile_x0) // tile_x) * -(-(y1 - tile_y0) // tile_y) if is_on_grid else 0
-    if not 1 <= n_tiles <= 65535:
-        found = f"tiles of {tile_y} x {tile_x} from {tile_y0}, {tile_x0}"
-        raise refuse(path, at + 20, found, "1 to 65535 that cover the image")
-    parts = {data[i : i + 3] for i in range(at + _SIZ_BYTES + 2, at + length, 3)}
-    depth, step_x, step_y = parts.pop()
-    if parts or (step_x, step_y) != (1, 1) or (depth & 0x7F) > 15:
-        found = f"components of {(depth & 0x7F) + 1} bits, {step_y} x {step_x} subsampled, {len(parts)} unlike"
-        raise refuse(path, at + _SIZ_BYTES + 2, found, "at most 16 bits, 1 x 1, all alike")
-    return (depth & 0x7F) + 1, bool(depth & 0x80)
-
-
 def _wrap(stream: bytearray, rows: int, columns: int, samples: int, precision: int) -> bytes:
     """Put a codestream into a JP2 file that names its colour space: OpenCV warns on every bare one."""
     size = rows.to_bytes(4, "big") + columns.to_bytes(4, "big") + samples.to_bytes(2, "big")
@@ -161,7 +132,7 @@ def _wrap(stream: bytearray, rows: int, columns: int, samples: int, precision: i
     colour = b"\x00\x00\x00\x0fcolr\x01\x00\x00\x00\x00\x00" + (b"\x11" if samples == 1 else b"\x10")
     head = b"\x00\x00\x00\x2djp2h" + image + colour
     length = (len(stream) + 8).to_bytes(4, "big")
-    return b"".join((_JP2_SIGNATURE, _JP2_TYPE, head, length, b"jp2c", stream))
+    return b"".join((JP2_SIGNATURE, _JP2_TYPE, head, length, b"jp2c", stream))
 
 
 def _decode(data: np.ndarray, path: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -169,7 +140,8 @@ def _decode(data: np.ndarray, path: str, shape: tuple[int, ...]) -> np.ndarray:
     try:
         pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
-        raise refuse(path, 0, f"data that OpenCV refuses ({error.err})", "an image") from error
+        reason = getattr(error, "err", None) or " ".join(str(error).split())  # what C++ threw itself has no ``err``
+        raise refuse(path, 0, f"data that OpenCV refuses ({reason})", "an image") from error
     if pixels is None:
         raise refuse(path, 0, "data that OpenCV cannot decode", "an image")
     if pixels.shape != shape:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import importlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from lumbar.dicom import direct, fallback, native
-from lumbar.dicom.frames import only_fragment, split_frames
+from lumbar.dicom.frames import first_fragment, is_item, only_fragment, split_frames
 from lumbar.dicom.header import File, Header, parse, read_file
+from lumbar.dicom.limits import check_image
 from lumbar.dicom.syntaxes import syntax_name
 from lumbar.errors import DicomError
 
@@ -29,28 +30,40 @@ CODECS = {
     "1.2.840.10008.1.2.4.90": "opencv",
     "1.2.840.10008.1.2.4.91": "opencv",
 }
+GE_PRIVATE = "1.2.840.113619.5.2"
+_WORKING_BYTES = 8  # of a codec, for each sample, where nothing says which it will be
 _SUBSAMPLED = ("YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420")
 
 
 @dataclass(frozen=True)
 class Slice:
-    """A file's header and pixels: ``(rows, columns)``, with frames before and samples after where there are several."""
+    """A file's header and pixels: ``(rows, columns)``, with frames before and samples after where there are several.
+
+    ``problems`` holds a line for each thing that the file says wrongly about its pixels and that was seen through.
+    """
 
     header: Header
     pixels: np.ndarray
+    problems: tuple[str, ...] = ()
 
 
 def read_slice(path: str | os.PathLike[str]) -> Slice:
     """Header and pixels of the DICOM file at ``path``; pixels have pydicom's values and dtype.
 
     Bits above BitsStored are cleared (or copy the sign). Colour is returned as RGB where it was YBR_FULL, as pydicom
-    does; palette images as their indices. Uncompressed pixels are a view of the file's bytes.
+    does; palette images as their indices. Uncompressed pixels are a view of the file's bytes. Where the transfer syntax
+    is not that of the pixels they are decoded as what their own markers say, and ``Slice.problems`` says so.
 
     Raises:
-        DicomError: not DICOM, no pixels, sizes that do not fit the data, damaged data, or an unknown syntax.
+        DicomError: not DICOM, no pixels, sizes that do not fit the data, damaged data, an unknown syntax, or more
+            memory asked for than there is or than ``lumbar.dicom.limits`` allows. Nothing else is raised.
     """
-    file = read_file(path)
-    return Slice(file.header, decode(file))
+    problems: list[str] = []
+    try:
+        file = read_file(path)
+        return Slice(file.header, decode(file, problems), tuple(problems))
+    except MemoryError as error:
+        raise DicomError(f"{os.fspath(path)}: found no memory for the file, expected less to need") from error
 
 
 def warm_up(syntaxes: tuple[str, ...] = (RLE,)) -> None:
@@ -70,8 +83,8 @@ def codec(syntax: str) -> Any:
     return importlib.import_module(f"lumbar.dicom.{name}") if name else None
 
 
-def decode(file: File) -> np.ndarray:
-    """Pixels of a parsed file, as ``read_slice`` returns them.
+def decode(file: File, problems: list[str] | None = None) -> np.ndarray:
+    """Pixels of a parsed file, as ``read_slice`` returns them; lines for ``Slice.problems`` are added to ``problems``.
 
     Raises:
         DicomError: as ``read_slice``.
@@ -82,9 +95,10 @@ def decode(file: File) -> np.ndarray:
     if file.pixels_start < 0:
         raise DicomError(f"{header.path}: found no pixel data in {file.source.size} bytes, expected (7FE0,0010)")
     try:
-        if header.transfer_syntax_uid in native.TRANSFER_SYNTAXES:
-            return _decode_native(file)
-        return _decode_encapsulated(file)
+        lines = [] if problems is None else problems
+        if _is_encapsulated(file, lines):
+            return _decode_encapsulated(file, lines)
+        return _decode_native(file)
     except MemoryError as error:
         raise DicomError(f"{header.path}: found no memory for {header.frame_shape} pixels, expected less") from error
 
@@ -94,6 +108,8 @@ def _decode_native(file: File) -> np.ndarray:
     if header.photometric_interpretation in _SUBSAMPLED:
         return fallback.decode(file, f"uncompressed {header.photometric_interpretation}")
     n_frames = max(1, header.number_of_frames or 1)
+    if header.transfer_syntax_uid == GE_PRIVATE:
+        file = _in_little_endian(file)
     pixels = native.clear_unused_bits(native.decode_file(file, n_frames), header)
     if (header.samples_per_pixel or 1) != 1:
         from lumbar.dicom.colour import to_rgb  # here, since no slice of a spine needs it
@@ -102,26 +118,97 @@ def _decode_native(file: File) -> np.ndarray:
     return pixels[0] if n_frames == 1 else pixels
 
 
-def _decode_encapsulated(file: File) -> np.ndarray:
+def _is_encapsulated(file: File, problems: list[str]) -> bool:
+    """Whether the pixel data are items: as the syntax says, unless their length and first bytes leave no doubt."""
+    header, length = file.header, file.pixels_length
+    syntax = header.transfer_syntax_uid
+    if syntax in native.TRANSFER_SYNTAXES:
+        if length < 0 and not is_item(file):
+            raise DicomError(
+                f"{header.path}: found pixel data of undefined length at offset {file.pixels_start}, expected "
+                f"uncompressed pixels"
+            )
+        if length < 0:
+            return True
+        return is_item(file) and length < _native_size(header)
+    if length < 0:
+        return True
+    if syntax == GE_PRIVATE:
+        return False
+    size = _native_size(header)
+    if size <= length <= size + (size & 1):
+        problems.append(f"found uncompressed pixels, expected {syntax_name(syntax)}; read as uncompressed")
+        return False
+    if not is_item(file):
+        raise DicomError(
+            f"{header.path}: found pixel data of defined length at offset {file.pixels_start}, expected fragments for "
+            f"transfer syntax {syntax_name(syntax)}"
+        )
+    problems.append(f"found fragments in pixel data of {length} bytes, expected an undefined length; read all the same")
+    return True
+
+
+def _native_size(header: Header) -> int:
+    """Bytes of all frames where they are not compressed."""
+    n_samples = max(1, header.number_of_frames or 1)
+    for size in header.frame_shape:
+        n_samples *= size
+    return (n_samples + 7) // 8 if header.bits_allocated == 1 else n_samples * header.pixel_dtype.itemsize
+
+
+def _in_little_endian(file: File) -> File:
+    """A file of GE's private syntax with its words of 16 bits turned round, as GDCM and DCMTK read them.
+
+    Files that were written anew keep the syntax's name, but have little-endian pixels. Where only those leave the bits
+    above BitsStored empty, they are taken for that.
+    """
+    header, length = file.header, file.pixels_length // 2 * 2
+    if header.bits_allocated != 16 or length <= 0:
+        return file
+    raw = file.source[file.pixels_start : file.pixels_start + length].tobytes()
+    words = np.frombuffer(raw[: len(raw) // 2 * 2], "<u2")
+    turned = words.byteswap()
+    unused = 0xFFFF & ~((1 << header.stored_bits) - 1)
+    if np.any(turned & unused) and not np.any(words & unused):
+        return file
+    return replace(file, source=turned.view(np.uint8), pixels_start=0, pixels_length=2 * turned.size)
+
+
+def _decode_encapsulated(file: File, problems: list[str]) -> np.ndarray:
     header = file.header
     syntax = header.transfer_syntax_uid
     if header.pixel_data != "PixelData":
         raise DicomError(f"{header.path}: found {header.pixel_data} in {syntax_name(syntax)}, expected PixelData")
     module = codec(syntax)
-    if module is None:
-        return fallback.decode(file, f"transfer syntax {syntax_name(syntax)}")
-    if file.pixels_length >= 0:
-        raise DicomError(
-            f"{header.path}: found pixel data of defined length at offset {file.pixels_start}, expected fragments for "
-            f"transfer syntax {syntax_name(syntax)}"
-        )
-    if syntax == RLE and (usual := direct.find_usual(file)) is not None:
+    if module is not None and syntax == RLE and (usual := direct.find_usual(file)) is not None:
         fragment = only_fragment(file.source, usual.start)
         if fragment is not None:
-            pixels: np.ndarray | None = module.decode_usual(fragment, header, usual.n_pixels, usual.mask)
-            if pixels is not None:
-                return pixels
+            usual_pixels: np.ndarray | None = module.decode_usual(fragment, header, usual.n_pixels, usual.mask)
+            if usual_pixels is not None:
+                return usual_pixels
+    from lumbar.dicom.codestream import identify  # here, since the usual slices never need it
+
+    content = identify(first_fragment(file), header) if module is None else None
+    if module is None and content is None and syntax not in native.TRANSFER_SYNTAXES:
+        return fallback.decode(file, f"transfer syntax {syntax_name(syntax)}")
+    if header.bits_allocated == 1:
+        raise DicomError(f"{header.path}: found compressed pixels of 1 bit(s), expected 8, 16 or 32")
+    n_frames = max(1, header.number_of_frames or 1)
+    check = header.path, header.frame_shape, header.pixel_dtype.itemsize, n_frames, file.source.size
+    check_image(*check, 0)
     parts = split_frames(file)
+    content = identify(parts[0], header) or content
+    check_image(*check, max(content.working_bytes if content else _WORKING_BYTES, header.pixel_dtype.itemsize))
+    if content is not None and syntax not in content.syntaxes:
+        problems.append(f"found {content.name} in the pixel data, expected {syntax_name(syntax)}; decoded as found")
+        module = importlib.import_module(f"lumbar.dicom.{content.module}")
+    if module is None:
+        return _join_native(file, parts, problems)
+    return _decode_frames(parts, header, module)
+
+
+def _decode_frames(parts: list[np.ndarray], header: Header, module: Any) -> np.ndarray:
+    """Frames (frames, rows, columns[, samples]) from the bytes of each; without the first axis where it is one."""
     frame: np.ndarray = module.decode_frame(parts[0], header)
     if len(parts) == 1:
         return frame
@@ -130,3 +217,17 @@ def _decode_encapsulated(file: File) -> np.ndarray:
     for index, data in enumerate(parts[1:], start=1):
         frames[index] = module.decode_frame(data, header)
     return frames
+
+
+def _join_native(file: File, parts: list[np.ndarray], problems: list[str]) -> np.ndarray:
+    """Uncompressed frames that were put into items all the same, where each has the size of one."""
+    header = file.header
+    size = _native_size(header) // len(parts)
+    if any(not size <= part.size <= size + (size & 1) for part in parts):
+        raise DicomError(
+            f"{header.path}: found pixel data of undefined length at offset {file.pixels_start}, expected uncompressed "
+            f"pixels for transfer syntax {syntax_name(header.transfer_syntax_uid)}"
+        )
+    problems.append(f"found uncompressed frames in items, expected {syntax_name(header.transfer_syntax_uid)}")
+    source = np.concatenate([part[:size] for part in parts])
+    return _decode_native(replace(file, source=source, pixels_start=0, pixels_length=source.size))

@@ -5,6 +5,7 @@ NAMES = {
     "1.2.840.10008.1.2.1": "Explicit VR Little Endian",
     "1.2.840.10008.1.2.1.99": "Deflated Explicit VR Little Endian",
     "1.2.840.10008.1.2.2": "Explicit VR Big Endian",
+    "1.2.840.113619.5.2": "GE private, implicit VR with big-endian pixels",
     "1.2.840.10008.1.2.5": "RLE Lossless",
     "1.2.840.10008.1.2.4.50": "JPEG Baseline",
     "1.2.840.10008.1.2.4.51": "JPEG Extended",

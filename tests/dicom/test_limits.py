@@ -1,0 +1,391 @@
+"""What a small file may ask for: every cap is reached, by a file of a few KB, and ends in one line."""
+
+import os
+import re
+import struct
+import subprocess
+import sys
+from io import BytesIO
+from pathlib import Path
+
+import cv2
+import imagecodecs
+import numpy as np
+import pytest
+from PIL import Image
+
+import rle_encoder
+from codec_frames import noisy_image
+from dicom_writer import JPEG_LOSSLESS, RLE, element, encapsulated_file, image_elements, item, meta, noisy_slice
+from lumbar.dicom import fallback, limits, pixels, read_series, read_slice
+from lumbar.dicom.direct import Usual
+from lumbar.errors import DicomError
+from reference import jpeg_ls_twin
+
+BASELINE, EXTENDED, JPEG_LS, JPEG2000, HTJ2K = (f"1.2.840.10008.1.2.4.{end}" for end in (50, 51, 80, 90, 201))
+SHAPE = (20, 28)
+
+
+def save(folder, data):
+    path = folder / "1.dcm"
+    path.write_bytes(data)
+    return path
+
+
+def refusal(folder, data):
+    """The one line that a file ends in."""
+    with pytest.raises(DicomError) as caught:
+        read_slice(save(folder, data))
+    text = str(caught.value)
+    assert "\n" not in text
+    assert "found" in text
+    assert "expected" in text
+    return text
+
+
+def blank_rle(n_pixels, n_segments):
+    """A black frame, the most that RLE can pack: two bytes for 128."""
+    segment = b"\x81\0" * (n_pixels // 128) + (bytes([257 - n_pixels % 128, 0]) if n_pixels % 128 > 1 else b"")
+    offsets = [64 + i * len(segment) for i in range(n_segments)]
+    return struct.pack("<16I", n_segments, *offsets, *[0] * (15 - n_segments)) + segment * n_segments
+
+
+def with_size(jpeg, rows, columns, marker):
+    """A JPEG or JPEG-LS stream whose frame header says another size."""
+    at = jpeg.index(bytes([0xFF, marker])) + 5
+    return jpeg[:at] + struct.pack(">HH", rows, columns) + jpeg[at + 4 :]
+
+
+def with_segments(jpeg, segments):
+    """A JPEG stream with ``segments`` before its first scan."""
+    at = jpeg.index(b"\xff\xda")
+    return jpeg[:at] + segments + jpeg[at:]
+
+
+def j2k(image, **options):
+    bits = 8 * image.itemsize
+    return imagecodecs.jpeg2k_encode(image, level=0, codecformat="j2k", bitspersample=bits, reversible=True, **options)
+
+
+def with_siz(stream, **values):
+    """A JPEG 2000 stream with other numbers in SIZ: x1, y1, x0, y0, tile_x, tile_y, tile_x0, tile_y0."""
+    out = bytearray(stream)
+    for name, value in values.items():
+        at = 8 + 4 * ("x1", "y1", "x0", "y0", "tile_x", "tile_y", "tile_x0", "tile_y0").index(name)
+        out[at : at + 4] = value.to_bytes(4, "big")
+    return bytes(out)
+
+
+def with_cod(stream, *, layers=None, precincts=None, block=None, style=None):
+    """A JPEG 2000 stream with other numbers in its coding style."""
+    at = stream.index(b"\xff\x52")
+    length = int.from_bytes(stream[at + 2 : at + 4], "big")
+    cod = bytearray(stream[at + 4 : at + 2 + length])
+    if layers is not None:
+        cod[2:4] = layers.to_bytes(2, "big")
+    if block is not None:
+        cod[6:8] = block
+    if style is not None:
+        cod[8] = style
+    if precincts is not None:
+        cod[0] |= 1
+        cod[10:] = bytes([precincts] * (cod[5] + 1))
+    return stream[: at + 2] + struct.pack(">H", len(cod) + 2) + bytes(cod) + stream[at + 2 + length :]
+
+
+@pytest.mark.parametrize(("syntax", "bits"), [(JPEG_LS, 16), (JPEG2000, 16), (BASELINE, 8), (RLE, 16)])
+def test_a_blank_slice_of_four_thousand_squared_is_read_however_few_bytes_it_has(tmp_path, syntax, bits):
+    blank = np.zeros((4096, 4096), f"u{bits // 8}")
+    frame = {
+        JPEG_LS: lambda: imagecodecs.jpegls_encode(blank),
+        JPEG2000: lambda: j2k(blank),
+        BASELINE: lambda: imagecodecs.jpeg_encode(blank, level=90),
+        RLE: lambda: blank_rle(blank.size, 2),
+    }[syntax]()
+    found = read_slice(save(tmp_path, encapsulated_file([frame], blank.shape, syntax, allocated=bits)))
+    assert found.pixels.shape == blank.shape
+    assert not found.pixels.any()
+    assert not found.problems
+
+
+def test_jpeg_ls_of_a_billion_pixels_in_a_few_bytes_is_refused(tmp_path):
+    frame = with_size(jpeg_ls_twin.encode(noisy_image(SHAPE, 8), 8)[0], 32767, 32767, 0xF7) + bytes(8192)
+    text = refusal(tmp_path, encapsulated_file([frame], (32767, 32767), JPEG_LS, allocated=8))
+    assert f"a frame of 32767 x 32767 pixels, expected at most {limits.MAX_FRAME_PIXELS}" in text
+
+
+@pytest.mark.parametrize("syntax", [RLE, BASELINE, EXTENDED, JPEG_LOSSLESS, JPEG_LS, JPEG2000])
+def test_the_size_in_a_codestream_must_be_the_headers(tmp_path, syntax):
+    image = noisy_image(SHAPE, 8)
+    frame = {
+        RLE: lambda: rle_encoder.encode(image),
+        BASELINE: lambda: with_size(imagecodecs.jpeg_encode(image), 60000, 28, 0xC0),
+        EXTENDED: lambda: with_size(imagecodecs.jpeg_encode(image), 20, 60000, 0xC0),
+        JPEG_LOSSLESS: lambda: with_size(imagecodecs.jpeg_encode(image, lossless=True), 60000, 60000, 0xC3),
+        JPEG_LS: lambda: with_size(jpeg_ls_twin.encode(image, 8)[0], 60000, 60000, 0xF7),
+        JPEG2000: lambda: with_siz(j2k(image), x1=60000, tile_x=60000),
+    }[syntax]()
+    shape = (200, 280) if syntax == RLE else SHAPE
+    refusal(tmp_path, encapsulated_file([frame], shape, syntax, allocated=8))
+
+
+def test_frames_that_need_more_memory_than_a_small_file_may_are_refused(tmp_path):
+    blank = j2k(np.zeros((4096, 4096), np.uint16))
+    n_most = limits.MEMORY_FLOOR // (2 * 4096 * 4096)
+    text = refusal(tmp_path, encapsulated_file([blank] * n_most, (4096, 4096), JPEG2000, frames=n_most))
+    assert f"{n_most} frame(s) of 4096 x 4096 samples" in text
+    assert f"bytes of memory, expected at most {limits.MEMORY_FLOOR}" in text
+
+
+def test_more_memory_is_granted_to_larger_files():
+    image = ("", (4096, 4096), 2, 20)
+    with pytest.raises(DicomError, match="bytes of memory"):
+        limits.check_image(*image, 10_000_000, 6)
+    limits.check_image(*image, 25_000_000, 6)
+
+
+def test_more_frames_than_any_study_has_are_refused(tmp_path):
+    n = limits.MAX_FRAMES + 1
+    text = refusal(tmp_path, encapsulated_file([b"\0\0"] * 10, (1, 1), RLE, frames=n))
+    assert f"{n} frames, expected at most {limits.MAX_FRAMES}" in text
+
+
+def test_a_flood_of_empty_fragments_is_refused_before_they_are_listed(tmp_path):
+    text = refusal(tmp_path, encapsulated_file([b""] * 50_000, SHAPE, RLE))
+    most = limits.FEW_FRAGMENTS + 1 + 400_000 // limits.MIN_FRAGMENT_BYTES
+    assert abs(int(text.split("more than ")[1].split()[0]) - most) < 4
+
+
+def test_as_many_fragments_as_any_encoder_writes_are_read(tmp_path):
+    image = noisy_slice((120, 100))
+    frame = rle_encoder.encode(image)
+    for size in (512, len(frame) // 40 // 2 * 2):
+        parts = [frame[start : start + size] for start in range(0, len(frame), size)]
+        assert np.array_equal(read_slice(save(tmp_path, encapsulated_file(parts, image.shape, RLE))).pixels, image)
+
+
+def test_thousands_of_frames_are_read(tmp_path):
+    frames = [blank_rle(256, 1)] * 3000
+    found = read_slice(save(tmp_path, encapsulated_file(frames, (16, 16), RLE, allocated=8, frames=3000)))
+    assert found.pixels.shape == (3000, 16, 16)
+
+
+def test_fragments_are_bounded_in_files_of_any_size():
+    assert limits.max_fragments(1, 1 << 40) == limits.MAX_FRAGMENTS
+    assert limits.max_fragments(10_000, 1_000_000) > 10_000
+
+
+@pytest.mark.parametrize("syntax", [HTJ2K, "1.2.840.10008.1.2.4.110", "1.2.3.4"])
+def test_a_syntax_without_a_decoder_is_refused_before_its_items_are_looked_at(tmp_path, monkeypatch, syntax):
+    monkeypatch.setattr(pixels, "split_frames", None)
+    monkeypatch.setattr(fallback, "split_frames", None)
+    monkeypatch.setattr("pydicom.dcmread", None)
+    monkeypatch.setattr("pydicom.pixels.decoders.base.Decoder.is_available", property(lambda _: False))
+    text = refusal(tmp_path, encapsulated_file([b""] * 1000, SHAPE, syntax))
+    assert syntax in text
+    assert "plugin" in text
+
+
+def test_what_a_plugin_decodes_has_its_fragments_counted_first(tmp_path, monkeypatch):
+    monkeypatch.setattr("pydicom.dcmread", None)
+    monkeypatch.setattr("pydicom.pixels.decoders.base.Decoder.is_available", property(lambda _: True))
+    assert "fragments" in refusal(tmp_path, encapsulated_file([b""] * 1000, SHAPE, HTJ2K))
+
+
+def progressive(image):
+    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
+
+
+def test_a_progressive_image_of_more_scans_than_any_encoder_writes_is_refused(tmp_path):
+    image = noisy_image(SHAPE, 8)
+    data = progressive(image)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    assert read_slice(save(tmp_path, encapsulated_file([data], SHAPE, BASELINE, allocated=8))).pixels.shape == SHAPE
+    bomb = data[:-2] + last * limits.MAX_SCANS + b"\xff\xd9"
+    text = refusal(tmp_path, encapsulated_file([bomb], SHAPE, BASELINE, allocated=8))
+    assert f"scans, expected at most {limits.MAX_SCANS}" in text
+
+
+def test_scans_count_for_more_in_large_images(tmp_path, monkeypatch):
+    data = progressive(noisy_image(SHAPE, 8))
+    monkeypatch.setattr("lumbar.dicom.opencv.MAX_SCANNED_PIXELS", 3 * SHAPE[0] * SHAPE[1])
+    monkeypatch.setattr("lumbar.dicom.opencv.USUAL_SCANS", 2)
+    assert "expected at most 3 of 560 pixels" in refusal(
+        tmp_path, encapsulated_file([data], SHAPE, BASELINE, allocated=8)
+    )
+
+
+@pytest.mark.parametrize(
+    "segment",
+    [b"\xff\xd3", b"\xff\xdd\0\4\0\0", b"\xff\xfe\0\2", b"\xff\xc4\0\x13\0" + bytes(16), b"\xff\xe3\0\2"],
+    ids=["restart", "interval", "comment", "table", "application"],
+)
+def test_a_flood_of_marker_segments_is_refused(tmp_path, segment):
+    frame = with_segments(imagecodecs.jpeg_encode(noisy_slice(SHAPE), lossless=True, bitspersample=12), segment * 5000)
+    text = refusal(tmp_path, encapsulated_file([frame], SHAPE, JPEG_LOSSLESS, stored=12))
+    assert f"more than {limits.MAX_SEGMENTS} marker segments and tables" in text or "found pixel" in text
+
+
+def test_many_tables_in_one_segment_count_one_by_one(tmp_path):
+    tables = (b"\xff\xc4" + struct.pack(">H", 2 + 17 * 3000) + bytes(17 * 3000)) * 2
+    frame = with_segments(imagecodecs.jpeg_encode(noisy_slice(SHAPE), lossless=True, bitspersample=12), tables)
+    assert "marker segments and tables" in refusal(
+        tmp_path, encapsulated_file([frame], SHAPE, JPEG_LOSSLESS, stored=12)
+    )
+
+
+def test_fill_bytes_before_a_marker_are_passed_over(tmp_path):
+    image = noisy_slice(SHAPE)
+    frame = with_segments(imagecodecs.jpeg_encode(image, lossless=True, bitspersample=12), b"\xff" * 100_000)
+    found = read_slice(save(tmp_path, encapsulated_file([frame], SHAPE, JPEG_LOSSLESS, stored=12)))
+    assert np.array_equal(found.pixels, image)
+
+
+def test_a_second_scan_of_the_same_component_is_refused(tmp_path):
+    image = noisy_image((*SHAPE, 3), 8)
+    data = imagecodecs.jpeg_encode(image, lossless=True)
+    at = data.index(b"\xff\xda")
+    first = b"\xff\xda\0\x08\x01" + data[at + 5 : at + 7] + data[at + 11 : at + 14] + data[at + 14 : -2]
+    text = refusal(tmp_path, encapsulated_file([data[:at] + first * 50], image.shape, JPEG_LOSSLESS, allocated=8))
+    assert "a second scan of components [0], expected some of [1, 2]" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda data: with_siz(data, tile_x=1, tile_y=1), "tiles of 1 x 1"),
+        (lambda data: with_cod(data, layers=65535), "65535 quality layers, expected 1 to 256"),
+        (lambda data: with_cod(data, layers=0), "0 quality layers"),
+        (lambda data: with_cod(data, precincts=0x00), "precincts at|packets in|bytes of memory"),
+        (lambda data: with_cod(data, precincts=0x0F, layers=256), "precincts at|packets in"),
+        (lambda data: with_cod(data, block=b"\0\0", style=4), "bytes of memory"),
+        (lambda data: with_cod(data, block=b"\x0f\x0f"), "code-blocks of 2"),
+        (lambda data: data[: data.index(b"\xff\x52")] + data[data.index(b"\xff\x5c") :], "no coding style"),
+        (lambda data: data[:-2] + b"\xff\x90\0\x0a\0\0\0\0\0\x0e\1\0\xff\x93" * 20000, "tile-parts"),
+    ],
+)
+def test_jpeg_2000_that_claims_more_records_than_its_bytes_hold_is_refused(tmp_path, change, reason):
+    shape = (2048, 2048)
+    data = change(j2k(np.zeros(shape, np.uint16)))
+    assert re.search(reason, refusal(tmp_path, encapsulated_file([data], shape, JPEG2000)))
+
+
+def test_the_frames_of_a_file_share_the_tiles_that_their_bytes_do_not_hold(tmp_path):
+    shape = (256, 256)
+    data = with_siz(j2k(np.zeros(shape, np.uint16)), tile_x=4, tile_y=4)
+    frames = [data] * 100
+    text = refusal(tmp_path, encapsulated_file(frames, shape, JPEG2000, frames=100))
+    assert f"4096 tiles in {len(data) + len(data) % 2} bytes" in text
+
+
+def test_a_coding_style_hidden_in_a_tile_part_counts(tmp_path):
+    data = j2k(np.zeros((2048, 2048), np.uint16))
+    cod = data[data.index(b"\xff\x52") :][: 2 + int.from_bytes(data[data.index(b"\xff\x52") + 2 :][:2], "big")]
+    at = data.index(b"\xff\x93")
+    hidden = cod[:6] + b"\xff\xff" + cod[8:]
+    start = data.index(b"\xff\x90")
+    length = int.from_bytes(data[start + 6 : start + 10], "big") + len(hidden)
+    data = data[: start + 6] + length.to_bytes(4, "big") + data[start + 10 : at] + hidden + data[at:]
+    assert "65535 quality layers" in refusal(tmp_path, encapsulated_file([data], (2048, 2048), JPEG2000))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tile_size": (32, 32)},
+        {"num_resolutions": 7, "progression": "CPRL"},
+        {"codeblock_size": (4, 4)},
+        {"precinct_size": (64, 64), "progression": "PCRL"},
+        {"quality_layers": [*list(range(40, 0, -1)), 0]},
+    ],
+)
+def test_usual_tiles_blocks_precincts_and_layers_of_jpeg_2000_are_read(tmp_path, options):
+    image, out = noisy_image((300, 260), 16), BytesIO()
+    Image.fromarray(image).save(out, "JPEG2000", irreversible=False, no_jp2=True, **options)
+    data = out.getvalue()
+    image = imagecodecs.jpeg2k_decode(data)
+    assert np.array_equal(read_slice(save(tmp_path, encapsulated_file([data], image.shape, JPEG2000))).pixels, image)
+
+
+CHILD = """
+import importlib, sys
+import fuzz_mutate
+from lumbar.dicom import read_slice
+for name in ("rle", "opencv", "jpeg_lossless", "jpeg_ls"):
+    importlib.import_module(f"lumbar.dicom.{name}").warm_up()
+for path in sys.argv[1:]:
+    shape, n_bytes = fuzz_mutate.peak_memory(lambda: read_slice(path).pixels.shape)
+    print(path, n_bytes >> 20, *shape)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux")
+def test_the_largest_images_that_small_files_may_hold_take_less_than_500_mb(tmp_path):
+    side = int(limits.MAX_FRAME_PIXELS**0.5)
+    blank = np.zeros((side, side), np.uint16)
+    colour = np.zeros((512, 512, 3), np.uint8)
+    cine = [imagecodecs.jpeg_encode(colour, level=90)] * 500
+    files = {
+        "rle": encapsulated_file([blank_rle(side * side, 4)], blank.shape, RLE, allocated=32),
+        "frames": encapsulated_file([blank_rle(512 * 512, 2)] * 760, (512, 512), RLE, frames=760),
+        "jpeg2000": encapsulated_file([j2k(blank)], blank.shape, JPEG2000),
+        "jpeg-ls": encapsulated_file([imagecodecs.jpegls_encode(blank)], blank.shape, JPEG_LS),
+        "progressive": encapsulated_file([progressive(blank.astype(np.uint8))], blank.shape, BASELINE, allocated=8),
+        "cine": encapsulated_file(cine, colour.shape, BASELINE, allocated=8, frames=500, photometric="YBR_FULL_422"),
+    }
+    for name, data in files.items():
+        assert len(data) < 10_000_000
+        (tmp_path / name).write_bytes(data)
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    command = [sys.executable, "-c", CHILD, *(str(tmp_path / name) for name in files)]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(files)
+    for line in lines:
+        assert int(line.split()[1]) < 477, line  # 500 million bytes
+
+
+def raising(*_args, **_kwargs):
+    raise MemoryError
+
+
+@pytest.mark.parametrize("place", ["lumbar.dicom.pixels.read_file", "lumbar.dicom.pixels.split_frames"])
+def test_where_memory_ends_read_slice_says_so_in_one_line(tmp_path, monkeypatch, place):
+    monkeypatch.setattr(place, raising)
+    monkeypatch.setattr("lumbar.dicom.pixels.only_fragment", lambda *_: None)
+    assert "no memory" in refusal(tmp_path, encapsulated_file([rle_encoder.encode(noisy_slice(SHAPE))], SHAPE, RLE))
+
+
+def test_where_memory_ends_a_series_names_the_slice(tmp_path, monkeypatch):
+    frame = rle_encoder.encode(noisy_slice(SHAPE))
+    for name in ("1.dcm", "2.dcm"):
+        (tmp_path / name).write_bytes(encapsulated_file([frame], SHAPE, RLE))
+    fill = Usual._fill
+    monkeypatch.setattr(
+        Usual, "_fill", lambda self, *rest: raising() if self.header.path.endswith("2.dcm") else fill(self, *rest)
+    )
+    series = read_series(tmp_path)
+    assert series.stacks[0].volume.shape == (1, *SHAPE)
+    assert any("2.dcm" in line and "no memory" in line for line in series.problems)
+
+
+def test_compressed_pixels_of_one_bit_are_refused(tmp_path):
+    frame = imagecodecs.jpeg_encode(noisy_image(SHAPE, 8))
+    assert "1 bit(s)" in refusal(tmp_path, encapsulated_file([frame], SHAPE, BASELINE, allocated=1))
+
+
+def test_an_extended_offset_table_of_huge_offsets_is_left_aside(tmp_path):
+    frames = [rle_encoder.encode(noisy_slice(SHAPE, seed=seed)) for seed in range(2)]
+    offsets = struct.pack("<2Q", 0, (1 << 64) - 8)
+    extra = [(0x7FE00001, "OV", offsets), (0x7FE00002, "OV", offsets)]
+    parts = [frames[0][:64], frames[0][64:], frames[1]]
+    text = refusal(tmp_path, encapsulated_file(parts, SHAPE, RLE, frames=2, extra=extra))
+    assert "3 fragments without a usable offset table" in text
+    assert read_slice(save(tmp_path, encapsulated_file(frames, SHAPE, RLE, frames=2, extra=extra))).pixels.shape[0] == 2
+
+
+def test_an_item_cut_off_by_the_end_of_the_file_is_refused(tmp_path):
+    body = meta(RLE) + image_elements(SHAPE)
+    for tail in (b"", b"\xfe\xff\0\xe0", item(b"") + b"\xfe\xff\0\xe0\xff\xff\xff\xff"):
+        refusal(tmp_path, body + element(0x7FE00010, "OB", tail, length=0xFFFFFFFF))
