@@ -169,6 +169,24 @@ def test_very_many_slices_at_one_position_are_decided_by_their_headers(folder, d
     assert len(decoded) <= 20
 
 
+def test_very_many_slices_with_locations_are_a_stack_all_the_same(folder):
+    for number in range(1, 601):
+        write(folder, number, position=(0, 0, 0), orientation=SAGITTAL, shape=(4, 4), extra=[located(0.5 * number)])
+    assert order(read_series(folder).stacks[0]) == list(range(1, 601))
+
+
+@pytest.mark.parametrize("kind", ["orientation", "place"])
+def test_stacks_are_bounded_and_what_is_beyond_is_named(folder, kind):
+    for number in range(1, 201):
+        turned = tilted(number - 100.0, roll=0.5 * number) if kind == "orientation" else AXIAL
+        place = (0, 0, 0) if kind == "orientation" else (100.0 * number, 0, 0)
+        write(folder, number, position=place, orientation=turned, shape=(4, 4))
+    write(folder, 201, position=(100, 0, 4), orientation=AXIAL, shape=(4, 4))
+    series = read_series(folder)
+    assert len(series.stacks) <= 128
+    assert any("slices left out, found" in line for line in series.problems)
+
+
 @pytest.mark.parametrize("tag_number", [None, 7])
 def test_doubles_that_compress_very_well_are_not_decoded_either(folder, decoded, monkeypatch, tag_number):
     monkeypatch.setattr(series_module, "_MAX_EXPANSION", 0)

@@ -10,7 +10,6 @@ from lumbar.dicom._values import number_of, text_of, vr_text
 
 _CHARACTER_SPAN = _scan.span_of(_scan.CHARACTER_SET)
 _IMAGE = frozenset([*(field for field, _ in _scan.SHORTS), "number_of_frames", "photometric_interpretation"])
-_INTEGERS = tuple(_scan.STRINGS)[1:6]
 _SINGLES = tuple(_scan.STRINGS)[9:-2]  # after six integers, position, orientation and spacing, before the windows
 _PHOTOMETRIC_SPAN = _scan.span_of(_scan.TEXTS["photometric_interpretation"])
 _TEXT_SPANS = tuple((field, _scan.span_of(tag)) for field, tag in _scan.TEXTS.items() if field not in _IMAGE)
@@ -49,10 +48,13 @@ def _number_fields(head: bytes, workspace: np.ndarray, numbers: np.ndarray, grou
     """The other fields that are numbers: geometry, rescaling, acquisition."""
     values = [None if value != value else value for value in numbers.tolist()]
     x, y, z, *cosines, between_rows, between_columns = values[6:17]
+    instance, series, acquisition, echo, temporal = values[1:6]
     fields: dict[str, object] = {
-        field: None if value is None else int(value) for field, value in zip(_INTEGERS, values[1:6], strict=True)
-    }
-    fields |= {
+        "instance_number": None if instance is None else int(instance),
+        "series_number": None if series is None else int(series),
+        "acquisition_number": None if acquisition is None else int(acquisition),
+        "echo_number": None if echo is None else int(echo),
+        "temporal_position_identifier": None if temporal is None else int(temporal),
         "image_position_patient": None if z is None else (x, y, z),
         "image_orientation_patient": None if cosines[5] is None else tuple(cosines),
         "pixel_spacing": None if between_columns is None else (between_rows, between_columns),
@@ -112,10 +114,10 @@ def _read_odd(field: str, head: bytes, workspace: np.ndarray) -> int | float | t
     start, length, _, letters = workspace[span : span + 4].tolist()
     vr, is_big = vr_text(letters), workspace.item(_scan.IS_BIG) != 0
     raw = head[start : start + length]
-    if kind == _scan.SHORT and vr in ("", "UN"):
+    if kind == _numbers.SHORT and vr in ("", "UN"):
         return None  # a number of two bytes needs no help
     value = number_of(raw, vr, is_big, kind != _numbers.DECIMAL, count)
-    if kind == _scan.SHORT and isinstance(value, int) and not -(1 << 15) <= value < 1 << 32:
+    if kind == _numbers.SHORT and isinstance(value, int) and not -(1 << 15) <= value < 1 << 32:
         return None
     if field == "pixel_spacing" and value is None:
         side = number_of(raw, vr, is_big, False, 0)

@@ -199,7 +199,8 @@ class _Reader:
         """The pixel data behind ``at`` where just one place in the rest of the file can be their element."""
         order = ">HH" if self.is_big else "<HH"
         pattern = struct.pack(order, _scan.PIXEL_DATA >> 16, _scan.PIXEL_DATA & 0xFFFF)
-        places, place = [], self._find(pattern, at)
+        places: list[tuple[int, str, int, int]] = []
+        place = self._find(pattern, at)
         while place >= 0 and len(places) < 2:
             if (pixels := self._pixels(place)) is not None:
                 places.append(pixels)

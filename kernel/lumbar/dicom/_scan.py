@@ -225,13 +225,13 @@ def _walk(source: np.ndarray, is_file: bool, place: np.ndarray) -> int:
             if is_file:
                 # A syntax whose last character is 9 or 2 may be deflated or big-endian: the caller, who sees the text,
                 # knows whether it is, and what to do where there is none. One blank or NUL may pad it.
-                at, length = place[SYNTAX], place[SYNTAX + 1]
+                at, n_letters = place[SYNTAX], place[SYNTAX + 1]
                 last = 0
-                if length > 1:
-                    last = int(source[at + length - 1])
+                if n_letters > 1:
+                    last = int(source[at + n_letters - 1])
                     if last == 0 or last == 32:
-                        last = int(source[at + length - 2])
-                if last <= 32 or last == 57 or (last == 50 and length > 18):
+                        last = int(source[at + n_letters - 2])
+                if last <= 32 or last == 57 or (last == 50 and n_letters > 18):
                     return NEEDS_SYNTAX
             is_meta = False
             # What the first element looks like decides, whatever the syntax says

@@ -181,7 +181,7 @@ _DTYPES: dict[int, tuple[np.dtype, np.dtype]] = {
     32: (np.dtype("u4"), np.dtype("i4")),
     64: (np.dtype("u8"), np.dtype("i8")),
 }
-_FLOATS = {"FloatPixelData": np.dtype("f4"), "DoubleFloatPixelData": np.dtype("f8")}
+_FLOATS: dict[str, np.dtype] = {"FloatPixelData": np.dtype("f4"), "DoubleFloatPixelData": np.dtype("f8")}
 _FLOAT_TAGS = {_scan.FLOAT_PIXEL_DATA: "FloatPixelData", _scan.DOUBLE_FLOAT_PIXEL_DATA: "DoubleFloatPixelData"}
 
 

@@ -19,7 +19,7 @@ from lumbar.dicom.stack import plane_normal
 _DEFAULT_STEP_MM = 4.0
 _MIN_AT_ONE_POSITION = 3  # two images at one position are a double
 _MAX_AT_ONE_POSITION = 512  # more images than any stack of a spine has are repeats of one slice
-_MAX_STACKS = 128  # of a series; what comes after is left out with a line
+_MAX_STACKS = 128  # of a series; what is beyond them is left out with a line
 # Slices of one stack may shift in their plane, those of another station lie a good part of the image away.
 _STATION_SHARE = 0.5  # of the field of view
 _STATION_MM = 40.0  # and never less than this
@@ -41,6 +41,11 @@ def arrange(placed: list[Placed], notes: Notes, left: LeftOut, prefers_long_echo
     """The stacks of a series; images left out are noted in ``left``, one line for each reason in ``notes``."""
     arranger = _Arranger(left, prefers_long_echo)
     plans = [plan for group in _group(placed, notes) for plan in arranger.plans(group)]
+    if len(plans) > _MAX_STACKS:
+        plans.sort(key=lambda plan: -len(plan.items))
+        n_left = sum(len(plan.items) for plan in plans[_MAX_STACKS:])
+        notes.problems.append(f"{n_left} slices left out, found {len(plans)} stacks, expected at most {_MAX_STACKS}")
+        del plans[_MAX_STACKS:]
     for reason, count in arranger.orders.items():
         notes.guess(f"{count} slices {reason}")
     if arranger.stations:
@@ -155,10 +160,12 @@ def _is_one_position(group: list[Placed], origins: np.ndarray) -> bool:
     steps = np.rint(origins / SAME_POSITION_MM).astype(np.int64)
     _, which, counts = np.unique(steps, axis=0, return_inverse=True, return_counts=True)
     same = [group[index] for index in np.flatnonzero(which.reshape(-1) == np.argmax(counts)).tolist()]
-    if len(same) < max(_MIN_AT_ONE_POSITION, NEARLY_ALL * len(group)) or len(same) > _MAX_AT_ONE_POSITION:
+    if len(same) < max(_MIN_AT_ONE_POSITION, NEARLY_ALL * len(group)):
         return False
     if _locations(same) is not None:
         return True
+    if len(same) > _MAX_AT_ONE_POSITION:
+        return False
     times = {item.image.header.temporal_position_identifier for item in same} - {None}
     return len(times) < NEARLY_ALL * len(same)  # else it is one slice over time
 
