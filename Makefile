@@ -2,7 +2,7 @@
 # Each target makes .venv by itself; a second run installs nothing.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv dry-run seal test check bench parity hooks clean
+.PHONY: help venv dry-run seal test check bench parity constraints hooks clean
 
 VENV     := .venv
 PY       := $(VENV)/bin/python
@@ -39,6 +39,7 @@ help:
 	@echo "make seal             stage dist/dataset (RUN=runs/mine for your own weights)"
 	@echo "make bench            the figures that the README quotes"
 	@echo "make parity           kernel tests and dry run with the versions of Kaggle's image (needs Python 3.12; PYTHON312=)"
+	@echo "make constraints     pin what is installed in .venv (constraints.txt)"
 	@echo "make hooks | clean    install the pre-commit hook | remove dist and caches"
 
 # ---- environments -------------------------------------------------------------------------------------------------
@@ -111,6 +112,9 @@ parity: $(STAMP) $(PARITY_STAMP) $(if $(strip $(DATA)),,$(SAMPLE_STAMP))
 	$(PY) $(DRY_RUN)
 	NUMBA_CACHE_DIR=$(CURDIR)/.numba_cache/parity $(PARITY_PY) $(DRY_RUN) --out dist/parity --keep-seal \
 	  --agree-with dist/dry-run/kaggle/working/submission.csv
+
+constraints: $(STAMP)
+	$(PY) tools/constraints.py
 
 hooks: $(STAMP)
 	$(PY) -m uv pip install --quiet --python $(PY) pre-commit && $(VENV)/bin/pre-commit install
