@@ -11,11 +11,14 @@ from pathlib import Path
 from lumbar.errors import LumbarError
 from lumbar.manifest import manifest_hash, read_manifest
 from lumbar_publish import step_dataset, step_kernel, step_submit
+from lumbar_publish.accelerators import ACCELERATORS, DEFAULT, IMAGES, NONE, Accelerator, accelerator, of_metadata
 from lumbar_publish.chain import run_chain, run_networks
-from lumbar_publish.client import Client, KaggleError
+from lumbar_publish.client import Client, KaggleError, demand_client
 from lumbar_publish.files import write_text
+from lumbar_publish.metadata import kernel_metadata, write_json
 from lumbar_publish.names import DEFAULT_SLUG, DatasetId, Layout
 from lumbar_publish.publication import Publication, demand_owner
+from lumbar_publish.quota import quota_line
 from lumbar_publish.seal import Sealed, described, locked_dataset, read_json, seal, source_of, verify_against_lock
 from lumbar_publish.whole import chain_of
 
@@ -40,17 +43,24 @@ def main(layout: Layout, make_sample: MakeSample, argv: list[str] | None = None)
             return 0
         if options.publish and not options.message:
             raise LumbarError("--publish needs notes for the version: add -m NOTES")
+        if options.no_run and options.publish not in ("kernel", ALL):
+            raise LumbarError("--no-run saves the notebook without running it: add --publish kernel -m NOTES")
+        machine = _machine(layout, options)
         if options.publish:
-            _ask_first(DatasetId.choose(locked_dataset(layout), options.owner, options.slug), options.publish)
+            dataset = DatasetId.choose(locked_dataset(layout), options.owner, options.slug)
+            _ask_first(dataset, options.publish, machine if not options.no_run else ACCELERATORS[NONE])
         sealed = _seal(layout, options, make_sample)
+        _note_machine(layout, options, sealed, machine)
         print(summary(sealed))
         if options.publish:
-            publication = Publication(layout, sealed, options.message)
+            publication = Publication(layout, sealed, options.message, runs_notebook=not options.no_run)
             for step, run in STEPS.items():
-                if options.publish in (step, ALL):
+                if options.publish in (step, ALL) and not (options.no_run and step == "submit"):
                     run(publication)
     except LumbarError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        if isinstance(error, KaggleError) and error.hint:
+            print("\n".join(f"  {line.strip()}" for line in error.hint.splitlines()))  # the client's own advice
         return 1
     except KeyboardInterrupt:
         print("error: interrupted: run this again to go on from here", file=sys.stderr)
@@ -58,16 +68,40 @@ def main(layout: Layout, make_sample: MakeSample, argv: list[str] | None = None)
     return 0
 
 
-def _ask_first(dataset: DatasetId, step: str) -> None:
-    """Meet an account that Kaggle refuses, or a network that is not there, before the minutes that sealing takes."""
+def _ask_first(dataset: DatasetId, step: str, machine: Accelerator) -> None:
+    """Meet an account that Kaggle refuses, or a network that is not there, before the minutes that sealing takes.
+
+    Also says what quota is left, where a notebook may be run.
+    """
     demand_owner(dataset)
-    if step in LATER:
+    demand_client()
+    client = Client()
+    if step not in LATER:
+        try:
+            client.ask("datasets", "status", str(dataset))
+        except KaggleError as error:
+            if error.trouble.is_no_answer:
+                raise
+    if step in ("kernel", ALL):
+        print(quota_line(client, machine), flush=True)
+
+
+def _machine(layout: Layout, options: argparse.Namespace) -> Accelerator:
+    """The accelerator that is asked for, or that a step which does not seal goes on with."""
+    if options.accelerator is not None:
+        return accelerator(options.accelerator)
+    if options.publish in LATER and layout.kernel_metadata.is_file():
+        return of_metadata(read_json(layout.kernel_metadata))
+    return ACCELERATORS[DEFAULT]
+
+
+def _note_machine(layout: Layout, options: argparse.Namespace, sealed: Sealed, machine: Accelerator) -> None:
+    """Write what was asked for into the notebook's metadata; else what sealing wrote stands."""
+    if options.accelerator is None and options.image is None:
         return
-    try:
-        Client().ask("datasets", "status", str(dataset))
-    except KaggleError as error:
-        if error.trouble.is_no_answer:
-            raise
+    image = options.image or str(read_json(layout.kernel_metadata).get("docker_image_pinning_type") or IMAGES[0])
+    write_json(layout.kernel_metadata, kernel_metadata(sealed.dataset, machine.name, image))
+    print(f"notebook: {machine}, image {image}, at most {machine.hours:g} hours")
 
 
 def summary(sealed: Sealed) -> str:
@@ -132,5 +166,18 @@ def _parser() -> argparse.ArgumentParser:
         help="then create or version the dataset, push the notebook, submit it; or one of these steps",
     )
     parser.add_argument("-m", "--message", metavar="NOTES", help="version notes and submission message")
+    parser.add_argument(
+        "--accelerator",
+        metavar="NAME",
+        help=f"machine of the notebook, default {DEFAULT} (two T4); one of {', '.join(ACCELERATORS)}",
+    )
+    parser.add_argument(
+        "--image",
+        choices=IMAGES,
+        help="image of the notebook: the latest (default), or the one that its first version ran in",
+    )
+    parser.add_argument(
+        "--no-run", action="store_true", help="with --publish kernel: save the notebook on Kaggle, do not run it"
+    )
     parser.add_argument("--verify", type=Path, metavar="FOLDER", help="check a sealed folder against the lock file")
     return parser
