@@ -10,6 +10,7 @@ import shutil
 from lumbar.errors import CohortError
 from lumbar_publish.accelerators import of_metadata
 from lumbar_publish.client import KaggleError, wait_for
+from lumbar_publish.image import image_line
 from lumbar_publish.publication import AGAIN, Publication
 from lumbar_publish.remote import newest_hash, parse_json
 from lumbar_publish.remote_kernel import pushed_version
@@ -179,13 +180,15 @@ def _check_output(publication: Publication, version: int) -> None:
         raise _RunFailed(
             f"{what} left no submission.csv: {_log_tail(publication)}: see {publication.output}, mend that, {AGAIN}"
         )
-    ran = read_json(record).get("manifest_hash") if record.is_file() else publication.sealed.manifest_hash
+    said = read_json(record) if record.is_file() else {"manifest_hash": publication.sealed.manifest_hash}
+    ran = said.get("manifest_hash")
     if ran != publication.sealed.manifest_hash:
         raise _RunFailed(f"{what} ran manifest {str(ran)[:12]}, expected {publication.mark}: run this again")
     try:
         check_submission(submission)
     except CohortError as error:
         raise _RunFailed(f"{what} left an invalid submission: {error}: mend that, {AGAIN}") from None
+    publication.log(image_line(said, publication.layout.root / "dist"))
 
 
 def _log_tail(publication: Publication) -> str:

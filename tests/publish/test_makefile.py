@@ -14,7 +14,13 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """Makefile and what its targets depend on, with an environment that was installed after them."""
-    for name in ("Makefile", "pyproject.toml", "constraints.txt", "constraints-kaggle.txt", "constraints-kaggle-next.txt"):
+    for name in (
+        "Makefile",
+        "pyproject.toml",
+        "constraints.txt",
+        "constraints-kaggle.txt",
+        "constraints-kaggle-next.txt",
+    ):
         shutil.copy(REPOSITORY / name, tmp_path)
     for venv in (".venv", ".venv-parity", ".venv-parity-next"):
         (tmp_path / venv).mkdir()
@@ -28,7 +34,9 @@ def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, check=False)
 
 
-@pytest.mark.parametrize("target", ["dry-run", "test", "check", "parity", "parity-now", "parity-next", "constraints", "seal"])
+@pytest.mark.parametrize(
+    "target", ["dry-run", "test", "check", "parity", "parity-now", "parity-next", "constraints", "seal"]
+)
 def test_installed_environment_is_not_installed_again(clone: Path, target: str) -> None:
     done = make(clone, "-n", target)
     assert done.returncode == 0, done.stderr
