@@ -10,6 +10,7 @@ six days, see its ``ResumableFileUpload``).
 
 from __future__ import annotations
 
+import filecmp
 import shutil
 import zipfile
 from pathlib import Path
@@ -39,9 +40,10 @@ def prepare(publication: Publication) -> bool:
         ManifestError: a place that cannot be written.
     """
     notes, folder = notes_of(publication), folder_of(publication)
-    has_begun = folder.is_dir() and any(notes.glob(".kaggle-uploads*/*.json"))
+    has_begun = any(notes.glob(".kaggle-uploads*/*.json")) and _holds(folder, publication.sealed.folder)
     if not has_begun:
-        discard(publication)
+        for other in publication.folder.parent.glob("*/upload*"):  # of any manifest: large, and of no use any more
+            shutil.rmtree(other, ignore_errors=True)
         notes.mkdir(parents=True, mode=0o700)  # holds signed addresses
         with replaced_folder(folder) as new:
             _fill(new, publication.sealed.folder)
@@ -57,6 +59,37 @@ def discard(publication: Publication) -> None:
 def names(publication: Publication) -> list[str]:
     """Names under which the content is uploaded."""
     return sorted(path.name for path in folder_of(publication).iterdir() if path.name != DATASET_METADATA)
+
+
+def _holds(folder: Path, sealed: Path) -> bool:
+    """Whether what lies ready is, byte for byte, what is sealed: a changed file would go on after its old start."""
+    try:
+        names = {f"{entry.name}.zip" if entry.is_dir() else entry.name for entry in sealed.iterdir()}
+        if {path.name for path in folder.iterdir()} != names:
+            return False
+        for entry in sealed.iterdir():
+            if entry.is_file() and not filecmp.cmp(entry, folder / entry.name, shallow=False):
+                return False
+            if entry.is_dir() and not _holds_archive(folder / f"{entry.name}.zip", entry):
+                return False
+    except (OSError, zipfile.BadZipFile):
+        return False
+    return True
+
+
+def _holds_archive(archive: Path, folder: Path) -> bool:
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    with zipfile.ZipFile(archive) as packed:
+        if sorted(packed.namelist()) != sorted(files):
+            return False
+        for name, path in files.items():
+            with packed.open(name) as one, path.open("rb") as other:
+                while (block := one.read(1 << 20)) == other.read(1 << 20):
+                    if not block:
+                        break
+                else:
+                    return False
+    return True
 
 
 def _fill(folder: Path, sealed: Path) -> None:

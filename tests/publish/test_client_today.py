@@ -178,6 +178,14 @@ def test_quota_is_said_first_and_stops_nothing(
     assert out.startswith(said)
 
 
+def test_an_account_that_is_refused_is_met_with_the_quota(kaggle: KaggleServer, publish: Publish) -> None:
+    kaggle.refuse("GetAcceleratorQuotaStatistics", 401, "nope")
+    code, _, err = publish("kernel")
+    assert code == 1
+    assert "refused the credentials in KAGGLE_KEY" in error_line(err)
+    assert sum(kaggle.calls.values()) == 1
+
+
 # ---- submissions by number ----------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from lumbar_publish import step_dataset
@@ -89,6 +91,21 @@ def test_other_content_of_the_same_size_is_sent_whole(
     assert code == 0, out + err
     assert "going on" not in out
     assert kaggle.calls["StartBlobUpload"] == 6
+    assert not list((layout.root / "dist" / "publish").glob("*/upload*"))  # the older one's neither
+    assert kaggle.datasets[DATASET].versions == [content(layout)]
+
+
+def test_a_file_that_changed_on_the_disk_is_made_and_sent_anew(
+    kaggle: KaggleServer, interrupted: None, publish: Publish, layout: Layout
+) -> None:
+    (archive,) = (layout.root / "dist" / "publish").glob("*/upload/code.zip")
+    stat, data = archive.stat(), bytearray(archive.read_bytes())
+    data[40] ^= 1
+    archive.write_bytes(data)
+    os.utime(archive, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    code, out, err = publish("dataset")
+    assert code == 0, out + err
+    assert "going on" not in out
     assert kaggle.datasets[DATASET].versions == [content(layout)]
 
 
