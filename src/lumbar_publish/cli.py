@@ -11,7 +11,7 @@ from pathlib import Path
 from lumbar.errors import LumbarError
 from lumbar.manifest import manifest_hash, read_manifest
 from lumbar_publish import step_dataset, step_kernel, step_submit
-from lumbar_publish.accelerators import ACCELERATORS, DEFAULT, IMAGES, NONE, Accelerator, accelerator, of_metadata
+from lumbar_publish.accelerators import ACCELERATORS, DEFAULT, IMAGES, Accelerator, accelerator, of_metadata
 from lumbar_publish.chain import run_chain, run_networks
 from lumbar_publish.client import Client, KaggleError, demand_client
 from lumbar_publish.files import write_text
@@ -48,7 +48,7 @@ def main(layout: Layout, make_sample: MakeSample, argv: list[str] | None = None)
         machine = _machine(layout, options)
         if options.publish:
             dataset = DatasetId.choose(locked_dataset(layout), options.owner, options.slug)
-            _ask_first(dataset, options.publish, machine if not options.no_run else ACCELERATORS[NONE])
+            _ask_first(dataset, options.publish, None if options.no_run else machine)
         sealed = _seal(layout, options, make_sample)
         _note_machine(layout, options, sealed, machine)
         print(summary(sealed))
@@ -68,10 +68,10 @@ def main(layout: Layout, make_sample: MakeSample, argv: list[str] | None = None)
     return 0
 
 
-def _ask_first(dataset: DatasetId, step: str, machine: Accelerator) -> None:
+def _ask_first(dataset: DatasetId, step: str, machine: Accelerator | None) -> None:
     """Meet an account that Kaggle refuses, or a network that is not there, before the minutes that sealing takes.
 
-    Also says what quota is left, where a notebook may be run.
+    Also says what quota is left, where a notebook may be run (``machine`` is None where it will not).
     """
     demand_owner(dataset)
     demand_client()
@@ -82,7 +82,7 @@ def _ask_first(dataset: DatasetId, step: str, machine: Accelerator) -> None:
         except KaggleError as error:
             if error.trouble.is_no_answer:
                 raise
-    if step in ("kernel", ALL):
+    if machine is not None and step in ("kernel", ALL):
         print(quota_line(client, machine), flush=True)
 
 

@@ -57,7 +57,7 @@ def demand_client() -> None:
 
 
 class Client:
-    """Calls of the ``kaggle`` command; ``log`` receives a line and its answer for each call that changes something.
+    """Calls of the ``kaggle`` command; ``log`` receives two lines for each call that changes something.
 
     Every call gets a temporary folder of its own, unless it is told to keep one. The client notes interrupted uploads
     in the system's, recognises them by name, size and time alone, and would go on with old bytes after the content has
@@ -106,7 +106,7 @@ class Client:
             KaggleError: it failed (left to the caller unless ``check``).
         """
         reply = self._run(arguments, limit_s, progress=progress, folder=folder, scratch=scratch)
-        self.log("\n  ".join([f"$ {reply.command}", reply.message, *reply.hint.splitlines()]))
+        self.log(f"$ {reply.command}\n  {reply.message}")
         if check and reply.returncode:
             raise reply.error()
         return reply

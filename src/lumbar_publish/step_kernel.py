@@ -102,7 +102,7 @@ def _save(publication: Publication, content: str) -> None:
     if version is None:
         version = _push(publication, "--no-run")
         publication.note(saved=content, saved_version=version)
-    publication.log(f"notebook {publication.kernel} version {version}: saved, not run: kaggle.com/{publication.kernel}")
+    publication.log(f"notebook {publication.kernel} version {version}: saved, not run: look at it there")
 
 
 def _push(publication: Publication, *options: str) -> int:

@@ -61,6 +61,7 @@ def _submit(publication: Publication, version: int, mark: str, rows: list[dict[s
     said = re.search(r"^Submission ref: (\d+)\s*$", reply.out, re.MULTILINE)
     ref = said[1] if said else _listed(publication, reply, message, mark, {str(row.get("ref")) for row in rows})
     publication.note(submission=[mark, ref])
+    publication.log(f"submission {ref}: {mark}, waiting for its scores")
 
 
 def _listed(publication: Publication, reply: Reply, message: str, mark: str, before: set[str]) -> str:
