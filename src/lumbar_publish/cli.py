@@ -11,11 +11,11 @@ from pathlib import Path
 from lumbar.errors import LumbarError
 from lumbar.manifest import manifest_hash, read_manifest
 from lumbar_publish import step_dataset, step_kernel, step_submit
-from lumbar_publish.accelerators import ACCELERATORS, DEFAULT, IMAGES, Accelerator, accelerator, of_metadata
+from lumbar_publish.accelerators import ACCELERATORS, DEFAULT, IMAGES, Accelerator, accelerator, machine_metadata
 from lumbar_publish.chain import run_chain, run_networks
 from lumbar_publish.client import Client, KaggleError, demand_client
 from lumbar_publish.files import write_text
-from lumbar_publish.metadata import kernel_metadata, write_json
+from lumbar_publish.metadata import noted_machine, write_json
 from lumbar_publish.names import DEFAULT_SLUG, DatasetId, Layout
 from lumbar_publish.publication import Publication, demand_owner
 from lumbar_publish.quota import quota_line
@@ -45,12 +45,12 @@ def main(layout: Layout, make_sample: MakeSample, argv: list[str] | None = None)
             raise LumbarError("--publish needs notes for the version: add -m NOTES")
         if options.no_run and options.publish not in ("kernel", ALL):
             raise LumbarError("--no-run saves the notebook without running it: add --publish kernel -m NOTES")
-        machine = _machine(layout, options)
+        machine = accelerator(options.accelerator or noted_machine(layout.kernel_metadata)[0])
         if options.publish:
             dataset = DatasetId.choose(locked_dataset(layout), options.owner, options.slug)
             _ask_first(dataset, options.publish, None if options.no_run else machine)
         sealed = _seal(layout, options, make_sample)
-        _note_machine(layout, options, sealed, machine)
+        _note_machine(layout, options)
         print(summary(sealed))
         if options.publish:
             publication = Publication(layout, sealed, options.message, runs_notebook=not options.no_run)
@@ -86,22 +86,14 @@ def _ask_first(dataset: DatasetId, step: str, machine: Accelerator | None) -> No
         print(quota_line(client, machine), flush=True)
 
 
-def _machine(layout: Layout, options: argparse.Namespace) -> Accelerator:
-    """The accelerator that is asked for, or that a step which does not seal goes on with."""
-    if options.accelerator is not None:
-        return accelerator(options.accelerator)
-    if options.publish in LATER and layout.kernel_metadata.is_file():
-        return of_metadata(read_json(layout.kernel_metadata))
-    return ACCELERATORS[DEFAULT]
-
-
-def _note_machine(layout: Layout, options: argparse.Namespace, sealed: Sealed, machine: Accelerator) -> None:
-    """Write what was asked for into the notebook's metadata; else what sealing wrote stands."""
-    if options.accelerator is None and options.image is None:
-        return
-    image = options.image or str(read_json(layout.kernel_metadata).get("docker_image_pinning_type") or IMAGES[0])
-    write_json(layout.kernel_metadata, kernel_metadata(sealed.dataset, machine.name, image))
-    print(f"notebook: {machine}, image {image}, at most {machine.hours:g} hours")
+def _note_machine(layout: Layout, options: argparse.Namespace) -> None:
+    """Write what is asked for into the notebook's metadata, whose other fields stay; say where it will run."""
+    machine, image = noted_machine(layout.kernel_metadata)
+    machine, image = options.accelerator or machine, options.image or image
+    if options.accelerator or options.image:
+        data = read_json(layout.kernel_metadata)
+        write_json(layout.kernel_metadata, data | machine_metadata(accelerator(machine), image))
+    print(f"notebook: {accelerator(machine)}, image {image}, at most {accelerator(machine).hours:g} hours")
 
 
 def summary(sealed: Sealed) -> str:
@@ -169,12 +161,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--accelerator",
         metavar="NAME",
-        help=f"machine of the notebook, default {DEFAULT} (two T4); one of {', '.join(ACCELERATORS)}",
+        help=f"machine of the notebook: {', '.join(ACCELERATORS)}; default: the one asked for last, else {DEFAULT}",
     )
     parser.add_argument(
         "--image",
         choices=IMAGES,
-        help="image of the notebook: the latest (default), or the one that its first version ran in",
+        help="image of the notebook: the latest, or that of its first version; default: as last, else latest",
     )
     parser.add_argument(
         "--no-run", action="store_true", help="with --publish kernel: save the notebook on Kaggle, do not run it"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lumbar.errors import ManifestError
-from lumbar_publish.accelerators import DEFAULT, IMAGES, accelerator, machine_metadata
+from lumbar_publish.accelerators import DEFAULT, IMAGES, accelerator, machine_metadata, of_metadata
 from lumbar_publish.files import write_text
 from lumbar_publish.names import COMPETITION, NOTEBOOK, DatasetId
 
@@ -50,6 +50,16 @@ def kernel_metadata(dataset: DatasetId, machine: str = DEFAULT, image: str = IMA
         "model_sources": [],
         "title": dataset.kernel_title,
     } | machine_metadata(accelerator(machine), image)
+
+
+def noted_machine(path: Path) -> tuple[str, str]:
+    """Accelerator and image that a ``kernel-metadata.json`` asks for; the defaults where it says nothing valid."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        machine, image = of_metadata(data).name, data.get("docker_image_pinning_type")
+    except (OSError, ValueError, AttributeError, ManifestError):
+        return DEFAULT, IMAGES[0]
+    return machine, image if image in IMAGES else IMAGES[0]
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from lumbar.errors import ManifestError
 from lumbar_publish import cli
 from lumbar_publish.accelerators import ACCELERATORS, accelerator, of_metadata
 from lumbar_publish.cli import main
-from lumbar_publish.metadata import kernel_metadata
+from lumbar_publish.metadata import kernel_metadata, noted_machine
 from lumbar_publish.names import KAGGLE_HOURS, DatasetId, Layout
 
 DATASET = DatasetId("me", "lumbar-kit")
@@ -78,9 +78,20 @@ def test_option_is_noted_in_the_notebooks_metadata(build) -> None:
     assert (data["enable_gpu"], data["machine_shape"]) == (False, "")
     assert data["docker_image_pinning_type"] == "original"
     assert "notebook: none (CPU only, no quota), image original, at most 9 hours" in out
-    _, data, _, _ = build()
+    _, again, _, _ = build()  # what was asked for stays, through a new seal as well
+    assert again == data
+    _, data, out, _ = build("--accelerator", "nvidiateslat4", "--image", "latest")
     assert (data["enable_gpu"], data["machine_shape"]) == (True, "NvidiaTeslaT4")
     assert data["docker_image_pinning_type"] == "latest"
+    assert "notebook: NvidiaTeslaT4 (two T4, the default GPU), image latest, at most 9 hours" in out
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"enable_gpu": true, "machine_shape": "NvidiaTeslaP100"}'])
+def test_metadata_that_says_nothing_valid_gives_the_default(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "kernel-metadata.json"
+    assert noted_machine(path) == ("NvidiaTeslaT4", "latest")
+    path.write_text(text)
+    assert noted_machine(path) == ("NvidiaTeslaT4", "latest")
 
 
 def test_unknown_machine_is_refused_before_anything_is_sealed(build, layout: Layout) -> None:
