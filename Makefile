@@ -2,13 +2,14 @@
 # Each target makes .venv by itself; a second run installs nothing.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv dry-run seal test check bench parity hooks clean
+.PHONY: help venv dry-run seal test check bench parity parity-now parity-next .rehearsed-here constraints hooks clean
 
 VENV     := .venv
 PY       := $(VENV)/bin/python
 STAMP    := $(VENV)/.installed
 CANDIDATES := python3 python3.12 python3.13 python3.11 python
 CANDIDATES_312 := python3.12 python3 python $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python3.12)
+CANDIDATES_313 := python3.13 python3 python $(wildcard $(HOME)/.pyenv/versions/3.13*/bin/python3.13)
 
 # dry-run: the user's own sample images, or phantoms
 DATA     ?=
@@ -22,10 +23,11 @@ SAMPLE_STAMP = $(SAMPLE)/.made-$(STUDIES)-$(SEED)
 DRY_RUN  = -m lumbar_publish.dry_run --data "$(ROOT_OF_DATA)" $(if $(RUN),--run "$(RUN)") \
            $(if $(filter-out 0 no false,$(KAGGLE_LIKE)),--kaggle-like)
 
-# parity: the notebook image's own versions
+# parity: the versions of the notebook image, as it is and as upstream has it
 PARITY_VENV  := .venv-parity
-PARITY_PY    := $(PARITY_VENV)/bin/python
+NEXT_VENV    := .venv-parity-next
 PARITY_STAMP := $(PARITY_VENV)/.installed
+NEXT_STAMP   := $(NEXT_VENV)/.installed
 PARITY_TESTS ?= $(wildcard tests/dicom tests/kernel)
 
 export NUMBA_CACHE_DIR ?= $(CURDIR)/.numba_cache
@@ -38,7 +40,10 @@ help:
 	@echo "make check            ruff and mypy"
 	@echo "make seal             stage dist/dataset (RUN=runs/mine for your own weights)"
 	@echo "make bench            the figures that the README quotes"
-	@echo "make parity           kernel tests and dry run with the versions of Kaggle's image (needs Python 3.12; PYTHON312=)"
+	@echo "make parity           kernel tests and dry run with the versions of Kaggle's image, the present and the next"
+	@echo "make parity-now       only the present one (needs Python 3.12; PYTHON312=)"
+	@echo "make parity-next      only the next one (needs Python 3.13; PYTHON313=)"
+	@echo "make constraints     pin what is installed in .venv (constraints.txt)"
 	@echo "make hooks | clean    install the pre-commit hook | remove dist and caches"
 
 # ---- environments -------------------------------------------------------------------------------------------------
@@ -64,6 +69,7 @@ echo "$$found"
 endef
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 IS_312     := import sys; sys.exit(sys.version_info[:2] != (3, 12))
+IS_313     := import sys; sys.exit(sys.version_info[:2] != (3, 13))
 
 venv: $(STAMP)
 
@@ -75,6 +81,11 @@ $(STAMP): pyproject.toml constraints.txt
 $(PARITY_STAMP): pyproject.toml constraints-kaggle.txt
 	@py=$$($(call find,$(PYTHON312),$(CANDIDATES_312),$(IS_312),no Python 3.12 found (the version of the notebook image); name one with PYTHON312=/path/to/python3.12)) && \
 	  $(MAKE) --no-print-directory .install FOLDER=$(PARITY_VENV) INTERPRETER="$$py" CONSTRAINTS=constraints-kaggle.txt
+	@touch $@
+
+$(NEXT_STAMP): pyproject.toml constraints-kaggle-next.txt
+	@py=$$($(call find,$(PYTHON313),$(CANDIDATES_313),$(IS_313),no Python 3.13 found (the version of the next notebook image); name one with PYTHON313=/path/to/python3.13)) && \
+	  $(MAKE) --no-print-directory .install FOLDER=$(NEXT_VENV) INTERPRETER="$$py" CONSTRAINTS=constraints-kaggle-next.txt
 	@touch $@
 
 .PHONY: .install
@@ -106,11 +117,26 @@ check: $(STAMP)
 bench: $(STAMP)
 	@for script in benchmarks/*.py; do echo "== $$script"; $(PY) "$$script" || exit 1; done
 
-parity: $(STAMP) $(PARITY_STAMP) $(if $(strip $(DATA)),,$(SAMPLE_STAMP))
-	NUMBA_CACHE_DIR=$(CURDIR)/.numba_cache/parity $(PARITY_PY) -m pytest $(PARITY_TESTS)
-	$(PY) $(DRY_RUN)
-	NUMBA_CACHE_DIR=$(CURDIR)/.numba_cache/parity $(PARITY_PY) $(DRY_RUN) --out dist/parity --keep-seal \
+# $(call parity,environment,name): its tests, then the rehearsal of what .rehearsed-here has sealed
+define parity
+	NUMBA_CACHE_DIR=$(CURDIR)/.numba_cache/$(2) $(1)/bin/python -m pytest $(PARITY_TESTS)
+	NUMBA_CACHE_DIR=$(CURDIR)/.numba_cache/$(2) $(1)/bin/python $(DRY_RUN) --out dist/$(2) --keep-seal \
 	  --agree-with dist/dry-run/kaggle/working/submission.csv
+endef
+
+.rehearsed-here: $(STAMP) $(if $(strip $(DATA)),,$(SAMPLE_STAMP))
+	$(PY) $(DRY_RUN)
+
+parity: parity-now parity-next
+
+parity-now: .rehearsed-here $(PARITY_STAMP)
+	$(call parity,$(PARITY_VENV),parity)
+
+parity-next: .rehearsed-here $(NEXT_STAMP)
+	$(call parity,$(NEXT_VENV),parity-next)
+
+constraints: $(STAMP)
+	$(PY) tools/constraints.py
 
 hooks: $(STAMP)
 	$(PY) -m uv pip install --quiet --python $(PY) pre-commit && $(VENV)/bin/pre-commit install

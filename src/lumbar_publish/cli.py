@@ -12,11 +12,14 @@ from lumbar.errors import LumbarError
 from lumbar.manifest import manifest_hash, read_manifest
 from lumbar.text import one_line
 from lumbar_publish import step_dataset, step_kernel, step_submit
+from lumbar_publish.accelerators import ACCELERATORS, DEFAULT, IMAGES, Accelerator, accelerator, machine_metadata
 from lumbar_publish.chain import run_chain, run_networks
-from lumbar_publish.client import Client, KaggleError
+from lumbar_publish.client import Client, KaggleError, demand_client
 from lumbar_publish.files import write_text
+from lumbar_publish.metadata import noted_machine, write_json
 from lumbar_publish.names import DEFAULT_SLUG, DatasetId, Layout
 from lumbar_publish.publication import Publication, demand_owner
+from lumbar_publish.quota import quota_line
 from lumbar_publish.seal import Sealed, described, locked_dataset, read_data, seal, source_of, verify_against_lock
 from lumbar_publish.whole import chain_of
 
@@ -41,17 +44,24 @@ def main(layout: Layout, make_sample: MakeSample, argv: list[str] | None = None)
             return 0
         if options.publish and not options.message:
             raise LumbarError("--publish needs notes for the version: add -m NOTES")
+        if options.no_run and options.publish not in ("kernel", ALL):
+            raise LumbarError("--no-run saves the notebook without running it: add --publish kernel -m NOTES")
+        machine = accelerator(options.accelerator or noted_machine(layout.kernel_metadata)[0])
         if options.publish:
-            _ask_first(DatasetId.choose(locked_dataset(layout), options.owner, options.slug), options.publish)
+            dataset = DatasetId.choose(locked_dataset(layout), options.owner, options.slug)
+            _ask_first(dataset, options.publish, None if options.no_run else machine)
         sealed = _seal(layout, options, make_sample)
+        _note_machine(layout, options)
         print(summary(sealed))
         if options.publish:
-            publication = Publication(layout, sealed, options.message)
+            publication = Publication(layout, sealed, options.message, runs_notebook=not options.no_run)
             for step, run in STEPS.items():
-                if options.publish in (step, ALL):
+                if options.publish in (step, ALL) and not (options.no_run and step == "submit"):
                     run(publication)
     except (LumbarError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
+        if isinstance(error, KaggleError) and error.hint:
+            print("\n".join(f"  {line.strip()}" for line in error.hint.splitlines()))  # the client's own advice
         return 1
     except KeyboardInterrupt:
         print("error: interrupted: run this again to go on from here", file=sys.stderr)
@@ -59,16 +69,32 @@ def main(layout: Layout, make_sample: MakeSample, argv: list[str] | None = None)
     return 0
 
 
-def _ask_first(dataset: DatasetId, step: str) -> None:
-    """Meet an account that Kaggle refuses, or a network that is not there, before the minutes that sealing takes."""
+def _ask_first(dataset: DatasetId, step: str, machine: Accelerator | None) -> None:
+    """Meet an account that Kaggle refuses, or a network that is not there, before the minutes that sealing takes.
+
+    Also says what quota is left, where a notebook may be run (``machine`` is None where it will not).
+    """
     demand_owner(dataset)
-    if step in LATER:
-        return
-    try:
-        Client().ask("datasets", "status", str(dataset))
-    except KaggleError as error:
-        if error.trouble.is_no_answer:
-            raise
+    demand_client()
+    client = Client()
+    if step not in LATER:
+        try:
+            client.ask("datasets", "status", str(dataset))
+        except KaggleError as error:
+            if error.trouble.is_no_answer:
+                raise
+    if machine is not None and step in ("kernel", ALL):
+        print(quota_line(client, machine), flush=True)
+
+
+def _note_machine(layout: Layout, options: argparse.Namespace) -> None:
+    """Write what is asked for into the notebook's metadata, whose other fields stay; say where it will run."""
+    machine, image = noted_machine(layout.kernel_metadata)
+    machine, image = options.accelerator or machine, options.image or image
+    if options.accelerator or options.image:
+        data = read_json(layout.kernel_metadata)
+        write_json(layout.kernel_metadata, data | machine_metadata(accelerator(machine), image))
+    print(f"notebook: {accelerator(machine)}, image {image}, at most {accelerator(machine).hours:g} hours")
 
 
 def summary(sealed: Sealed) -> str:
@@ -133,5 +159,18 @@ def _parser() -> argparse.ArgumentParser:
         help="then create or version the dataset, push the notebook, submit it; or one of these steps",
     )
     parser.add_argument("-m", "--message", metavar="NOTES", help="version notes and submission message")
+    parser.add_argument(
+        "--accelerator",
+        metavar="NAME",
+        help=f"machine of the notebook: {', '.join(ACCELERATORS)}; default: the one asked for last, else {DEFAULT}",
+    )
+    parser.add_argument(
+        "--image",
+        choices=IMAGES,
+        help="image of the notebook: the latest, or that of its first version; default: as last, else latest",
+    )
+    parser.add_argument(
+        "--no-run", action="store_true", help="with --publish kernel: save the notebook on Kaggle, do not run it"
+    )
     parser.add_argument("--verify", type=Path, metavar="FOLDER", help="check a sealed folder against the lock file")
     return parser

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import enum
+import importlib.metadata
 import os
 import re
 import signal
@@ -13,14 +13,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeVar
 
-from lumbar.errors import LumbarError
-from lumbar_publish.credentials import Credentials, hide_secrets
+from lumbar_publish.credentials import hide_secrets
 from lumbar_publish.kaggle_process import last_status
-from lumbar_publish.names import COMPETITION
+from lumbar_publish.reply import KaggleError, Reply, Trouble
+
+__all__ = ["LONG_S", "SHORT_S", "Client", "KaggleError", "Reply", "Trouble", "demand_client", "wait_for"]
 
 SHORT_S = 180.0  # a question; the client's own retries on a dead network take 150, its start on a busy machine a minute
 LONG_S = 6 * 3600.0  # an upload
@@ -30,126 +30,38 @@ _PATIENCE_FAILURES = 10  # failed looks in a row while waiting, once one has wor
 
 _PROCESS = Path(__file__).with_name("kaggle_process.py")
 
+# Older ones ask for version N of a notebook as "slug/N", which Kaggle refuses (403), report the newest version's status
+# under an older one's name, and create a dataset version without the files whose upload failed.
+OLDEST_CLIENT = (2, 2, 5)
+
 T = TypeVar("T")
 
 
-class Trouble(enum.Enum):
-    """Kinds of failure, as far as the client's words tell them apart."""
+def demand_client() -> None:
+    """Refuse a client that is too old.
 
-    CREDENTIALS = "credentials"
-    LIMITED = "rate limit"
-    SERVER = "server error"
-    UNREACHABLE = "unreachable"
-    FORBIDDEN = "forbidden"
-    MISSING = "not found"
-    OTHER = "failure"
-
-    @property
-    def may_pass(self) -> bool:
-        """Whether trying again can help."""
-        return self in (Trouble.LIMITED, Trouble.SERVER, Trouble.UNREACHABLE)
-
-    @property
-    def is_no_answer(self) -> bool:
-        """Whether it leaves open what Kaggle has; other refusals say that it has nothing (for us)."""
-        return self.may_pass or self is Trouble.CREDENTIALS
-
-
-class KaggleError(LumbarError):
-    """The client failed, or did not show that it succeeded. The message says what to do next."""
-
-    def __init__(self, message: str, trouble: Trouble = Trouble.OTHER) -> None:
-        super().__init__(message)
-        self.trouble = trouble
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What the client said; secrets are hidden.
-
-    ``status`` is the HTTP status of the last answer that it got, None without any; ``in_time`` is False for a client
-    that had to be ended.
+    Raises:
+        KaggleError: no client, or an old one; names the command that mends it.
     """
-
-    command: str
-    returncode: int
-    out: str
-    err: str
-    status: int | None = None
-    in_time: bool = True
-
-    @property
-    def text(self) -> str:
-        """Both streams."""
-        return f"{self.out}\n{self.err}"
-
-    @property
-    def last_line(self) -> str:
-        """The last line that says something."""
-        lines = [line.strip() for stream in (self.err, self.out) for line in reversed(stream.splitlines())]
-        said = [line for line in lines if line and "%|" not in line and not line.startswith(("Warning", "warnings."))]
-        return said[0][:300] if said else "nothing"
-
-    @property
-    def trouble(self) -> Trouble:
-        """The kind of failure: the status of a refused call decides, words only where there is none."""
-        refused = self.returncode != 0 and self.in_time and (self.status or 0) >= 400
-        return trouble_of_status(self.status or 0) if refused else trouble_of(self.text)
-
-    def error(self, hint: str = "") -> KaggleError:
-        """The failure that this tells of."""
-        trouble = self.trouble
-        advice = hint or _ADVICE.get(trouble, "")
-        if trouble is Trouble.FORBIDDEN and self.command.startswith("kaggle competitions "):
-            advice = f"accept the rules on kaggle.com/competitions/{COMPETITION}/rules, then run this again"
-        if trouble is Trouble.CREDENTIALS:
-            return KaggleError(Credentials.found().advice(), trouble)
-        if trouble is Trouble.UNREACHABLE:
-            return KaggleError(f"Kaggle cannot be reached ({self.command}): {advice}", trouble)
-        return KaggleError(f"{self.command}: {self.last_line.rstrip('.')}: {advice}".rstrip(": "), trouble)
-
-
-_ADVICE = {
-    Trouble.LIMITED: "too many requests, wait some minutes, then run this again",
-    Trouble.SERVER: "Kaggle's own error, run this again later",
-    Trouble.UNREACHABLE: "check the network, then run this again",
-    Trouble.FORBIDDEN: "not allowed: check that the owner is your account, or wait until Kaggle has processed it",
-    Trouble.MISSING: "not there: check owner and name",
-    Trouble.OTHER: "see the line above, then run this again",
-}
-# In this order: the words of one kind may hold those of the next.
-_SIGNS = (
-    (Trouble.CREDENTIALS, r"Authentication required|Unauthori[sz]ed|\b401\b|Unauthenticated|Invalid credentials"),
-    (Trouble.LIMITED, r"\b429\b|Too Many Requests|rate.?limit"),
-    (
-        Trouble.UNREACHABLE,
-        r"Max retries exceeded|ConnectionError|NewConnectionError|Connection refused|RemoteDisconnected|ProxyError"
-        r"|Name or service not known|timed out|no answer within|Connection aborted|Connection reset",
-    ),
-    (Trouble.SERVER, r"\b50[0234]\b|Internal (Server )?Error|Bad Gateway|Service Unavailable"),
-    (Trouble.FORBIDDEN, r"\b403\b|Forbidden|[Pp]ermission .*denied"),
-    (Trouble.MISSING, r"\b404\b|[Nn]ot [Ff]ound|does not exist"),
-)
-
-
-_OF_STATUS = {401: Trouble.CREDENTIALS, 403: Trouble.FORBIDDEN, 404: Trouble.MISSING, 429: Trouble.LIMITED}
-
-
-def trouble_of_status(status: int) -> Trouble:
-    """The kind of failure that an HTTP status stands for."""
-    return _OF_STATUS.get(status, Trouble.SERVER if status >= 500 else Trouble.OTHER)
-
-
-def trouble_of(text: str) -> Trouble:
-    """The kind of failure that the client's words tell of."""
-    return next((kind for kind, sign in _SIGNS if re.search(sign, text)), Trouble.OTHER)
+    try:
+        found = importlib.metadata.version("kaggle")
+    except importlib.metadata.PackageNotFoundError:
+        found = "none"
+    numbers = tuple(int(number) for number in re.findall(r"\d+", found)[:3])
+    if numbers < OLDEST_CLIENT:
+        oldest = ".".join(map(str, OLDEST_CLIENT))
+        raise KaggleError(
+            f"kaggle client: found {found}, expected {oldest} or newer: run "
+            f"{sys.executable} -m pip install -U 'kaggle>={oldest}' six, then run this again"
+        )
 
 
 class Client:
     """Calls of the ``kaggle`` command; ``log`` receives two lines for each call that changes something.
 
-    Every call gets a temporary folder of its own. The client notes interrupted uploads in the system's, recognises
-    them by name, size and time alone, and would go on with old bytes after the content has changed.
+    Every call gets a temporary folder of its own, unless it is told to keep one. The client notes interrupted uploads
+    in the system's, recognises them by name, size and time alone, and would go on with old bytes after the content has
+    changed.
     """
 
     def __init__(self, log: Callable[[str], None] = print) -> None:
@@ -171,22 +83,46 @@ class Client:
             time.sleep(_FIRST_PAUSE_S * 2**attempt)
         raise AssertionError("unreachable")
 
-    def act(self, *arguments: str, limit_s: float = SHORT_S, progress: bool = False, check: bool = True) -> Reply:
+    def act(
+        self,
+        *arguments: str,
+        limit_s: float = SHORT_S,
+        progress: bool = False,
+        check: bool = True,
+        folder: Path | None = None,
+        scratch: Path | None = None,
+    ) -> Reply:
         """A call that changes something: made once. Exit 0 proves nothing yet, but anything else is a failure.
+
+        Args:
+            arguments: the command.
+            limit_s: seconds after which the client is ended.
+            progress: show on standard error what the client says, as it says it.
+            check: raise on an exit code that is not 0.
+            folder: working directory; default: this process's.
+            scratch: the client's temporary folder, kept; default: one of this call's own, removed.
 
         Raises:
             KaggleError: it failed (left to the caller unless ``check``).
         """
-        reply = self._run(arguments, limit_s, progress=progress)
-        self.log(f"$ {reply.command}\n  {reply.last_line}")
+        reply = self._run(arguments, limit_s, progress=progress, folder=folder, scratch=scratch)
+        self.log(f"$ {reply.command}\n  {reply.message}")
         if check and reply.returncode:
             raise reply.error()
         return reply
 
-    def _run(self, arguments: tuple[str, ...], limit_s: float, *, progress: bool = False) -> Reply:
-        with tempfile.TemporaryDirectory(prefix="lumbar-kaggle-") as scratch:
-            statuses = Path(scratch) / "http-statuses"
-            code, out, err = _call(arguments, limit_s, statuses, progress)
+    def _run(
+        self,
+        arguments: tuple[str, ...],
+        limit_s: float,
+        *,
+        progress: bool = False,
+        folder: Path | None = None,
+        scratch: Path | None = None,
+    ) -> Reply:
+        with tempfile.TemporaryDirectory(prefix="lumbar-kaggle-") as own:
+            statuses = Path(own) / "http-statuses"
+            code, out, err = _call(arguments, limit_s, statuses, scratch or Path(own), folder, progress)
             status = last_status(statuses)
         in_time = code is not None
         if not in_time:
@@ -195,13 +131,16 @@ class Client:
         return Reply(command, 1 if code is None else code, hide_secrets(out), hide_secrets(err), status, in_time)
 
 
-def _call(arguments: tuple[str, ...], limit_s: float, statuses: Path, progress: bool) -> tuple[int | None, str, str]:
-    """Exit code (None: ended for taking too long) and both streams; ``statuses`` lies in the client's own folder."""
+def _call(
+    arguments: tuple[str, ...], limit_s: float, statuses: Path, scratch: Path, folder: Path | None, progress: bool
+) -> tuple[int | None, str, str]:
+    """Exit code (None: ended for taking too long) and both streams."""
     # VERBOSE would make the client print its Authorization header.
     environment = {k: v for k, v in os.environ.items() if k not in ("VERBOSE", "VERBOSE_OUTPUT")}
-    environment |= {"TMPDIR": str(statuses.parent), "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "ignore"}
+    environment |= {"TMPDIR": str(scratch), "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "ignore"}
     process = subprocess.Popen(
         [sys.executable, "-P", str(_PROCESS), str(os.getpid()), str(statuses), "-W", *arguments],
+        cwd=folder,
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -212,8 +151,8 @@ def _call(arguments: tuple[str, ...], limit_s: float, statuses: Path, progress: 
     assert process.stderr is not None
     streams: list[list[str]] = [[], []]
     readers = [
-        threading.Thread(target=_collect, args=(process.stdout, streams[0], False), daemon=True),
-        threading.Thread(target=_collect, args=(process.stderr, streams[1], progress), daemon=True),
+        threading.Thread(target=_collect, args=(stream, into, progress), daemon=True)
+        for stream, into in zip((process.stdout, process.stderr), streams, strict=True)
     ]
     for reader in readers:
         reader.start()
@@ -224,7 +163,7 @@ def _call(arguments: tuple[str, ...], limit_s: float, statuses: Path, progress: 
 
 
 def _collect(stream: IO[bytes], into: list[str], show: bool) -> None:
-    """Read a stream as it comes; the client's progress bar (written with carriage returns) is passed on."""
+    """Read a stream as it comes; what the client shows while it uploads (bars with carriage returns) is passed on."""
     with stream:
         while chunk := os.read(stream.fileno(), 4096):
             text = chunk.decode(errors="replace")

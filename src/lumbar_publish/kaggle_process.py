@@ -1,7 +1,8 @@
-"""``python -m kaggle``, unchanged, with two things around it that its parent process needs.
+"""``python -m kaggle``, unchanged, with three things around it that its parent process needs.
 
 The client prints the words of a refusal without its HTTP status, and words are no contract: the status of every answer
-is noted in a file. And it ends with its parent: an upload that went on alone would make a version that nobody awaits.
+is noted in a file. It ends with its parent: an upload that went on alone would make a version that nobody awaits. And
+it answers one question that no command of the client does (``SUBMISSION_ERROR``).
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ import runpy
 import signal
 import sys
 from pathlib import Path
+
+# `SUBMISSION_ERROR <competition> <ref>`, in place of a command: why a submission failed, as the list of submissions
+# says it. The table of `kaggle competitions submissions` leaves that out.
+SUBMISSION_ERROR = "submission-error"
 
 _STATUS = re.compile(r'" (\d{3}) \S+$')  # the end of urllib3's line: "POST /… HTTP/1.1" 404 None
 _PR_SET_PDEATHSIG = 1
@@ -46,6 +51,16 @@ def _end_with_parent(parent: int) -> None:
         os._exit(1)
 
 
+def _submission_error(competition: str, ref: str) -> str:
+    """``error_description`` of one of the newest submissions; empty where Kaggle says none."""
+    from kaggle import KaggleApi
+
+    api = KaggleApi()
+    api.authenticate()
+    rows = api.competition_submissions(competition, page_size=100) or []
+    return next((str(row.error_description or "") for row in rows if row and str(row.ref) == ref), "")
+
+
 def main(argv: list[str]) -> None:
     """Run the client.
 
@@ -58,6 +73,9 @@ def main(argv: list[str]) -> None:
     connections.propagate = False
     connections.addHandler(_StatusNotes(Path(argv[1])))
     sys.argv[1:] = argv[2:]
+    if SUBMISSION_ERROR in argv[2:4]:
+        print(_submission_error(*argv[-2:]))
+        return
     runpy.run_module("kaggle", run_name="__main__", alter_sys=True)
 
 

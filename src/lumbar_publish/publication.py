@@ -36,6 +36,7 @@ class Publication:
         sealed: what is to be published.
         notes: version notes and submission message.
         log: receives every line.
+        runs_notebook: False saves the notebook on Kaggle without running it.
 
     Raises:
         LumbarError: nobody has said yet whose dataset it is.
@@ -45,6 +46,7 @@ class Publication:
     sealed: Sealed
     notes: str
     log: Callable[[str], None] = print
+    runs_notebook: bool = True
     client: Client = field(init=False)
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ _WHOLE_SHARE = 0.8
 
 
 def newest_hash(client: Client, dataset: str) -> str | None:
-    """Manifest hash of the newest version that Kaggle serves; None when it has no manifest.
+    """Manifest hash of the newest version that Kaggle serves; None when it has no manifest, or shows us no dataset.
 
     Raises:
         KaggleError: no answer, or a refusal that leaves open what is there.
@@ -28,7 +28,7 @@ def newest_hash(client: Client, dataset: str) -> str | None:
         try:
             client.ask("datasets", "download", dataset, "-f", MANIFEST, "-p", scratch, "-o", "-q")
         except KaggleError as error:
-            if error.trouble is Trouble.MISSING:
+            if error.trouble in (Trouble.MISSING, Trouble.FORBIDDEN):  # Kaggle does not say which
                 return None
             raise
         # The file is named after the last part of the address that it came from, and large ones come zipped.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ def pushed_version(client: Client, kernel: str, notebook: Path, metadata: Path, 
     """Number of Kaggle's newest version where it is this very notebook with these sources, else None.
 
     A push that was accepted just before its process was killed, or one made by hand, needs no second run. The client
-    shows no version's number, but it pulls versions by number: the newest is the last that is there. Should Kaggle
-    answer for a number that cannot be, numbers tell nothing, and the answer is None.
+    shows no version's number, but it pulls versions by number (``owner/slug/N``, sent as the label "vN"; what is not
+    there is answered with 404): the newest is the last that is there. Should Kaggle answer for a number that cannot be,
+    numbers tell nothing, and the answer is None.
 
     Args:
         client: to ask.
@@ -30,14 +32,29 @@ def pushed_version(client: Client, kernel: str, notebook: Path, metadata: Path, 
     Raises:
         KaggleError: no answer.
     """
-    wanted = _cells(notebook.read_text(encoding="utf-8")), _sources(read_json(metadata))
-    if wanted[0] is None or _pull(client, kernel) != wanted:
+    wanted = _Version(_cells(notebook.read_text(encoding="utf-8")), _sources(read_json(metadata)), _machine(metadata))
+    if wanted.cells is None or not wanted.is_same(_pull(client, kernel)):
         return None
     if _pull(client, f"{kernel}/{after + 2 * _MOST_VERSIONS}") is not None:
         return None
     newest = _newest(client, kernel, after)
     # asked again by its number: another push may have come between
-    return newest if newest > after and _pull(client, f"{kernel}/{newest}") == wanted else None
+    return newest if newest > after and wanted.is_same(_pull(client, f"{kernel}/{newest}")) else None
+
+
+@dataclass(frozen=True)
+class _Version:
+    """What makes a notebook version: cells, sources and switches, and the accelerator."""
+
+    cells: list[tuple[str, str]] | None
+    sources: tuple[Any, ...]
+    machine: str
+
+    def is_same(self, found: _Version | None) -> bool:
+        """Whether a version of Kaggle's is this one; an accelerator that Kaggle does not name is taken on trust."""
+        if found is None or (found.cells, found.sources) != (self.cells, self.sources):
+            return False
+        return not found.machine or not self.machine or found.machine.lower() == self.machine.lower()
 
 
 def _newest(client: Client, kernel: str, after: int) -> int:
@@ -55,8 +72,8 @@ def _newest(client: Client, kernel: str, after: int) -> int:
     return low
 
 
-def _pull(client: Client, reference: str) -> tuple[Any, Any] | None:
-    """Cells and sources of a version; None when Kaggle has none such, or refuses to show it."""
+def _pull(client: Client, reference: str) -> _Version | None:
+    """A version; None when Kaggle has none such, or refuses to show it."""
     with tempfile.TemporaryDirectory(prefix="lumbar-remote-") as scratch:
         try:
             client.ask("kernels", "pull", reference, "-p", scratch, "-m")
@@ -66,7 +83,8 @@ def _pull(client: Client, reference: str) -> tuple[Any, Any] | None:
             return None
         found = read_json(Path(scratch) / "kernel-metadata.json")
         code = Path(scratch) / str(found.get("code_file"))
-        return (_cells(code.read_text(encoding="utf-8")) if code.is_file() else None), _sources(found)
+        cells = _cells(code.read_text(encoding="utf-8")) if code.is_file() else None
+        return _Version(cells, _sources(found), _machine(Path(scratch) / "kernel-metadata.json"))
 
 
 def _cells(text: str) -> list[tuple[str, str]] | None:
@@ -84,5 +102,10 @@ def _cells(text: str) -> list[tuple[str, str]] | None:
 def _sources(metadata: dict[str, Any]) -> tuple[Any, ...]:
     """What a run depends on besides the cells."""
     lists = (sorted(map(str, metadata.get(name) or [])) for name in ("dataset_sources", "competition_sources"))
-    flags = (bool(metadata.get(name)) for name in ("enable_gpu", "enable_internet", "is_private"))
+    flags = (bool(metadata.get(name)) for name in ("enable_gpu", "enable_tpu", "enable_internet", "is_private"))
     return (*map(tuple, lists), *flags)
+
+
+def _machine(metadata: Path) -> str:
+    """The accelerator that a metadata file names; of a version of Kaggle's, the one that its last run had."""
+    return str(read_json(metadata).get("machine_shape") or "")

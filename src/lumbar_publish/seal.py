@@ -17,7 +17,7 @@ from lumbar.code_hash import code_sha256 as code_sha256
 from lumbar.errors import ManifestError
 from lumbar.manifest import FILE_NAME as MANIFEST
 from lumbar_publish.files import replaced_folder, write_text
-from lumbar_publish.metadata import dataset_metadata, kernel_metadata, write_json
+from lumbar_publish.metadata import dataset_metadata, kernel_metadata, noted_machine, write_json
 from lumbar_publish.names import DatasetId, Layout
 from lumbar_publish.notebook import notebook_json
 from lumbar_publish.whole import chain_of, objections
@@ -228,7 +228,7 @@ def _write_companions(layout: Layout, dataset: DatasetId) -> None:
     data = read_json(layout.sealed / MANIFEST)
     write_text(layout.lock, (layout.sealed / MANIFEST).read_text(encoding="utf-8"))
     write_text(layout.notebook, notebook_json(dataset, manifests.manifest_hash(layout.sealed), chain_of(data)))
-    write_json(layout.kernel_metadata, kernel_metadata(dataset))
+    write_json(layout.kernel_metadata, kernel_metadata(dataset, *noted_machine(layout.kernel_metadata)))
 
 
 def _keep_as_demo(layout: Layout) -> None:

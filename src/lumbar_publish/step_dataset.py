@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import time
 
+from lumbar_publish import upload
 from lumbar_publish.client import LONG_S, KaggleError, Reply, Trouble, wait_for
 from lumbar_publish.publication import AGAIN, Publication
 from lumbar_publish.remote import missing_files, newest_hash
-from lumbar_publish.seal import DATASET_METADATA
 
 _PROCESSING_LIMIT_S = 3600.0
-_SHOWING_LIMIT_S = 300.0  # from an upload until Kaggle admits that there is such a dataset
+# A dataset that was just created is answered with 404 for a while, as one that there is not.
+_SHOWING_LIMIT_S = 300.0
+_CREATED_LATELY_S = 3600.0  # of a creation in an earlier run; later than that, 404 means that it is gone
 _STATUSES = r"^(not_yet_persisted|blobs_\w+|individual_blobs_\w+|ready|failed|error|deleted|reprocessing)$"
 
 
@@ -31,18 +33,28 @@ def run(publication: Publication) -> None:
         if before == publication.sealed.manifest_hash:
             lacking = missing_files(publication.client, name, publication.sealed.folder)
             if not lacking:
-                publication.note(uploaded_after=None)
+                _done(publication)
                 publication.log(f"dataset {name}: {publication.mark} is there already, nothing to upload")
                 return
             publication.log(f"dataset {name}: {publication.mark} lacks {_some(lacking)} there: uploading it whole")
-    # An upload that Kaggle took, and that nobody saw served: for a while the version before it may still be.
-    if exists and publication.noted("uploaded_after") == [before]:
+    # An upload that Kaggle took, and that nobody saw served: for a while the version before it may still be, or (of a
+    # dataset that was created) none at all.
+    if publication.noted("uploaded_after") == [before] and (exists or _was_created_lately(publication)):
         publication.log(f"dataset {name}: {publication.mark} was uploaded before: waiting for it")
     else:
         _upload(publication, exists)
-        publication.note(uploaded_after=[before])
+        publication.note(uploaded_after=[before], uploaded_s=time.time())
     _wait_served(publication, before)
+    _done(publication)
+
+
+def _done(publication: Publication) -> None:
     publication.note(uploaded_after=None)
+    upload.discard(publication)
+
+
+def _was_created_lately(publication: Publication) -> bool:
+    return time.time() - float(publication.noted("uploaded_s") or 0) < _CREATED_LATELY_S
 
 
 def is_ready(publication: Publication) -> bool | None:
@@ -69,43 +81,61 @@ def is_ready(publication: Publication) -> bool | None:
 
 
 def _upload(publication: Publication, exists: bool) -> None:
+    goes_on = upload.prepare(publication)
+    folder, name = upload.folder_of(publication), publication.dataset
+    megabytes = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+    files = upload.names(publication)
+    how = "going on with an interrupted upload, what arrived is not sent again" if goes_on else "uploading"
+    publication.log(f"dataset {name}: {how}: {len(files)} files, {megabytes:.1f} MB")
     verb = ("version", "-m", publication.notes) if exists else ("create",)
-    folder = str(publication.sealed.folder)
     reply = publication.client.act(
-        "datasets", verb[0], "-p", folder, *verb[1:], "--dir-mode", "zip", limit_s=LONG_S, progress=True, check=False
-    )
-    # First what was lost on the way: some clients create the version all the same, and exit 0.
+        "datasets", verb[0], "-p", ".", *verb[1:], limit_s=LONG_S, progress=True, check=False,
+        folder=folder, scratch=upload.notes_of(publication),
+    )  # fmt: skip
+    try:
+        _demand_taken(publication, exists, reply, files)
+    except KaggleError as error:
+        # Uploads that Kaggle would not go on with, or files that it would not make a version of: start anew.
+        refused = "Upload unsuccessful" not in reply.text and error.trouble in (Trouble.OTHER, Trouble.MISSING)
+        if refused or "Server returned" in reply.out:
+            upload.discard(publication)
+        raise
+
+
+def _demand_taken(publication: Publication, exists: bool, reply: Reply, files: list[str]) -> None:
+    """Believe that Kaggle makes a version of all files only where the client says so of the version and of each.
+
+    Raises:
+        KaggleError: it does not.
+    """
     lost = sorted(set(re.findall(r"Upload unsuccessful: (\S+)", reply.text)))
     if lost:
-        what = f"upload of {_some(lost)} to {publication.dataset}"
-        raise KaggleError(f"{what} failed half-way: check the network, {AGAIN}")
+        raise KaggleError(
+            f"upload of {_some(lost)} to {publication.dataset} failed half-way: check the network, {AGAIN}"
+        )
     if reply.returncode:
         raise reply.error()
+    if not exists and "already in use" in reply.text:
+        raise reply.error(f"created a moment ago and not shown yet, or not yours: wait some minutes, {AGAIN}")
     if "is being created" not in reply.text or "creation error" in reply.text:
         raise reply.error(f"the dataset was not {'versioned' if exists else 'created'}: mend that, {AGAIN}")
-    unsent = [entry for entry in _top_level(publication) if not _was_sent(entry, reply)]
+    unsent = [file for file in files if f"Upload successful: {file} " not in reply.out]
     if unsent:
         raise KaggleError(f"{_some(unsent)} never reached {publication.dataset}: {AGAIN}")
-
-
-def _top_level(publication: Publication) -> list[str]:
-    """Names under which the client uploads what lies in the sealed folder."""
-    entries = sorted(entry for entry in publication.sealed.folder.iterdir() if entry.name != DATASET_METADATA)
-    return [f"{entry.name}.zip" if entry.is_dir() else entry.name for entry in entries]
-
-
-def _was_sent(entry: str, reply: Reply) -> bool:
-    return f"Upload successful: {entry} " in reply.out
 
 
 def _wait_served(publication: Publication, before: str | None) -> None:
     """Wait until what Kaggle serves is what was sent: right after the upload it may still serve the one ``before``."""
     name, sent = publication.dataset, publication.sealed.manifest_hash
-    start_s = time.monotonic()
+    start_s, waits = time.monotonic(), list[bool]()
 
     def look() -> bool | None:
         ready = is_ready(publication)
+        if ready is None and not waits:
+            publication.log(f"dataset {name}: created, not shown yet (404): waiting for Kaggle")
+            waits.append(True)
         if ready is None and time.monotonic() - start_s > _SHOWING_LIMIT_S:
+            publication.note(uploaded_after=None)
             raise KaggleError(f"dataset {name}: uploaded, but Kaggle shows none: check that the owner is you, {AGAIN}")
         if not ready:
             return None

@@ -5,17 +5,22 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from lumbar_publish.client import KaggleError, wait_for
+from lumbar_publish.client import KaggleError, Reply, wait_for
+from lumbar_publish.kaggle_process import SUBMISSION_ERROR
 from lumbar_publish.names import COMPETITION
 from lumbar_publish.publication import AGAIN, Publication
 from lumbar_publish.remote import parse_json
 
+_MOST_CHARACTERS = 500  # of a failure's reason
 _LISTING_LIMIT_S = 60.0  # from the submission to its place in the list
 _SCORING_LIMIT_S = 12 * 3600.0  # the hidden test runs for up to nine hours
 
 
 def run(publication: Publication) -> None:
     """Submit unless this version was submitted; wait for the scores and say them.
+
+    ``kaggle competitions submit --wait`` is not used: its process would have to live for hours, and the submission's
+    number, which is noted at once here, would go with it.
 
     Raises:
         KaggleError: nothing to submit, refused, or not scored.
@@ -27,8 +32,9 @@ def run(publication: Publication) -> None:
             "run `build_dataset.py --publish kernel -m NOTES` first"
         )
     mark = f"{publication.mark}, notebook version {version}"
-    if _ours(publication, mark, _rows(publication)) is None:
-        _submit(publication, int(version), mark)
+    rows = _rows(publication)
+    if _ours(publication, mark, rows) is None:
+        _submit(publication, int(version), mark, rows)
 
     def look() -> dict[str, Any] | None:
         row = _ours(publication, mark, _rows(publication))
@@ -36,21 +42,34 @@ def run(publication: Publication) -> None:
 
     row = wait_for(look, f"scoring of {mark}", _SCORING_LIMIT_S, publication.log)
     if "COMPLETE" not in str(row.get("status")).upper():
+        reason = _reason(publication, str(row.get("ref")))
         raise KaggleError(
-            f"submission {row.get('ref')} of {mark} ended with {row.get('status')}: see "
+            f"submission {row.get('ref')} of {mark} ended with {row.get('status')}: {reason}: see "
             f"kaggle.com/competitions/{COMPETITION}/submissions, mend that, and publish a new version"
         )
     public, private = (str(row.get(name) or "not shown") for name in ("publicScore", "privateScore"))
     publication.log(f"submission {row.get('ref')}: public score {public}, private score {private}")
 
 
-def _submit(publication: Publication, version: int, mark: str) -> None:
+def _submit(publication: Publication, version: int, mark: str, rows: list[dict[str, Any]]) -> None:
+    """Submit, and note the submission's number."""
     message = f"{publication.notes} ({mark})"
-    before = {str(row.get("ref")) for row in _rows(publication)}
     reply = publication.client.act(
         "competitions", "submit", COMPETITION, "-f", "submission.csv", "-k", publication.kernel, "-v", str(version),
         "-m", message,
     )  # fmt: skip
+    said = re.search(r"^Submission ref: (\d+)\s*$", reply.out, re.MULTILINE)
+    ref = said[1] if said else _listed(publication, reply, message, mark, {str(row.get("ref")) for row in rows})
+    publication.note(submission=[mark, ref])
+    publication.log(f"submission {ref}: {mark}, waiting for its scores")
+
+
+def _listed(publication: Publication, reply: Reply, message: str, mark: str, before: set[str]) -> str:
+    """Number of a submission whose answer held none: the new one in the list.
+
+    Raises:
+        KaggleError: there is none, so that nothing was submitted.
+    """
 
     def look() -> dict[str, Any] | None:
         rows = [row for row in _rows(publication) if str(row.get("ref")) not in before]
@@ -64,7 +83,18 @@ def _submit(publication: Publication, version: int, mark: str) -> None:
         if error.trouble.is_no_answer:
             raise
         raise reply.error(f"Kaggle lists no such submission, {AGAIN}") from None
-    publication.note(submission=[mark, str(row.get("ref"))])
+    return str(row.get("ref"))
+
+
+def _reason(publication: Publication, ref: str) -> str:
+    """Why a submission failed, in one line: what the table of submissions leaves out."""
+    try:
+        reply = publication.client.ask("competitions", "submission", ref)
+        shown = re.search(r"^Error:(.*(?:\n[ \t]+.*)*)", reply.out, re.MULTILINE)
+        text = shown[1] if shown else publication.client.ask(SUBMISSION_ERROR, COMPETITION, ref).out
+    except KaggleError as error:
+        text = f"reason unknown ({error})"
+    return " ".join(text.split())[:_MOST_CHARACTERS].rstrip(".: ") or "Kaggle gives no reason"
 
 
 def _ours(publication: Publication, mark: str, rows: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,12 @@ from safetensors.numpy import save_file
 from lumbar.config import STAGES
 from lumbar.labels import COLUMNS
 from lumbar.manifest import write_manifest
-from lumbar_publish import client
+from lumbar_publish import cli, client
 from lumbar_publish.names import Layout
-from publish.kaggle_server import KEY, USER, KaggleServer, run_output
+from lumbar_publish.seal import seal
+from publish.kaggle_server import KEY, USER, Dataset, KaggleServer, Kernel, run_output
+
+Publish = Callable[..., tuple[int, str, str]]
 
 # Answers as `python -m lumbar predict` does (files, exit status), in no time; sealing and rehearsal need no more.
 KERNEL_MAIN = """
@@ -157,3 +160,46 @@ def kaggle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KaggleSe
     monkeypatch.setattr(client, "_LONGEST_PAUSE_S", 0.2)
     yield server
     server.close()
+
+
+@pytest.fixture
+def publish(layout: Layout, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Publish:
+    """Run ``build_dataset.py --publish`` on the tiny repository: exit code, output, errors.
+
+    The sealed chain is not tried again each time: the client is what is tested here.
+    """
+    monkeypatch.setattr(cli, "run_chain", lambda *_: None)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = cli.main(layout, lambda folder: None, ["--publish", *arguments, "-m", "first try"])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def published(kaggle: KaggleServer, layout: Layout) -> str:
+    """The tiny repository sealed, and its dataset there already; the manifest's hash."""
+    sealed = seal(layout)
+    files = {p.relative_to(sealed.folder).as_posix(): p.read_bytes() for p in sealed.folder.rglob("*") if p.is_file()}
+    del files["dataset-metadata.json"]
+    kaggle.datasets[f"{USER}/lumbar-kit"] = Dataset([files])
+    return sealed.manifest_hash
+
+
+@pytest.fixture
+def checked(kaggle: KaggleServer, layout: Layout, published: str) -> None:
+    """The notebook's run complete and checked, too."""
+    kaggle.kernels[f"{USER}/lumbar-kit-submission"] = Kernel([{"text": layout.notebook.read_text()}], ["COMPLETE"])
+    notes = layout.root / "dist" / "publish" / published[:12] / "notes.json"
+    notes.parent.mkdir(parents=True)
+    notes.write_text('{"kernel_version": 1, "is_checked": true}')
+
+
+def error_line(err: str) -> str:
+    """The one error line, apart from the client's progress bars."""
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert err.rstrip().endswith(lines[0])
+    return lines[0]

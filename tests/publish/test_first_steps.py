@@ -29,7 +29,8 @@ def archive(root: Path) -> bytes:
 
 
 def download(folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "kaggle", "competitions", "download", "-c", COMPETITION]
+    """README's command."""
+    command = [sys.executable, "-m", "kaggle", "competitions", "download", COMPETITION, "-p", "data", "--unzip"]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
@@ -44,8 +45,7 @@ def test_download_of_the_competition_needs_its_rules_accepted(
     kaggle.has_accepted_rules = True
     done = download(tmp_path)
     assert done.returncode == 0, done.stderr
-    with zipfile.ZipFile(tmp_path / f"{COMPETITION}.zip") as packed:
-        packed.extractall(tmp_path / "data")
+    assert not list(tmp_path.rglob("*.zip"))
     for name in ("sample_submission.csv", "solution.csv"):
         assert (tmp_path / "data" / name).read_bytes() == (competition / name).read_bytes()
 

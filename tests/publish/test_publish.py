@@ -14,57 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from lumbar_publish import cli, client, step_dataset
+from lumbar_publish import client, step_dataset
 from lumbar_publish.cli import main
 from lumbar_publish.names import COMPETITION, Layout
 from lumbar_publish.seal import seal
-from publish.kaggle_server import KEY, TOKEN, USER, Dataset, KaggleServer, Kernel, Refusal, run_output, wait_until
+from publish.conftest import Publish, error_line
+from publish.kaggle_server import KEY, TOKEN, USER, KaggleServer, Kernel, Refusal, run_output, wait_until
 
 DATASET, KERNEL = f"{USER}/lumbar-kit", f"{USER}/lumbar-kit-submission"
-Publish = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def publish(layout: Layout, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Publish:
-    """Run ``build_dataset.py --publish`` on the tiny repository: exit code, output, errors.
-
-    The sealed chain is not tried again each time: the client is what is tested here.
-    """
-    monkeypatch.setattr(cli, "run_chain", lambda *_: None)
-
-    def run(*steps: str) -> tuple[int, str, str]:
-        code = main(layout, lambda folder: None, ["--publish", *steps, "-m", "first try"])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture
-def published(kaggle: KaggleServer, layout: Layout) -> str:
-    """The tiny repository sealed, and its dataset there already; the manifest's hash."""
-    sealed = seal(layout)
-    files = {p.relative_to(sealed.folder).as_posix(): p.read_bytes() for p in sealed.folder.rglob("*") if p.is_file()}
-    del files["dataset-metadata.json"]
-    kaggle.datasets[DATASET] = Dataset([files])
-    return sealed.manifest_hash
-
-
-@pytest.fixture
-def checked(kaggle: KaggleServer, layout: Layout, published: str) -> None:
-    """The notebook's run complete and checked, too."""
-    kaggle.kernels[KERNEL] = Kernel([{"text": layout.notebook.read_text()}], ["COMPLETE"])
-    notes = layout.root / "dist" / "publish" / published[:12] / "notes.json"
-    notes.parent.mkdir(parents=True)
-    notes.write_text('{"kernel_version": 1, "is_checked": true}')
-
-
-def error_line(err: str) -> str:
-    """The one error line, apart from the client's progress bars."""
-    lines = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1
-    assert err.rstrip().endswith(lines[0])
-    return lines[0]
 
 
 @pytest.mark.slow
@@ -157,6 +114,7 @@ def test_push_that_was_accepted_but_never_noted_is_found(
 ) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     push = [sys.executable, "-m", "kaggle", "kernels", "push", "-p", str(layout.kernel_metadata.parent)]
+    kaggle.run_statuses = ["COMPLETE"]
     for _ in range(3):  # three times by hand, as a user may; the last one is the newest
         subprocess.run(push, env=environment, check=True, capture_output=True, timeout=600)
     code, out, err = publish("kernel")

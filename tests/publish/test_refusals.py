@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from lumbar_publish.names import Layout
-from publish.kaggle_server import KaggleServer
-from publish.test_publish import KERNEL, Publish, checked, error_line, publish, published
+from publish.conftest import Publish, error_line
+from publish.kaggle_server import USER, KaggleServer
 
-__all__ = ["checked", "publish", "published"]  # fixtures
+KERNEL = f"{USER}/lumbar-kit-submission"
 
 ADVICE = {
     401: "refused the credentials in KAGGLE_KEY",

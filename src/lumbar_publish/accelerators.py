@@ -1,0 +1,101 @@
+"""The machines that a notebook can ask Kaggle for, and how long it may run there.
+
+Source: docs/kernels.md of github.com/Kaggle/kaggle-cli (list of September 2026, as corrected by its #1198), and the
+client's own table of retired ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lumbar.errors import ManifestError
+from lumbar_publish.names import KAGGLE_HOURS
+
+NONE = "none"
+DEFAULT = "NvidiaTeslaT4"
+IMAGES = ("latest", "original")  # docker_image_pinning_type
+_SESSION_HOURS = {"cpu": 12.0, "gpu": 12.0, "tpu": 9.0}  # of a notebook outside of any competition
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """A machine: its name in ``machine_shape``, whether it is a ``cpu``, ``gpu`` or ``tpu``, and what it is."""
+
+    name: str
+    kind: str
+    what: str
+
+    @property
+    def hours(self) -> float:
+        """Hours that a run may take: the competition's limit (the same for CPU and GPU), or the session's if less."""
+        return min(KAGGLE_HOURS, _SESSION_HOURS[self.kind])
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.what})"
+
+
+_SOME = "for participants of some competitions"
+ACCELERATORS = {
+    machine.name: machine
+    for machine in (
+        Accelerator(NONE, "cpu", "CPU only, no quota"),
+        Accelerator("NvidiaTeslaT4", "gpu", "two T4, the default GPU"),
+        Accelerator("NvidiaL4", "gpu", f"four L4, {_SOME}"),
+        Accelerator("NvidiaL4X1", "gpu", f"one L4, {_SOME}"),
+        Accelerator("NvidiaTeslaA100", "gpu", f"A100, {_SOME}"),
+        Accelerator("NvidiaH100", "gpu", f"H100, {_SOME}"),
+        Accelerator("NvidiaRtxPro6000", "gpu", f"RTX Pro 6000, {_SOME}"),
+        Accelerator("TpuV5E8", "tpu", "TPU v5e-8, the default TPU; this kernel computes on its CPU"),
+        Accelerator("TpuV6E8", "tpu", f"TPU v6e-8, {_SOME}; this kernel computes on its CPU"),
+    )
+}
+# Kaggle takes these names without a word and runs the notebook on what stands beside them.
+_RETIRED = {
+    "NvidiaTeslaP100": "NvidiaTeslaT4",
+    "TpuV38": "TpuV5E8",
+    "Tpu1VmV38": "TpuV5E8",
+    "TpuV232": NONE,
+    "TpuV2256": NONE,
+}
+
+
+def accelerator(name: str) -> Accelerator:
+    """The machine of a name, in whatever case.
+
+    Raises:
+        ManifestError: Kaggle has none of this name any more, or never had; lists those that it has.
+    """
+    known = {key.lower(): machine for key, machine in ACCELERATORS.items()}
+    if found := known.get(name.strip().lower()):
+        return found
+    retired = {key.lower(): instead for key, instead in _RETIRED.items()}.get(name.strip().lower())
+    hint = f" (retired: Kaggle would run it on {retired})" if retired else ""
+    raise ManifestError(f"accelerator {name!r}{hint}: expected one of {', '.join(ACCELERATORS)}")
+
+
+def machine_metadata(machine: Accelerator, image: str) -> dict[str, Any]:
+    """The fields of ``kernel-metadata.json`` that say where a notebook runs.
+
+    Args:
+        machine: the accelerator.
+        image: ``latest``, or ``original`` for the image of the notebook's first version.
+    """
+    return {
+        "docker_image_pinning_type": image,
+        "enable_gpu": machine.kind == "gpu",
+        "enable_tpu": machine.kind == "tpu",
+        "machine_shape": "" if machine.name == NONE else machine.name,
+    }
+
+
+def of_metadata(metadata: dict[str, Any]) -> Accelerator:
+    """The machine that a ``kernel-metadata.json`` asks for.
+
+    Raises:
+        ManifestError: an unknown one.
+    """
+    if not metadata.get("enable_gpu") and not metadata.get("enable_tpu"):
+        return ACCELERATORS[NONE]
+    default = "TpuV5E8" if metadata.get("enable_tpu") else DEFAULT
+    return accelerator(str(metadata.get("machine_shape") or default))
