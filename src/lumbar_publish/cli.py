@@ -20,7 +20,16 @@ from lumbar_publish.metadata import noted_machine, write_json
 from lumbar_publish.names import DEFAULT_SLUG, DatasetId, Layout
 from lumbar_publish.publication import Publication, demand_owner
 from lumbar_publish.quota import quota_line
-from lumbar_publish.seal import Sealed, described, locked_dataset, read_data, seal, source_of, verify_against_lock
+from lumbar_publish.seal import (
+    Sealed,
+    described,
+    locked_dataset,
+    read_data,
+    read_json,
+    seal,
+    source_of,
+    verify_against_lock,
+)
 from lumbar_publish.whole import chain_of
 
 ALL = "all"
