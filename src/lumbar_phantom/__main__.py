@@ -18,14 +18,22 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--out", required=True, help="folder to fill, in the competition's layout")
     out.add_argument("--studies", type=int, required=True, help="number of studies")
     out.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default 0)")
-    out.add_argument("--pitfalls", default="real",
-                     help=f"real (default), none, all, or names: {', '.join(pitfalls.NAMES)}")
+    out.add_argument(
+        "--pitfalls", default="real", help=f"real (default), none, all, or names: {', '.join(pitfalls.NAMES)}"
+    )
     out.add_argument("--split", choices=("train", "test"), default="train")
     out.add_argument("--workers", type=int, default=1, help="processes (default 1)")
-    out.add_argument("--masks", action="store_true", help="also truth_masks/<study>/<series>.npz for sagittal series: "
-                     "1 body, 2 disc, 3 sac, 4 sacrum")
-    out.add_argument("--wild", type=float, default=0.3,
-                     help="share of series whose contrast is redrawn far beyond the realistic (default 0.3)")
+    out.add_argument(
+        "--masks",
+        action="store_true",
+        help="also truth_masks/<study>/<series>.npz for sagittal series: 1 body, 2 disc, 3 sac, 4 sacrum",
+    )
+    out.add_argument(
+        "--wild",
+        type=float,
+        default=0.3,
+        help="share of series whose contrast is redrawn far beyond the realistic (default 0.3)",
+    )
     out.add_argument("--syntax", choices=tuple(SYNTAXES), default="rle", help="transfer syntax (default rle)")
     return out
 
@@ -37,9 +45,17 @@ def main(arguments: list[str] | None = None) -> int:
     if options.studies < 1 or options.workers < 1 or options.seed < 0 or not 0 <= options.wild <= 1:
         cli.error("--studies and --workers must be at least 1, --seed at least 0, --wild in 0..1")
     try:
-        done = make_cohort(options.out, options.studies, options.seed, pitfalls=pitfalls.parse(options.pitfalls),
-                           split=options.split, workers=options.workers, masks=options.masks, wild=options.wild,
-                           syntax=options.syntax)
+        done = make_cohort(
+            options.out,
+            options.studies,
+            options.seed,
+            pitfalls=pitfalls.parse(options.pitfalls),
+            split=options.split,
+            workers=options.workers,
+            masks=options.masks,
+            wild=options.wild,
+            syntax=options.syntax,
+        )
     except (LumbarError, OSError) as error:
         print(one_line(error), file=sys.stderr)
         return 1

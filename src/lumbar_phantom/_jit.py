@@ -10,9 +10,11 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numba
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 _HERE = Path(__file__).parent
 _CONFIG: Any = numba.config
@@ -34,12 +36,13 @@ def _cache_folder() -> str | None:
 _FOLDER = _cache_folder()
 
 
-def kernel(function: Callable[..., Any]) -> Any:
+def kernel(function: Function) -> Function:
     """Compile on first call; `_FOLDER` holds the machine code."""
     before = _CONFIG.CACHE_DIR
     if _FOLDER:
         _CONFIG.CACHE_DIR = _FOLDER
     try:
-        return numba.njit(function, cache=True, nogil=True, error_model="numpy")
+        compiled: Function = numba.njit(function, cache=True, nogil=True, error_model="numpy")
+        return compiled
     finally:
         _CONFIG.CACHE_DIR = before

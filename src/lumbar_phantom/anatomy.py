@@ -29,24 +29,111 @@ CX, CY, CZ, LX, LY, LZ, PX, PY, PZ, NX, NY, NZ = range(12)
 WIDTH, DEPTH, CANAL, RECESS, IPD, SAC_A, SAC_B, SAC_GAP, CORD_R = range(9)
 # Columns of Patient.vertebrae; PED_Z: the pedicle's axis
 # below the upper end plate; HOLLOW_*: depth of the end plates, mm; SKEW_*: how much deeper they are towards the back
-HEIGHT, PED_W, PED_H, SPINOUS, SPIN_H, TRANSVERSE, FACET_DEG, PSOAS_A, PSOAS_B, MODIC_UP, MODIC_LOW, LESION, \
-    PED_Z, HOLLOW_UP, HOLLOW_LOW, SKEW_UP, SKEW_LOW = range(17)
+(
+    HEIGHT,
+    PED_W,
+    PED_H,
+    SPINOUS,
+    SPIN_H,
+    TRANSVERSE,
+    FACET_DEG,
+    PSOAS_A,
+    PSOAS_B,
+    MODIC_UP,
+    MODIC_LOW,
+    LESION,
+    PED_Z,
+    HOLLOW_UP,
+    HOLLOW_LOW,
+    SKEW_UP,
+    SKEW_LOW,
+) = range(17)
 N_VERTEBRA_COLUMNS = 17
 # Columns of Patient.discs
-DISC_H, BULGE, CENTRAL, CENTRAL_U, SUB_L, SUB_R, FOR_L, FOR_R, FLAV_L, FLAV_R, FACET_L, FACET_R, DESICCATION, SPREAD, \
-    OSTEO, SCHMORL, SCHMORL_U, FISSURE_R, SAP_L, SAP_R, FOR_U = range(21)
+(
+    DISC_H,
+    BULGE,
+    CENTRAL,
+    CENTRAL_U,
+    SUB_L,
+    SUB_R,
+    FOR_L,
+    FOR_R,
+    FLAV_L,
+    FLAV_R,
+    FACET_L,
+    FACET_R,
+    DESICCATION,
+    SPREAD,
+    OSTEO,
+    SCHMORL,
+    SCHMORL_U,
+    FISSURE_R,
+    SAP_L,
+    SAP_R,
+    FOR_U,
+) = range(21)
 N_DISC_COLUMNS = 21
 # Entries of Patient.globals
-SUBCUT_BACK, SUBCUT_FRONT, SUBCUT_SIDE, BODY_HALF_W, BODY_DEPTH, FAT_FRACTION, CONUS_LEVEL, AORTA_R, IVC_R, \
-    KIDNEY_Z, LIVER_Z, BIFURCATION, BOWEL_SEED, GAS_SHARE, LAMINECTOMY, WALL, SACRAL_DISC, PAR_W, PAR_D, \
-    DEEP_FAT = range(20)
+(
+    SUBCUT_BACK,
+    SUBCUT_FRONT,
+    SUBCUT_SIDE,
+    BODY_HALF_W,
+    BODY_DEPTH,
+    FAT_FRACTION,
+    CONUS_LEVEL,
+    AORTA_R,
+    IVC_R,
+    KIDNEY_Z,
+    LIVER_Z,
+    BIFURCATION,
+    BOWEL_SEED,
+    GAS_SHARE,
+    LAMINECTOMY,
+    WALL,
+    SACRAL_DISC,
+    PAR_W,
+    PAR_D,
+    DEEP_FAT,
+) = range(20)
 
 _HEIGHT = (20.0, 21, 22, 23, 25, 26.5, 27.5, 28, 27.5, 27, 29, 23, 19, 16, 14)
 _DISC = (4.5, 4.5, 5, 5.5, 7, 8.6, 10, 11, 11.6, 10.6, 3.0, 1.8, 1.4, 1.2, 1.2)
-_WIDTH = ((29, 30), (30, 31), (31, 33), (34, 36), (37, 39), (40, 41.5), (41.5, 43.5), (43, 46), (45.5, 48.5),
-          (48, 50), (50, 38), (35, 28), (27, 23), (22, 18), (17, 12))
-_DEPTH = ((25, 26), (26, 27), (27.5, 28), (28.5, 29), (29.5, 30.5), (31, 32), (32.5, 33.5), (33.5, 34.5), (34.5, 35.5),
-          (35.5, 35), (33.5, 23), (20, 15), (14, 11), (10, 8), (8, 6))
+_WIDTH = (
+    (29, 30),
+    (30, 31),
+    (31, 33),
+    (34, 36),
+    (37, 39),
+    (40, 41.5),
+    (41.5, 43.5),
+    (43, 46),
+    (45.5, 48.5),
+    (48, 50),
+    (50, 38),
+    (35, 28),
+    (27, 23),
+    (22, 18),
+    (17, 12),
+)
+_DEPTH = (
+    (25, 26),
+    (26, 27),
+    (27.5, 28),
+    (28.5, 29),
+    (29.5, 30.5),
+    (31, 32),
+    (32.5, 33.5),
+    (33.5, 34.5),
+    (34.5, 35.5),
+    (35.5, 35),
+    (33.5, 23),
+    (20, 15),
+    (14, 11),
+    (10, 8),
+    (8, 6),
+)
 _CANAL = (15.0, 15, 15, 15.5, 16.5, 17.2, 17, 16.6, 16.8, 17.4, 15.5, 11, 8, 6, 4)
 _RECESS = (7.5, 7.5, 7.5, 7.5, 7.5, 7.6, 7.3, 7.0, 6.8, 6.8, 7, 6, 5, 4, 3)
 _IPD = (16.0, 16, 17, 18, 21, 22.5, 23, 24, 25.5, 29, 31, 26, 22, 18, 14)
@@ -117,8 +204,17 @@ def sample_patient(rng: np.random.Generator, variant: str | None = None) -> Pati
     variant = variant or drawn
     stations = _station_sizes(rng, scale, size)
     discs[:, FOR_U] = 0.5 * stations[1::2, IPD] + 0.25 * vertebrae[:, PED_W] + 0.5
-    patient = Patient(np.zeros((N_STATIONS, 12)), stations, vertebrae, discs, _globals(rng, scale, bulk, age),
-                      _cauda_equina(rng), scale, variant, {"age": age, "bulk": bulk})
+    patient = Patient(
+        np.zeros((N_STATIONS, 12)),
+        stations,
+        vertebrae,
+        discs,
+        _globals(rng, scale, bulk, age),
+        _cauda_equina(rng),
+        scale,
+        variant,
+        {"age": age, "bulk": bulk},
+    )
     _apply_variant(rng, patient)
     return patient
 
@@ -146,8 +242,12 @@ def _station_sizes(rng: np.random.Generator, scale: float, size: np.ndarray) -> 
     at = np.arange(N_STATIONS) / 2 - 0.25  # vertebra coordinate of a station: tables hold values at mid-body
     canal = size[6] * np.exp(rng.normal(0, 0.05))
     for column, table, factor, patients, levels in (
-        (CANAL, _CANAL, canal, 0.05, 0.05), (RECESS, _RECESS, canal, 0.11, 0.06), (IPD, _IPD, size[7], 0.02, 0.02),
-        (SAC_A, _SAC_A, scale, 0.05, 0.04), (SAC_B, _SAC_B, canal, 0.09, 0.07), (SAC_GAP, _SAC_GAP, scale, 0.4, 0.25),
+        (CANAL, _CANAL, canal, 0.05, 0.05),
+        (RECESS, _RECESS, canal, 0.11, 0.06),
+        (IPD, _IPD, size[7], 0.02, 0.02),
+        (SAC_A, _SAC_A, scale, 0.05, 0.04),
+        (SAC_B, _SAC_B, canal, 0.09, 0.07),
+        (SAC_GAP, _SAC_GAP, scale, 0.4, 0.25),
     ):
         mean = np.interp(at, np.arange(N_VERTEBRAE), table)
         stations[:, column] = mean * factor * _varied(rng, patients, levels, N_STATIONS)
@@ -213,10 +313,12 @@ def place_stations(rng: np.random.Generator, patient: Patient) -> None:
     """
     geometry, sizes = patient.stations_geometry, patient.vertebrae
     slope = float(np.clip(rng.normal(35, 9.5), 10, 60))
-    wedges = np.array([
-        _WEDGE_DISC[k // 2] * _disc_wedge_left(patient, k // 2) if k % 2 else _WEDGE_BODY[k // 2]
-        for k in range(2 * S1)
-    ])
+    wedges = np.array(
+        [
+            _WEDGE_DISC[k // 2] * _disc_wedge_left(patient, k // 2) if k % 2 else _WEDGE_BODY[k // 2]
+            for k in range(2 * S1)
+        ]
+    )
     left = 0.5 * wedges[2 * L1 :].sum() + 24  # worn discs flatten the back by half of what they lose
     strength = float(np.clip((slope + rng.normal(9, 6)) / left, 0.4, 1.7))  # L1 leans back by about 9 degrees
     spread = np.array([(_WEDGE_DISC_SD if k % 2 else _WEDGE_BODY_SD)[k // 2] for k in range(2 * S1)])

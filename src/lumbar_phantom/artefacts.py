@@ -60,8 +60,14 @@ def _chemical(rng: np.random.Generator, field: float) -> tuple[int, int]:
     return (size, 0) if rng.random() < 0.5 else (0, size)
 
 
-def shading(scanner: Scanner, shape: tuple[int, int], origin: np.ndarray, row_mm: np.ndarray, column_mm: np.ndarray,
-            back_y: float) -> np.ndarray:
+def shading(
+    scanner: Scanner,
+    shape: tuple[int, int],
+    origin: np.ndarray,
+    row_mm: np.ndarray,
+    column_mm: np.ndarray,
+    back_y: float,
+) -> np.ndarray:
     """Multiplicative brightness (rows, columns) float32 from the place of each pixel in the scanner."""
     rows = np.arange(shape[0], dtype=np.float32)[:, None]
     columns = np.arange(shape[1], dtype=np.float32)[None, :]
@@ -85,8 +91,7 @@ def shading(scanner: Scanner, shape: tuple[int, int], origin: np.ndarray, row_mm
     return out
 
 
-def scan(rng: np.random.Generator, image: np.ndarray, scanner: Scanner,
-         spacing_mm: tuple[float, float]) -> np.ndarray:
+def scan(rng: np.random.Generator, image: np.ndarray, scanner: Scanner, spacing_mm: tuple[float, float]) -> np.ndarray:
     """Magnitude image (rows, columns) float32 of an ideal one (bright tissues about 1)."""
     rows, columns = image.shape
     image = image + rng.standard_normal(image.shape, dtype=np.float32) * np.float32(scanner.noise)

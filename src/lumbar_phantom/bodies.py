@@ -1,11 +1,10 @@
 """Vertebral bodies, discs and the ligaments on them: the numba kernels of the anterior column."""
 
-# mypy: allow-untyped-defs
-# (numba infers the types of kernels)
-
 from __future__ import annotations
 
 import math
+
+import numpy as np
 
 from lumbar_phantom import anatomy as an
 from lumbar_phantom import tissues as ts
@@ -15,27 +14,45 @@ from lumbar_phantom.space import PLL, bump, disc_distance, lerp_column, smooth, 
 HOLLOW_UP, HOLLOW_LOW, SKEW_UP, SKEW_LOW = an.HOLLOW_UP, an.HOLLOW_LOW, an.SKEW_UP, an.SKEW_LOW
 WIDTH, DEPTH, LESION, MODIC_UP, MODIC_LOW = an.WIDTH, an.DEPTH, an.LESION, an.MODIC_UP, an.MODIC_LOW
 DISC_H, BULGE, OSTEO, SCHMORL, SCHMORL_U, FISSURE_R = (
-    an.DISC_H, an.BULGE, an.OSTEO, an.SCHMORL, an.SCHMORL_U, an.FISSURE_R
+    an.DISC_H,
+    an.BULGE,
+    an.OSTEO,
+    an.SCHMORL,
+    an.SCHMORL_U,
+    an.FISSURE_R,
 )
 S1 = an.S1
 ANNULUS, INNER, NUCLEUS, CORTEX, MARROW, LIGAMENT = (
-    ts.ANNULUS, ts.INNER_ANNULUS, ts.NUCLEUS, ts.CORTEX, ts.MARROW, ts.LIGAMENT
+    ts.ANNULUS,
+    ts.INNER_ANNULUS,
+    ts.NUCLEUS,
+    ts.CORTEX,
+    ts.MARROW,
+    ts.LIGAMENT,
 )
 FISSURE_T, FAT_MARROW_T, EDEMA_T, BASIVERTEBRAL, HAEMANGIOMA = (
-    ts.FISSURE, ts.FAT_MARROW, ts.EDEMA, ts.BASIVERTEBRAL, ts.HAEMANGIOMA
+    ts.FISSURE,
+    ts.FAT_MARROW,
+    ts.EDEMA,
+    ts.BASIVERTEBRAL,
+    ts.HAEMANGIOMA,
 )
 NOTHING = -1  # left to the posterior elements, muscles and organs
 
 
 @kernel
-def _disc_tissue(discs, j, f, u, v, a, b, depth):
+def _disc_tissue(discs: np.ndarray, j: int, f: float, u: float, v: float, a: float, b: float, depth: float) -> int:
     """Inside a disc: outer annulus dark, nucleus a flattened ellipsoid a little behind the centre."""
     rn = (u / (0.70 * a)) ** 2 + ((v - 0.05 * b) / (0.68 * b)) ** 2
     across = abs(f - 0.5) / 0.5
     if rn + across * across * across < 1.0:
         return NUCLEUS + j
-    if v > 0.0 and discs[j, FISSURE_R] > 0.0 and (u - 2.0) ** 2 + (v - 0.86 * b) ** 2 < discs[j, FISSURE_R] ** 2 \
-            and abs(f - 0.55) < 0.22:
+    if (
+        v > 0.0
+        and discs[j, FISSURE_R] > 0.0
+        and (u - 2.0) ** 2 + (v - 0.86 * b) ** 2 < discs[j, FISSURE_R] ** 2
+        and abs(f - 0.55) < 0.22
+    ):
         return FISSURE_T
     if depth < 3.2 + 1.2 * (v < 0.0):
         return ANNULUS
@@ -43,7 +60,17 @@ def _disc_tissue(discs, j, f, u, v, a, b, depth):
 
 
 @kernel
-def column(stations, vertebrae, discs, seg, f, thick, u, v, back):
+def column(
+    stations: np.ndarray,
+    vertebrae: np.ndarray,
+    discs: np.ndarray,
+    seg: int,
+    f: float,
+    thick: float,
+    u: float,
+    v: float,
+    back: float,
+) -> int:
     """Bodies, discs and the ligaments on them; NOTHING outside."""
     i = seg // 2
     a = lerp_column(stations, seg, f, WIDTH) * 0.5
@@ -84,7 +111,20 @@ def column(stations, vertebrae, discs, seg, f, thick, u, v, back):
 
 
 @kernel
-def _body_tissue(stations, vertebrae, discs, i, f, thick, u, v, a, b, depth, back):
+def _body_tissue(
+    stations: np.ndarray,
+    vertebrae: np.ndarray,
+    discs: np.ndarray,
+    i: int,
+    f: float,
+    thick: float,
+    u: float,
+    v: float,
+    a: float,
+    b: float,
+    depth: float,
+    back: float,
+) -> int:
     """Inside a body segment: hollow end plates, rim, marrow, vein, and disc pushed beyond the rim."""
     j, away = disc_distance(vertebrae, discs, 2 * i, f)
     if v > 0.0 and v > wall(stations, 2 * i, f, u) + 0.35 * discs[j, OSTEO] * bump(away, 2.5) - 0.2:

@@ -19,14 +19,34 @@ from lumbar_phantom import severity
 from lumbar_phantom.dicom_files import OPTIONAL, optional_encoder
 from lumbar_phantom.study import Request, StudyTables, write_study
 
-TRUTH_COLUMNS = ["study_id", "series_id", "instance_number", "condition", "level", "side", "x_px", "y_px", "x_mm",
-                 "y_mm", "z_mm", "narrowing"]
+TRUTH_COLUMNS = [
+    "study_id",
+    "series_id",
+    "instance_number",
+    "condition",
+    "level",
+    "side",
+    "x_px",
+    "y_px",
+    "x_mm",
+    "y_mm",
+    "z_mm",
+    "narrowing",
+]
 COORDINATE_COLUMNS = ["study_id", "series_id", "instance_number", "condition", "level", "x", "y"]
 
 
 def make_cohort(
-    root: Path | str, studies: int, seed: int, *, pitfalls: tuple[str, ...] = ("real",), split: str = "train",
-    workers: int = 1, masks: bool = False, wild: float = 0.3, syntax: str = "rle",
+    root: Path | str,
+    studies: int,
+    seed: int,
+    *,
+    pitfalls: tuple[str, ...] = ("real",),
+    split: str = "train",
+    workers: int = 1,
+    masks: bool = False,
+    wild: float = 0.3,
+    syntax: str = "rle",
     progress: bool = True,
 ) -> list[StudyTables]:
     """Write a cohort under root; returns the studies' tables. Raises CohortError where root cannot be written."""
@@ -41,8 +61,9 @@ def make_cohort(
     if syntax in OPTIONAL:
         optional_encoder(syntax)  # refuse before any work
     requests = [Request(str(root), split, seed, i, pitfalls, masks, wild, syntax) for i in range(studies)]
-    done = list(tqdm(_run(requests, workers), total=studies, desc="phantom studies", unit="study",
-                     disable=not progress))
+    done = list(
+        tqdm(_run(requests, workers), total=studies, desc="phantom studies", unit="study", disable=not progress)
+    )
     write_tables(root, split, done)
     return done
 
@@ -70,8 +91,9 @@ def write_tables(root: Path, split: str, studies: list[StudyTables]) -> None:
     """
     solution = label_table(studies)
     write_atomically(root / ("train.csv" if split == "train" else "solution.csv"), csv_text(solution))
-    described = pd.DataFrame([r for s in studies for r in s.descriptions],
-                             columns=["study_id", "series_id", "series_description"])
+    described = pd.DataFrame(
+        [r for s in studies for r in s.descriptions], columns=["study_id", "series_id", "series_description"]
+    )
     write_atomically(root / f"{split}_series_descriptions.csv", csv_text(described))
     if split == "train":
         points = pd.DataFrame([r for s in studies for r in s.coordinates], columns=COORDINATE_COLUMNS)
@@ -103,6 +125,8 @@ def summary(studies: list[StudyTables]) -> str:
         shares = ", ".join(f"{name} {100 * (part == g).mean():.1f} %" for g, name in enumerate(labels.SEVERITIES))
         lines.append(f"{group}: {shares}")
     best, prior = severity.floor(narrowing, grades)
-    lines.append(f"floor: true narrowing scores {best:.3f}, the cohort's own prior {prior:.3f} "
-                 f"({best / prior:.2f} of it); nobody can beat the floor but by luck")
+    lines.append(
+        f"floor: true narrowing scores {best:.3f}, the cohort's own prior {prior:.3f} "
+        f"({best / prior:.2f} of it); nobody can beat the floor but by luck"
+    )
     return "\n".join(lines)

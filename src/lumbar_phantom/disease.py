@@ -158,8 +158,9 @@ def _narrow_canal(rng: np.random.Generator, patient: an.Patient, ref: Reference,
     _solve(apply, measure, wanted, 16.0)
 
 
-def _narrow_recess(rng: np.random.Generator, patient: an.Patient, ref: Reference, k: int, j: int, side: int,
-                   wanted: float) -> None:
+def _narrow_recess(
+    rng: np.random.Generator, patient: an.Patient, ref: Reference, k: int, j: int, side: int, wanted: float
+) -> None:
     discs = patient.discs
     share = rng.uniform(0.15, 0.95)
 
@@ -173,8 +174,9 @@ def _narrow_recess(rng: np.random.Generator, patient: an.Patient, ref: Reference
     _solve(apply, measure, wanted, 9.0)
 
 
-def _narrow_foramen(rng: np.random.Generator, patient: an.Patient, ref: Reference, k: int, j: int, side: int,
-                    wanted: float) -> None:
+def _narrow_foramen(
+    rng: np.random.Generator, patient: an.Patient, ref: Reference, k: int, j: int, side: int, wanted: float
+) -> None:
     discs = patient.discs
     share = rng.uniform(0.2, 0.85)
 

@@ -22,8 +22,10 @@ REACH_MM = 7.0  # a level further than this from every axial slice is not marked
 def project(stack: StackPlan, k: int, point: np.ndarray) -> tuple[float, float]:
     """Pixel (x, y) of a patient point on slice k, dropped along the normal."""
     offset = point - stack.origins[k]
-    return (float(offset @ stack.column_mm / (stack.column_mm @ stack.column_mm)),
-            float(offset @ stack.row_mm / (stack.row_mm @ stack.row_mm)))
+    return (
+        float(offset @ stack.column_mm / (stack.column_mm @ stack.column_mm)),
+        float(offset @ stack.row_mm / (stack.row_mm @ stack.row_mm)),
+    )
 
 
 def _nearest(plans: list[SeriesPlan], wanted: list[int], point: np.ndarray, jitter: float) -> tuple[Any, ...] | None:
@@ -41,8 +43,14 @@ def _nearest(plans: list[SeriesPlan], wanted: list[int], point: np.ndarray, jitt
     return best
 
 
-def mark(rng: np.random.Generator, case: Case, plans: list[SeriesPlan], ids: list[int], pitfalls: frozenset[str],
-         tables: StudyTables) -> None:
+def mark(
+    rng: np.random.Generator,
+    case: Case,
+    plans: list[SeriesPlan],
+    ids: list[int],
+    pitfalls: frozenset[str],
+    tables: StudyTables,
+) -> None:
     """Fill the coordinate and truth rows of a study."""
     dropped = {(0, k) for k in range(5) if rng.random() < 0.4} if "incomplete_points" in pitfalls else set()
     one_sided = rng.random() < 0.5
@@ -63,8 +71,20 @@ def mark(rng: np.random.Generator, case: Case, plans: list[SeriesPlan], ids: lis
             if found is None or (c >= 3 and found[3] > REACH_MM):
                 continue
             s, stack, place, _, instance, x, y = found
-            tables.truth.append((tables.study_id, ids[s], instance, condition, level, _SIDES[c], x, y, *point,
-                                 float(case.narrowing[c, k])))
+            tables.truth.append(
+                (
+                    tables.study_id,
+                    ids[s],
+                    instance,
+                    condition,
+                    level,
+                    _SIDES[c],
+                    x,
+                    y,
+                    *point,
+                    float(case.narrowing[c, k]),
+                )
+            )
             if case.labels[c, k] < 0 or (c, k) in dropped:
                 continue
             written = condition
@@ -77,6 +97,14 @@ def mark(rng: np.random.Generator, case: Case, plans: list[SeriesPlan], ids: lis
                 seen = canal_point(case.patient, LEVEL_DISCS[k], habit)
                 x, y = project(stack, place, seen)
             pixel = np.linalg.norm(stack.row_mm)
-            tables.coordinates.append((
-                tables.study_id, ids[s], instance, labels.CONDITION_TITLES[labels.CONDITIONS.index(written)],
-                labels.level_title(level), round(x + slip[0] / pixel, 6), round(y + slip[1] / pixel, 6)))
+            tables.coordinates.append(
+                (
+                    tables.study_id,
+                    ids[s],
+                    instance,
+                    labels.CONDITION_TITLES[labels.CONDITIONS.index(written)],
+                    labels.level_title(level),
+                    round(x + slip[0] / pixel, 6),
+                    round(y + slip[1] / pixel, 6),
+                )
+            )

@@ -25,8 +25,9 @@ class Case:
     points: np.ndarray
 
 
-def make_case(seed: int, index: int, *, transitional: bool = False, missing: bool = False,
-              variant: str | None = None) -> Case:
+def make_case(
+    seed: int, index: int, *, transitional: bool = False, missing: bool = False, variant: str | None = None
+) -> Case:
     """Draw the patient of one study; needs no image, so that frequencies are cheap to check."""
     if transitional and variant is None:
         variant = str(stream(seed, index, "variant").choice(["sacralised", "lumbarised"]))
@@ -74,10 +75,13 @@ def canal_point(patient: an.Patient, j: int, habit: float) -> np.ndarray:
     """
     arrays = (patient.stations, patient.vertebrae, patient.discs)
     edge = to_patient(patient, 2 * j + 1, 0.5, 0.0, space.wall(patient.stations, 2 * j + 1, 0.5, 0.0))
-    middles = np.array([
-        to_patient(patient, seg, f, 0.0, _mid_sac(arrays, seg, f))
-        for seg in (2 * j, 2 * j + 1, 2 * j + 2) for f in np.linspace(0.0, 1.0, 41)[: 41 if seg == 2 * j + 2 else 40]
-    ])  # (121, 3), from the upper end plate of the vertebra above to the lower one of the vertebra below
+    middles = np.array(
+        [
+            to_patient(patient, seg, f, 0.0, _mid_sac(arrays, seg, f))
+            for seg in (2 * j, 2 * j + 1, 2 * j + 2)
+            for f in np.linspace(0.0, 1.0, 41)[: 41 if seg == 2 * j + 2 else 40]
+        ]
+    )  # (121, 3), from the upper end plate of the vertebra above to the lower one of the vertebra below
     canal = middles[100] - middles[20]  # from mid-body to mid-body
     axis = (1 - habit) * canal / np.linalg.norm(canal) + habit * np.array([0.0, 0.0, -1.0])
     along = (middles - edge) @ axis

@@ -45,8 +45,10 @@ def parse(text: str) -> tuple[str, ...]:
     chosen = tuple(name.strip() for name in text.split(",") if name.strip())
     unknown = [name for name in chosen if name not in RATES]
     if unknown or not chosen:
-        raise CohortError(f"--pitfalls: found {', '.join(unknown) or 'nothing'}, expected real, none, all or names of "
-                          f"{', '.join(NAMES)}")
+        raise CohortError(
+            f"--pitfalls: found {', '.join(unknown) or 'nothing'}, expected real, none, all or names of "
+            f"{', '.join(NAMES)}"
+        )
     return chosen
 
 

@@ -66,20 +66,31 @@ def sagittal_stack(rng: np.random.Generator, patient: an.Patient, *, non_square:
     middle = middle + np.array([rng.normal(0, 2.5), ahead + rng.normal(0, 9), 5 + rng.normal(0, 11)])
     corner = middle - 0.5 * rows * pixel * down - 0.5 * columns * pixel * back
     places = (np.arange(count) - (count - 1) / 2 + rng.uniform(-0.4, 0.4)) * spacing
-    return StackPlan(corner + places[:, None] * across, down * pixel, back * pixel, across, (rows, columns),
-                     thickness, spacing)
+    return StackPlan(
+        corner + places[:, None] * across, down * pixel, back * pixel, across, (rows, columns), thickness, spacing
+    )
 
 
-def _axial_block(centre: np.ndarray, normal: np.ndarray, left: np.ndarray, places: np.ndarray, size: int, fov: float,
-                 thickness: float, spacing: float, rows: int) -> StackPlan:
+def _axial_block(
+    centre: np.ndarray,
+    normal: np.ndarray,
+    left: np.ndarray,
+    places: np.ndarray,
+    size: int,
+    fov: float,
+    thickness: float,
+    spacing: float,
+    rows: int,
+) -> StackPlan:
     normal = normal / np.linalg.norm(normal)
     left = left - normal * (left @ normal)
     left = left / np.linalg.norm(left)
     back = np.cross(normal, left)
     pixel = fov / size
     corner = centre - 0.5 * (size - 1) * pixel * left - 0.5 * (rows - 1) * pixel * back
-    return StackPlan(corner + places[:, None] * normal, back * pixel, left * pixel, normal, (rows, size), thickness,
-                     spacing)
+    return StackPlan(
+        corner + places[:, None] * normal, back * pixel, left * pixel, normal, (rows, size), thickness, spacing
+    )
 
 
 def axial_series(rng: np.random.Generator, patient: an.Patient, pitfalls: frozenset[str]) -> list[list[StackPlan]]:
@@ -92,7 +103,7 @@ def axial_series(rng: np.random.Generator, patient: an.Patient, pitfalls: frozen
     thickness = spacing * float(rng.uniform(0.75, 1.0))
     levels = list(range(5))
     if "partial_axial" in pitfalls:
-        levels = levels[int(rng.integers(1, 4)):] if rng.random() < 0.8 else levels[: int(rng.integers(2, 5))]
+        levels = levels[int(rng.integers(1, 4)) :] if rng.random() < 0.8 else levels[: int(rng.integers(2, 5))]
     shift = np.array([rng.normal(0, 4), 14 + rng.normal(0, 6), 0.0])
     left = np.array([1.0, rng.normal(0, 0.02), rng.normal(0, 0.015)])
     common = (size, fov, thickness, spacing, rows)
@@ -124,8 +135,15 @@ def axial_series(rng: np.random.Generator, patient: an.Patient, pitfalls: frozen
         return [stacks[:cut], stacks[cut:]]
     again = stacks[0]
     keep = max(5, len(again.origins) // 3)
-    part = StackPlan(again.origins[:keep] + again.normal * rng.uniform(0, 2), again.row_mm, again.column_mm,
-                     again.normal, again.shape, again.thickness, again.spacing)
+    part = StackPlan(
+        again.origins[:keep] + again.normal * rng.uniform(0, 2),
+        again.row_mm,
+        again.column_mm,
+        again.normal,
+        again.shape,
+        again.thickness,
+        again.spacing,
+    )
     return [[again], [part]]
 
 

@@ -1,8 +1,5 @@
 """RLE Lossless (PS3.5 annex G): byte planes, most significant first, each row packed by PackBits."""
 
-# mypy: allow-untyped-defs
-# (numba infers the types of kernels)
-
 from __future__ import annotations
 
 import numpy as np
@@ -11,7 +8,7 @@ from lumbar_phantom._jit import kernel
 
 
 @kernel
-def _pack_plane(plane, out, start):
+def _pack_plane(plane: np.ndarray, out: np.ndarray, start: int) -> int:
     """PackBits every row of a (rows, columns) uint8 plane into out from `start`; returns the end."""
     o = start
     rows, columns = plane.shape

@@ -150,8 +150,14 @@ def randomised_signal(
 
 FAT_SHARE = np.zeros(256, np.float32)
 for _label, _share in (
-    (ts.FAT, 1.0), (ts.EPIDURAL_FAT, 1.0), (ts.VISCERAL_FAT, 1.0), (ts.FATTY_MUSCLE, 0.4), (ts.FAT_MARROW, 0.7),
-    (ts.INTERSPINOUS, 0.4), (ts.HAEMANGIOMA, 0.6), (ts.POSTERIOR_MARROW, 0.5),
+    (ts.FAT, 1.0),
+    (ts.EPIDURAL_FAT, 1.0),
+    (ts.VISCERAL_FAT, 1.0),
+    (ts.FATTY_MUSCLE, 0.4),
+    (ts.FAT_MARROW, 0.7),
+    (ts.INTERSPINOUS, 0.4),
+    (ts.HAEMANGIOMA, 0.6),
+    (ts.POSTERIOR_MARROW, 0.5),
 ):
     FAT_SHARE[_label] = _share
 FAT_SHARE[ts.MARROW : ts.MARROW + an.N_VERTEBRAE] = 0.4

@@ -4,12 +4,11 @@ The tissue kernel draws with these functions and the measurement integrates them
 Arguments: segment index, fraction f in it, u (mm, + left); results are v in mm from the line of body centres.
 """
 
-# mypy: allow-untyped-defs
-# (numba infers the types of kernels)
-
 from __future__ import annotations
 
 import math
+
+import numpy as np
 
 from lumbar_phantom import anatomy as an
 from lumbar_phantom._jit import kernel
@@ -17,9 +16,7 @@ from lumbar_phantom._jit import kernel
 BULGE, CENTRAL, CENTRAL_U = an.BULGE, an.CENTRAL, an.CENTRAL_U
 SUB_L, SUB_R, FOR_L, FOR_R = an.SUB_L, an.SUB_R, an.FOR_L, an.FOR_R
 FLAV_L, FLAV_R, FACET_L, FACET_R = an.FLAV_L, an.FLAV_R, an.FACET_L, an.FACET_R
-DISC_H, SPREAD, OSTEO, SAP_L, SAP_R, FOR_U = (
-    an.DISC_H, an.SPREAD, an.OSTEO, an.SAP_L, an.SAP_R, an.FOR_U
-)
+DISC_H, SPREAD, OSTEO, SAP_L, SAP_R, FOR_U = (an.DISC_H, an.SPREAD, an.OSTEO, an.SAP_L, an.SAP_R, an.FOR_U)
 HEIGHT, PED_W, PED_H, PED_Z = an.HEIGHT, an.PED_W, an.PED_H, an.PED_Z
 WIDTH, DEPTH, CANAL, RECESS, IPD = an.WIDTH, an.DEPTH, an.CANAL, an.RECESS, an.IPD
 SAC_A, SAC_B, SAC_GAP = an.SAC_A, an.SAC_B, an.SAC_GAP
@@ -31,27 +28,27 @@ ROOT_R = 2.8  # dorsal root ganglion, mm
 
 
 @kernel
-def lerp_column(stations, seg, f, column):
+def lerp_column(stations: np.ndarray, seg: int, f: float, column: int) -> float:
     """A station column at fraction f of segment seg."""
     return stations[seg, column] * (1.0 - f) + stations[seg + 1, column] * f
 
 
 @kernel
-def bump(x, width):
+def bump(x: float, width: float) -> float:
     """Gaussian bump of height 1."""
     t = x / width
     return math.exp(-t * t)
 
 
 @kernel
-def union(a, b):
+def union(a: float, b: float) -> float:
     """Depth inside the union of two shapes whose depths are a and b, rounded where they meet."""
     h = max(4.0 - abs(a - b), 0.0)
     return max(a, b) + h * h * 0.0625
 
 
 @kernel
-def smooth(x, low, high):
+def smooth(x: float, low: float, high: float) -> float:
     """0 below low, 1 above high, cubic between."""
     t = (x - low) / (high - low)
     if t <= 0.0:
@@ -62,19 +59,21 @@ def smooth(x, low, high):
 
 
 @kernel
-def protrusion(discs, j, u):
+def protrusion(discs: np.ndarray, j: int, u: float) -> float:
     """Disc material beyond the rim at the back, mm, at lateral place u."""
     d = discs[j]
     au = abs(u)
     sub, fora = (d[SUB_L], d[FOR_L]) if u > 0 else (d[SUB_R], d[FOR_R])
     return (
-        d[BULGE] + d[CENTRAL] * bump(u - d[CENTRAL_U], 7.0)
-        + sub * bump(au - 10.0, 4.2) + fora * bump(au - d[FOR_U], 3.2 if au < d[FOR_U] else 6.0)
+        d[BULGE]
+        + d[CENTRAL] * bump(u - d[CENTRAL_U], 7.0)
+        + sub * bump(au - 10.0, 4.2)
+        + fora * bump(au - d[FOR_U], 3.2 if au < d[FOR_U] else 6.0)
     )
 
 
 @kernel
-def disc_distance(vertebrae, discs, seg, f):
+def disc_distance(vertebrae: np.ndarray, discs: np.ndarray, seg: int, f: float) -> tuple[int, float]:
     """Nearest disc and the distance from its slab along the spine, mm (0 inside)."""
     i = seg // 2
     if seg % 2 == 1:
@@ -87,7 +86,7 @@ def disc_distance(vertebrae, discs, seg, f):
 
 
 @kernel
-def wall(stations, seg, f, u):
+def wall(stations: np.ndarray, seg: int, f: float, u: float) -> float:
     """Back of the vertebral body or of a healthy disc at lateral place u."""
     a = lerp_column(stations, seg, f, WIDTH) * 0.5
     b = lerp_column(stations, seg, f, DEPTH) * 0.5
@@ -98,7 +97,7 @@ def wall(stations, seg, f, u):
 
 
 @kernel
-def front(stations, vertebrae, discs, seg, f, u):
+def front(stations: np.ndarray, vertebrae: np.ndarray, discs: np.ndarray, seg: int, f: float, u: float) -> float:
     """Front of the canal: body, disc and what the disc has pushed out; without the ligament."""
     j, away = disc_distance(vertebrae, discs, seg, f)
     back = wall(stations, seg, f, u)
@@ -110,7 +109,7 @@ def front(stations, vertebrae, discs, seg, f, u):
 
 
 @kernel
-def below_upper(vertebrae, discs, seg, f, i):
+def below_upper(vertebrae: np.ndarray, discs: np.ndarray, seg: int, f: float, i: int) -> float:
     """Place along the spine in mm below the upper end plate of vertebra i (nominal heights)."""
     k = seg // 2
     here = f * vertebrae[k, HEIGHT] if seg % 2 == 0 else vertebrae[k, HEIGHT] + f * discs[k, DISC_H]
@@ -124,14 +123,14 @@ def below_upper(vertebrae, discs, seg, f, i):
 
 
 @kernel
-def facet_zone(vertebrae, discs, seg, f, j):
+def facet_zone(vertebrae: np.ndarray, discs: np.ndarray, seg: int, f: float, j: int) -> float:
     """How much the facet joint of disc j bounds the canal here, 0..1."""
     z = below_upper(vertebrae, discs, seg, f, j + 1)
     return smooth(z, -SAP_TIP - 3.0, -SAP_TIP + 3.5) * (1.0 - smooth(z, 1.0, 8.0))
 
 
 @kernel
-def flavum_zone(vertebrae, discs, seg, f, j):
+def flavum_zone(vertebrae: np.ndarray, discs: np.ndarray, seg: int, f: float, j: int) -> float:
     """How much of the ligamentum flavum's full thickness is here, 0..1: from lamina j to lamina j + 1."""
     z = below_upper(vertebrae, discs, seg, f, j + 1)
     top = -discs[j, DISC_H] - 0.36 * vertebrae[j, HEIGHT]
@@ -139,7 +138,7 @@ def flavum_zone(vertebrae, discs, seg, f, j):
 
 
 @kernel
-def disc_of(vertebrae, seg, f):
+def disc_of(vertebrae: np.ndarray, seg: int, f: float) -> int:
     """The disc whose facets and flavum are nearest: the one below in the lower 60 % of a body."""
     i = seg // 2
     if seg % 2 == 1 or f > 0.4 or i == 0:
@@ -148,7 +147,7 @@ def disc_of(vertebrae, seg, f):
 
 
 @kernel
-def bony_roof(stations, vertebrae, discs, seg, f, u):
+def bony_roof(stations: np.ndarray, vertebrae: np.ndarray, discs: np.ndarray, seg: int, f: float, u: float) -> float:
     """Back of the canal without ligament: laminae in the middle, superior articular processes at the sides."""
     j = disc_of(vertebrae, seg, f)
     half = lerp_column(stations, seg, f, IPD) * 0.5
@@ -169,7 +168,7 @@ def bony_roof(stations, vertebrae, discs, seg, f, u):
 
 
 @kernel
-def flavum(stations, vertebrae, discs, seg, f, u):
+def flavum(stations: np.ndarray, vertebrae: np.ndarray, discs: np.ndarray, seg: int, f: float, u: float) -> float:
     """Thickness of the ligamentum flavum in front of the roof, mm."""
     j = disc_of(vertebrae, seg, f)
     zone = flavum_zone(vertebrae, discs, seg, f, j)
@@ -184,13 +183,15 @@ def flavum(stations, vertebrae, discs, seg, f, u):
 
 
 @kernel
-def roof(stations, vertebrae, discs, seg, f, u):
+def roof(stations: np.ndarray, vertebrae: np.ndarray, discs: np.ndarray, seg: int, f: float, u: float) -> float:
     """Back of the free canal, recess or foramen: bone less flavum."""
     return bony_roof(stations, vertebrae, discs, seg, f, u) - flavum(stations, vertebrae, discs, seg, f, u)
 
 
 @kernel
-def sac(stations, vertebrae, discs, seg, f, u):
+def sac(
+    stations: np.ndarray, vertebrae: np.ndarray, discs: np.ndarray, seg: int, f: float, u: float
+) -> tuple[float, float]:
     """Front and back of the thecal sac at lateral place u; back < front where there is none."""
     a = lerp_column(stations, seg, f, SAC_A)
     b = lerp_column(stations, seg, f, SAC_B)
@@ -206,7 +207,7 @@ def sac(stations, vertebrae, discs, seg, f, u):
 
 
 @kernel
-def sac_area(stations, vertebrae, discs, seg, f):
+def sac_area(stations: np.ndarray, vertebrae: np.ndarray, discs: np.ndarray, seg: int, f: float) -> float:
     """Cross-section of the sac, mm2."""
     a = lerp_column(stations, seg, f, SAC_A)
     step = a / 12.0
@@ -219,7 +220,7 @@ def sac_area(stations, vertebrae, discs, seg, f):
 
 
 @kernel
-def least_sac_area(stations, vertebrae, discs, j):
+def least_sac_area(stations: np.ndarray, vertebrae: np.ndarray, discs: np.ndarray, j: int) -> float:
     """Smallest cross-section from the end of body j to the start of body j + 1."""
     best = 1e9
     for k in range(7):
@@ -235,7 +236,7 @@ def least_sac_area(stations, vertebrae, discs, j):
 
 
 @kernel
-def recess_depth(stations, vertebrae, discs, j, side):
+def recess_depth(stations: np.ndarray, vertebrae: np.ndarray, discs: np.ndarray, j: int, side: float) -> float:
     """Least depth of the subarticular recess from disc to the top of the pedicle below, mm; side +1 left."""
     best = 1e9
     for k in range(5):
@@ -251,14 +252,11 @@ def recess_depth(stations, vertebrae, discs, j, side):
 
 
 @kernel
-def foramen_area(stations, vertebrae, discs, j, side):
+def foramen_area(stations: np.ndarray, vertebrae: np.ndarray, discs: np.ndarray, j: int, side: float) -> float:
     """Area of the foramen of disc j in the plane through the pedicles, mm2 (mean of three planes)."""
     total = 0.0
     top = vertebrae[j, PED_Z] + 0.5 * vertebrae[j, PED_H]
-    bottom = (
-        vertebrae[j, HEIGHT] + discs[j, DISC_H]
-        + vertebrae[j + 1, PED_Z] - 0.5 * vertebrae[j + 1, PED_H]
-    )
+    bottom = vertebrae[j, HEIGHT] + discs[j, DISC_H] + vertebrae[j + 1, PED_Z] - 0.5 * vertebrae[j + 1, PED_H]
     n = 16
     step = (bottom - top) / n
     for k in range(n):
@@ -278,6 +276,6 @@ def foramen_area(stations, vertebrae, discs, j, side):
 
 
 @kernel
-def foramen_place(discs, j):
+def foramen_place(discs: np.ndarray, j: int) -> float:
     """Lateral place of the foramen of disc j: between the axes of the pedicles, mm from the midline."""
     return discs[j, FOR_U]

@@ -58,8 +58,9 @@ def study_case(request: Request) -> tuple[Case, frozenset[str]]:
     """The patient and the pitfalls of a request, without any image."""
     index = request.index + (TEST_OFFSET if request.split == "test" else 0)
     pitfalls = pf.draw(request.seed, request.index, request.pitfalls)
-    return make_case(request.seed, index, transitional="transitional" in pitfalls,
-                     missing="missing_labels" in pitfalls), pitfalls
+    return make_case(
+        request.seed, index, transitional="transitional" in pitfalls, missing="missing_labels" in pitfalls
+    ), pitfalls
 
 
 def write_study(request: Request) -> StudyTables:
@@ -80,8 +81,16 @@ def write_study(request: Request) -> StudyTables:
         ids.append(series_id)
         folder = Path(request.root) / f"{request.split}_images" / str(study_id) / str(series_id)
         folder.mkdir(parents=True, exist_ok=True)
-        painter = Painter(stream(request.seed, index, "paint", number), case.patient, body, parameters, grain, plan,
-                           field_strength, request.wild)
+        painter = Painter(
+            stream(request.seed, index, "paint", number),
+            case.patient,
+            body,
+            parameters,
+            grain,
+            plan,
+            field_strength,
+            request.wild,
+        )
         options = header_options(stream(request.seed, index, "header", number), pitfalls)
         options.setdefault("syntax", request.syntax)
         _write_series(painter, plan, folder, study_id, series_id, pitfalls, options)
@@ -120,8 +129,17 @@ def header_options(rng: np.random.Generator, pitfalls: frozenset[str]) -> dict[s
 class Painter:
     """Draws the slices of one series."""
 
-    def __init__(self, rng: np.random.Generator, patient: an.Patient, body: volume.Volume, parameters: np.ndarray,
-                 grain: np.ndarray, plan: SeriesPlan, field_strength: float, wild: float) -> None:
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        patient: an.Patient,
+        body: volume.Volume,
+        parameters: np.ndarray,
+        grain: np.ndarray,
+        plan: SeriesPlan,
+        field_strength: float,
+        wild: float,
+    ) -> None:
         self.rng = rng
         wildness = float(rng.uniform(0.3, 1.0)) if rng.random() < wild else 0.0
         sequence = sequences.draw_sequence(rng, plan.kind, field_strength)
@@ -148,8 +166,15 @@ class Painter:
         return np.clip(image * self.peak, 0, 4095).astype(np.uint16)
 
 
-def _write_series(painter: Painter, plan: SeriesPlan, folder: Path, study_id: int, series_id: int,
-                  pitfalls: frozenset[str], options: dict[str, object]) -> None:
+def _write_series(
+    painter: Painter,
+    plan: SeriesPlan,
+    folder: Path,
+    study_id: int,
+    series_id: int,
+    pitfalls: frozenset[str],
+    options: dict[str, object],
+) -> None:
     for stack, instances in zip(plan.stacks, plan.instances, strict=True):
         row_step, column_step = np.linalg.norm(stack.row_mm), np.linalg.norm(stack.column_mm)
         for k, (origin, instance) in enumerate(zip(stack.origins, instances, strict=True)):
@@ -158,12 +183,23 @@ def _write_series(painter: Painter, plan: SeriesPlan, folder: Path, study_id: in
                 pixels = np.ascontiguousarray(pixels[: pixels.shape[0] - 16])
             if options.get("monochrome1"):
                 pixels = (4095 - pixels).astype(np.uint16)
-            dicom_files.write_slice(folder / f"{instance}.dcm", dicom_files.SliceFile(
-                pixels=pixels, origin=origin, row_direction=stack.column_mm / column_step,
-                column_direction=stack.row_mm / row_step, spacing=(float(row_step), float(column_step)),
-                thickness=stack.thickness, gap_spacing=stack.spacing, instance=int(instance),
-                study_uid=f"{study_id}.1", series_uid=f"{series_id}.1.1", description=plan.description,
-                options=options))
+            dicom_files.write_slice(
+                folder / f"{instance}.dcm",
+                dicom_files.SliceFile(
+                    pixels=pixels,
+                    origin=origin,
+                    row_direction=stack.column_mm / column_step,
+                    column_direction=stack.row_mm / row_step,
+                    spacing=(float(row_step), float(column_step)),
+                    thickness=stack.thickness,
+                    gap_spacing=stack.spacing,
+                    instance=int(instance),
+                    study_uid=f"{study_id}.1",
+                    series_uid=f"{series_id}.1.1",
+                    description=plan.description,
+                    options=options,
+                ),
+            )
 
 
 _CLASSES = np.zeros(256, np.uint8)

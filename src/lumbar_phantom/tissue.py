@@ -1,11 +1,10 @@
 """Which tissue is at a point of the spine's own coordinates: the numba kernels that draw the spine itself."""
 
-# mypy: allow-untyped-defs
-# (numba infers the types of kernels)
-
 from __future__ import annotations
 
 import math
+
+import numpy as np
 
 from lumbar_phantom import anatomy as an
 from lumbar_phantom import tissues as ts
@@ -38,7 +37,9 @@ NOTHING = -1  # left to the muscles and organs
 
 
 @kernel
-def _capsule(au, q, z, au0, q0, z0, au1, q1, z1):
+def _capsule(
+    au: float, q: float, z: float, au0: float, q0: float, z0: float, au1: float, q1: float, z1: float
+) -> float:
     """Distance from a point to a segment, mm."""
     dx, dy, dz = au1 - au0, q1 - q0, z1 - z0
     t = ((au - au0) * dx + (q - q0) * dy + (z - z0) * dz) / (dx * dx + dy * dy + dz * dz + 1e-9)
@@ -47,7 +48,7 @@ def _capsule(au, q, z, au0, q0, z0, au1, q1, z1):
 
 
 @kernel
-def exiting_root(half, vertebrae, i, z, au, q):
+def exiting_root(half: float, vertebrae: np.ndarray, i: int, z: float, au: float, q: float) -> bool:
     """True inside the root that leaves under the pedicle of vertebra i (z below its upper end plate)."""
     height, ped_h, ped_w = vertebrae[i, HEIGHT], vertebrae[i, PED_H], vertebrae[i, PED_W]
     if z < -12.0 or z > height + 6.0:
@@ -66,14 +67,14 @@ def exiting_root(half, vertebrae, i, z, au, q):
 
 
 @kernel
-def _ellipse(x, y, z, rx, ry, rz):
+def _ellipse(x: float, y: float, z: float, rx: float, ry: float, rz: float) -> float:
     """About how deep inside an ellipsoid, mm; negative outside."""
     r = math.sqrt((x / rx) ** 2 + (y / ry) ** 2 + (z / rz) ** 2)
     return (1.0 - r) * min(rx, min(ry, rz))
 
 
 @kernel
-def _upper_arch(vertebrae, i, z, au, q, half):
+def _upper_arch(vertebrae: np.ndarray, i: int, z: float, au: float, q: float, half: float) -> float:
     """Depth inside pedicle, superior process, pars and transverse process of vertebra i; negative outside."""
     height = vertebrae[i, HEIGHT]
     zp = vertebrae[i, PED_Z]
@@ -94,7 +95,7 @@ def _upper_arch(vertebrae, i, z, au, q, half):
 
 
 @kernel
-def _joint_place(vertebrae, j, au, q, half):
+def _joint_place(vertebrae: np.ndarray, j: int, au: float, q: float, half: float) -> tuple[float, float]:
     """Across (+ behind) and along (+ outwards) the facet joint of disc j, mm."""
     angle = math.radians(vertebrae[j, FACET_DEG])
     ca, sa = math.cos(angle), math.sin(angle)
@@ -104,7 +105,9 @@ def _joint_place(vertebrae, j, au, q, half):
 
 
 @kernel
-def _superior_process(vertebrae, discs, i, z, u, v, q, half, limit):
+def _superior_process(
+    vertebrae: np.ndarray, discs: np.ndarray, i: int, z: float, u: float, v: float, q: float, half: float, limit: float
+) -> float:
     """Depth inside the superior articular process of vertebra i; its front is the roof of recess and foramen."""
     au = abs(u)
     tip = smooth(z, -SAP_TIP - 2.0, -SAP_TIP + 5.0)
@@ -119,7 +122,9 @@ def _superior_process(vertebrae, discs, i, z, u, v, q, half, limit):
 
 
 @kernel
-def _inferior_process(vertebrae, discs, i, z, u, q, half):
+def _inferior_process(
+    vertebrae: np.ndarray, discs: np.ndarray, i: int, z: float, u: float, q: float, half: float
+) -> float:
     """Depth inside the inferior articular process of vertebra i, behind the joint with vertebra i + 1."""
     height = vertebrae[i, HEIGHT]
     end = height + discs[i, DISC_H] + 8.0
@@ -135,7 +140,17 @@ def _inferior_process(vertebrae, discs, i, z, u, q, half):
 
 
 @kernel
-def arch(stations, vertebrae, discs, gl, seg, f, u, v, limit):
+def arch(
+    stations: np.ndarray,
+    vertebrae: np.ndarray,
+    discs: np.ndarray,
+    gl: np.ndarray,
+    seg: int,
+    f: float,
+    u: float,
+    v: float,
+    limit: float,
+) -> int:
     """Posterior elements with their joints: bone, cortex, joint; NOTHING elsewhere. Called behind the body only."""
     au = abs(u)
     posterior = lerp_column(stations, seg, f, DEPTH) * 0.5
@@ -171,7 +186,17 @@ def arch(stations, vertebrae, discs, gl, seg, f, u, v, limit):
 
 
 @kernel
-def _lamina(stations, vertebrae, gl, i, z, u, v, q, limit):
+def _lamina(
+    stations: np.ndarray,
+    vertebrae: np.ndarray,
+    gl: np.ndarray,
+    i: int,
+    z: float,
+    u: float,
+    v: float,
+    q: float,
+    limit: float,
+) -> float:
     """Depth inside lamina and spinous process of vertebra i."""
     height = vertebrae[i, HEIGHT]
     if z < 0.25 * height or z > 1.75 * height:
@@ -198,7 +223,18 @@ def _lamina(stations, vertebrae, gl, i, z, u, v, q, limit):
 
 
 @kernel
-def canal(roots_at, vertebrae, discs, seg, f, u, v, half, posterior, row):
+def canal(
+    roots_at: np.ndarray,
+    vertebrae: np.ndarray,
+    discs: np.ndarray,
+    seg: int,
+    f: float,
+    u: float,
+    v: float,
+    half: float,
+    posterior: float,
+    row: np.ndarray,
+) -> int:
     """Sac, roots, fat, flavum and foramen contents; NOTHING outside the canal and foramina.
 
     row: this place's line of `profile_tables`: front, bony roof, flavum, front and back of the sac.
@@ -227,7 +263,7 @@ def canal(roots_at, vertebrae, discs, seg, f, u, v, half, posterior, row):
 
 
 @kernel
-def _in_sac(roots_at, u, v, low, high, station):
+def _in_sac(roots_at: np.ndarray, u: float, v: float, low: float, high: float, station: float) -> int:
     """CSF, cord or strands of the cauda equina; crowded when the sac is narrow.
 
     roots_at (n + 1, 3): u in mm, place from front to back 0..1, radius; the first row is the cord.
@@ -249,7 +285,7 @@ def _in_sac(roots_at, u, v, low, high, station):
 
 
 @kernel
-def root_table(out, stations, roots):
+def root_table(out: np.ndarray, stations: np.ndarray, roots: np.ndarray) -> None:
     """Fill out (segments, STEPS, n + 1, 3): where cord and strands are at every step along the spine."""
     for seg in range(out.shape[0]):
         for k in range(STEPS):
@@ -266,7 +302,7 @@ def root_table(out, stations, roots):
 
 
 @kernel
-def profile_tables(out, stations, vertebrae, discs):
+def profile_tables(out: np.ndarray, stations: np.ndarray, vertebrae: np.ndarray, discs: np.ndarray) -> None:
     """Fill out (segments, STEPS, places, 5) with front, bony roof, flavum, front and back of the sac."""
     for seg in range(out.shape[0]):
         for k in range(STEPS):
@@ -281,7 +317,9 @@ def profile_tables(out, stations, vertebrae, discs):
 
 
 @kernel
-def behind_arch(stations, vertebrae, seg, f, u, v, posterior):
+def behind_arch(
+    stations: np.ndarray, vertebrae: np.ndarray, seg: int, f: float, u: float, v: float, posterior: float
+) -> int:
     """Midline soft tissue between and behind the spinous processes; NOTHING elsewhere."""
     au = abs(u)
     if au > 3.2 or seg > 2 * S1 + 1:
@@ -304,7 +342,16 @@ def behind_arch(stations, vertebrae, seg, f, u, v, posterior):
 
 
 @kernel
-def _screw(stations, vertebrae, discs, gl, seg, f, u, v):
+def _screw(
+    stations: np.ndarray,
+    vertebrae: np.ndarray,
+    discs: np.ndarray,
+    gl: np.ndarray,
+    seg: int,
+    f: float,
+    u: float,
+    v: float,
+) -> bool:
     """True in the void around a pedicle screw and its head, of two neighbouring vertebrae."""
     posterior = lerp_column(stations, seg, f, DEPTH) * 0.5
     q, au = v - posterior, abs(u)
@@ -321,7 +368,19 @@ def _screw(stations, vertebrae, discs, gl, seg, f, u, v):
 
 
 @kernel
-def spine(stations, vertebrae, discs, profiles, roots_at, gl, seg, f, thick, u, v):
+def spine(
+    stations: np.ndarray,
+    vertebrae: np.ndarray,
+    discs: np.ndarray,
+    profiles: np.ndarray,
+    roots_at: np.ndarray,
+    gl: np.ndarray,
+    seg: int,
+    f: float,
+    thick: float,
+    u: float,
+    v: float,
+) -> int:
     """Tissue of the spine at (u, v) in a segment; NOTHING where muscles and organs begin."""
     if gl[LAMINECTOMY] >= 0.0 and _screw(stations, vertebrae, discs, gl, seg, f, u, v):
         return METAL_T

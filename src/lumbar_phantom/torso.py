@@ -1,11 +1,10 @@
 """Everything around the spine: muscles, vessels, pelvis, organs, bowel, fat, skin and air."""
 
-# mypy: allow-untyped-defs
-# (numba infers the types of kernels)
-
 from __future__ import annotations
 
 import math
+
+import numpy as np
 
 from lumbar_phantom import anatomy as an
 from lumbar_phantom import tissues as ts
@@ -16,16 +15,29 @@ WIDTH, DEPTH, CANAL, IPD = an.WIDTH, an.DEPTH, an.CANAL, an.IPD
 PSOAS_A, PSOAS_B, SPINOUS, TRANSVERSE = an.PSOAS_A, an.PSOAS_B, an.SPINOUS, an.TRANSVERSE
 S1, L5 = an.S1, an.L5
 SUBCUT_BACK, SUBCUT_FRONT, SUBCUT_SIDE, FAT_FRACTION = (
-    an.SUBCUT_BACK, an.SUBCUT_FRONT, an.SUBCUT_SIDE, an.FAT_FRACTION
+    an.SUBCUT_BACK,
+    an.SUBCUT_FRONT,
+    an.SUBCUT_SIDE,
+    an.FAT_FRACTION,
 )
 AORTA_R, IVC_R, KIDNEY_Z, LIVER_Z, BIFURCATION = an.AORTA_R, an.IVC_R, an.KIDNEY_Z, an.LIVER_Z, an.BIFURCATION
 BOWEL_SEED, GAS_SHARE, WALL, PAR_W, PAR_D, DEEP_FAT = (
-    an.BOWEL_SEED, an.GAS_SHARE, an.WALL, an.PAR_W, an.PAR_D, an.DEEP_FAT
+    an.BOWEL_SEED,
+    an.GAS_SHARE,
+    an.WALL,
+    an.PAR_W,
+    an.PAR_D,
+    an.DEEP_FAT,
 )
 AIR, SKIN, FAT, MUSCLE, LIGAMENT, CORTEX = ts.AIR, ts.SKIN, ts.FAT, ts.MUSCLE, ts.LIGAMENT, ts.CORTEX
 ARTERY, VEIN, VISCERAL_FAT, BOWEL_WALL = ts.ARTERY, ts.VEIN, ts.VISCERAL_FAT, ts.BOWEL_WALL
 BOWEL_FLUID, GAS, KIDNEY, MEDULLA, LIVER, FATTY_MUSCLE = (
-    ts.BOWEL_FLUID, ts.GAS, ts.KIDNEY, ts.MEDULLA, ts.LIVER, ts.FATTY_MUSCLE
+    ts.BOWEL_FLUID,
+    ts.GAS,
+    ts.KIDNEY,
+    ts.MEDULLA,
+    ts.LIVER,
+    ts.FATTY_MUSCLE,
 )
 URINE, SPLEEN, BOWEL_CONTENT, MARROW, ROOT = ts.URINE, ts.SPLEEN, ts.BOWEL_CONTENT, ts.MARROW, ts.ROOT
 NOTHING = -1
@@ -33,7 +45,7 @@ CELL = 33.0  # lattice of bowel loops, mm
 
 
 @kernel
-def value_noise(tile, x, y, z, cell, seed):
+def value_noise(tile: np.ndarray, x: float, y: float, z: float, cell: float, seed: int) -> float:
     """Smooth noise 0..1 with features of about `cell` mm, read from a cubic tile whose features are 4 voxels."""
     scale = 4.0 / cell
     mask = tile.shape[0] - 1
@@ -44,7 +56,7 @@ def value_noise(tile, x, y, z, cell, seed):
 
 
 @kernel
-def _muscle(tile, gl, u, v, z, extra, seed):
+def _muscle(tile: np.ndarray, gl: np.ndarray, u: float, v: float, z: float, extra: float, seed: int) -> int:
     """Muscle with streaks of fat along the fibres, more of them where `extra` is."""
     share = gl[FAT_FRACTION] + extra
     streak = value_noise(tile, u, v, z * 0.14, 2.4, seed)
@@ -59,7 +71,17 @@ def _muscle(tile, gl, u, v, z, extra, seed):
 
 
 @kernel
-def near_spine(tile, stations, vertebrae, gl, seg, f, u, v, z):
+def near_spine(
+    tile: np.ndarray,
+    stations: np.ndarray,
+    vertebrae: np.ndarray,
+    gl: np.ndarray,
+    seg: int,
+    f: float,
+    u: float,
+    v: float,
+    z: float,
+) -> int:
     """Psoas, paraspinal muscles, sacrum's wings, great vessels; NOTHING elsewhere."""
     au = abs(u)
     lam = seg + f  # station coordinate: 10 is the top of L1, 20 the top of S1
@@ -95,7 +117,21 @@ def near_spine(tile, stations, vertebrae, gl, seg, f, u, v, z):
 
 
 @kernel
-def _paraspinal(tile, stations, vertebrae, gl, seg, f, lam, au, u, v, q, z, seed):
+def _paraspinal(
+    tile: np.ndarray,
+    stations: np.ndarray,
+    vertebrae: np.ndarray,
+    gl: np.ndarray,
+    seg: int,
+    f: float,
+    lam: float,
+    au: float,
+    u: float,
+    v: float,
+    q: float,
+    z: float,
+    seed: int,
+) -> int:
     low = smooth(lam, 15.0, 23.0)
     canal_depth = lerp_column(stations, seg, f, CANAL)
     width, deep = gl[PAR_W] * (1.05 - 0.16 * low), gl[PAR_D] * (1.08 - 0.25 * low)
@@ -130,7 +166,7 @@ def _paraspinal(tile, stations, vertebrae, gl, seg, f, lam, au, u, v, q, z, seed
 
 
 @kernel
-def _vessels(gl, lam, u, v, b):
+def _vessels(gl: np.ndarray, lam: float, u: float, v: float, b: float) -> int:
     split = gl[BIFURCATION]
     ra, rv = gl[AORTA_R], gl[IVC_R]
     front = -b - 3.0
@@ -156,7 +192,18 @@ def _vessels(gl, lam, u, v, b):
 
 
 @kernel
-def _pelvis(tile, stations, vertebrae, gl, lam, a, b, u, v, z):
+def _pelvis(
+    tile: np.ndarray,
+    stations: np.ndarray,
+    vertebrae: np.ndarray,
+    gl: np.ndarray,
+    lam: float,
+    a: float,
+    b: float,
+    u: float,
+    v: float,
+    z: float,
+) -> int:
     """Wings and back of the sacrum, ilium, sacroiliac joint, gluteal and iliac muscles."""
     au = abs(u)
     seed = int(gl[BOWEL_SEED])
@@ -198,7 +245,7 @@ def _pelvis(tile, stations, vertebrae, gl, lam, a, b, u, v, z):
 
 
 @kernel
-def _bowel(tile, bowel, gl, x, y, z, seed):
+def _bowel(tile: np.ndarray, bowel: np.ndarray, gl: np.ndarray, x: float, y: float, z: float, seed: int) -> int:
     """Loops of bowel as blobs, at most one per cell of a lattice, in mesenteric fat.
 
     bowel: (32, 32, 32, 6) presence, place in the cell (x, y, z), size, content and stretch, 0..1 but for size in mm.
@@ -231,7 +278,18 @@ def _bowel(tile, bowel, gl, x, y, z, seed):
 
 
 @kernel
-def torso(tile, bowel, gl, outline, row, x, y, z, sx, sy):
+def torso(
+    tile: np.ndarray,
+    bowel: np.ndarray,
+    gl: np.ndarray,
+    outline: np.ndarray,
+    row: int,
+    x: float,
+    y: float,
+    z: float,
+    sx: float,
+    sy: float,
+) -> int:
     """Tissue away from the spine. outline row: back y, front y, centre x, half width, lam (station coordinate)."""
     back, fore, cx, half, lam = outline[row, 0], outline[row, 1], outline[row, 2], outline[row, 3], outline[row, 4]
     groove = 5.0 * bump(x - sx, 13.0)
@@ -268,7 +326,18 @@ def torso(tile, bowel, gl, outline, row, x, y, z, sx, sy):
 
 
 @kernel
-def _organs(tile, bowel, gl, lam, x, y, z, sx, sy, seed):
+def _organs(
+    tile: np.ndarray,
+    bowel: np.ndarray,
+    gl: np.ndarray,
+    lam: float,
+    x: float,
+    y: float,
+    z: float,
+    sx: float,
+    sy: float,
+    seed: int,
+) -> int:
     for side in (-1.0, 1.0):
         ku, kv = (x - sx - side * 62.0), (y - sy + 4.0)
         kz = (lam - gl[KIDNEY_Z] - (0.4 if side < 0 else 0.0)) * 18.0

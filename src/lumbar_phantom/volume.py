@@ -4,9 +4,6 @@ The fine volume follows the spine: every axial layer is shifted to the spine's p
 roots have enough voxels without a large box. The coarse one holds the whole trunk.
 """
 
-# mypy: allow-untyped-defs
-# (numba infers the types of kernels)
-
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -42,13 +39,13 @@ class Volume:
 
 
 @kernel
-def _distance(geometry, k, x, y, z):
+def _distance(geometry: np.ndarray, k: int, x: float, y: float, z: float) -> float:
     g = geometry[k]
     return (x - g[0]) * g[9] + (y - g[1]) * g[10] + (z - g[2]) * g[11]
 
 
 @kernel
-def locate(geometry, x, y, z, hint):
+def locate(geometry: np.ndarray, x: float, y: float, z: float, hint: int) -> tuple[int, float, float, float, float]:
     """Segment, fraction, thickness of the segment there (mm), u and v (mm) of a point in patient space."""
     seg = min(max(hint, 0), N_STATIONS - 2)
     above = _distance(geometry, seg, x, y, z)
@@ -76,8 +73,26 @@ def locate(geometry, x, y, z, hint):
 
 
 @kernel
-def _fill(out, xs, ys, zs, geometry, stations, vertebrae, discs, profiles, roots_at, gl, tile, bowel, outline,
-          outline_z, known, known_origin, known_mm):
+def _fill(
+    out: np.ndarray,
+    xs: np.ndarray,
+    ys: np.ndarray,
+    zs: np.ndarray,
+    geometry: np.ndarray,
+    stations: np.ndarray,
+    vertebrae: np.ndarray,
+    discs: np.ndarray,
+    profiles: np.ndarray,
+    roots_at: np.ndarray,
+    gl: np.ndarray,
+    tile: np.ndarray,
+    bowel: np.ndarray,
+    outline: np.ndarray,
+    outline_z: float,
+    known: np.ndarray,
+    known_origin: np.ndarray,
+    known_mm: float,
+) -> None:
     """Label every voxel; xs, ys hold each layer's own origin and the step: (layers, 2).
 
     known: a volume of twice the step known_mm / 2 on the same lattice (or an empty one); where its eight voxels
@@ -116,7 +131,7 @@ def _fill(out, xs, ys, zs, geometry, stations, vertebrae, discs, profiles, roots
 
 
 @kernel
-def _agreed(known, origin, step, x, y, z):
+def _agreed(known: np.ndarray, origin: np.ndarray, step: float, x: float, y: float, z: float) -> int:
     """The label that all voxels around a place share if it is one without fine structure, else -1."""
     fx, fy, fz = (x - origin[0]) / step, (y - origin[1]) / step, (z - origin[2]) / step
     if fx < 0.0 or fy < 0.0 or fz < 0.0:
@@ -135,7 +150,7 @@ def _agreed(known, origin, step, x, y, z):
 
 
 @kernel
-def math_floor(x):
+def math_floor(x: float) -> int:
     """Floor as an integer, for negative coordinates too."""
     i = int(x)
     return i - 1 if x < i else i
@@ -209,8 +224,19 @@ def build(patient: an.Patient, rng: np.random.Generator) -> Volume:
     outline_z = -HALF_Z - 20.0
     outline = body_outline(patient, np.arange(outline_z, HALF_Z + 20.5, 1.0))
     profiles, roots_at = tables(patient)
-    arrays = (patient.stations_geometry, patient.stations, patient.vertebrae, patient.discs, profiles, roots_at,
-              patient.globals, noise_tile(rng), bowel_loops(rng), outline, outline_z)
+    arrays = (
+        patient.stations_geometry,
+        patient.stations,
+        patient.vertebrae,
+        patient.discs,
+        profiles,
+        roots_at,
+        patient.globals,
+        noise_tile(rng),
+        bowel_loops(rng),
+        outline,
+        outline_z,
+    )
     low_y = np.floor((outline[:, 1].min() - 4) / COARSE_MM) * COARSE_MM
     start = np.array([-HALF_X, low_y, -HALF_Z])
     extent = (2 * HALF_X, float(outline[:, 0].max()) + 4 - low_y, 2 * HALF_Z + COARSE_MM)
@@ -223,24 +249,57 @@ def build(patient: an.Patient, rng: np.random.Generator) -> Volume:
     across = int(2 * FINE_HALF_X / FINE_MM) + 1
     fine = np.zeros((len(z_fine), int((FINE_FRONT + FINE_BACK) / FINE_MM) + 1, across), np.uint8)
     step = np.full(len(z_fine), FINE_MM)
-    _fill(fine, np.stack([origin[:, 0], step], 1), np.stack([origin[:, 1], step], 1), z_fine, *arrays, coarse,
-          start, COARSE_MM)
+    _fill(
+        fine,
+        np.stack([origin[:, 0], step], 1),
+        np.stack([origin[:, 1], step], 1),
+        z_fine,
+        *arrays,
+        coarse,
+        start,
+        COARSE_MM,
+    )
     return Volume(fine, origin, -HALF_Z, coarse, start)
 
 
-def _fill_box(start: np.ndarray, extent: tuple[float, float, float], step: float, arrays: tuple[Any, ...],
-              known: np.ndarray, known_origin: np.ndarray, known_mm: float) -> np.ndarray:
+def _fill_box(
+    start: np.ndarray,
+    extent: tuple[float, float, float],
+    step: float,
+    arrays: tuple[Any, ...],
+    known: np.ndarray,
+    known_origin: np.ndarray,
+    known_mm: float,
+) -> np.ndarray:
     """Labels (z, y, x) of a box at one step, helped by a coarser volume."""
     nx, ny, nz = (int(length / step) + 1 for length in extent)
     out = np.zeros((nz, ny, nx), np.uint8)
     steps = np.full(nz, step)
-    _fill(out, np.stack([0 * steps + start[0], steps], 1), np.stack([0 * steps + start[1], steps], 1),
-          start[2] + step * np.arange(nz), *arrays, known, known_origin, known_mm)
+    _fill(
+        out,
+        np.stack([0 * steps + start[0], steps], 1),
+        np.stack([0 * steps + start[1], steps], 1),
+        start[2] + step * np.arange(nz),
+        *arrays,
+        known,
+        known_origin,
+        known_mm,
+    )
     return out
 
 
 @kernel
-def _paint(labels, shifts, table, fat, moved, grain, texture, out, scratch):
+def _paint(
+    labels: np.ndarray,
+    shifts: np.ndarray,
+    table: np.ndarray,
+    fat: np.ndarray,
+    moved: np.ndarray,
+    grain: np.ndarray,
+    texture: np.ndarray,
+    out: np.ndarray,
+    scratch: np.ndarray,
+) -> None:
     """Signal of every voxel, smoothed by (1, 2, 1) / 4 along each axis.
 
     table and fat: signal per label of what stays and of what a chemical shift moves by `moved` (z, y) voxels.
@@ -294,8 +353,14 @@ class Painted:
     body: Volume
 
 
-def paint(body: Volume, table: np.ndarray, grain: np.ndarray, texture: np.ndarray, fat_share: np.ndarray | None = None,
-          moved: tuple[int, int] = (0, 0)) -> Painted:
+def paint(
+    body: Volume,
+    table: np.ndarray,
+    grain: np.ndarray,
+    texture: np.ndarray,
+    fat_share: np.ndarray | None = None,
+    moved: tuple[int, int] = (0, 0),
+) -> Painted:
     """Give labels their signal: table and grain (256,) float32 per label, texture a cubic tile of mean 0.
 
     The share fat_share (256,) of a label's signal is displaced by `moved` fine voxels (z, y): chemical shift.
@@ -307,13 +372,22 @@ def paint(body: Volume, table: np.ndarray, grain: np.ndarray, texture: np.ndarra
     shifts = np.round((body.fine_origin - body.fine_origin[0]) / FINE_MM).astype(np.int64)
     _paint(body.fine, shifts, water, fat, by, grain, texture, fine, np.empty_like(fine))
     coarse = np.empty(body.coarse.shape, np.float32)
-    _paint(body.coarse, np.zeros((len(coarse), 2), np.int64), water, fat, by // 2, grain, texture, coarse,
-           np.empty_like(coarse))
+    _paint(
+        body.coarse,
+        np.zeros((len(coarse), 2), np.int64),
+        water,
+        fat,
+        by // 2,
+        grain,
+        texture,
+        coarse,
+        np.empty_like(coarse),
+    )
     return Painted(fine, coarse, body)
 
 
 @kernel
-def _bilinear(layer, fx, fy):
+def _bilinear(layer: np.ndarray, fx: float, fy: float) -> float:
     ix, iy = int(fx), int(fy)
     tx, ty = np.float32(fx - ix), np.float32(fy - iy)
     one = np.float32(1.0)
@@ -323,7 +397,19 @@ def _bilinear(layer, fx, fy):
 
 
 @kernel
-def _sample(out, origin, row_mm, column_mm, normal, offsets, fine, fine_origin, fine_z, coarse, coarse_origin):
+def _sample(
+    out: np.ndarray,
+    origin: np.ndarray,
+    row_mm: np.ndarray,
+    column_mm: np.ndarray,
+    normal: np.ndarray,
+    offsets: np.ndarray,
+    fine: np.ndarray,
+    fine_origin: np.ndarray,
+    fine_z: float,
+    coarse: np.ndarray,
+    coarse_origin: np.ndarray,
+) -> None:
     nz, ny, nx = fine.shape
     mz, my, mx = coarse.shape
     for r in range(out.shape[0]):
@@ -353,20 +439,47 @@ def _sample(out, origin, row_mm, column_mm, normal, offsets, fine, fine_origin, 
             out[r, c] = total / offsets.shape[0]
 
 
-def sample(painted: Painted, shape: tuple[int, int], origin: np.ndarray, row_mm: np.ndarray, column_mm: np.ndarray,
-           normal: np.ndarray, thickness: float) -> np.ndarray:
+def sample(
+    painted: Painted,
+    shape: tuple[int, int],
+    origin: np.ndarray,
+    row_mm: np.ndarray,
+    column_mm: np.ndarray,
+    normal: np.ndarray,
+    thickness: float,
+) -> np.ndarray:
     """Mean signal over the slice's thickness at every pixel of a plane, (rows, columns) float32."""
     out = np.empty(shape, np.float32)
     count = max(3, int(np.ceil(thickness / 1.3)))
     offsets = ((np.arange(count) + 0.5) / count - 0.5) * thickness * 1.05
     body = painted.body
-    _sample(out, origin, row_mm, column_mm, normal, offsets, painted.fine, body.fine_origin, body.fine_z,
-            painted.coarse, body.coarse_origin)
+    _sample(
+        out,
+        origin,
+        row_mm,
+        column_mm,
+        normal,
+        offsets,
+        painted.fine,
+        body.fine_origin,
+        body.fine_z,
+        painted.coarse,
+        body.coarse_origin,
+    )
     return out
 
 
 @kernel
-def label_at(x, y, z, fine, fine_origin, fine_z, coarse, coarse_origin):
+def label_at(
+    x: float,
+    y: float,
+    z: float,
+    fine: np.ndarray,
+    fine_origin: np.ndarray,
+    fine_z: float,
+    coarse: np.ndarray,
+    coarse_origin: np.ndarray,
+) -> int:
     """Nearest label at one point of patient space."""
     iz = math_floor((z - fine_z) / FINE_MM + 0.5)
     if 0 <= iz < fine.shape[0]:
@@ -383,7 +496,17 @@ def label_at(x, y, z, fine, fine_origin, fine_z, coarse, coarse_origin):
 
 
 @kernel
-def _labels(out, origin, row_mm, column_mm, fine, fine_origin, fine_z, coarse, coarse_origin):
+def _labels(
+    out: np.ndarray,
+    origin: np.ndarray,
+    row_mm: np.ndarray,
+    column_mm: np.ndarray,
+    fine: np.ndarray,
+    fine_origin: np.ndarray,
+    fine_z: float,
+    coarse: np.ndarray,
+    coarse_origin: np.ndarray,
+) -> None:
     for r in range(out.shape[0]):
         for c in range(out.shape[1]):
             x = origin[0] + r * row_mm[0] + c * column_mm[0]
@@ -392,8 +515,9 @@ def _labels(out, origin, row_mm, column_mm, fine, fine_origin, fine_z, coarse, c
             out[r, c] = label_at(x, y, z, fine, fine_origin, fine_z, coarse, coarse_origin)
 
 
-def sample_labels(body: Volume, shape: tuple[int, int], origin: np.ndarray, row_mm: np.ndarray,
-                  column_mm: np.ndarray) -> np.ndarray:
+def sample_labels(
+    body: Volume, shape: tuple[int, int], origin: np.ndarray, row_mm: np.ndarray, column_mm: np.ndarray
+) -> np.ndarray:
     """Nearest label at every pixel of a plane, (rows, columns) uint8, for masks and tests."""
     out = np.zeros(shape, np.uint8)
     _labels(out, origin, row_mm, column_mm, body.fine, body.fine_origin, body.fine_z, body.coarse, body.coarse_origin)
