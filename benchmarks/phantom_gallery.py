@@ -18,8 +18,8 @@ import numpy as np
 import pydicom
 
 from lumbar_phantom import anatomy as an
-from lumbar_phantom import tissues as ts
-from lumbar_phantom import volume
+from lumbar_phantom import painting, volume
+from lumbar_phantom import tissue_labels as ts
 from lumbar_phantom.marks import project
 from lumbar_phantom.patients import make_case
 from lumbar_phantom.protocol import SeriesPlan, StackPlan, axial_series, sagittal_stack
@@ -99,7 +99,7 @@ def phantom_views(seed: int, index: int) -> tuple[list[np.ndarray], dict[str, di
 
 
 def _tissue_means(body: volume.Volume, stack: StackPlan, origin: np.ndarray, image: np.ndarray) -> dict[str, float]:
-    found = volume.sample_labels(body, stack.shape, origin, stack.row_mm, stack.column_mm)
+    found = painting.sample_labels(body, stack.shape, origin, stack.row_mm, stack.column_mm)
     groups = {"csf": [ts.CSF], "disc": [ts.NUCLEUS + j for j in an.LEVEL_DISCS], "fat": [ts.FAT],
               "body": [ts.MARROW + i for i in range(5, 10)], "muscle": [ts.MUSCLE]}
     return {name: float(image[np.isin(found, of)].mean()) for name, of in groups.items() if np.isin(found, of).any()}

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from lumbar_phantom import volume
+from lumbar_phantom import painting, volume
 from lumbar_phantom.patients import Case, make_case
 from lumbar_phantom.streams import stream
 
@@ -18,7 +18,7 @@ def built(index: int, variant: str = "ordinary") -> tuple[Case, volume.Volume]:
 
 
 def label_at(body: volume.Volume, point: np.ndarray) -> int:
-    return int(volume.label_at(*point, body.fine, body.fine_origin, body.fine_z, body.coarse, body.coarse_origin))
+    return int(painting.label_at(*point, body.fine, body.fine_origin, body.fine_z, body.coarse, body.coarse_origin))
 
 
 class BlankPainter:

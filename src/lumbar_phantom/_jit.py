@@ -18,7 +18,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 _HERE = Path(__file__).parent
 _CONFIG: Any = numba.config
-_CONSTANTS = ("anatomy.py", "tissues.py", "_jit.py")  # compiled into the kernels
+_CONSTANTS = ("anatomy.py", "tissue_labels.py", "_jit.py")  # compiled into the kernels
 
 
 def _cache_folder() -> str | None:

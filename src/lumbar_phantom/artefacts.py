@@ -30,10 +30,12 @@ class Scanner:
     reach_mm: float  # half length of the coil along z
 
 
-def draw_scanner(rng: np.random.Generator, field: float, wildness: float, axial: bool, belly_y: float) -> Scanner:
+def draw_scanner(
+    rng: np.random.Generator, field: float, contrast_randomisation: float, axial: bool, belly_y: float
+) -> Scanner:
     """Draw a series' scanner settings; low field is noisier."""
     base = 0.018 + 0.038 * rng.gamma(1.6, 0.55) * (1.5 / field) ** 0.35
-    noise = float(np.clip(base * np.exp(rng.normal(0, 0.25 + 0.3 * wildness)), 0.006, 0.14))
+    noise = float(np.clip(base * np.exp(rng.normal(0, 0.25 + 0.3 * contrast_randomisation)), 0.006, 0.14))
     coil = rng.random() < (0.6 if axial else 0.75)
     return Scanner(
         noise=noise,
@@ -42,7 +44,7 @@ def draw_scanner(rng: np.random.Generator, field: float, wildness: float, axial:
         coil_mm=float(rng.uniform(55, 160)) if coil else 0.0,
         coil_floor=float(rng.uniform(0.12, 0.5)),
         shade=rng.normal(0, 0.012, (3, 3)),
-        shade_gain=float(rng.uniform(0.03, 0.14 + 0.25 * wildness)),
+        shade_gain=float(rng.uniform(0.03, 0.14 + 0.25 * contrast_randomisation)),
         ghost=float(rng.uniform(0.01, 0.06)) if rng.random() < 0.25 else 0.0,
         ghost_shift=float(rng.uniform(0.05, 0.45)),
         swap_phase=bool(rng.random() < 0.5),

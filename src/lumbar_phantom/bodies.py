@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from lumbar_phantom import anatomy as an
-from lumbar_phantom import tissues as ts
+from lumbar_phantom import tissue_labels as ts
 from lumbar_phantom._jit import kernel
 from lumbar_phantom.space import PLL, bump, disc_distance, lerp_column, smooth, wall
 
@@ -37,7 +37,7 @@ FISSURE_T, FAT_MARROW_T, EDEMA_T, BASIVERTEBRAL, HAEMANGIOMA = (
     ts.BASIVERTEBRAL,
     ts.HAEMANGIOMA,
 )
-NOTHING = -1  # left to the posterior elements, muscles and organs
+NOTHING = ts.NOTHING
 
 
 @kernel

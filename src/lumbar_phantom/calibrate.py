@@ -41,8 +41,8 @@ def main() -> None:
     print(")")
     rates.CUTS = tuple(tuple((float(a), float(b)) for a, b in group) for group in found)
     rates.NOISE = options.noise
-    grades = np.stack([severity.read(stream(options.seed, i, "reader"), m) for i, m in enumerate(narrowing)])
-    best, prior = severity.floor(narrowing, grades)
+    grades = np.stack([severity.simulate_reader(stream(options.seed, i, "reader"), m) for i, m in enumerate(narrowing)])
+    best, prior = severity.oracle_score(narrowing, grades)
     print(f"floor {best:.3f}, prior {prior:.3f}, share {best / prior:.3f}")
 
 

@@ -17,7 +17,8 @@ from lumbar.files import atomic_file, write_atomically
 from lumbar.tables import csv_text
 from lumbar_phantom import severity
 from lumbar_phantom.dicom_files import OPTIONAL, optional_encoder
-from lumbar_phantom.study import Request, StudyTables, write_study
+from lumbar_phantom.study import Request, write_study
+from lumbar_phantom.tables import StudyTables
 
 TRUTH_COLUMNS = [
     "study_id",
@@ -124,7 +125,7 @@ def summary(studies: list[StudyTables]) -> str:
         part = grades[:, list(members)]
         shares = ", ".join(f"{name} {100 * (part == g).mean():.1f} %" for g, name in enumerate(labels.SEVERITIES))
         lines.append(f"{group}: {shares}")
-    best, prior = severity.floor(narrowing, grades)
+    best, prior = severity.oracle_score(narrowing, grades)
     lines.append(
         f"floor: true narrowing scores {best:.3f}, the cohort's own prior {prior:.3f} "
         f"({best / prior:.2f} of it); nobody can beat the floor but by luck"

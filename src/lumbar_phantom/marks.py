@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -10,9 +10,7 @@ from lumbar import labels
 from lumbar_phantom.anatomy import LEVEL_DISCS
 from lumbar_phantom.patients import HABITS, Case, canal_point
 from lumbar_phantom.protocol import SeriesPlan, StackPlan
-
-if TYPE_CHECKING:
-    from lumbar_phantom.study import StudyTables
+from lumbar_phantom.tables import StudyTables
 
 _SERIES_OF = (labels.SAGITTAL_T2, labels.SAGITTAL_T1, labels.SAGITTAL_T1, labels.AXIAL_T2, labels.AXIAL_T2)
 _SIDES = (None, "left", "right", "left", "right")

@@ -42,7 +42,7 @@ def oracle_frame(root: Path, split: str) -> pd.DataFrame:
         narrowing = np.array(
             [[known.get((study, c, level), np.nan) for level in labels.LEVELS] for c in labels.CONDITIONS], dtype=float
         )
-        probs = (severity.oracle(np.nan_to_num(narrowing)) * _WEIGHTS).reshape(25, 3)
+        probs = (severity.oracle_probs(np.nan_to_num(narrowing)) * _WEIGHTS).reshape(25, 3)
         missing = np.isnan(narrowing).reshape(25)
         probs[missing] = np.array([prior[column] for column in labels.COLUMNS])[missing]
         probs = np.clip(probs / probs.sum(1, keepdims=True), 1e-6, 1)

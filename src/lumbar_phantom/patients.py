@@ -35,8 +35,8 @@ def make_case(
     reference = disease.degenerate(stream(seed, index, "disease"), patient)
     an.place_stations(stream(seed, index, "curve"), patient)
     narrowing = disease.narrowing(patient, reference)
-    grades = severity.read(stream(seed, index, "reader"), narrowing)
-    labels = severity.omit(stream(seed, index, "omitted"), grades) if missing else grades
+    grades = severity.simulate_reader(stream(seed, index, "reader"), narrowing)
+    labels = severity.omit_labels(stream(seed, index, "omitted"), grades) if missing else grades
     return Case(patient, narrowing, grades, labels, reader_points(patient))
 
 

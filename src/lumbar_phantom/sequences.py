@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lumbar_phantom import anatomy as an
-from lumbar_phantom import tissues as ts
+from lumbar_phantom import tissue_labels as ts
 
 # label: (T1, T2, PD, texture)
 _TISSUE: dict[int, tuple[float, float, float, float]] = {
@@ -107,15 +107,15 @@ def signal(parameters: np.ndarray, sequence: Sequence) -> np.ndarray:
 
 
 def randomised_signal(
-    rng: np.random.Generator, parameters: np.ndarray, sequence: Sequence, wildness: float
+    rng: np.random.Generator, parameters: np.ndarray, sequence: Sequence, contrast_randomisation: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Signal and texture per label, (256,) float32 each.
 
-    wildness 0 keeps a real look with each tissue a few per cent off; 1 redraws every tissue's brightness widely, so
-    that a network learns shapes and neighbours rather than a contrast.
+    contrast_randomisation 0 keeps a real look with each tissue a few per cent off; 1 redraws every tissue's
+    brightness widely, so that a network learns shapes and neighbours rather than a contrast.
     """
     varied = parameters.copy()
-    spread = 0.06 + 0.25 * wildness
+    spread = 0.06 + 0.25 * contrast_randomisation
     varied[:, :2] *= np.exp(rng.normal(0, spread, (len(varied), 2)))
     varied[:, 2] *= np.exp(rng.normal(0, 0.5 * spread, len(varied)))
     # Vertebrae share one marrow, discs one water: their own differences stay small
@@ -126,22 +126,22 @@ def randomised_signal(
     flow = rng.uniform(0, 1)
     moving = rng.uniform(0.15, 0.9) if sequence.kind != "t1" and rng.random() < 0.35 else 1.0
     level[[ts.ARTERY, ts.VEIN]] += flow * rng.uniform(0.0, 0.35, 2) * np.quantile(level, 0.8) * (rng.random(2) < 0.4)
-    if wildness > 0:
+    if contrast_randomisation > 0:
         level = level / level.max()
-        factor = np.exp(rng.normal(0, 0.55 * wildness, len(level)))
+        factor = np.exp(rng.normal(0, 0.55 * contrast_randomisation, len(level)))
         for start in (ts.MARROW, ts.NUCLEUS):
             factor[start : start + an.N_VERTEBRAE] = factor[start]
-        lift = rng.uniform(0, 0.12 * wildness, len(level))
+        lift = rng.uniform(0, 0.12 * contrast_randomisation, len(level))
         level = level * factor + np.where(parameters[:, 2] > 0.03, lift, 0)
-        level = level ** np.exp(rng.normal(0, 0.25 * wildness))
-        if wildness > 0.75:  # no weighting at all: every tissue any brightness
+        level = level ** np.exp(rng.normal(0, 0.25 * contrast_randomisation))
+        if contrast_randomisation > 0.75:  # no weighting at all: every tissue any brightness
             share = rng.uniform(0.3, 1.0)
             anything = rng.uniform(0.03, 1.0, len(level))
             for start in (ts.MARROW, ts.NUCLEUS):
                 anything[start : start + an.N_VERTEBRAE] = anything[start]
             level = np.where(parameters[:, 2] > 0.03, (1 - share) * level + share * anything, level)
     level[ts.CSF_FLOW] = level[ts.CSF] * moving
-    grain = varied[:, 3] * np.exp(rng.normal(0, 0.3 + 0.4 * wildness))
+    grain = varied[:, 3] * np.exp(rng.normal(0, 0.3 + 0.4 * contrast_randomisation))
     out = np.zeros((2, 256), np.float32)
     out[0, : len(level)] = level / np.quantile(level[parameters[:, 2] > 0], 0.97)
     out[1, : len(level)] = np.minimum(grain, 0.6)

@@ -6,10 +6,12 @@ import math
 
 import numpy as np
 
+from lumbar.labels import SEVERITY_WEIGHTS
+from lumbar.metric import score_arrays
 from lumbar_phantom import rates
 
 GROUP_OF_CONDITION = (0, 1, 1, 2, 2)
-_WEIGHTS = np.array([1.0, 2.0, 4.0])
+_WEIGHTS = np.array(SEVERITY_WEIGHTS)
 
 
 def cuts() -> np.ndarray:
@@ -17,7 +19,7 @@ def cuts() -> np.ndarray:
     return np.asarray(rates.CUTS)[list(GROUP_OF_CONDITION), :, :]
 
 
-def read(rng: np.random.Generator, narrowing: np.ndarray) -> np.ndarray:
+def simulate_reader(rng: np.random.Generator, narrowing: np.ndarray) -> np.ndarray:
     """A reader's grades 0, 1, 2 of (5, 5) narrowings: true value plus the reader's habit plus chance."""
     habit = rng.standard_normal() * math.sqrt(rates.READER_SHARE)
     chance = rng.standard_normal((5, 5)) * math.sqrt(1 - rates.READER_SHARE)
@@ -25,7 +27,7 @@ def read(rng: np.random.Generator, narrowing: np.ndarray) -> np.ndarray:
     return np.asarray((reading[..., None] >= cuts()).sum(-1))
 
 
-def omit(rng: np.random.Generator, grades: np.ndarray) -> np.ndarray:
+def omit_labels(rng: np.random.Generator, grades: np.ndarray) -> np.ndarray:
     """Leave labels empty (-1) in a study that has such labels, at the competition's rates within those studies."""
     out = grades.copy()
     level = np.array([4.2, 0.5, 0.15, 0.08, 0.07])  # nearly all at L1/2, outside the axial block
@@ -37,7 +39,7 @@ def omit(rng: np.random.Generator, grades: np.ndarray) -> np.ndarray:
     return out
 
 
-def oracle(narrowing: np.ndarray) -> np.ndarray:
+def oracle_probs(narrowing: np.ndarray) -> np.ndarray:
     """Probabilities (..., 5, 5, 3) of the grades for one who knows the true narrowing and the reader's noise."""
     upper = np.vectorize(lambda z: 0.5 * math.erfc(z / math.sqrt(2)))
     above = upper((cuts() - narrowing[..., None]) / rates.NOISE)
@@ -45,30 +47,18 @@ def oracle(narrowing: np.ndarray) -> np.ndarray:
 
 
 def score(grades: np.ndarray, probs: np.ndarray) -> float:
-    """The competition's metric: grades (n, 5, 5) with -1 for missing, probs (n, 5, 5, 3)."""
-    probs = np.clip(probs / probs.sum(-1, keepdims=True), 1e-15, 1)
-    terms = []
-    for members in ([0], [1, 2], [3, 4]):
-        g, p = grades[:, members], probs[:, members]
-        known = g >= 0
-        weight = _WEIGHTS[g[known]]
-        taken = np.take_along_axis(p[known], g[known][:, None], 1)[:, 0]
-        terms.append(float((weight * -np.log(taken)).sum() / weight.sum()))
-    severe = (grades[:, 0] == 2).any(1)
-    chance = np.clip(probs[:, 0, :, 2].max(1), 1e-15, 1 - 1e-15)
-    weight = np.where(grades[:, 0] >= 0, _WEIGHTS[grades[:, 0]], 0.0).max(1)
-    loss = -np.where(severe, np.log(chance), np.log(1 - chance))
-    terms.append(float((weight * loss).sum() / weight.sum()))
-    return float(np.mean(terms))
+    """The competition's metric: grades (n, 5, 5) with -1 for missing, probs (n, 5, 5, 3) of any positive sum."""
+    rows = probs / probs.sum(-1, keepdims=True)
+    return score_arrays(grades.reshape(len(grades), 25).astype(np.int64), rows.reshape(len(grades), 25, 3)).total
 
 
-def prior(grades: np.ndarray) -> np.ndarray:
+def prior_probs(grades: np.ndarray) -> np.ndarray:
     """Weighted (1/2/4) frequencies per column, (5, 5, 3)."""
     counts = np.stack([(grades == g).sum(0) * _WEIGHTS[g] for g in range(3)], -1) + 1e-3
     return np.asarray(counts / counts.sum(-1, keepdims=True))
 
 
-def floor(narrowing: np.ndarray, grades: np.ndarray) -> tuple[float, float]:
+def oracle_score(narrowing: np.ndarray, grades: np.ndarray) -> tuple[float, float]:
     """Score of the true narrowing, weighted as the metric weighs, and of the prior on the same studies."""
-    best = oracle(narrowing) * _WEIGHTS
-    return score(grades, best), score(grades, np.broadcast_to(prior(grades), best.shape))
+    best = oracle_probs(narrowing) * _WEIGHTS
+    return score(grades, best), score(grades, np.broadcast_to(prior_probs(grades), best.shape))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -12,12 +11,14 @@ from scipy import ndimage
 from lumbar import labels
 from lumbar.files import atomic_file
 from lumbar_phantom import anatomy as an
-from lumbar_phantom import artefacts, dicom_files, sequences, volume
+from lumbar_phantom import artefacts, dicom_files, painting, sequences, volume
 from lumbar_phantom import pitfalls as pf
-from lumbar_phantom import tissues as ts
+from lumbar_phantom import tissue_labels as ts
+from lumbar_phantom.marks import mark
 from lumbar_phantom.patients import Case, make_case
 from lumbar_phantom.protocol import SeriesPlan, StackPlan, plan_study
 from lumbar_phantom.streams import stream
+from lumbar_phantom.tables import StudyTables
 
 TEST_OFFSET = 1_000_000  # index offset of the test split: the same seed gives other patients
 
@@ -34,19 +35,6 @@ class Request:
     masks: bool = False
     wild: float = 0.3  # share of series whose contrast is redrawn far beyond the realistic
     syntax: str = "rle"
-
-
-@dataclass(slots=True)
-class StudyTables:
-    """Rows of the cohort's tables for one study."""
-
-    study_id: int
-    case_labels: np.ndarray
-    narrowing: np.ndarray
-    grades: np.ndarray
-    descriptions: list[tuple[Any, ...]] = field(default_factory=list)
-    coordinates: list[tuple[Any, ...]] = field(default_factory=list)
-    truth: list[tuple[Any, ...]] = field(default_factory=list)
 
 
 def study_number(seed: int, index: int) -> int:
@@ -97,8 +85,6 @@ def write_study(request: Request) -> StudyTables:
         tables.descriptions.append((study_id, series_id, plan.description))
         if request.masks and plan.description != labels.AXIAL_T2:
             _write_masks(request, study_id, series_id, plan, body)
-    from lumbar_phantom.marks import mark  # imported late: marks needs nothing of the painting
-
     mark(stream(request.seed, index, "marks"), case, plans, ids, pitfalls, tables)
     return tables
 
@@ -141,25 +127,25 @@ class Painter:
         wild: float,
     ) -> None:
         self.rng = rng
-        wildness = float(rng.uniform(0.3, 1.0)) if rng.random() < wild else 0.0
+        contrast_randomisation = float(rng.uniform(0.3, 1.0)) if rng.random() < wild else 0.0
         sequence = sequences.draw_sequence(rng, plan.kind, field_strength)
-        table, texture = sequences.randomised_signal(rng, parameters, sequence, wildness)
+        table, texture = sequences.randomised_signal(rng, parameters, sequence, contrast_randomisation)
         body_y = float(np.median(patient.stations_geometry[10:20, 1]))
         self.back_y = body_y + 75.0 + float(patient.globals[an.SUBCUT_BACK])
         axial = plan.description == labels.AXIAL_T2
-        self.scanner = artefacts.draw_scanner(rng, field_strength, wildness, axial, body_y)
-        self.painted = volume.paint(body, table, texture, grain, sequences.FAT_SHARE, self.scanner.chemical)
+        self.scanner = artefacts.draw_scanner(rng, field_strength, contrast_randomisation, axial, body_y)
+        self.painted = painting.paint(body, table, texture, grain, sequences.FAT_SHARE, self.scanner.chemical)
         self.peak = float(np.exp(rng.uniform(np.log(250), np.log(3200))))
 
     def slice(self, stack: StackPlan, origin: np.ndarray) -> np.ndarray:
         """One slice, uint16 of at most 12 bits."""
         plane = (stack.row_mm, stack.column_mm, stack.normal, stack.thickness)
-        out = volume.sample(self.painted, stack.shape, origin, *plane)
+        out = painting.sample(self.painted, stack.shape, origin, *plane)
         if self.scanner.wrap > 0:  # what lies beyond one edge folds in at the other
             rows, columns = stack.shape
             width = int(columns * self.scanner.wrap)
-            out[:, -width:] += volume.sample(self.painted, (rows, width), origin - width * stack.column_mm, *plane)
-            out[:, :width] += volume.sample(self.painted, (rows, width), origin + columns * stack.column_mm, *plane)
+            out[:, -width:] += painting.sample(self.painted, (rows, width), origin - width * stack.column_mm, *plane)
+            out[:, :width] += painting.sample(self.painted, (rows, width), origin + columns * stack.column_mm, *plane)
         out *= artefacts.shading(self.scanner, stack.shape, origin, stack.row_mm, stack.column_mm, self.back_y)
         spacing = (float(np.linalg.norm(stack.row_mm)), float(np.linalg.norm(stack.column_mm)))
         image = artefacts.scan(self.rng, out, self.scanner, spacing)
@@ -213,7 +199,7 @@ _CLASSES[ts.MARROW + an.S1 : ts.MARROW + 15] = 4
 
 def mask_slice(body: volume.Volume, stack: StackPlan, origin: np.ndarray) -> np.ndarray:
     """(rows, columns) uint8: 0 background, 1 vertebral body, 2 disc, 3 thecal sac (and roots), 4 sacrum."""
-    found = volume.sample_labels(body, stack.shape, origin, stack.row_mm, stack.column_mm)
+    found = painting.sample_labels(body, stack.shape, origin, stack.row_mm, stack.column_mm)
     classes = _CLASSES[found]
     grown = ndimage.maximum_filter(np.where((classes == 1) | (classes == 4), classes, 0), 5)
     return np.asarray(np.where((found == ts.CORTEX) & (grown > 0), grown, classes), np.uint8)

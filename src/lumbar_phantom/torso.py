@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from lumbar_phantom import anatomy as an
-from lumbar_phantom import tissues as ts
+from lumbar_phantom import tissue_labels as ts
 from lumbar_phantom._jit import kernel
 from lumbar_phantom.space import bump, lerp_column, smooth
 
@@ -40,7 +40,7 @@ BOWEL_FLUID, GAS, KIDNEY, MEDULLA, LIVER, FATTY_MUSCLE = (
     ts.FATTY_MUSCLE,
 )
 URINE, SPLEEN, BOWEL_CONTENT, MARROW, ROOT = ts.URINE, ts.SPLEEN, ts.BOWEL_CONTENT, ts.MARROW, ts.ROOT
-NOTHING = -1
+NOTHING = ts.NOTHING
 CELL = 33.0  # lattice of bowel loops, mm
 
 

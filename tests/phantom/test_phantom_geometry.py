@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from lumbar_phantom import anatomy as an
-from lumbar_phantom import tissues as ts
-from lumbar_phantom import volume
+from lumbar_phantom import painting, volume
+from lumbar_phantom import tissue_labels as ts
 from lumbar_phantom.marks import project
 from lumbar_phantom.patients import make_case, to_patient
 from lumbar_phantom.protocol import axial_series, sagittal_stack
@@ -94,7 +94,7 @@ def test_same_point_same_tissue_in_sagittal_and_axial_planes():
             x, y = project(stack, 0, point)
             if not (0 <= x < stack.shape[1] - 1 and 0 <= y < stack.shape[0] - 1):
                 continue
-            image = volume.sample_labels(body, stack.shape, origin, stack.row_mm, stack.column_mm)
+            image = painting.sample_labels(body, stack.shape, origin, stack.row_mm, stack.column_mm)
             patch = image[round(y) - 1 : round(y) + 2, round(x) - 1 : round(x) + 2]
             assert want in patch
             seen += 1
@@ -115,7 +115,7 @@ def test_left_is_left_in_all_three_views():
     coronal_row, coronal_column = np.array([0, 0, -1.0]), np.array([1.0, 0, 0])
     middle = 0.5 * (left + right)
     origin = middle - 60 * coronal_column - 60 * coronal_row
-    image = volume.sample_labels(body, (120, 120), origin, coronal_row, coronal_column)
+    image = painting.sample_labels(body, (120, 120), origin, coronal_row, coronal_column)
     assert label_at(body, middle) == image[60, 60]
     # The aorta lies on the left, the vena cava on the right
     aorta, cava = np.argwhere(body.coarse == ts.ARTERY)[:, 2].mean(), np.argwhere(body.coarse == ts.VEIN)[:, 2].mean()
@@ -162,8 +162,10 @@ def test_thin_structures_survive_sampling():
     table[[ts.MARROW + i for i in range(15)]] = 1.0
     table[[ts.NUCLEUS + i for i in range(15)]] = 1.0
     table[[ts.INNER_ANNULUS, ts.ANNULUS, ts.BASIVERTEBRAL]] = 1.0  # everything of the column but the end plates
-    painted = volume.paint(body, table, np.zeros(256, np.float32), np.zeros((8, 8, 8), np.float32))
+    painted = painting.paint(body, table, np.zeros(256, np.float32), np.zeros((8, 8, 8), np.float32))
     centre = _disc_centre(case, 7)
-    line = volume.sample(painted, (80, 1), centre - stack.row_mm * 40, stack.row_mm, stack.column_mm, stack.normal, 4.0)
+    line = painting.sample(
+        painted, (80, 1), centre - stack.row_mm * 40, stack.row_mm, stack.column_mm, stack.normal, 4.0
+    )
     assert line.min() < 0.75  # both end plates darken the line from body to body
     assert (line[:, 0] < 0.85).sum() >= 2

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lumbar_phantom import disease, pitfalls, rates, severity
-from lumbar_phantom import tissues as ts
+from lumbar_phantom import tissue_labels as ts
 from lumbar_phantom.patients import make_case
 from lumbar_phantom.study import Request, study_case
 from phantom_helpers import built
@@ -36,7 +36,8 @@ def test_share_of_studies_with_a_severe_canal():
 
 
 def test_floor_is_a_third_of_the_prior():
-    best, prior = severity.floor(np.stack([c.narrowing for c in cohort()]), np.stack([c.grades for c in cohort()]))
+    narrowing, grades = np.stack([c.narrowing for c in cohort()]), np.stack([c.grades for c in cohort()])
+    best, prior = severity.oracle_score(narrowing, grades)
     assert 0.30 <= best / prior <= 0.40
 
 
@@ -44,9 +45,9 @@ def test_truth_is_worth_more_than_noisy_truth():
     narrowing = np.stack([c.narrowing for c in cohort()])
     grades = np.stack([c.grades for c in cohort()])
     weights = np.array([1.0, 2.0, 4.0])
-    best = severity.score(grades, severity.oracle(narrowing) * weights)
+    best = severity.score(grades, severity.oracle_probs(narrowing) * weights)
     blurred = narrowing + np.random.default_rng(0).normal(0, 0.2, narrowing.shape)
-    assert severity.score(grades, severity.oracle(blurred) * weights + 0.02) > best
+    assert severity.score(grades, severity.oracle_probs(blurred) * weights + 0.02) > best
 
 
 def test_neighbours_and_sides_are_correlated():
@@ -91,7 +92,7 @@ def test_missing_labels_only_where_asked(mode):
 
 
 def test_real_rates_of_missing_labels():
-    share = [(severity.omit(np.random.default_rng(i), np.zeros((5, 5), int)) < 0).sum() for i in range(600)]
+    share = [(severity.omit_labels(np.random.default_rng(i), np.zeros((5, 5), int)) < 0).sum() for i in range(600)]
     assert 2.0 < np.mean(share) < 4.5  # 572 empty labels in 185 studies
 
 

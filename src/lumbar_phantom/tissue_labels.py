@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+NOTHING = -1  # not decided here: left to the muscles and organs
 AIR = 0
 SKIN = 1
 FAT = 2  # subcutaneous
