@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--data", type=Path, required=True, metavar="ROOT", help="folder in the competition's layout")
     train.add_argument("--recipe", choices=sorted(RECIPES), default="demo", help="default: %(default)s")
     train.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder to write")
-    train.add_argument("--folds", default=None, help="of 0,1,…,full; default: all")
+    train.add_argument("--folds", default=None, help="of 0,1,…,full; default: all, which later stages need")
     train.add_argument("--fold-file", type=Path, help="table study_id, fold, such as train_folded_v1.csv")
     train.add_argument("--stages", help=f"comma-separated; default: all of {','.join(STEPS)}")
     train.add_argument(
@@ -176,6 +176,7 @@ def prepare(args: argparse.Namespace, recipe: Recipe, ranks: Ranks, start: Start
         ranks=ranks,
         loop={"amp": args.amp, **({"workers": args.loaders} if args.loaders else {})},
         start=start,
+        command=f"python -m lumbar_train train --data {args.data} --recipe {args.recipe} --out {args.out}",
     )
     ranks.first(lambda: write_recipe(run))
     return run

@@ -36,7 +36,7 @@ def fit_last_step(
         run: its folder, with the classifiers' out-of-fold logits.
         cohort: labels.
         fold_of: fold by study.
-        use_folds: folds to fit on; logits of the held-out ones are there.
+        use_folds: folds to fit on, all that hold out studies among them; their logits are there.
         stage: configuration and fit.
         seed: of the fits.
 

@@ -34,7 +34,7 @@ from lumbar_train.classify_data import LevelCrops
 from lumbar_train.denoise import FIRST
 from lumbar_train.files import write_text
 from lumbar_train.fitting import fit_seed, fold_name, load_weights, loop_config
-from lumbar_train.folds import check_split, is_full, split
+from lumbar_train.folds import FULL, check_split, is_full, split
 from lumbar_train.last_step import fit_last_step
 from lumbar_train.locate_data import AxialXY, SagittalRegression, SagittalXY, SliceRoles
 from lumbar_train.loop import fit
@@ -47,6 +47,7 @@ from lumbar_train.losses import (
 )
 from lumbar_train.masks import MaskReader
 from lumbar_train.metric_step import MetricLoss, StudyCrops
+from lumbar_train.needs import LOCALISE, check_plan
 from lumbar_train.oof import check_oof_frame, check_unseen, write_seen
 from lumbar_train.pretrained import Start
 from lumbar_train.ranks import Ranks
@@ -65,7 +66,6 @@ from lumbar_train.tables import Cohort
 from lumbar_train.targets import StudyTargets, study_targets
 
 T = TypeVar("T")
-LOCALISE = "localise"
 STEPS = ("sagittal_xy", "sagittal_z", "axial_xy", LOCALISE, *CLASSIFIERS, "aggregator")
 
 
@@ -84,6 +84,7 @@ class Run:
     ranks: Ranks = field(default_factory=Ranks)
     loop: dict[str, Any] = field(default_factory=dict)
     start: Start = field(default_factory=Start)
+    command: str = "python -m lumbar_train train"  # how this run was called, without stages and folds
     targets: dict[int, StudyTargets] = field(default_factory=dict)
     fold_of: dict[int, int] = field(default_factory=dict)
 
@@ -102,12 +103,18 @@ class Run:
         """The folds that give out-of-fold outputs."""
         return [fold for fold in self.use_folds if not is_full(fold)]
 
+    def all_folds(self) -> list[int]:
+        """Every fold that holds out studies, chosen for this call or not."""
+        return sorted(set(self.fold_of.values()))
+
     def execute(self, stages: Iterable[str] | None = None, jobs: int = 1) -> None:
         """Run the given steps (None: all) in their order, whatever the order given; ``jobs`` folds go side by side."""
         steps = steps_of(self.recipe)
         wanted = set(steps if stages is None else stages)
         if unknown := sorted(wanted - set(steps)):
             raise CohortError(f"--stages: found {', '.join(unknown)}, expected of {', '.join(steps)}")
+        plan = [(step, fold) for step in steps if step in wanted for fold in self._folds_of(step)]
+        self.ranks.first(lambda: self._check_plan(plan))
         jobs = 1 if self.ranks.is_many else jobs  # under torchrun all processes work on one fit
         with workers(jobs) as pool:
             for step in (name for name in steps if name in wanted):
@@ -115,13 +122,30 @@ class Run:
                 if step in ("aggregator", denoise.STEP):
                     self.ranks.first(self.aggregator if step == "aggregator" else self.doubt)
                 else:
-                    is_partial = step == LOCALISE or step.endswith(FIRST)  # only out-of-fold outputs are wanted
-                    folds = self.held_out_folds() if is_partial else self.use_folds
-                    run_side_by_side(self, step, sorted(folds), pool, jobs)
+                    run_side_by_side(self, step, self._folds_of(step), pool, jobs)
                 self.ranks.first(partial(self._note_seconds, step, time.monotonic() - start))
+
+    def _folds_of(self, step: str) -> list[int]:
+        """The folds that a step runs on, fits on all data first."""
+        if step in ("aggregator", denoise.STEP):  # all folds at once
+            return [FULL]
+        is_partial = step == LOCALISE or step.endswith(FIRST)  # only out-of-fold outputs are wanted
+        return sorted(self.held_out_folds() if is_partial else self.use_folds)
+
+    def _check_plan(self, plan: list[tuple[str, int]]) -> None:
+        """Refuse before hours of work what needs the outputs of folds that nobody makes."""
+        check_plan(
+            self.out,
+            plan,
+            steps_of(self.recipe),
+            self.all_folds(),
+            is_denoised=self.recipe.denoise is not None,
+            command=self.command,
+        )
 
     def work(self, step: str, fold: int) -> None:
         """One step on one fold: fit, then leave the out-of-fold outputs of the studies held out."""
+        self.ranks.first(lambda: self._check_plan([(step, fold)]))
         actions: dict[str, Callable[[int], None]] = {
             "sagittal_xy": self.sagittal_xy,
             "sagittal_z": self.sagittal_z,
@@ -240,7 +264,7 @@ class Run:
         assert self.recipe.denoise is not None
         for name in CLASSIFIERS:
             self._out_of_fold(f"{name}{FIRST}", "oof")
-        ids = np.array(sorted(k for k, fold in self.fold_of.items() if fold in self.held_out_folds()))
+        ids = np.array(sorted(self.fold_of))
         probs = denoise.first_round_probs(self.out, CLASSIFIERS, ids)
         labels = self.cohort.labels[self.cohort.rows(ids)]
         n = denoise.write_doubts(self.out, ids, labels, probs, self.recipe.denoise)
@@ -254,7 +278,7 @@ class Run:
             self.out,
             self.cohort,
             self.fold_of,
-            self.use_folds,
+            self.all_folds() + [fold for fold in self.use_folds if is_full(fold)],
             self.recipe.stages["aggregator"],
             seed=self.seed,
         )
