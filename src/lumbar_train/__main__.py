@@ -25,6 +25,7 @@ from lumbar_train.ranks import Ranks, join_ranks
 from lumbar_train.readable import readable, write_dropped
 from lumbar_train.recipes import RECIPES, Recipe, recipe_by_name, with_full_epochs
 from lumbar_train.report import report_on
+from lumbar_train.side_by_side import usable_devices
 from lumbar_train.tables import Cohort, read_cohort
 from lumbar_train.train import STEPS, Run
 
@@ -174,6 +175,7 @@ def prepare(args: argparse.Namespace, recipe: Recipe, ranks: Ranks, start: Start
         seed=args.seed,
         resume=args.resume,
         ranks=ranks,
+        devices=usable_devices(args.device),
         loop={"amp": args.amp, **({"workers": args.loaders} if args.loaders else {})},
         start=start,
         command=f"python -m lumbar_train train --data {args.data} --recipe {args.recipe} --out {args.out}",

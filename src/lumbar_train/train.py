@@ -82,6 +82,7 @@ class Run:
     seed: int = 0
     resume: bool = False
     ranks: Ranks = field(default_factory=Ranks)
+    devices: tuple[torch.device, ...] = ()  # for folds side by side; none: this process's own
     loop: dict[str, Any] = field(default_factory=dict)
     start: Start = field(default_factory=Start)
     command: str = "python -m lumbar_train train"  # how this run was called, without stages and folds
