@@ -93,7 +93,8 @@ class SagittalClassifierConfig:
 
     ``window`` slices around the role's slice; the crop's half side is ``crop_scale`` × the larger distance to a
     neighbouring level, at least ``min_half_mm``. ``share_sides`` feeds both sides through the same weights, ordered
-    from the midline outwards, so that a mirrored patient gives mirrored logits exactly.
+    from the midline outwards, so that a mirrored patient gives mirrored logits exactly. Without it ``own_sequences``
+    lets each head read its own window's mean alone (12y8); else one mean of all three feeds every head.
     """
 
     backbone: BackboneConfig
@@ -106,6 +107,7 @@ class SagittalClassifierConfig:
     position_embedding: int = 32
     share_sides: bool = False
     dropout: float = 0.0
+    own_sequences: bool = False
 
 
 @dataclass(frozen=True)

@@ -159,7 +159,7 @@ def model2() -> Recipe:
             "sagittal_z": StageRecipe(SliceRoleConfig(_RW_T), Fit(8, 2e-4, 6), replace(locate, shift_mm=6.0)),
             "axial_xy": StageRecipe(AxialRegressionConfig(_RW_T), Fit(16, 2e-4, 16), locate),
             "sagittal_classifier": StageRecipe(
-                SagittalClassifierConfig(_RW_T), Fit(5, 4e-4, 8, weight_decay=1e-4), _MILD
+                SagittalClassifierConfig(_RW_T, own_sequences=True), Fit(5, 4e-4, 8, weight_decay=1e-4), _MILD
             ),
             "axial_subarticular": StageRecipe(AxialClassifierConfig(_RW_T), Fit(6, 4e-4, 8, weight_decay=1e-4), _MILD),
             "axial_all": StageRecipe(

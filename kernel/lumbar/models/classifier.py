@@ -74,7 +74,9 @@ class SagittalClassifier(nn.Module):
         if self.config.share_sides:
             canal_in = torch.cat([canal, (side[0] + side[1]) / 2], dim=1)
             side_in = [torch.cat([features, canal], dim=1) for features in side]
-        else:  # the solution's form: the mean of three sequences feeds every head
+        elif self.config.own_sequences:  # the solution's form: each head has its own sequence
+            canal_in, side_in = canal, side
+        else:  # as bundles of before: the mean of three sequences feeds every head
             canal_in = torch.stack([canal, *side]).mean(dim=0)
             side_in = [canal_in, canal_in]
         out = crops.new_zeros(b, 5, 3)
