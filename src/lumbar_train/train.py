@@ -219,8 +219,10 @@ class Run:
         stages = ("sagittal_xy", "sagittal_z", "axial_xy")
         networks = Networks({stage: [self._load(stage, fold)] for stage in stages})
         held_out = self._held_out(fold, *stages, title=LOCALISE)
-        # one view: a third of the time, and points as good as these are what classifiers should bear
-        found = {k: localise(self.cache.study(k), networks, augment=False) for k in held_out}
+        # One view is a third of the time, and points as good as these are what classifiers should bear; but how sure
+        # localisation is, an aggregator must learn from the views that the kernel takes.
+        is_full_look = bool(self.recipe.stages["aggregator"].network.confidence)
+        found = {k: localise(self.cache.study(k), networks, augment=is_full_look) for k in held_out}
         self._leave(fold, found, lambda every: write_localisations(self.out / LOCALISE, every, self.fold_of, fold))
 
     # Classifiers
