@@ -51,7 +51,10 @@ class SagittalClassifier(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = CropEncoder(
-            Backbone(config.backbone), config.level_embedding, config.position_embedding, config.window
+            Backbone(config.backbone, size=config.size),
+            config.level_embedding,
+            config.position_embedding,
+            config.window,
         )
         n_sides = 1 if config.share_sides else 2
         self.canal = MaskedBiLSTM(self.encoder.features, config.hidden)
@@ -99,7 +102,10 @@ class AxialClassifier(nn.Module):
         self.config = config
         self.targets = config.conditions
         self.encoder = CropEncoder(
-            Backbone(config.backbone), config.level_embedding, config.position_embedding, config.window
+            Backbone(config.backbone, size=config.size),
+            config.level_embedding,
+            config.position_embedding,
+            config.window,
         )
         n_sides = 1 if config.share_sides else 2
         self.sides = nn.ModuleList(MaskedBiLSTM(self.encoder.features, config.hidden) for _ in range(n_sides))
