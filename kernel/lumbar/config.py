@@ -114,7 +114,9 @@ class SagittalClassifierConfig:
 class AxialClassifierConfig:
     """One level's axial crops → logits of ``conditions`` (indices into labels.CONDITIONS; 29a2 and 29g).
 
-    The box is ``box_scale`` × the distance between the left and right points, within ``box_mm``.
+    The box is ``box_scale`` × the distance between the left and right points, within ``box_mm``. With ``per_series`` a
+    window holds slices of one series, and further series over the same level are further looks at it, whose logits are
+    averaged; else slices of all series stand in one window, by position.
     """
 
     backbone: BackboneConfig
@@ -128,6 +130,7 @@ class AxialClassifierConfig:
     position_embedding: int = 32
     share_sides: bool = False
     dropout: float = 0.0
+    per_series: bool = False
 
 
 @dataclass(frozen=True)

@@ -161,9 +161,13 @@ def model2() -> Recipe:
             "sagittal_classifier": StageRecipe(
                 SagittalClassifierConfig(_RW_T, own_sequences=True), Fit(5, 4e-4, 8, weight_decay=1e-4), _MILD
             ),
-            "axial_subarticular": StageRecipe(AxialClassifierConfig(_RW_T), Fit(6, 4e-4, 8, weight_decay=1e-4), _MILD),
+            "axial_subarticular": StageRecipe(
+                AxialClassifierConfig(_RW_T, per_series=True), Fit(6, 4e-4, 8, weight_decay=1e-4), _MILD
+            ),
             "axial_all": StageRecipe(
-                AxialClassifierConfig(_RW_T, conditions=(0, 1, 2, 3, 4)), Fit(6, 4e-4, 8, weight_decay=1e-4), _MILD
+                AxialClassifierConfig(_RW_T, conditions=(0, 1, 2, 3, 4), per_series=True),
+                Fit(6, 4e-4, 8, weight_decay=1e-4),
+                _MILD,
             ),
             "aggregator": StageRecipe(AggregatorConfig(hidden=64), Fit(15, 7e-5, 128, weight_decay=1.0)),
         },

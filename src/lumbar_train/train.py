@@ -22,7 +22,7 @@ from lumbar.errors import CohortError
 from lumbar.inference import Networks
 from lumbar.labels import SAGITTAL_T1, SAGITTAL_T2
 from lumbar.models import build, name_of
-from lumbar.stages.classify import CLASSIFIERS, level_tensors, run_classifier, target_mask
+from lumbar.stages.classify import CLASSIFIERS, study_logits
 from lumbar.stages.heat import sagittal_heat
 from lumbar.stages.localise import localise
 from lumbar.stages.place import fuse_levels
@@ -246,9 +246,9 @@ class Run:
         network = self._fit(name, fold, stage, data, graded_loss)
         outputs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         for study_id in self._held_out(fold, name):
-            crops, mask = level_tensors(self.cache.study(study_id), found[study_id], network)
-            out = run_classifier(network, crops, mask, flip=not _shares_sides(stage.network))
-            outputs[study_id] = out.permute(1, 0, 2).numpy(), target_mask(network, mask).T.numpy()
+            flip = not _shares_sides(stage.network)
+            out, shown = study_logits(self.cache.study(study_id), found[study_id], [network], flip=flip)
+            outputs[study_id] = out.permute(1, 0, 2).numpy(), shown.T.numpy()
 
         def write(every: dict[int, tuple[np.ndarray, np.ndarray]]) -> None:
             logits, masks = ({k: pair[i] for k, pair in every.items()} for i in (0, 1))
