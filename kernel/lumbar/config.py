@@ -62,11 +62,16 @@ class HeatmapConfig:
 
 @dataclass(frozen=True)
 class SagittalRegressionConfig:
-    """Sagittal xy as coordinates: 5 neighbouring slices → 5 levels × (x, y) in 0..1 plus presence (solution 14p2)."""
+    """Sagittal xy as coordinates: 5 neighbouring slices → 5 levels × (x, y) in 0..1 plus presence (solution 14p2).
+
+    Presence is that of the canal. With ``foramina_by_role`` the slice roles alone choose the foramina's slices; else
+    presence does so too, as in bundles of before, and the most medial slice of each side wins.
+    """
 
     backbone: BackboneConfig
     size: int = 512
     context: int = 5
+    foramina_by_role: bool = False
 
 
 @dataclass(frozen=True)

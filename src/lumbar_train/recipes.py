@@ -155,7 +155,9 @@ def model2() -> Recipe:
         name="model2",
         pretrained=True,
         stages={
-            "sagittal_xy": StageRecipe(SagittalRegressionConfig(_RW_S), Fit(8, 2e-4, 32, repeats=16), locate),
+            "sagittal_xy": StageRecipe(
+                SagittalRegressionConfig(_RW_S, foramina_by_role=True), Fit(8, 2e-4, 32, repeats=16), locate
+            ),
             "sagittal_z": StageRecipe(SliceRoleConfig(_RW_T), Fit(8, 2e-4, 6), replace(locate, shift_mm=6.0)),
             "axial_xy": StageRecipe(AxialRegressionConfig(_RW_T), Fit(16, 2e-4, 16), locate),
             "sagittal_classifier": StageRecipe(
