@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
@@ -17,8 +18,10 @@ from lumbar_train.cache import Cache, build_cache
 from lumbar_train.copies import check_copies
 from lumbar_train.evaluate import Evaluation
 from lumbar_train.export import export, write_recipe
-from lumbar_train.files import DISK_FULL
+from lumbar_train.external import POINTS_FILE, USES, describe, summary
+from lumbar_train.files import DISK_FULL, write_text
 from lumbar_train.folds import FULL, make_folds, parse_folds, read_folds, with_seeds, write_folds
+from lumbar_train.needs import STEPS
 from lumbar_train.parameters import table
 from lumbar_train.pretrained import Start, parse_files, with_backbone
 from lumbar_train.ranks import Ranks, join_ranks
@@ -27,7 +30,7 @@ from lumbar_train.recipes import RECIPES, Recipe, recipe_by_name, with_full_epoc
 from lumbar_train.report import report_on
 from lumbar_train.side_by_side import usable_devices
 from lumbar_train.tables import Cohort, read_cohort
-from lumbar_train.train import STEPS, Run
+from lumbar_train.train import Run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,7 +64,16 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--fold-file", type=Path, help="table study_id, fold, such as train_folded_v1.csv")
     train.add_argument("--stages", help=f"comma-separated; default: all of {','.join(STEPS)}")
     train.add_argument(
-        "--points", type=Path, metavar="FILE", help="external points: series_id, instance_number, level, x, y"
+        "--points",
+        type=Path,
+        metavar="FILE",
+        help="external points of sagittal levels: series_id, instance_number, level, x, y[, img_h, img_w]",
+    )
+    train.add_argument(
+        "--points-use",
+        choices=USES,
+        default=USES[0],
+        help="beside: where the competition has none, and on further slices; instead: before the competition's",
     )
     train.add_argument("--resume", action="store_true", help="go on where a killed run stopped")
     train.add_argument("--seed", type=int, default=0)
@@ -178,10 +190,21 @@ def prepare(args: argparse.Namespace, recipe: Recipe, ranks: Ranks, start: Start
         devices=usable_devices(args.device),
         loop={"amp": args.amp, **({"workers": args.loaders} if args.loaders else {})},
         start=start,
+        points_use=args.points_use if args.points else USES[0],
         command=f"python -m lumbar_train train --data {args.data} --recipe {args.recipe} --out {args.out}",
     )
     ranks.first(lambda: write_recipe(run))
+    if args.points:
+        ranks.first(lambda: note_points(run))
     return run
+
+
+def note_points(run: Run) -> None:
+    """Leave for the report how many points come from where; say it in two lines."""
+    found = summary(run.cache.study, run.cohort.points, run.points_use)
+    write_text(run.out / POINTS_FILE, json.dumps(found, indent=1) + "\n")
+    for line in describe(found):
+        print(line)
 
 
 def choose(args: argparse.Namespace, whole: Cohort, cache: Cache, n_folds: int) -> tuple[Cohort, pd.DataFrame]:

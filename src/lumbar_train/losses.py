@@ -40,10 +40,13 @@ def heatmap_loss(network: nn.Module, batch: Batch) -> tuple[Tensor, Figures]:
 
 
 def sagittal_regression_loss(network: nn.Module, batch: Batch) -> tuple[Tensor, Figures]:
-    """Squared error of the known points in slices that show the spine, plus binary cross entropy of presence."""
+    """Squared error of the known points in slices that show the canal, plus binary cross entropy of presence.
+
+    A point that is ``marked`` on the slice itself counts on any slice.
+    """
     out = network(batch["images"]).float()
     points = out[:, :10].view(-1, 5, 2)
-    weight = batch["known"] * batch["presence"][:, None]
+    weight = torch.maximum(batch["known"] * batch["presence"][:, None], batch["marked"])
     position = ((points - batch["points"]).square().sum(-1) * weight).sum() / weight.sum().clamp(min=1.0)
     presence = F.binary_cross_entropy_with_logits(out[:, 10], batch["presence"])
     loss = 100 * position + presence

@@ -15,11 +15,13 @@ from lumbar_train import denoise
 from lumbar_train.denoise import FIRST
 from lumbar_train.fitting import fold_name
 from lumbar_train.folds import FULL, is_full
+from lumbar_train.recipes import Recipe
 from lumbar_train.store import folds_of
 
 LOCALISERS = ("sagittal_xy", "sagittal_z", "axial_xy")
 LOCALISE = "localise"
 LAST = "aggregator"
+STEPS = (*LOCALISERS, LOCALISE, *CLASSIFIERS, LAST)
 # The tables that a step leaves, one row or more a study that it holds out; other steps leave weights alone.
 TABLES = {
     "sagittal_xy": ("oof",),
@@ -28,6 +30,14 @@ TABLES = {
 }
 
 Pair = tuple[str, int]  # a step on a fold
+
+
+def steps_of(recipe: Recipe) -> tuple[str, ...]:
+    """The steps of a recipe in order; with denoising the classifiers are trained twice."""
+    if recipe.denoise is None:
+        return STEPS
+    place = STEPS.index(CLASSIFIERS[0])
+    return (*STEPS[:place], *(f"{name}{FIRST}" for name in CLASSIFIERS), denoise.STEP, *STEPS[place:])
 
 
 def needs(step: str, fold: int, folds: Sequence[int], *, is_denoised: bool) -> set[Pair]:

@@ -47,7 +47,7 @@ from lumbar_train.losses import (
 )
 from lumbar_train.masks import MaskReader
 from lumbar_train.metric_step import MetricLoss, StudyCrops
-from lumbar_train.needs import LOCALISE, check_plan
+from lumbar_train.needs import LOCALISE, check_plan, steps_of
 from lumbar_train.oof import check_oof_frame, check_unseen, write_seen
 from lumbar_train.pretrained import Start
 from lumbar_train.ranks import Ranks
@@ -66,7 +66,6 @@ from lumbar_train.tables import Cohort
 from lumbar_train.targets import StudyTargets, study_targets
 
 T = TypeVar("T")
-STEPS = ("sagittal_xy", "sagittal_z", "axial_xy", LOCALISE, *CLASSIFIERS, "aggregator")
 
 
 @dataclass
@@ -85,6 +84,7 @@ class Run:
     devices: tuple[torch.device, ...] = ()  # for folds side by side; none: this process's own
     loop: dict[str, Any] = field(default_factory=dict)
     start: Start = field(default_factory=Start)
+    points_use: str = "beside"  # external points: beside the competition's, or instead of them
     command: str = "python -m lumbar_train train"  # how this run was called, without stages and folds
     targets: dict[int, StudyTargets] = field(default_factory=dict)
     fold_of: dict[int, int] = field(default_factory=dict)
@@ -94,7 +94,9 @@ class Run:
         grouped = dict(list(self.cohort.points.groupby("study_id")))
         empty = self.cohort.points.iloc[:0]
         for study_id in map(int, self.cohort.study_ids):
-            self.targets[study_id] = study_targets(self.cache.study(study_id), grouped.get(study_id, empty))
+            self.targets[study_id] = study_targets(
+                self.cache.study(study_id), grouped.get(study_id, empty), self.points_use
+            )
 
     def labels(self) -> dict[int, np.ndarray]:
         """Labels (25,) by study."""
@@ -310,7 +312,7 @@ class Run:
             out_dir=folder,
             resume=self.resume,
             distributed=self.ranks,
-            identity={"recipe": self.recipe.name, "cohort": self.cohort.fingerprint, "fold": fold},
+            identity=self._identity(fold),
         )
         load_weights(network, result.weights)
         if isinstance(samples, LevelCrops) and stage.fit.metric_epochs:
@@ -336,9 +338,14 @@ class Run:
             out_dir=folder.with_name(f"{folder.name}-metric"),
             resume=self.resume,
             distributed=self.ranks,
-            identity={"recipe": self.recipe.name, "cohort": self.cohort.fingerprint, "fold": fold, "step": "metric"},
+            identity=self._identity(fold) | {"step": "metric"},
         )
         load_weights(network, result.weights)
+
+    def _identity(self, fold: int) -> dict[str, Any]:
+        """What must be the same for a fit to be resumed, beside its settings."""
+        found = {"recipe": self.recipe.name, "cohort": self.cohort.fingerprint, "fold": fold}
+        return found if self.points_use == "beside" else found | {"points": self.points_use}
 
     def _keep(self, network: nn.Module, name: str, fold: int, seen: set[int]) -> None:
         """Leave a stage's weights, and beside them which studies they have seen."""
@@ -390,14 +397,6 @@ class Run:
         noted[step] = round(seconds, 1)
         noted["machine"] = f"{platform.machine()}, {torch.get_num_threads()} threads, {self.ranks.device.type}"
         write_text(path, json.dumps(noted, indent=1))
-
-
-def steps_of(recipe: Recipe) -> tuple[str, ...]:
-    """The steps of a recipe in order; with denoising the classifiers are trained twice."""
-    if recipe.denoise is None:
-        return STEPS
-    place = STEPS.index(CLASSIFIERS[0])
-    return (*STEPS[:place], *(f"{name}{FIRST}" for name in CLASSIFIERS), denoise.STEP, *STEPS[place:])
 
 
 def has_begun(folder: Path) -> bool:
