@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -17,11 +18,14 @@ from lumbar_train.baseline.command import add_commands
 from lumbar_train.cache import Cache, build_cache
 from lumbar_train.copies import check_copies
 from lumbar_train.evaluate import Evaluation
-from lumbar_train.export import export, write_recipe
+from lumbar_train.export import export
 from lumbar_train.external import POINTS_FILE, USES, describe, summary
 from lumbar_train.files import DISK_FULL, write_text
+from lumbar_train.fitting import fold_name
 from lumbar_train.folds import FULL, make_folds, parse_folds, read_folds, with_seeds, write_folds
+from lumbar_train.kept import check_kept, write_recipe
 from lumbar_train.needs import STEPS
+from lumbar_train.overrides import with_overrides
 from lumbar_train.parameters import table
 from lumbar_train.pretrained import Start, parse_files, with_backbone
 from lumbar_train.ranks import Ranks, join_ranks
@@ -100,6 +104,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="STAGE=N",
         help="epochs of a stage's fits on all data, those that ship; folds keep the recipe's; may be repeated",
     )
+    train.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="STAGE.FIELD=VALUE",
+        help="another value for any field of a recipe: sagittal_classifier.backbone=convnext_tiny, *.epochs=3, "
+        "recipe.n_folds=2; may be repeated",
+    )
     train.add_argument("--backbone", metavar="NAME", help="any timm backbone instead of the recipe's")
     train.add_argument(
         "--pretrained",
@@ -144,6 +156,7 @@ def run_train(args: argparse.Namespace) -> None:
     if args.backbone is not None:
         recipe = with_backbone(recipe, args.backbone)
     recipe = with_full_epochs(recipe, args.full_epochs)
+    recipe = with_overrides(recipe, args.set)
     is_pretrained = recipe.pretrained if args.pretrained is None else args.pretrained
     start = Start(is_pretrained, parse_files(args.backbone_weights, recipe))
     with join_ranks(args.device, say) as ranks:
@@ -190,13 +203,24 @@ def prepare(args: argparse.Namespace, recipe: Recipe, ranks: Ranks, start: Start
         devices=usable_devices(args.device),
         loop={"amp": args.amp, **({"workers": args.loaders} if args.loaders else {})},
         start=start,
+        words=words_of(args),
         points_use=args.points_use if args.points else USES[0],
-        command=f"python -m lumbar_train train --data {args.data} --recipe {args.recipe} --out {args.out}",
+        command=command_of(args),
     )
-    ranks.first(lambda: write_recipe(run))
+    ranks.first(lambda: _begin(run, args))
     if args.points:
         ranks.first(lambda: note_points(run))
     return run
+
+
+def _begin(run: Run, args: argparse.Namespace) -> None:
+    """See that what the folder keeps is of this recipe, and note the recipe."""
+    stages = args.stages.split(",") if args.stages else list(run.recipe.stages)
+    wanted = [] if args.resume else [name.strip() for name in stages]
+    mine = {f"{fold_name(fold)}.safetensors" for fold in run.use_folds}
+    anew = [name for name in wanted if {path.name for path in (run.out / name).glob("*.safetensors")} <= mine]
+    check_kept(run.out, run.recipe, anew)
+    write_recipe(run.out, run.recipe, run.seed, run.words)
 
 
 def note_points(run: Run) -> None:
@@ -205,6 +229,24 @@ def note_points(run: Run) -> None:
     write_text(run.out / POINTS_FILE, json.dumps(found, indent=1) + "\n")
     for line in describe(found):
         print(line)
+
+
+def words_of(args: argparse.Namespace) -> tuple[str, ...]:
+    """What changed the recipe, as ``--set`` and its short forms were given."""
+    short = [f"backbone={args.backbone}"] if args.backbone is not None else []
+    return (*short, *(f"full-epochs {word}" for word in args.full_epochs), *args.set)
+
+
+def command_of(args: argparse.Namespace) -> str:
+    """How this run was called, without stages and folds."""
+    words = ["python", "-m", "lumbar_train", "train", "--data", str(args.data), "--recipe", args.recipe]
+    words += ["--out", str(args.out)]
+    for option, values in (("--set", args.set), ("--full-epochs", args.full_epochs)):
+        for value in values:
+            words += [option, value]
+    for option, value in (("--backbone", args.backbone), ("--points", args.points)):
+        words += [option, str(value)] if value is not None else []
+    return shlex.join(words)
 
 
 def choose(args: argparse.Namespace, whole: Cohort, cache: Cache, n_folds: int) -> tuple[Cohort, pd.DataFrame]:

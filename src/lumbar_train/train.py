@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import platform
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -32,8 +30,7 @@ from lumbar_train.cache import Cache
 from lumbar_train.checkpoint import save_weights
 from lumbar_train.classify_data import LevelCrops
 from lumbar_train.denoise import FIRST
-from lumbar_train.files import write_text
-from lumbar_train.fitting import fit_seed, fold_name, load_weights, loop_config
+from lumbar_train.fitting import fit_seed, fold_name, has_begun, load_weights, loop_config, note_seconds
 from lumbar_train.folds import FULL, check_split, is_full, split
 from lumbar_train.last_step import fit_last_step
 from lumbar_train.locate_data import AxialXY, SagittalRegression, SagittalXY, SliceRoles
@@ -84,6 +81,7 @@ class Run:
     devices: tuple[torch.device, ...] = ()  # for folds side by side; none: this process's own
     loop: dict[str, Any] = field(default_factory=dict)
     start: Start = field(default_factory=Start)
+    words: tuple[str, ...] = ()  # of --set, which made the recipe what it is
     points_use: str = "beside"  # external points: beside the competition's, or instead of them
     command: str = "python -m lumbar_train train"  # how this run was called, without stages and folds
     targets: dict[int, StudyTargets] = field(default_factory=dict)
@@ -126,7 +124,7 @@ class Run:
                     self.ranks.first(self.aggregator if step == "aggregator" else self.doubt)
                 else:
                     run_side_by_side(self, step, self._folds_of(step), pool, jobs)
-                self.ranks.first(partial(self._note_seconds, step, time.monotonic() - start))
+                self.ranks.first(partial(note_seconds, self.out, step, time.monotonic() - start, self.ranks.device))
 
     def _folds_of(self, step: str) -> list[int]:
         """The folds that a step runs on, fits on all data first."""
@@ -390,18 +388,6 @@ class Run:
         path = self.out / stage / f"{table}.parquet"
         check_oof_frame(read_frame(path), self.folds, path)
         return path
-
-    def _note_seconds(self, step: str, seconds: float) -> None:
-        path = self.out / "seconds.json"
-        noted = json.loads(path.read_text()) if path.is_file() else {}
-        noted[step] = round(seconds, 1)
-        noted["machine"] = f"{platform.machine()}, {torch.get_num_threads()} threads, {self.ranks.device.type}"
-        write_text(path, json.dumps(noted, indent=1))
-
-
-def has_begun(folder: Path) -> bool:
-    """Whether a fit has left something to resume."""
-    return (folder / "fit.json").is_file() or (folder / "checkpoint.pt").is_file()
 
 
 def _shares_sides(config: Any) -> bool:
