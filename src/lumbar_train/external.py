@@ -116,12 +116,12 @@ def canal_of_marks(study: Study, marks: Mapping[Place, Array], canal_mm: Array) 
     for (description, number), every in lifted.items():
         normal = study.series[description][number].normal
         labelled = canal_mm[np.isfinite(canal_mm[:, 0])] @ normal
-        for level in range(len(LEVELS)):
-            points = np.array([xyz for k, xyz in every if k == level])
+        for wanted in range(len(LEVELS)):
+            points = np.array([xyz for k, xyz in every if k == wanted])
             if len(points):
                 across = points @ normal
                 middle = np.median(labelled) if len(labelled) else np.median(across)
-                found[level].append(points[int(np.abs(across - middle).argmin())])
+                found[wanted].append(points[int(np.abs(across - middle).argmin())])
     nothing = np.full(3, np.nan)
     return np.array([np.mean(points, axis=0) if points else nothing for points in found])
 
@@ -137,8 +137,8 @@ def summary(study_of: Callable[[int], Study], points: pd.DataFrame, use: str) ->
     counts: Counter[str] = Counter()
     has: dict[str, set[tuple[int, str]]] = {"competition": set(), EXTERNAL: set()}
     apart: dict[str, list[float]] = {"canal": [], "foraminal": []}
-    for study_id, rows in points.groupby("study_id"):
-        study = study_of(int(study_id))
+    for study_id in map(int, points["study_id"].unique()):
+        rows, study = points[points["study_id"] == study_id], study_of(study_id)
         own = slices_of(study)
         marks = marks_by_slice(rows, own)
         for row in rows.to_dict("records"):
@@ -147,7 +147,7 @@ def summary(study_of: Callable[[int], Study], points: pd.DataFrame, use: str) ->
                 continue
             counts[f"{row['source']}, {place[0]}"] += 1
             if row["condition"] in (SPINAL, DISC) and place[0] != AXIAL_T2:
-                has[row["source"]].add((int(study_id), row["level"]))
+                has[row["source"]].add((study_id, row["level"]))
             mark = marks.get(place)
             if row["source"] != EXTERNAL and mark is not None:
                 kind = "canal" if row["condition"] == SPINAL else "foraminal"

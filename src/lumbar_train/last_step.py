@@ -71,9 +71,9 @@ def fit_last_step(
             for row in np.flatnonzero(folds == fold):
                 probs[name][row] = aggregate(logits[row], mask[row], prior, [chosen], sure[row])
     kept = better(labels, probs)
-    for fold, (network, losses, rows) in fits.items():
+    for fold, (fitted, losses, rows) in fits.items():
         weights = run / "aggregator" / f"{fold_name(fold)}.safetensors"
-        save_weights(weights, network if kept == FITTED else pool_of(stage.network))
+        save_weights(weights, fitted if kept == FITTED else pool_of(stage.network))
         write_seen(weights, fold, map(int, ids[rows]))
         content = {"first": losses[0], "last": losses[-1], "kept": kept}
         write_text(weights.with_suffix(".json"), json.dumps(content))
