@@ -64,11 +64,16 @@ class HeatmapConfig:
 
 @dataclass(frozen=True)
 class SagittalRegressionConfig:
-    """Sagittal xy as coordinates: 5 neighbouring slices → 5 levels × (x, y) in 0..1 plus presence (solution 14p2)."""
+    """Sagittal xy as coordinates: 5 neighbouring slices → 5 levels × (x, y) in 0..1 plus presence (solution 14p2).
+
+    Presence is that of the canal. With ``foramina_by_role`` the slice roles alone choose the foramina's slices; else
+    presence does so too, as in bundles of before, and the most medial slice of each side wins.
+    """
 
     backbone: BackboneConfig
     size: int = 512
     context: int = 5
+    foramina_by_role: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,8 @@ class SagittalClassifierConfig:
 
     ``window`` slices around the role's slice; the crop's half side is ``crop_scale`` × the larger distance to a
     neighbouring level, at least ``min_half_mm``. ``share_sides`` feeds both sides through the same weights, ordered
-    from the midline outwards, so that a mirrored patient gives mirrored logits exactly.
+    from the midline outwards, so that a mirrored patient gives mirrored logits exactly. Without it ``own_sequences``
+    lets each head read its own window's mean alone (12y8); else one mean of all three feeds every head.
     """
 
     backbone: BackboneConfig
@@ -108,13 +114,16 @@ class SagittalClassifierConfig:
     position_embedding: int = 32
     share_sides: bool = False
     dropout: float = 0.0
+    own_sequences: bool = False
 
 
 @dataclass(frozen=True)
 class AxialClassifierConfig:
     """One level's axial crops → logits of ``conditions`` (indices into labels.CONDITIONS; 29a2 and 29g).
 
-    The box is ``box_scale`` × the distance between the left and right points, within ``box_mm``.
+    The box is ``box_scale`` × the distance between the left and right points, within ``box_mm``. With ``per_series`` a
+    window holds slices of one series, and further series over the same level are further looks at it, whose logits are
+    averaged; else slices of all series stand in one window, by position.
     """
 
     backbone: BackboneConfig
@@ -128,6 +137,7 @@ class AxialClassifierConfig:
     position_embedding: int = 32
     share_sides: bool = False
     dropout: float = 0.0
+    per_series: bool = False
 
 
 @dataclass(frozen=True)

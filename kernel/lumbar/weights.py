@@ -25,6 +25,7 @@ from lumbar.labels import SAGITTAL_T2
 from lumbar.manifest import Manifest, WeightEntry
 from lumbar.models import build, expected_shapes
 from lumbar.models.aggregator import Aggregator
+from lumbar.models.backbone import is_fixed_size
 from lumbar.models.baseline import BaselineNet
 from lumbar.models.classifier import AxialClassifier, SagittalClassifier
 from lumbar.models.heatmap import HeatmapNet
@@ -149,31 +150,39 @@ def probe_images(seed: int, n: int, size: int) -> NDArray[np.float32]:
     return grid_images(study, stack, grid)
 
 
+def probe_size(network: Any) -> int:
+    """Side in pixels of a probe's images: small, unless the backbone takes images of its stage's own size alone."""
+    backbone = getattr(network.config, "backbone", "")
+    name = backbone if isinstance(backbone, str) else backbone.name
+    size = int(network.config.size)
+    return size if name and is_fixed_size(name) else min(size, 128)
+
+
 def probe_inputs(network: nn.Module, seed: int) -> tuple[Tensor, ...]:
     """The seeded input of a network's probe; masks leave some steps out, so that masking is probed too."""
     if isinstance(network, (HeatmapNet, SagittalRegressionNet)):
-        images = with_context(probe_images(seed, 2, min(network.config.size, 128)), network.config.context)
+        images = with_context(probe_images(seed, 2, probe_size(network)), network.config.context)
         return (torch.from_numpy(images),)
     if isinstance(network, AxialRegressionNet):
-        return (torch.from_numpy(probe_images(seed, 2, min(network.config.size, 128))[:, None]),)
+        return (torch.from_numpy(probe_images(seed, 2, probe_size(network))[:, None]),)
     if isinstance(network, SliceRoleNet):
-        size = min(network.config.size, 128)
+        size = probe_size(network)
         tensor = torch.from_numpy(probe_images(seed, 8, size)).view(2, 4, size, size)
         return tensor, torch.tensor([[True, True, True, True], [True, True, False, False]])
     if isinstance(network, SagittalClassifier):
-        size, window = min(network.config.size, 128), network.config.window
+        size, window = probe_size(network), network.config.window
         tensor = torch.from_numpy(probe_images(seed, 3 * window, size)).view(1, 3, window, size, size)
         mask = torch.ones(1, 3, window, dtype=torch.bool)
         mask[0, 1, -1] = False
         return tensor, mask, torch.tensor([3])
     if isinstance(network, AxialClassifier):
-        size, window = min(network.config.size, 128), network.config.window
+        size, window = probe_size(network), network.config.window
         tensor = torch.from_numpy(probe_images(seed, window, size))[None]
         mask = torch.ones(1, window, dtype=torch.bool)
         mask[0, 0] = False
         return tensor, mask, torch.tensor([2])
     if isinstance(network, BaselineNet):
-        return (as_input(probe_slices(seed, min(network.config.size, 128))),)
+        return (as_input(probe_slices(seed, probe_size(network))),)
     assert isinstance(network, Aggregator)
     rng = np.random.default_rng(seed)
     n_models = len(network.config.models)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -17,17 +19,23 @@ from lumbar_train.baseline.command import add_commands
 from lumbar_train.cache import Cache, build_cache
 from lumbar_train.copies import check_copies
 from lumbar_train.evaluate import Evaluation
-from lumbar_train.export import export, write_recipe
-from lumbar_train.files import DISK_FULL
+from lumbar_train.export import export
+from lumbar_train.external import POINTS_FILE, USES, describe, summary
+from lumbar_train.files import DISK_FULL, write_text
+from lumbar_train.fitting import fold_name
 from lumbar_train.folds import FULL, make_folds, parse_folds, read_folds, with_seeds, write_folds
+from lumbar_train.kept import check_kept, write_recipe
+from lumbar_train.needs import STEPS
+from lumbar_train.overrides import with_overrides
 from lumbar_train.parameters import table
 from lumbar_train.pretrained import Start, parse_files, with_backbone
 from lumbar_train.ranks import Ranks, join_ranks
 from lumbar_train.readable import readable, write_dropped
 from lumbar_train.recipes import RECIPES, Recipe, recipe_by_name, with_full_epochs
 from lumbar_train.report import report_on
+from lumbar_train.side_by_side import usable_devices
 from lumbar_train.tables import Cohort, read_cohort
-from lumbar_train.train import STEPS, Run
+from lumbar_train.train import Run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -57,11 +65,20 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--data", type=Path, required=True, metavar="ROOT", help="folder in the competition's layout")
     train.add_argument("--recipe", choices=sorted(RECIPES), default="demo", help="default: %(default)s")
     train.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder to write")
-    train.add_argument("--folds", default=None, help="of 0,1,…,full; default: all")
+    train.add_argument("--folds", default=None, help="of 0,1,…,full; default: all, which later stages need")
     train.add_argument("--fold-file", type=Path, help="table study_id, fold, such as train_folded_v1.csv")
     train.add_argument("--stages", help=f"comma-separated; default: all of {','.join(STEPS)}")
     train.add_argument(
-        "--points", type=Path, metavar="FILE", help="external points: series_id, instance_number, level, x, y"
+        "--points",
+        type=Path,
+        metavar="FILE",
+        help="external points of sagittal levels: series_id, instance_number, level, x, y[, img_h, img_w]",
+    )
+    train.add_argument(
+        "--points-use",
+        choices=USES,
+        default=USES[0],
+        help="beside: where the competition has none, and on further slices; instead: before the competition's",
     )
     train.add_argument("--resume", action="store_true", help="go on where a killed run stopped")
     train.add_argument("--seed", type=int, default=0)
@@ -87,6 +104,14 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="STAGE=N",
         help="epochs of a stage's fits on all data, those that ship; folds keep the recipe's; may be repeated",
+    )
+    train.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="STAGE.FIELD=VALUE",
+        help="another value for any field of a recipe: sagittal_classifier.backbone=convnext_tiny, *.epochs=3, "
+        "recipe.n_folds=2; may be repeated",
     )
     train.add_argument("--backbone", metavar="NAME", help="any timm backbone instead of the recipe's")
     train.add_argument(
@@ -132,6 +157,7 @@ def run_train(args: argparse.Namespace) -> None:
     if args.backbone is not None:
         recipe = with_backbone(recipe, args.backbone)
     recipe = with_full_epochs(recipe, args.full_epochs)
+    recipe = with_overrides(recipe, args.set)
     is_pretrained = recipe.pretrained if args.pretrained is None else args.pretrained
     start = Start(is_pretrained, parse_files(args.backbone_weights, recipe))
     with join_ranks(args.device, say) as ranks:
@@ -175,11 +201,53 @@ def prepare(args: argparse.Namespace, recipe: Recipe, ranks: Ranks, start: Start
         seed=args.seed,
         resume=args.resume,
         ranks=ranks,
+        devices=usable_devices(args.device),
         loop={"amp": args.amp, **({"workers": args.loaders} if args.loaders else {})},
         start=start,
+        words=words_of(args),
+        points_use=args.points_use if args.points else USES[0],
+        command=command_of(args),
     )
-    ranks.first(lambda: write_recipe(run))
+    ranks.first(lambda: _begin(run, args))
+    if args.points:
+        ranks.first(lambda: note_points(run))
     return run
+
+
+def _begin(run: Run, args: argparse.Namespace) -> None:
+    """See that what the folder keeps is of this recipe, and note the recipe."""
+    stages = args.stages.split(",") if args.stages else list(run.recipe.stages)
+    wanted = [] if args.resume else [name.strip() for name in stages]
+    mine = {f"{fold_name(fold)}.safetensors" for fold in run.use_folds}
+    anew = [name for name in wanted if {path.name for path in (run.out / name).glob("*.safetensors")} <= mine]
+    check_kept(run.out, run.recipe, anew)
+    write_recipe(run.out, run.recipe, run.seed, run.words)
+
+
+def note_points(run: Run) -> None:
+    """Leave for the report how many points come from where; say it in two lines."""
+    found = summary(run.cache.study, run.cohort.points, run.points_use)
+    write_text(run.out / POINTS_FILE, json.dumps(found, indent=1) + "\n")
+    for line in describe(found):
+        print(line)
+
+
+def words_of(args: argparse.Namespace) -> tuple[str, ...]:
+    """What changed the recipe, as ``--set`` and its short forms were given."""
+    short = [f"backbone={args.backbone}"] if args.backbone is not None else []
+    return (*short, *(f"full-epochs {word}" for word in args.full_epochs), *args.set)
+
+
+def command_of(args: argparse.Namespace) -> str:
+    """How this run was called, without stages and folds."""
+    words = ["python", "-m", "lumbar_train", "train", "--data", str(args.data), "--recipe", args.recipe]
+    words += ["--out", str(args.out)]
+    for option, values in (("--set", args.set), ("--full-epochs", args.full_epochs)):
+        for value in values:
+            words += [option, value]
+    for option, value in (("--backbone", args.backbone), ("--points", args.points)):
+        words += [option, str(value)] if value is not None else []
+    return shlex.join(words)
 
 
 def choose(args: argparse.Namespace, whole: Cohort, cache: Cache, n_folds: int) -> tuple[Cohort, pd.DataFrame]:

@@ -66,3 +66,12 @@ def fit_aggregator(
             total += float(loss.detach()) * len(rows)
         losses.append(total / len(x))
     return network.eval(), losses
+
+
+def pool_of(config: AggregatorConfig) -> Aggregator:
+    """The aggregator of a configuration that corrects nothing: the mean of the classifiers that saw a target."""
+    network = build(name_of(config), to_dict(config)).eval()
+    assert isinstance(network, Aggregator)
+    for parameter in network.groups.parameters():
+        torch.nn.init.zeros_(parameter)
+    return network

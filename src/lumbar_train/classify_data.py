@@ -95,7 +95,7 @@ class LevelCrops:
             covered = np.asarray(mask.any(axis=1))
             graded = {condition: bool(covered[condition]) for condition in self.targets}
         else:
-            crops, mask = axial_crops(study, found, level, self.config, jitter)
+            crops, mask = axial_crops(study, found, level, self.config, jitter, self._look(found, level, rng))
             graded = {condition: bool(mask.any()) for condition in self.targets}
         labels = np.full(5, -1, np.int64)
         for condition, is_covered in graded.items():
@@ -104,6 +104,14 @@ class LevelCrops:
         if self.augment is not None and rng.random() < 0.5:
             crops, mask, labels = self._mirrored(crops, mask, labels)
         return crops, mask, labels
+
+    def _look(self, found: Localisation, level: int, rng: np.random.Generator) -> str | None:
+        """The axial series to show: any that shows the level, in training by chance; None for all together."""
+        assert isinstance(self.config, AxialClassifierConfig)
+        series = found.axial_series(LEVELS[level]) if self.config.per_series else []
+        if not series:
+            return None
+        return series[int(rng.integers(len(series)))] if self.augment is not None else series[0]
 
     def _jitter(self, rng: np.random.Generator) -> Jitter:
         config = self.augment

@@ -22,7 +22,7 @@ from lumbar.manifest import SCHEMA, WeightEntry, file_sha256, write_manifest
 from lumbar.models import build, name_of
 from lumbar.weights import load_network, record_probe, save_network
 from lumbar_train.errors import TrainingError
-from lumbar_train.files import make_folder, write_text
+from lumbar_train.files import make_folder
 from lumbar_train.fitting import fold_name, load_weights
 from lumbar_train.folds import is_full
 from lumbar_train.train import Run
@@ -64,7 +64,7 @@ def export(run: Run) -> Path:
             "pandas": pd.__version__,
             "numba": numba.__version__,
         },
-        "training": _read_json(run.out / "seconds.json"),
+        "training": _read_json(run.out / "seconds.json") | ({"set": list(run.words)} if run.words else {}),
         "forced": [],
         "weights": entries,
     }
@@ -104,18 +104,3 @@ def _row(values: np.ndarray) -> list[float]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.is_file() else {}
-
-
-def write_recipe(run: Run) -> None:
-    """``recipe.json``: the whole recipe as trained, for those who read the run later."""
-    stages = {
-        name: {
-            "network": to_dict(stage.network),
-            "fit": to_dict(stage.fit),
-            "augment": stage.augment and to_dict(stage.augment),
-            "mixing": stage.mixing and to_dict(stage.mixing),
-        }
-        for name, stage in run.recipe.stages.items()
-    }
-    text = json.dumps({"name": run.recipe.name, "seed": run.seed, "stages": stages}, indent=1)
-    write_text(run.out / "recipe.json", text + "\n")

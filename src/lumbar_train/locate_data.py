@@ -104,8 +104,9 @@ class SagittalXY:
         study_id = self.study_ids[index % len(self.study_ids)]
         study, target = self.cache.study(study_id), self.targets[study_id]
         stacks = sagittal_stacks(study)
-        _, _, stack = stacks[int(rng.integers(len(stacks)))]
+        description, number, stack = stacks[int(rng.integers(len(stacks)))]
         s = self._choose_slice(stack, target, rng)
+        marks = target.marks.get((description, number, s))
         config = self.config
         if self.augment is None:
             grid = make_grid(stack, size=config.size, mm_per_px=config.mm_per_px)
@@ -116,7 +117,7 @@ class SagittalXY:
         if self.augment is not None and rng.random() < 0.5:
             indices.reverse()  # the mirrored patient
         images = grid_images(study, stack, grid, indices)
-        heat, known = self._heat(stack, s, target, grid)
+        heat, known = self._heat(stack, s, target, grid, marks)
         segments = np.full(heat.shape[1:], -1, np.int64)
         if self.masks is not None and config.segments:
             segments = self.masks.sampled(study_id, stack, s, grid, STRIDE, segments)
@@ -140,7 +141,7 @@ class SagittalXY:
         return int(np.clip(round(index), 0, n - 1))
 
     def _heat(
-        self, stack: Stack, s: int, target: StudyTargets, grid: Grid
+        self, stack: Stack, s: int, target: StudyTargets, grid: Grid, marks: Array | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         size = self.config.size // STRIDE
         points = np.concatenate([target.canal_mm, target.foramen_mm.reshape(-1, 3)])  # canal, left, right
@@ -148,7 +149,10 @@ class SagittalXY:
         known = np.concatenate([known[0], known[1] & known[2], [known[0].all()]]).astype(np.float32)
         points = np.nan_to_num(points)
         _, rows, columns = stack.to_voxel(points)
-        centres = source_to_heat(grid, STRIDE, np.column_stack([columns, rows]))
+        places = np.column_stack([columns, rows])
+        if marks is not None:  # marked on this very slice
+            places[:5] = np.where(np.isfinite(marks), marks, places[:5])
+        centres = source_to_heat(grid, STRIDE, places)
         sigma = self.config.sigma_mm / (grid.mm_per_px * STRIDE)
         through = (points @ stack.normal - float(stack.positions_mm[s])) / self.config.sigma_through_mm
         heights = np.exp(-0.5 * through**2)
@@ -178,11 +182,11 @@ class SagittalRegression(SagittalXY):
         super().__init__(cache, targets, heatmap, augment, repeats=repeats)
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        """images (context, size, size), points (5, 2) in 0..1, known (5,), presence ()."""
+        """images (context, size, size), points (5, 2) in 0..1, known (5,), marked (5,) on this slice, presence ()."""
         study_id = self.study_ids[index % len(self.study_ids)]
         study, target = self.cache.study(study_id), self.targets[study_id]
         stacks = sagittal_stacks(study)
-        _, _, stack = stacks[int(rng.integers(len(stacks)))]
+        description, number, stack = stacks[int(rng.integers(len(stacks)))]
         s = self._choose_slice(stack, target, rng)
         step = whole_image_mm(stack) / self.config.size
         if self.augment is None:
@@ -201,11 +205,15 @@ class SagittalRegression(SagittalXY):
                 points[level] = (grid.to_grid(np.array([x, y])) + 0.5) / self.config.size
                 known[level] = 1
                 near = min(near, abs(slice_of - s))
+        marks = target.marks.get((description, number, s), np.full((5, 2), np.nan))
+        marked = np.isfinite(marks).all(axis=1)
+        points[marked] = (grid.to_grid(marks[marked]) + 0.5) / self.config.size
         pixels = torch.from_numpy(images) if self.photometric is None else apply(self.photometric, images, rng)
         return {
             "images": pixels,
             "points": torch.from_numpy(points),
             "known": torch.from_numpy(known),
+            "marked": torch.from_numpy(marked.astype(np.float32)),
             "presence": torch.tensor(float(near < 1.5)),
         }
 

@@ -38,6 +38,7 @@ from lumbar_train.loop_config import (
     check_config,
     open_tensorboard,
     place,
+    restore_scaler,
     wrap,
 )
 from lumbar_train.loop_config import reason as explain
@@ -328,7 +329,7 @@ class _Fit:
             self.ema.module.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
-        self.scaler.load_state_dict(state["scaler"])
+        restore_scaler(self.scaler, state["scaler"])
         self.epoch, self.step, self.updates, self.skipped = state["counters"]
         self.totals, self.history, self.best = state["totals"], state["history"], state["best"]
         self.seconds = state["seconds"]

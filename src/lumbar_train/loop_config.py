@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +114,15 @@ def autocast(config: LoopConfig, device: torch.device) -> AbstractContextManager
     """The precision that a fit with this configuration computes in, for validation and prediction."""
     dtype = amp_dtype(config, device)
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
+def restore_scaler(scaler: torch.amp.GradScaler, state: Mapping[str, Any]) -> None:
+    """Put a gradient scaler back; a checkpoint of a fit in another precision holds no scale, so it starts anew.
+
+    The precision follows the device (``auto``): a fit begun in bf16 or float32 may go on in fp16, and the other way.
+    """
+    if scaler.is_enabled() and state:
+        scaler.load_state_dict(dict(state))
 
 
 def check_config(config: LoopConfig, n_samples: int) -> None:

@@ -40,10 +40,13 @@ def heatmap_loss(network: nn.Module, batch: Batch) -> tuple[Tensor, Figures]:
 
 
 def sagittal_regression_loss(network: nn.Module, batch: Batch) -> tuple[Tensor, Figures]:
-    """Squared error of the known points in slices that show the spine, plus binary cross entropy of presence."""
+    """Squared error of the known points in slices that show the canal, plus binary cross entropy of presence.
+
+    A point that is ``marked`` on the slice itself counts on any slice.
+    """
     out = network(batch["images"]).float()
     points = out[:, :10].view(-1, 5, 2)
-    weight = batch["known"] * batch["presence"][:, None]
+    weight = torch.maximum(batch["known"] * batch["presence"][:, None], batch["marked"])
     position = ((points - batch["points"]).square().sum(-1) * weight).sum() / weight.sum().clamp(min=1.0)
     presence = F.binary_cross_entropy_with_logits(out[:, 10], batch["presence"])
     loss = 100 * position + presence
@@ -94,7 +97,8 @@ def metric_loss(logits: Tensor, labels: Tensor, per_study: Tensor) -> Tensor:
     """The competition's metric as a mean over studies, so that batches may be cut anywhere.
 
     Each term is divided by what a study of the cohort weighs on average instead of by the batch's own weights; over
-    the whole cohort that is ``competition_loss``, and a batch estimates it without bias.
+    the whole cohort that is ``competition_loss``, and a batch estimates it without bias. An unknown canal label stays
+    unknown in the any-severe term as well (``any_severe``), whereas the metric takes it for "not severe".
 
     Args:
         logits: (N, 5 conditions, 5 levels, 3).
@@ -103,13 +107,24 @@ def metric_loss(logits: Tensor, labels: Tensor, per_study: Tensor) -> Tensor:
     """
     each, weights = _weighted(logits, labels)
     terms = [(each[:, list(c)] * weights[:, list(c)]).sum() for c in GROUPS.values()]
-    severe = (labels[:, 0] == 2).any(dim=1).to(logits.dtype)
-    p = torch.softmax(logits[:, 0], dim=-1)[..., 2].max(dim=1).values.clamp(1e-6, 1 - 1e-6)
-    heaviest = weights[:, 0].max(dim=1).values
-    terms.append((F.binary_cross_entropy(p, severe, reduction="none") * heaviest).sum())
+    severe, heaviest = any_severe(labels[:, 0])
+    of_level = torch.softmax(logits[:, 0], dim=-1)[..., 2] * (labels[:, 0] >= 0)  # an unknown level says nothing
+    p = of_level.max(dim=1).values.clamp(1e-6, 1 - 1e-6)
+    terms.append((F.binary_cross_entropy(p, severe.to(logits.dtype), reduction="none") * heaviest).sum())
     is_used = per_study > 0
     values = torch.stack(terms)[is_used] / (per_study[is_used] * len(logits))
     return values.mean()
+
+
+def any_severe(canal: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether any canal label (N, 5), -1 unknown, of a study is severe (N,) bool, and what the study weighs (N,).
+
+    One severe label settles it. Without one, a study with an unknown label may be severe or not: it weighs nothing.
+    """
+    is_severe = (canal == 2).any(dim=1)
+    is_known = is_severe | (canal >= 0).all(dim=1)
+    weights = torch.tensor(SEVERITY_WEIGHTS, device=canal.device)[canal.clamp(min=0)] * (canal >= 0)
+    return is_severe, weights.max(dim=1).values * is_known
 
 
 def competition_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lumbar.labels import GROUPS, SEVERITY_WEIGHTS
 from lumbar_train.classify_data import LevelCrops
 from lumbar_train.locate_data import Sample, collate
-from lumbar_train.losses import Batch, Figures, metric_loss
+from lumbar_train.losses import Batch, Figures, any_severe, metric_loss
 
 N_LEVELS = 5
 
@@ -49,8 +49,9 @@ class MetricLoss:
         weights = np.array([*SEVERITY_WEIGHTS, 0.0])  # -1, missing, picks the last
         each = np.stack([weights[row.reshape(5, 5)] for row in labels.values()])  # (N, conditions, levels)
         sums = [each[:, [c for c in group if c in targets]].sum() for group in GROUPS.values()]
-        any_severe = each[:, 0].max(axis=1).sum() if 0 in targets else 0.0
-        self.per_study = torch.tensor([*sums, any_severe], dtype=torch.float32) / len(each)
+        canal = torch.from_numpy(np.stack([row.reshape(5, 5)[0] for row in labels.values()]).astype(np.int64))
+        heaviest = float(any_severe(canal)[1].sum()) if 0 in targets else 0.0
+        self.per_study = torch.tensor([*sums, heaviest], dtype=torch.float32) / len(each)
 
     def __call__(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Figures]:
         """Loss, and its weight: the number of studies."""

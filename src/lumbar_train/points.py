@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from lumbar import labels
 from lumbar.errors import CohortError, DicomError
+from lumbar_train.external import in_own_pixels
 
 SAGITTAL_SIDES_APART_MM = 10.0  # foramina lie 25-45 mm apart; less means both sides marked on one side's slices
 
@@ -75,6 +76,7 @@ def check_points(
     table = dict(zip(slices.itertuples(index=False, name=None), found, strict=True))
     keys = points[["study_id", "series_id", "instance_number"]].itertuples(index=False, name=None)
     geometry = [table[key] for key in keys]
+    points = in_own_pixels(points, geometry)
     reasons, x_mm = _look(points, geometry)
     reasons = _sides(points, x_mm, reasons)
     for reason in reasons:

@@ -21,6 +21,7 @@ from lumbar.text import page_value
 from lumbar_train.baseline.gather import submission_frame
 from lumbar_train.baseline.measure import evaluate_baseline, is_baseline
 from lumbar_train.evaluate import Evaluation, evaluate_oof, evaluate_run
+from lumbar_train.external import POINTS_FILE, describe
 from lumbar_train.files import write_text
 from lumbar_train.place_errors import summarise
 from lumbar_train.plots import data_uri, plot_curves, plot_errors, plot_reliability, plot_steps, png_uri
@@ -43,6 +44,9 @@ def write_report(evaluation: Evaluation, folder: Path | str, *, run: Path | str 
     """
     folder = Path(folder)
     figures = evaluation.figures()
+    file = Path(run) / POINTS_FILE if run is not None else None
+    if file is not None and file.is_file():
+        figures["points"] = json.loads(file.read_text("utf-8"))
     page = render(evaluation, figures, Path(run) if run is not None else None)
     write_text(folder / "figures.json", json.dumps(_finite(figures), indent=1) + "\n")
     answer = submission_frame(list(map(int, evaluation.study_ids)), evaluation.answer)
@@ -132,6 +136,7 @@ def render(evaluation: Evaluation, figures: dict[str, Any], run: Path | None) ->
         cases=_worst_cases(evaluation),
         data_line=f"{figures['studies']} studies of the cohort with fingerprint {figures['cohort'][:16]}.",
         dropped=sorted(figures["dropped"].items()),
+        point_lines=describe(figures["points"]) if "points" in figures else [],
         problems=sorted(evaluation.problems.items())[:_MAX_PROBLEMS],
     )
 

@@ -42,6 +42,14 @@ def write_piece(folder: Path, fold: int, frame: pd.DataFrame, name: str = "oof")
         write_frame(folder / f"{name}.parquet", pd.concat(filled, ignore_index=True))
 
 
+def folds_of(folder: Path, name: str = "oof") -> set[int]:
+    """The folds whose out-of-fold rows a stage's table holds, those with no row to give included."""
+    pieces = (folder / "pieces").glob(f"{name}.fold*.parquet")
+    found = {int(path.stem.removeprefix(f"{name}.fold")) for path in pieces}
+    table = folder / f"{name}.parquet"
+    return found | (set(map(int, pd.read_parquet(table, columns=["fold"])["fold"])) if table.is_file() else set())
+
+
 def read_frame(path: Path) -> pd.DataFrame:
     """Read a stage's table.
 

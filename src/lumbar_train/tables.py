@@ -21,6 +21,7 @@ from lumbar.errors import CohortError
 from lumbar.tables import SERIES_COLUMNS, is_blank, parse_id, parse_integer, parse_number, read_series_table
 from lumbar.text import printable
 from lumbar.text_table import TableError, read_text_table
+from lumbar_train.external import EXTERNAL, SIZE_COLUMNS, check_external
 
 _Number = TypeVar("_Number", int, float)
 
@@ -118,7 +119,8 @@ def read_cohort(
     Args:
         root: folder with ``train.csv`` and its companions.
         split: which images and descriptions.
-        points_file: an external table ``series_id, instance_number, level, x, y`` (``.csv`` or ``.csv.gz``).
+        points_file: an external table ``series_id, instance_number, level, x, y`` (``.csv`` or ``.csv.gz``), with a
+            point a slice and level or fewer; ``img_h, img_w``: the image that the pixels refer to, if not the slice.
         check_images: look that each point's slice exists, holds the point, and that left lies left of right.
         progress: show a bar while slices are looked at.
 
@@ -141,6 +143,8 @@ def read_cohort(
 
         series = check_series_folders(root / f"{split}_images", series, dropped)
         points = check_points(root / f"{split}_images", points, dropped, progress=progress)
+    elif set(SIZE_COLUMNS) & set(points.columns):
+        raise CohortError(f"{points_file}: img_h and img_w need the images, expected to look at them")
     points = points.sort_values(list(POINT_COLUMNS[:5]), kind="stable", ignore_index=True)
     counts = {reason: int(n) for reason, n in sorted(dropped.items()) if n}
     print_ = _fingerprint(study_ids, values, points, series)
@@ -312,12 +316,14 @@ def _read_external(path: Path, series: pd.DataFrame, dropped: Counter[str]) -> p
     ids = _integers(frame, "series_id", path)
     if "study_id" not in frame.columns:
         known = ids.isin(owner.index).to_numpy()
+        if not known.any():
+            raise CohortError(f"{path}: none of {ids.nunique()} series is described in this cohort, expected its own")
         dropped["points: external series not described"] += int((~known).sum())
         frame = frame[known].copy()
         frame["study_id"] = ids[known].map(owner).to_numpy()
     if "condition" not in frame.columns:
         frame["condition"] = "disc"
-    return _point_frame(frame, path, "external", dropped)
+    return check_external(_point_frame(frame, path, "external", dropped), series, path, dropped)
 
 
 def _point_frame(frame: pd.DataFrame, path: Path, source: str, dropped: Counter[str]) -> pd.DataFrame:
@@ -327,8 +333,13 @@ def _point_frame(frame: pd.DataFrame, path: Path, source: str, dropped: Counter[
     out["side"] = pd.Series([_SIDES[c] for c in out["condition"]], dtype=object, index=out.index)
     out["x_px"], out["y_px"] = _numbers(frame, "x", path), _numbers(frame, "y", path)
     out["source"] = pd.Series([source] * len(out), dtype=object, index=out.index)
-    out = _keep(out, ~out.duplicated(), "points: row twice", dropped)
     key = ["study_id", "series_id", "condition", "level"]
+    if source == EXTERNAL:  # a point a slice, perhaps in the pixels of another image
+        key.append("instance_number")
+        for name in SIZE_COLUMNS:
+            if name in frame.columns:
+                out[name] = _numbers(frame, name, path)
+    out = _keep(out, ~out.duplicated(), "points: row twice", dropped)
     return _keep(out, ~out.duplicated(key), "points: second point for one label in a series", dropped)
 
 

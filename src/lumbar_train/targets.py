@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ from lumbar.dicom import Stack
 from lumbar.labels import AXIAL_T2, CONDITIONS, LEVELS, SAGITTAL_T1, SAGITTAL_T2, SIDES, SPINAL
 from lumbar.stages.crop import project
 from lumbar.study import Study
+from lumbar_train.external import EXTERNAL, Place, canal_of_marks, marks_by_slice, slices_of
 
 Array = NDArray[np.float64]
 
@@ -28,11 +29,16 @@ class AxialTarget:
 
 @dataclass(frozen=True)
 class StudyTargets:
-    """Points of a study in patient mm, NaN where not labelled: canal (5, 3), foramen (2 sides, 5, 3)."""
+    """Points of a study in patient mm, NaN where not labelled: canal (5, 3), foramen (2 sides, 5, 3).
+
+    ``marks``: what an external table marks on single sagittal slices, (5 levels, 2) in pixels (x, y) by series
+    description, stack and slice.
+    """
 
     canal_mm: Array
     foramen_mm: Array
     axial: list[AxialTarget]
+    marks: dict[Place, Array] = field(default_factory=dict)
 
     @property
     def is_usable(self) -> bool:
@@ -49,18 +55,35 @@ class StudyTargets:
         }
 
 
-def study_targets(study: Study, points: pd.DataFrame) -> StudyTargets:
+def study_targets(study: Study, points: pd.DataFrame, use: str = "beside") -> StudyTargets:
     """Lift a study's labelled pixels to patient space.
 
     Args:
         study: its stacks.
         points: the study's rows of ``Cohort.points``.
+        use: external points ``beside`` the competition's fill in what those leave out; ``instead`` of them they come
+            first.
     """
-    canal = np.full((5, 3), np.nan)
-    foramen = np.full((2, 5, 3), np.nan)
+    where = slices_of(study)
+    canal, foramen, axial = _lifted(study, points, where, use)
+    marks = marks_by_slice(points, where, use)
+    if marks:
+        external = canal_of_marks(study, marks, canal)
+        first, second = (canal, external) if use == "beside" else (external, canal)
+        canal = np.where(np.isfinite(first), first, second)
+    found = [AxialTarget(number, index, level, both) for (number, index, level), both in sorted(axial.items())]
+    return StudyTargets(canal, foramen, found, marks)
+
+
+def _lifted(
+    study: Study, points: pd.DataFrame, where: dict[tuple[str, int], Place], use: str
+) -> tuple[Array, Array, dict[tuple[int, int, int], Array]]:
+    """Canal (5, 3), foramen (2, 5, 3) and axial points (2, 2) by stack, slice and level, of rows with a condition."""
+    canal, foramen = np.full((5, 3), np.nan), np.full((2, 5, 3), np.nan)
     axial: dict[tuple[int, int, int], Array] = {}
-    where = _slices(study)
-    for row in points.to_dict("records"):
+    rows = points.to_dict("records")
+    rows.sort(key=lambda row: (row.get("source") == EXTERNAL) == (use == "instead"))  # what comes first is set last
+    for row in rows:
         place = where.get((str(row["series_id"]), int(row["instance_number"])))
         if place is None or row["level"] not in LEVELS or row["condition"] not in CONDITIONS:
             continue
@@ -76,17 +99,7 @@ def study_targets(study: Study, points: pd.DataFrame) -> StudyTargets:
         elif description == AXIAL_T2:
             both = axial.setdefault((number, index, level), np.full((2, 2), np.nan))
             both[SIDES.index(row["side"])] = (row["x_px"], row["y_px"])
-    found = [AxialTarget(number, index, level, both) for (number, index, level), both in sorted(axial.items())]
-    return StudyTargets(canal, foramen, found)
-
-
-def _slices(study: Study) -> dict[tuple[str, int], tuple[str, int, int]]:
-    return {
-        (stack.series_id, int(instance)): (description, number, index)
-        for description, stacks in study.series.items()
-        for number, stack in enumerate(stacks)
-        for index, instance in enumerate(stack.instance_numbers)
-    }
+    return canal, foramen, axial
 
 
 def sagittal_stacks(study: Study) -> list[tuple[str, int, Stack]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import platform
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -22,7 +20,7 @@ from lumbar.errors import CohortError
 from lumbar.inference import Networks
 from lumbar.labels import SAGITTAL_T1, SAGITTAL_T2
 from lumbar.models import build, name_of
-from lumbar.stages.classify import CLASSIFIERS, level_tensors, run_classifier, target_mask
+from lumbar.stages.classify import CLASSIFIERS, study_logits
 from lumbar.stages.heat import sagittal_heat
 from lumbar.stages.localise import localise
 from lumbar.stages.place import fuse_levels
@@ -32,9 +30,8 @@ from lumbar_train.cache import Cache
 from lumbar_train.checkpoint import save_weights
 from lumbar_train.classify_data import LevelCrops
 from lumbar_train.denoise import FIRST
-from lumbar_train.files import write_text
-from lumbar_train.fitting import fit_seed, fold_name, load_weights, loop_config
-from lumbar_train.folds import check_split, is_full, split
+from lumbar_train.fitting import fit_seed, fold_name, has_begun, load_weights, loop_config, note_seconds
+from lumbar_train.folds import FULL, check_split, is_full, split
 from lumbar_train.last_step import fit_last_step
 from lumbar_train.locate_data import AxialXY, SagittalRegression, SagittalXY, SliceRoles
 from lumbar_train.loop import fit
@@ -47,6 +44,7 @@ from lumbar_train.losses import (
 )
 from lumbar_train.masks import MaskReader
 from lumbar_train.metric_step import MetricLoss, StudyCrops
+from lumbar_train.needs import LOCALISE, check_plan, steps_of
 from lumbar_train.oof import check_oof_frame, check_unseen, write_seen
 from lumbar_train.pretrained import Start
 from lumbar_train.ranks import Ranks
@@ -65,8 +63,6 @@ from lumbar_train.tables import Cohort
 from lumbar_train.targets import StudyTargets, study_targets
 
 T = TypeVar("T")
-LOCALISE = "localise"
-STEPS = ("sagittal_xy", "sagittal_z", "axial_xy", LOCALISE, *CLASSIFIERS, "aggregator")
 
 
 @dataclass
@@ -82,8 +78,12 @@ class Run:
     seed: int = 0
     resume: bool = False
     ranks: Ranks = field(default_factory=Ranks)
+    devices: tuple[torch.device, ...] = ()  # for folds side by side; none: this process's own
     loop: dict[str, Any] = field(default_factory=dict)
     start: Start = field(default_factory=Start)
+    words: tuple[str, ...] = ()  # of --set, which made the recipe what it is
+    points_use: str = "beside"  # external points: beside the competition's, or instead of them
+    command: str = "python -m lumbar_train train"  # how this run was called, without stages and folds
     targets: dict[int, StudyTargets] = field(default_factory=dict)
     fold_of: dict[int, int] = field(default_factory=dict)
 
@@ -92,7 +92,9 @@ class Run:
         grouped = dict(list(self.cohort.points.groupby("study_id")))
         empty = self.cohort.points.iloc[:0]
         for study_id in map(int, self.cohort.study_ids):
-            self.targets[study_id] = study_targets(self.cache.study(study_id), grouped.get(study_id, empty))
+            self.targets[study_id] = study_targets(
+                self.cache.study(study_id), grouped.get(study_id, empty), self.points_use
+            )
 
     def labels(self) -> dict[int, np.ndarray]:
         """Labels (25,) by study."""
@@ -102,12 +104,18 @@ class Run:
         """The folds that give out-of-fold outputs."""
         return [fold for fold in self.use_folds if not is_full(fold)]
 
+    def all_folds(self) -> list[int]:
+        """Every fold that holds out studies, chosen for this call or not."""
+        return sorted(set(self.fold_of.values()))
+
     def execute(self, stages: Iterable[str] | None = None, jobs: int = 1) -> None:
         """Run the given steps (None: all) in their order, whatever the order given; ``jobs`` folds go side by side."""
         steps = steps_of(self.recipe)
         wanted = set(steps if stages is None else stages)
         if unknown := sorted(wanted - set(steps)):
             raise CohortError(f"--stages: found {', '.join(unknown)}, expected of {', '.join(steps)}")
+        plan = [(step, fold) for step in steps if step in wanted for fold in self._folds_of(step)]
+        self.ranks.first(lambda: self._check_plan(plan))
         jobs = 1 if self.ranks.is_many else jobs  # under torchrun all processes work on one fit
         with workers(jobs) as pool:
             for step in (name for name in steps if name in wanted):
@@ -115,13 +123,30 @@ class Run:
                 if step in ("aggregator", denoise.STEP):
                     self.ranks.first(self.aggregator if step == "aggregator" else self.doubt)
                 else:
-                    is_partial = step == LOCALISE or step.endswith(FIRST)  # only out-of-fold outputs are wanted
-                    folds = self.held_out_folds() if is_partial else self.use_folds
-                    run_side_by_side(self, step, sorted(folds), pool, jobs)
-                self.ranks.first(partial(self._note_seconds, step, time.monotonic() - start))
+                    run_side_by_side(self, step, self._folds_of(step), pool, jobs)
+                self.ranks.first(partial(note_seconds, self.out, step, time.monotonic() - start, self.ranks.device))
+
+    def _folds_of(self, step: str) -> list[int]:
+        """The folds that a step runs on, fits on all data first."""
+        if step in ("aggregator", denoise.STEP):  # all folds at once
+            return [FULL]
+        is_partial = step == LOCALISE or step.endswith(FIRST)  # only out-of-fold outputs are wanted
+        return sorted(self.held_out_folds() if is_partial else self.use_folds)
+
+    def _check_plan(self, plan: list[tuple[str, int]]) -> None:
+        """Refuse before hours of work what needs the outputs of folds that nobody makes."""
+        check_plan(
+            self.out,
+            plan,
+            steps_of(self.recipe),
+            self.all_folds(),
+            is_denoised=self.recipe.denoise is not None,
+            command=self.command,
+        )
 
     def work(self, step: str, fold: int) -> None:
         """One step on one fold: fit, then leave the out-of-fold outputs of the studies held out."""
+        self.ranks.first(lambda: self._check_plan([(step, fold)]))
         actions: dict[str, Callable[[int], None]] = {
             "sagittal_xy": self.sagittal_xy,
             "sagittal_z": self.sagittal_z,
@@ -194,8 +219,10 @@ class Run:
         stages = ("sagittal_xy", "sagittal_z", "axial_xy")
         networks = Networks({stage: [self._load(stage, fold)] for stage in stages})
         held_out = self._held_out(fold, *stages, title=LOCALISE)
-        # one view: a third of the time, and points as good as these are what classifiers should bear
-        found = {k: localise(self.cache.study(k), networks, augment=False) for k in held_out}
+        # One view is a third of the time, and points as good as these are what classifiers should bear; but how sure
+        # localisation is, an aggregator must learn from the views that the kernel takes.
+        is_full_look = bool(self.recipe.stages["aggregator"].network.confidence)
+        found = {k: localise(self.cache.study(k), networks, augment=is_full_look) for k in held_out}
         self._leave(fold, found, lambda every: write_localisations(self.out / LOCALISE, every, self.fold_of, fold))
 
     # Classifiers
@@ -219,9 +246,9 @@ class Run:
         network = self._fit(name, fold, stage, data, graded_loss)
         outputs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         for study_id in self._held_out(fold, name):
-            crops, mask = level_tensors(self.cache.study(study_id), found[study_id], network)
-            out = run_classifier(network, crops, mask, flip=not _shares_sides(stage.network))
-            outputs[study_id] = out.permute(1, 0, 2).numpy(), target_mask(network, mask).T.numpy()
+            flip = not _shares_sides(stage.network)
+            out, shown = study_logits(self.cache.study(study_id), found[study_id], [network], flip=flip)
+            outputs[study_id] = out.permute(1, 0, 2).numpy(), shown.T.numpy()
 
         def write(every: dict[int, tuple[np.ndarray, np.ndarray]]) -> None:
             logits, masks = ({k: pair[i] for k, pair in every.items()} for i in (0, 1))
@@ -240,7 +267,7 @@ class Run:
         assert self.recipe.denoise is not None
         for name in CLASSIFIERS:
             self._out_of_fold(f"{name}{FIRST}", "oof")
-        ids = np.array(sorted(k for k, fold in self.fold_of.items() if fold in self.held_out_folds()))
+        ids = np.array(sorted(self.fold_of))
         probs = denoise.first_round_probs(self.out, CLASSIFIERS, ids)
         labels = self.cohort.labels[self.cohort.rows(ids)]
         n = denoise.write_doubts(self.out, ids, labels, probs, self.recipe.denoise)
@@ -254,7 +281,7 @@ class Run:
             self.out,
             self.cohort,
             self.fold_of,
-            self.use_folds,
+            self.all_folds() + [fold for fold in self.use_folds if is_full(fold)],
             self.recipe.stages["aggregator"],
             seed=self.seed,
         )
@@ -283,7 +310,7 @@ class Run:
             out_dir=folder,
             resume=self.resume,
             distributed=self.ranks,
-            identity={"recipe": self.recipe.name, "cohort": self.cohort.fingerprint, "fold": fold},
+            identity=self._identity(fold),
         )
         load_weights(network, result.weights)
         if isinstance(samples, LevelCrops) and stage.fit.metric_epochs:
@@ -309,9 +336,14 @@ class Run:
             out_dir=folder.with_name(f"{folder.name}-metric"),
             resume=self.resume,
             distributed=self.ranks,
-            identity={"recipe": self.recipe.name, "cohort": self.cohort.fingerprint, "fold": fold, "step": "metric"},
+            identity=self._identity(fold) | {"step": "metric"},
         )
         load_weights(network, result.weights)
+
+    def _identity(self, fold: int) -> dict[str, Any]:
+        """What must be the same for a fit to be resumed, beside its settings."""
+        found = {"recipe": self.recipe.name, "cohort": self.cohort.fingerprint, "fold": fold}
+        return found if self.points_use == "beside" else found | {"points": self.points_use}
 
     def _keep(self, network: nn.Module, name: str, fold: int, seen: set[int]) -> None:
         """Leave a stage's weights, and beside them which studies they have seen."""
@@ -356,26 +388,6 @@ class Run:
         path = self.out / stage / f"{table}.parquet"
         check_oof_frame(read_frame(path), self.folds, path)
         return path
-
-    def _note_seconds(self, step: str, seconds: float) -> None:
-        path = self.out / "seconds.json"
-        noted = json.loads(path.read_text()) if path.is_file() else {}
-        noted[step] = round(seconds, 1)
-        noted["machine"] = f"{platform.machine()}, {torch.get_num_threads()} threads, {self.ranks.device.type}"
-        write_text(path, json.dumps(noted, indent=1))
-
-
-def steps_of(recipe: Recipe) -> tuple[str, ...]:
-    """The steps of a recipe in order; with denoising the classifiers are trained twice."""
-    if recipe.denoise is None:
-        return STEPS
-    place = STEPS.index(CLASSIFIERS[0])
-    return (*STEPS[:place], *(f"{name}{FIRST}" for name in CLASSIFIERS), denoise.STEP, *STEPS[place:])
-
-
-def has_begun(folder: Path) -> bool:
-    """Whether a fit has left something to resume."""
-    return (folder / "fit.json").is_file() or (folder / "checkpoint.pt").is_file()
 
 
 def _shares_sides(config: Any) -> bool:

@@ -38,7 +38,7 @@ def decoded(monkeypatch):
     decode = series_module._decode
 
     def spy(job):
-        names.extend(image.name for image in job.images)
+        names.extend(image.name for image, _ in job.targets)
         decode(job)
 
     monkeypatch.setattr(series_module, "_decode", spy)

@@ -81,6 +81,38 @@ def test_shared_sides_answer_a_mirrored_patient_with_sides_changed_over():
     torch.testing.assert_close(plain[:, [0, 2, 1, 4, 3]], other, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("window", "condition"), [(0, 0), (1, 1), (2, 2)])
+def test_each_sagittal_head_reads_its_own_sequence_alone(window, condition):
+    """Window 0 is the canal's, 1 the left and 2 the right foramen's; the other two change nothing, there or not."""
+    net = network(SagittalClassifierConfig(SMALL, size=32, window=3, own_sequences=True, **SIZES))
+    crops, mask, level = torch.rand(1, 3, 3, 32, 32), torch.ones(1, 3, 3, dtype=torch.bool), torch.tensor([2])
+    others = [k for k in range(3) if k != window]
+    changed, without = crops.clone(), mask.clone()
+    changed[:, others] = torch.rand(1, 2, 3, 32, 32)
+    without[:, others] = False
+    own = crops.clone()
+    own[:, window] = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        plain = net(crops, mask, level)[0, condition]
+        torch.testing.assert_close(net(changed, mask, level)[0, condition], plain)
+        torch.testing.assert_close(net(crops, without, level)[0, condition], plain)
+        assert (net(own, mask, level)[0, condition] - plain).abs().max() > 1e-4
+
+
+def test_an_older_configuration_answers_as_it_did():
+    """Without the newer keys one mean of the three sequences feeds every head."""
+    values = to_dict(SagittalClassifierConfig(SMALL, size=32, window=3, **SIZES))
+    del values["own_sequences"]
+    torch.manual_seed(0)
+    net = build("sagittal_classifier", values).eval()
+    crops, mask, level = torch.rand(1, 3, 3, 32, 32), torch.ones(1, 3, 3, dtype=torch.bool), torch.tensor([2])
+    changed = crops.clone()
+    changed[:, 1] = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        moved = (net(crops, mask, level) - net(changed, mask, level))[0, :3].abs().amax(dim=1)
+    assert (moved > 1e-5).all()
+
+
 def test_masked_windows_do_not_reach_the_logits():
     net = network(SagittalClassifierConfig(SMALL, size=32, window=3, share_sides=True, **SIZES))
     crops, mask = torch.rand(1, 3, 3, 32, 32), torch.ones(1, 3, 3, dtype=torch.bool)

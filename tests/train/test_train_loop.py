@@ -97,6 +97,25 @@ def test_two_runs_are_bit_identical(tmp_path):
     assert_bit_identical(tmp_path / "a", tmp_path / "b")
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (torch.bfloat16, torch.float16), (torch.float16, torch.bfloat16), (None, torch.float16), (torch.float16, None),
+    ],
+)  # fmt: skip
+def test_a_fit_goes_on_on_a_device_of_another_precision(tmp_path, monkeypatch, before, after):
+    """A GPU with bf16 needs no loss scale, one without needs it; the checkpoint of either serves both."""
+    monkeypatch.setattr("lumbar_train.loop.amp_dtype", lambda config, device: before)
+    with pytest.raises(KeyboardInterrupt):
+        run_toy(tmp_path, ToyDataset(die_after=30))
+    monkeypatch.setattr("lumbar_train.loop.amp_dtype", lambda config, device: after)
+    result = run_toy(tmp_path, ToyDataset(), resume=True)
+    log = pd.read_csv(tmp_path / "log.csv")
+    assert log["epoch"].tolist() == [0.0, 1.0, 2.0]
+    assert np.isfinite(log["loss"]).all()
+    assert result.metrics["loss"] < 1.2
+
+
 @pytest.mark.parametrize("n_samples", [1, 7, 9, 21, 30, 50, 62])
 def test_resume_is_bit_identical_wherever_it_stopped(tmp_path, n_samples):
     run_toy(tmp_path / "whole", ToyDataset())

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 import train_tiny
 from lumbar.config import BackboneConfig, HeatmapConfig, SagittalRegressionConfig, to_dict
 from lumbar.models import build, name_of
+from lumbar.models.backbone import Backbone, create_timm
 from lumbar_train import pretrained
 from lumbar_train.__main__ import main
 from lumbar_train.errors import TrainingError
@@ -186,3 +187,18 @@ def test_counts_are_those_that_the_solution_states():
             assert own_count(recipe, stage) == pytest.approx(seed_count(stage), rel=0.02), stage
     assert own_count(recipe, "axial_all") / 1e6 == pytest.approx(35, rel=0.02)
     assert len(table(recipe).splitlines()) == 8
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "maxvit_rmlp_pico_rw_256"])
+def test_a_checkpoint_of_another_image_size_fits_the_stages_own(tmp_path, name):
+    """timm resamples tables of positions; the rest is taken as it is."""
+    config = BackboneConfig(name)
+    donor = create_timm(config)
+    save_file(donor.state_dict(), tmp_path / "donor.safetensors")
+    network = Backbone(config, size=128)
+    Start(files={name: tmp_path / "donor.safetensors"}).apply(network)
+    own, theirs = network.network.state_dict(), donor.state_dict()
+    same = [key for key in own if key in theirs and own[key].shape == theirs[key].shape and own[key].ndim > 1]
+    same = [key for key in same if "stem" not in key and "patch_embed" not in key]  # the first takes one channel
+    assert len(same) > 20
+    assert all(torch.equal(own[key], theirs[key]) for key in same)

@@ -4,10 +4,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from lumbar_train.side_by_side import workers
+import pytest
+import torch
+
+from lumbar_train.ranks import Ranks
+from lumbar_train.side_by_side import hand_out, run_side_by_side, usable_devices, workers
 
 SLEEP_S = 1500.0
 
@@ -59,3 +67,88 @@ def test_fits_end_with_the_run_that_is_killed(tmp_path):
 def test_one_job_needs_no_pool():
     with workers(1) as pool:
         assert pool is None
+
+
+# Which device
+
+
+GPUS = tuple(torch.device("cuda", k) for k in range(4))
+
+
+@dataclass
+class FakeRun:
+    """A run whose fits last a given time; notes which device each had and how many shared it."""
+
+    devices: tuple[torch.device, ...]
+    seconds: dict[int, float]
+    ranks: Ranks = field(default_factory=Ranks)
+    had: dict[int, str] = field(default_factory=dict)
+    busy: Counter[str] = field(default_factory=Counter)
+    most: Counter[str] = field(default_factory=Counter)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def work(self, step: str, fold: int) -> None:
+        name = str(self.ranks.device)
+        with self.lock:
+            self.had[fold] = name
+            self.busy[name] += 1
+            self.most[name] = max(self.most[name], self.busy[name])
+        time.sleep(self.seconds[fold])
+        with self.lock:
+            self.busy[name] -= 1
+
+
+@pytest.fixture
+def fake_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+
+def spread(devices: tuple[torch.device, ...], seconds: list[float], jobs: int) -> FakeRun:
+    run = FakeRun(devices, dict(enumerate(seconds)))
+    with ThreadPoolExecutor(jobs) as pool:
+        run_side_by_side(run, "axial_xy", list(range(len(seconds))), pool, jobs)
+    assert sorted(run.had) == list(range(len(seconds)))
+    return run
+
+
+def test_no_gpu_has_two_fits_while_another_has_none(fake_gpus):
+    """The first fit is long: by number alone the third would join it, while the second GPU lies idle."""
+    run = spread(GPUS[:2], [0.6, 0.05, 0.05, 0.05, 0.05], 2)
+    assert dict(run.most) == {"cuda:0": 1, "cuda:1": 1}
+    assert [run.had[k] for k in range(5)] == ["cuda:0"] + ["cuda:1"] * 4
+
+
+@pytest.mark.parametrize(("n_gpus", "jobs"), [(4, 3), (3, 3), (2, 5), (1, 3)])
+def test_fits_are_spread_as_evenly_as_can_be(fake_gpus, n_gpus, jobs):
+    run = spread(GPUS[:n_gpus], [0.02, 0.2, 0.02, 0.1, 0.02, 0.15, 0.02, 0.02, 0.1], jobs)
+    assert max(run.most.values()) <= -(-jobs // n_gpus)
+
+
+def test_without_gpus_fits_share_the_cpu(fake_gpus):
+    run = spread((torch.device("cpu"),), [0.01] * 4, 2)
+    assert run.most == {"cpu": 2}
+
+
+def test_every_gpu_is_used_unless_one_is_named(fake_gpus):
+    assert usable_devices("auto") == usable_devices("cuda") == GPUS[:2]
+    assert usable_devices("cuda:1") == (GPUS[1],)
+    assert usable_devices("cpu") == (torch.device("cpu"),)
+
+
+def test_after_a_refusal_no_other_fit_begins():
+    begun = []
+
+    def begin(task: int, device: torch.device) -> "Future[int]":
+        begun.append(task)
+        future: Future[int] = Future()
+        if task == 1:
+            future.set_exception(ValueError("bad"))
+        else:
+            future.set_result(task)
+        return future
+
+    with pytest.raises(ValueError, match="bad"):
+        list(hand_out(range(6), 1, GPUS[:1], begin))
+    assert begun == [0, 1]

@@ -130,6 +130,7 @@ def some_labels(n: int, seed: int = 0) -> np.ndarray:
 
 def test_over_a_whole_cohort_the_loss_is_the_metric_and_parts_add_up():
     labels = some_labels(12)
+    labels[:, :5] = np.abs(labels[:, :5])  # canal labels are all there: of others the metric takes what is missing
     loss = MetricLoss(dict(enumerate(labels)), (0, 1, 2, 3, 4))
     logits = torch.randn(12, 5, 5, 3)
     y = torch.from_numpy(labels.reshape(-1, 5, 5).astype(np.int64))
@@ -137,6 +138,40 @@ def test_over_a_whole_cohort_the_loss_is_the_metric_and_parts_add_up():
     assert float(whole) == pytest.approx(float(competition_loss(logits, y)), rel=1e-5)
     parts = [float(metric_loss(logits[k], y[k], loss.per_study)) * len(y[k]) for k in (slice(0, 5), slice(5, 12))]
     assert sum(parts) / 12 == pytest.approx(float(whole), rel=1e-5)
+
+
+def any_severe_term(canal: list[int], p_severe: list[float]) -> tuple[float, torch.Tensor]:
+    """The any-severe loss of one study times its weight, and its gradient by the levels' severe logits (5,)."""
+    labels = torch.full((1, 5, 5), -1)
+    labels[0, 0] = torch.tensor(canal)
+    p = torch.tensor(p_severe)
+    logits = torch.zeros(1, 5, 5, 3)
+    logits[0, 0] = torch.log(torch.stack([(1 - p) / 2, (1 - p) / 2, p], dim=-1))
+    logits.requires_grad_()
+    loss = metric_loss(logits, labels, torch.tensor([0.0, 0.0, 0.0, 1.0]))
+    (gradient,) = torch.autograd.grad(loss, logits)
+    return float(loss.detach()), gradient[0, 0, :, 2]
+
+
+def test_an_unknown_canal_label_is_unknown_to_the_any_severe_term_too():
+    seen = [0.1, 0.2, 0.9, 0.1, 0.1]
+    assert any_severe_term([0, 0, 0, 0, 0], seen)[0] == pytest.approx(-np.log(0.1), rel=1e-4)
+    loss, gradient = any_severe_term([0, 0, -1, 0, 1], seen)  # the doubted one may be severe
+    assert loss == 0.0
+    assert not gradient.any()
+    assert any_severe_term([-1] * 5, seen)[0] == 0.0
+
+
+def test_one_severe_canal_settles_it_whatever_is_unknown():
+    loss, gradient = any_severe_term([0, 2, -1, 0, 0], [0.1, 0.2, 0.9, 0.1, 0.1])
+    assert loss == pytest.approx(-4 * np.log(0.2), rel=1e-4)  # by the level that is known, at a severe one's weight
+    assert gradient.nonzero().flatten().tolist() == [1]
+
+
+def test_studies_that_may_be_severe_do_not_weigh_in_what_the_term_is_divided_by():
+    labels = np.full((4, 25), -1, np.int8)
+    labels[:, :5] = [[0, 0, 0, 0, 0], [0, 0, 0, 0, -1], [2, 0, 0, 0, -1], [0, 1, 0, 0, 0]]
+    assert MetricLoss(dict(enumerate(labels)), (0,)).per_study[3] == pytest.approx((1 + 0 + 4 + 2) / 4)
 
 
 def test_conditions_that_a_classifier_does_not_grade_do_not_count():

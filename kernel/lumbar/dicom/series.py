@@ -60,11 +60,20 @@ class Series:
 
 @dataclass(slots=True)
 class _Job:
-    """A file to decode: each of ``images`` into its ``outs`` (rows, columns) float32, or only to try (``None``)."""
+    """A file to decode: ``image`` into ``out`` (rows, columns) float32, or only to try; of many frames also ``more``.
 
-    images: list[Image]
-    outs: list[np.ndarray | None]
-    problems: list[str] = field(default_factory=list)
+    A series makes one for each slice, so that it holds no list of its own: such objects cost garbage collection.
+    """
+
+    image: Image
+    out: np.ndarray | None
+    more: list[tuple[Image, np.ndarray | None]] | None = None
+    problems: tuple[str, ...] = ()
+
+    @property
+    def targets(self) -> list[tuple[Image, np.ndarray | None]]:
+        """All images, each with where it goes."""
+        return [(self.image, self.out), *(self.more or ())]
 
 
 @dataclass(slots=True)
@@ -135,7 +144,12 @@ def _read(
     prefers_long_echo: bool,
 ) -> Series:
     found = crew.map(_open, files, alone_s=_PATIENCE_S)
-    images = [image for item in found if not isinstance(item, DicomError) for image in item]
+    images: list[Image] = []
+    for item in found:
+        if isinstance(item, Image):
+            images.append(item)
+        elif isinstance(item, list):
+            images.extend(item)
     for attempt in range(len(images) + 1):
         failures = _failures(found)
         good = [image for image in images if not image.failure and (attempt < _MAX_ROUNDS or image.is_decoded)]
@@ -159,11 +173,11 @@ def _read(
         extras = [] if attempt else [image for image, _ in left.doubles + left.copies]
         jobs = _jobs([*targets, *((image, None) for image in extras[:_MAX_EXTRAS])])
         crew.map(_decode, jobs)
-        if not any(image.failure for job in jobs for image in job.images):
+        if not any(job.image.failure or (job.more and any(image.failure for image, _ in job.more)) for job in jobs):
             break
     headers = {image.path: image.header for image in good}  # of all frames one
     lines = [(path, line) for path, header in headers.items() for line in header.problems]
-    problems = _summary(lines + [(job.images[0].path, line) for job in jobs for line in job.problems])
+    problems = _summary(lines + [(job.image.path, line) for job in jobs for line in job.problems])
     problems += _set_padding(stacks, plans)
     notes.problems.extend(f"{series_id}: {line}" for line in problems)
     return Series(
@@ -171,14 +185,17 @@ def _read(
     )
 
 
-def _failures(found: list[list[Image] | DicomError]) -> list[str]:
+def _failures(found: list[Image | list[Image] | DicomError]) -> list[str]:
     """What failed so far, in the files' order, once for all frames of a file."""
     lines: dict[str, None] = {}
     for item in found:
-        if isinstance(item, DicomError):
-            lines[str(item)] = None
-        else:
+        if isinstance(item, Image):
+            if item.failure:
+                lines[item.failure] = None
+        elif isinstance(item, list):
             lines.update((image.failure, None) for image in item if image.failure)
+        else:
+            lines[str(item)] = None
     return list(lines)
 
 
@@ -205,8 +222,8 @@ def _instance_number(name: str, header: Header, index: int) -> int:
     return index + 1 if number is None else number
 
 
-def _open(file: tuple[str, str, int]) -> list[Image] | DicomError:
-    """The images of a file (path, name, place among the names), where its header says that they are gray."""
+def _open(file: tuple[str, str, int]) -> Image | list[Image] | DicomError:
+    """The image or images of a file (path, name, place among the names), where its header says that they are gray."""
     path, name, index = file
     try:
         parsed = read_file(path, limit=_HEAD_BYTES)
@@ -217,7 +234,7 @@ def _open(file: tuple[str, str, int]) -> list[Image] | DicomError:
             raise DicomError(f"{path}: found pixels of shape {shape}, expected 2-D")
         number, is_inverted = _instance_number(name, header, index), header.photometric_interpretation == "MONOCHROME1"
         if n_frames <= 1:
-            return [Image(path, number, header, shape, is_inverted, parsed.size, find_usual(parsed))]
+            return Image(path, number, header, shape, is_inverted, parsed.size, find_usual(parsed))
         _check_frames(parsed, n_frames)
         return [
             Image(path, number, header.of_frame(k), shape, is_inverted, parsed.size // n_frames, None, k + 1)
@@ -280,33 +297,35 @@ def _jobs(targets: Iterable[tuple[Image, np.ndarray | None]]) -> list[_Job]:
     jobs: list[_Job] = []
     by_path: dict[str, _Job] = {}
     for image, out in targets:
-        if image.frame is not None:
-            if (job := by_path.get(image.path)) is not None:
-                job.images.append(image)
-                job.outs.append(out)
-                continue
-            by_path[image.path] = job = _Job([image], [out])
-        else:
-            job = _Job([image], [out])
+        job = None if image.frame is None else by_path.get(image.path)
+        if job is not None:
+            job.more = job.more or []
+            job.more.append((image, out))
+            continue
+        job = _Job(image, out)
         jobs.append(job)
+        if image.frame is not None:
+            by_path[image.path] = job
     return jobs
 
 
 def _decode(job: _Job) -> None:
     """Decode one file's images, or say in each what failed."""
-    first = job.images[0]
-    scales = [_scale(image, job.problems) for image in job.images]
+    image = job.image
     try:
-        if first.usual is not None and job.outs[0] is not None and first.usual.fill(job.outs[0], *scales[0]):
-            first.is_decoded = True
-            return
-        read = read_slice(first.path)
+        if image.usual is not None and job.out is not None:
+            slope, intercept, problem = _scale(image)
+            if image.usual.fill(job.out, slope, intercept):
+                image.is_decoded = True
+                job.problems = (problem,) if problem else ()
+                return
+        read = read_slice(image.path)
     except DicomError as error:
-        for image in job.images:
-            image.failure = str(error)
+        for failed, _ in job.targets:
+            failed.failure = str(error)
         return
-    job.problems.extend(getattr(read, "problems", ()))
-    for image, out, (slope, intercept) in zip(job.images, job.outs, scales, strict=True):
+    problems = list(getattr(read, "problems", ()))
+    for image, out in job.targets:
         pixels = read.pixels
         if image.frame is not None and pixels.ndim == 3 and image.frame <= len(pixels):
             pixels = pixels[image.frame - 1]
@@ -314,19 +333,21 @@ def _decode(job: _Job) -> None:
             image.failure = f"{image.path}: found pixels of shape {read.pixels.shape}, expected {image.shape}"
             continue
         image.is_decoded = True
+        slope, intercept, problem = _scale(image)
+        problems += [problem] if problem else []
         if out is not None:
             _rescale(pixels, slope, intercept, out)
+    job.problems = tuple(problems)
 
 
-def _scale(image: Image, problems: list[str]) -> tuple[float, float]:
-    """Slope and intercept of the rescaled units; what is wrong with them goes to ``problems``."""
+def _scale(image: Image) -> tuple[float, float, str]:
+    """Slope and intercept of the rescaled units, and what is wrong with them."""
     header = image.header
     slope = 1.0 if header.rescale_slope is None else header.rescale_slope
     intercept = 0.0 if header.rescale_intercept is None else header.rescale_intercept
     if slope == 0 or abs(slope) > _MAX_RESCALE or abs(intercept) > _MAX_RESCALE:
-        problems.append(f"found slope {slope} and intercept {intercept}, expected some below 1e9; not rescaled")
-        return 1.0, 0.0
-    return slope, intercept
+        return 1.0, 0.0, f"found slope {slope} and intercept {intercept}, expected some below 1e9; not rescaled"
+    return slope, intercept, ""
 
 
 def _rescale(pixels: np.ndarray, slope: float, intercept: float, out: np.ndarray) -> None:
@@ -345,7 +366,7 @@ def _set_padding(stacks: list[Stack], plans: list[Plan]) -> list[str]:
     for stack, plan in zip(stacks, plans, strict=True):
         if all([item.image.header.pixel_padding_value is None for item in plan.items]):
             continue
-        ranges = [declared_range(item.image.header, *_scale(item.image, [])) for item in plan.items]
+        ranges = [declared_range(item.image.header, *_scale(item.image)[:2]) for item in plan.items]
         stack.padding = np.array([own or (math.nan, math.nan) for own in ranges], dtype=np.float32)
         declared.append(stack)
         is_range = is_range or any(item.image.header.pixel_padding_range_limit is not None for item in plan.items)

@@ -20,19 +20,53 @@ PIXEL_MEAN, PIXEL_STD = 0.25, 0.25  # of normalised MR, air included; a constant
 class Backbone(nn.Module):
     """Images (N, C, H, W) in 0..1 → features (N, ``features``). Normalisation lives inside; no caller can differ."""
 
-    def __init__(self, config: BackboneConfig, in_channels: int = 1) -> None:
+    def __init__(self, config: BackboneConfig, in_channels: int = 1, *, size: int) -> None:
+        """``size`` is the side of the images in pixels, which networks with windows or position tables are built for.
+
+        Raises:
+            ManifestError: timm cannot build the network, or it cannot take images of this size.
+        """
         super().__init__()
         self.config = config
         self.options: dict[str, Any] = {"in_chans": in_channels, "num_classes": 0, "global_pool": "avg"}
+        self.options |= size_options(config.name, size)
         self.network = create_timm(config, **self.options)
-        with torch.no_grad():
-            was_training = self.network.training
-            self.features = int(self.network.eval()(torch.zeros(1, in_channels, 64, 64)).shape[-1])
-            self.network.train(was_training)
+        self.features = int(getattr(self.network, "head_hidden_size", None) or self.network.num_features)  # type: ignore[arg-type]
+        if is_fixed_size(config.name):
+            check_size(self.network, config.name, in_channels, size)
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, C, H, W) in 0..1 → (N, features)."""
         return self.network((images - PIXEL_MEAN) / PIXEL_STD)
+
+
+def is_fixed_size(name: str) -> bool:
+    """Whether a timm network is built for one size of images: windows, relative positions, position tables."""
+    cfg = timm.get_pretrained_cfg(name, allow_unregistered=True) if timm.is_model(name.split(".")[0]) else None
+    return bool(cfg and cfg.fixed_input_size)
+
+
+def size_options(name: str, size: int) -> dict[str, Any]:
+    """What ``create_timm`` must be told for images of ``size`` pixels; nothing where any size will do."""
+    return {"img_size": size} if is_fixed_size(name) else {}
+
+
+def check_size(network: nn.Module, name: str, in_channels: int, size: int) -> None:
+    """Refuse a network that cannot take images of its own stage.
+
+    Raises:
+        ManifestError: naming the backbone and the size.
+    """
+    was_training = network.training
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, in_channels, size, size))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = " ".join(str(error).split())[:150]
+        raise ManifestError(
+            f"backbone {name}: found images of {size} pixels, expected a size that it can take ({reason})"
+        ) from None
+    network.train(was_training)
 
 
 def create_timm(config: BackboneConfig, **options: Any) -> nn.Module:
@@ -55,5 +89,6 @@ def create_timm(config: BackboneConfig, **options: Any) -> nn.Module:
         raise ManifestError(f"backbone {config.name}: found norm {config.norm!r}, expected 'batch' or 'group'")
     try:
         return timm.create_model(config.name, **({"pretrained": False} | options))
-    except (RuntimeError, TypeError) as error:
-        raise ManifestError(f"backbone {config.name}: timm {timm.__version__} cannot build it ({error})") from None
+    except (RuntimeError, TypeError, AssertionError, ValueError, ZeroDivisionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ManifestError(f"backbone {config.name}: timm {timm.__version__} cannot build it ({reason})") from None

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lumbar.config import BaselineConfig, check_baseline
-from lumbar.models.backbone import PIXEL_MEAN, PIXEL_STD, create_timm
+from lumbar.models.backbone import PIXEL_MEAN, PIXEL_STD, create_timm, size_options
 
 
 class BaselineNet(nn.Module):
@@ -23,7 +23,13 @@ class BaselineNet(nn.Module):
         super().__init__()
         check_baseline(config)
         self.config = config
-        self.body = create_timm(config.backbone, in_chans=1, num_classes=0, global_pool="")
+        self.body = create_timm(
+            config.backbone,
+            in_chans=1,
+            num_classes=0,
+            global_pool="",
+            **size_options(config.backbone.name, config.size),
+        )
         self.n_features = int(self.body.num_features)  # type: ignore[arg-type]
         self.head = nn.Sequential(
             nn.BatchNorm1d(2 * self.n_features),

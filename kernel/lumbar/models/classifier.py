@@ -51,7 +51,10 @@ class SagittalClassifier(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = CropEncoder(
-            Backbone(config.backbone), config.level_embedding, config.position_embedding, config.window
+            Backbone(config.backbone, size=config.size),
+            config.level_embedding,
+            config.position_embedding,
+            config.window,
         )
         n_sides = 1 if config.share_sides else 2
         self.canal = MaskedBiLSTM(self.encoder.features, config.hidden)
@@ -74,7 +77,9 @@ class SagittalClassifier(nn.Module):
         if self.config.share_sides:
             canal_in = torch.cat([canal, (side[0] + side[1]) / 2], dim=1)
             side_in = [torch.cat([features, canal], dim=1) for features in side]
-        else:  # the solution's form: the mean of three sequences feeds every head
+        elif self.config.own_sequences:  # the solution's form: each head has its own sequence
+            canal_in, side_in = canal, side
+        else:  # as bundles of before: the mean of three sequences feeds every head
             canal_in = torch.stack([canal, *side]).mean(dim=0)
             side_in = [canal_in, canal_in]
         out = crops.new_zeros(b, 5, 3)
@@ -97,7 +102,10 @@ class AxialClassifier(nn.Module):
         self.config = config
         self.targets = config.conditions
         self.encoder = CropEncoder(
-            Backbone(config.backbone), config.level_embedding, config.position_embedding, config.window
+            Backbone(config.backbone, size=config.size),
+            config.level_embedding,
+            config.position_embedding,
+            config.window,
         )
         n_sides = 1 if config.share_sides else 2
         self.sides = nn.ModuleList(MaskedBiLSTM(self.encoder.features, config.hidden) for _ in range(n_sides))

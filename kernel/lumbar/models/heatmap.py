@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lumbar.config import BackboneConfig, HeatmapConfig
-from lumbar.models.backbone import PIXEL_MEAN, PIXEL_STD, create_timm
+from lumbar.models.backbone import PIXEL_MEAN, PIXEL_STD, check_size, create_timm, is_fixed_size, size_options
 
 GROUPS = 8
 POINT_BIAS = -4.0  # a sigmoid near 0.02: heatmaps are almost empty, training starts there
@@ -48,16 +48,22 @@ class PlainEncoder(nn.Module):
 class TimmEncoder(nn.Module):
     """timm ``features_only`` in the same form."""
 
-    def __init__(self, in_channels: int, name: str) -> None:
+    def __init__(self, in_channels: int, name: str, size: int) -> None:
         super().__init__()
         self.config = BackboneConfig(name)
-        self.options: dict[str, Any] = {"in_chans": in_channels, "features_only": True}
+        self.options: dict[str, Any] = {"in_chans": in_channels, "features_only": True} | size_options(name, size)
         self.network = create_timm(self.config, **self.options)
         self.widths = tuple(self.network.feature_info.channels())  # type: ignore[union-attr,operator]
+        if is_fixed_size(name):
+            check_size(self.network, name, in_channels, size)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(N, C, H, W) → features, finest first."""
-        return self.network(images)
+        """(N, C, H, W) → features, finest first; timm's window transformers put channels last."""
+        levels = self.network(images)
+        return [
+            level if level.shape[1] == width else level.movedim(-1, 1)
+            for level, width in zip(levels, self.widths, strict=True)
+        ]
 
 
 class HeatmapNet(nn.Module):
@@ -70,7 +76,7 @@ class HeatmapNet(nn.Module):
     def __init__(self, config: HeatmapConfig) -> None:
         super().__init__()
         self.config = config
-        encoder = TimmEncoder(config.context, config.backbone) if config.backbone else None
+        encoder = TimmEncoder(config.context, config.backbone, config.size) if config.backbone else None
         self.encoder = encoder or PlainEncoder(config.context, config.widths)
         widths = self.encoder.widths
         merged = [min(width, 128) // GROUPS * GROUPS or GROUPS for width in widths]

@@ -17,7 +17,7 @@ class SagittalRegressionNet(nn.Module):
     def __init__(self, config: SagittalRegressionConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone = Backbone(config.backbone, in_channels=config.context)
+        self.backbone = Backbone(config.backbone, config.context, size=config.size)
         self.head = nn.Linear(self.backbone.features, 11)
 
     def forward(self, slices: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ class AxialRegressionNet(nn.Module):
     def __init__(self, config: AxialRegressionConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone = Backbone(config.backbone)
+        self.backbone = Backbone(config.backbone, size=config.size)
         self.head = nn.Linear(self.backbone.features, 4)
 
     def forward(self, slices: Tensor) -> Tensor:

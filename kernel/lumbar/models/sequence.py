@@ -54,7 +54,7 @@ class SliceRoleNet(nn.Module):
     def __init__(self, config: SliceRoleConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone = Backbone(config.backbone)
+        self.backbone = Backbone(config.backbone, size=config.size)
         self.rnn = MaskedBiLSTM(self.backbone.features, config.hidden)
         self.head = nn.Linear(self.rnn.features, 3)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -21,15 +23,24 @@ Logits = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 
-def level_tensors(study: Study, found: Localisation, network: nn.Module) -> tuple[Tensor, Tensor]:
-    """Crops of all five levels for a classifier: (5, …, size, size) float32 and (5, …) bool."""
+def looks(found: Localisation, network: nn.Module) -> list[str | None]:
+    """The axial series that a classifier looks at one after the other; one look without a name where it does not."""
+    if isinstance(network, AxialClassifier) and network.config.per_series:
+        return [*found.axial_series()] or [None]
+    return [None]
+
+
+def level_tensors(
+    study: Study, found: Localisation, network: nn.Module, look: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """Crops of all five levels for a classifier, of one of its ``looks``: (5, …, size, size) float32, (5, …) bool."""
     assert isinstance(network, (SagittalClassifier, AxialClassifier))
     pairs = []
     for level in range(len(LEVELS)):
         if isinstance(network, SagittalClassifier):
             pairs.append(sagittal_crops(study, found, level, network.config))
         else:
-            pairs.append(axial_crops(study, found, level, network.config))
+            pairs.append(axial_crops(study, found, level, network.config, series_id=look))
     crops, masks = zip(*pairs, strict=True)
     return torch.from_numpy(np.stack(crops)), torch.from_numpy(np.stack(masks))
 
@@ -66,6 +77,26 @@ def run_classifier(network: nn.Module, crops: Tensor, mask: Tensor, *, flip: boo
     return out
 
 
+def study_logits(study: Study, found: Localisation, folds: Sequence[nn.Module], *, flip: bool) -> tuple[Tensor, Tensor]:
+    """Logits (5 levels, 5 conditions, 3) of one classifier, averaged over folds and looks, and which rest on images.
+
+    A look counts for the levels that it shows.
+    """
+    total, count = torch.zeros(len(LEVELS), 5, 3), torch.zeros(len(LEVELS), 5)
+    series = looks(found, folds[0])
+    for look in series:
+        crops, mask = level_tensors(study, found, folds[0], look)
+        shown = target_mask(folds[0], mask)
+        if not mask.any():
+            continue
+        out = torch.stack([run_classifier(network, crops, mask, flip=flip) for network in folds]).mean(dim=0)
+        if len(series) == 1:
+            return out, shown
+        total += out * shown[..., None]
+        count += shown
+    return total / count.clamp(min=1)[..., None], count > 0
+
+
 def classify(
     study: Study,
     found: Localisation,
@@ -76,7 +107,10 @@ def classify(
     all_folds: bool = True,
     skip: frozenset[str] = frozenset(),
 ) -> tuple[Logits, Mask]:
-    """Logits (M, 5, 5, 3) and mask (M, 5, 5) of the named classifiers, averaged over folds; skipped ones are masked."""
+    """Logits (M, 5, 5, 3) and mask (M, 5, 5) of the named classifiers, averaged over folds and looks.
+
+    Those of skipped classifiers are masked.
+    """
     logits = np.zeros((len(names), 5, 5, 3), np.float32)
     masks = np.zeros((len(names), 5, 5), bool)
     for m, name in enumerate(names):
@@ -84,10 +118,7 @@ def classify(
         if name in skip or not folds:
             continue
         folds = folds if all_folds else folds[:1]
-        crops, mask = level_tensors(study, found, folds[0])
-        if not mask.any():
-            continue
-        total = torch.stack([run_classifier(network, crops, mask, flip=flip) for network in folds]).mean(dim=0)
-        logits[m] = total.permute(1, 0, 2).numpy()  # (5 conditions, 5 levels, 3)
-        masks[m] = target_mask(folds[0], mask).T.numpy()
+        out, shown = study_logits(study, found, folds, flip=flip)
+        logits[m] = out.permute(1, 0, 2).numpy()  # (5 conditions, 5 levels, 3)
+        masks[m] = shown.T.numpy()
     return logits, masks

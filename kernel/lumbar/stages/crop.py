@@ -159,11 +159,13 @@ def _level_grid(
     )
 
 
-def axial_window(study: Study, found: Localisation, level: int) -> list[tuple[float, int, int]]:
-    """Axial slices near a level over all stacks: (signed distance mm, stack, slice), foot to head.
+def axial_window(
+    study: Study, found: Localisation, level: int, series_id: str | None = None
+) -> list[tuple[float, int, int]]:
+    """Axial slices near a level: (signed distance mm, stack, slice), foot to head.
 
-    A slice belongs to the window if the level's canal point is within 0.7 of the gap to the neighbouring level of its
-    plane and projects into its image.
+    Slices of all series, or of the one named. A slice belongs to the window if the level's canal point is within 0.7 of
+    the gap to the neighbouring level of its plane and projects into its image.
     """
     name = LEVELS[level]
     if name not in found.levels_mm:
@@ -178,7 +180,7 @@ def axial_window(study: Study, found: Localisation, level: int) -> list[tuple[fl
     slices = []
     for number, stack in enumerate(study.series[AXIAL_T2]):
         _, x, y = project(stack, point)
-        if not is_inside(stack, x, y):
+        if series_id not in (None, stack.series_id) or not is_inside(stack, x, y):
             continue
         distances = -plane_distance_mm(stack, point)  # positive above the level
         slices += [(float(d), number, i) for i, d in enumerate(distances) if abs(d) <= reach]
@@ -186,15 +188,23 @@ def axial_window(study: Study, found: Localisation, level: int) -> list[tuple[fl
 
 
 def axial_crops(
-    study: Study, found: Localisation, level: int, config: AxialClassifierConfig, jitter: Jitter = STILL
+    study: Study,
+    found: Localisation,
+    level: int,
+    config: AxialClassifierConfig,
+    jitter: Jitter = STILL,
+    series_id: str | None = None,
 ) -> tuple[Images, NDArray[np.bool_]]:
-    """Crops of one level's axial slices, foot to head, nearest slice in the middle: (window, size, size) and mask."""
+    """Crops of one level's axial slices, foot to head, nearest slice in the middle: (window, size, size) and mask.
+
+    Of all series together, or of the one named: then a level that it does not show is masked.
+    """
     crops = np.zeros((config.window, config.size, config.size), np.float32)
     mask = np.zeros(config.window, bool)
-    nearest = found.axial(LEVELS[level])
+    nearest = found.axial(LEVELS[level], series_id)
     if nearest is None:
         return crops, mask
-    slices = axial_window(study, found, level)
+    slices = axial_window(study, found, level, series_id)
     middle = next((k for k, (_, n, i) in enumerate(slices) if n == nearest.stack and i == nearest.slice_index), None)
     if middle is None:
         return crops, mask

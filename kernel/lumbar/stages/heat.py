@@ -47,6 +47,7 @@ class SagittalHeat:
     stack: Stack
     grid: Grid
     heat: Heat
+    foramina_by_role: bool = False  # the heat tells nothing of foramina: slice roles and anatomy place them
 
     def peak_near(self, channel: int, xyz_mm: Array, slices: list[int], radius_mm: float, weight: Array) -> Peak | None:
         """The highest heat of a channel within a radius (in plane) of a patient point, over the given slices."""
@@ -116,7 +117,8 @@ def sagittal_heat(
             heat, reach = moved(heat, view, grids[0]), moved(reach, view, grids[0])
         total += heat
         seen += reach[0, 0]
-    return SagittalHeat(description, number, stack, grids[0], total / (len(networks) * seen))
+    by_role = isinstance(first, SagittalRegressionNet) and first.config.foramina_by_role
+    return SagittalHeat(description, number, stack, grids[0], total / (len(networks) * seen), by_role)
 
 
 def moved(heat: Heat, view: Grid, grid: Grid) -> Heat:
@@ -176,8 +178,8 @@ def run_batches(network: nn.Module, images: Heat) -> Heat:
 def spots(out: Heat, grid: Grid, sigma: float = 1.5) -> Heat:
     """Coordinates (S, 11) as the heat that a perfect heatmap network would show; presence is the height.
 
-    Canal and foraminal channels get the same spots: the regression network tells levels, the slice roles tell which
-    structure a slice shows.
+    Canal and foraminal channels get the same spots: the regression network tells levels, not which structure a slice
+    shows. Its presence is the canal's, so foramina are better placed by slice roles (``foramina_by_role``).
     """
     size = grid.size // STRIDE
     axis = np.arange(size)

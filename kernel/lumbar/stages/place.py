@@ -22,6 +22,9 @@ FORAMEN_RADIUS_MM = 10.0  # about where anatomy expects a foramen, and then
 FORAMEN_SERIES_MM = 6.0  # about where all series together see it
 AGREE_MM = 6.0  # series that see a foramen so close together support each other
 FORAMEN_LATERAL_MM = (5.0, 36.0)  # distance of a foramen from the canal point, to its side
+ROLE_SEEN = 0.2  # a role so large says that some level is marked on the slice: one of at most five
+ROLE_LATERAL_SIGMA_MM = 4.0  # of a foramen about its expected place
+WIDE = (0.7, 1.4)  # narrow and wide patients
 # Where a foramen is expected at each level: from the canal point, mm to the side, anterior, and up along the spine.
 # Towards the sacrum the pedicles stand wider, and fat in front of the sac moves it backwards.
 FORAMEN_OFFSET_MM = ((14.0, 5.0, 4.5), (14.5, 5.0, 4.5), (15.5, 5.0, 4.5), (17.0, 5.5, 4.0), (19.5, 6.5, 3.0))
@@ -97,11 +100,12 @@ def place_points(
     refine_levels(found)
     for k, point in enumerate(found.sagittal_points):
         found.sagittal_points[k] = towards(maps, point, np.array(found.levels_mm[point.level]))
+    wide = [times_as_wide(maps, roles, found, k) for k in range(len(SIDES))]
     for level, name in enumerate(LEVELS):
         if name not in found.levels_mm:
             continue
         for k, side in enumerate(SIDES):
-            expected = expected_foramen(found, level, side)
+            expected = expected_foramen(found, level, side, wide[k])
             seen = [
                 foramen_peak(item, role, found, level, k, expected, FORAMEN_RADIUS_MM)
                 for item, role in zip(maps, roles, strict=True)
@@ -188,13 +192,35 @@ def _is_near(stack: Stack, index: float) -> bool:
     return -1.0 <= index <= len(stack.volume)
 
 
-def expected_foramen(found: Localisation, level: int, side: str) -> Array:
-    """Where anatomy puts a foramen: beside the canal point, in the frame of the spine's own course there (3,) mm."""
+def times_as_wide(maps: list[SagittalHeat], roles: list[Array], found: Localisation, k: int) -> float:
+    """How far out the slices of a side's foramina lie, as a multiple of where anatomy puts them on the average.
+
+    1 where heat tells the foramina's places, and where no slice of the side shows one.
+    """
+    sign = 1.0 if SIDES[k] == "left" else -1.0
+    levels = [level for level, name in enumerate(LEVELS) if name in found.levels_mm]
+    total = weight = 0.0
+    for item, role in zip(maps, roles, strict=True):
+        if item.foramina_by_role:
+            canal = np.mean([project_lateral(item.stack, np.array(found.levels_mm[LEVELS[k]])) for k in levels])
+            offset = (lateral_mm(item.stack) - canal) * sign
+            seen = role[:, k] * (offset > FORAMEN_LATERAL_MM[0]) * (offset < FORAMEN_LATERAL_MM[1])
+            total, weight = total + float(seen @ offset), weight + float(seen.sum())
+    if weight < 0.5:
+        return 1.0
+    return float(np.clip(total / weight / np.mean([FORAMEN_OFFSET_MM[level][0] for level in levels]), *WIDE))
+
+
+def expected_foramen(found: Localisation, level: int, side: str, wide: float = 1.0) -> Array:
+    """Where anatomy puts a foramen: beside the canal point, in the frame of the spine's own course there (3,) mm.
+
+    ``wide``: so many times as far to the side as in most patients.
+    """
     lateral, anterior, course = spine_frame(found, level)
     aside, ahead, up = FORAMEN_OFFSET_MM[level]
     sign = 1.0 if side == "left" else -1.0
     return np.asarray(
-        np.array(found.levels_mm[LEVELS[level]]) + sign * aside * lateral + ahead * anterior + up * course
+        np.array(found.levels_mm[LEVELS[level]]) + sign * wide * aside * lateral + ahead * anterior + up * course
     )
 
 
@@ -237,7 +263,23 @@ def foramen_peak(
     offset = (lateral_mm(stack) - project_lateral(stack, np.array(found.levels_mm[LEVELS[level]]))) * sign
     low, high = FORAMEN_LATERAL_MM
     slices = [s for s in range(len(stack.volume)) if low <= offset[s] <= high]
+    if item.foramina_by_role:
+        return role_peak(item, roles[:, k], near, slices)
     return item.peak_near(N_CANAL + level, near, slices, radius_mm, 0.35 + 0.65 * roles[:, k])
+
+
+def role_peak(item: SagittalHeat, role: Array, near: Array, slices: list[int]) -> Peak | None:
+    """A foramen on the slice that the roles (S,) call foraminal, near the lateral place where it is expected.
+
+    Slices that hardly any level is marked on do not count; among the others the nearest to ``near`` (3,) mm is taken,
+    since lower levels lie farther out. In the plane the foramen lies where ``near`` does; the height is the role.
+    """
+    if not slices:
+        return None
+    away = lateral_mm(item.stack) - project_lateral(item.stack, near)
+    weight = np.minimum(role / ROLE_SEEN, 1.0) * np.exp(-0.5 * (away / ROLE_LATERAL_SIGMA_MM) ** 2)
+    s = max(slices, key=lambda index: float(weight[index]))
+    return Peak(np.asarray(near + away[s] * item.stack.normal), float(role[s]), item.number, s)
 
 
 def agreed(peaks: list[Peak | None]) -> Array | None:

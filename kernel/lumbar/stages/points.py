@@ -91,9 +91,14 @@ class Localisation:
         ]
         return max(found, key=lambda p: p.confidence) if found else None
 
-    def axial(self, level: str) -> AxialLevel | None:
-        """The axial slice nearest to a level over all series, or None."""
-        found = [a for a in self.axial_levels if a.level == level]
+    def axial_series(self, level: str | None = None) -> list[str]:
+        """The axial series that show a level, or any level: the order of the study's stacks, each once."""
+        shown = [a for a in self.axial_levels if level in (None, a.level)]
+        return list(dict.fromkeys(a.series_id for a in sorted(shown, key=lambda a: a.stack)))
+
+    def axial(self, level: str, series_id: str | None = None) -> AxialLevel | None:
+        """The axial slice nearest to a level over all series, or of the one named, or None."""
+        found = [a for a in self.axial_levels if a.level == level and series_id in (None, a.series_id)]
         return min(found, key=lambda a: abs(a.distance_mm)) if found else None
 
 

@@ -8,8 +8,8 @@ import os
 import platform
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from lumbar_train.errors import TrainingError
 from lumbar_train.files import write_text
 from lumbar_train.folds import FULL, make_folds, read_folds, split, write_folds
 from lumbar_train.ranks import pick_device
+from lumbar_train.side_by_side import hand_out, usable_devices
 from lumbar_train.store import write_frame
 from lumbar_train.tables import Cohort, read_study_ids
 
@@ -234,10 +235,10 @@ def _run(jobs: Sequence[Job], n: int) -> Iterator[tuple[Job, dict[str, Any]]]:
     n_threads = max(1, (os.cpu_count() or 1) // n)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(n, mp_context=context, initializer=start_worker, initargs=(n_threads,)) as pool:
-        waiting = {pool.submit(run_fit, job): job for job in jobs}
         try:
-            for future in as_completed(waiting):
-                yield waiting[future], future.result()
+            yield from hand_out(
+                jobs, n, usable_devices(), lambda job, device: pool.submit(run_fit, replace(job, device=str(device)))
+            )
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

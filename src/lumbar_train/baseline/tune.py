@@ -29,7 +29,7 @@ from lumbar_train.baseline.augment import augment
 from lumbar_train.baseline.network import Group, freeze, make_optimizer, parameter_groups
 from lumbar_train.checkpoint import load_state, save_state
 from lumbar_train.errors import TrainingError
-from lumbar_train.loop_config import LoopConfig, amp_dtype
+from lumbar_train.loop_config import LoopConfig, amp_dtype, restore_scaler
 
 DIV_FINAL = 1e5
 _CHECKPOINT_S = 30.0  # an epoch's end saves the state if the last save is older
@@ -154,7 +154,7 @@ class Tuner:
         if state is not None:
             optimizer.load_state_dict(state["optimizer"])
             scheduler.load_state_dict(state["scheduler"])
-            scaler.load_state_dict(state["scaler"])
+            restore_scaler(scaler, state["scaler"])
         for _ in range(done, cycle.epochs):
             self._epoch(cycle, optimizer, scheduler, scaler)
             self.epoch += 1

@@ -1,0 +1,83 @@
+"""``recipe.json``: a run folder's recipe as trained, and the guard that kept fits are read as they were trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from lumbar.config import from_dict, to_dict
+from lumbar.errors import CohortError, ManifestError
+from lumbar_train.files import write_text
+from lumbar_train.recipes import Recipe
+
+FILE = "recipe.json"
+
+
+def write_recipe(run: Path, recipe: Recipe, seed: int, words: Iterable[str] = ()) -> None:
+    """Leave the whole recipe, and the words that changed it, for those who read the run later."""
+    stages = {
+        name: {
+            "network": to_dict(stage.network),
+            "fit": to_dict(stage.fit),
+            "augment": stage.augment and to_dict(stage.augment),
+            "mixing": stage.mixing and to_dict(stage.mixing),
+        }
+        for name, stage in recipe.stages.items()
+    }
+    content = {
+        "name": recipe.name,
+        "seed": seed,
+        "set": list(words),
+        "n_folds": recipe.n_folds,
+        "export": recipe.export,
+        "full_seeds": recipe.full_seeds,
+        "denoise": recipe.denoise and to_dict(recipe.denoise),
+        "stages": stages,
+    }
+    write_text(run / FILE, json.dumps(content, indent=1) + "\n")
+
+
+def check_kept(run: Path, recipe: Recipe, anew: Iterable[str]) -> None:
+    """Refuse to read the fits that a run folder keeps as other networks than they were trained as.
+
+    Args:
+        run: the run folder.
+        recipe: what is to be used now.
+        anew: stages of which every kept fit is trained anew in this call.
+
+    Raises:
+        CohortError: a stage, the field that differs, and both values.
+    """
+    path = run / FILE
+    if not path.is_file():
+        return
+    try:
+        before = json.loads(path.read_text("utf-8"))["stages"]
+    except (ValueError, KeyError, TypeError):
+        raise CohortError(f"{path}: not readable, expected the recipe of this run; start in another folder") from None
+    for name in set(recipe.stages) - set(anew):
+        if name in before and any((run / name).glob("*.safetensors")):
+            _check_same(path, name, before[name]["network"], recipe.stages[name].network)
+
+
+def _check_same(path: Path, name: str, before: dict[str, Any], now: Any) -> None:
+    hint = "give the same recipe and --set, train that stage anew in full, or use another --out"
+    try:
+        was = from_dict(
+            type(now), before
+        )  # fields that are newer than the run have the values that it was trained with
+    except ManifestError:
+        raise CohortError(
+            f"{path}: {name} was trained as another kind of network than the recipe's now; {hint}"
+        ) from None
+    for field in dataclasses.fields(now):
+        old, new = getattr(was, field.name), getattr(now, field.name)
+        if old != new:
+            shown = [
+                value.name if hasattr(value, "name") and field.name == "backbone" and old.name != new.name else value
+                for value in (old, new)
+            ]
+            raise CohortError(f"{path}: {name} was trained with {field.name} {shown[0]!r}, found {shown[1]!r}; {hint}")

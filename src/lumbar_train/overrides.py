@@ -1,0 +1,198 @@
+"""``--set STAGE.FIELD=VALUE``: any field of a recipe from the command line, checked against the dataclasses.
+
+STAGE is a stage, ``*`` for every stage that has the field, or ``recipe`` for what belongs to none. FIELD is a field of
+the stage's network, fit, augmentation or mixing (``network.``, ``fit.``, ``augment.``, ``mixing.`` before it says
+which); ``backbone`` takes a timm name, and ``backbone.FIELD`` one of its fields. Tuples are written with commas.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable
+from typing import Any, get_args, get_origin, get_type_hints
+
+import timm
+import torch
+
+from lumbar.config import BackboneConfig, to_dict
+from lumbar.errors import CohortError, LumbarError
+from lumbar.models import build, name_of
+from lumbar.stages.classify import CLASSIFIERS
+from lumbar_train.augment import AugmentConfig
+from lumbar_train.denoise import DenoiseConfig
+from lumbar_train.mixing import MixConfig
+from lumbar_train.recipes import Recipe, StageRecipe
+
+PARTS = ("network", "fit", "augment", "mixing")
+_SHARES = {
+    "warmup", "ema", "dropout", "drop_path", "cutmix", "mixup", "slices", "contrast", "invert", "blur", "hole",
+    "below", "most",
+}  # fmt: skip
+_FROM_ZERO = {
+    "weight_decay", "fold_epochs", "metric_epochs", "metric_lr", "stem_width", "segments", "level_embedding",
+    "position_embedding", "shift_mm", "turn_deg", "zoom", "stretch", "shading", "noise", "min_half_mm",
+}  # fmt: skip
+_CHOICES = {"norm": ("batch", "group"), "export": ("full", "all")}
+_FIXED = ("points", "models", "name")  # what other stages rely on
+
+
+def with_overrides(recipe: Recipe, words: Iterable[str]) -> Recipe:
+    """The recipe with fields changed by words ``STAGE.FIELD=VALUE``, in their order; networks are built once to try.
+
+    Raises:
+        CohortError: no such stage or field (with a suggestion), or a value that cannot be, in one line.
+    """
+    changed: set[str] = set()
+    for word in words:
+        target, equals, text = word.partition("=")
+        stage, _, path = target.partition(".")
+        if not (equals and path and text):
+            raise CohortError(f"--set: found {word!r}, expected STAGE.FIELD=VALUE")
+        if stage == "recipe":
+            recipe = _with_recipe_field(recipe, path, text, word)
+            continue
+        if stage != "*" and stage not in recipe.stages:
+            raise CohortError(f"--set: found stage {stage!r}, expected {_near(stage, [*recipe.stages, '*', 'recipe'])}")
+        names = list(recipe.stages) if stage == "*" else [stage]
+        stages = {name: _with_field(recipe.stages[name], name, path, text, word) for name in names}
+        found = {name: value for name, value in stages.items() if value is not None}
+        if not found:
+            known = sorted({field for name in names for field in _fields(recipe.stages[name], name)})
+            raise CohortError(f"--set {word}: {stage} has no field {path!r}, expected {_near(path, known)}")
+        recipe = dataclasses.replace(recipe, stages=recipe.stages | found)
+        changed |= set(found)
+    for name in sorted(changed):
+        _try(name, recipe.stages[name])
+    return recipe
+
+
+def _parts(stage: StageRecipe, name: str) -> dict[str, Any]:
+    """The dataclasses of a stage by part, with defaults for augmentation and mixing where it may have them."""
+    parts: dict[str, Any] = {"network": stage.network, "fit": stage.fit}
+    if name != "aggregator":
+        parts["augment"] = stage.augment or AugmentConfig()
+    if name in CLASSIFIERS:
+        parts["mixing"] = stage.mixing or MixConfig()
+    return parts
+
+
+def _fields(stage: StageRecipe, name: str) -> list[str]:
+    return [field.name for part in _parts(stage, name).values() for field in dataclasses.fields(part)]
+
+
+def _with_field(stage: StageRecipe, name: str, path: str, text: str, word: str) -> StageRecipe | None:
+    """The stage with a field changed; None where it has none of that name."""
+    first, _, rest = path.partition(".")
+    parts = _parts(stage, name)
+    if first in PARTS and rest:
+        parts, path = {key: value for key, value in parts.items() if key == first}, rest
+    for part, config in parts.items():
+        changed = _changed(config, path, text, word)
+        if changed is not None:
+            return dataclasses.replace(stage, **{part: changed})
+    return None
+
+
+def _changed(config: Any, path: str, text: str, word: str) -> Any:
+    """A dataclass with the field at a path changed; None where it has no such field."""
+    first, _, rest = path.partition(".")
+    hints = get_type_hints(type(config))
+    if first not in hints:
+        return None
+    value: Any
+    own = getattr(config, first)
+    if rest:
+        if not dataclasses.is_dataclass(own):
+            raise CohortError(f"--set {word}: {first} has no fields, expected {first}=VALUE")
+        value = _changed(own, rest, text, word)
+        if value is None:
+            known = [field.name for field in dataclasses.fields(own)]
+            raise CohortError(f"--set {word}: {first} has no field {rest!r}, expected {_near(rest, known)}")
+    elif first == "backbone":
+        _check_backbone(text, word)
+        value = BackboneConfig(text) if isinstance(own, BackboneConfig) else text
+    elif first in _FIXED and not (isinstance(config, BackboneConfig) and first == "name"):
+        raise CohortError(f"--set {word}: {first} cannot be changed, other stages rely on {own!r}")
+    else:
+        value = _parsed(first, hints[first], text, word)
+    return dataclasses.replace(config, **{first: value})
+
+
+def _with_recipe_field(recipe: Recipe, path: str, text: str, word: str) -> Recipe:
+    """A field that belongs to no stage; ``denoise`` is on, off, or has fields."""
+    if path == "denoise":
+        is_on = _parsed(path, bool, text, word)
+        return dataclasses.replace(recipe, denoise=(recipe.denoise or DenoiseConfig()) if is_on else None)
+    if path.startswith("denoise."):
+        recipe = dataclasses.replace(recipe, denoise=recipe.denoise or DenoiseConfig())
+    known = [field.name for field in dataclasses.fields(Recipe) if field.name not in ("name", "stages")]
+    changed = _changed(recipe, path, text, word) if path.partition(".")[0] in known else None
+    if changed is None:
+        raise CohortError(f"--set {word}: a recipe has no field {path!r}, expected {_near(path, known)}")
+    if recipe.n_folds != changed.n_folds and changed.n_folds < 2:
+        raise CohortError(f"--set {word}: found {text}, expected 2 folds or more")
+    return changed  # type: ignore[no-any-return]
+
+
+def _parsed(name: str, hint: Any, text: str, word: str) -> Any:
+    """A value of a field's type, within what the field can be."""
+    if get_origin(hint) is tuple:
+        kinds = get_args(hint)
+        items = [item for item in text.strip("()[] ").split(",") if item.strip()]
+        if kinds[-1] is not Ellipsis and len(items) != len(kinds):
+            raise CohortError(f"--set {word}: found {len(items)} numbers, expected {len(kinds)} with commas between")
+        values = tuple(_parsed(name, kinds[0], item.strip(), word) for item in items)
+        if name == "conditions" and (not values or len(set(values)) < len(values) or max(values) > 4):
+            raise CohortError(f"--set {word}: found {text}, expected numbers of conditions, 0 to 4, each once")
+        return values
+    if hint is bool:
+        lower = text.strip().lower()
+        if lower not in ("true", "false", "1", "0", "on", "off", "yes", "no"):
+            raise CohortError(f"--set {word}: found {text!r}, expected true or false")
+        return lower in ("true", "1", "on", "yes")
+    if hint is str:
+        if name in _CHOICES and text not in _CHOICES[name]:
+            raise CohortError(f"--set {word}: found {text!r}, expected {' or '.join(_CHOICES[name])}")
+        return text
+    try:
+        value = hint(text)
+    except ValueError:
+        kind = "a whole number" if hint is int else "a number"
+        raise CohortError(f"--set {word}: found {text!r}, expected {kind}") from None
+    _check_range(name, value, word)
+    return value
+
+
+def _check_range(name: str, value: float, word: str) -> None:
+    if name in _SHARES:
+        is_good, wanted = 0 <= value <= 1, "0 to 1"
+    elif name in _FROM_ZERO or name == "conditions":
+        is_good, wanted = value >= 0, "0 or more"
+    else:
+        is_good, wanted = value > 0, "more than 0"
+    if not (is_good and math.isfinite(value)):
+        raise CohortError(f"--set {word}: found {value:g}, expected {wanted}")
+
+
+def _check_backbone(name: str, word: str) -> None:
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), 3) or ["a name of timm.list_models()"]
+        raise CohortError(f"--set {word}: timm {timm.__version__} knows no {name!r}, expected {' or '.join(near)}")
+
+
+def _try(name: str, stage: StageRecipe) -> None:
+    """Build a changed network without memory for its weights."""
+    try:
+        with torch.device("meta"):
+            build(name_of(stage.network), to_dict(stage.network))
+    except (LumbarError, RuntimeError, ValueError, TypeError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CohortError(f"--set: the network of {name} cannot be built ({reason})") from None
+
+
+def _near(found: str, known: list[str]) -> str:
+    """The nearest known name as a suggestion, else all of them."""
+    close = difflib.get_close_matches(found.rpartition(".")[2], known, 1, 0.6)
+    return f"{close[0]!r}" if close else f"one of {', '.join(dict.fromkeys(known))}"

@@ -1,0 +1,128 @@
+"""Folds that cannot stand alone: a stage has every out-of-fold output that it trains on, or refuses in one line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import train_tiny
+from lumbar.errors import CohortError
+from lumbar_train.__main__ import main
+from lumbar_train.folds import FULL
+from lumbar_train.needs import check_plan, is_done, needs, steps_of
+from lumbar_train.recipes import recipe_by_name
+
+FOLDS = (0, 1, 2)
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    yield
+    torch.set_num_threads(1)
+
+
+def leave(run: Path, step: str, *folds: int, tables: tuple[str, ...] = ("oof",)) -> None:
+    """What a step leaves on folds, as far as others look for it."""
+    (run / step / "pieces").mkdir(parents=True, exist_ok=True)
+    for fold in folds:
+        name = "full" if fold == FULL else f"fold{fold}"
+        (run / step / f"{name}.safetensors").touch()
+        for table in tables:
+            if fold != FULL:
+                pd.DataFrame({"study_id": [fold], "fold": [fold]}).to_parquet(
+                    run / step / "pieces" / f"{table}.fold{fold}.parquet"
+                )
+
+
+def plan_of(recipe: str, folds: list[int], stages: tuple[str, ...] = ()) -> list[tuple[str, int]]:
+    partial = ("localise", "sagittal_classifier-first", "axial_subarticular-first", "axial_all-first")
+    once = ("aggregator", "denoise")
+    steps = [s for s in steps_of(recipe_by_name(recipe)) if not stages or s in stages]
+    return [
+        (step, fold)
+        for step in steps
+        for fold in ([FULL] if step in once else [f for f in sorted(folds) if f >= 0 or step not in partial])
+    ]
+
+
+def check(run: Path, plan: list[tuple[str, int]], recipe: str = "model2") -> None:
+    steps = steps_of(recipe_by_name(recipe))
+    check_plan(run, plan, steps, FOLDS, is_denoised=recipe == "strong", command="train")
+
+
+@pytest.mark.parametrize("recipe", ["model2", "strong"])
+def test_all_folds_together_need_nothing_else(tmp_path, recipe):
+    check(tmp_path, plan_of(recipe, [0, 1, 2, FULL, -2]), recipe)
+    check(tmp_path, plan_of(recipe, [0, 1, 2]), recipe)
+
+
+@pytest.mark.parametrize("recipe", ["model2", "strong"])
+@pytest.mark.parametrize("folds", [[0, FULL], [0, 1, FULL], [FULL], [1]])
+def test_a_subset_of_folds_is_refused_with_the_command_that_makes_the_rest(tmp_path, recipe, folds):
+    with pytest.raises(CohortError) as caught:
+        check(tmp_path, plan_of(recipe, folds), recipe)
+    line = str(caught.value)
+    assert "\n" not in line
+    missing = [k for k in FOLDS if k not in folds]
+    assert f"sagittal_z ({'full' if FULL in folds else 'fold1'})" in line
+    assert f"no output of sagittal_xy of fold {', '.join(map(str, missing))}" in line
+    stages, _, of = line.partition("--stages ")[2].partition(" --folds ")
+    command = plan_of(recipe, [int(word) for word in of.split(",")], tuple(stages.split(",")))
+    assert command
+    check(tmp_path, command, recipe)  # it stands alone, and then the call that was refused does too
+    for step, fold in command:
+        leave(tmp_path, step, fold, tables=("levels", "points", "axial") if step == "localise" else ("oof",))
+        if step == "denoise":
+            (tmp_path / "denoise/doubted.parquet").touch()
+    check(tmp_path, plan_of(recipe, folds), recipe)
+
+
+def test_outputs_of_an_earlier_call_count(tmp_path):
+    leave(tmp_path, "sagittal_xy", 0, 1)
+    check(tmp_path, [("sagittal_z", 2)])
+    with pytest.raises(CohortError, match=r"sagittal_z \(fold1\): found no output of sagittal_xy of fold 2"):
+        check(tmp_path, [("sagittal_z", 1)])
+    leave(tmp_path, "sagittal_xy", 2)
+    check(tmp_path, [("sagittal_z", FULL), ("sagittal_z", 1)])
+
+
+def test_a_fold_whose_studies_gave_no_point_is_done(tmp_path):
+    leave(tmp_path, "sagittal_xy", 0)
+    pd.DataFrame({"study_id": [], "fold": []}).to_parquet(tmp_path / "sagittal_xy/pieces/oof.fold0.parquet")
+    assert is_done(tmp_path, "sagittal_xy", 0)
+    assert not is_done(tmp_path, "sagittal_xy", 1)
+
+
+def test_weights_without_their_outputs_are_not_enough(tmp_path):
+    (tmp_path / "axial_all").mkdir()
+    (tmp_path / "axial_all/fold0.safetensors").touch()
+    assert not is_done(tmp_path, "axial_all", 0)
+
+
+def test_classifiers_need_every_fold_and_the_doubts_where_labels_are_doubted():
+    assert needs("axial_all", 1, FOLDS, is_denoised=False) == {("localise", k) for k in FOLDS}
+    assert ("denoise", FULL) in needs("axial_all", FULL, FOLDS, is_denoised=True)
+    assert needs("axial_all-first", 1, FOLDS, is_denoised=True) == {("localise", k) for k in FOLDS}
+    assert needs("axial_xy", 1, FOLDS, is_denoised=True) == set()
+
+
+def test_a_subset_of_folds_trains_nothing_and_the_rest_may_follow(tmp_path, capsys):
+    data = train_tiny.write_cohort(tmp_path / "cohort")
+    run = tmp_path / "run"
+    command = ["train", "--data", str(data), "--recipe", "tiny", "--out", str(run), "--workers", "0", "--device", "cpu"]
+    assert main([*command, "--folds", "0,full"]) == 1
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "sagittal_z (full): found no output of sagittal_xy of fold 1, expected it before this step" in line
+    assert f"--data {data} --recipe tiny --out {run} --stages" in line
+    assert not list(run.rglob("*.safetensors"))
+    for folds in ("0", "1"):
+        assert main([*command, "--stages", "sagittal_xy", "--folds", folds]) == 0
+    assert main([*command, "--stages", "sagittal_z", "--folds", "full"]) == 0
+    shutil.rmtree(run / "sagittal_xy/pieces")  # as runs of before left it
+    assert main([*command, "--stages", "sagittal_z", "--folds", "full", "--resume"]) == 0

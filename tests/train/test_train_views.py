@@ -1,0 +1,63 @@
+"""What the last step learns from is what the kernel will show it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from lumbar.budget import Effort
+from lumbar.config import AggregatorConfig
+from lumbar.stages import predict_study
+from lumbar_train.recipes import Recipe, StageRecipe, recipe_by_name
+from lumbar_train.train import Run
+from stage_studies import localisation_of, study_of
+
+
+def views_in_training(recipe: Recipe, monkeypatch) -> bool:
+    """Whether out-of-fold localisation takes every view."""
+    asked = []
+
+    def localise(study, networks, **options):
+        asked.append(options.get("augment", True))
+        return localisation_of(study)
+
+    monkeypatch.setattr("lumbar_train.train.localise", localise)
+    run = SimpleNamespace(
+        recipe=recipe,
+        cache=SimpleNamespace(study=lambda study_id: study_of()),
+        _load=lambda stage, fold: None,
+        _held_out=lambda fold, *stages, title: [7],
+        _leave=lambda fold, found, write: None,
+    )
+    Run.localise(run, 0)
+    (view,) = asked
+    return view
+
+
+def views_in_the_kernel(monkeypatch) -> bool:
+    class Enough(Exception):
+        pass
+
+    asked = []
+
+    def localise(study, networks, **options):
+        asked.append(options["augment"])
+        raise Enough
+
+    monkeypatch.setattr("lumbar.stages.localise", localise)
+    with pytest.raises(Enough):
+        predict_study(study_of(), None, np.full((25, 3), 1 / 3), Effort.FULL)
+    return asked[0]
+
+
+def test_confidence_is_learnt_from_the_views_that_the_kernel_takes(monkeypatch):
+    recipe = recipe_by_name("strong")
+    assert recipe.stages["aggregator"].network.confidence
+    assert views_in_training(recipe, monkeypatch) is views_in_the_kernel(monkeypatch) is True
+
+
+def test_without_confidence_one_view_is_enough(monkeypatch):
+    stage = StageRecipe(AggregatorConfig(), recipe_by_name("demo").stages["aggregator"].fit)
+    assert views_in_training(Recipe("some", stages={"aggregator": stage}), monkeypatch) is False
