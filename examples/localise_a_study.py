@@ -1,6 +1,6 @@
 """Find and draw one study's levels: ``python examples/localise_a_study.py DATA BUNDLE STUDY_ID FOLDER``.
 
-DATA is a folder in the competition's layout with ``test_images``, BUNDLE a sealed one (``python build_dataset.py`` leaves
+DATA is a folder in the layout of the competition, BUNDLE a sealed one (``python build_dataset.py`` leaves
 ``dist/dataset``); pictures go into FOLDER.
 """
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from lumbar.bundle.manifest import verify
 from lumbar.bundle.weights import load_networks
 from lumbar.chains.overlay import draw
+
 from lumbar.stages.localise import localise
 from lumbar.study import read_descriptions, read_study
 
