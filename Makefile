@@ -20,7 +20,7 @@ RUN      ?=
 KAGGLE_LIKE ?=
 ROOT_OF_DATA = $(if $(strip $(DATA)),$(DATA),$(SAMPLE))
 SAMPLE_STAMP = $(SAMPLE)/.made-$(STUDIES)-$(SEED)
-DRY_RUN  = -m lumbar_publish.dry_run --data "$(ROOT_OF_DATA)" $(if $(RUN),--run "$(RUN)") \
+DRY_RUN  = -m lumbar_publish.rehearsal.dry_run --data "$(ROOT_OF_DATA)" $(if $(RUN),--run "$(RUN)") \
            $(if $(filter-out 0 no false,$(KAGGLE_LIKE)),--kaggle-like)
 
 # parity: the versions of the notebook image, as it is and as upstream has it

@@ -22,12 +22,12 @@ import time
 import numpy as np
 import torch
 
-from lumbar.baseline import slice_logits
+from lumbar.chains.baseline import slice_logits
 from lumbar.config import BackboneConfig, BaselineConfig
 from lumbar_train.baseline.network import make_network, parameter_groups
 from lumbar_train.baseline.settings import ARCHS
 from lumbar_train.baseline.tune import Samples, Tuner, phases
-from lumbar_train.ranks import pick_device
+from lumbar_train.engine.distributed import pick_device
 
 COLUMN = "spinal_canal_stenosis_l4_l5"
 

@@ -46,7 +46,7 @@ sys.path[:0] = [str(ROOT / "kernel"), str(ROOT / "tests")]
 import dicom_writer  # noqa: E402
 import rle_encoder  # noqa: E402
 from lumbar.dicom import Header, Slice, read_series, read_slice  # noqa: E402
-from lumbar.dicom.frames import split_frames  # noqa: E402
+from lumbar.dicom.codecs.frames import split_frames  # noqa: E402
 from lumbar.dicom.header import read_file  # noqa: E402
 
 warnings.simplefilter("ignore")

@@ -14,14 +14,14 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from lumbar.bundle.manifest import verify
+from lumbar.bundle.weights import load_networks
+from lumbar.chains.overlay import COLOURS
 from lumbar.geometry import Grid, make_grid
 from lumbar.labels import AXIAL_T2, LEVELS, SAGITTAL_T1, SAGITTAL_T2, level_title
-from lumbar.manifest import verify
-from lumbar.overlay import COLOURS
 from lumbar.stages import StudyResult, predict_study
 from lumbar.stages.aggregate import prior_array
 from lumbar.study import Study, list_studies, read_descriptions, read_study
-from lumbar.weights import load_networks
 
 SIZE = 460
 SAGITTAL_MM, AXIAL_MM = 250.0, 110.0

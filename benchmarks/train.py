@@ -32,20 +32,20 @@ sys.path[:0] = [str(ROOT / "kernel"), str(ROOT / "src")]
 from lumbar.config import HeatmapConfig, SagittalRegressionConfig, to_dict  # noqa: E402
 from lumbar.models import build, name_of  # noqa: E402
 from lumbar.stages.classify import CLASSIFIERS  # noqa: E402
-from lumbar_train import losses  # noqa: E402
-from lumbar_train.cache import Cache, build_cache  # noqa: E402
-from lumbar_train.classify_data import LevelCrops  # noqa: E402
-from lumbar_train.fitting import loop_config  # noqa: E402
-from lumbar_train.locate_data import AxialXY, SagittalRegression, SagittalXY, SliceRoles  # noqa: E402
-from lumbar_train.loop_config import autocast, place  # noqa: E402
-from lumbar_train.masks import MaskReader  # noqa: E402
-from lumbar_train.place_errors import truth_points  # noqa: E402
-from lumbar_train.ranks import Ranks, pick_device  # noqa: E402
+from lumbar_train.data.cache import Cache, build_cache  # noqa: E402
+from lumbar_train.data.masks import MaskReader  # noqa: E402
+from lumbar_train.data.tables import Cohort, read_cohort  # noqa: E402
+from lumbar_train.data.targets import study_targets  # noqa: E402
+from lumbar_train.data.true_points import true_localisation  # noqa: E402
+from lumbar_train.engine.distributed import Ranks, pick_device  # noqa: E402
+from lumbar_train.engine.loop_config import autocast, place  # noqa: E402
+from lumbar_train.engine.sampling import Plan, make_loader, to_device  # noqa: E402
+from lumbar_train.evaluation.point_errors import truth_points  # noqa: E402
 from lumbar_train.recipes import Recipe, StageRecipe, recipe_by_name  # noqa: E402
-from lumbar_train.sampling import Plan, make_loader, to_device  # noqa: E402
-from lumbar_train.tables import Cohort, read_cohort  # noqa: E402
-from lumbar_train.targets import study_targets  # noqa: E402
-from lumbar_train.true_places import true_localisation  # noqa: E402
+from lumbar_train.stages import losses  # noqa: E402
+from lumbar_train.stages.classify import LevelCrops  # noqa: E402
+from lumbar_train.stages.fitting import loop_config  # noqa: E402
+from lumbar_train.stages.locate import AxialXY, SagittalRegression, SagittalXY, SliceRoles  # noqa: E402
 
 WARM_UP = 2
 STAGES = ("sagittal_xy", "sagittal_z", "axial_xy", *CLASSIFIERS)

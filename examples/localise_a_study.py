@@ -10,7 +10,6 @@ from pathlib import Path
 from lumbar.bundle.manifest import verify
 from lumbar.bundle.weights import load_networks
 from lumbar.chains.overlay import draw
-
 from lumbar.stages.localise import localise
 from lumbar.study import read_descriptions, read_study
 

@@ -5,6 +5,8 @@ import hashlib
 import torch
 
 from kernel_bundles import manifest_data
+from lumbar.bundle.manifest import read_manifest, write_manifest
+from lumbar.bundle.weights import load_network, record_probe, save_network
 from lumbar.config import (
     AggregatorConfig,
     AxialClassifierConfig,
@@ -14,9 +16,7 @@ from lumbar.config import (
     SliceRoleConfig,
     to_dict,
 )
-from lumbar.manifest import read_manifest, write_manifest
 from lumbar.models import build, name_of
-from lumbar.weights import load_network, record_probe, save_network
 
 _SMALL = BackboneConfig("resnet10t", channels=(8, 8, 16, 16), stem_width=8)
 _CROPS = {"hidden": 8, "level_embedding": 4, "position_embedding": 4}

@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 import torch
 
+from lumbar.bundle.manifest import read_manifest, verify
+from lumbar.bundle.weights import load_networks
 from lumbar.labels import SIDES
-from lumbar.manifest import read_manifest, verify
 from lumbar.metric import score
 from lumbar.run import predict
 from lumbar.stages.localise import localise
-from lumbar.weights import load_networks
 from real_study import REAL, cropped, errors_mm, magnified, marks_mm, read_real, shortened, turned, zoomed
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -24,7 +24,7 @@ from lumbar.config import (
     SagittalClassifierConfig,
     SliceRoleConfig,
 )
-from lumbar_train.augment import AugmentConfig
+from lumbar_train.data.augment import AugmentConfig
 from lumbar_train.recipes import RECIPES, Fit, Recipe, StageRecipe
 
 SIZE = 40

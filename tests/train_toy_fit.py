@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from lumbar_train.loop import LoopConfig, fit
-from lumbar_train.ranks import Ranks, join_ranks
-from lumbar_train.sampling import predict
+from lumbar_train.engine.distributed import Ranks, join_ranks
+from lumbar_train.engine.loop import LoopConfig, fit
+from lumbar_train.engine.sampling import predict
 
 N = 21
 SIZE = 8

@@ -17,8 +17,8 @@ from typing import Any
 from lumbar import __version__
 from lumbar.budget import process_start
 from lumbar.errors import LumbarError
+from lumbar.io.text import guard_log, one_line, printable
 from lumbar.numba_cache import use_numba_cache
-from lumbar.text import guard_log, one_line, printable
 
 RESEARCH = "Research use only: not a medical device."
 

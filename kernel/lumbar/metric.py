@@ -15,10 +15,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lumbar.errors import CohortError
+from lumbar.io.tables import is_blank, parse_id, typed_frame
+from lumbar.io.text import printable
+from lumbar.io.text_table import TableError, read_text_table
 from lumbar.labels import COLUMNS, GROUPS, LEVELS, SEVERITIES, SEVERITY_COLUMNS, SEVERITY_WEIGHTS
-from lumbar.tables import is_blank, parse_id, typed_frame
-from lumbar.text import printable
-from lumbar.text_table import TableError, read_text_table
 
 _EPS = float(np.finfo(np.float64).eps)  # scikit-learn clips probabilities to [eps, 1 - eps]
 _SEVERE = SEVERITIES.index("Severe")

@@ -11,19 +11,19 @@ import numpy as np
 import pandas as pd
 
 from lumbar.budget import Budget, Clock, parse_time_limit
-from lumbar.chain import MAIN, Chain, baseline_chain, load_baseline
-from lumbar.code_hash import own_code_line
-from lumbar.devices import cpu_threads, cuda_devices
+from lumbar.bundle.code_hash import own_code_line
+from lumbar.bundle.manifest import FILE_NAME, Manifest, verify
+from lumbar.chains.registry import MAIN, Chain, baseline_chain, load_baseline
 from lumbar.errors import CohortError, ManifestError
+from lumbar.io.tables import PROBLEMS, list_studies, read_series
+from lumbar.io.text import guard_log
 from lumbar.labels import COLUMNS, row_ids
-from lumbar.manifest import FILE_NAME, Manifest, verify
 from lumbar.numba_cache import use_numba_cache
-from lumbar.record import build_record, write_extras
-from lumbar.schedule import Schedule
-from lumbar.submission import Submission, check_writable, expected_studies, validate
-from lumbar.tables import PROBLEMS, list_studies, read_series
-from lumbar.text import guard_log
-from lumbar.worker import Setup
+from lumbar.output.record import build_record, write_extras
+from lumbar.output.submission import Submission, check_writable, expected_studies, validate
+from lumbar.workers.devices import cpu_threads, cuda_devices
+from lumbar.workers.schedule import Schedule
+from lumbar.workers.worker import Setup
 
 log = guard_log()
 

@@ -12,13 +12,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lumbar.dicom import Series, Stack
+from lumbar.dicom.assembly.padding import sampled_padding
 from lumbar.dicom.described import orientation_of, read_described
-from lumbar.dicom.padding import sampled_padding
 from lumbar.errors import LumbarError
 from lumbar.geometry import Grid, sample
+from lumbar.io.tables import PROBLEMS, list_studies, read_descriptions, shown
+from lumbar.io.text import study_text
 from lumbar.labels import DESCRIPTIONS
-from lumbar.tables import PROBLEMS, list_studies, read_descriptions, shown
-from lumbar.text import study_text
 
 __all__ = ["Study", "list_studies", "read_descriptions", "read_study", "robust_window"]
 
@@ -101,7 +101,7 @@ def _outside_padding(stack: Stack, values: NDArray[np.float32], step: int) -> ND
 def read_study(root: Path, split: str, study_id: int, descriptions: pd.DataFrame, workers: int | None = None) -> Study:
     """Read every described series of a study. A series that cannot be read becomes a problem, not an exception.
 
-    Paths in ``problems`` are relative to the study, and unusual names are masked (``lumbar.text``).
+    Paths in ``problems`` are relative to the study, and unusual names are masked (``lumbar.io.text``).
     """
     study = _read_described(root, split, study_id, descriptions, workers)
     if study.problems:

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from lumbar.errors import LumbarError
-from lumbar.text import one_line
+from lumbar.io.text import one_line
 from lumbar_phantom import pitfalls
 from lumbar_phantom.cohort import make_cohort, summary
 from lumbar_phantom.dicom_files import SYNTAXES

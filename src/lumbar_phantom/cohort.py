@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from lumbar import labels
 from lumbar.errors import CohortError
-from lumbar.files import atomic_file, write_atomically
-from lumbar.tables import csv_text
+from lumbar.io.files import atomic_file, write_atomically
+from lumbar.io.tables import csv_text
 from lumbar_phantom import severity
 from lumbar_phantom.dicom_files import OPTIONAL, optional_encoder
 from lumbar_phantom.study import Request, write_study

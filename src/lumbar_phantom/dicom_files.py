@@ -23,7 +23,7 @@ from pydicom.uid import (
 )
 
 from lumbar.errors import CohortError
-from lumbar.files import atomic_file
+from lumbar.io.files import atomic_file
 from lumbar_phantom import rle
 
 SYNTAXES = {

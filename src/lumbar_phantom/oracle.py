@@ -15,10 +15,10 @@ import pandas as pd
 
 from lumbar import labels
 from lumbar.errors import CohortError, LumbarError
-from lumbar.files import write_atomically
+from lumbar.io.files import write_atomically
+from lumbar.io.tables import csv_text
+from lumbar.io.text import one_line
 from lumbar.metric import prior_table, read_table
-from lumbar.tables import csv_text
-from lumbar.text import one_line
 from lumbar_phantom import severity
 
 _WEIGHTS = np.array(labels.SEVERITY_WEIGHTS)

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from lumbar import labels
-from lumbar.files import atomic_file
+from lumbar.io.files import atomic_file
 from lumbar_phantom import anatomy as an
 from lumbar_phantom import artefacts, dicom_files, painting, sequences, volume
 from lumbar_phantom import pitfalls as pf

@@ -8,19 +8,26 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from lumbar.bundle.manifest import manifest_hash, read_manifest
 from lumbar.errors import LumbarError
-from lumbar.manifest import manifest_hash, read_manifest
-from lumbar.text import one_line
-from lumbar_publish import step_dataset, step_kernel, step_submit
-from lumbar_publish.accelerators import ACCELERATORS, DEFAULT, IMAGES, Accelerator, accelerator, machine_metadata
-from lumbar_publish.chain import run_chain, run_networks
-from lumbar_publish.client import Client, KaggleError, demand_client
+from lumbar.io.text import one_line
 from lumbar_publish.files import write_text
-from lumbar_publish.metadata import noted_machine, write_json
+from lumbar_publish.kaggle import step_dataset, step_kernel, step_submit
+from lumbar_publish.kaggle.client import Client, KaggleError, demand_client
+from lumbar_publish.kaggle.publication import Publication, demand_owner
+from lumbar_publish.kaggle.quota import quota_line
 from lumbar_publish.names import DEFAULT_SLUG, DatasetId, Layout
-from lumbar_publish.publication import Publication, demand_owner
-from lumbar_publish.quota import quota_line
-from lumbar_publish.seal import (
+from lumbar_publish.sealing.accelerators import (
+    ACCELERATORS,
+    DEFAULT,
+    IMAGES,
+    Accelerator,
+    accelerator,
+    machine_metadata,
+)
+from lumbar_publish.sealing.completeness import chain_of
+from lumbar_publish.sealing.metadata import noted_machine, write_json
+from lumbar_publish.sealing.seal import (
     Sealed,
     described,
     locked_dataset,
@@ -30,7 +37,7 @@ from lumbar_publish.seal import (
     source_of,
     verify_against_lock,
 )
-from lumbar_publish.whole import chain_of
+from lumbar_publish.sealing.smoke_test import run_chain, run_networks
 
 ALL = "all"
 STEPS = {"dataset": step_dataset.run, "kernel": step_kernel.run, "submit": step_submit.run}  # in their order

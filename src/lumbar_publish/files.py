@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lumbar.errors import CohortError, ManifestError
-from lumbar.files import write_atomically
+from lumbar.io.files import write_atomically
 
 
 def write_text(path: Path, text: str) -> None:

@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from lumbar.bundle.manifest import FILE_NAME as MANIFEST
 from lumbar.errors import ManifestError
-from lumbar.manifest import FILE_NAME as MANIFEST
 
 COMPETITION = "rsna-2024-lumbar-spine-degenerative-classification"
 PLACEHOLDER_OWNER = "your-kaggle-name"  # sealing accepts it, publishing does not

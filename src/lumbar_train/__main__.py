@@ -14,28 +14,28 @@ import pandas as pd
 import torch
 
 from lumbar.errors import LumbarError
-from lumbar.text import one_line, printable
+from lumbar.io.text import one_line, printable
 from lumbar_train.baseline.command import add_commands
-from lumbar_train.cache import Cache, build_cache
-from lumbar_train.copies import check_copies
-from lumbar_train.evaluate import Evaluation
+from lumbar_train.data.cache import Cache, build_cache
+from lumbar_train.data.duplicates import check_copies
+from lumbar_train.data.external_points import POINTS_FILE, USES, describe, summary
+from lumbar_train.data.folds import FULL, make_folds, parse_folds, read_folds, with_seeds, write_folds
+from lumbar_train.data.tables import Cohort, read_cohort
+from lumbar_train.data.usable import readable, write_dropped
+from lumbar_train.engine.distributed import Ranks, join_ranks
+from lumbar_train.engine.fold_pool import usable_devices
+from lumbar_train.evaluation.evaluate import Evaluation
 from lumbar_train.export import export
-from lumbar_train.external import POINTS_FILE, USES, describe, summary
 from lumbar_train.files import DISK_FULL, write_text
-from lumbar_train.fitting import fold_name
-from lumbar_train.folds import FULL, make_folds, parse_folds, read_folds, with_seeds, write_folds
-from lumbar_train.kept import check_kept, write_recipe
-from lumbar_train.needs import STEPS
+from lumbar_train.outputs.kept import check_kept, write_recipe
 from lumbar_train.overrides import with_overrides
 from lumbar_train.parameters import table
-from lumbar_train.pretrained import Start, parse_files, with_backbone
-from lumbar_train.ranks import Ranks, join_ranks
-from lumbar_train.readable import readable, write_dropped
 from lumbar_train.recipes import RECIPES, Recipe, recipe_by_name, with_full_epochs
 from lumbar_train.report import report_on
-from lumbar_train.side_by_side import usable_devices
-from lumbar_train.tables import Cohort, read_cohort
-from lumbar_train.train import Run
+from lumbar_train.run import Run
+from lumbar_train.stages.fitting import fold_name
+from lumbar_train.stages.needs import STEPS
+from lumbar_train.stages.pretrained import Start, parse_files, with_backbone
 
 
 def main(arguments: list[str] | None = None) -> int:

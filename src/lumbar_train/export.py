@@ -15,17 +15,17 @@ import torch
 import torchvision
 
 import lumbar
-from lumbar.code_hash import own_code_sha256
+from lumbar.bundle.code_hash import own_code_sha256
+from lumbar.bundle.manifest import SCHEMA, WeightEntry, file_sha256, write_manifest
+from lumbar.bundle.weights import load_network, record_probe, save_network
 from lumbar.config import STAGES, to_dict
 from lumbar.labels import COLUMNS
-from lumbar.manifest import SCHEMA, WeightEntry, file_sha256, write_manifest
 from lumbar.models import build, name_of
-from lumbar.weights import load_network, record_probe, save_network
+from lumbar_train.data.folds import is_full
 from lumbar_train.errors import TrainingError
 from lumbar_train.files import make_folder
-from lumbar_train.fitting import fold_name, load_weights
-from lumbar_train.folds import is_full
-from lumbar_train.train import Run
+from lumbar_train.run import Run
+from lumbar_train.stages.fitting import fold_name, load_weights
 
 FILE = "weights_manifest.json"
 

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, by ``lumbar.files``; refusals are training's, and folders are made."""
+"""Files that are either whole or absent, by ``lumbar.io.files``; refusals are training's, and folders are made."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from lumbar import files
-from lumbar.files import DISK_FULL, Sync
+from lumbar.io import files
+from lumbar.io.files import DISK_FULL, Sync
 from lumbar_train.errors import TrainingError
 
 __all__ = ["DISK_FULL", "atomic_file", "make_folder", "write_bytes", "write_text", "write_with"]

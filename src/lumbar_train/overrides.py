@@ -20,10 +20,10 @@ from lumbar.config import BackboneConfig, to_dict
 from lumbar.errors import CohortError, LumbarError
 from lumbar.models import build, name_of
 from lumbar.stages.classify import CLASSIFIERS
-from lumbar_train.augment import AugmentConfig
-from lumbar_train.denoise import DenoiseConfig
-from lumbar_train.mixing import MixConfig
+from lumbar_train.data.augment import AugmentConfig
+from lumbar_train.data.mixing import MixConfig
 from lumbar_train.recipes import Recipe, StageRecipe
+from lumbar_train.stages.denoise import DenoiseConfig
 
 PARTS = ("network", "fit", "augment", "mixing")
 _SHARES = {

@@ -23,10 +23,10 @@ from lumbar.config import (
     SliceRoleConfig,
 )
 from lumbar.errors import CohortError
-from lumbar_train.augment import WILD, AugmentConfig
-from lumbar_train.denoise import DenoiseConfig
-from lumbar_train.folds import is_full
-from lumbar_train.mixing import MixConfig
+from lumbar_train.data.augment import WILD, AugmentConfig
+from lumbar_train.data.folds import is_full
+from lumbar_train.data.mixing import MixConfig
+from lumbar_train.stages.denoise import DenoiseConfig
 
 
 @dataclass(frozen=True)

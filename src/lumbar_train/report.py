@@ -12,23 +12,23 @@ import numpy as np
 import pandas as pd
 
 from lumbar import labels
-from lumbar.chain import Picture
+from lumbar.chains.overlay import draw
+from lumbar.chains.registry import Picture
 from lumbar.errors import LumbarError
-from lumbar.overlay import draw
+from lumbar.io.tables import csv_text
+from lumbar.io.text import page_value
 from lumbar.study import read_study
-from lumbar.tables import csv_text
-from lumbar.text import page_value
 from lumbar_train.baseline.gather import submission_frame
 from lumbar_train.baseline.measure import evaluate_baseline, is_baseline
-from lumbar_train.evaluate import Evaluation, evaluate_oof, evaluate_run
-from lumbar_train.external import POINTS_FILE, describe
+from lumbar_train.data.external_points import POINTS_FILE, describe
+from lumbar_train.data.tables import Cohort, read_cohort, read_study_ids
+from lumbar_train.data.usable import as_trained, read_dropped
+from lumbar_train.engine.distributed import pick_device
+from lumbar_train.evaluation.evaluate import Evaluation, evaluate_oof, evaluate_run
+from lumbar_train.evaluation.plots import data_uri, plot_curves, plot_errors, plot_reliability, plot_steps, png_uri
+from lumbar_train.evaluation.point_errors import summarise
+from lumbar_train.evaluation.scoring import TERMS, confusion, reliability, scores, study_losses
 from lumbar_train.files import write_text
-from lumbar_train.place_errors import summarise
-from lumbar_train.plots import data_uri, plot_curves, plot_errors, plot_reliability, plot_steps, png_uri
-from lumbar_train.ranks import pick_device
-from lumbar_train.readable import as_trained, read_dropped
-from lumbar_train.scoring import TERMS, confusion, reliability, scores, study_losses
-from lumbar_train.tables import Cohort, read_cohort, read_study_ids
 
 N_WORST = 6
 _MAX_PROBLEMS = 60

@@ -24,8 +24,10 @@ from dicom_writer import (
     noisy_slice,
     text,
 )
-from lumbar.dicom import Header, _numbers, _scan, read_header, read_slice
+from lumbar.dicom import Header, read_header, read_slice
 from lumbar.dicom.header import parse
+from lumbar.dicom.parsing import numbers as _numbers
+from lumbar.dicom.parsing import scan as _scan
 from lumbar.errors import DicomError
 from reference import elements_twin
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from dicom_writer import DEFLATED, EXPLICIT, element, meta, native_file, noisy_slice
-from lumbar.dicom import _files, header, read_header, read_series, read_slice
+from lumbar.dicom import header, read_header, read_series, read_slice
 from lumbar.dicom.header import parse, read_bytes
 from lumbar.dicom.limits import MAX_FILE_BYTES, MAX_INFLATED_PER_BYTE, MIN_INFLATED_BYTES
+from lumbar.dicom.parsing import files as _files
 from lumbar.errors import DicomError
 
 CALLS = (read_header, read_slice, lambda path: read_bytes(path, 100))

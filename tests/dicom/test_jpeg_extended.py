@@ -5,10 +5,10 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from codec_frames import decode_or_refuse, frame_bytes, make_header, mutations, noisy_image, patchy_image
-from lumbar.dicom import jpeg_extended
-from lumbar.dicom.frames import split_frames
+from lumbar.dicom.codecs import jpeg_extended
+from lumbar.dicom.codecs.frames import split_frames
+from lumbar.dicom.codecs.jpeg_extended_kernels import ZIGZAG, inverse_dct
 from lumbar.dicom.header import read_file
-from lumbar.dicom.jpeg_extended_kernels import ZIGZAG, inverse_dct
 from lumbar.errors import DicomError
 from reference import jpeg_dct_twin
 

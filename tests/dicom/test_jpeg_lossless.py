@@ -6,8 +6,9 @@ import pytest
 import jpeg_lossless_encoder as encoder
 from codec_frames import decode_or_refuse, frame_bytes, make_header, mutations, patchy_image
 from dicom_writer import JPEG_LOSSLESS, JPEG_LOSSLESS_SV1, encapsulated_file, noisy_slice
-from lumbar.dicom import jpeg_lossless, read_slice
-from lumbar.dicom.jpeg_lossless_kernels import PAD, unstuff
+from lumbar.dicom import read_slice
+from lumbar.dicom.codecs import jpeg_lossless
+from lumbar.dicom.codecs.jpeg_lossless_kernels import PAD, unstuff
 from lumbar.errors import DicomError
 from reference import jpeg_lossless_twin
 

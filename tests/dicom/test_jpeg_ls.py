@@ -5,8 +5,8 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from codec_frames import decode_or_refuse, frame_bytes, make_header, mutations, noisy_image, patchy_image
-from lumbar.dicom import jpeg_ls
-from lumbar.dicom.frames import split_frames
+from lumbar.dicom.codecs import jpeg_ls
+from lumbar.dicom.codecs.frames import split_frames
 from lumbar.dicom.header import read_file
 from lumbar.errors import DicomError
 from reference import jpeg_ls_twin

@@ -17,7 +17,8 @@ from PIL import Image
 import rle_encoder
 from codec_frames import noisy_image
 from dicom_writer import JPEG_LOSSLESS, RLE, element, encapsulated_file, image_elements, item, meta, noisy_slice
-from lumbar.dicom import fallback, limits, pixels, read_series, read_slice
+from lumbar.dicom import limits, pixels, read_series, read_slice
+from lumbar.dicom.codecs import fallback
 from lumbar.dicom.direct import Usual
 from lumbar.errors import DicomError
 from reference import jpeg_ls_twin
@@ -208,8 +209,8 @@ def test_a_progressive_image_of_more_scans_than_any_encoder_writes_is_refused(tm
 
 def test_scans_count_for_more_in_large_images(tmp_path, monkeypatch):
     data = progressive(noisy_image(SHAPE, 8))
-    monkeypatch.setattr("lumbar.dicom.opencv.MAX_SCANNED_PIXELS", 3 * SHAPE[0] * SHAPE[1])
-    monkeypatch.setattr("lumbar.dicom.opencv.USUAL_SCANS", 2)
+    monkeypatch.setattr("lumbar.dicom.codecs.opencv.MAX_SCANNED_PIXELS", 3 * SHAPE[0] * SHAPE[1])
+    monkeypatch.setattr("lumbar.dicom.codecs.opencv.USUAL_SCANS", 2)
     assert "expected at most 3 of 560 pixels" in refusal(
         tmp_path, encapsulated_file([data], SHAPE, BASELINE, allocated=8)
     )

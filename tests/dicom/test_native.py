@@ -18,7 +18,8 @@ from dicom_writer import (
     native_file,
     noisy_slice,
 )
-from lumbar.dicom import native, read_series, read_slice
+from lumbar.dicom import read_series, read_slice
+from lumbar.dicom.codecs import native
 from lumbar.errors import DicomError
 
 SYNTAXES = [IMPLICIT, EXPLICIT, DEFLATED, BIG]

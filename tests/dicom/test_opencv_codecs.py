@@ -8,8 +8,8 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 
 from codec_frames import decode_or_refuse, frame_bytes, make_header, noisy_image
-from lumbar.dicom import opencv
-from lumbar.dicom.frames import split_frames
+from lumbar.dicom.codecs import opencv
+from lumbar.dicom.codecs.frames import split_frames
 from lumbar.dicom.header import read_file
 from lumbar.errors import DicomError
 

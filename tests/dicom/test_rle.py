@@ -9,7 +9,8 @@ from pydicom.pixels.encoders import RLELosslessEncoder
 import rle_encoder
 from codec_frames import decode_or_refuse, frame_bytes, make_header, mutations
 from dicom_writer import RLE, encapsulated_file, noisy_slice
-from lumbar.dicom import read_slice, rle
+from lumbar.dicom import read_slice
+from lumbar.dicom.codecs import rle
 from lumbar.errors import DicomError
 from reference import rle_twin
 

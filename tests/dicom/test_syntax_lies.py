@@ -25,7 +25,7 @@ from dicom_writer import (
     noisy_slice,
 )
 from lumbar.dicom import read_series, read_slice
-from lumbar.dicom.codestream import identify
+from lumbar.dicom.codecs.codestream import identify
 from lumbar.dicom.pixels import CODECS, GE_PRIVATE
 from lumbar.errors import DicomError
 from reference import jpeg_ls_twin

@@ -8,6 +8,8 @@ import pytest
 import timm
 import torch
 
+from lumbar.bundle.manifest import WeightEntry
+from lumbar.bundle.weights import check_probe, load_network, probe_inputs, probe_size, record_probe, save_network
 from lumbar.config import (
     AxialClassifierConfig,
     AxialRegressionConfig,
@@ -20,12 +22,10 @@ from lumbar.config import (
     to_dict,
 )
 from lumbar.errors import ManifestError
-from lumbar.inference import forward
 from lumbar.labels import COLUMNS
-from lumbar.manifest import WeightEntry
 from lumbar.models import build, name_of
 from lumbar.models.backbone import Backbone, is_fixed_size
-from lumbar.weights import check_probe, load_network, probe_inputs, probe_size, record_probe, save_network
+from lumbar.models.inference import forward
 
 # One of each family, the smallest that timm names.
 COATNET, SWIN, VIT, MAXVIT = (

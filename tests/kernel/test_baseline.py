@@ -9,19 +9,19 @@ import pytest
 import torch
 
 from kernel_bundles import manifest_data
-from lumbar.baseline import combine, draw, load, predict, slice_logits, slice_probs
 from lumbar.budget import Effort
-from lumbar.chain import baseline_chain
+from lumbar.bundle.manifest import read_manifest, write_manifest
+from lumbar.bundle.weights import load_network, record_probe, save_network
+from lumbar.chains.baseline import combine, draw, load, predict, slice_logits, slice_probs
+from lumbar.chains.registry import baseline_chain
 from lumbar.config import BackboneConfig, BaselineConfig, to_dict
 from lumbar.dicom import Stack
-from lumbar.eight_bit import choose_slices, eight_bit
 from lumbar.errors import ManifestError
 from lumbar.labels import COLUMNS, DESCRIPTIONS, SAGITTAL_T1
-from lumbar.manifest import read_manifest, write_manifest
 from lumbar.models import build
 from lumbar.run import chain_of
+from lumbar.stages.eight_bit import choose_slices, eight_bit
 from lumbar.study import Study
-from lumbar.weights import load_network, record_probe, save_network
 
 TINY = BackboneConfig("resnet10t", channels=(8, 8, 16, 16), stem_width=8)
 COLUMN = COLUMNS[3]

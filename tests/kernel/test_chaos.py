@@ -16,8 +16,8 @@ from kernel_dicom import SERIES, SIZE, write_dicom_cohort, write_slice
 from kernel_untrained import write_untrained_bundle
 from lumbar.errors import ManifestError
 from lumbar.labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2, row_ids
+from lumbar.output.submission import validate
 from lumbar.run import predict
-from lumbar.submission import validate
 
 HERE = Path(__file__).resolve().parent
 STUDIES = (11, 12, 13, 14)

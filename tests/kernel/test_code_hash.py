@@ -8,10 +8,10 @@ import pytest
 
 from kernel_bundles import write_bundle
 from kernel_fakes import FAKE, write_cohort
-from lumbar import code_hash
-from lumbar.code_hash import code_sha256, digest, own_code_sha256, sealed_hashes, shipped_hashes
+from lumbar.bundle import code_hash
+from lumbar.bundle.code_hash import code_sha256, digest, own_code_sha256, sealed_hashes, shipped_hashes
+from lumbar.bundle.manifest import read_manifest, verify, write_manifest
 from lumbar.errors import ManifestError
-from lumbar.manifest import read_manifest, verify, write_manifest
 from lumbar.run import predict
 
 SOURCES = {"__init__.py": '"""Tiny."""\n', "a.py": "", "a-b.py": "x = 1\n", "a/__init__.py": "", "page.j2": "{{ x }}"}

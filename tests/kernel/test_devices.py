@@ -5,8 +5,8 @@ import types
 
 import pytest
 
-from lumbar import devices
-from lumbar.devices import cuda_devices
+from lumbar.workers import devices
+from lumbar.workers.devices import cuda_devices
 
 
 @pytest.fixture

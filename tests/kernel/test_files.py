@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from lumbar import files
 from lumbar.errors import CohortError, ManifestError
-from lumbar.files import atomic_file, atomic_path, check_writable, write_atomically
+from lumbar.io import files
+from lumbar.io.files import atomic_file, atomic_path, check_writable, write_atomically
 
 UNTOUCHED = "what was there before is untouched"
 
@@ -189,7 +189,7 @@ def test_a_name_that_cannot_be_is_refused(tmp_path, name):
 
 KILLED = """
 import os, signal, sys
-from lumbar.files import atomic_file
+from lumbar.io.files import atomic_file
 with atomic_file(sys.argv[1]) as file:
     file.write(b"half")
     file.flush()
@@ -255,7 +255,7 @@ SMALL_DISK = """
 import sys
 from pathlib import Path
 from lumbar.errors import LumbarError
-from lumbar.files import write_atomically
+from lumbar.io.files import write_atomically
 folder = Path(sys.argv[1])
 (folder / "file").write_text("old")
 try:

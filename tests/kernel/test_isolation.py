@@ -50,7 +50,7 @@ def test_the_kernel_alone_in_an_empty_folder_imports_whole(tmp_path):
 def test_scoring_and_help_need_no_torch(tmp_path):
     code = (
         f"import sys; sys.path.insert(0, {str(KERNEL.parent)!r})\n"
-        "import lumbar.__main__, lumbar.metric, lumbar.manifest, lumbar.run, lumbar.submission\n"
+        "import lumbar.__main__, lumbar.metric, lumbar.bundle.manifest, lumbar.run, lumbar.output.submission\n"
         "lumbar.__main__.parser()\n"
         "assert not {'torch', 'numba', 'timm'} & set(sys.modules), sorted(sys.modules)\n"
     )

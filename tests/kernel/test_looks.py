@@ -15,8 +15,8 @@ from lumbar.stages.classify import level_tensors, looks, study_logits
 from lumbar.stages.crop import axial_crops, axial_window
 from lumbar.stages.points import AxialLevel, Localisation
 from lumbar.study import Study
-from lumbar_train.augment import AugmentConfig
-from lumbar_train.classify_data import LevelCrops
+from lumbar_train.data.augment import AugmentConfig
+from lumbar_train.stages.classify import LevelCrops
 from stage_studies import LEVELS_MM, localisation_of, stack_of, study_of
 
 SMALL = BackboneConfig("resnet10t", channels=(8, 8, 8, 16), stem_width=16, norm="group")

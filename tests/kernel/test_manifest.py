@@ -4,9 +4,9 @@ import json
 import pytest
 
 from kernel_bundles import manifest_data, write_bundle
+from lumbar.bundle.manifest import manifest_hash, read_manifest, verify, write_manifest
 from lumbar.errors import ManifestError
 from lumbar.labels import COLUMNS
-from lumbar.manifest import manifest_hash, read_manifest, verify, write_manifest
 
 
 def rewrite(folder, change):

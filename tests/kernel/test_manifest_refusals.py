@@ -8,9 +8,9 @@ import random
 import pytest
 
 from kernel_bundles import manifest_data, write_bundle
+from lumbar.bundle.manifest import manifest_hash, read_manifest, verify, write_manifest
 from lumbar.errors import ManifestError
 from lumbar.labels import COLUMNS
-from lumbar.manifest import manifest_hash, read_manifest, verify, write_manifest
 
 FILES = {"weights/a.safetensors": b"some weights", "weights/b.safetensors": b"others"}
 BACKBONE = {"name": "resnet10t", "channels": [8, 8, 16, 16], "stem_width": 8}

@@ -13,10 +13,10 @@ from kernel_bundles import write_bundle
 from kernel_dicom import write_dicom_cohort
 from kernel_fakes import FAKE, write_cohort
 from lumbar import __main__ as command
-from lumbar.chain import read_study
+from lumbar.chains.registry import read_study
 from lumbar.dicom.inspect import describe
+from lumbar.io.text import masked_name
 from lumbar.run import predict
-from lumbar.text import masked_name
 
 SECRETS = ("Doe", "DOE", "Jane", "JANE", "\x1b", "\udce9", "=HYPERLINK", "19700101")
 

@@ -2,10 +2,10 @@ import cv2
 import numpy as np
 import pytest
 
+from lumbar.chains.overlay import COLOURS, draw
 from lumbar.dicom import Stack
 from lumbar.errors import LumbarError
 from lumbar.labels import AXIAL_T2, LEVELS, SAGITTAL_T1, SAGITTAL_T2
-from lumbar.overlay import COLOURS, draw
 from lumbar.stages.points import AxialLevel, Localisation, SagittalPoint
 from lumbar.study import Study
 

@@ -7,8 +7,8 @@ import pytest
 
 from kernel_untrained import write_untrained_bundle
 from lumbar.labels import row_ids
+from lumbar.output.submission import validate
 from lumbar.run import predict
-from lumbar.submission import validate
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "real" / "lumbar_cc0"
 

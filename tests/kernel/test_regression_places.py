@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from lumbar.config import BackboneConfig, SagittalRegressionConfig, SliceRoleConfig
-from lumbar.inference import Networks
 from lumbar.labels import AXIAL_T2, LEVELS, SAGITTAL_T1, SAGITTAL_T2, SIDES
+from lumbar.models.inference import Networks
 from lumbar.models.regression import SagittalRegressionNet
 from lumbar.models.sequence import SliceRoleNet
 from lumbar.stages.heat import whole_image_mm
 from lumbar.stages.localise import localise
 from lumbar.study import Study
-from lumbar_train.targets import StudyTargets, slice_counts
+from lumbar_train.data.targets import StudyTargets, slice_counts
 from stage_studies import stack_of
 
 SIZE = 96

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from kernel_bundles import write_bundle
-from lumbar.chain import Outcome, Picture
+from lumbar.bundle.manifest import read_manifest
+from lumbar.chains.registry import Outcome, Picture
 from lumbar.labels import COLUMNS
-from lumbar.manifest import read_manifest
-from lumbar.record import build_record
-from lumbar.report import render
-from lumbar.submission import Submission
+from lumbar.output.record import build_record
+from lumbar.output.report import render
+from lumbar.output.submission import Submission
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(100_000)
 

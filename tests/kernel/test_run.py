@@ -15,8 +15,8 @@ from kernel_bundles import write_bundle
 from kernel_fakes import FAKE, probs_of, refuse, write_cohort
 from lumbar.errors import CohortError, LumbarError, ManifestError
 from lumbar.labels import COLUMNS, row_ids
+from lumbar.output.submission import normalise, validate
 from lumbar.run import predict as predict_in_processes
-from lumbar.submission import normalise, validate
 
 PRIOR = [0.6, 0.3, 0.1]
 HERE = Path(__file__).resolve().parent

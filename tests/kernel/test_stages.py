@@ -5,12 +5,13 @@ import pytest
 import torch
 
 from kernel_untrained import CONFIGS
+from lumbar.bundle.manifest import WeightEntry
+from lumbar.bundle.weights import check_probe, load_network, record_probe, save_network
 from lumbar.config import AxialClassifierConfig, BackboneConfig, SagittalClassifierConfig, to_dict
 from lumbar.errors import ManifestError
-from lumbar.inference import Networks
 from lumbar.labels import AXIAL_T2, LEVELS, SAGITTAL_T1, SAGITTAL_T2
-from lumbar.manifest import WeightEntry
 from lumbar.models import build, name_of
+from lumbar.models.inference import Networks
 from lumbar.stages import predict_study
 from lumbar.stages.aggregate import aggregate
 from lumbar.stages.classify import classify
@@ -21,7 +22,6 @@ from lumbar.stages.localise import axial_levels, axial_reach_mm
 from lumbar.stages.place import fuse_levels
 from lumbar.stages.points import Localisation
 from lumbar.study import read_descriptions, read_study
-from lumbar.weights import check_probe, load_network, record_probe, save_network
 from stage_studies import LEVELS_MM, localisation_of, mirrored, study_of
 
 SMALL = BackboneConfig("resnet10t", channels=(8, 16, 24, 32), stem_width=16, norm="group")

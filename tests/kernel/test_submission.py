@@ -4,7 +4,7 @@ import pytest
 
 from lumbar.errors import CohortError
 from lumbar.labels import COLUMNS, row_ids
-from lumbar.submission import (
+from lumbar.output.submission import (
     Submission,
     check_writable,
     expected_studies,

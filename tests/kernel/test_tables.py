@@ -9,11 +9,11 @@ import pytest
 from kernel_bundles import write_bundle
 from kernel_fakes import FAKE, write_cohort
 from lumbar.errors import CohortError
+from lumbar.io.tables import csv_text, parse_id, parse_number, read_descriptions, read_series
 from lumbar.labels import AXIAL_T2, COLUMNS, DESCRIPTIONS, SAGITTAL_T1, SAGITTAL_T2, SEVERITY_COLUMNS, row_ids
 from lumbar.metric import read_labels, read_table
+from lumbar.output.submission import expected_studies
 from lumbar.run import predict
-from lumbar.submission import expected_studies
-from lumbar.tables import csv_text, parse_id, parse_number, read_descriptions, read_series
 
 ROWS = [(4003253, 702807833, SAGITTAL_T2), (4003253, 1054713880, SAGITTAL_T1), (4646740, 3201256954, AXIAL_T2)]
 PLAIN = "study_id,series_id,series_description\n" + "".join(f"{a},{b},{c}\n" for a, b, c in ROWS)
@@ -172,7 +172,7 @@ def test_a_pipe_or_a_folder_is_no_table_and_nobody_waits(tmp_path):
 
 
 def test_a_packed_table_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("lumbar.text_table.MAX_TABLE_BYTES", 1 << 20)
+    monkeypatch.setattr("lumbar.io.text_table.MAX_TABLE_BYTES", 1 << 20)
     write(tmp_path, gzip.compress(b"study_id,series_id,series_description\n" + b"\n" * (4 << 20)))
     with pytest.raises(CohortError, match="found more than 1 MB, expected a table"):
         read_descriptions(tmp_path, "test")

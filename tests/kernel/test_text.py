@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from lumbar.errors import CohortError
-from lumbar.text import guard_log, known_words, masked_name, one_line, printable, public_line, unusual_names
+from lumbar.io.text import guard_log, known_words, masked_name, one_line, printable, public_line, unusual_names
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
-from lumbar import watchdog
-from lumbar.watchdog import ReadingTimes, networks_limit_s, retiring_limit_s
+from lumbar.workers import watchdog
+from lumbar.workers.watchdog import ReadingTimes, networks_limit_s, retiring_limit_s
 
 
 def test_a_reading_gets_at_least_five_minutes_and_twice_that_before_any_is_done():

@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kernel_bundles import write_bundle
+from lumbar.bundle.manifest import WeightEntry, read_manifest
+from lumbar.bundle.weights import check_probe, load_network, load_networks, record_probe, save_network
 from lumbar.config import AxialClassifierConfig, BackboneConfig, HeatmapConfig, to_dict
 from lumbar.errors import ManifestError
-from lumbar.manifest import WeightEntry, read_manifest
 from lumbar.models import build, expected_shapes
 from lumbar.models.backbone import create_timm
-from lumbar.weights import check_probe, load_network, load_networks, record_probe, save_network
 
 CONFIG = HeatmapConfig(points=2, size=32, context=1, widths=(8, 16), segments=0)
 
@@ -107,7 +107,7 @@ def test_a_config_that_the_file_does_not_bear_out_is_refused_before_it_is_built(
     entry, file, changes, message, monkeypatch
 ):
     expected_shapes(entry.model, entry.config | changes)  # on torch's meta device
-    monkeypatch.setattr("lumbar.weights.build", lambda *_: pytest.fail("the network was built"))
+    monkeypatch.setattr("lumbar.bundle.weights.build", lambda *_: pytest.fail("the network was built"))
     with pytest.raises(ManifestError, match=rf"w\.safetensors: tensors do not fit model 'heatmap' .*{message}"):
         load_network(file, replace(entry, config=entry.config | changes))
 

@@ -20,8 +20,8 @@ from kernel_fakes import FAKE, load_on_cpu_only, probs_of, write_cohort
 from kernel_fakes import predict as fake_predict
 from kernel_fakes import read as fake_read
 from lumbar.labels import row_ids
+from lumbar.output.submission import normalise, validate
 from lumbar.run import predict
-from lumbar.submission import normalise, validate
 
 PRIOR = [0.6, 0.3, 0.1]
 TESTS = Path(__file__).resolve().parents[1]

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from lumbar.bundle.manifest import write_manifest
 from lumbar.config import STAGES
 from lumbar.labels import COLUMNS
-from lumbar.manifest import write_manifest
-from lumbar_publish import cli, client
+from lumbar_publish import cli
+from lumbar_publish.kaggle import client
 from lumbar_publish.names import Layout
-from lumbar_publish.seal import seal
+from lumbar_publish.sealing.seal import seal
 from publish.kaggle_server import KEY, USER, Dataset, KaggleServer, Kernel, run_output
 
 Publish = Callable[..., tuple[int, str, str]]

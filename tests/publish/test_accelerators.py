@@ -7,10 +7,10 @@ import pytest
 
 from lumbar.errors import ManifestError
 from lumbar_publish import cli
-from lumbar_publish.accelerators import ACCELERATORS, accelerator, of_metadata
 from lumbar_publish.cli import main
-from lumbar_publish.metadata import kernel_metadata, noted_machine
 from lumbar_publish.names import KAGGLE_HOURS, DatasetId, Layout
+from lumbar_publish.sealing.accelerators import ACCELERATORS, accelerator, of_metadata
+from lumbar_publish.sealing.metadata import kernel_metadata, noted_machine
 
 DATASET = DatasetId("me", "lumbar-kit")
 

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from lumbar_publish import client
+from lumbar_publish.kaggle import client
 from lumbar_publish.names import COMPETITION, Layout
 from publish.conftest import Publish, error_line
 from publish.kaggle_server import USER, KaggleServer, Kernel, Refusal

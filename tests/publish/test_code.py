@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from lumbar.code_hash import digest, sealed_hashes
+from lumbar.bundle.code_hash import digest, sealed_hashes
+from lumbar.bundle.manifest import read_manifest, verify, write_manifest
 from lumbar.errors import ManifestError
-from lumbar.manifest import read_manifest, verify, write_manifest
-from lumbar_publish import dry_run
 from lumbar_publish.cli import main
 from lumbar_publish.names import DatasetId, Layout
-from lumbar_publish.notebook import notebook_json
-from lumbar_publish.seal import seal, verify_against_lock
+from lumbar_publish.rehearsal import dry_run
+from lumbar_publish.sealing.notebook import notebook_json
+from lumbar_publish.sealing.seal import seal, verify_against_lock
 
 REPOSITORY = Layout(Path(__file__).resolve().parents[2])
 FORMS = ["folder", "flat"]

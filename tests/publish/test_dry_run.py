@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from lumbar_publish import dry_run, sandbox
-from lumbar_publish.estimate import Estimate, estimate
 from lumbar_publish.names import COMPETITION, Layout
-from lumbar_publish.seal import seal
+from lumbar_publish.rehearsal import dry_run, sandbox
+from lumbar_publish.rehearsal.estimate import Estimate, estimate
+from lumbar_publish.sealing.seal import seal
 from publish.kaggle_server import wait_until
 
 
@@ -196,7 +196,7 @@ def test_rehearsal_killed_in_its_middle_and_run_again(layout: Layout, competitio
     again = layout.root / "again"
     kernel_does(f"None if pathlib.Path({str(again)!r}).exists() else (out.with_name('begun').touch(), time.sleep(30))")
     out = layout.root / "dist" / "dry-run"
-    command = [sys.executable, "-m", "lumbar_publish.dry_run", "--root", str(layout.root), "--data", str(competition)]
+    command = [sys.executable, "-m", "lumbar_publish.rehearsal.dry_run", "--root", str(layout.root), "--data", str(competition)]
     process = subprocess.Popen(
         [*command, "--out", str(out)],
         env=sandbox.our_environment(),

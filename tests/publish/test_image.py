@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lumbar_publish.image import image_line
+from lumbar_publish.kaggle.image import image_line
 from publish.conftest import Publish
 from publish.kaggle_server import KaggleServer, run_output
 

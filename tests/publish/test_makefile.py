@@ -77,10 +77,10 @@ def test_parity_rehearses_both_images(clone: Path) -> None:
     both = make(clone, "-n", "parity").stdout
     for venv, out in ((".venv-parity", "dist/parity"), (".venv-parity-next", "dist/parity-next")):
         assert f"{venv}/bin/python -m pytest" in both
-        assert f"{venv}/bin/python -m lumbar_publish.dry_run" in both
+        assert f"{venv}/bin/python -m lumbar_publish.rehearsal.dry_run" in both
         assert f"--out {out} --keep-seal" in both
     assert both.count("--agree-with dist/dry-run/kaggle/working/submission.csv") == 2
-    assert both.count(".venv/bin/python -m lumbar_publish.dry_run") == 1
+    assert both.count(".venv/bin/python -m lumbar_publish.rehearsal.dry_run") == 1
     assert ".venv-parity/" not in make(clone, "-n", "parity-next").stdout
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from slugify import slugify
 
-from lumbar_publish.metadata import dataset_metadata, kernel_metadata, write_json
 from lumbar_publish.names import COMPETITION, DatasetId, Layout
-from lumbar_publish.seal import read_json, seal
+from lumbar_publish.sealing.metadata import dataset_metadata, kernel_metadata, write_json
+from lumbar_publish.sealing.seal import read_json, seal
 
 REPOSITORY = Layout(Path(__file__).resolve().parents[2])
 IDS = [DatasetId("me", "lumbar-kit"), DatasetId("Some-One1", "a1-b2-c3"), DatasetId("me", "x" * 39)]

@@ -7,11 +7,11 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from lumbar.manifest import manifest_hash
+from lumbar.bundle.manifest import manifest_hash
 from lumbar_publish.names import DatasetId, Layout
-from lumbar_publish.notebook import notebook_json
-from lumbar_publish.seal import read_json
-from lumbar_publish.whole import chain_of
+from lumbar_publish.sealing.completeness import chain_of
+from lumbar_publish.sealing.notebook import notebook_json
+from lumbar_publish.sealing.seal import read_json
 
 REPOSITORY = Layout(Path(__file__).resolve().parents[2])
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from lumbar_publish import client, step_dataset
 from lumbar_publish.cli import main
+from lumbar_publish.kaggle import client, step_dataset
 from lumbar_publish.names import COMPETITION, Layout
-from lumbar_publish.seal import seal
+from lumbar_publish.sealing.seal import seal
 from publish.conftest import Publish, error_line
 from publish.kaggle_server import KEY, TOKEN, USER, KaggleServer, Kernel, Refusal, run_output, wait_until
 
@@ -274,7 +274,7 @@ def test_upload_that_nobody_waited_for_is_not_sent_again(
 def test_upload_ends_with_the_process_that_started_it(kaggle: KaggleServer, layout: Layout) -> None:
     kaggle.fail["StartBlobUpload"] = [lambda _: time.sleep(1)] * 9
     sealed = str(seal(layout).folder)
-    command = f"from lumbar_publish.client import Client; Client().act('datasets', 'create', '-p', {sealed!r})"
+    command = f"from lumbar_publish.kaggle.client import Client; Client().act('datasets', 'create', '-p', {sealed!r})"
     with subprocess.Popen([sys.executable, "-c", command]) as process:
         begun = wait_until(lambda: kaggle.calls["StartBlobUpload"] > 0, 600)
         process.kill()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lumbar_publish.reply import Reply, Trouble, own_words
+from lumbar_publish.kaggle.reply import Reply, Trouble, own_words
 
 NOT_FOUND = (
     "The resource was not found. Check the spelling of the reference you passed.\n"

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from lumbar_publish import step_dataset
+from lumbar_publish.kaggle import step_dataset
 from lumbar_publish.names import Layout
 from publish.conftest import Publish, error_line
 from publish.kaggle_server import USER, Dataset, KaggleServer

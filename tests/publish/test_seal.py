@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from lumbar.bundle.manifest import read_manifest, verify, write_manifest
 from lumbar.errors import CohortError, LumbarError, ManifestError
-from lumbar.manifest import read_manifest, verify, write_manifest
-from lumbar_publish.chain import run_chain
 from lumbar_publish.cli import main
 from lumbar_publish.names import DatasetId, Layout
-from lumbar_publish.seal import code_sha256, seal, verify_against_lock
+from lumbar_publish.sealing.seal import code_sha256, seal, verify_against_lock
+from lumbar_publish.sealing.smoke_test import run_chain
 
 
 def tree(folder: Path) -> dict[str, bytes]:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from lumbar_publish import dry_run
 from lumbar_publish.names import Layout
+from lumbar_publish.rehearsal import dry_run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -19,11 +19,11 @@ import pydicom
 import pytest
 
 from lumbar import labels
-from lumbar.eight_bit import ChosenSlice, eight_bit
 from lumbar.errors import CohortError
+from lumbar.stages.eight_bit import ChosenSlice, eight_bit
 from lumbar.study import Study, read_study
-from lumbar_train.cache import Cache, build_cache
-from lumbar_train.volumes import CompactVolume, compact
+from lumbar_train.data.cache import Cache, build_cache
+from lumbar_train.data.volumes import CompactVolume, compact
 
 
 def series_of(root: Path) -> pd.DataFrame:
@@ -61,7 +61,8 @@ import sys
 from pathlib import Path
 import pandas as pd
 import pydicom
-from lumbar_train import cache, files
+from lumbar_train import files
+from lumbar_train.data import cache
 root, folder = Path({str(root)!r}), Path({str(folder)!r})
 {textwrap.dedent(code)}
 series = pd.read_csv(root / "train_series_descriptions.csv")
@@ -125,7 +126,7 @@ def test_unchanged_studies_are_not_decoded_again_and_changed_ones_are(root, tmp_
         decoded.append(study_id)
         return read_study(root, split, study_id, descriptions, workers=workers)
 
-    monkeypatch.setattr("lumbar_train.cache.read_study", reading)
+    monkeypatch.setattr("lumbar_train.data.cache.read_study", reading)
     build(root, tmp_path / "cache")
     assert decoded == []
     (root / "train_images/103/1031/2.dcm").unlink()
@@ -140,7 +141,7 @@ def test_touched_but_equal_files_are_recognised_by_content(root, tmp_path, monke
     content = path.read_bytes()
     path.unlink()
     path.write_bytes(content)
-    monkeypatch.setattr("lumbar_train.cache.read_study", lambda *a, **k: pytest.fail("decoded again"))
+    monkeypatch.setattr("lumbar_train.data.cache.read_study", lambda *a, **k: pytest.fail("decoded again"))
     build(root, tmp_path / "cache")
 
 
@@ -154,10 +155,10 @@ def test_a_cohort_copied_elsewhere_shares_the_objects(root, tmp_path):
 
 def test_changed_code_does_not_meet_old_volumes(root, tmp_path, monkeypatch):
     build(root, tmp_path / "cache")
-    monkeypatch.setattr("lumbar_train.cache._code_hash", lambda: "other")
+    monkeypatch.setattr("lumbar_train.data.cache._code_hash", lambda: "other")
     decoded = []
     monkeypatch.setattr(
-        "lumbar_train.cache.read_study",
+        "lumbar_train.data.cache.read_study",
         lambda *a, **k: decoded.append(a[2]) or read_study(*a, **k),
     )
     build(root, tmp_path / "cache")
@@ -249,7 +250,7 @@ def test_the_bar_ends_its_line_however_fast_the_build_is(root, tmp_path, capsys,
     series = series_of(root)
     there = sorted(set(series["study_id"]))[:n_there]
     build_cache(tmp_path / "cache", root, "train", series[series["study_id"].isin(there)], progress=False)
-    monkeypatch.setattr("lumbar_train.cache._run", lambda jobs, workers: iter(jobs))  # in no time
+    monkeypatch.setattr("lumbar_train.data.cache._run", lambda jobs, workers: iter(jobs))  # in no time
     build_cache(tmp_path / "cache", root, "train", series)
     assert re.fullmatch(r"cache: 100%\S* \d+/\d+ .*\n", capsys.readouterr().err.rpartition("\r")[2])
 
@@ -258,7 +259,7 @@ def test_the_bar_ends_its_line_however_fast_the_build_is(root, tmp_path, capsys,
 def test_two_builders_at_once_agree(root, tmp_path):
     folder = tmp_path / "cache"
     body = (
-        "import sys, pandas as pd; from pathlib import Path; from lumbar_train.cache import build_cache; "
+        "import sys, pandas as pd; from pathlib import Path; from lumbar_train.data.cache import build_cache; "
         "root = Path(sys.argv[1]); "
         "build_cache(sys.argv[2], root, 'train', pd.read_csv(root / 'train_series_descriptions.csv'), progress=False)"
     )

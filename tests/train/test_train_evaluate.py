@@ -12,20 +12,20 @@ import pytest
 
 from kernel_untrained import write_untrained_bundle
 from lumbar import labels
+from lumbar.bundle.manifest import read_manifest, write_manifest
 from lumbar.errors import CohortError, ManifestError
-from lumbar.manifest import read_manifest, write_manifest
 from lumbar.metric import score, score_arrays
 from lumbar.run import predict
 from lumbar.stages.classify import CLASSIFIERS
 from lumbar.study import read_study
+from lumbar_train.data.folds import make_folds, write_folds
+from lumbar_train.data.tables import Cohort, read_cohort
+from lumbar_train.data.true_points import true_localisation
 from lumbar_train.errors import LeakError
-from lumbar_train.evaluate import STEPS, Evaluation, evaluate_oof, evaluate_run
-from lumbar_train.folds import make_folds, write_folds
-from lumbar_train.place_errors import axial_assignments, sagittal_errors, truth_points
+from lumbar_train.evaluation.evaluate import STEPS, Evaluation, evaluate_oof, evaluate_run
+from lumbar_train.evaluation.point_errors import axial_assignments, sagittal_errors, truth_points
+from lumbar_train.outputs.store import levels_frame, logits_frame, write_frame, write_localisations
 from lumbar_train.report import report_on, write_report
-from lumbar_train.store import levels_frame, logits_frame, write_frame, write_localisations
-from lumbar_train.tables import Cohort, read_cohort
-from lumbar_train.true_places import true_localisation
 
 
 @pytest.fixture

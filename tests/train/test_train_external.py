@@ -18,11 +18,11 @@ from lumbar.errors import CohortError
 from lumbar.geometry import make_grid
 from lumbar.labels import LEVELS, SAGITTAL_T2
 from lumbar_train.__main__ import main
-from lumbar_train.external import describe, summary
-from lumbar_train.locate_data import SagittalRegression, SagittalXY
-from lumbar_train.losses import sagittal_regression_loss
-from lumbar_train.tables import read_cohort
-from lumbar_train.targets import study_targets
+from lumbar_train.data.external_points import describe, summary
+from lumbar_train.data.tables import read_cohort
+from lumbar_train.data.targets import study_targets
+from lumbar_train.stages.locate import SagittalRegression, SagittalXY
+from lumbar_train.stages.losses import sagittal_regression_loss
 from stage_studies import LEVELS_MM, study_of
 
 SHIFT_PX = np.array([1.5, -1.0])  # of the external points from the true ones, x and y

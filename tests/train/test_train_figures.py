@@ -9,9 +9,11 @@ import pytest
 from lumbar import labels
 from lumbar.metric import score_arrays
 from lumbar.stages.points import AxialLevel, Localisation, SagittalPoint
-from lumbar_train.evaluate import step_probs
-from lumbar_train.place_errors import axial_assignments, sagittal_errors, summarise, truth_points
-from lumbar_train.scoring import (
+from lumbar_train.data.tables import read_cohort
+from lumbar_train.data.true_points import true_localisation
+from lumbar_train.evaluation.evaluate import step_probs
+from lumbar_train.evaluation.point_errors import axial_assignments, sagittal_errors, summarise, truth_points
+from lumbar_train.evaluation.scoring import (
     TERMS,
     confusion,
     difference,
@@ -21,8 +23,6 @@ from lumbar_train.scoring import (
     study_losses,
     to_plain,
 )
-from lumbar_train.tables import read_cohort
-from lumbar_train.true_places import true_localisation
 
 
 def random_case(n: int = 80, seed: int = 0):

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from lumbar.errors import CohortError
+from lumbar_train.data.folds import FULL, check_split, make_folds, parse_folds, read_folds, split, write_folds
+from lumbar_train.data.tables import Cohort
 from lumbar_train.errors import LeakError
-from lumbar_train.folds import FULL, check_split, make_folds, parse_folds, read_folds, split, write_folds
-from lumbar_train.tables import Cohort
 
 
 def synthetic(n: int, seed: int = 0) -> Cohort:

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from lumbar import files
+from lumbar.bundle.weights import save_network
 from lumbar.errors import LumbarError
-from lumbar.weights import save_network
+from lumbar.io import files
 from lumbar_phantom.cohort import write_tables
-from lumbar_train.checkpoint import load_state, save_state, save_weights
+from lumbar_train.engine.checkpoint import load_state, save_state, save_weights
 from lumbar_train.files import write_bytes, write_text, write_with
-from lumbar_train.store import write_frame
+from lumbar_train.outputs.store import write_frame
 
 STATE = {"network": {"a": torch.zeros(50_000), "b": torch.zeros(50_000)}, "epoch": 3}
 WRITERS = {

@@ -14,12 +14,12 @@ from lumbar.config import AggregatorConfig, LevelSequenceConfig, to_dict
 from lumbar.metric import score_arrays
 from lumbar.models import build, name_of
 from lumbar.stages.classify import CLASSIFIERS
-from lumbar_train.aggregate import fit_aggregator, pool_of
-from lumbar_train.checkpoint import load_weights
-from lumbar_train.last_step import fit_last_step
+from lumbar_train.data.tables import Cohort
+from lumbar_train.engine.checkpoint import load_weights
+from lumbar_train.outputs.store import logits_frame, write_frame
 from lumbar_train.recipes import Fit, StageRecipe, recipe_by_name
-from lumbar_train.store import logits_frame, write_frame
-from lumbar_train.tables import Cohort
+from lumbar_train.stages.aggregate import fit_aggregator, pool_of
+from lumbar_train.stages.aggregate_folds import fit_last_step
 from synthetic_logits import synthetic_confidence, synthetic_logits
 
 

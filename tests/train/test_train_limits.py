@@ -2,8 +2,8 @@
 
 import pytest
 
+from lumbar.bundle.manifest_schema import SERVES
 from lumbar.config import from_dict, to_dict
-from lumbar.manifest_schema import SERVES
 from lumbar.models import name_of
 from lumbar_train.recipes import RECIPES
 

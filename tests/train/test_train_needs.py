@@ -13,9 +13,9 @@ import torch
 import train_tiny
 from lumbar.errors import CohortError
 from lumbar_train.__main__ import main
-from lumbar_train.folds import FULL
-from lumbar_train.needs import check_plan, is_done, needs, steps_of
+from lumbar_train.data.folds import FULL
 from lumbar_train.recipes import recipe_by_name
+from lumbar_train.stages.needs import check_plan, is_done, needs, steps_of
 
 FOLDS = (0, 1, 2)
 

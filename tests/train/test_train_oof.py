@@ -4,9 +4,9 @@ import pandas as pd
 import pytest
 
 from lumbar.errors import CohortError
+from lumbar_train.data.folds import FULL
 from lumbar_train.errors import LeakError
-from lumbar_train.folds import FULL
-from lumbar_train.oof import Part, check_oof_frame, check_unseen, gather, read_seen, write_seen
+from lumbar_train.outputs.oof import Part, check_oof_frame, check_unseen, gather, read_seen, write_seen
 
 FOLDS = pd.DataFrame({"study_id": [1, 2, 3, 4], "fold": [0, 1, 0, 1]})
 FOLD0 = Part(0, frozenset({2, 4}), {1: "a", 3: "c"})

@@ -13,7 +13,7 @@ import train_tiny
 from lumbar.config import BackboneConfig, HeatmapConfig, to_dict
 from lumbar.errors import CohortError
 from lumbar_train.__main__ import main
-from lumbar_train.kept import check_kept, write_recipe
+from lumbar_train.outputs.kept import check_kept, write_recipe
 from lumbar_train.overrides import with_overrides
 from lumbar_train.recipes import recipe_by_name
 

@@ -15,12 +15,12 @@ import train_tiny
 from lumbar.config import BackboneConfig, HeatmapConfig, SagittalRegressionConfig, to_dict
 from lumbar.models import build, name_of
 from lumbar.models.backbone import Backbone, create_timm
-from lumbar_train import pretrained
 from lumbar_train.__main__ import main
 from lumbar_train.errors import TrainingError
 from lumbar_train.parameters import own_count, seed_count, table
-from lumbar_train.pretrained import Start, backbones, parse_files, with_backbone
 from lumbar_train.recipes import recipe_by_name
+from lumbar_train.stages import pretrained
+from lumbar_train.stages.pretrained import Start, backbones, parse_files, with_backbone
 
 NAME = "resnet10t"
 

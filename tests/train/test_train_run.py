@@ -20,18 +20,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import train_tiny
+from lumbar.bundle.manifest import read_manifest
+from lumbar.bundle.weights import check_probes, load_networks
 from lumbar.config import LevelSequenceConfig
-from lumbar.manifest import read_manifest
 from lumbar.models.backbone import create_timm
-from lumbar.weights import check_probes, load_networks
 from lumbar_train.__main__ import main
-from lumbar_train.denoise import DenoiseConfig
-from lumbar_train.folds import FULL, with_seeds
-from lumbar_train.mixing import MixConfig
-from lumbar_train.readable import NO_SERIES, NO_SLICE, as_trained
+from lumbar_train.data.folds import FULL, with_seeds
+from lumbar_train.data.mixing import MixConfig
+from lumbar_train.data.tables import read_cohort
+from lumbar_train.data.usable import NO_SERIES, NO_SLICE, as_trained
 from lumbar_train.recipes import RECIPES, with_full_epochs
 from lumbar_train.report import report_on
-from lumbar_train.tables import read_cohort
+from lumbar_train.stages.denoise import DenoiseConfig
 
 PROJECT = Path(__file__).parents[2]
 CLASSIFIERS = ("sagittal_classifier", "axial_subarticular", "axial_all")

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lumbar_train.ranks import Ranks
-from lumbar_train.side_by_side import hand_out, run_side_by_side, usable_devices, workers
+from lumbar_train.engine.distributed import Ranks
+from lumbar_train.engine.fold_pool import hand_out, run_side_by_side, usable_devices, workers
 
 SLEEP_S = 1500.0
 

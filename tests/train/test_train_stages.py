@@ -19,12 +19,12 @@ from lumbar.stages.classify import level_tensors
 from lumbar.stages.crop import grid_images, role_inputs, with_context
 from lumbar.stages.heat import sagittal_grid
 from lumbar.stages.localise import axial_grid
-from lumbar_train.augment import WILD, AugmentConfig, apply, photometric
-from lumbar_train.classify_data import LevelCrops
-from lumbar_train.locate_data import AxialXY, SagittalXY, SliceRoles
-from lumbar_train.losses import competition_loss
+from lumbar_train.data.augment import WILD, AugmentConfig, apply, photometric
+from lumbar_train.data.targets import slice_counts, study_targets
 from lumbar_train.recipes import RECIPES, recipe_by_name
-from lumbar_train.targets import slice_counts, study_targets
+from lumbar_train.stages.classify import LevelCrops
+from lumbar_train.stages.locate import AxialXY, SagittalXY, SliceRoles
+from lumbar_train.stages.losses import competition_loss
 from stage_studies import LEVELS_MM, localisation_of, study_of
 
 SMALL = BackboneConfig("resnet10t", channels=(8, 16, 24, 32), stem_width=16, norm="group")

@@ -20,16 +20,16 @@ from lumbar.models import build, name_of
 from lumbar.stages.aggregate import aggregate, level_confidence
 from lumbar.stages.classify import level_tensors, run_classifier
 from lumbar.study import Study
-from lumbar_train.aggregate import fit_aggregator
-from lumbar_train.augment import AugmentConfig
-from lumbar_train.classify_data import LevelCrops
-from lumbar_train.denoise import DenoiseConfig, doubted, without_doubts, write_doubts
-from lumbar_train.locate_data import collate
-from lumbar_train.losses import competition_loss, graded_loss, metric_loss
-from lumbar_train.metric_step import MetricLoss, StudyCrops
-from lumbar_train.mixing import MixConfig, mix
-from lumbar_train.readable import read_dropped
+from lumbar_train.data.augment import AugmentConfig
+from lumbar_train.data.mixing import MixConfig, mix
+from lumbar_train.data.usable import read_dropped
 from lumbar_train.recipes import Fit
+from lumbar_train.stages.aggregate import fit_aggregator
+from lumbar_train.stages.classify import LevelCrops
+from lumbar_train.stages.denoise import DenoiseConfig, doubted, without_doubts, write_doubts
+from lumbar_train.stages.locate import collate
+from lumbar_train.stages.losses import competition_loss, graded_loss, metric_loss
+from lumbar_train.stages.metric_finetune import MetricLoss, StudyCrops
 from stage_studies import localisation_of, mirrored, study_of
 from train_tiny import SMALL
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lumbar.errors import CohortError
-from lumbar.tables import read_descriptions
-from lumbar_train.tables import read_cohort
+from lumbar.io.tables import read_descriptions
+from lumbar_train.data.tables import read_cohort
 
 
 def lines(frame):

@@ -9,7 +9,7 @@ import pytest
 
 from lumbar import labels
 from lumbar.errors import CohortError
-from lumbar_train.tables import POINT_COLUMNS, read_cohort
+from lumbar_train.data.tables import POINT_COLUMNS, read_cohort
 
 
 def edit(path: Path, change) -> None:

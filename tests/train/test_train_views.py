@@ -11,7 +11,7 @@ from lumbar.budget import Effort
 from lumbar.config import AggregatorConfig
 from lumbar.stages import predict_study
 from lumbar_train.recipes import Recipe, StageRecipe, recipe_by_name
-from lumbar_train.train import Run
+from lumbar_train.run import Run
 from stage_studies import localisation_of, study_of
 
 
@@ -23,7 +23,7 @@ def views_in_training(recipe: Recipe, monkeypatch) -> bool:
         asked.append(options.get("augment", True))
         return localisation_of(study)
 
-    monkeypatch.setattr("lumbar_train.train.localise", localise)
+    monkeypatch.setattr("lumbar_train.run.localise", localise)
     run = SimpleNamespace(
         recipe=recipe,
         cache=SimpleNamespace(study=lambda study_id: study_of()),

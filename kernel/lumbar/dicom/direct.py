@@ -14,10 +14,10 @@ import numpy as np
 from lumbar.dicom._jit import kernel
 from lumbar.dicom._rescale import DONE, ODD, rescale
 from lumbar.dicom._scratch import scratch
-from lumbar.dicom.frames import only_fragment
+from lumbar.dicom.codecs.frames import only_fragment
+from lumbar.dicom.codecs.rle import PAD, unpack_words
 from lumbar.dicom.header import EXPLICIT_LITTLE, IMPLICIT_LITTLE, File, Header, read_bytes
 from lumbar.dicom.limits import MAX_FRAME_PIXELS
-from lumbar.dicom.rle import PAD, unpack_words
 from lumbar.errors import DicomError
 
 NATIVE, RLE, JPEG = "native", "RLE", "JPEG Lossless"
@@ -69,8 +69,8 @@ class Usual:
         if self.kind == RLE:
             planes, words = scratch(2 * (n + PAD)).reshape(2, n + PAD), scratch(2 * n, "pixels").view(np.uint16)
             return rescale_rle(fragment, planes, words, self.mask, self.sign, slope, intercept, flat) == DONE
-        from lumbar.dicom import jpeg_lossless  # here, since others need not wait for it
-        from lumbar.dicom.codestream import identify
+        from lumbar.dicom.codecs import jpeg_lossless  # here, since others need not wait for it
+        from lumbar.dicom.codecs.codestream import identify
 
         content = identify(fragment, self.header)
         if content is not None and self.header.transfer_syntax_uid not in content.syntaxes:
@@ -131,6 +131,6 @@ def warm_up(syntaxes: tuple[str, ...]) -> None:
         source.flags.writeable = False
         rescale_rle(source, np.zeros((2, 1 + PAD), np.uint8), words, 1, 0, 1.0, 0.0, out)
     if JPEG in kinds:
-        from lumbar.dicom import jpeg_lossless
+        from lumbar.dicom.codecs import jpeg_lossless
 
         jpeg_lossless.warm_up_direct()

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lumbar.dicom import _scan
-from lumbar.dicom._bits import gather_bits
-from lumbar.dicom._fields import PARTS
-from lumbar.dicom._files import open_file, read_bytes, read_start
-from lumbar.dicom._groups import FunctionalGroups
-from lumbar.dicom._values import uid_of, vr_text
+from lumbar.dicom.codecs._bits import gather_bits
 from lumbar.dicom.limits import (
     MAX_INFLATED_BYTES,
     MAX_INFLATED_PER_BYTE,
     MAX_RECOVERED_BYTES,
     MIN_INFLATED_BYTES,
 )
+from lumbar.dicom.parsing import scan as _scan
+from lumbar.dicom.parsing.fields import PARTS
+from lumbar.dicom.parsing.files import open_file, read_bytes, read_start
+from lumbar.dicom.parsing.functional_groups import FunctionalGroups
+from lumbar.dicom.parsing.values import uid_of, vr_text
 from lumbar.errors import DicomError
 
 __all__ = ["File", "Header", "parse", "read_bytes", "read_file", "read_header"]
@@ -309,7 +309,7 @@ def _recovered(name: str, source: np.ndarray, syntax: str, code: int, workspace:
     has_image = workspace[_scan.SPANS + 2 :: 4].max() >= 0  # else there is nothing to compare pixels with
     if source.size > MAX_RECOVERED_BYTES or not syntax or (code == _scan.END and not has_image):
         return None
-    from lumbar.dicom._recover import recover  # here, since nearly all files are well-formed
+    from lumbar.dicom.parsing.recovery import recover  # here, since nearly all files are well-formed
 
     is_big, start = syntax == EXPLICIT_BIG, workspace.item(_scan.DATASET)
     is_encapsulated = syntax not in (*_LITTLE, *_SPECIAL)

@@ -14,14 +14,14 @@ from lumbar.dicom.pixels import read_slice
 from lumbar.dicom.stack import Stack
 from lumbar.dicom.syntaxes import syntax_name
 from lumbar.errors import CohortError, DicomError
-from lumbar.text import PublicText, known_words, masked_name, unusual_names
+from lumbar.io.text import PublicText, known_words, masked_name, unusual_names
 
 
 def describe(path: str | os.PathLike[str]) -> str:
     """Several lines about a DICOM file, a series' folder (``*.dcm`` inside) or a study's (series' folders inside).
 
     Paths are relative to ``path``, names of files and folders that may be a person's are masked, and of free text
-    only the words of the trade are shown (``lumbar.text``).
+    only the words of the trade are shown (``lumbar.io.text``).
 
     Raises:
         DicomError: nothing there that is DICOM.
@@ -113,7 +113,7 @@ def find_description(folder: Path) -> tuple[str | None, str]:
         return None, "no table of series, since the folder lies in no {split}_images/study"
     table = f"{split}_series_descriptions.csv"
     try:
-        from lumbar.tables import read_descriptions  # here, since only this needs pandas
+        from lumbar.io.tables import read_descriptions  # here, since only this needs pandas
 
         rows = read_descriptions(images.parent, split)
     except CohortError:

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from lumbar.dicom import direct, fallback, native
-from lumbar.dicom.frames import first_fragment, is_item, only_fragment, split_frames
+from lumbar.dicom import direct
+from lumbar.dicom.codecs import fallback, native
+from lumbar.dicom.codecs.frames import first_fragment, is_item, only_fragment, split_frames
 from lumbar.dicom.header import File, Header, parse, read_file
 from lumbar.dicom.limits import check_image
 from lumbar.dicom.syntaxes import syntax_name
@@ -112,7 +113,7 @@ def _decode_native(file: File) -> np.ndarray:
         file = _in_little_endian(file)
     pixels = native.clear_unused_bits(native.decode_file(file, n_frames), header)
     if (header.samples_per_pixel or 1) != 1:
-        from lumbar.dicom.colour import to_rgb  # here, since no slice of a spine needs it
+        from lumbar.dicom.codecs.colour import to_rgb  # here, since no slice of a spine needs it
 
         pixels = to_rgb(pixels, header, None)
     return pixels[0] if n_frames == 1 else pixels
@@ -186,7 +187,7 @@ def _decode_encapsulated(file: File, problems: list[str]) -> np.ndarray:
             usual_pixels: np.ndarray | None = module.decode_usual(fragment, header, usual.n_pixels, usual.mask)
             if usual_pixels is not None:
                 return usual_pixels
-    from lumbar.dicom.codestream import identify  # here, since the usual slices never need it
+    from lumbar.dicom.codecs.codestream import identify  # here, since the usual slices never need it
 
     content = identify(first_fragment(file), header) if module is None else None
     if module is None and content is None and syntax not in native.TRANSFER_SYNTAXES:

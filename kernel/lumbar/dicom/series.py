@@ -23,13 +23,13 @@ from typing import TypeVar
 import numpy as np
 
 from lumbar.dicom._scratch import recycled, reused
+from lumbar.dicom.assembly.ordering import Plan, arrange
+from lumbar.dicom.assembly.padding import declared_range, doubt_padding
+from lumbar.dicom.assembly.placing import Image, Notes, place
+from lumbar.dicom.assembly.repeats import LeftOut
 from lumbar.dicom.direct import find_usual
 from lumbar.dicom.header import File, Header, read_file
-from lumbar.dicom.ordering import Plan, arrange
-from lumbar.dicom.padding import declared_range, doubt_padding
 from lumbar.dicom.pixels import read_slice
-from lumbar.dicom.placing import Image, Notes, place
-from lumbar.dicom.repeats import LeftOut
 from lumbar.dicom.stack import Stack
 from lumbar.errors import DicomError
 

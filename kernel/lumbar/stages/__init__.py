@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lumbar.budget import Effort
 from lumbar.config import STAGES
-from lumbar.inference import Networks
+from lumbar.models.inference import Networks
 from lumbar.stages.aggregate import aggregate, level_confidence
 from lumbar.stages.classify import classify
 from lumbar.stages.localise import localise

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from lumbar.inference import forward
 from lumbar.labels import COLUMNS, LEVELS, SIDES
+from lumbar.models.inference import forward
 from lumbar.stages.points import Localisation
 
 

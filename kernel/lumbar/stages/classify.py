@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lumbar.inference import Networks, forward
 from lumbar.labels import LEVELS
 from lumbar.models.classifier import AxialClassifier, SagittalClassifier
+from lumbar.models.inference import Networks, forward
 from lumbar.stages.crop import axial_crops, sagittal_crops
 from lumbar.stages.points import Localisation
 from lumbar.study import Study

@@ -11,9 +11,9 @@ from torch import nn
 
 from lumbar.dicom import Stack
 from lumbar.geometry import Grid, make_grid
-from lumbar.inference import forward
 from lumbar.labels import LEVELS
 from lumbar.models.heatmap import HeatmapNet
+from lumbar.models.inference import forward
 from lumbar.models.regression import SagittalRegressionNet
 from lumbar.resample import warp
 from lumbar.stages.crop import grid_images, project, with_context

@@ -11,9 +11,9 @@ from torch import nn
 
 from lumbar.dicom import Stack
 from lumbar.geometry import Grid, is_inside, make_grid, plane_distance_mm
-from lumbar.inference import Networks, forward
 from lumbar.labels import AXIAL_T2, LEVELS, SAGITTAL_T1, SAGITTAL_T2
 from lumbar.models.heatmap import HeatmapNet
+from lumbar.models.inference import Networks, forward
 from lumbar.models.regression import AxialRegressionNet
 from lumbar.models.sequence import SliceRoleNet
 from lumbar.stages.crop import grid_images, project, role_inputs, shifted

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from lumbar_train.data.folds import check_split
 from lumbar_train.errors import LeakError
-from lumbar_train.folds import check_split
 
 Rows = NDArray[np.int64]
 

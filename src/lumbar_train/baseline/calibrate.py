@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
-from lumbar.baseline import slice_probs
+from lumbar.chains.baseline import slice_probs
 from lumbar.labels import SEVERITY_WEIGHTS
 
 Probs = NDArray[np.float64]

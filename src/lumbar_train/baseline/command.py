@@ -14,7 +14,7 @@ from lumbar_train.baseline.page import report_run, write_comparison
 from lumbar_train.baseline.predict import predict_split
 from lumbar_train.baseline.run import BaselineRun, choose_columns, choose_folds, execute, export_run
 from lumbar_train.baseline.settings import Settings, check_settings
-from lumbar_train.tables import read_cohort
+from lumbar_train.data.tables import read_cohort
 
 
 def add_commands(commands: Any) -> None:

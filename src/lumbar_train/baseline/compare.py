@@ -11,17 +11,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from lumbar.bundle.manifest import FILE_NAME, read_manifest, verify
 from lumbar.errors import CohortError
-from lumbar.manifest import FILE_NAME, read_manifest, verify
 from lumbar.metric import align_submission, read_table
 from lumbar.run import predict
 from lumbar.stages.aggregate import prior_array
 from lumbar_train.baseline.floor import floor_probs
-from lumbar_train.evaluate import check_not_trained_on
-from lumbar_train.folds import read_folds
-from lumbar_train.scoring import TERMS, difference, scores
-from lumbar_train.store import read_frame
-from lumbar_train.tables import Cohort, read_cohort
+from lumbar_train.data.folds import read_folds
+from lumbar_train.data.tables import Cohort, read_cohort
+from lumbar_train.evaluation.evaluate import check_not_trained_on
+from lumbar_train.evaluation.scoring import TERMS, difference, scores
+from lumbar_train.outputs.store import read_frame
 
 Probs = NDArray[np.float64]
 _SEVERITIES = ["normal_mild", "moderate", "severe"]

@@ -14,17 +14,17 @@ import timm
 import torch
 
 import lumbar
-from lumbar.baseline import STAGE
-from lumbar.code_hash import own_code_sha256
+from lumbar.bundle.code_hash import own_code_sha256
+from lumbar.bundle.manifest import FILE_NAME, SCHEMA, WeightEntry, file_sha256, write_manifest
+from lumbar.bundle.weights import load_network, record_probe, save_network
+from lumbar.chains.baseline import STAGE
 from lumbar.config import BaselineConfig, from_dict, to_dict
 from lumbar.labels import COLUMNS, CONDITIONS, LEVELS
-from lumbar.manifest import FILE_NAME, SCHEMA, WeightEntry, file_sha256, write_manifest
 from lumbar.models.baseline import BaselineNet
-from lumbar.weights import load_network, record_probe, save_network
-from lumbar_train.checkpoint import load_weights
+from lumbar_train.data.folds import FULL
+from lumbar_train.data.tables import Cohort
+from lumbar_train.engine.checkpoint import load_weights
 from lumbar_train.errors import TrainingError
-from lumbar_train.folds import FULL
-from lumbar_train.tables import Cohort
 
 RECIPE = "baseline"
 

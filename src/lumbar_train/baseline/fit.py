@@ -16,21 +16,21 @@ import torch
 from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 
-from lumbar.baseline import slice_logits
+from lumbar.chains.baseline import slice_logits
+from lumbar.io.tables import csv_text
 from lumbar.labels import COLUMNS, SEVERITIES
 from lumbar.models.baseline import BaselineNet
-from lumbar.tables import csv_text
 from lumbar_train.baseline.balance import Split, check_images, split_images, upsample
 from lumbar_train.baseline.finder import Curve, find_rate
 from lumbar_train.baseline.network import freeze, make_network, make_optimizer
 from lumbar_train.baseline.settings import Settings
 from lumbar_train.baseline.tune import Phase, Samples, Tuner, more, phases, train_until
-from lumbar_train.checkpoint import save_weights
+from lumbar_train.data.folds import FULL
+from lumbar_train.engine.checkpoint import save_weights
+from lumbar_train.engine.distributed import pick_device
+from lumbar_train.engine.fold_pool import end_with_parent
 from lumbar_train.files import write_text
-from lumbar_train.folds import FULL
-from lumbar_train.ranks import pick_device
-from lumbar_train.side_by_side import end_with_parent
-from lumbar_train.store import write_frame
+from lumbar_train.outputs.store import write_frame
 
 LOGITS = ["logit_normal_mild", "logit_moderate", "logit_severe"]
 _KEPT_APART = 5  # one study in so many decides when to stop, where that is asked

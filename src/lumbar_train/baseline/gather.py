@@ -12,15 +12,15 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score
 
-from lumbar.baseline import slice_probs
+from lumbar.chains.baseline import slice_probs
+from lumbar.io.tables import csv_text
 from lumbar.labels import COLUMNS, CONDITIONS, LEVELS, SEVERITIES, SEVERITY_COLUMNS, SEVERITY_WEIGHTS, row_ids
-from lumbar.tables import csv_text
 from lumbar_train.baseline.calibrate import HeldOut, temperatures
 from lumbar_train.baseline.fit import LOGITS
+from lumbar_train.data.tables import Cohort
 from lumbar_train.files import write_text
-from lumbar_train.oof import Part, gather
-from lumbar_train.store import read_frame
-from lumbar_train.tables import Cohort
+from lumbar_train.outputs.oof import Part, gather
+from lumbar_train.outputs.store import read_frame
 
 Probs = NDArray[np.float64]
 _WEIGHTS = np.array(SEVERITY_WEIGHTS)

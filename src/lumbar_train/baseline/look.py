@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from lumbar.labels import SEVERITIES
-from lumbar_train.plots import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY
+from lumbar_train.evaluation.plots import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY
 
 _COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, RED)
 

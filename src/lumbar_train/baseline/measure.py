@@ -9,15 +9,15 @@ import pandas as pd
 from tqdm import tqdm
 
 from lumbar.budget import Effort
-from lumbar.chain import baseline_chain
+from lumbar.bundle.manifest import FILE_NAME, read_manifest, verify
+from lumbar.chains.registry import baseline_chain
 from lumbar.errors import LumbarError, ManifestError
-from lumbar.manifest import FILE_NAME, read_manifest, verify
+from lumbar.io.text import one_line, study_text
+from lumbar.output.submission import normalise
 from lumbar.stages.aggregate import prior_array
 from lumbar.stages.points import Localisation
-from lumbar.submission import normalise
-from lumbar.text import one_line, study_text
-from lumbar_train.evaluate import Evaluation, check_not_trained_on
-from lumbar_train.tables import Cohort
+from lumbar_train.data.tables import Cohort
+from lumbar_train.evaluation.evaluate import Evaluation, check_not_trained_on
 
 STAGE = "baseline"
 

@@ -10,17 +10,17 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from lumbar.io.text import page_value
 from lumbar.labels import COLUMNS
-from lumbar.text import page_value
 from lumbar_train.baseline.calibrate import HOTTEST
 from lumbar_train.baseline.compare import Comparison, chain_oof, compare_unseen, with_floor
 from lumbar_train.baseline.gather import Answers
 from lumbar_train.baseline.look import plot_confusion, plot_finder, plot_samples
 from lumbar_train.baseline.prepare import Images
 from lumbar_train.baseline.run import BaselineRun
+from lumbar_train.evaluation.plots import data_uri, plot_steps
+from lumbar_train.evaluation.scoring import TERMS, Interval
 from lumbar_train.files import write_bytes, write_text
-from lumbar_train.plots import data_uri, plot_steps
-from lumbar_train.scoring import TERMS, Interval
 
 N_SAMPLES = 6  # pictures a severity
 

@@ -8,20 +8,20 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from lumbar.baseline import load, slice_logits, view_of
+from lumbar.bundle.manifest import verify
+from lumbar.chains.baseline import load, slice_logits, view_of
+from lumbar.io.tables import csv_text
 from lumbar.labels import COLUMNS
-from lumbar.manifest import verify
 from lumbar.metric import Score, read_table, score
+from lumbar.output.submission import expected_studies, normalise
 from lumbar.stages.aggregate import prior_array
 from lumbar.study import list_studies, read_descriptions
-from lumbar.submission import expected_studies, normalise
-from lumbar.tables import csv_text
 from lumbar_train.baseline.fit import LOGITS
 from lumbar_train.baseline.gather import answer_frame, submission_frame, write_predictions, zip_groups
 from lumbar_train.baseline.prepare import describe_problems, prepare
+from lumbar_train.engine.distributed import pick_device
 from lumbar_train.errors import TrainingError
 from lumbar_train.files import write_text
-from lumbar_train.ranks import pick_device
 
 
 def predict_split(out: Path, root: Path, split: str, *, batch: int, start_batch: int) -> tuple[Path, Score | None]:

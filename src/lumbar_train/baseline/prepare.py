@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 import lumbar
-from lumbar.baseline import read
-from lumbar.eight_bit import choose_slices, eight_bit
+from lumbar.chains.baseline import read
 from lumbar.errors import CohortError, LumbarError
+from lumbar.io.tables import csv_text
+from lumbar.io.text import one_line, study_text
 from lumbar.labels import COLUMNS, SEVERITIES
-from lumbar.tables import csv_text
-from lumbar.text import one_line, study_text
+from lumbar.stages.eight_bit import choose_slices, eight_bit
 from lumbar_train.errors import TrainingError
 from lumbar_train.files import write_bytes, write_text, write_with
 
@@ -75,7 +75,7 @@ def prepare(
         split: which images.
         series: ``study_id, series_id, series_description``.
         description: which series.
-        size, slices: as in ``lumbar.eight_bit``.
+        size, slices: as in ``lumbar.stages.eight_bit``.
         batch: studies a batch.
         start_batch: batches before this one are taken as they are, without a look at their files.
         threads: of the pool; None for one a core.

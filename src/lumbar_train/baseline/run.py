@@ -18,22 +18,22 @@ import torch
 from tqdm import tqdm
 
 from lumbar.errors import CohortError
+from lumbar.io.tables import csv_text
 from lumbar.labels import COLUMNS
 from lumbar.metric import score
-from lumbar.tables import csv_text
 from lumbar_train.baseline.export import RECIPE, export
 from lumbar_train.baseline.fit import Job, finished, fold_title, run_fit, start_worker
 from lumbar_train.baseline.gather import Answers, all_figures, out_of_fold, submission_frame, write_predictions
 from lumbar_train.baseline.network import make_network
 from lumbar_train.baseline.prepare import Images, describe_problems, prepare, write_label_tables
 from lumbar_train.baseline.settings import Settings, check_settings
+from lumbar_train.data.folds import FULL, make_folds, read_folds, split, write_folds
+from lumbar_train.data.tables import Cohort, read_study_ids
+from lumbar_train.engine.distributed import pick_device
+from lumbar_train.engine.fold_pool import hand_out, usable_devices
 from lumbar_train.errors import TrainingError
 from lumbar_train.files import write_text
-from lumbar_train.folds import FULL, make_folds, read_folds, split, write_folds
-from lumbar_train.ranks import pick_device
-from lumbar_train.side_by_side import hand_out, usable_devices
-from lumbar_train.store import write_frame
-from lumbar_train.tables import Cohort, read_study_ids
+from lumbar_train.outputs.store import write_frame
 
 Results = dict[tuple[str, int], dict[str, Any]]
 

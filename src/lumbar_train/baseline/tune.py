@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
 
-from lumbar.eight_bit import as_input
 from lumbar.models.baseline import BaselineNet
+from lumbar.stages.eight_bit import as_input
 from lumbar_train.baseline.augment import augment
 from lumbar_train.baseline.network import Group, freeze, make_optimizer, parameter_groups
-from lumbar_train.checkpoint import load_state, save_state
+from lumbar_train.engine.checkpoint import load_state, save_state
+from lumbar_train.engine.loop_config import LoopConfig, amp_dtype, restore_scaler
 from lumbar_train.errors import TrainingError
-from lumbar_train.loop_config import LoopConfig, amp_dtype, restore_scaler
 
 DIV_FINAL = 1e5
 _CHECKPOINT_S = 30.0  # an epoch's end saves the state if the last save is older

@@ -12,20 +12,20 @@ import pandas as pd
 import pytest
 import torch
 
-from lumbar.baseline import read
-from lumbar.eight_bit import choose_slices, eight_bit
+from lumbar.bundle.manifest import read_manifest, verify
+from lumbar.chains.baseline import read
 from lumbar.errors import ManifestError
 from lumbar.labels import COLUMNS, SAGITTAL_T1, SEVERITIES, row_ids
-from lumbar.manifest import read_manifest, verify
+from lumbar.output.submission import validate
 from lumbar.run import predict
+from lumbar.stages.eight_bit import choose_slices, eight_bit
 from lumbar.study import read_descriptions
-from lumbar.submission import validate
 from lumbar_publish.names import DatasetId, Layout
-from lumbar_publish.seal import seal
-from lumbar_publish.whole import chain_of
+from lumbar_publish.sealing.completeness import chain_of
+from lumbar_publish.sealing.seal import seal
 from lumbar_train.__main__ import main
 from lumbar_train.baseline import run as runs
-from lumbar_train.tables import read_cohort
+from lumbar_train.data.tables import read_cohort
 
 CANAL, FORAMEN = "spinal_canal_stenosis_l4_l5", "left_neural_foraminal_narrowing_l5_s1"
 STUDIES = list(range(101, 107))

@@ -1,0 +1,182 @@
+"""The hash of the package that ships, and whether a bundle's copy of it is the one that was sealed.
+
+The rule: for every file of the package, sorted by its place, the line ``place NUL sha256-of-the-file NEWLINE``; the
+hash is the sha256 of these lines. ``__pycache__`` folders are left out. Sealing writes it into the manifest; the
+notebook's first cell (in short form), ``build_dataset.py --verify`` and ``predict`` compare it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from lumbar.errors import ManifestError
+from lumbar.io.regular_file import file_sha256, kind_of
+
+FOLDER, PACKAGE = "code", "lumbar"  # places in a bundle: code/lumbar, or lumbar where the archive's folder was dropped
+BYTECODE = "__pycache__"
+
+# What may ship from the package's folder; anything else there (caches, editors' backups) stays at home.
+SHIPPED = {".py", ".j2", ".html", ".css", ".js", ".json", ".csv", ".txt", ".typed"}
+IMPORTABLE = {".py", ".pyc", ".pyd", ".so", ".pth"}  # endings of what Python might load beside the package
+MAX_FILES = 5000  # of a package in a bundle
+_NAMED = 3  # files that a message names
+
+
+def shipped_files(package: Path) -> list[Path]:
+    """The files of a source tree's package that ship, sorted by their place."""
+    found = []
+    for path in package.rglob("*"):
+        inside = path.relative_to(package)
+        is_hidden = any(part.startswith(".") or part == BYTECODE for part in inside.parts)
+        if path.is_file() and path.suffix in SHIPPED and not is_hidden:
+            found.append(path)
+    return sorted(found, key=lambda path: path.relative_to(package).as_posix())
+
+
+def shipped_hashes(package: Path) -> dict[str, str]:
+    """Place and sha256 of each file that ships."""
+    return {path.relative_to(package).as_posix(): file_sha256(path) for path in shipped_files(package)}
+
+
+def digest(hashes: Mapping[str, str]) -> str:
+    """One hash of places and sha256s, by the rule above."""
+    lines = (f"{place}\0{hashes[place]}\n".encode("utf-8", "surrogateescape") for place in sorted(hashes))
+    return hashlib.sha256(b"".join(lines)).hexdigest()
+
+
+def code_sha256(package: Path) -> str:
+    """The hash of a source tree's package as it would be sealed."""
+    return digest(shipped_hashes(package))
+
+
+def own_code_sha256() -> str:
+    """The hash of the package that is running."""
+    return code_sha256(Path(__file__).resolve().parent)
+
+
+def own_code_line(sealed: str) -> str:
+    """What to say where the package that is running is not the one that a bundle was sealed with; else empty.
+
+    Args:
+        sealed: the manifest's ``code_sha256``; empty for a bundle that nobody sealed.
+    """
+    own = own_code_sha256()
+    if sealed in ("", own):
+        return ""
+    return f"this run uses its own code {own[:12]}, not the code {sealed[:12]} that the bundle was sealed with"
+
+
+def sealed_hashes(package: Path) -> dict[str, str]:
+    """Place and sha256 of every file of a bundle's package, whatever its kind; only ``__pycache__`` is left out.
+
+    Raises:
+        ManifestError: a symbolic link, a FIFO or the like, or more than ``MAX_FILES`` entries.
+    """
+    hashes: dict[str, str] = {}
+    folders, n_entries = [package], 0
+    while folders:
+        folder = folders.pop()
+        for entry in _entries(folder):
+            n_entries += 1
+            if n_entries > MAX_FILES:
+                raise ManifestError(f"{package}: found more than {MAX_FILES} entries, expected the sealed package")
+            if entry.name == BYTECODE:
+                continue
+            mode = os.lstat(entry).st_mode
+            if stat.S_ISDIR(mode):
+                folders.append(entry)
+            elif stat.S_ISREG(mode):
+                hashes[entry.relative_to(package).as_posix()] = file_sha256(entry)
+            else:
+                raise ManifestError(f"{entry}: found {kind_of(mode)}, expected a file or a folder as sealed")
+    return hashes
+
+
+def find_package(bundle: Path) -> Path | None:
+    """A bundle's copy of the package: ``code/lumbar``, else ``lumbar``, else None (weights alone)."""
+    for place in (bundle / FOLDER / PACKAGE, bundle / PACKAGE):
+        if os.path.lexists(place):
+            return place
+    return None
+
+
+def verify_code(bundle: Path, expected: str, listed: Mapping[str, str] | None = None) -> Path | None:
+    """Compare a bundle's copy of the package, where it holds one, with the hash that its manifest gives.
+
+    Args:
+        bundle: the folder of the manifest.
+        expected: the manifest's ``code_sha256``.
+        listed: place → sha256 of each sealed file, where the manifest lists them: the message can then name files.
+
+    Returns:
+        The package's folder; None for a bundle of weights alone.
+
+    Raises:
+        ManifestError: another hash, a link, or something beside the package that Python could import instead of the
+            standard library or an installed package.
+    """
+    package = find_package(bundle)
+    if package is None:
+        return None
+    for folder in {package, package.parent} - {bundle}:
+        mode = os.lstat(folder).st_mode
+        if not stat.S_ISDIR(mode):
+            raise ManifestError(f"{folder}: found {kind_of(mode)}, expected a folder of the sealed code")
+    _refuse_shadows(bundle, package)
+    found = sealed_hashes(package)
+    if (got := digest(found)) != expected:
+        wanted = f"{expected[:12]}…" if expected else "none"
+        raise ManifestError(
+            f"{package}: found code hash {got[:12]}…, expected {wanted}{_differences(found, listed)}: this code is not "
+            "what was sealed; seal and upload it again"
+        )
+    return package
+
+
+def shadows(bundle: Path, package: Path) -> list[Path]:
+    """What lies beside a bundle's package and could be imported by name once the package's folder is on the path."""
+    expected = {FOLDER, "weights"} if package.parent != bundle else {PACKAGE, "weights"}
+    beside = [
+        entry
+        for entry in _entries(bundle)
+        if entry.name not in expected and (entry.suffix in IMPORTABLE or not entry.is_file())
+    ]
+    if package.parent != bundle:
+        beside += [entry for entry in _entries(package.parent) if entry.name != PACKAGE]
+    return beside
+
+
+def _refuse_shadows(bundle: Path, package: Path) -> None:
+    if beside := shadows(bundle, package):
+        names = _some([entry.relative_to(bundle).as_posix() for entry in beside])
+        raise ManifestError(f"{bundle}: found {names} beside {package.relative_to(bundle)}, expected no other code")
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(Path(entry.path) for entry in os.scandir(folder))
+    except OSError as error:
+        raise ManifestError(f"{folder}: cannot be read ({error.strerror}), expected the sealed code") from None
+
+
+def _differences(found: Mapping[str, str], listed: Mapping[str, str] | None) -> str:
+    """Which files are too many, missing or changed, as far as it can be told."""
+    if listed is None:
+        extra = [place for place in sorted(found) if Path(place).suffix not in SHIPPED]
+        return f" (not of the kinds that ship: {_some(extra)})" if extra else ""
+    groups = {
+        "extra": [place for place in sorted(found) if place not in listed],
+        "missing": [place for place in sorted(listed) if place not in found],
+        "changed": [place for place in sorted(found) if listed.get(place, found[place]) != found[place]],
+    }
+    return " (" + "; ".join(f"{name} {_some(places)}" for name, places in groups.items() if places) + ")"
+
+
+def _some(names: list[str]) -> str:
+    """The first names, each printable, and how many more there are."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(ascii(name)[1:-1][:80] for name in names[:_NAMED]) + more

@@ -1,0 +1,166 @@
+"""The weights' manifest: what belongs to a bundle, and whether what lies on disk is it. Needs no torch.
+
+``weights_manifest.json`` lists each file with hash, size, and the config that rebuilds its network, and gives the hash
+of the code that was sealed with them; the kernel verifies all of it before any compute. Hash of a manifest = sha256 of
+the file's bytes. What a manifest must be, ``manifest_schema`` says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from lumbar.bundle.code_hash import verify_code
+from lumbar.bundle.manifest_schema import SCHEMA, TOP_LEVEL, WEIGHT, check
+from lumbar.errors import ManifestError
+from lumbar.io.files import write_atomically
+from lumbar.io.regular_file import file_sha256, read_regular
+from lumbar.io.strict_json import MAX_BYTES, read_strictly
+
+__all__ = ["FILE_NAME", "SCHEMA", "Manifest", "WeightEntry", "file_sha256", "manifest_hash", "read_manifest", "verify",
+           "write_manifest"]  # fmt: skip
+
+FILE_NAME = "weights_manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class WeightEntry:
+    """One file of weights: where it lies, what it must be, and what rebuilds and proves its network."""
+
+    file: str  # relative to the manifest, with forward slashes
+    sha256: str
+    bytes: int
+    stage: str
+    model: str
+    config: dict[str, Any]
+    fold: int  # -1: fitted on all data
+    metrics: dict[str, Any]
+    probe: dict[str, Any]  # seed, inputs, expected, tolerance
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A manifest as read; ``prior`` holds (normal_mild, moderate, severe) for each of the 25 columns, summing to 1."""
+
+    folder: Path
+    hash: str
+    dataset: dict[str, Any]
+    code_sha256: str
+    recipe: str
+    created_by: str
+    cohort: dict[str, Any]
+    prior: dict[str, tuple[float, float, float]]
+    oof: dict[str, Any]
+    versions: dict[str, Any]
+    training: dict[str, Any]
+    forced: list[Any]
+    weights: tuple[WeightEntry, ...]
+    data: dict[str, Any] = field(repr=False)  # the JSON as it stands, for those who write the next one
+
+    def of_stage(self, stage: str) -> list[WeightEntry]:
+        """The entries of one stage, in the manifest's order."""
+        return [entry for entry in self.weights if entry.stage == stage]
+
+    def path(self, entry: WeightEntry) -> Path:
+        """Where an entry's file lies; a mount that unpacked the folder flat is found too."""
+        listed = self.folder / entry.file
+        flat = self.folder / PurePosixPath(entry.file).name
+        return flat if flat.is_file() and not listed.is_file() else listed
+
+
+def manifest_hash(folder: str | Path) -> str:
+    """sha256 of the manifest file's bytes, in hex.
+
+    Raises:
+        ManifestError: there is no manifest.
+    """
+    content = read_regular(_manifest_path(folder), MAX_BYTES, "the weights' manifest")
+    return hashlib.sha256(content).hexdigest()
+
+
+def write_manifest(path: str | Path, data: Mapping[str, Any]) -> None:
+    """Write canonical JSON (sorted keys, indent 1, final newline): equal data give equal bytes and thus one hash.
+
+    Raises:
+        ManifestError: the data are not a valid manifest, or hold a value that JSON cannot.
+    """
+    target = Path(path)
+    try:
+        text = json.dumps(data, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    except RecursionError:
+        raise ManifestError(f"{target}: cannot be written (nested too deep), expected JSON values") from None
+    except (TypeError, ValueError) as error:
+        raise ManifestError(f"{target}: cannot be written ({error}), expected JSON values") from None
+    check(target, json.loads(text))
+    write_atomically(target, text, ManifestError)
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """Read and check the manifest of a bundle, without looking at the weights.
+
+    Args:
+        folder: the bundle, or the manifest file itself.
+
+    Raises:
+        ManifestError: no manifest, not JSON, another schema, or a field that is missing, of the wrong kind or out of
+            range (``manifest_schema``).
+    """
+    path = _manifest_path(folder)
+    content, data = read_strictly(path)
+    check(path, data)
+    return Manifest(
+        folder=path.parent,
+        hash=hashlib.sha256(content).hexdigest(),
+        prior={column: (row[0], row[1], row[2]) for column, row in data["prior"].items()},
+        weights=tuple(WeightEntry(**{key: entry[key] for key in WEIGHT}) for entry in data["weights"]),
+        data=data,
+        **{key: data[key] for key in TOP_LEVEL if key not in ("schema", "prior", "weights")},
+    )
+
+
+def verify(folder: str | Path, expected_hash: str | None = None) -> Manifest:
+    """Read the manifest and compare all that it stands for: every file's size and sha256, and the code, if it is there.
+
+    Args:
+        folder: the bundle; weights alone (a run's export), or with the code that they were sealed with.
+        expected_hash: the manifest hash that the caller was made for; None takes any.
+
+    Raises:
+        ManifestError: as ``read_manifest``, another hash, a file that is missing or differs, or code that is not what
+            was sealed; the message names it.
+    """
+    manifest = read_manifest(folder)
+    if expected_hash is not None and manifest.hash != expected_hash:
+        raise ManifestError(
+            f"{manifest.folder / FILE_NAME}: found manifest {manifest.hash[:12]}…, expected {expected_hash[:12]}…: "
+            f"another version of dataset {manifest.dataset.get('id')} is attached; attach the one that was sealed"
+        )
+    verify_code(manifest.folder, manifest.code_sha256, manifest.data.get("code_files"))
+    for entry in manifest.weights:
+        _verify_weights(manifest, entry)
+    return manifest
+
+
+def _verify_weights(manifest: Manifest, entry: WeightEntry) -> None:
+    path = manifest.path(entry)
+    if not os.path.lexists(path):
+        raise ManifestError(f"{path}: not found, expected the {entry.stage} weights that {FILE_NAME} names")
+    # os.path.realpath never raises; Path.resolve does for a link to itself.
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(manifest.folder)):
+        raise ManifestError(f"{path}: found a link that leads out of the bundle, expected a file inside it")
+    if path.is_file() and (size := path.stat().st_size) != entry.bytes:
+        raise ManifestError(f"{path}: found {size} bytes, expected {entry.bytes}")
+    found = file_sha256(path)
+    if found != entry.sha256:
+        raise ManifestError(f"{path}: found sha256 {found[:12]}…, expected {entry.sha256[:12]}…")
+
+
+def _manifest_path(folder: str | Path) -> Path:
+    path = Path(folder)
+    # os.path.isdir never raises, whatever the name is; Path.is_dir does for one of thousands of characters.
+    return path / FILE_NAME if os.path.isdir(path) or path.suffix != ".json" else path

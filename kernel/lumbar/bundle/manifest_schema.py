@@ -1,0 +1,170 @@
+"""What a weights manifest must be: types, ranges, names and what must agree. Checked once, before any use."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from lumbar.bundle.code_hash import digest
+from lumbar.config import CONFIGS, from_dict
+from lumbar.errors import ManifestError
+from lumbar.io.strict_json import demand_plain
+from lumbar.labels import COLUMNS
+from lumbar.rules import Either, Many, Nothing, Object, Real, Rule, Text, Whole, demand, demand_fields, shown
+
+SCHEMA = 1
+MAX_WEIGHTS = 1000
+MAX_WEIGHT_BYTES = 1 << 34  # 16 GiB, more than the memory of Kaggle's GPUs
+
+_SHA256 = Text(64, r"[0-9a-f]{64}", "64 hexadecimal digits")
+_NAME = Text(64, r"[A-Za-z][A-Za-z0-9_]*", "a name of letters, digits and _")
+_LINE, _COUNT = Text(200), Whole(0, 10**12)
+_PROBE: dict[str, Rule] = {
+    "seed": Whole(0, 2**32 - 1),
+    "inputs": Object(),
+    "expected": Many(Real(-1e6, 1e6), 1, 64),
+    # of 1 + |expected|; a wide tolerance would prove nothing
+    "tolerance": Real(0.0, 0.1),
+}
+
+# Fields that must be there: the JSON type first (so that the message can name it), then what its value must be.
+TOP_LEVEL: dict[str, tuple[type, Rule]] = {
+    "schema": (int, Whole(SCHEMA, SCHEMA)),
+    "dataset": (dict, Object({"id": _LINE, "version": Either((Nothing(), _COUNT, _LINE))})),
+    "code_sha256": (str, Either((_SHA256, Text(0, "", "nothing (not sealed)")))),
+    "recipe": (str, _LINE),
+    "created_by": (str, _LINE),
+    "cohort": (dict, Object({"fingerprint": _LINE, "studies": _COUNT, "description": _LINE})),
+    "prior": (dict, Object()),
+    "oof": (dict, Object()),
+    "versions": (dict, Object()),
+    "training": (dict, Object()),
+    "forced": (list, Many(Text(4000), 0, 1000)),
+    "weights": (list, Many(Object(), 0, MAX_WEIGHTS)),
+}
+WEIGHT: dict[str, tuple[type, Rule]] = {
+    "file": (str, Text(200)),
+    "sha256": (str, _SHA256),
+    "bytes": (int, Whole(1, MAX_WEIGHT_BYTES)),
+    "stage": (str, _NAME),
+    "model": (str, _NAME),
+    "config": (dict, Object()),
+    "fold": (int, Whole(-1000, 1000)),
+    "metrics": (dict, Object()),
+    "probe": (dict, Object(_PROBE)),
+}
+# Which networks can serve a stage. Another one would be found out only by the first study, and by every one.
+SERVES: dict[str, set[str]] = {
+    "sagittal_xy": {"heatmap", "sagittal_regression"},
+    "sagittal_z": {"slice_role"},
+    "axial_xy": {"heatmap", "axial_regression"},
+    "sagittal_classifier": {"sagittal_classifier"},
+    "axial_subarticular": {"axial_classifier"},
+    "axial_all": {"axial_classifier"},
+    "aggregator": {"aggregator", "level_sequence"},
+    "baseline": {"baseline"},
+}
+
+_PART = r"[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,99}"
+_FILE = Text(200, rf"(?:{_PART}/){{0,4}}{_PART}\.safetensors")
+_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
+
+
+def check(path: Path, data: Any) -> None:
+    """Refuse anything that is not a manifest by the tables above.
+
+    Args:
+        path: the manifest file, for the messages.
+        data: the JSON value.
+
+    Raises:
+        ManifestError: "path: field: found …, expected …", on one line.
+    """
+    if not isinstance(data, dict):
+        raise ManifestError(f"{path}: found {type(data).__name__}, expected an object with {', '.join(TOP_LEVEL)}")
+    demand_plain(path, data)
+    if isinstance(data.get("schema"), bool) or data.get("schema") != SCHEMA:
+        raise ManifestError(f"{path}: found schema {shown(data.get('schema'))}, expected {SCHEMA}")
+    _check_fields(path, "", data, TOP_LEVEL)
+    _check_prior(path, data["prior"])
+    _check_code_files(path, data)
+    names: set[str] = set()
+    for index, entry in enumerate(data["weights"]):
+        _check_entry(path, index, entry)
+        _check_once(path, entry["file"], names)
+
+
+def _check_fields(path: Path, where: str, data: Mapping[str, Any], kinds: Mapping[str, tuple[type, Rule]]) -> None:
+    for key, (kind, _) in kinds.items():
+        if key not in data:
+            raise ManifestError(f"{path}: {where}{key} missing, expected {', '.join(kinds)}")
+        if not isinstance(data[key], kind) or isinstance(data[key], bool):
+            raise ManifestError(f"{path}: {where}{key}: found {type(data[key]).__name__}, expected {kind.__name__}")
+    if kinds is TOP_LEVEL:
+        for index, entry in enumerate(data["weights"][: MAX_WEIGHTS + 1]):
+            if not isinstance(entry, dict):
+                raise ManifestError(f"{path}: weights[{index}]: found {type(entry).__name__}, expected an object")
+    demand_fields(f"{path}: {where}", data, {key: rule for key, (_, rule) in kinds.items()})
+
+
+def _check_entry(path: Path, index: int, entry: Mapping[str, Any]) -> None:
+    where = f"weights[{index}]."
+    _check_fields(path, where, entry, WEIGHT)
+    _check_file_name(path, where, entry["file"])
+    stage, model = entry["stage"], entry["model"]
+    if model not in CONFIGS:
+        return  # ``models.build`` refuses it; a manifest of networks to come may be looked at
+    if model not in SERVES.get(stage, {model}):
+        expected = " or ".join(sorted(SERVES[stage]))
+        raise ManifestError(f"{path}: {where}model: found {model!r} for stage {stage!r}, expected {expected}")
+    try:
+        from_dict(CONFIGS[model], entry["config"])
+    except ManifestError as error:
+        raise ManifestError(f"{path}: {where}config: {error}") from None
+
+
+def _check_file_name(path: Path, where: str, name: str) -> None:
+    """A relative place with plain letters, written in one way only, that every file system takes for the same file."""
+    parts = PurePosixPath(name).parts
+    is_plain = _FILE.accepts(name) and "/".join(parts) == name and not any(part.endswith(".") for part in parts)
+    if not is_plain or any(part.split(".")[0].lower() in _DEVICES for part in parts):
+        raise ManifestError(
+            f"{path}: {where}file: found {shown(name)}, expected a .safetensors inside the folder, such as "
+            "weights/name.safetensors (letters, digits, . _ + = - and at most 200 of them)"
+        )
+
+
+def _check_once(path: Path, name: str, names: set[str]) -> None:
+    """Refuse a second file of the same last name: a mount that drops the folders would give one file for both."""
+    key = unicodedata.normalize("NFC", PurePosixPath(name).name).casefold()
+    if key in names:
+        raise ManifestError(f"{path}: {name} is listed twice, expected once (upper and lower case are the same)")
+    names.add(key)
+
+
+def _check_prior(path: Path, prior: dict[str, Any]) -> None:
+    if missing := [column for column in COLUMNS if column not in prior]:
+        raise ManifestError(f"{path}: prior of {missing[0]} missing, expected the 25 label columns")
+    share = Real(0.0, 1.0)
+    for column, row in prior.items():
+        if column not in COLUMNS:
+            raise ManifestError(f"{path}: prior: found column {shown(column)}, expected the 25 label columns")
+        if not Many(share, 3, 3).accepts(row) or abs(sum(row) - 1.0) > 1e-3:
+            raise ManifestError(
+                f"{path}: prior of {column}: found {shown(row)}, expected 3 probabilities that sum to 1"
+            )
+
+
+def _check_code_files(path: Path, data: Mapping[str, Any]) -> None:
+    """The list of sealed code files, where there is one: it must give the code hash that stands beside it."""
+    files = data.get("code_files")
+    if files is None:
+        return
+    where = f"{path}: code_files"
+    demand(where, files, Object())
+    for place, found in files.items():
+        demand(f"{where}: {shown(place)}", found, _SHA256)
+    if digest(files) != data["code_sha256"]:
+        raise ManifestError(f"{where}: found hash {digest(files)[:12]}…, expected code_sha256 {data['code_sha256']!r}")

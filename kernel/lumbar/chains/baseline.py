@@ -1,0 +1,158 @@
+"""The baseline chain of one study: 8-bit slices → one network a column → the mean over slices. No localiser."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from lumbar.budget import Effort
+from lumbar.bundle.manifest import Manifest
+from lumbar.bundle.weights import check_probe, load_network
+from lumbar.chains.registry import Picture
+from lumbar.errors import ManifestError
+from lumbar.labels import COLUMNS, DESCRIPTIONS
+from lumbar.models.baseline import BaselineNet
+from lumbar.models.inference import forward
+from lumbar.stages import StudyResult
+from lumbar.stages.eight_bit import as_input, choose_slices, eight_bit
+from lumbar.stages.points import Localisation
+from lumbar.study import Study, read_study
+
+STAGE = "baseline"
+_BATCH = 64  # slices at once through a network: memory stays small on a CPU too
+_PICTURED = 5
+
+View = tuple[str, int, int]  # description, size, slices
+
+
+@dataclass
+class BaselineNetworks:
+    """The networks of each column: one full fit, or several folds to be averaged."""
+
+    by_column: dict[str, list[BaselineNet]] = field(default_factory=dict)
+
+
+def load(manifest: Manifest, device: str) -> BaselineNetworks:
+    """Load column by column, each proven by its probe as it comes: no more than one file is ever held beside.
+
+    Raises:
+        ManifestError: an entry that is no baseline network, tensors that do not fit, or a probe that differs.
+    """
+    networks = BaselineNetworks()
+    for entry in manifest.of_stage(STAGE):
+        network = load_network(manifest.path(entry), entry, device)
+        if not isinstance(network, BaselineNet):
+            raise ManifestError(f"{entry.file}: found model {entry.model!r} in stage {STAGE!r}, expected 'baseline'")
+        check_probe(network, entry.probe, entry.file)
+        networks.by_column.setdefault(network.config.column, []).append(network)
+    return networks
+
+
+def read(
+    wanted: Sequence[str], root: Path, split: str, study_id: int, descriptions: pd.DataFrame, workers: int | None
+) -> Study:
+    """Read only the series that the networks look at; the others cost no time and give no problems."""
+    table = descriptions[descriptions["series_description"].isin(list(wanted))]
+    study = read_study(root, split, study_id, table, workers)
+    unasked = {f"study {study_id}: no {name} series" for name in DESCRIPTIONS if name not in wanted}
+    study.problems = [line for line in study.problems if line not in unasked]
+    return study
+
+
+def predict(
+    study: Study, networks: BaselineNetworks, prior: NDArray[np.float64], effort: Effort = Effort.FULL
+) -> StudyResult:
+    """Probabilities (25, 3) of one study; a column without network or image keeps exactly its prior (25, 3)."""
+    result = StudyResult(probs=np.array(prior, dtype=np.float64), localisation=Localisation())
+    images: dict[View, NDArray[np.uint8]] = {}
+    seconds = {"convert": 0.0, "classify": 0.0}
+    for index, column in enumerate(COLUMNS):
+        found = networks.by_column.get(column, [])
+        total = np.zeros(3)
+        for network in found if effort.uses_all_folds else found[:1]:
+            view = view_of(network)
+            started = time.perf_counter()
+            if view not in images:
+                images[view] = _images(study, view, None if effort.uses_all_models else 1)
+                if not len(images[view]):
+                    result.problems.append(f"study {study.study_id}: no {view[0]} slice, its columns keep their prior")
+            seconds["convert"] += time.perf_counter() - started
+            if not len(images[view]):
+                continue
+            started = time.perf_counter()
+            config = network.config
+            logits = slice_logits(network, images[view])
+            total += combine(logits, prior[index], config.balance, config.temperature)
+            seconds["classify"] += time.perf_counter() - started
+        if total.sum() > 0:
+            result.probs[index] = total / total.sum()
+    result.seconds = seconds
+    return result
+
+
+def view_of(network: BaselineNet) -> View:
+    """What a network wants to see: networks that agree share the converted slices."""
+    return network.config.description, network.config.size, network.config.slices
+
+
+def _images(study: Study, view: View, limit: int | None) -> NDArray[np.uint8]:
+    description, size, n_slices = view
+    chosen = choose_slices(study, description, n_slices)
+    if limit is not None and len(chosen) > limit:  # little time left: the middle alone
+        middle = (len(chosen) - limit) // 2
+        chosen = chosen[middle : middle + limit]
+    return np.array([eight_bit(study, item, size) for item in chosen], dtype=np.uint8)
+
+
+def slice_logits(network: BaselineNet, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Logits (N, 3) of 8-bit slices (N, size, size)."""
+    parts = [
+        forward(network, as_input(images[start : start + _BATCH])).double().numpy()
+        for start in range(0, len(images), _BATCH)
+    ]
+    return np.concatenate(parts) if parts else np.zeros((0, 3))
+
+
+def slice_probs(
+    logits: NDArray[np.float64], prior: NDArray[np.float64], balance: Sequence[float], temperature: float = 1.0
+) -> NDArray[np.float64]:
+    """Probabilities (N, 3) as the metric wants them from logits (N, 3) of a network fitted on balanced classes.
+
+    With upsampled classes a network estimates p(class | slice) under equal frequencies. Bayes' rule puts the true
+    ones back: times ``prior`` (3,), the weighted (1/2/4) frequencies, over ``balance`` (3,), those that it was fitted
+    on. A class that it never saw keeps its prior. ``temperature`` divides the logits first: at 1 the network is
+    believed, far above 1 only the prior is left (Guo et al. 2017, On calibration of modern neural networks).
+    """
+    shares = np.asarray(balance, dtype=np.float64)
+    is_known = shares > 0
+    shifted = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature)
+    odds = np.where(is_known, shifted * prior / np.where(is_known, shares, 1.0), 0.0)
+    total = odds.sum(axis=1, keepdims=True)
+    known = np.divide(odds, total, out=np.zeros_like(odds), where=total > 0)
+    return np.asarray(np.where(is_known, known * prior[is_known].sum(), prior) / prior.sum())
+
+
+def combine(
+    logits: NDArray[np.float64], prior: NDArray[np.float64], balance: Sequence[float], temperature: float = 1.0
+) -> NDArray[np.float64]:
+    """Probabilities (3,) of a study: the mean over its slices' (N, 3), which must be one or more."""
+    return np.asarray(slice_probs(logits, prior, balance, temperature).mean(axis=0))
+
+
+def draw(study: Study, _result: StudyResult) -> list[Picture]:
+    """Central slices as the networks see them (at 256 px)."""
+    pictures = []
+    for description in DESCRIPTIONS:
+        for item in choose_slices(study, description, _PICTURED)[:_PICTURED]:
+            is_whole, png = cv2.imencode(".png", eight_bit(study, item, 256))
+            if is_whole:
+                title = f"{description}, series {item.series_id}, slice {item.name}"
+                pictures.append(Picture(title, png.tobytes()))
+    return pictures

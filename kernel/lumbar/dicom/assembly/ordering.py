@@ -1,0 +1,209 @@
+"""Placed images to stacks: grouped by plane and station, ordered in space, one image for each place.
+
+Where nearly all images carry one position, or none, positions say nothing: SliceLocation orders them if it varies, else
+the instance number, and the stack is marked as guessed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lumbar.dicom.assembly.placing import Notes, Placed, is_same_orientation, is_same_spacing, listed
+from lumbar.dicom.assembly.repeats import NEARLY_ALL, SAME_POSITION_MM, LeftOut, one_a_place, one_kind, place_ids
+from lumbar.dicom.header import Header
+from lumbar.dicom.stack import plane_normal
+
+_DEFAULT_STEP_MM = 4.0
+_MIN_AT_ONE_POSITION = 3  # two images at one position are a double
+_MAX_AT_ONE_POSITION = 512  # more images than any stack of a spine has are repeats of one slice
+_MAX_STACKS = 128  # of a series; what is beyond them is left out with a line
+# Slices of one stack may shift in their plane, those of another station lie a good part of the image away.
+_STATION_SHARE = 0.5  # of the field of view
+_STATION_MM = 40.0  # and never less than this
+
+
+@dataclass(slots=True)
+class Plan:
+    """A stack before its pixels are read: its images in their order in space, and its geometry as in ``Stack``."""
+
+    items: list[Placed]
+    origins_mm: np.ndarray
+    row_mm: np.ndarray
+    column_mm: np.ndarray
+    step_mm: float
+    is_guessed: bool
+
+
+def arrange(placed: list[Placed], notes: Notes, left: LeftOut, prefers_long_echo: bool) -> list[Plan]:
+    """The stacks of a series; images left out are noted in ``left``, one line for each reason in ``notes``."""
+    arranger = _Arranger(left, prefers_long_echo)
+    plans = [plan for group in _group(placed, notes) for plan in arranger.plans(group)]
+    if len(plans) > _MAX_STACKS:
+        plans.sort(key=lambda plan: -len(plan.items))
+        n_left = sum(len(plan.items) for plan in plans[_MAX_STACKS:])
+        notes.problems.append(f"{n_left} slices left out, found {len(plans)} stacks, expected at most {_MAX_STACKS}")
+        del plans[_MAX_STACKS:]
+    for reason, count in arranger.orders.items():
+        notes.guess(f"{count} slices {reason}")
+    if arranger.stations:
+        notes.problems.append(f"slices far apart in one plane make separate stacks: {listed(arranger.stations)}")
+    notes.problems.extend(left.lines())
+    return plans
+
+
+def _group(placed: list[Placed], notes: Notes) -> list[list[Placed]]:
+    """Slices of one size, spacing, orientation and photometric sense each, in the order of the first of them."""
+    groups: list[list[Placed]] = []
+    known: dict[tuple[object, ...], int] = {}  # most slices agree exactly with an earlier one
+    n_left = 0
+    for item in placed:
+        key = (item.image.shape, item.image.is_inverted, item.spacing, item.cosines)
+        index = known.get(key)
+        if index is None:
+            index = next((k for k, group in enumerate(groups) if _is_same_plane(item, group[0])), len(groups))
+            if index == _MAX_STACKS:
+                n_left += 1
+                continue
+            if index == len(groups):
+                groups.append([])
+            known[key] = index
+        groups[index].append(item)
+    if n_left:
+        notes.problems.append(
+            f"{n_left} slices left out, found more than {_MAX_STACKS} planes and sizes, expected less"
+        )
+    return groups
+
+
+def _is_same_plane(one: Placed, other: Placed) -> bool:
+    if one.image.shape != other.image.shape or one.image.is_inverted != other.image.is_inverted:
+        return False
+    return is_same_spacing(one.spacing, other.spacing) and is_same_orientation(one.cosines, other.cosines)
+
+
+@dataclass(slots=True)
+class _Arranger:
+    """Makes the stacks of one group after the other, and keeps what there is to say about all of them."""
+
+    left: LeftOut
+    prefers_long_echo: bool
+    orders: Counter[str] = field(default_factory=Counter)  # slices ordered without positions: why, and by what
+    stations: list[str] = field(default_factory=list)
+
+    def plans(self, group: list[Placed]) -> list[Plan]:
+        """The stacks of slices of one plane."""
+        group = sorted(group, key=lambda item: (item.image.instance_number, item.image.frame or 0))
+        cosines, spacing = np.array(group[0].cosines), group[0].spacing
+        row_mm, column_mm = cosines[3:] * spacing[0], cosines[:3] * spacing[1]
+        if group[0].origin is None:
+            return [self._without_positions(group, row_mm, column_mm, "without ImagePositionPatient")]
+        origins = np.array([item.origin for item in group], dtype=np.float64)
+        places = np.sum(origins * plane_normal(row_mm, column_mm), axis=1)
+        is_repeating = _is_repeating(places)
+        if is_repeating and _is_one_position(group, origins):
+            return [self._without_positions(group, row_mm, column_mm, "at one position")]
+        in_plane = origins @ np.stack([cosines[3:], cosines[:3]], axis=1)  # mm along a column, along a row
+        sizes = zip(group[0].image.shape, spacing, strict=True)
+        members = _stations(in_plane, [max(_STATION_MM, _STATION_SHARE * n * step) for n, step in sizes])
+        if len(members) > 1:
+            apart = float(np.linalg.norm(np.ptp(in_plane, axis=0)))
+            counts = listed([len(some) for some in members])
+            self.stations.append(f"{counts} slices up to {apart:.0f} mm apart")
+        step_mm, is_guessed = _step(group[0].image.header), group[0].is_guessed
+        plans = []
+        for some in members:
+            kept = self._without_repeats(group, some, places) if is_repeating else some
+            kept = sorted(kept, key=places.tolist().__getitem__)
+            items = [group[index] for index in kept]
+            plans.append(Plan(items, origins[kept], row_mm, column_mm, step_mm, is_guessed))
+        return plans
+
+    def _without_repeats(self, group: list[Placed], members: list[int], places: np.ndarray) -> list[int]:
+        """Those of the members' indices that are kept, one for each of the places (n,) in mm along the normal."""
+        own = places[members]
+        if not _is_repeating(own):
+            return members
+        items = [group[index] for index in members]
+        kept = one_a_place(items, place_ids(own.tolist()), self.left, self.prefers_long_echo)
+        return [members[index] for index in kept]
+
+    def _without_positions(self, group: list[Placed], row_mm: np.ndarray, column_mm: np.ndarray, reason: str) -> Plan:
+        """One stack, centred on the origin, of slices whose positions say nothing."""
+        normal, step_mm = plane_normal(row_mm, column_mm), _step(group[0].image.header)
+        locations = _locations(group)
+        if locations is not None:
+            kept = one_a_place(group, place_ids(locations), self.left, self.prefers_long_echo)
+            kept = sorted(kept, key=locations.__getitem__)
+            places = np.array([locations[index] for index in kept])
+        else:
+            kept = one_kind(group, self.left, self.prefers_long_echo)
+            places = step_mm * np.arange(len(kept))
+        order = "instance number" if locations is None else "SliceLocation"
+        self.orders[f"{reason}, ordered by {order}"] += len(kept)
+        rows, columns = group[0].image.shape
+        corner = -(rows - 1) / 2 * row_mm - (columns - 1) / 2 * column_mm
+        middle = (places[0] + places[-1]) / 2
+        origins = np.array([corner + (place - middle) * normal for place in places.tolist()])
+        return Plan([group[index] for index in kept], origins, row_mm, column_mm, step_mm, True)
+
+
+def _is_repeating(places: np.ndarray) -> bool:
+    """Whether two of the places (n,) in mm are the same."""
+    return bool(np.any(np.diff(np.sort(places)) < SAME_POSITION_MM))
+
+
+def _is_one_position(group: list[Placed], origins: np.ndarray) -> bool:
+    """Whether nearly all slices, of which none repeats another, carry one position (``origins`` (n, 3) mm)."""
+    steps = np.rint(origins / SAME_POSITION_MM).astype(np.int64)
+    _, which, counts = np.unique(steps, axis=0, return_inverse=True, return_counts=True)
+    same = [group[index] for index in np.flatnonzero(which.reshape(-1) == np.argmax(counts)).tolist()]
+    if len(same) < max(_MIN_AT_ONE_POSITION, NEARLY_ALL * len(group)):
+        return False
+    if _locations(same) is not None:
+        return True
+    if len(same) > _MAX_AT_ONE_POSITION:
+        return False
+    times = {item.image.header.temporal_position_identifier for item in same} - {None}
+    return len(times) < NEARLY_ALL * len(same)  # else it is one slice over time
+
+
+def _locations(group: list[Placed]) -> list[float] | None:
+    """SliceLocation of each slice in mm, where all have it and it varies."""
+    values = [item.image.header.slice_location for item in group]
+    known = [value for value in values if value is not None and abs(value) < 1e6]
+    if len(known) < len(group) or len(group) < 2:
+        return None
+    (_, count), *_ = Counter(place_ids(known)).most_common(1)
+    return known if count < NEARLY_ALL * len(group) else None
+
+
+def _stations(in_plane: np.ndarray, reach_mm: list[float]) -> list[list[int]]:
+    """Indices of slices that lie together in their plane, of their places (n, 2) mm, in the order of the first.
+
+    Slices part where there is a gap wider than ``reach_mm`` (of either axis), so that a slow drift parts nothing.
+    """
+    if np.all(np.ptp(in_plane, axis=0) <= reach_mm):
+        return [list(range(len(in_plane)))]
+    parts, whole = [np.arange(len(in_plane))], []
+    while parts:
+        part = parts.pop()
+        for axis in (0, 1):
+            order = part[np.argsort(in_plane[part, axis], kind="stable")]
+            gaps = np.flatnonzero(np.diff(in_plane[order, axis]) > reach_mm[axis])
+            if gaps.size:
+                parts.extend(np.split(order, gaps + 1))
+                break
+        else:
+            whole.append(sorted(part.tolist()))
+    return sorted(whole)
+
+
+def _step(header: Header) -> float:
+    """Distance between slices that the header names, for stacks whose positions do not tell."""
+    for value in (header.spacing_between_slices, header.slice_thickness):
+        if value is not None and 0.1 <= abs(value) <= 100:
+            return abs(value)
+    return _DEFAULT_STEP_MM

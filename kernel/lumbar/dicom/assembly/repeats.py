@@ -1,0 +1,194 @@
+"""Several images at one place: copies, echoes, phase beside magnitude, times. Which of them make the volume.
+
+Mixing them slice by slice would make a volume of no one kind, so one kind is chosen for the whole stack, attribute by
+attribute: of ImageType magnitude before other kinds, real or imaginary part before phase, ORIGINAL before DERIVED; then
+the kind that covers most places; then the shortest EchoTime (the longest where ``prefers_long_echo``), the first echo,
+time or acquisition. An attribute is only used where one of its kinds covers nearly all places: acquisitions that share
+the places between them are no repeats of each other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from lumbar.dicom.assembly.placing import Image, Placed, listed
+
+SAME_POSITION_MM = 1e-2
+NEARLY_ALL = 0.8
+_MOST_KINDS = 64  # that are each compared with all others; more than that at nearly all places repeat for certain
+_MIN_CLASS = 3  # images of each kind, where no place tells that they repeat each other
+_ATTRIBUTES = {
+    "image_type": "ImageType",
+    "echo_time": "EchoTime",
+    "echo_number": "EchoNumbers",
+    "temporal_position_identifier": "TemporalPositionIdentifier",
+    "acquisition_number": "AcquisitionNumber",
+}
+# Acquisitions and times may number the slices themselves, so they split only where places repeat
+_ATTRIBUTES_WITHOUT_PLACES = ("image_type", "echo_time", "echo_number")
+_PHASE = {"P", "PHASE", "PHASE MAP", "PHASE_MAP", "VELOCITY"}
+_PARTS = {"R", "REAL", "I", "IMAGINARY"}
+_MAGNITUDE = {"M", "MAGNITUDE", "M_SE", "M_FFE", "M_IR"}
+_TERMS = {"ORIGINAL", "DERIVED", "PRIMARY", "SECONDARY", "OTHER", "ND", "NORM", "DIS2D", "DIS3D", "W", "WATER", "F"}
+_TERMS |= {"FAT", "IP", "OP", "IN_PHASE", "OUT_PHASE", "SE", "FFE", "IR", "NONE", *_PHASE, *_PARTS, *_MAGNITUDE}
+
+
+@dataclass(slots=True)
+class LeftOut:
+    """Images that a series' stacks do without, and why."""
+
+    copies: list[tuple[Image, Image]] = field(default_factory=list)  # each with the one that is kept
+    doubles: list[tuple[Image, Image]] = field(default_factory=list)
+    kinds: Counter[tuple[str, str]] = field(default_factory=Counter)  # what they are, and what is kept
+
+    def lines(self) -> list[str]:
+        """One line for each reason."""
+        lines = []
+        for pairs, reason, word in (
+            (self.copies, "copies of others", "of"),
+            (self.doubles, "at the same place as others", "as"),
+        ):
+            if pairs:
+                names = listed([f"{image.name} ({word} {kept.name})" for image, kept in pairs])
+                lines.append(f"{_slices(len(pairs))} left out, {reason}: {names}")
+        if self.kinds:
+            kinds = [f"{count} of {left} (kept: {kept})" for (left, kept), count in self.kinds.items()]
+            lines.append(f"{_slices(self.kinds.total())} left out, at the same places as others: {listed(kinds)}")
+        return lines
+
+
+def place_ids(places: list[float]) -> list[int]:
+    """For each place, in mm, the number of its cluster; clusters count up along the axis."""
+    ids = [0] * len(places)
+    cluster, start = -1, -math.inf
+    for index in sorted(range(len(places)), key=places.__getitem__):
+        if places[index] - start >= SAME_POSITION_MM:
+            cluster, start = cluster + 1, places[index]
+        ids[index] = cluster
+    return ids
+
+
+def one_a_place(items: list[Placed], places: list[int], left: LeftOut, prefers_long_echo: bool) -> list[int]:
+    """Indices of the items that make the volume, one for each of ``places`` (a cluster's number for each item).
+
+    Items are in the order of their instance numbers; of several at a place that nothing tells apart the first is kept.
+    """
+    kept = _without_copies(items, places, left, [item.image.header.instance_number for item in items])
+    for attribute in _ATTRIBUTES:
+        if len({places[index] for index in kept}) == len(kept):
+            return kept
+        kept = _one_kind(items, kept, attribute, left, prefers_long_echo, places)
+    first: dict[int, int] = {}
+    for index in kept:
+        same = first.setdefault(places[index], index)
+        if same != index:
+            left.doubles.append((items[index].image, items[same].image))
+    return list(first.values())
+
+
+def one_kind(items: list[Placed], left: LeftOut, prefers_long_echo: bool) -> list[int]:
+    """Indices of the items that make the volume where no place tells which repeat each other.
+
+    Copies are known by their instance number; kinds are told apart where each has as many images.
+    """
+    numbers = [item.image.header.instance_number for item in items]
+    if len(set(numbers)) == 1:  # says nothing, so that files' names may
+        numbers = [item.image.instance_number for item in items]
+    kept = _without_copies(items, [0] * len(items), left, numbers)
+    for attribute in _ATTRIBUTES_WITHOUT_PLACES:
+        sizes = Counter(_value(items[index], attribute) for index in kept)
+        if len(sizes) > 1 and len(set(sizes.values())) == 1 and min(sizes.values()) >= _MIN_CLASS:
+            kept = _one_kind(items, kept, attribute, left, prefers_long_echo)
+    return kept
+
+
+def _without_copies(items: list[Placed], places: list[int], left: LeftOut, numbers: list[int | None]) -> list[int]:
+    """Indices of all items but those that agree with an earlier one in all that tells images apart."""
+    seen: dict[tuple[Any, ...], int] = {}
+    kept = []
+    for index, (item, number) in enumerate(zip(items, numbers, strict=True)):
+        if number is not None:
+            header = item.image.header
+            kinds = [_value(item, attribute) for attribute in _ATTRIBUTES]
+            first = seen.setdefault((places[index], number, item.image.frame, header.slice_location, *kinds), index)
+            if first != index:
+                left.copies.append((item.image, items[first].image))
+                continue
+        kept.append(index)
+    return kept
+
+
+def _one_kind(
+    items: list[Placed],
+    kept: list[int],
+    attribute: str,
+    left: LeftOut,
+    prefers_long_echo: bool,
+    places: list[int] | None = None,
+) -> list[int]:
+    """The indices among ``kept`` whose items are of the best kind, or all of them where the attribute tells nothing.
+
+    With ``places`` a kind has to cover nearly all of them, and most of the other images have to repeat it.
+    """
+    kinds: dict[Any, list[int]] = {}
+    for index in kept:
+        kinds.setdefault(_value(items[index], attribute), []).append(index)
+    if len(kinds) < 2:
+        return kept
+    complete = {kind: len(members) for kind, members in kinds.items()}
+    if places is not None:
+        covered = {kind: {places[index] for index in members} for kind, members in kinds.items()}
+        n_places = len({places[index] for index in kept})
+        complete = {kind: len(own) for kind, own in covered.items() if len(own) >= NEARLY_ALL * n_places}
+        for kind in list(complete):
+            if len(complete) <= _MOST_KINDS and not _is_repeated(kinds[kind], kept, covered[kind], places):
+                del complete[kind]
+    if not complete:
+        return kept
+    best = min(complete, key=lambda kind: _rank(attribute, kind, complete[kind], prefers_long_echo))
+    for kind, members in kinds.items():
+        if kind != best:
+            left.kinds[_shown(attribute, kind), _shown(attribute, best)] += len(members)
+    return kinds[best]
+
+
+def _is_repeated(members: list[int], kept: list[int], covered: set[int], places: list[int]) -> bool:
+    """Whether more than half of the images of ``kept`` that are no members lie at the members' places."""
+    own = set(members)
+    others = [index for index in kept if index not in own]
+    return 2 * sum(places[index] in covered for index in others) > len(others)
+
+
+def _value(item: Placed, attribute: str) -> Any:
+    """An attribute as it is compared: texts in capitals, times to 0.01 ms."""
+    value = getattr(item.image.header, attribute)
+    if isinstance(value, str):
+        return value.strip().upper()
+    return round(value, 2) if isinstance(value, float) else value
+
+
+def _rank(attribute: str, kind: Any, n_covered: int, prefers_long_echo: bool) -> tuple[Any, ...]:
+    """The smallest is the best kind."""
+    if attribute == "image_type":
+        values = [part.strip() for part in (kind or "").split("\\")]
+        names = set(values[2:])
+        part = 0 if names & _MAGNITUDE else 3 if names & _PHASE else 2 if names & _PARTS else 1
+        return part, values[0] != "ORIGINAL", -n_covered, kind or ""
+    if kind is None:
+        return -n_covered, math.inf
+    is_reversed = prefers_long_echo and attribute in ("echo_time", "echo_number")
+    return -n_covered, -kind if is_reversed else kind
+
+
+def _shown(attribute: str, kind: Any) -> str:
+    """An attribute for a line; of a text only the values that are defined terms."""
+    if isinstance(kind, str):
+        kind = "\\".join(part if part in _TERMS else "other" for part in map(str.strip, kind.split("\\")[:8]))
+    return f"{_ATTRIBUTES[attribute]} {'absent' if kind is None else kind}"
+
+
+def _slices(count: int) -> str:
+    return f"{count} slice{'s' if count > 1 else ''}"

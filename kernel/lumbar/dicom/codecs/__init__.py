@@ -1,0 +1,1 @@
+"""Pixels out of frames: one module a family of transfer syntaxes, with its kernels."""

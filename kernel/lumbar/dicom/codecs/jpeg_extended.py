@@ -1,0 +1,130 @@
+"""JPEG extended sequential, Huffman (PS3.5 8.2.1; ITU-T T.81): 12-bit samples, which OpenCV refuses, and 8-bit ones.
+
+Colour with subsampled components goes to OpenCV where it has 8 bits, and is refused where it has 12. Progressive and
+arithmetic-coded frames are other transfer syntaxes, and refused.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lumbar.dicom.codecs import opencv
+from lumbar.dicom.codecs.jpeg_extended_kernels import INVALID, NO_RESTART, PADDING, TRUNCATED, Work, decode_scan
+from lumbar.dicom.codecs.jpeg_markers import (
+    SOF_BASELINE,
+    SOF_EXTENDED,
+    Frame,
+    HuffmanTable,
+    MarkerReader,
+    Scan,
+    check_room,
+    check_size,
+    open_frame,
+    read_only,
+    refuse,
+)
+from lumbar.dicom.codecs.native import clear_unused_bits
+from lumbar.dicom.header import Header
+
+TRANSFER_SYNTAXES = ("1.2.840.10008.1.2.4.51",)
+
+_REASONS = {
+    TRUNCATED: "the end of the data",
+    INVALID: "a code that no table holds",
+    NO_RESTART: "no restart marker in turn",
+}
+
+
+def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
+    """Decode one frame.
+
+    Parameters
+    ----------
+    data
+        (n,) uint8, the frame's bytes.
+    header
+        Gives size, type and photometric interpretation.
+
+    Returns
+    -------
+    numpy.ndarray
+        (rows, columns) or (rows, columns, 3) of ``header.pixel_dtype``, as pydicom gives it: bits above BitsStored
+        cleared, or copies of the sign.
+
+    Raises
+    ------
+    DicomError
+        For a codestream that is damaged, disagrees with the header, or uses what is named above.
+    """
+    shape, dtype, path = header.frame_shape, header.pixel_dtype, header.path
+    rows, columns = shape[:2]
+    samples = shape[2] if len(shape) == 3 else 1
+    reader, frame, scan = open_frame(data, path, (SOF_BASELINE, SOF_EXTENDED), "ffc0 or ffc1 (sequential DCT)")
+    if frame.precision not in (8, 12) or frame.precision > 8 * dtype.itemsize:
+        raise refuse(path, frame.offset, f"{frame.precision} bits a sample", f"8 or 12 in {8 * dtype.itemsize}")
+    check_size(path, frame, rows=rows, columns=columns, samples=samples)
+    if samples > 1:
+        if frame.precision == 8:
+            return opencv.decode_frame(data, header)
+        raise refuse(path, frame.offset, f"{samples} components of 12 bits", "one")
+    # A block that repeats the one before takes two bits at least.
+    check_room(path, frame.offset, data.size, n_samples=rows * columns, least=rows * columns // 256)
+    out = np.empty((rows, columns, 1), np.uint16)
+    _decode_scan(read_only(data), out, frame, reader, scan)
+    return clear_unused_bits(out.reshape(shape).astype(dtype, copy=False), header)
+
+
+def _decode_scan(data: np.ndarray, out: np.ndarray, frame: Frame, reader: MarkerReader, scan: Scan) -> None:
+    """Decode the one scan of a grayscale frame into ``out``.
+
+    Which coefficients the scan header claims is not looked at: a sequential frame has but one choice (B.2.3), and
+    files that claim another are read by libjpeg, too.
+    """
+    path = reader.path
+    component = scan.components[0]
+    number = frame.components[component.index].quantisation
+    dc, ac = reader.dc_tables.get(component.dc_table), reader.ac_tables.get(component.ac_table)
+    quantisation = reader.quantisation.get(number)
+    if dc is None or ac is None or quantisation is None:
+        found = f"Huffman tables {sorted(reader.dc_tables)} and {sorted(reader.ac_tables)}"
+        found += f", quantisation tables {sorted(reader.quantisation)}"
+        raise refuse(path, scan.offset, found, f"{component.dc_table}, {component.ac_table} and {number} among them")
+    work = Work(
+        words=np.empty(data.size // 8 + 1 + PADDING, np.uint64),
+        dc=_lookup(dc)[None],
+        ac=_lookup(ac)[None],
+        quantisation=quantisation.astype(np.int64)[None],
+        predictors=np.zeros(1, np.int64),
+        block=np.empty(64, np.int64),
+        progress=np.zeros(2, np.int64),
+    )
+    code = decode_scan(data, scan.data_offset, out, 0, reader.restart_interval, frame.precision, work)
+    if code < 0:
+        line, stop = work.progress.tolist()
+        raise refuse(path, stop, f"{_REASONS[code]} at line {line}", f"{out.shape[0]} lines")
+
+
+def _lookup(table: HuffmanTable) -> np.ndarray:
+    """Return 256 length + symbol for every 16 bits that begin with a code, else 0; (65536,) uint16."""
+    lengths = np.repeat(np.arange(1, 17), table.counts)
+    codes = (256 * lengths + table.values).astype(np.uint16)
+    entries = np.zeros(65536, np.uint16)
+    filled = np.repeat(codes, 1 << (16 - lengths))
+    entries[: filled.size] = filled  # never more than there are: the reader checked that the lengths fit a prefix code
+    return entries
+
+
+def warm_up() -> None:
+    """Compile the kernels on data that end at once (or load them from numba's cache)."""
+    data = np.zeros(1, np.uint8)
+    data.flags.writeable = False
+    work = Work(
+        words=np.empty(1 + PADDING, np.uint64),
+        dc=np.zeros((1, 65536), np.uint16),
+        ac=np.zeros((1, 65536), np.uint16),
+        quantisation=np.zeros((1, 64), np.int64),
+        predictors=np.zeros(1, np.int64),
+        block=np.empty(64, np.int64),
+        progress=np.zeros(2, np.int64),
+    )
+    decode_scan(data, 0, np.empty((1, 1, 1), np.uint16), 0, 0, 12, work)

@@ -1,0 +1,126 @@
+"""A header's fields from its bytes and what the walk found in them, in three parts of one cost each."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lumbar.dicom.parsing import numbers as _numbers
+from lumbar.dicom.parsing import scan as _scan
+from lumbar.dicom.parsing.functional_groups import FunctionalGroups
+from lumbar.dicom.parsing.values import number_of, text_of, vr_text
+
+_CHARACTER_SPAN = _scan.span_of(_scan.CHARACTER_SET)
+_IMAGE = frozenset([*(field for field, _ in _scan.SHORTS), "number_of_frames", "photometric_interpretation"])
+_SINGLES = tuple(_scan.STRINGS)[9:-2]  # after six integers, position, orientation and spacing, before the windows
+_PHOTOMETRIC_SPAN = _scan.span_of(_scan.TEXTS["photometric_interpretation"])
+_TEXT_SPANS = tuple((field, _scan.span_of(tag)) for field, tag in _scan.TEXTS.items() if field not in _IMAGE)
+
+Groups = FunctionalGroups | None
+
+
+def _image_fields(head: bytes, workspace: np.ndarray, numbers: np.ndarray, groups: Groups) -> dict[str, object]:
+    """The fields that decoding needs, from a header's bytes and what the walk found in them."""
+    at = workspace.item
+    fields: dict[str, object] = {field: None if (value := at(place)) < 0 else value for field, place in _scan.SHORTS}
+    if at(_scan.HAS_ODD_SHORTS):
+        for field, place in _scan.SHORTS:
+            if fields[field] is None and at(place - 1):
+                fields[field] = _read_odd(field, head, workspace)
+    if fields["pixel_representation"] == 1:  # padding is stored as the pixels are (PS3.3 section C.7.5.1.1.2)
+        for field in ("pixel_padding_value", "pixel_padding_range_limit"):
+            padding = fields[field]
+            if isinstance(padding, int) and 1 << 15 <= padding < 1 << 16:
+                fields[field] = padding - (1 << 16)
+    fields["number_of_frames"] = _number_of_frames(head, workspace, numbers)
+    start = at(_PHOTOMETRIC_SPAN)
+    photometric = text_of(head[start : start + at(_PHOTOMETRIC_SPAN + 1)])
+    fields["photometric_interpretation"] = photometric and photometric.upper()
+    return fields
+
+
+def _number_of_frames(head: bytes, workspace: np.ndarray, numbers: np.ndarray) -> object:
+    if workspace.item(_scan.LEFT) & 1:
+        return _read_odd("number_of_frames", head, workspace)
+    frames = numbers.item(0)
+    return None if frames != frames else int(frames)  # NaN alone differs from itself
+
+
+def _number_fields(head: bytes, workspace: np.ndarray, numbers: np.ndarray, groups: Groups) -> dict[str, object]:
+    """The other fields that are numbers: geometry, rescaling, acquisition."""
+    values = [None if value != value else value for value in numbers.tolist()]
+    x, y, z, *cosines, between_rows, between_columns = values[6:17]
+    instance, series, acquisition, echo, temporal = values[1:6]
+    fields: dict[str, object] = {
+        "instance_number": None if instance is None else int(instance),
+        "series_number": None if series is None else int(series),
+        "acquisition_number": None if acquisition is None else int(acquisition),
+        "echo_number": None if echo is None else int(echo),
+        "temporal_position_identifier": None if temporal is None else int(temporal),
+        "image_position_patient": None if z is None else (x, y, z),
+        "image_orientation_patient": None if cosines[5] is None else tuple(cosines),
+        "pixel_spacing": None if between_columns is None else (between_rows, between_columns),
+        "window_center": None if values[-2] is None else (values[-2],),
+        "window_width": None if values[-1] is None else (values[-1],),
+    }
+    fields.update(zip(_SINGLES, values[17:-2], strict=True))
+    left = workspace.item(_scan.LEFT)
+    if left > 1:
+        for index, field in enumerate(_scan.STRINGS):
+            if index and left >> index & 1:
+                fields[field] = _read_odd(field, head, workspace)
+    spacing = fields["pixel_spacing"]
+    if spacing is not None and min(spacing) <= 0:  # type: ignore[call-overload]
+        fields["pixel_spacing"] = None
+    if groups is not None:
+        _add_groups(fields, _number_of_frames(head, workspace, numbers), groups)
+    return fields
+
+
+def _text_fields(head: bytes, workspace: np.ndarray, numbers: np.ndarray, groups: Groups) -> dict[str, object]:
+    """The other fields that are texts."""
+    at = workspace.item
+    # An absent value has length 0
+    raws = {field: head[(start := at(span)) : start + at(span + 1)] for field, span in _TEXT_SPANS}
+    fields: dict[str, object]
+    if length := at(_CHARACTER_SPAN + 1):
+        start = at(_CHARACTER_SPAN)
+        character_set = head[start : start + length]
+        fields = {field: text_of(raw, character_set) for field, raw in raws.items()}
+    else:
+        fields = {field: text_of(raw) for field, raw in raws.items()}
+    if groups is not None:
+        _add_groups(fields, _number_of_frames(head, workspace, numbers), groups)
+    return fields
+
+
+def _add_groups(fields: dict[str, object], n_frames: object, groups: FunctionalGroups) -> None:
+    """Fill fields without a value from the functional groups: all frames' and, of a single frame, its own."""
+    own = {} if isinstance(n_frames, int) and n_frames > 1 else groups.frame(0)
+    for field, value in (groups.shared() | own).items():
+        if field in fields and fields[field] is None:
+            fields[field] = value
+
+
+PARTS = (
+    (_IMAGE, _image_fields),
+    (frozenset(_scan.STRINGS) - _IMAGE, _number_fields),
+    (frozenset(field for field, _ in _TEXT_SPANS), _text_fields),
+)
+
+
+def _read_odd(field: str, head: bytes, workspace: np.ndarray) -> int | float | tuple[float, ...] | None:
+    """A number that the walk left to Python: in another form or under another VR than the dictionary's."""
+    tag, kind, count = _scan.NUMBERS[field]
+    span = _scan.span_of(tag)
+    start, length, _, letters = workspace[span : span + 4].tolist()
+    vr, is_big = vr_text(letters), workspace.item(_scan.IS_BIG) != 0
+    raw = head[start : start + length]
+    if kind == _numbers.SHORT and vr in ("", "UN"):
+        return None  # a number of two bytes needs no help
+    value = number_of(raw, vr, is_big, kind != _numbers.DECIMAL, count)
+    if kind == _numbers.SHORT and isinstance(value, int) and not -(1 << 15) <= value < 1 << 32:
+        return None
+    if field == "pixel_spacing" and value is None:
+        side = number_of(raw, vr, is_big, False, 0)
+        return side * 2 if isinstance(side, tuple) and len(side) == 1 else None  # the only one stands for both
+    return value

@@ -1,0 +1,322 @@
+"""What tables mean: ids, numbers, descriptions, and the table of series. One reader for the kernel and for training.
+
+Ids are read as text: ``123``, ``123.0``, ``1.23E+02``, `` 123 `` and ``"123"`` are one id. What a row lacks is said of
+that row, and changes no other.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lumbar.errors import CohortError
+from lumbar.io.text import csv_cell, known_words, masked_name, printable
+from lumbar.io.text_table import TableError, TextTable, read_text_table
+from lumbar.labels import DESCRIPTIONS, SEVERITY_COLUMNS
+
+MAX_ID = (1 << 63) - 1
+PROBLEMS = "problems"  # of a frame's attrs: lines by study
+SERIES_COLUMNS = ("study_id", "series_id", "series_description")
+# What spreadsheets and programs write where there is nothing, in lower case; those that pandas takes so.
+BLANKS = frozenset(("", "#n/a", "#n/a n/a", "#na", "<na>", "n/a", "na", "nan", "-nan", "none", "null"))
+
+_MOST_LINES = 20  # of one study, or of none, about rows of the table
+_WHOLE = re.compile(r"[+-]?[0-9]+")
+_GROUPS = r"([ '’])[0-9]{3}(?:\2[0-9]{3})*|,[0-9]{3}(?:,[0-9]{3})+|\.[0-9]{3}(?:\.[0-9]{3})+"
+_GROUPED = re.compile(rf"([+-]?[0-9]{{1,3}}(?:{_GROUPS}))(?:[.,]0{{0,2}})?")
+_DECIMAL = re.compile(r"[+-]?(?:[0-9]+(?:[.,][0-9]*)?|[.,][0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
+_ROUNDED_DIGITS = 4  # so many digits before an exponent that reaches beyond them: a spreadsheet's rounding
+_DESCRIPTIONS = {re.sub(r"[\s_/-]+", "", name.lower()): name for name in DESCRIPTIONS}
+
+
+@dataclass(frozen=True, slots=True)
+class RowProblem:
+    """What is wrong with one row, and what the kernel does with it.
+
+    Attributes:
+        row: its number as a spreadsheet shows it.
+        study_id: None where the row does not say whose it is.
+        text: row, value found, value expected.
+        remedy: what becomes of it.
+        is_fatal: not merely repeated or empty: training refuses such a table.
+    """
+
+    row: int
+    study_id: int | None
+    text: str
+    remedy: str = "unused"
+    is_fatal: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesTable:
+    """The table of series.
+
+    Attributes:
+        frame: the good rows: study_id, series_id (int64), series_description. ``frame.attrs[PROBLEMS]`` holds lines
+            by study, and under None those that cannot be told to belong to one; they go where the frame goes.
+        problems: what is wrong, row by row.
+    """
+
+    frame: pd.DataFrame
+    problems: list[RowProblem] = field(default_factory=list)
+
+    def studies(self) -> list[int]:
+        """Ids that any row names, a bad row too: such a study is expected, even if nothing of it can be read."""
+        named = [problem.study_id for problem in self.problems if problem.study_id is not None]
+        return list(dict.fromkeys([*map(int, self.frame["study_id"]), *named]))
+
+
+# ---- from cells to values -----------------------------------------------------------------------------------------
+
+
+def is_blank(cell: object) -> bool:
+    """Whether a cell holds nothing, in one of the ways in which programs write that."""
+    if isinstance(cell, str):
+        return len(cell) < 40 and cell.strip().lower() in BLANKS
+    return cell is None or (isinstance(cell, float) and cell != cell) or str(cell).strip().lower() in BLANKS
+
+
+def parse_integer(value: object) -> int:
+    """A whole number as tables write it: ``123``, ``123.0``, ``1.23E+02``, ``1,391,030,535``, ``="123"``.
+
+    Raises:
+        ValueError: it is none, or a spreadsheet rounded it (``1.39103E+09``); says what was expected.
+    """
+    text = re.sub(r'^(?:=?"(.*)"|\'(.*))$', lambda match: match[1] or match[2] or "", str(value).strip()).strip()
+    if _WHOLE.fullmatch(text) and len(text) <= 40:
+        return int(text)
+    if (match := _GROUPED.fullmatch(text)) and len(text) <= 40:
+        return int(re.sub(r"[^0-9+-]", "", match[1]))
+    if not _DECIMAL.fullmatch(text) or len(text) > 40 or re.search(r",[0-9]{3}$", text):  # 1,000 may mean 1 or 1000
+        raise ValueError("a whole number")
+    mantissa, _, exponent = text.lower().replace(",", ".").partition("e")
+    decimals = len(mantissa.partition(".")[2])
+    if exponent and int(exponent) > decimals and sum(map(str.isdigit, mantissa)) >= _ROUNDED_DIGITS:
+        raise ValueError("all digits, which a spreadsheet rounded away")
+    try:
+        number = Decimal(text.replace(",", "."))
+    except InvalidOperation:
+        raise ValueError("a whole number") from None
+    if abs(number) > MAX_ID or number != number.to_integral_value():
+        raise ValueError("a whole number")
+    return int(number)
+
+
+def parse_id(value: object) -> int:
+    """An id of a study or series: a whole number from 0 to 2**63 - 1.
+
+    Raises:
+        ValueError: it is none; says what was expected.
+    """
+    number = parse_integer(value)
+    if not 0 <= number <= MAX_ID:
+        raise ValueError("a whole number of at least 0" if number < 0 else "a whole number below 2**63")
+    return number
+
+
+def parse_number(value: object, has_decimal_comma: bool = False) -> float:
+    """A number as tables write it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(value, str):
+        value = value.replace(",", ".") if has_decimal_comma and value.count(",") == 1 and "." not in value else value
+        if "_" in value:  # Python's own grouping, which no table uses
+            raise ValueError("a number")
+    return float(value)  # type: ignore[arg-type]
+
+
+def shown(cell: object) -> str:
+    """A cell as a message may show it: an id or a word of the trade as it stands, anything else masked."""
+    text = str(cell)
+    if re.fullmatch(r"[0-9+\-.,eE' ]{1,40}", text):
+        return repr(text)
+    words = known_words(text)
+    return repr(words if " " in text.strip() or "…" not in words else printable(masked_name(text), 64))
+
+
+def description_of(cell: object) -> str | None:
+    """One of the three descriptions, whatever its case and blanks; None for any other text."""
+    return _DESCRIPTIONS.get(re.sub(r"[\s_/-]+", "", str(cell).lower()))
+
+
+# ---- the table of series ------------------------------------------------------------------------------------------
+
+
+def read_series_table(path: str | os.PathLike[str]) -> SeriesTable:
+    """Read ``{split}_series_descriptions.csv`` row by row; a bad row is named and left out, the others stand.
+
+    Raises:
+        TableError: no table at all, or a column missing.
+        OSError: the file cannot be opened.
+    """
+    table = read_text_table(path, SERIES_COLUMNS)
+    missing = [name for name in SERIES_COLUMNS if name not in table.columns]
+    if missing:
+        found = [printable(name, 40) for name in table.columns[:12]]
+        raise TableError(f"found columns {found}, expected also {missing}", f"found no column {', '.join(missing)}")
+    places = [table.columns.index(name) for name in SERIES_COLUMNS]
+    good: dict[tuple[int, int], tuple[str, int]] = {}
+    problems = _bare_rows(table)
+    for number, row, length in zip(table.numbers, table.rows, table.lengths, strict=True):
+        cells = [row[place] for place in places]
+        problem = _add_row(good, number, cells, length, len(table.columns))
+        if problem is not None:
+            problems.append(problem)
+    frame = pd.DataFrame(
+        [(*key, description) for key, (description, _) in good.items()], columns=list(SERIES_COLUMNS)
+    ).astype({"study_id": "int64", "series_id": "int64", "series_description": object})
+    problems.sort(key=lambda problem: problem.row)
+    lines: dict[int | None, list[str]] = {}
+    for problem in problems:
+        lines.setdefault(problem.study_id, []).append(f"table of series, {problem.text}; {problem.remedy}")
+    for key, found in lines.items():
+        if len(found) > _MOST_LINES:
+            lines[key] = [*found[:_MOST_LINES], f"table of series, and {len(found) - _MOST_LINES} more rows"]
+    frame.attrs[PROBLEMS] = lines
+    return SeriesTable(frame, problems)
+
+
+def _bare_rows(table: TextTable) -> list[RowProblem]:
+    """One line for all rows without any value: a spreadsheet may leave a thousand."""
+    if not table.bare:
+        return []
+    rows = f"row {table.bare[0]}" + (f" and {len(table.bare) - 1} more" if len(table.bare) > 1 else "")
+    return [RowProblem(table.bare[0], None, f"{rows}: found separators alone, expected values", "left out", False)]
+
+
+def _add_row(
+    good: dict[tuple[int, int], tuple[str, int]], number: int, cells: Sequence[str], length: int, width: int
+) -> RowProblem | None:
+    """Take a row in, or say why not."""
+    ids: list[int | None] = []
+    reasons: list[str] = []
+    for name, cell in zip(SERIES_COLUMNS[:2], cells, strict=False):
+        try:
+            ids.append(parse_id(cell))
+        except ValueError as expected:
+            ids.append(None)
+            reasons.append(f"{name} is {'blank' if is_blank(cell) else shown(cell)}, expected {expected}")
+    study_id, series_id = ids
+    description = description_of(cells[2])
+    whose = f"row {number}" if series_id is None else f"row {number}: series {series_id}"
+    if length > width:
+        reasons.append(f"found {length} cells, expected {width}")
+    if description is None:
+        found = "blank" if is_blank(cells[2]) else shown(cells[2])
+        reasons.append(f"found description {found}, expected {', '.join(DESCRIPTIONS)}")
+    if reasons or study_id is None or series_id is None or description is None:
+        return RowProblem(number, study_id, f"{whose}: {'; '.join(reasons)}")
+    before, row = good.setdefault((study_id, series_id), (description, number))
+    if row == number:
+        return None
+    if before == description:
+        return RowProblem(number, study_id, f"{whose}: found again, expected in row {row} alone", "read once", False)
+    both = f"row {number}: series {series_id} is described as {before} and {description}, expected one of them"
+    return RowProblem(number, study_id, both, f"row {row} holds")
+
+
+def read_series(root: str | os.PathLike[str], split: str) -> SeriesTable:
+    """The series table of a split in a competition folder.
+
+    Raises:
+        CohortError: the file is missing, is no table, or lacks one of its columns.
+    """
+    path = Path(root) / f"{split}_series_descriptions.csv"
+    if not path.exists():
+        raise CohortError(f"{path}: not found, expected the competition's table of series")
+    try:
+        return read_series_table(path)
+    except TableError as error:
+        what = str(error) if str(error).startswith("found columns") else f"not a CSV table ({error.reason})"
+        raise CohortError(f"{path}: {what}") from None
+    except OSError as error:
+        raise CohortError(f"{path}: cannot be read ({error.strerror}), expected the table of series") from None
+
+
+def read_descriptions(root: str | os.PathLike[str], split: str) -> pd.DataFrame:
+    """The good rows of a split's table of series: study_id, series_id (int64), series_description (str).
+
+    Raises:
+        CohortError: as ``read_series``.
+    """
+    return read_series(root, split).frame
+
+
+def list_studies(root: str | os.PathLike[str], split: str, tabled: Iterable[int] | None = None) -> list[int]:
+    """Ids of all studies that the table or the image folder names, ascending.
+
+    Args:
+        root: competition folder.
+        split: ``train`` or ``test``.
+        tabled: studies of the table where it was read already.
+
+    Raises:
+        CohortError: no image folder, or no study at all.
+    """
+    images = Path(root) / f"{split}_images"
+    if not images.is_dir():
+        raise CohortError(f"{images}: not found, expected a folder with one folder a study")
+    try:
+        ids = {int(name.name) for name in images.iterdir() if re.fullmatch(r"[0-9]{1,18}", name.name) and name.is_dir()}
+    except OSError as error:
+        raise CohortError(f"{images}: cannot be listed ({error.strerror}), expected one folder a study") from None
+    ids |= {int(study_id) for study_id in (read_descriptions(root, split)["study_id"] if tabled is None else tabled)}
+    if not ids:
+        raise CohortError(f"{images}: found no study, expected folders named by study_id")
+    return sorted(ids)
+
+
+def typed_frame(table: TextTable) -> pd.DataFrame:
+    """A table's cells as values: ids and probabilities as numbers, nothing as None.
+
+    A cell that is no number stays text, for the reader to name, and leaves the others what they are.
+
+    Raises:
+        TableError: a row has more cells than there are columns, or two columns have one name.
+    """
+    for number, length in zip(table.numbers, table.lengths, strict=True):
+        if length > len(table.columns):
+            raise TableError(f"row {number}: found {length} cells, expected {len(table.columns)}")
+    twice = [name for index, name in enumerate(table.columns) if name in table.columns[:index]]
+    if twice:
+        raise TableError(f"found column {printable(twice[0], 40)!r} twice, expected once")
+    columns: dict[str, pd.Series] = {}
+    for place, name in enumerate(table.columns):
+        cells: list[object] = [None if is_blank(row[place]) else row[place] for row in table.rows]
+        if name in ("study_id", "series_id"):
+            cells = [_value(cell, parse_id) for cell in cells]
+        elif name in SEVERITY_COLUMNS:
+            cells = [_value(cell, partial(parse_number, has_decimal_comma=table.has_decimal_comma)) for cell in cells]
+        is_numeric = name in ("study_id", "series_id", *SEVERITY_COLUMNS) and not any(isinstance(c, str) for c in cells)
+        columns[name] = pd.Series(cells) if is_numeric else pd.Series(cells, dtype=object)
+    return pd.DataFrame(columns)
+
+
+def _value(cell: object, parse: Callable[[object], float]) -> object:
+    try:
+        return None if cell is None else parse(cell)
+    except (ValueError, OverflowError):
+        return cell
+
+
+def csv_text(frame: pd.DataFrame, float_format: str | None = None) -> str:
+    """A frame as CSV without its index; text cells that a spreadsheet would run as formulas are disarmed."""
+    safe = frame.copy()
+    for place, kind in enumerate(safe.dtypes):
+        if kind.kind not in "biufcmM":
+            cells = np.empty(len(safe), dtype=object)
+            cells[:] = [csv_cell(cell) for cell in safe.iloc[:, place]]
+            safe.isetitem(place, cells)
+    safe.columns = pd.Index([csv_cell(name) for name in safe.columns])
+    return safe.to_csv(index=False, float_format=float_format)

@@ -1,0 +1,106 @@
+"""The run record (DESIGN.md), and writing it and the report beside a submission that already stands."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import platform
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lumbar import __version__
+from lumbar.bundle.manifest import Manifest
+from lumbar.chains.registry import Outcome
+from lumbar.io.files import write_atomically
+from lumbar.io.text import PublicText, one_line, public_values
+from lumbar.output.submission import Submission
+
+log = logging.getLogger("lumbar")
+
+_LIBRARIES = ("torch", "torchvision", "timm", "safetensors", "numpy", "pandas", "numba", "opencv-python-headless",
+              "opencv-python", "opencv-contrib-python", "pydicom")  # fmt: skip
+
+
+def build_record(
+    manifest: Manifest,
+    devices: Sequence[str],
+    load_s: float,
+    outcomes: Sequence[Outcome],
+    problems: Sequence[str] = (),
+    own_code: str = "",
+) -> dict[str, Any]:
+    """The run record in plain JSON types; seconds of a stage are summed over studies.
+
+    ``problems`` are those of no study, such as rows of the table of series that name none; the record has the key
+    only where there are some. ``own_code`` says that other code ran than was sealed with the bundle; empty where it is
+    the same. All text in the record is safe to print.
+    """
+    seconds: dict[str, float] = {"load": load_s}
+    for outcome in outcomes:
+        for stage, value in outcome.seconds.items():
+            if stage != "study":
+                seconds[stage] = seconds.get(stage, 0.0) + value
+    record = {
+        "manifest_hash": manifest.hash,
+        "versions": versions() | ({"code": own_code} if own_code else {}),
+        "devices": list(devices) or ["cpu"],
+        "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
+        "studies": [
+            {
+                "study_id": outcome.study_id,
+                "status": outcome.status,
+                "problems": outcome.problems,
+                "seconds": round(outcome.seconds.get("study", 0.0), 3),
+                "sagittal_points": outcome.sagittal_points,
+                "axial_levels": outcome.axial_levels,
+            }
+            for outcome in outcomes
+        ],
+    }
+    if problems:
+        record["problems"] = list(problems)
+    return dict(public_values(record))
+
+
+def versions() -> dict[str, str]:
+    """Versions of ours, of Python, and of the libraries that the chain uses, as installed."""
+    found = {"lumbar": __version__, "python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write_extras(
+    data: dict[str, Any],
+    outcomes: Sequence[Outcome],
+    submission: Submission,
+    manifest: Manifest,
+    limit_s: float,
+    record: str | Path | None,
+    report: str | Path | None,
+) -> None:
+    """Record and report. The submission stands by now: what goes wrong here is a line in the log, not a lost run."""
+
+    def write_record(path: str | Path) -> None:
+        write_atomically(path, json.dumps(data, indent=1) + "\n")
+
+    def write_report(path: str | Path) -> None:
+        from lumbar.output.report import render
+
+        write_atomically(path, render(data, outcomes, submission, manifest, limit_s))
+
+    steps: list[tuple[str | Path | None, Callable[[str | Path], None]]] = [
+        (record, write_record),
+        (report, write_report),
+    ]
+    for path, write in steps:
+        if path is not None:
+            try:
+                write(path)
+            except Exception as error:
+                log.error("%s: not written (%s)", Path(path).name, one_line(error, PublicText([Path(path).parent])))

@@ -1,0 +1,1 @@
+"""The real client, what it says, and each step of publishing with the evidence on which it ends."""

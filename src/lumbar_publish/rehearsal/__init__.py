@@ -1,0 +1,1 @@
+"""The notebook, run here as Kaggle would run it."""

@@ -1,0 +1,67 @@
+"""The two metadata files that the plain ``kaggle`` client reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lumbar.errors import ManifestError
+from lumbar_publish.files import write_text
+from lumbar_publish.names import COMPETITION, NOTEBOOK, DatasetId
+from lumbar_publish.sealing.accelerators import DEFAULT, IMAGES, accelerator, machine_metadata, of_metadata
+
+
+def dataset_metadata(dataset: DatasetId) -> dict[str, Any]:
+    """``dataset-metadata.json``: id, title, and exactly one licence.
+
+    ``other``: weights trained on the competition's images fall under the competition's own rules.
+    """
+    return {"id": str(dataset), "licenses": [{"name": "other"}], "title": dataset.title}
+
+
+def kernel_metadata(dataset: DatasetId, machine: str = DEFAULT, image: str = IMAGES[0]) -> dict[str, Any]:
+    """``kernel-metadata.json``: private, internet off, dataset and competition attached, two T4s unless said otherwise.
+
+    Booleans are booleans (the client crashes on integers), and ``enable_internet`` is written because the client's
+    own default is true.
+
+    Args:
+        dataset: what is attached.
+        machine: name of the accelerator, ``none`` for the CPU.
+        image: ``latest``, the image as it is when the notebook runs, the one that the parity pins follow; or
+            ``original``, the image of the notebook's first version.
+
+    Raises:
+        ManifestError: an unknown accelerator or image.
+    """
+    if image not in IMAGES:
+        raise ManifestError(f"image {image!r}: expected one of {', '.join(IMAGES)}")
+    return {
+        "code_file": f"../{NOTEBOOK}",
+        "competition_sources": [COMPETITION],
+        "dataset_sources": [str(dataset)],
+        "enable_internet": False,
+        "id": dataset.kernel,
+        "is_private": True,
+        "kernel_sources": [],
+        "kernel_type": "notebook",
+        "language": "python",
+        "model_sources": [],
+        "title": dataset.kernel_title,
+    } | machine_metadata(accelerator(machine), image)
+
+
+def noted_machine(path: Path) -> tuple[str, str]:
+    """Accelerator and image that a ``kernel-metadata.json`` asks for; the defaults where it says nothing valid."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        machine, image = of_metadata(data).name, data.get("docker_image_pinning_type")
+    except (OSError, ValueError, AttributeError, ManifestError):
+        return DEFAULT, IMAGES[0]
+    return machine, image if image in IMAGES else IMAGES[0]
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Write sorted, indented JSON in one step: the file is the old one or the new one, never half."""
+    write_text(path, json.dumps(data, sort_keys=True, indent=1, ensure_ascii=False) + "\n")

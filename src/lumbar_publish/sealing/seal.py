@@ -1,0 +1,241 @@
+"""Code, weights and manifest into one folder that Kaggle takes as a dataset: the same inputs, the same bytes."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lumbar.bundle import manifest as manifests
+from lumbar.bundle.code_hash import FOLDER, PACKAGE, digest, find_package, shipped_files, shipped_hashes
+from lumbar.bundle.code_hash import code_sha256 as code_sha256
+from lumbar.bundle.manifest import FILE_NAME as MANIFEST
+from lumbar.errors import ManifestError
+from lumbar_publish.files import replaced_folder, write_text
+from lumbar_publish.names import DatasetId, Layout
+from lumbar_publish.sealing.completeness import chain_of, objections
+from lumbar_publish.sealing.metadata import dataset_metadata, kernel_metadata, noted_machine, write_json
+from lumbar_publish.sealing.notebook import notebook_json
+
+DATASET_METADATA = "dataset-metadata.json"
+MAX_TOP_LEVEL = 50  # entries of a Kaggle dataset's top level
+# Time stamps are part of what is uploaded (archives hold them). They follow from the manifest: the same content always
+# has the same, and other content another, because the client takes a file of equal name, size and time for one whose
+# upload was interrupted, and would keep the old bytes.
+_EPOCH_S = 1704067200  # 2024-01-01 UTC
+_SPREAD_S = 1 << 24  # half a year
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """A staged dataset."""
+
+    folder: Path
+    dataset: DatasetId
+    manifest_hash: str
+    sizes: dict[str, int]  # bytes of each top-level entry
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        ManifestError: no such file, no JSON, or something else than an object.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ManifestError(f"{path}: no such file, expected a manifest") from None
+    except (ValueError, OSError, RecursionError) as error:
+        raise ManifestError(f"{path}: not readable as JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise ManifestError(f"{path}: holds a {type(data).__name__}, expected a JSON object")
+    return data
+
+
+def read_data(path: Path) -> dict[str, Any]:
+    """A manifest's JSON as it stands, checked as the kernel checks it; the caller may change it.
+
+    Raises:
+        ManifestError: no such file, or not a manifest.
+    """
+    if not path.exists():
+        raise ManifestError(f"{path}: no such file, expected a manifest")
+    return copy.deepcopy(manifests.read_manifest(path).data)
+
+
+def locked_dataset(layout: Layout) -> str | None:
+    """The dataset's id in the lock file; None where there is no lock file."""
+    return read_data(layout.lock)["dataset"].get("id") if layout.lock.is_file() else None
+
+
+def source_of(layout: Layout, run: Path | None) -> tuple[Path, Path]:
+    """Manifest and weights' folder to seal: a run's export, or what the lock file names."""
+    if run is None:
+        return layout.lock, _locked_weights(layout)
+    export = run / "export"
+    if not export.is_dir():
+        raise ManifestError(f"{run}: no export/ folder, expected a run that lumbar_train has finished")
+    return export / MANIFEST, export / "weights"
+
+
+def _locked_weights(layout: Layout) -> Path:
+    """Where the lock file's weights lie: the repository ships the demo's; those of a run sealed since, in ``dist``."""
+    is_sealed = (layout.sealed / MANIFEST).is_file()
+    if is_sealed and manifests.manifest_hash(layout.sealed) == manifests.manifest_hash(layout.root):
+        entries = read_data(layout.lock)["weights"]
+        # One that differs among the demo's is a damaged one, and is refused; all differing are another run's.
+        if all(_lacking(entry, layout.demo_weights) for entry in entries):
+            return layout.sealed / "weights"
+    return layout.demo_weights
+
+
+def _lacking(entry: dict[str, Any], weights: Path) -> str:
+    """What keeps an entry's file in ``weights`` from being sealed; empty when it is there and whole."""
+    source = weights / Path(str(entry.get("file", ""))).name
+    if not source.is_file():
+        return f"{source}: no such file, named by the manifest as {entry.get('file')!r}"
+    found = manifests.file_sha256(source)
+    if found != entry.get("sha256"):
+        return f"{source}: sha256 {found[:12]}…, the manifest says {str(entry.get('sha256'))[:12]}…"
+    return ""
+
+
+def seal(
+    layout: Layout,
+    *,
+    run: Path | None = None,
+    dataset: DatasetId | None = None,
+    force: bool = False,
+    as_demo: bool = False,
+    rehearse: Callable[[Path], None] | None = None,
+) -> Sealed:
+    """Stage ``dist/dataset`` and write lock file, notebook and kernel metadata to match.
+
+    Args:
+        layout: the repository.
+        run: a training run's folder; None takes the weights that the lock file names.
+        dataset: whose dataset; None keeps what the lock file says (or ``KAGGLE_USERNAME``).
+        force: seal an incomplete or mixed run; the manifest then records what was wrong.
+        as_demo: also make the weights the ones that the repository ships.
+        rehearse: called with the staged folder before it takes its place; what it raises leaves all as it was.
+
+    Raises:
+        ManifestError: an incomplete or mixed run, a weight that is not what its entry says, a place not writable.
+    """
+    manifest_path, weights = source_of(layout, run)
+    data = read_data(manifest_path)
+    if dataset is None:
+        dataset = DatasetId.choose(locked_dataset(layout))
+    data["forced"] = _accepted(data, manifest_path, run, force)
+    data["dataset"] = {"id": str(dataset), "version": None}
+    data["code_files"] = shipped_hashes(layout.kernel)
+    data["code_sha256"] = digest(data["code_files"])
+    with replaced_folder(layout.sealed) as folder:
+        _stage(folder, layout, data, weights, dataset)
+        manifests.verify(folder)
+        if rehearse:
+            rehearse(folder)
+    _write_companions(layout, dataset)
+    if as_demo:
+        _keep_as_demo(layout)
+    return described(layout.sealed, dataset)
+
+
+def described(folder: Path, dataset: DatasetId) -> Sealed:
+    """What lies in a sealed folder."""
+    sizes = {entry.name: _size(entry) for entry in sorted(folder.iterdir())}
+    return Sealed(folder, dataset, manifests.manifest_hash(folder), sizes)
+
+
+def verify_against_lock(layout: Layout, folder: Path) -> str:
+    """Check any folder against itself (weights, code, nothing besides) and against the lock file; the manifest's hash.
+
+    Raises:
+        ManifestError: a file differs from its manifest, or the manifest from the lock file; says what differs.
+    """
+    manifest = manifests.verify(folder)
+    if find_package(folder) is None:
+        raise ManifestError(f"{folder / FOLDER / PACKAGE}: not found, expected the sealed code")
+    if extra := extra_files(manifest):
+        more = f" and {len(extra) - 3} more" if len(extra) > 3 else ""
+        raise ManifestError(f"{folder}: found {', '.join(map(ascii, extra[:3]))}{more}, expected only what was sealed")
+    found, expected = manifest.hash, manifests.manifest_hash(layout.root)
+    if found != expected:
+        there, here = manifest.data, read_data(layout.lock)
+        # The list of code files says what its hash says.
+        keys = (there.keys() | here.keys()) - {"code_files"}
+        differing = sorted(key for key in keys if there.get(key) != here.get(key))
+        raise ManifestError(
+            f"{folder}: manifest {found[:12]}, the lock file {layout.lock.name} says {expected[:12]}; "
+            f"they differ in {', '.join(differing) or 'formatting'}"
+        )
+    return found
+
+
+def extra_files(manifest: manifests.Manifest) -> list[str]:
+    """What lies in a sealed folder beside its code, and was not sealed."""
+    known = {manifest.folder / MANIFEST, manifest.folder / DATASET_METADATA}
+    known |= {manifest.path(entry) for entry in manifest.weights}
+    package = find_package(manifest.folder)
+    inside = [path for path in manifest.folder.rglob("*") if package is None or package not in (path, *path.parents)]
+    strange = [path for path in inside if path not in known and (path.is_symlink() or not path.is_dir())]
+    return sorted(path.relative_to(manifest.folder).as_posix() for path in strange)
+
+
+def _accepted(data: dict[str, Any], path: Path, run: Path | None, force: bool) -> list[str]:
+    """What was wrong and forced, now or when the lock file was written."""
+    known = [str(reason) for reason in data.get("forced") or []]
+    new = [reason for reason in objections(data, run) if reason not in known]
+    if new and not force:
+        raise ManifestError(f"{path}: {'; '.join(new)} (--force seals it all the same and records that)")
+    return sorted({*known, *new})
+
+
+def _stage(folder: Path, layout: Layout, data: dict[str, Any], weights: Path, dataset: DatasetId) -> None:
+    for source in shipped_files(layout.kernel):
+        _copy(source, folder / FOLDER / PACKAGE / source.relative_to(layout.kernel))
+    for entry in data.get("weights") or []:
+        lacking = _lacking(entry, weights)
+        if lacking:
+            hint = f": name the run that {layout.lock.name} was sealed from with --run RUN"
+            raise ManifestError(lacking + (hint if weights == layout.demo_weights else ""))
+        name = Path(str(entry.get("file", ""))).name
+        entry["file"] = f"weights/{name}"
+        _copy(weights / name, folder / entry["file"])
+    manifests.write_manifest(folder / MANIFEST, data)
+    write_json(folder / DATASET_METADATA, dataset_metadata(dataset))
+    stamp_s = _EPOCH_S + int(manifests.manifest_hash(folder), 16) % _SPREAD_S
+    for path in [*folder.rglob("*"), folder]:
+        os.chmod(path, 0o755 if path.is_dir() else 0o644)
+        os.utime(path, (stamp_s, stamp_s))
+    entries = len(list(folder.iterdir()))
+    if entries > MAX_TOP_LEVEL:
+        raise ManifestError(f"{folder}: {entries} entries at the top level, Kaggle takes at most {MAX_TOP_LEVEL}")
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+
+
+def _write_companions(layout: Layout, dataset: DatasetId) -> None:
+    data = read_json(layout.sealed / MANIFEST)
+    write_text(layout.lock, (layout.sealed / MANIFEST).read_text(encoding="utf-8"))
+    write_text(layout.notebook, notebook_json(dataset, manifests.manifest_hash(layout.sealed), chain_of(data)))
+    write_json(layout.kernel_metadata, kernel_metadata(dataset, *noted_machine(layout.kernel_metadata)))
+
+
+def _keep_as_demo(layout: Layout) -> None:
+    with replaced_folder(layout.demo_weights) as folder:
+        for path in sorted((layout.sealed / "weights").iterdir()):
+            _copy(path, folder / path.name)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())

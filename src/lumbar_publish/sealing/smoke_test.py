@@ -1,0 +1,81 @@
+"""The sealed chain on a sample study, in a fresh process that sees nothing of ours but the sealed folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from lumbar.errors import ManifestError
+from lumbar_publish.rehearsal.submission import check_submission
+
+_TIMEOUT_S = 1800  # on a busy machine, the first time, compiling takes minutes of it
+# Folders that hold any package of ours leave the path (an editable install puts them there), then only the sealed
+# code comes on: what forgot to be sealed fails here and not on Kaggle.
+ONLY_SEALED = """\
+import os, sys
+sys.path[:] = [p for p in sys.path if not any(os.path.isdir(os.path.join(p or ".", n)) for n in
+               ("lumbar", "lumbar_train", "lumbar_phantom", "lumbar_publish"))]
+"""
+_START = """\
+sys.path.insert(0, sys.argv.pop(1))
+"""
+_PREDICT = """\
+from lumbar.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+_NETWORKS = """\
+from lumbar.errors import LumbarError
+from lumbar.bundle.manifest import read_manifest
+from lumbar.bundle.weights import check_probe, load_network
+try:
+    manifest = read_manifest(sys.argv[1])
+    for entry in manifest.weights:
+        check_probe(load_network(manifest.path(entry), entry), entry.probe, entry.file)
+except LumbarError as error:
+    sys.exit(f"error: {error}")
+"""
+
+
+def run_chain(sealed: Path, sample: Path, chain: str = "main") -> None:
+    """Predict one study of ``sample`` (a competition folder, test split) with the sealed code and weights.
+
+    Raises:
+        ManifestError: the chain failed; the message ends with its last line.
+        CohortError: it left no valid submission.
+    """
+    with tempfile.TemporaryDirectory(prefix="lumbar-chain-") as scratch:
+        out = Path(scratch) / "submission.csv"
+        arguments = ["predict", "--data", str(sample.resolve()), "--weights", str(sealed.resolve()), "--out", str(out)]
+        arguments += ["--split", "test", "--chain", chain, "--studies", "1"]
+        _run(_PREDICT, sealed, arguments, Path(scratch))
+        check_submission(out)
+
+
+def run_networks(sealed: Path) -> None:
+    """Rebuild every network of the sealed folder by itself and check its probe: all that a partial bundle can show.
+
+    Raises:
+        ManifestError: a config, shape or answer that is not what the manifest says.
+    """
+    with tempfile.TemporaryDirectory(prefix="lumbar-chain-") as scratch:
+        _run(_NETWORKS, sealed, [str(sealed.resolve())], Path(scratch))
+
+
+def _run(source: str, sealed: Path, arguments: list[str], scratch: Path) -> None:
+    code = str(sealed.resolve() / "code")
+    # -B: no bytecode beside the sealed code, nor from its workers, which inherit the flag.
+    command = [sys.executable, "-I", "-B", "-c", ONLY_SEALED + _START + source, code, *arguments]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    environment.setdefault("NUMBA_CACHE_DIR", str(scratch))
+    try:
+        done = subprocess.run(
+            command, cwd=scratch, env=environment, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise ManifestError(f"{sealed}: the sealed chain ran over {_TIMEOUT_S} s on one study") from None
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
+        raise ManifestError(f"the sealed chain exited {done.returncode}: {lines[-1].removeprefix('error: ')}")

@@ -1,0 +1,1 @@
+"""A cohort as training sees it: tables, folds, decoded studies, targets, augmentation."""

@@ -1,0 +1,110 @@
+"""Folds side by side: a pool of processes on one machine, each with its share of the cores and a GPU that is free."""
+
+from __future__ import annotations
+
+import copy
+import multiprocessing
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from contextlib import AbstractContextManager, nullcontext
+from multiprocessing.process import BaseProcess
+from typing import Protocol, TypeVar
+
+import torch
+
+from lumbar_train.engine.distributed import Ranks, pick_device
+
+A = TypeVar("A")
+T = TypeVar("T")
+
+
+class Work(Protocol):
+    """What has steps to do on folds."""
+
+    ranks: Ranks
+    devices: tuple[torch.device, ...]
+
+    def work(self, step: str, fold: int) -> None:
+        """One step on one fold."""
+
+
+def workers(jobs: int) -> AbstractContextManager[ProcessPoolExecutor | None]:
+    """A pool of ``jobs`` processes, started once a run because each imports torch; None for one job."""
+    if jobs <= 1:
+        return nullcontext()
+    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=end_with_parent)
+
+
+def end_with_parent() -> None:
+    """Let this process of a pool end when the one that started it does.
+
+    Else a fit goes on for minutes after its run was killed, and writes beside the run that was started again.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def run_side_by_side(run: Work, step: str, folds: list[int], pool: Executor | None, jobs: int) -> None:
+    """One step on several folds, side by side where there is a pool; full fits first because they take longest."""
+    if pool is None:
+        for fold in folds:
+            run.work(step, fold)
+        return
+
+    def begin(fold: int, device: torch.device) -> Future[None]:
+        assert pool is not None
+        return pool.submit(_task, run, step, fold, jobs, device)
+
+    for _ in hand_out(folds, jobs, run.devices or (run.ranks.device,), begin):
+        pass
+
+
+def hand_out(
+    tasks: Iterable[A], jobs: int, devices: Sequence[torch.device], begin: Callable[[A, torch.device], Future[T]]
+) -> Iterator[tuple[A, T]]:
+    """Begin tasks in their order, ``jobs`` at a time, each on the device that the fewest are using; yield as they end.
+
+    A task that fails raises here; those that have begun go on to their end, and no other begins.
+    """
+    load = [0] * len(devices)
+    waiting = deque(tasks)
+    running: dict[Future[T], tuple[A, int]] = {}
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            task, k = waiting.popleft(), load.index(min(load))
+            load[k] += 1
+            running[begin(task, devices[k])] = task, k
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            task, k = running.pop(future)
+            load[k] -= 1
+            yield task, future.result()
+
+
+def usable_devices(name: str = "auto") -> tuple[torch.device, ...]:
+    """The devices that fits side by side may use: every GPU, or the one device that was named by its number.
+
+    Raises:
+        TrainingError: a GPU is asked for and there is none.
+    """
+    first = pick_device(name)
+    if first.type != "cuda" or ":" in name:
+        return (first,)
+    return tuple(torch.device("cuda", k) for k in range(torch.cuda.device_count()))
+
+
+def _task(run: Work, step: str, fold: int, jobs: int, device: torch.device) -> None:
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    mine = copy.copy(run)
+    mine.ranks = Ranks(device=device)
+    mine.work(step, fold)

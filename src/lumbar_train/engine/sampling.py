@@ -1,0 +1,205 @@
+"""Which samples make up which batch, on which process: a function of (seed, epoch, index) alone.
+
+Neither the number of processes, nor of loader workers, nor an interruption changes what a sample looks like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from lumbar_train.engine.distributed import Ranks
+
+Batch = dict[str, Tensor]
+
+
+class Dataset(Protocol):
+    """What the loop asks of a stage's data. An optional ``describe(index) -> str`` names a sample in messages."""
+
+    def __len__(self) -> int:
+        """Number of samples in an epoch."""
+
+    def sample(self, index: int, rng: np.random.Generator) -> Batch:
+        """One sample; every random choice comes from ``rng``."""
+
+    def collate(self, samples: list[Batch]) -> Batch:
+        """Samples to a batch."""
+
+
+def epoch_order(n: int, seed: int, epoch: int, *, is_shuffled: bool = True) -> np.ndarray:
+    """Order of the samples in an epoch: (n,) int64, a permutation."""
+    if not is_shuffled:
+        return np.arange(n)
+    return np.random.default_rng([seed, epoch]).permutation(n)
+
+
+def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
+    """The generator that a sample's augmentation draws from."""
+    return np.random.default_rng([seed, epoch, index])
+
+
+@dataclass(frozen=True)
+class Part:
+    """One forward pass of one process: the samples, and whether they count.
+
+    A batch too small for all processes leaves some without samples; those run the batch's first sample with no weight,
+    because every process has to take part when gradients are exchanged.
+    """
+
+    epoch: int
+    step: int
+    indices: tuple[int, ...]
+    counts: bool
+    is_last: bool  # of the step: gradients are exchanged and the optimiser moves
+
+
+def step_parts(batch: np.ndarray, epoch: int, step: int, ranks: Ranks, accumulate: int) -> list[Part]:
+    """Cut a global batch into this process's forward passes; the same number on every process."""
+    shares = np.array_split(batch, ranks.world)
+    n_parts = max(1, min(accumulate, max(len(share) for share in shares)))
+    pieces = np.array_split(shares[ranks.rank], n_parts)
+    return [
+        Part(epoch, step, tuple(map(int, piece if len(piece) else batch[:1])), bool(len(piece)), k == n_parts - 1)
+        for k, piece in enumerate(pieces)
+    ]
+
+
+@dataclass
+class Plan:
+    """Batch sampler of one process: the parts of an epoch's steps, from ``first_step`` on."""
+
+    n_samples: int
+    batch_size: int
+    accumulate: int
+    seed: int
+    ranks: Ranks
+    is_shuffled: bool = True
+    epoch: int = 0
+    first_step: int = 0
+    parts: list[Part] = field(default_factory=list, init=False)
+
+    @property
+    def n_steps(self) -> int:
+        """Optimiser steps in an epoch; the last may hold fewer samples."""
+        return -(-self.n_samples // self.batch_size)
+
+    def start(self, epoch: int, first_step: int = 0) -> list[Part]:
+        """Lay out an epoch from a step on."""
+        order = epoch_order(self.n_samples, self.seed, epoch, is_shuffled=self.is_shuffled)
+        self.epoch, self.first_step = epoch, first_step
+        self.parts = [
+            part
+            for step in range(first_step, self.n_steps)
+            for part in step_parts(
+                order[step * self.batch_size : (step + 1) * self.batch_size], epoch, step, self.ranks, self.accumulate
+            )
+        ]
+        return self.parts
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for part in self.parts:
+            yield [(part.epoch, index) for index in part.indices]
+
+
+class _Seeded(TorchDataset[Batch]):
+    """Draws a sample by (epoch, index), so that any worker makes the same one."""
+
+    def __init__(self, dataset: Dataset, seed: int) -> None:
+        self.dataset, self.seed = dataset, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> Batch:
+        epoch, index = key
+        return self.dataset.sample(index, sample_rng(self.seed, epoch, index))
+
+
+def _one_thread(_worker: int) -> None:
+    torch.set_num_threads(1)
+
+
+def make_loader(dataset: Dataset, plan: Plan, *, workers: int, device: torch.device) -> DataLoader[Batch]:
+    """A loader over ``plan``; iterate it anew after each ``plan.start``."""
+    return DataLoader(
+        _Seeded(dataset, plan.seed),
+        batch_sampler=plan,
+        collate_fn=dataset.collate,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=_one_thread if workers else None,
+        generator=torch.Generator(),  # its own: the loader must not draw from the state that resume restores
+    )
+
+
+def to_device(batch: Batch, device: torch.device, *, channels_last: bool = False) -> Batch:
+    """Move a batch; images (4 axes) take the memory format of the network."""
+    moved = {}
+    for name, value in batch.items():
+        value = value.to(device, non_blocking=True)
+        if channels_last and value.dim() == 4 and value.is_floating_point():
+            value = value.contiguous(memory_format=torch.channels_last)
+        moved[name] = value
+    return moved
+
+
+@torch.no_grad()
+def predict(
+    forward: Callable[[Batch], dict[str, Tensor]],
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    ranks: Ranks | None = None,
+    seed: int = 0,
+    workers: int = 0,
+) -> dict[str, np.ndarray]:
+    """Outputs of every sample, in the order of the dataset, the same on every process.
+
+    Args:
+        forward: batch on the device -> tensors with one row a sample. Set the network to ``eval()`` first.
+        dataset: samples are drawn with epoch 0's generators; it should not augment.
+        batch_size: samples a forward pass on each process.
+        ranks: the processes that share the work.
+        seed: of the samples' generators.
+        workers: loader processes.
+
+    Returns:
+        Arrays with ``len(dataset)`` rows; rows of the processes are put back to their places, none twice or missing.
+    """
+    ranks = ranks or Ranks()
+    mine = np.arange(len(dataset))[ranks.rank :: ranks.world]
+    chunks = [[(0, int(i)) for i in mine[k : k + batch_size]] for k in range(0, len(mine), batch_size)]
+    loader: Any = DataLoader(
+        _Seeded(dataset, seed),
+        batch_sampler=chunks,
+        collate_fn=dataset.collate,
+        num_workers=workers,
+        pin_memory=ranks.device.type == "cuda",
+        worker_init_fn=_one_thread if workers else None,
+        generator=torch.Generator(),
+    )
+    outputs: dict[str, list[np.ndarray]] = {}
+    for batch in loader:
+        for name, value in forward(to_device(batch, ranks.device)).items():
+            is_half = value.dtype in (torch.float16, torch.bfloat16)  # numpy has no bfloat16
+            outputs.setdefault(name, []).append((value.float() if is_half else value).cpu().numpy())
+    parts = ranks.gather((mine, {name: np.concatenate(values) for name, values in outputs.items()}))
+    return _put_back(parts, len(dataset))
+
+
+def _put_back(parts: list[tuple[np.ndarray, dict[str, np.ndarray]]], n: int) -> dict[str, np.ndarray]:
+    result: dict[str, np.ndarray] = {}
+    for places, arrays in parts:
+        for name, values in arrays.items():
+            if name not in result:
+                result[name] = np.zeros((n, *values.shape[1:]), dtype=values.dtype)
+            result[name][places] = values
+    return result

@@ -1,0 +1,1 @@
+"""What a run's answers are worth: scores, errors of points, and their pictures."""

@@ -1,0 +1,334 @@
+"""A run's or a bundle's figures on labelled studies: the only place where truth may enter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from lumbar.bundle.manifest import Manifest, verify
+from lumbar.errors import CohortError, LumbarError
+from lumbar.io.text import one_line
+from lumbar.labels import COLUMNS
+from lumbar.metric import align_submission
+from lumbar.models.inference import Networks
+from lumbar.stages.aggregate import aggregate, level_confidence, prior_array
+from lumbar.stages.classify import CLASSIFIERS, classify
+from lumbar.stages.localise import localise
+from lumbar.stages.points import Localisation
+from lumbar.study import Study, read_study
+from lumbar_train.data.folds import read_folds
+from lumbar_train.data.tables import Cohort, read_cohort, read_study_ids
+from lumbar_train.data.true_points import true_localisation
+from lumbar_train.errors import LeakError
+from lumbar_train.evaluation.point_errors import axial_assignments, sagittal_errors, summarise, truth_points
+from lumbar_train.evaluation.scoring import Interval, Probs, confusion, difference, ratio, reliability, scores
+from lumbar_train.outputs.oof import check_oof_frame
+from lumbar_train.outputs.store import read_frame, read_localisations, read_logits
+
+Logits = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+STEPS = ("uniform", "prior", "sagittal only", "+ axial", "+ MLP")
+_SAGITTAL = tuple(name.startswith("sagittal") for name in CLASSIFIERS)
+
+
+@dataclass
+class Evaluation:
+    """Everything that the report shows.
+
+    Attributes:
+        title: what was scored, in words.
+        cohort: the labelled studies.
+        study_ids: (N,) those that were scored.
+        labels: (N, 25) class index or -1.
+        steps: probabilities (N, 25, 3) by step, from constants to the answer, which is the last.
+        found: localisations by study.
+        sagittal: ``place_errors.sagittal_errors``.
+        axial: ``place_errors.axial_assignments``.
+        true_points: probabilities with true points instead of predicted ones, where asked for.
+        folds: (N,) fold of each study, where the outputs are out of fold.
+        problems: lines by study.
+    """
+
+    title: str
+    cohort: Cohort
+    study_ids: NDArray[np.int64]
+    labels: NDArray[np.int8]
+    steps: dict[str, Probs]
+    found: dict[int, Localisation]
+    sagittal: pd.DataFrame
+    axial: pd.DataFrame
+    true_points: Probs | None = None
+    folds: NDArray[np.int64] | None = None
+    problems: dict[int, list[str]] = field(default_factory=dict)
+
+    @property
+    def answer(self) -> Probs:
+        """The last step's probabilities."""
+        return self.steps[list(self.steps)[-1]]
+
+    def figures(self) -> dict[str, Any]:
+        """All figures as plain JSON types; intervals are ``[value, low, high]``."""
+        names = list(self.steps)
+        out: dict[str, Any] = {
+            "title": self.title,
+            "studies": len(self.study_ids),
+            "cohort": self.cohort.fingerprint,
+            "dropped": dict(self.cohort.dropped),
+            "scores": {name: _lists(scores(self.labels, self.steps[name])) for name in names},
+            "added": {
+                after: _lists(difference(self.labels, self.steps[before], self.steps[after]))
+                for before, after in pairwise(names[1:])
+            },
+            "ratio_to_prior": ratio(self.labels, self.answer, self.steps["prior"]).as_list(),
+            "sagittal": summarise(self.sagittal),
+            "axial": self.axial_figures(),
+            "confusion": {group: table.tolist() for group, table in confusion(self.labels, self.answer).items()},
+            "calibration_error": {
+                "weighted" if is_weighted else "plain": {
+                    f"{r.group} {r.severity}": r.error
+                    for r in reliability(self.labels, self.answer, is_weighted=is_weighted)
+                }
+                for is_weighted in (True, False)
+            },
+            "failed": sum(1 for study in map(int, self.study_ids) if study not in self.found),
+        }
+        if self.true_points is not None:
+            out["scores"]["true points"] = _lists(scores(self.labels, self.true_points))
+            out["predicted_over_true"] = ratio(self.labels, self.answer, self.true_points).as_list()
+        if self.folds is not None:
+            out["folds"] = {
+                str(fold): _lists(scores(self.labels[self.folds == fold], self.answer[self.folds == fold]))
+                for fold in np.unique(self.folds)
+            }
+        return out
+
+    def axial_figures(self) -> dict[str, float]:
+        """Share of true axial levels given their own slice, share given none, median distance of the two points."""
+        if not len(self.axial):
+            return {}
+        distances = self.axial[["left_mm", "right_mm"]].to_numpy(float)
+        return {
+            "n": float(len(self.axial)),
+            "right": float(self.axial["is_right"].mean()),
+            "missing": float(self.axial["belongs_to"].isna().mean()),
+            "point_median_mm": float(np.nanmedian(distances)) if np.isfinite(distances).any() else float("nan"),
+        }
+
+
+def _lists(intervals: Mapping[str, Interval]) -> dict[str, list[float]]:
+    return {name: interval.as_list() for name, interval in intervals.items()}
+
+
+def step_probs(logits: Logits, mask: Mask, prior: Probs) -> dict[str, Probs]:
+    """Probabilities of one study before the MLP: by sagittal models alone, and by all.
+
+    Args:
+        logits: (M, 5, 5, 3) of the classifiers in the order of ``CLASSIFIERS``.
+        mask: (M, 5, 5) which rest on images.
+        prior: (25, 3) for what no model saw.
+    """
+    return {
+        "sagittal only": _mean_probs(logits[list(_SAGITTAL)], mask[list(_SAGITTAL)], prior),
+        "+ axial": _mean_probs(logits, mask, prior),
+    }
+
+
+def _mean_probs(logits: Logits, mask: Mask, prior: Probs) -> Probs:
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    probs = shifted / shifted.sum(axis=-1, keepdims=True)
+    count = mask.sum(axis=0)[..., None]
+    mean = (probs * mask[..., None]).sum(axis=0) / np.maximum(count, 1)
+    return np.asarray(np.where(count > 0, mean, prior.reshape(5, 5, 3)).reshape(25, 3))
+
+
+# A bundle on another cohort
+
+
+def evaluate_run(
+    weights_dir: Path | str,
+    root: Path | str,
+    points: str = "predicted",
+    *,
+    split: str = "train",
+    studies: Iterable[int] | None = None,
+    device: str = "cpu",
+    progress: bool = True,
+) -> Evaluation:
+    """Predict a labelled cohort with the weights of a run folder or a sealed bundle, and measure.
+
+    Args:
+        weights_dir: a run folder (its ``export`` is used) or a folder with ``weights_manifest.json``.
+        root: competition folder; ``split="test"`` takes labels from ``solution.csv``.
+        points: ``predicted``, or ``true``: then both are done, and the answer with true points stands beside.
+        split: which images.
+        studies: only these.
+        device: where the networks run.
+        progress: show a bar.
+
+    Raises:
+        LeakError: the weights were fitted on this cohort, or on one of its studies.
+        ManifestError, CohortError: a bundle or a cohort that is not what it should be.
+    """
+    from lumbar.bundle.weights import check_probes, load_networks
+
+    if points not in ("predicted", "true"):
+        raise CohortError(f"points: found {points!r}, expected predicted or true")
+    folder = Path(weights_dir)
+    bundle = folder / "export" if (folder / "export").is_dir() else folder
+    manifest = verify(bundle)
+    cohort = read_cohort(root, split=split, progress=progress)
+    ids = cohort.study_ids if studies is None else cohort.study_ids[cohort.rows(sorted(studies))]
+    check_not_trained_on(folder, manifest, cohort, ids)
+    networks = load_networks(bundle, manifest, device)
+    check_probes(networks, manifest)
+    truth = truth_points(cohort)
+    bench = _Bench(cohort, networks, prior_array(manifest.prior), truth, with_true_points=points == "true")
+    outcomes = bench.run(ids, progress=progress)
+    steps = {name: np.stack([outcomes[int(k)].steps[name] for k in ids]) for name in STEPS}
+    found = {k: o.found for k, o in outcomes.items() if o.found is not None}
+    truth = truth[truth["study_id"].isin(ids)]
+    return Evaluation(
+        title=f"weights {manifest.hash[:12]} (recipe {manifest.recipe}) on {len(ids)} studies never trained on",
+        cohort=cohort,
+        study_ids=ids,
+        labels=cohort.labels[cohort.rows(ids)],
+        steps=steps,
+        found=found,
+        sagittal=sagittal_errors(truth, found),
+        axial=axial_assignments(truth, found, cohort),
+        true_points=np.stack([outcomes[int(k)].true_points for k in ids]) if points == "true" else None,
+        problems={k: o.problems for k, o in outcomes.items() if o.problems},
+    )
+
+
+def check_not_trained_on(folder: Path, manifest: Manifest, cohort: Cohort, ids: NDArray[np.int64]) -> None:
+    """Refuse to score a fit on studies that it has seen, as far as manifest and run folder tell.
+
+    Raises:
+        LeakError: the same cohort, or a study that stands in the run's ``folds.csv``.
+    """
+    if manifest.cohort.get("fingerprint") == cohort.fingerprint:
+        raise LeakError(f"{cohort.root}: is the cohort that these weights were fitted on, expected studies never seen")
+    path = folder / "folds.csv"
+    if path.is_file():
+        seen = read_study_ids(path)
+        both = [int(study) for study in ids if int(study) in seen]
+        if both:
+            raise LeakError(f"{path}: study {both[0]} was trained on ({len(both)} of {len(ids)}), expected none")
+
+
+@dataclass
+class _Outcome:
+    steps: dict[str, Probs]
+    found: Localisation | None
+    true_points: Probs
+    problems: list[str]
+
+
+@dataclass
+class _Bench:
+    """Studies through the stages, one read ahead; one study's failure leaves its prior, as in the kernel."""
+
+    cohort: Cohort
+    networks: Networks
+    prior: Probs
+    truth: pd.DataFrame
+    with_true_points: bool
+
+    def run(self, ids: Iterable[int], *, progress: bool) -> dict[int, _Outcome]:
+        by_study = dict(list(self.truth.groupby("study_id")))
+        waiting = [int(study) for study in ids]
+        outcomes: dict[int, _Outcome] = {}
+        with ThreadPoolExecutor(1) as pool:
+            ahead = pool.submit(self._read, waiting[0]) if waiting else None
+            for place, study_id in enumerate(tqdm(waiting, desc="evaluate", unit="study", disable=not progress)):
+                assert ahead is not None
+                study = ahead.result()
+                if place + 1 < len(waiting):
+                    ahead = pool.submit(self._read, waiting[place + 1])
+                outcomes[study_id] = self._one(study, by_study.get(study_id, self.truth.iloc[:0]))
+        return outcomes
+
+    def _read(self, study_id: int) -> Study:
+        return read_study(self.cohort.root, self.cohort.split, study_id, self.cohort.series)
+
+    def _one(self, study: Study, truth: pd.DataFrame) -> _Outcome:
+        constants = {"uniform": np.full((25, 3), 1 / 3), "prior": self.prior}
+        failed = constants | {name: self.prior for name in STEPS[2:]}
+        outcome = _Outcome(failed, None, self.prior, list(study.problems))
+        try:
+            found = localise(study, self.networks)
+            logits, mask = classify(study, found, self.networks)
+            last = self.networks.stage("aggregator")
+            answer = aggregate(logits, mask, self.prior, last, level_confidence(found))
+            outcome.steps = constants | step_probs(logits, mask, self.prior) | {"+ MLP": answer}
+            outcome.found = found
+            outcome.problems += found.problems
+            if self.with_true_points:
+                true = true_localisation(study, truth)
+                logits, mask = classify(study, true, self.networks)
+                outcome.true_points = aggregate(logits, mask, self.prior, last, level_confidence(true))
+        except LumbarError as error:
+            outcome.problems.append(one_line(error))
+        return outcome
+
+
+# A run's own out-of-fold outputs
+
+
+def evaluate_oof(run: Path | str, cohort: Cohort) -> Evaluation:
+    """The figures of a run from the out-of-fold outputs that its stages left, each table checked for leaks.
+
+    Raises:
+        LeakError: a table whose rows do not come from the fold that held the study out.
+        CohortError: a table that is not there, because its stage has not run.
+    """
+    run = Path(run)
+    folds = read_folds(run / "folds.csv", cohort)
+    fold_of = dict(zip(folds["study_id"], folds["fold"], strict=True))
+    for name in ("sagittal_xy", *CLASSIFIERS):
+        check_oof_frame(read_frame(run / name / "oof.parquet"), folds, run / name / "oof.parquet")
+    for name in ("levels", "points", "axial"):
+        path = run / "localise" / f"{name}.parquet"
+        check_oof_frame(read_frame(path), folds, path)
+    answer = read_frame(run / "aggregator" / "oof.parquet")
+    ids = np.array(sorted({int(row.split("_", 1)[0]) for row in answer["row_id"]}), dtype=np.int64)
+    answer = answer[["row_id", "normal_mild", "moderate", "severe"]]
+    found = read_localisations(run / "localise", map(int, ids))
+    pairs = [read_logits(run / name / "oof.parquet", map(int, ids)) for name in CLASSIFIERS]
+    own_folds = np.array([fold_of[int(k)] for k in ids])
+    priors = {fold: cohort.prior(ids[own_folds != fold]) for fold in np.unique(own_folds)}
+    before = [
+        step_probs(np.stack([p[0][n] for p in pairs]), np.stack([p[1][n] for p in pairs]), priors[own_folds[n]])
+        for n in range(len(ids))
+    ]
+    steps = {
+        "uniform": np.full((len(ids), len(COLUMNS), 3), 1 / 3),
+        "prior": np.stack([priors[fold] for fold in own_folds]),
+        **{name: np.stack([b[name] for b in before]) for name in ("sagittal only", "+ axial")},
+        "+ MLP": align_submission(answer, list(map(int, ids))),
+    }
+    truth = truth_points(cohort)
+    truth = truth[truth["study_id"].isin(ids)]
+    return Evaluation(
+        title=f"out of fold: {len(ids)} studies, each by the fold that held it out",
+        cohort=cohort,
+        study_ids=ids,
+        labels=cohort.labels[cohort.rows(ids)],
+        steps=steps,
+        found=found,
+        sagittal=sagittal_errors(truth, found),
+        axial=axial_assignments(truth, found, cohort),
+        folds=own_folds,
+        problems={k: v.problems for k, v in found.items() if v.problems},
+    )

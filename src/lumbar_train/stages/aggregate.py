@@ -1,0 +1,77 @@
+"""Fits the aggregator on out-of-fold logits, directly on the competition's metric."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lumbar.config import AggregatorConfig, to_dict
+from lumbar.models import build, name_of
+from lumbar.models.aggregator import Aggregator
+from lumbar_train.recipes import Fit
+from lumbar_train.stages.losses import competition_loss
+
+POOL_RATE = 10.0  # learning rate of the pool's weights and scales, as a multiple of the MLPs'
+MODEL_DROP = 0.1  # chance that a model's logits are hidden in training, so that missing series are rehearsed
+
+
+def fit_aggregator(
+    logits: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    labels: NDArray[np.int8],
+    prior: NDArray[np.float64],
+    config: AggregatorConfig,
+    fit: Fit,
+    seed: int,
+    confidence: NDArray[np.float32] | None = None,
+) -> tuple[Aggregator, list[float]]:
+    """Fit on logits (N, M, 5, 5, 3), mask (N, M, 5, 5), labels (N, 25), prior (25, 3); gives network and losses.
+
+    ``confidence`` (N, 5, 4) of localisation is for configurations that ask for it.
+
+    Cosine schedule, AdamW. With a batch as large as the cohort every step sees the metric itself; in smaller batches
+    its normalisation by weights is that of the batch.
+    """
+    torch.manual_seed(seed)
+    network = build(name_of(config), to_dict(config)).train()
+    assert isinstance(network, Aggregator)
+    sure = torch.zeros(len(logits), 5, 4) if confidence is None else torch.from_numpy(confidence)
+    x, m = torch.from_numpy(logits), torch.from_numpy(mask)
+    y = torch.from_numpy(labels.reshape(-1, 5, 5).astype(np.int64))
+    log_prior = torch.from_numpy(np.log(np.clip(prior, 1e-6, 1)).astype(np.float32)).view(5, 5, 3)
+    few = {id(p): p for p in (network.scale, network.pool)}  # a dozen numbers that data can afford to move far
+    rest = [p for p in network.parameters() if id(p) not in few]
+    optimiser = torch.optim.AdamW(
+        [
+            {"params": list(few.values()), "lr": POOL_RATE * fit.lr, "weight_decay": 0.0},
+            {"params": rest, "lr": fit.lr, "weight_decay": fit.weight_decay},
+        ]
+    )
+    steps = max(1, -(-len(x) // fit.batch))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, fit.epochs * steps)
+    losses = []
+    for _ in range(fit.epochs):
+        order = torch.randperm(len(x))
+        total = 0.0
+        for start in range(0, len(x), fit.batch):
+            rows = order[start : start + fit.batch]
+            shown = m[rows] & (torch.rand(len(rows), m.shape[1], 1, 1) >= MODEL_DROP)
+            loss = competition_loss(network(x[rows], shown, log_prior, sure[rows]), y[rows])
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(network.parameters(), fit.clip)
+            optimiser.step()
+            schedule.step()
+            total += float(loss.detach()) * len(rows)
+        losses.append(total / len(x))
+    return network.eval(), losses
+
+
+def pool_of(config: AggregatorConfig) -> Aggregator:
+    """The aggregator of a configuration that corrects nothing: the mean of the classifiers that saw a target."""
+    network = build(name_of(config), to_dict(config)).eval()
+    assert isinstance(network, Aggregator)
+    for parameter in network.groups.parameters():
+        torch.nn.init.zeros_(parameter)
+    return network

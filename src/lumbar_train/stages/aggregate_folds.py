@@ -1,0 +1,112 @@
+"""The aggregator's place in a run: fitted on out-of-fold logits, scored by fits on the other folds' studies only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from torch import nn
+from tqdm import tqdm
+
+from lumbar.labels import COLUMNS, SEVERITY_COLUMNS
+from lumbar.metric import score, score_arrays
+from lumbar.stages.aggregate import aggregate, level_confidence
+from lumbar.stages.classify import CLASSIFIERS
+from lumbar_train.data.folds import check_split, is_full
+from lumbar_train.data.tables import Cohort
+from lumbar_train.engine.checkpoint import save_weights
+from lumbar_train.errors import TrainingError
+from lumbar_train.files import write_text
+from lumbar_train.outputs.oof import write_seen
+from lumbar_train.outputs.store import read_localisations, read_logits, write_frame
+from lumbar_train.recipes import StageRecipe
+from lumbar_train.stages.aggregate import fit_aggregator, pool_of
+from lumbar_train.stages.fitting import fold_name
+
+FITTED, POOL = "fitted", "pool"
+
+
+def fit_last_step(
+    run: Path, cohort: Cohort, fold_of: Mapping[int, int], use_folds: list[int], stage: StageRecipe, *, seed: int
+) -> None:
+    """Fit one aggregator a fold and one on all, and score the studies that each of the former has not seen.
+
+    Where the plain pool of the classifiers scores as well on those studies, all fits become that pool.
+
+    Args:
+        run: its folder, with the classifiers' out-of-fold logits.
+        cohort: labels.
+        fold_of: fold by study.
+        use_folds: folds to fit on, all that hold out studies among them; their logits are there.
+        stage: configuration and fit.
+        seed: of the fits.
+
+    Raises:
+        TrainingError: no held-out fold, or one that holds every study.
+    """
+    ids = np.array(sorted(k for k, fold in fold_of.items() if fold in use_folds))
+    if not len(ids):
+        raise TrainingError(f"{run}: no held-out fold among {use_folds}, expected one to fit on")
+    logits, mask, sure = _inputs(run, ids, needs_confidence=stage.network.confidence)
+    labels = cohort.labels[cohort.rows(ids)]
+    folds = np.array([fold_of[int(k)] for k in ids])
+    probs = {name: np.zeros((len(ids), 25, 3)) for name in (FITTED, POOL)}
+    fits: dict[int, tuple[nn.Module, list[float], np.ndarray]] = {}
+    for fold in use_folds:
+        rows = np.flatnonzero(folds != fold)
+        if not len(rows):
+            raise TrainingError(f"{run}: fold {fold} holds every out-of-fold study, expected at least two folds")
+        check_split(ids[rows], ids[folds == fold])
+        prior = cohort.prior(ids[rows])
+        of_fit = seed + (-1 - fold if is_full(fold) else 0)
+        network, losses = fit_aggregator(
+            logits[rows], mask[rows], labels[rows], prior, stage.network, stage.fit, of_fit, sure[rows]
+        )
+        fits[fold] = network, losses, rows
+        for name, chosen in ((FITTED, network), (POOL, pool_of(stage.network))):
+            for row in np.flatnonzero(folds == fold):
+                probs[name][row] = aggregate(logits[row], mask[row], prior, [chosen], sure[row])
+    kept = better(labels, probs)
+    for fold, (fitted, losses, rows) in fits.items():
+        weights = run / "aggregator" / f"{fold_name(fold)}.safetensors"
+        save_weights(weights, fitted if kept == FITTED else pool_of(stage.network))
+        write_seen(weights, fold, map(int, ids[rows]))
+        content = {"first": losses[0], "last": losses[-1], "kept": kept}
+        write_text(weights.with_suffix(".json"), json.dumps(content))
+    _score(run, cohort, ids, probs, kept)
+
+
+def _inputs(run: Path, ids: np.ndarray, *, needs_confidence: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Out-of-fold logits (N, M, 5, 5, 3), mask (N, M, 5, 5) and, where it is read, confidence (N, 5, 4) of studies."""
+    pairs = [read_logits(run / name / "oof.parquet", ids) for name in CLASSIFIERS]
+    sure = np.zeros((len(ids), 5, 4), np.float32)
+    if needs_confidence:
+        found = read_localisations(run / "localise", map(int, ids))
+        sure = np.stack([level_confidence(found[int(k)]) for k in ids])
+    return np.stack([pair[0] for pair in pairs], axis=1), np.stack([pair[1] for pair in pairs], axis=1), sure
+
+
+def better(labels: np.ndarray, probs: Mapping[str, np.ndarray]) -> str:
+    """Which out-of-fold probabilities (N, 25, 3) score better on the labels (N, 25): ``fitted``, else ``pool``."""
+    totals = {name: score_arrays(labels.astype(np.int64), values).total for name, values in probs.items()}
+    return FITTED if totals[FITTED] < totals[POOL] else POOL
+
+
+def _score(run: Path, cohort: Cohort, ids: np.ndarray, probs: Mapping[str, np.ndarray], kept: str) -> None:
+    frame = pd.DataFrame(probs[kept].reshape(-1, 3), columns=list(SEVERITY_COLUMNS))
+    frame.insert(0, "row_id", [f"{study_id}_{column}" for study_id in ids for column in COLUMNS])
+    write_frame(run / "aggregator" / "oof.parquet", frame)
+    result = score(cohort.frame(ids), frame)
+    labels = cohort.labels[cohort.rows(ids)].astype(np.int64)
+    each = {name: asdict(score_arrays(labels, values)) for name, values in probs.items()}
+    write_text(run / "aggregator" / "metrics.json", json.dumps({"oof": asdict(result), "kept": kept} | each, indent=1))
+    if kept == POOL:
+        tqdm.write(
+            f"the last step is the plain pool of the classifiers: fitted it scored {each[FITTED]['total']:.4f} "
+            f"out of fold, the pool {each[POOL]['total']:.4f}"
+        )
+    tqdm.write(f"out of fold, {len(ids)} studies: {result}")
