@@ -257,16 +257,23 @@ def _in_a_series(path, header, pixels):
         return "" if pixels.ndim != 2 else f"pixels, but no series: {error}"
     except Exception as error:
         return f"{type(error).__name__} from a series: {error}"
-    volume = series.stacks[0].volume
-    expected = pixels.astype(np.float32)
-    if not any("not rescaled" in problem for problem in series.problems):
-        with np.errstate(over="ignore"):
-            expected *= np.float32(1 if header.rescale_slope is None else header.rescale_slope)
-            expected += np.float32(header.rescale_intercept or 0)
-    same = volume.shape == (1, *pixels.shape) and np.array_equal(
-        volume[0], expected, equal_nan=volume.dtype.kind == "f"
-    )
-    return "" if same else f"a volume of {volume.shape} that is not the slice's {pixels.shape}"
+    is_rescaled = not any("not rescaled" in problem for problem in series.problems)
+    n_slices = 0
+    for stack in series.stacks:
+        for index, image in enumerate(stack.volume):
+            frame = (stack.frame(index) or 1) - 1
+            stored = pixels if pixels.ndim == 2 else pixels[frame]
+            expected = stored.astype(np.float32)
+            if is_rescaled:
+                own = header if pixels.ndim == 2 else header.of_frame(frame)
+                with np.errstate(over="ignore", invalid="ignore"):
+                    expected *= np.float32(1 if own.rescale_slope is None else own.rescale_slope)
+                    expected += np.float32(own.rescale_intercept or 0)
+            if not np.array_equal(image, expected, equal_nan=True):
+                return f"slice {index} of a stack of {stack.volume.shape} is not frame {frame} of {pixels.shape}"
+            n_slices += 1
+    n_expected = 1 if pixels.ndim == 2 else len(pixels)
+    return "" if 0 < n_slices <= n_expected else f"{n_slices} slices from {n_expected} frames"
 
 
 def without_plugins():
