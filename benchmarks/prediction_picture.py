@@ -16,10 +16,11 @@ import pandas as pd
 
 from lumbar.bundle.manifest import verify
 from lumbar.bundle.weights import load_networks
+from lumbar.chains.contract import StudyResult
+from lumbar.chains.main import predict_study
 from lumbar.chains.overlay import COLOURS
 from lumbar.geometry import Grid, make_grid
 from lumbar.labels import AXIAL_T2, LEVELS, SAGITTAL_T1, SAGITTAL_T2, level_title
-from lumbar.stages import StudyResult, predict_study
 from lumbar.stages.aggregate import prior_array
 from lumbar.study import Study, list_studies, read_descriptions, read_study
 

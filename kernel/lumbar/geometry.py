@@ -128,3 +128,22 @@ def is_inside(stack: Stack, x_px: float, y_px: float, margin_px: float = 0.0) ->
     """Whether a pixel (x, y) lies in the stack's images, at least ``margin_px`` from the edge."""
     rows, columns = stack.volume.shape[1:]
     return margin_px <= x_px <= columns - 1 - margin_px and margin_px <= y_px <= rows - 1 - margin_px
+
+
+def project(stack: Stack, xyz_mm: Array) -> tuple[float, float, float]:
+    """Patient point as (fractional slice, x_px, y_px) of a stack."""
+    s, row, column = stack.to_voxel(np.asarray(xyz_mm, dtype=float))
+    return float(s), float(column), float(row)
+
+
+def shifted(stack: Stack, centre_px: tuple[float, float], shift_mm: tuple[float, float]) -> tuple[float, float]:
+    """A pixel moved by millimetres along the canonical directions."""
+    spacing_row, spacing_column = stack.spacing_mm
+    move = np.diag([1 / spacing_column, 1 / spacing_row]) @ canonical_axes(stack) @ np.asarray(shift_mm)
+    return (centre_px[0] + float(move[0]), centre_px[1] + float(move[1]))
+
+
+def canonical_mm(stack: Stack, delta_px: Array) -> Array:
+    """A difference of pixels (x, y) as millimetres along the canonical directions."""
+    spacing_row, spacing_column = stack.spacing_mm
+    return np.asarray(canonical_axes(stack).T @ (np.asarray(delta_px) * (spacing_column, spacing_row)))

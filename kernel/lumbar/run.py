@@ -12,9 +12,10 @@ import pandas as pd
 
 from lumbar.budget import Budget, Clock, parse_time_limit
 from lumbar.bundle.code_hash import own_code_line
-from lumbar.bundle.manifest import FILE_NAME, Manifest, verify
-from lumbar.chains.registry import MAIN, Chain, baseline_chain, load_baseline
-from lumbar.errors import CohortError, ManifestError
+from lumbar.bundle.manifest import verify
+from lumbar.chains.contract import Chain
+from lumbar.chains.registry import chain_of
+from lumbar.errors import CohortError
 from lumbar.io.tables import PROBLEMS, list_studies, read_series
 from lumbar.io.text import guard_log
 from lumbar.labels import COLUMNS, row_ids
@@ -128,25 +129,9 @@ def predict(
 
 def _devices(chain: Chain, workers: int | None) -> list[str]:
     """The device of each worker."""
-    found = cuda_devices() if chain.load in (MAIN.load, load_baseline) else []
+    found = cuda_devices() if chain.uses_gpu else []
     count = max(1, workers if workers is not None else len(found))
     return [found[index % len(found)] if found else "cpu" for index in range(count)]
-
-
-def chain_of(chain: str | Chain, manifest: Manifest) -> Chain:
-    """The functions of a chain by name.
-
-    Raises:
-        ManifestError: the bundle holds no weights for it, or there is no such chain.
-    """
-    if isinstance(chain, Chain):
-        return chain
-    if chain == "main":
-        return MAIN
-    if chain == "baseline" and manifest.of_stage("baseline"):
-        return baseline_chain(manifest)
-    stages = sorted({entry.stage for entry in manifest.weights})
-    raise ManifestError(f"{manifest.folder / FILE_NAME}: chain {chain!r} has no weights here, found stages {stages}")
 
 
 def _studies(root: Path, split: str, wanted: int | Sequence[int] | None) -> tuple[list[int], pd.DataFrame]:

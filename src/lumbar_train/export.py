@@ -17,7 +17,8 @@ import torchvision
 import lumbar
 from lumbar.bundle.code_hash import own_code_sha256
 from lumbar.bundle.manifest import SCHEMA, WeightEntry, file_sha256, write_manifest
-from lumbar.bundle.weights import load_network, record_probe, save_network
+from lumbar.bundle.probes import record_probe
+from lumbar.bundle.weights import load_network, save_network
 from lumbar.config import STAGES, to_dict
 from lumbar.labels import COLUMNS
 from lumbar.models import build, name_of

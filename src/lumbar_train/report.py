@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from lumbar import labels
+from lumbar.chains.contract import Picture
 from lumbar.chains.overlay import draw
-from lumbar.chains.registry import Picture
 from lumbar.errors import LumbarError
 from lumbar.io.tables import csv_text
 from lumbar.io.text import page_value

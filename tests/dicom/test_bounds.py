@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 def test_decoder_tests_pass_with_bounds_checking(tmp_path):
     # Numba would take unchecked code from the usual cache; one for each state of the sources, since numba looks only at
     # the file of the function itself, not at what that calls.
-    sources = sorted(Path(dicom.__file__).parent.glob("*.py"))
+    sources = sorted(Path(dicom.__file__).parent.rglob("*.py"))
     state = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
     cache = HERE.parents[1] / ".numba_cache" / f"bounds-{state}"
     files = [

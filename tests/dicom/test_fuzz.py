@@ -14,11 +14,11 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
 import fuzz_corpus
 import fuzz_mutate
+import pytest
 from fuzz_worker import WARMING
+
 from lumbar import dicom
 from lumbar.dicom import read_slice
 
@@ -27,7 +27,7 @@ SEED = int(os.environ.get("LUMBAR_FUZZ_SEED", "0"))
 START_SECONDS = 600  # to compile one syntax
 CASE_SECONDS = 5  # of the processor, since others may be at work on this machine
 STILL_SECONDS = 60  # on the clock, for a child that waits for something
-TESTS = Path(__file__).parents[1]
+SUPPORT = Path(__file__).parents[1] / "support"
 
 
 def processor_seconds(pid):
@@ -46,8 +46,8 @@ def run_children(folder, last, seed, **environment):
     while first < last and len(wrong) < 20:
         progress.write_bytes(bytes(8))
         with (folder / "stderr").open("wb") as errors:
-            command = [sys.executable, "-X", "faulthandler", str(TESTS / "fuzz_worker.py"), str(folder)]
-            path = os.pathsep.join([str(TESTS), *sys.path])
+            command = [sys.executable, "-X", "faulthandler", str(SUPPORT / "fuzz_worker.py"), str(folder)]
+            path = os.pathsep.join([str(SUPPORT), *sys.path])
             child = subprocess.Popen(
                 [*command, str(first), str(last), str(seed)],
                 stderr=errors,
@@ -127,16 +127,16 @@ def test_mutated_files_give_pixels_or_refusals_and_never_a_crash_or_a_hang(corpu
 def test_no_index_leaves_its_array_in_a_run_with_bounds_checking(corpus, tmp_path):
     # Numba would take unchecked code from the usual cache; one for each state of the sources, since numba looks only at
     # the file of the function itself, not at what that calls.
-    sources = sorted(Path(dicom.__file__).parent.glob("*.py"))
+    sources = sorted(Path(dicom.__file__).parent.rglob("*.py"))
     state = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
-    cache = TESTS.parent / ".numba_cache" / f"bounds-{state}"
+    cache = SUPPORT.parents[1] / ".numba_cache" / f"bounds-{state}"
     (tmp_path / "seeds.pickle").write_bytes(pickle.dumps(corpus))
     _, wrong = run_children(tmp_path, N_CASES // 6, SEED + 1, NUMBA_BOUNDSCHECK="1", NUMBA_CACHE_DIR=str(cache))
     assert wrong == []
 
 
 def test_a_hang_a_crash_and_too_much_memory_are_seen(tmp_path, monkeypatch, corpus):
-    worker = (TESTS / "fuzz_worker.py").read_text()
+    worker = (SUPPORT / "fuzz_worker.py").read_text()
     broken = worker.replace(
         "            result, n_bytes = fuzz_mutate.peak_memory(fuzz_mutate.verdict, target)\n",
         "            if index == 1: import os; os.abort()\n"
@@ -148,7 +148,7 @@ def test_a_hang_a_crash_and_too_much_memory_are_seen(tmp_path, monkeypatch, corp
     ).replace("            fuzz_mutate.verdict(target)\n        fuzz", "            assert target\n        fuzz")
     assert broken != worker
     (tmp_path / "fuzz_worker.py").write_text(broken)
-    monkeypatch.setattr(sys.modules[__name__], "TESTS", tmp_path)
+    monkeypatch.setattr(sys.modules[__name__], "SUPPORT", tmp_path)
     monkeypatch.setattr(sys.modules[__name__], "CASE_SECONDS", 1)
     monkeypatch.setattr(sys.modules[__name__], "STILL_SECONDS", 4)
     monkeypatch.syspath_prepend(str(Path(fuzz_mutate.__file__).parent))

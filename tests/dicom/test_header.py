@@ -8,7 +8,6 @@ import numpy as np
 import pydicom
 import pydicom.data
 import pytest
-
 from dicom_writer import (
     BIG,
     DEFLATED,
@@ -24,10 +23,11 @@ from dicom_writer import (
     noisy_slice,
     text,
 )
+
 from lumbar.dicom import Header, read_header, read_slice
 from lumbar.dicom.header import parse
 from lumbar.dicom.parsing import numbers as _numbers
-from lumbar.dicom.parsing import scan as _scan
+from lumbar.dicom.parsing import scan
 from lumbar.errors import DicomError
 from reference import elements_twin
 
@@ -339,17 +339,17 @@ def test_the_walk_equals_its_twin(syntax):
         BIG: element(0x00081140, "SQ", item(b"", big=True), big=True),
     }[syntax]
     data = native_file(PIXELS, syntax, extra=GEOMETRY, before=before)
-    workspace, numbers = _scan.WORKSPACE.copy(), _scan.NO_NUMBERS.copy()
+    workspace, numbers = scan.WORKSPACE.copy(), scan.NO_NUMBERS.copy()
     source = np.frombuffer(data, np.uint8)
-    code = _scan.read_elements(source, False, workspace, numbers)
-    assert code == (_scan.NEEDS_SYNTAX if syntax == BIG else _scan.PIXELS)
+    code = scan.read_elements(source, False, workspace, numbers)
+    assert code == (scan.NEEDS_SYNTAX if syntax == BIG else scan.PIXELS)
     if syntax == BIG:
-        workspace[_scan.IS_BIG] = 1
-        assert _scan.read_elements(source, True, workspace, numbers) == _scan.PIXELS
+        workspace[scan.IS_BIG] = 1
+        assert scan.read_elements(source, True, workspace, numbers) == scan.PIXELS
     found, end = elements_twin.read_elements(data, len(meta(syntax)), syntax != IMPLICIT, syntax == BIG)
-    assert workspace[_scan.END_AT] == end
-    for tag in [tag for tag, _, _ in _scan.NUMBERS.values()] + list(_scan.TEXTS.values()):
-        span = _scan.span_of(tag)
+    assert workspace[scan.END_AT] == end
+    for tag in [tag for tag, _, _ in scan.NUMBERS.values()] + list(scan.TEXTS.values()):
+        span = scan.span_of(tag)
         assert tuple(workspace[span : span + 2]) == found.get(tag, (-1, 0)), hex(tag)
 
 

@@ -313,7 +313,7 @@ import importlib, sys
 import fuzz_mutate
 from lumbar.dicom import read_slice
 for name in ("rle", "opencv", "jpeg_lossless", "jpeg_ls"):
-    importlib.import_module(f"lumbar.dicom.{name}").warm_up()
+    importlib.import_module(f"lumbar.dicom.codecs.{name}").warm_up()
 for path in sys.argv[1:]:
     shape, n_bytes = fuzz_mutate.peak_memory(lambda: read_slice(path).pixels.shape)
     print(path, n_bytes >> 20, *shape)

@@ -9,7 +9,8 @@ import timm
 import torch
 
 from lumbar.bundle.manifest import WeightEntry
-from lumbar.bundle.weights import check_probe, load_network, probe_inputs, probe_size, record_probe, save_network
+from lumbar.bundle.probes import check_probe, probe_inputs, record_probe
+from lumbar.bundle.weights import load_network, save_network
 from lumbar.config import (
     AxialClassifierConfig,
     AxialRegressionConfig,
@@ -25,6 +26,7 @@ from lumbar.errors import ManifestError
 from lumbar.labels import COLUMNS
 from lumbar.models import build, name_of
 from lumbar.models.backbone import Backbone, is_fixed_size
+from lumbar.models.examples import example_size
 from lumbar.models.inference import forward
 
 # One of each family, the smallest that timm names.
@@ -68,7 +70,7 @@ def sealed(config, folder: Path):
 def test_each_family_runs_at_its_stages_size_and_its_probe_holds(name, kind, tmp_path):
     (config,) = (c for c in stage_configs(name, 160) if type(c) is kind)  # neither timm's size nor a probe's usual one
     network, probe = sealed(config, tmp_path)
-    assert probe_size(network) == 160
+    assert example_size(network.config) == 160
     out = forward(network, *probe_inputs(network, 3))
     assert torch.isfinite(out).all()
     if kind is HeatmapConfig:
@@ -94,7 +96,7 @@ def test_others_keep_their_small_probes_and_take_any_size(name):
     config = AxialRegressionConfig(BackboneConfig(name), size=224)
     network = build(name_of(config), to_dict(config))
     assert not is_fixed_size(name)
-    assert probe_size(network) == 128
+    assert example_size(network.config) == 128
 
 
 def test_a_size_that_a_network_cannot_take_is_one_line():

@@ -7,9 +7,9 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-
 from kernel_bundles import write_bundle
 from kernel_fakes import FAKE, write_cohort
+
 from lumbar import __main__ as command
 from lumbar.budget import process_start
 from lumbar.labels import COLUMNS, SEVERITIES
@@ -111,7 +111,7 @@ def test_help_names_every_option(capsys):
 
 def test_predict_passes_everything_on(tmp_path, bundle, monkeypatch, capsys):
     root = write_cohort(tmp_path / "data", {1: (), 2: ("raise-read",), 3: ()})
-    monkeypatch.setattr("lumbar.run.MAIN", FAKE)
+    monkeypatch.setattr("lumbar.chains.registry.MAIN", FAKE)
     monkeypatch.setattr("lumbar.run.cuda_devices", list)
     out, report, record = (tmp_path / name for name in ("s.csv", "r.html", "r.json"))
     code = run("predict", "--data", root, "--weights", bundle, "--out", out, "--report", report, "--record", record,
@@ -125,7 +125,7 @@ def test_predict_passes_everything_on(tmp_path, bundle, monkeypatch, capsys):
 
 def test_the_time_limit_counts_from_the_start_that_the_command_was_given(tmp_path, bundle, monkeypatch, capsys):
     root = write_cohort(tmp_path / "data", {1: (), 2: ()})
-    monkeypatch.setattr("lumbar.run.MAIN", FAKE)
+    monkeypatch.setattr("lumbar.chains.registry.MAIN", FAKE)
     monkeypatch.setattr("lumbar.run.cuda_devices", list)
     arguments = ["predict", "--data", root, "--weights", bundle, "--out", tmp_path / "s.csv", "--time-limit", "1h"]
     for started, n_predicted in ((time.monotonic() - 4000.0, 0), (time.monotonic(), 2), (None, 2)):

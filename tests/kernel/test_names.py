@@ -7,16 +7,16 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from pydicom import dcmread
-
 from kernel_bundles import write_bundle
 from kernel_dicom import write_dicom_cohort
 from kernel_fakes import FAKE, write_cohort
+from pydicom import dcmread
+
 from lumbar import __main__ as command
-from lumbar.chains.registry import read_study
 from lumbar.dicom.inspect import describe
 from lumbar.io.text import masked_name
 from lumbar.run import predict
+from lumbar.study import read_study
 
 SECRETS = ("Doe", "DOE", "Jane", "JANE", "\x1b", "\udce9", "=HYPERLINK", "19700101")
 
@@ -81,7 +81,7 @@ def test_what_a_chain_raises_leaks_nothing(tmp_path, caplog, where):
 
 
 def test_the_command_line_leaks_nothing_of_the_data(root, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("lumbar.run.MAIN", replace(FAKE, read=read_study, predict=predict_any))
+    monkeypatch.setattr("lumbar.chains.registry.MAIN", replace(FAKE, read=read_study, predict=predict_any))
     monkeypatch.setattr("lumbar.run.cuda_devices", list)
     arguments = ["predict", "--data", root, "--weights", write_bundle(tmp_path / "bundle"), "--out", tmp_path / "s.csv"]
     assert command.main([str(argument) for argument in arguments]) == 0

@@ -5,12 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from stage_studies import LEVELS_MM, stack_of, study_of
 
 from lumbar.budget import Effort
+from lumbar.chains.main import predict_study
 from lumbar.config import HeatmapConfig
 from lumbar.labels import LEVELS, SAGITTAL_T1, SAGITTAL_T2
 from lumbar.models.heatmap import HeatmapNet
-from lumbar.stages import predict_study
 from lumbar.stages.decode import Peak, decode_levels, source_to_heat
 from lumbar.stages.heat import (
     AS_IT_IS,
@@ -28,7 +29,6 @@ from lumbar.stages.heat import (
 from lumbar.stages.localise import axial_picks
 from lumbar.stages.place import agreed, blended, doubts, expected_foramen, fuse_levels, place_points, shown
 from lumbar.stages.points import Localisation
-from stage_studies import LEVELS_MM, stack_of, study_of
 
 NETWORK = HeatmapNet(HeatmapConfig(points=SAGITTAL_POINTS, size=128, mm_per_px=2.0))
 FORAMEN_MM = np.array([15.0, -6.0, 5.0])  # of the left side, from the canal point
@@ -143,7 +143,7 @@ def test_views_go_first_when_time_is_short_and_folds_later(monkeypatch):
         asked[effort] = options
         raise Enough
 
-    monkeypatch.setattr("lumbar.stages.localise", localise)
+    monkeypatch.setattr("lumbar.chains.main.localise", localise)
     for effort in Effort:
         with pytest.raises(Enough):
             predict_study(study_of(), None, np.full((25, 3), 1 / 3), effort)

@@ -2,10 +2,10 @@ import re
 
 import numpy as np
 import pytest
-
 from kernel_bundles import write_bundle
+
 from lumbar.bundle.manifest import read_manifest
-from lumbar.chains.registry import Outcome, Picture
+from lumbar.chains.contract import Outcome, Picture
 from lumbar.labels import COLUMNS
 from lumbar.output.record import build_record
 from lumbar.output.report import render

@@ -3,16 +3,18 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-
 from kernel_untrained import CONFIGS
+from stage_studies import LEVELS_MM, localisation_of, mirrored, study_of
+
 from lumbar.bundle.manifest import WeightEntry
-from lumbar.bundle.weights import check_probe, load_network, record_probe, save_network
+from lumbar.bundle.probes import check_probe, record_probe
+from lumbar.bundle.weights import load_network, save_network
+from lumbar.chains.main import predict_study
 from lumbar.config import AxialClassifierConfig, BackboneConfig, SagittalClassifierConfig, to_dict
 from lumbar.errors import ManifestError
 from lumbar.labels import AXIAL_T2, LEVELS, SAGITTAL_T1, SAGITTAL_T2
 from lumbar.models import build, name_of
 from lumbar.models.inference import Networks
-from lumbar.stages import predict_study
 from lumbar.stages.aggregate import aggregate
 from lumbar.stages.classify import classify
 from lumbar.stages.crop import Jitter, axial_crops, axial_window, sagittal_crops
@@ -22,7 +24,6 @@ from lumbar.stages.localise import axial_levels, axial_reach_mm
 from lumbar.stages.place import fuse_levels
 from lumbar.stages.points import Localisation
 from lumbar.study import read_descriptions, read_study
-from stage_studies import LEVELS_MM, localisation_of, mirrored, study_of
 
 SMALL = BackboneConfig("resnet10t", channels=(8, 16, 24, 32), stem_width=16, norm="group")
 SIZES = {"hidden": 12, "level_embedding": 4, "position_embedding": 4, "share_sides": True}

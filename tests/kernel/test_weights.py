@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from kernel_bundles import write_bundle
 from safetensors.torch import load_file, save_file
 
-from kernel_bundles import write_bundle
 from lumbar.bundle.manifest import WeightEntry, read_manifest
-from lumbar.bundle.weights import check_probe, load_network, load_networks, record_probe, save_network
+from lumbar.bundle.probes import check_probe, record_probe
+from lumbar.bundle.weights import load_network, load_networks, save_network
 from lumbar.config import AxialClassifierConfig, BackboneConfig, HeatmapConfig, to_dict
 from lumbar.errors import ManifestError
 from lumbar.models import build, expected_shapes

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from kernel_bundles import write_bundle
 from kernel_fakes import FAKE, load_on_cpu_only, probs_of, write_cohort
 from kernel_fakes import predict as fake_predict
 from kernel_fakes import read as fake_read
+
 from lumbar.labels import row_ids
 from lumbar.output.submission import normalise, validate
 from lumbar.run import predict
@@ -132,7 +132,7 @@ def two_gpus(monkeypatch):
     """As if the machine had two; the fakes do not care."""
 
     def use(chain=FAKE, count=2):
-        monkeypatch.setattr("lumbar.run.MAIN", chain)
+        monkeypatch.setattr("lumbar.chains.registry.MAIN", chain)
         monkeypatch.setattr("lumbar.run.cuda_devices", lambda: [f"cuda:{index}" for index in range(count)])
         return chain
 
@@ -321,7 +321,7 @@ import sys
 import lumbar.run
 from kernel_fakes import FAKE
 from lumbar.__main__ import command, leave
-lumbar.run.MAIN = FAKE
+lumbar.chains.registry.MAIN = FAKE
 lumbar.run.cuda_devices = list
 leave(command())
 """

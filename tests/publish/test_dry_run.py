@@ -196,7 +196,8 @@ def test_rehearsal_killed_in_its_middle_and_run_again(layout: Layout, competitio
     again = layout.root / "again"
     kernel_does(f"None if pathlib.Path({str(again)!r}).exists() else (out.with_name('begun').touch(), time.sleep(30))")
     out = layout.root / "dist" / "dry-run"
-    command = [sys.executable, "-m", "lumbar_publish.rehearsal.dry_run", "--root", str(layout.root), "--data", str(competition)]
+    command = [sys.executable, "-m", "lumbar_publish.rehearsal.dry_run"]
+    command += ["--root", str(layout.root), "--data", str(competition)]
     process = subprocess.Popen(
         [*command, "--out", str(out)],
         env=sandbox.our_environment(),

@@ -155,7 +155,7 @@ def test_a_cohort_copied_elsewhere_shares_the_objects(root, tmp_path):
 
 def test_changed_code_does_not_meet_old_volumes(root, tmp_path, monkeypatch):
     build(root, tmp_path / "cache")
-    monkeypatch.setattr("lumbar_train.data.cache._code_hash", lambda: "other")
+    monkeypatch.setattr("lumbar_train.data.cache.code_key", lambda *_roots: "other")
     decoded = []
     monkeypatch.setattr(
         "lumbar_train.data.cache.read_study",

@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from stage_studies import localisation_of, study_of
 
 from lumbar.budget import Effort
+from lumbar.chains.main import predict_study
 from lumbar.config import AggregatorConfig
-from lumbar.stages import predict_study
 from lumbar_train.recipes import Recipe, StageRecipe, recipe_by_name
 from lumbar_train.run import Run
-from stage_studies import localisation_of, study_of
 
 
 def views_in_training(recipe: Recipe, monkeypatch) -> bool:
@@ -46,7 +46,7 @@ def views_in_the_kernel(monkeypatch) -> bool:
         asked.append(options["augment"])
         raise Enough
 
-    monkeypatch.setattr("lumbar.stages.localise", localise)
+    monkeypatch.setattr("lumbar.chains.main.localise", localise)
     with pytest.raises(Enough):
         predict_study(study_of(), None, np.full((25, 3), 1 / 3), Effort.FULL)
     return asked[0]

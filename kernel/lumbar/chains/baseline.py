@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from lumbar.budget import Effort
 from lumbar.bundle.manifest import Manifest
-from lumbar.bundle.weights import check_probe, load_network
-from lumbar.chains.registry import Picture
+from lumbar.bundle.probes import check_probe
+from lumbar.bundle.weights import load_network
+from lumbar.chains.contract import Picture, StudyResult
 from lumbar.errors import ManifestError
 from lumbar.labels import COLUMNS, DESCRIPTIONS
 from lumbar.models.baseline import BaselineNet
 from lumbar.models.inference import forward
-from lumbar.stages import StudyResult
 from lumbar.stages.eight_bit import as_input, choose_slices, eight_bit
 from lumbar.stages.points import Localisation
 from lumbar.study import Study, read_study

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lumbar.chains.registry import Picture
+from lumbar.chains.contract import Picture
 from lumbar.errors import LumbarError
 from lumbar.labels import AXIAL_T2, LEVELS, SAGITTAL_T2, level_title
 from lumbar.stages.points import AxialLevel, Localisation, SagittalPoint

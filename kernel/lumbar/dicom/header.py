@@ -20,7 +20,7 @@ from lumbar.dicom.limits import (
     MAX_RECOVERED_BYTES,
     MIN_INFLATED_BYTES,
 )
-from lumbar.dicom.parsing import scan as _scan
+from lumbar.dicom.parsing import scan
 from lumbar.dicom.parsing.fields import PARTS
 from lumbar.dicom.parsing.files import open_file, read_bytes, read_start
 from lumbar.dicom.parsing.functional_groups import FunctionalGroups
@@ -182,7 +182,7 @@ _DTYPES: dict[int, tuple[np.dtype, np.dtype]] = {
     64: (np.dtype("u8"), np.dtype("i8")),
 }
 _FLOATS: dict[str, np.dtype] = {"FloatPixelData": np.dtype("f4"), "DoubleFloatPixelData": np.dtype("f8")}
-_FLOAT_TAGS = {_scan.FLOAT_PIXEL_DATA: "FloatPixelData", _scan.DOUBLE_FLOAT_PIXEL_DATA: "DoubleFloatPixelData"}
+_FLOAT_TAGS = {scan.FLOAT_PIXEL_DATA: "FloatPixelData", scan.DOUBLE_FLOAT_PIXEL_DATA: "DoubleFloatPixelData"}
 
 
 @dataclass(slots=True)
@@ -200,12 +200,12 @@ class File:
     size: int = 0  # bytes of the file itself, where it was read from one
 
 
-_TABLE_SPANS = _scan.span_of(_scan.OFFSETS), _scan.span_of(_scan.OFFSET_LENGTHS)
-_GROUP_SPANS = _scan.span_of(_scan.SHARED_GROUPS), _scan.span_of(_scan.PER_FRAME_GROUPS)
+_TABLE_SPANS = scan.span_of(scan.OFFSETS), scan.span_of(scan.OFFSET_LENGTHS)
+_GROUP_SPANS = scan.span_of(scan.SHARED_GROUPS), scan.span_of(scan.PER_FRAME_GROUPS)
 _REASONS = {
-    _scan.TRUNCATED: "an element that passes the end of the data",
-    _scan.BAD_ITEM: "something else than an item inside a sequence",
-    _scan.ODD_ELEMENT: "an element without a VR, outside its sequence or longer than it",
+    scan.TRUNCATED: "an element that passes the end of the data",
+    scan.BAD_ITEM: "something else than an item inside a sequence",
+    scan.ODD_ELEMENT: "an element without a VR, outside its sequence or longer than it",
 }
 
 
@@ -249,39 +249,39 @@ def parse(name: str, source: np.ndarray, is_whole: bool = True) -> File:
     Raises:
         DicomError: not DICOM, or ended inside the header (with ``is_whole`` false also: the pixel data not reached).
     """
-    workspace, numbers = _scan.WORKSPACE.copy(), _scan.NO_NUMBERS.copy()
-    code = _scan.read_elements(source, False, workspace, numbers)
-    places = workspace[: _scan.SPANS].tolist()
-    start, length = places[_scan.SYNTAX], places[_scan.SYNTAX + 1]
+    workspace, numbers = scan.WORKSPACE.copy(), scan.NO_NUMBERS.copy()
+    code = scan.read_elements(source, False, workspace, numbers)
+    places = workspace[: scan.SPANS].tolist()
+    start, length = places[scan.SYNTAX], places[scan.SYNTAX + 1]
     syntax = uid_of(source[start : start + length].tobytes()) if length else ""
-    if code == _scan.NEEDS_SYNTAX or syntax in _SPECIAL:
+    if code == scan.NEEDS_SYNTAX or syntax in _SPECIAL:
         code, syntax, source = _read_special(name, source, syntax, is_whole, workspace, numbers)
-        places = workspace[: _scan.SPANS].tolist()
-    if (code < 0 or code == _scan.END) and is_whole:
+        places = workspace[: scan.SPANS].tolist()
+    if (code < 0 or code == scan.END) and is_whole:
         recovered = _recovered(name, source, syntax, code, workspace)
         if recovered is not None:
             return recovered
     if code < 0:
         raise DicomError(
-            f"{name}: found {_REASONS[code]} at offset {workspace[_scan.END_AT]} of {source.size}, "
+            f"{name}: found {_REASONS[code]} at offset {workspace[scan.END_AT]} of {source.size}, "
             f"expected a DICOM data set"
         )
-    if code == _scan.END and not is_whole:
+    if code == scan.END and not is_whole:
         raise DicomError(f"{name}: found the end of the part read, expected pixel data")
     end, vr, _, _, _, is_big, stored, is_signed, rows, columns, tag, length, has_groups, *_ = places
     head = source[:end].tobytes()
     header = _header(name, syntax, head, workspace, numbers, has_groups)
-    if code == _scan.END:
+    if code == scan.END:
         return File(header, source, is_big != 0, -1, 0, "", None, None)
     if stored and syntax in _LITTLE:
         pixels = np.ndarray((rows, columns), _DTYPES[16][is_signed], source, end)
         words = source[end : end + pixels.nbytes].view(np.uint16)
         if stored == 16 or not gather_bits(words, is_signed != 0) >> stored:
             return File(header, source, False, end, pixels.nbytes, "", None, pixels)
-    if tag != _scan.PIXEL_DATA:
+    if tag != scan.PIXEL_DATA:
         header.__dict__["pixel_data"] = _FLOAT_TAGS[tag]
     table = _offset_table(head, workspace) if workspace[_TABLE_SPANS[0]] >= 0 else None
-    return File(header, source, is_big != 0, end, -1 if length == _scan.UNDEFINED else length, vr_text(vr), table, None)
+    return File(header, source, is_big != 0, end, -1 if length == scan.UNDEFINED else length, vr_text(vr), table, None)
 
 
 def _header(name: str, syntax: str, head: bytes, workspace: np.ndarray, numbers: np.ndarray, has_groups: int) -> Header:
@@ -289,7 +289,7 @@ def _header(name: str, syntax: str, head: bytes, workspace: np.ndarray, numbers:
     groups = None
     if has_groups:
         shared, per_frame = (tuple(workspace[span : span + 2].tolist()) for span in _GROUP_SPANS)
-        flags = workspace.item(_scan.IS_BIG) != 0, workspace.item(_scan.IS_EXPLICIT) != 0
+        flags = workspace.item(scan.IS_BIG) != 0, workspace.item(scan.IS_EXPLICIT) != 0
         groups = FunctionalGroups(head, *flags, shared, per_frame)
     header = object.__new__(Header)
     header.__dict__.update(
@@ -306,27 +306,27 @@ def _header(name: str, syntax: str, head: bytes, workspace: np.ndarray, numbers:
 
 def _recovered(name: str, source: np.ndarray, syntax: str, code: int, workspace: np.ndarray) -> File | None:
     """A file with malformed elements whose pixels are beyond doubt all the same; else ``None``."""
-    has_image = workspace[_scan.SPANS + 2 :: 4].max() >= 0  # else there is nothing to compare pixels with
-    if source.size > MAX_RECOVERED_BYTES or not syntax or (code == _scan.END and not has_image):
+    has_image = workspace[scan.SPANS + 2 :: 4].max() >= 0  # else there is nothing to compare pixels with
+    if source.size > MAX_RECOVERED_BYTES or not syntax or (code == scan.END and not has_image):
         return None
     from lumbar.dicom.parsing.recovery import recover  # here, since nearly all files are well-formed
 
-    is_big, start = syntax == EXPLICIT_BIG, workspace.item(_scan.DATASET)
+    is_big, start = syntax == EXPLICIT_BIG, workspace.item(scan.DATASET)
     is_encapsulated = syntax not in (*_LITTLE, *_SPECIAL)
     letters = source[start + 4 : start + 6].tobytes()
     # What the first element looks like decides, as in the walk, unless it is the one that is malformed
-    is_explicit = syntax != IMPLICIT_LITTLE if not workspace[_scan.IS_EXPLICIT] else letters.isalpha()
+    is_explicit = syntax != IMPLICIT_LITTLE if not workspace[scan.IS_EXPLICIT] else letters.isalpha()
     found = recover(source.tobytes(), start, is_big, is_explicit, is_encapsulated)
     if found is None:
         return None
-    places, numbers = _scan.WORKSPACE.copy(), _scan.NO_NUMBERS.copy()
-    places[_scan.IS_BIG] = is_big
-    if _scan.read_elements(np.frombuffer(found.head, np.uint8), True, places, numbers) != _scan.PIXELS:
+    places, numbers = scan.WORKSPACE.copy(), scan.NO_NUMBERS.copy()
+    places[scan.IS_BIG] = is_big
+    if scan.read_elements(np.frombuffer(found.head, np.uint8), True, places, numbers) != scan.PIXELS:
         return None
-    header = _header(name, syntax, found.head, places, numbers, places.item(_scan.HAS_GROUPS))
+    header = _header(name, syntax, found.head, places, numbers, places.item(scan.HAS_GROUPS))
     header.__dict__["problems"] = tuple(f"{name}: {problem}" for problem in found.problems)
     header.__dict__["pixel_data"] = _FLOAT_TAGS.get(found.pixel_tag, "PixelData")
-    length = -1 if found.pixels_length == _scan.UNDEFINED else found.pixels_length
+    length = -1 if found.pixels_length == scan.UNDEFINED else found.pixels_length
     table = _offset_table(found.head, places)
     return File(header, source, is_big, found.pixels_start, length, found.pixels_vr, table, None)
 
@@ -335,13 +335,13 @@ def _read_special(
     name: str, source: np.ndarray, syntax: str, is_whole: bool, workspace: np.ndarray, numbers: np.ndarray
 ) -> tuple[int, str, np.ndarray]:
     """Read a data set whose syntax is missing, deflated or big-endian: code, syntax, and the bytes it was read from."""
-    dataset = workspace.item(_scan.DATASET)
-    workspace[_scan.SPANS :] = _scan.WORKSPACE[_scan.SPANS :]
+    dataset = workspace.item(scan.DATASET)
+    workspace[scan.SPANS :] = scan.WORKSPACE[scan.SPANS :]
     if syntax == DEFLATED:
         if not is_whole:
             raise DicomError(f"{name}: found a part of a deflated file, expected the whole")
         source = _inflate(name, source, dataset)
-        workspace[_scan.DATASET] = 0
+        workspace[scan.DATASET] = 0
     is_bare = not syntax
     if is_bare:
         first = source[dataset : dataset + 6].tobytes()
@@ -349,9 +349,9 @@ def _read_special(
         # A group of 0x0400 and more at the start is a small one in the other byte order (as pydicom guesses)
         is_big = is_explicit and first[1] >= 4
         syntax = EXPLICIT_BIG if is_big else EXPLICIT_LITTLE if is_explicit else IMPLICIT_LITTLE
-    workspace[_scan.IS_BIG] = int(syntax == EXPLICIT_BIG)
-    code = _scan.read_elements(source, True, workspace, numbers)
-    if is_bare and dataset < _PREFIX_END and code >= 0 and np.all(workspace[_scan.SPANS :: 4] < 0):
+    workspace[scan.IS_BIG] = int(syntax == EXPLICIT_BIG)
+    code = scan.read_elements(source, True, workspace, numbers)
+    if is_bare and dataset < _PREFIX_END and code >= 0 and np.all(workspace[scan.SPANS :: 4] < 0):
         raise DicomError(f"{name}: found no DICM prefix and no known element in {source.size} bytes, expected DICOM")
     return code, syntax, source
 

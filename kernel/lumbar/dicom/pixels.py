@@ -81,7 +81,7 @@ def warm_up(syntaxes: tuple[str, ...] = (RLE,)) -> None:
 def codec(syntax: str) -> Any:
     """The module that decodes ``syntax``, or ``None`` where our own code does not."""
     name = CODECS.get(syntax)
-    return importlib.import_module(f"lumbar.dicom.{name}") if name else None
+    return importlib.import_module(f"lumbar.dicom.codecs.{name}") if name else None
 
 
 def decode(file: File, problems: list[str] | None = None) -> np.ndarray:
@@ -202,7 +202,7 @@ def _decode_encapsulated(file: File, problems: list[str]) -> np.ndarray:
     check_image(*check, max(content.working_bytes if content else _WORKING_BYTES, header.pixel_dtype.itemsize))
     if content is not None and syntax not in content.syntaxes:
         problems.append(f"found {content.name} in the pixel data, expected {syntax_name(syntax)}; decoded as found")
-        module = importlib.import_module(f"lumbar.dicom.{content.module}")
+        module = importlib.import_module(f"lumbar.dicom.codecs.{content.module}")
     if module is None:
         return _join_native(file, parts, problems)
     return _decode_frames(parts, header, module)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lumbar.config import AggregatorConfig
+from lumbar.models.examples import Examples
 
 _OTHER = (0, 2, 1, 4, 3)  # conditions with left and right changed over
 _KINDS = (0, 1, 2, 3)  # of confidence: canal, left foramen, right foramen, axial slice
@@ -36,6 +38,17 @@ class Aggregator(nn.Module):
         self.groups = nn.ModuleList(_mlp(self.n_in, config.hidden, config.dropout) for _ in range(3))
         self.scale = nn.Parameter(torch.ones(3))
         self.pool = nn.Parameter(torch.zeros(3, n_models))  # softmax over the models that saw the target
+
+    def example_inputs(self, examples: Examples) -> tuple[Tensor, ...]:
+        """One study's logits, some of them not there."""
+        rng = np.random.default_rng(examples.seed)
+        n_models = len(self.config.models)
+        logits = torch.from_numpy(rng.random((1, n_models, 5, 5, 3), dtype=np.float32) * 4 - 2)
+        mask = torch.from_numpy(rng.random((1, n_models, 5, 5)) > 0.3)
+        log_prior = torch.from_numpy(np.log(rng.random((5, 5, 3), dtype=np.float32) + 0.1))
+        if self.config.confidence:
+            return logits, mask, log_prior, torch.from_numpy(rng.random((1, 5, 4), dtype=np.float32))
+        return logits, mask, log_prior
 
     def forward(self, logits: Tensor, mask: Tensor, log_prior: Tensor, confidence: Tensor | None = None) -> Tensor:
         """logits (N, M, 5, 5, 3), mask (N, M, 5, 5) bool, log_prior (5, 5, 3) → (N, 5, 5, 3).

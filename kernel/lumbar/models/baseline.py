@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lumbar.config import BaselineConfig, check_baseline
 from lumbar.models.backbone import PIXEL_MEAN, PIXEL_STD, create_timm, size_options
+from lumbar.models.examples import Examples, example_size
 
 
 class BaselineNet(nn.Module):
@@ -45,6 +46,10 @@ class BaselineNet(nn.Module):
                 nn.init.kaiming_normal_(layer.weight)
             elif isinstance(layer, nn.BatchNorm1d):
                 nn.init.constant_(layer.bias, 1e-3)  # fastai's
+
+    def example_inputs(self, examples: Examples) -> tuple[Tensor, ...]:
+        """Whole slices."""
+        return (examples.whole_slices(example_size(self.config)),)
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 1, H, W) in 0..1 → (N, 3)."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lumbar.config import AxialClassifierConfig, SagittalClassifierConfig
 from lumbar.models.backbone import Backbone
+from lumbar.models.examples import Examples, example_size
 from lumbar.models.sequence import MaskedBiLSTM, masked_mean
 
 N_LEVELS = 5
@@ -64,6 +65,14 @@ class SagittalClassifier(nn.Module):
         self.canal_head = nn.Linear(width, 3)
         self.side_heads = nn.ModuleList(nn.Linear(width, 3) for _ in range(n_sides))
 
+    def example_inputs(self, examples: Examples) -> tuple[Tensor, ...]:
+        """One level's three windows, with a slice that is not there."""
+        size, window = example_size(self.config), self.config.window
+        crops = examples.images(3 * window, size).view(1, 3, window, size, size)
+        mask = torch.ones(1, 3, window, dtype=torch.bool)
+        mask[0, 1, -1] = False
+        return crops, mask, torch.tensor([3])
+
     def forward(self, crops: Tensor, mask: Tensor, level: Tensor) -> Tensor:
         """(B, 3, W, H, W'), (B, 3, W), (B,) → (B, 5, 3)."""
         b, n, w = mask.shape
@@ -118,6 +127,13 @@ class AxialClassifier(nn.Module):
             if first in config.conditions:
                 for i in range(n_sides):
                     self.heads[f"{name}{i}"] = nn.Linear(width, 3)
+
+    def example_inputs(self, examples: Examples) -> tuple[Tensor, ...]:
+        """One level's window, with a slice that is not there."""
+        window = self.config.window
+        mask = torch.ones(1, window, dtype=torch.bool)
+        mask[0, 0] = False
+        return examples.images(window, example_size(self.config))[None], mask, torch.tensor([2])
 
     def forward(self, crops: Tensor, mask: Tensor, level: Tensor) -> Tensor:
         """(B, W, H, W'), (B, W), (B,) → (B, 5, 3)."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lumbar.config import BackboneConfig, HeatmapConfig
 from lumbar.models.backbone import PIXEL_MEAN, PIXEL_STD, check_size, create_timm, is_fixed_size, size_options
+from lumbar.models.examples import Examples, example_size
 
 GROUPS = 8
 POINT_BIAS = -4.0  # a sigmoid near 0.02: heatmaps are almost empty, training starts there
@@ -88,6 +89,10 @@ class HeatmapNet(nn.Module):
         self.head = nn.Conv2d(merged[0], config.points + config.segments, 1)
         with torch.no_grad():
             self.head.bias[: config.points] = POINT_BIAS  # type: ignore[index]
+
+    def example_inputs(self, examples: Examples) -> tuple[Tensor, ...]:
+        """Two slices with their neighbours."""
+        return (examples.with_neighbours(2, example_size(self.config), self.config.context),)
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, context, size, size) → logits (N, points + segments, size / 2, size / 2)."""

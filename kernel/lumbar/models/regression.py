@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from lumbar.config import AxialRegressionConfig, SagittalRegressionConfig
 from lumbar.models.backbone import Backbone
+from lumbar.models.examples import Examples, example_size
 
 
 class SagittalRegressionNet(nn.Module):
@@ -20,6 +21,10 @@ class SagittalRegressionNet(nn.Module):
         self.backbone = Backbone(config.backbone, config.context, size=config.size)
         self.head = nn.Linear(self.backbone.features, 11)
 
+    def example_inputs(self, examples: Examples) -> tuple[Tensor, ...]:
+        """Two slices with their neighbours."""
+        return (examples.with_neighbours(2, example_size(self.config), self.config.context),)
+
     def forward(self, slices: Tensor) -> Tensor:
         """(N, context, size, size) → (N, 11)."""
         return self.head(self.backbone(slices))
@@ -33,6 +38,10 @@ class AxialRegressionNet(nn.Module):
         self.config = config
         self.backbone = Backbone(config.backbone, size=config.size)
         self.head = nn.Linear(self.backbone.features, 4)
+
+    def example_inputs(self, examples: Examples) -> tuple[Tensor, ...]:
+        """Two slices."""
+        return (examples.images(2, example_size(self.config))[:, None],)
 
     def forward(self, slices: Tensor) -> Tensor:
         """(N, 1, size, size) → (N, 4)."""

@@ -8,6 +8,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from lumbar.config import SliceRoleConfig
 from lumbar.models.backbone import Backbone
+from lumbar.models.examples import Examples, example_size
 
 
 class MaskedBiLSTM(nn.Module):
@@ -57,6 +58,12 @@ class SliceRoleNet(nn.Module):
         self.backbone = Backbone(config.backbone, size=config.size)
         self.rnn = MaskedBiLSTM(self.backbone.features, config.hidden)
         self.head = nn.Linear(self.rnn.features, 3)
+
+    def example_inputs(self, examples: Examples) -> tuple[Tensor, ...]:
+        """Two series of four slices, one of them with two slices that are not there."""
+        size = example_size(self.config)
+        images = examples.images(8, size).view(2, 4, size, size)
+        return images, torch.tensor([[True, True, True, True], [True, True, False, False]])
 
     def forward(self, slices: Tensor, mask: Tensor) -> Tensor:
         """(B, S, size, size), (B, S) → (B, S, 3)."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from lumbar import __version__
 from lumbar.bundle.manifest import Manifest
-from lumbar.chains.registry import Outcome
+from lumbar.chains.contract import Outcome
 from lumbar.io.files import write_atomically
 from lumbar.io.text import PublicText, one_line, public_values
 from lumbar.output.submission import Submission

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lumbar import __version__
 from lumbar.bundle.manifest import Manifest
-from lumbar.chains.registry import Outcome, Probs
+from lumbar.chains.contract import Outcome, Probs
 from lumbar.io.text import page_value
 from lumbar.labels import CONDITIONS, LEVELS, level_title
 from lumbar.output.report_page import TEMPLATE

@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 
 from lumbar.config import AxialClassifierConfig, SagittalClassifierConfig, SliceRoleConfig
 from lumbar.dicom import Stack
-from lumbar.geometry import Grid, canonical_axes, is_inside, make_grid, plane_distance_mm
+from lumbar.geometry import (
+    Grid,
+    canonical_mm,
+    is_inside,
+    make_grid,
+    plane_distance_mm,
+    project,
+    shifted,
+)
 from lumbar.labels import AXIAL_T2, LEVELS, SAGITTAL_T1, SAGITTAL_T2, SIDES
 from lumbar.stages.points import Localisation, SagittalPoint, Xyz
 from lumbar.study import Study
@@ -47,10 +55,6 @@ def with_context(images: Images, context: int) -> Images:
     return images[np.clip(steps, 0, len(images) - 1)]
 
 
-def project(stack: Stack, xyz_mm: Array) -> tuple[float, float, float]:
-    """Patient point as (fractional slice, x_px, y_px) of a stack."""
-    s, row, column = stack.to_voxel(np.asarray(xyz_mm, dtype=float))
-    return float(s), float(column), float(row)
 
 
 def spine_box(stack: Stack, levels_mm: dict[str, Xyz]) -> tuple[tuple[float, float], float]:
@@ -79,17 +83,8 @@ def role_inputs(
     return grid_images(study, stack, grid)
 
 
-def shifted(stack: Stack, centre_px: tuple[float, float], shift_mm: tuple[float, float]) -> tuple[float, float]:
-    """A pixel moved by millimetres along the canonical directions."""
-    spacing_row, spacing_column = stack.spacing_mm
-    move = np.diag([1 / spacing_column, 1 / spacing_row]) @ canonical_axes(stack) @ np.asarray(shift_mm)
-    return (centre_px[0] + float(move[0]), centre_px[1] + float(move[1]))
 
 
-def canonical_mm(stack: Stack, delta_px: Array) -> Array:
-    """A difference of pixels (x, y) as millimetres along the canonical directions."""
-    spacing_row, spacing_column = stack.spacing_mm
-    return np.asarray(canonical_axes(stack).T @ (np.asarray(delta_px) * (spacing_column, spacing_row)))
 
 
 def level_frame(stack: Stack, level: int, levels_mm: dict[str, Xyz]) -> tuple[float, float]:

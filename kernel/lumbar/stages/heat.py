@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lumbar.dicom import Stack
-from lumbar.geometry import Grid, make_grid
+from lumbar.geometry import Grid, make_grid, project
 from lumbar.labels import LEVELS
 from lumbar.models.heatmap import HeatmapNet
 from lumbar.models.inference import forward
 from lumbar.models.regression import SagittalRegressionNet
 from lumbar.resample import warp
-from lumbar.stages.crop import grid_images, project, with_context
+from lumbar.stages.crop import grid_images, with_context
 from lumbar.stages.decode import Peak, around, heat_to_source, refine, source_to_heat, through_plane
 from lumbar.stages.points import Xyz
 from lumbar.study import Study

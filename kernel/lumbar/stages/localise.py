@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lumbar.dicom import Stack
-from lumbar.geometry import Grid, is_inside, make_grid, plane_distance_mm
+from lumbar.geometry import Grid, is_inside, make_grid, plane_distance_mm, project, shifted
 from lumbar.labels import AXIAL_T2, LEVELS, SAGITTAL_T1, SAGITTAL_T2
 from lumbar.models.heatmap import HeatmapNet
 from lumbar.models.inference import Networks, forward
 from lumbar.models.regression import AxialRegressionNet
 from lumbar.models.sequence import SliceRoleNet
-from lumbar.stages.crop import grid_images, project, role_inputs, shifted
+from lumbar.stages.crop import grid_images, role_inputs
 from lumbar.stages.decode import heat_to_source, refine, source_to_heat
 from lumbar.stages.heat import STRIDE, Heat, pose_of, run_batches, sagittal_heat, whole_image_mm
 from lumbar.stages.place import WEAK, doubts, expected_recess, fuse_levels, place_points

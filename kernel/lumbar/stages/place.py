@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lumbar.dicom import Stack
-from lumbar.geometry import is_inside
+from lumbar.geometry import is_inside, project
 from lumbar.labels import LEVELS, SIDES
-from lumbar.stages.crop import project
 from lumbar.stages.decode import Peak, decode_levels, find_peaks, support
 from lumbar.stages.heat import DISC, N_CANAL, STRIDE, SagittalHeat
 from lumbar.stages.points import Localisation, SagittalPoint, as_xyz

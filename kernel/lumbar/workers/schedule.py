@@ -2,7 +2,8 @@
 
 A worker that dies is not asked what killed it: every study that was open in it is suspect, is tried again at the end
 with nothing beside it, and is given up at its second death. So a lethal study costs two deaths and no other study.
-A reading that takes far too long (``lumbar.workers.watchdog``) is set aside and tried once more at the end, in the same way.
+A reading that takes far too long (``lumbar.workers.watchdog``) is set aside and tried once more at the end, in the
+same way.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from lumbar.budget import Budget, Effort
-from lumbar.chains.registry import Outcome
+from lumbar.chains.contract import Outcome
 from lumbar.errors import CohortError, LumbarError
 from lumbar.io.text import one_line
 from lumbar.output.submission import Submission

@@ -32,7 +32,7 @@ import pandas as pd
 
 from lumbar.budget import Effort
 from lumbar.bundle.manifest import Manifest
-from lumbar.chains.registry import Chain, Outcome, Probs
+from lumbar.chains.contract import Chain, Outcome, Probs
 from lumbar.errors import CohortError, LumbarError
 from lumbar.io.text import PublicText, guard_log, one_line, study_text
 from lumbar.output.submission import normalise

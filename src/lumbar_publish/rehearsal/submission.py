@@ -1,4 +1,4 @@
-"""Submissions as the rehearsal and the publisher look at them; what a valid one is, ``lumbar.output.submission`` knows."""
+"""Submissions as rehearsal and publisher look at them; ``lumbar.output.submission`` knows what a valid one is."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ dataset; this page only finds it, checks that it is the right version, and calls
 """
 
 # No def, no loop: what needs one belongs into the package, where tests reach it. Only the check of the package itself
-# must stand here, in short form (the rule is lumbar.bundle.code_hash's, a test compares them): it runs before any of its code.
+# must stand here, in short form (the rule is lumbar.bundle.code_hash's, a test compares both): it runs before that code
 _FIND = """\
 # Find the dataset and the competition at every place where Kaggle mounts them; never walk the images.
 import hashlib

@@ -29,7 +29,8 @@ sys.exit(main(sys.argv[1:]))
 _NETWORKS = """\
 from lumbar.errors import LumbarError
 from lumbar.bundle.manifest import read_manifest
-from lumbar.bundle.weights import check_probe, load_network
+from lumbar.bundle.probes import check_probe
+from lumbar.bundle.weights import load_network
 try:
     manifest = read_manifest(sys.argv[1])
     for entry in manifest.weights:

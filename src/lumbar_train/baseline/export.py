@@ -16,7 +16,8 @@ import torch
 import lumbar
 from lumbar.bundle.code_hash import own_code_sha256
 from lumbar.bundle.manifest import FILE_NAME, SCHEMA, WeightEntry, file_sha256, write_manifest
-from lumbar.bundle.weights import load_network, record_probe, save_network
+from lumbar.bundle.probes import record_probe
+from lumbar.bundle.weights import load_network, save_network
 from lumbar.chains.baseline import STAGE
 from lumbar.config import BaselineConfig, from_dict, to_dict
 from lumbar.labels import COLUMNS, CONDITIONS, LEVELS

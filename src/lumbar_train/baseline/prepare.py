@@ -13,7 +13,6 @@ import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-import lumbar
 from lumbar.chains.baseline import read
 from lumbar.errors import CohortError, LumbarError
 from lumbar.io.tables import csv_text
 from lumbar.io.text import one_line, study_text
 from lumbar.labels import COLUMNS, SEVERITIES
 from lumbar.stages.eight_bit import choose_slices, eight_bit
+from lumbar_train.data.code_key import code_key
 from lumbar_train.errors import TrainingError
 from lumbar_train.files import write_bytes, write_text, write_with
 
@@ -94,7 +93,8 @@ def prepare(
     if not 0 <= start_batch <= len(pieces):
         raise CohortError(f"--start-batch: found {start_batch}, expected 0 to {len(pieces)}, the number of batches")
     by_study = dict(list(rows.groupby("study_id")))
-    what = {"description": description, "size": size, "slices": slices, "split": split, "code": _code_hash()}
+    code = code_key("lumbar.study", "lumbar.stages.eight_bit")
+    what = {"description": description, "size": size, "slices": slices, "split": split, "code": code}
     records = []
     with (
         ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool,
@@ -175,17 +175,6 @@ def _signature(root: Path, split: str, studies: list[pd.DataFrame]) -> str:
                 with os.scandir(folder) as items:
                     for name, stat in sorted((item.name, item.stat()) for item in items):
                         digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
-    return digest.hexdigest()
-
-
-@lru_cache(maxsize=1)
-def _code_hash() -> str:
-    """Hash of the sources that turn files into pictures."""
-    package = Path(lumbar.__file__).parent
-    digest = hashlib.sha256()
-    names = ("study.py", "geometry.py", "eight_bit.py")
-    for path in sorted([*package.glob("dicom/*.py"), *(package / name for name in names)]):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
 

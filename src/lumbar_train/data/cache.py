@@ -20,7 +20,6 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,10 +28,10 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-import lumbar
 from lumbar.dicom import Stack
 from lumbar.errors import CohortError
 from lumbar.study import Study, read_study
+from lumbar_train.data.code_key import code_key
 from lumbar_train.data.volumes import CompactVolume, compact, write_aligned
 from lumbar_train.errors import TrainingError
 from lumbar_train.files import atomic_file, write_text
@@ -277,7 +276,7 @@ def _is_fresh(job: _Job) -> bool:
 def _label(job: _Job) -> str:
     """Everything about a study's object but its files' bytes: who reads, and what the series are."""
     rows = job.series[["series_id", "series_description"]].astype(str).to_numpy().tolist()
-    return hashlib.sha256(json.dumps([_FORMAT, _code_hash(), job.study_id, rows]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([_FORMAT, code_key("lumbar.study"), job.study_id, rows]).encode()).hexdigest()
 
 
 def _content_key(job: _Job) -> str:
@@ -301,16 +300,6 @@ def _signature(root: Path, split: str, study_id: int, rows: pd.DataFrame) -> lis
                     stat = item.stat()
                     found.append([f"{series_id}/{item.name}", stat.st_size, stat.st_mtime_ns])
     return sorted(found)
-
-
-@lru_cache(maxsize=1)
-def _code_hash() -> str:
-    """Hash of the sources that turn files into stacks: changed code must not meet its predecessor's volumes."""
-    package = Path(lumbar.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted([*package.glob("dicom/*.py"), package / "study.py"]):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
 
 
 def _hash_file(path: Path) -> str:

@@ -9,8 +9,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lumbar.dicom import Stack
+from lumbar.geometry import project
 from lumbar.labels import AXIAL_T2, CONDITIONS, LEVELS, SAGITTAL_T1, SAGITTAL_T2, SIDES, SPINAL
-from lumbar.stages.crop import project
 from lumbar.study import Study
 from lumbar_train.data.external_points import EXTERNAL, Place, canal_of_marks, marks_by_slice, slices_of
 

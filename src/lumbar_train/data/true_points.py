@@ -7,9 +7,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lumbar.dicom import Stack
-from lumbar.geometry import is_inside, plane_distance_mm
+from lumbar.geometry import is_inside, plane_distance_mm, project
 from lumbar.labels import AXIAL_T2, LEVELS, SAGITTAL_T1, SAGITTAL_T2, SIDES, SPINAL
-from lumbar.stages.crop import project
 from lumbar.stages.localise import axial_reach_mm
 from lumbar.stages.place import append_point
 from lumbar.stages.points import AxialLevel, Localisation, as_xyz

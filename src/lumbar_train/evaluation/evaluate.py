@@ -179,7 +179,8 @@ def evaluate_run(
         LeakError: the weights were fitted on this cohort, or on one of its studies.
         ManifestError, CohortError: a bundle or a cohort that is not what it should be.
     """
-    from lumbar.bundle.weights import check_probes, load_networks
+    from lumbar.bundle.probes import check_probes
+    from lumbar.bundle.weights import load_networks
 
     if points not in ("predicted", "true"):
         raise CohortError(f"points: found {points!r}, expected predicted or true")

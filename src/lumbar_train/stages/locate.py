@@ -12,9 +12,9 @@ from torch import Tensor
 
 from lumbar.config import AxialRegressionConfig, HeatmapConfig, SagittalRegressionConfig, SliceRoleConfig
 from lumbar.dicom import Stack
-from lumbar.geometry import Grid, make_grid
+from lumbar.geometry import Grid, make_grid, project, shifted
 from lumbar.labels import AXIAL_T2
-from lumbar.stages.crop import Jitter, grid_images, project, role_inputs, shifted
+from lumbar.stages.crop import Jitter, grid_images, role_inputs
 from lumbar.stages.decode import source_to_heat
 from lumbar.stages.heat import SAGITTAL_POINTS, STRIDE, whole_image_mm
 from lumbar.stages.points import Xyz

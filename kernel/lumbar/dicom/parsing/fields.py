@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from lumbar.dicom.parsing import numbers as _numbers
-from lumbar.dicom.parsing import scan as _scan
+from lumbar.dicom.parsing import scan
 from lumbar.dicom.parsing.functional_groups import FunctionalGroups
 from lumbar.dicom.parsing.values import number_of, text_of, vr_text
 
-_CHARACTER_SPAN = _scan.span_of(_scan.CHARACTER_SET)
-_IMAGE = frozenset([*(field for field, _ in _scan.SHORTS), "number_of_frames", "photometric_interpretation"])
-_SINGLES = tuple(_scan.STRINGS)[9:-2]  # after six integers, position, orientation and spacing, before the windows
-_PHOTOMETRIC_SPAN = _scan.span_of(_scan.TEXTS["photometric_interpretation"])
-_TEXT_SPANS = tuple((field, _scan.span_of(tag)) for field, tag in _scan.TEXTS.items() if field not in _IMAGE)
+_CHARACTER_SPAN = scan.span_of(scan.CHARACTER_SET)
+_IMAGE = frozenset([*(field for field, _ in scan.SHORTS), "number_of_frames", "photometric_interpretation"])
+_SINGLES = tuple(scan.STRINGS)[9:-2]  # after six integers, position, orientation and spacing, before the windows
+_PHOTOMETRIC_SPAN = scan.span_of(scan.TEXTS["photometric_interpretation"])
+_TEXT_SPANS = tuple((field, scan.span_of(tag)) for field, tag in scan.TEXTS.items() if field not in _IMAGE)
 
 Groups = FunctionalGroups | None
 
@@ -21,9 +21,9 @@ Groups = FunctionalGroups | None
 def _image_fields(head: bytes, workspace: np.ndarray, numbers: np.ndarray, groups: Groups) -> dict[str, object]:
     """The fields that decoding needs, from a header's bytes and what the walk found in them."""
     at = workspace.item
-    fields: dict[str, object] = {field: None if (value := at(place)) < 0 else value for field, place in _scan.SHORTS}
-    if at(_scan.HAS_ODD_SHORTS):
-        for field, place in _scan.SHORTS:
+    fields: dict[str, object] = {field: None if (value := at(place)) < 0 else value for field, place in scan.SHORTS}
+    if at(scan.HAS_ODD_SHORTS):
+        for field, place in scan.SHORTS:
             if fields[field] is None and at(place - 1):
                 fields[field] = _read_odd(field, head, workspace)
     if fields["pixel_representation"] == 1:  # padding is stored as the pixels are (PS3.3 section C.7.5.1.1.2)
@@ -39,7 +39,7 @@ def _image_fields(head: bytes, workspace: np.ndarray, numbers: np.ndarray, group
 
 
 def _number_of_frames(head: bytes, workspace: np.ndarray, numbers: np.ndarray) -> object:
-    if workspace.item(_scan.LEFT) & 1:
+    if workspace.item(scan.LEFT) & 1:
         return _read_odd("number_of_frames", head, workspace)
     frames = numbers.item(0)
     return None if frames != frames else int(frames)  # NaN alone differs from itself
@@ -63,9 +63,9 @@ def _number_fields(head: bytes, workspace: np.ndarray, numbers: np.ndarray, grou
         "window_width": None if values[-1] is None else (values[-1],),
     }
     fields.update(zip(_SINGLES, values[17:-2], strict=True))
-    left = workspace.item(_scan.LEFT)
+    left = workspace.item(scan.LEFT)
     if left > 1:
-        for index, field in enumerate(_scan.STRINGS):
+        for index, field in enumerate(scan.STRINGS):
             if index and left >> index & 1:
                 fields[field] = _read_odd(field, head, workspace)
     spacing = fields["pixel_spacing"]
@@ -103,17 +103,17 @@ def _add_groups(fields: dict[str, object], n_frames: object, groups: FunctionalG
 
 PARTS = (
     (_IMAGE, _image_fields),
-    (frozenset(_scan.STRINGS) - _IMAGE, _number_fields),
+    (frozenset(scan.STRINGS) - _IMAGE, _number_fields),
     (frozenset(field for field, _ in _TEXT_SPANS), _text_fields),
 )
 
 
 def _read_odd(field: str, head: bytes, workspace: np.ndarray) -> int | float | tuple[float, ...] | None:
     """A number that the walk left to Python: in another form or under another VR than the dictionary's."""
-    tag, kind, count = _scan.NUMBERS[field]
-    span = _scan.span_of(tag)
+    tag, kind, count = scan.NUMBERS[field]
+    span = scan.span_of(tag)
     start, length, _, letters = workspace[span : span + 4].tolist()
-    vr, is_big = vr_text(letters), workspace.item(_scan.IS_BIG) != 0
+    vr, is_big = vr_text(letters), workspace.item(scan.IS_BIG) != 0
     raw = head[start : start + length]
     if kind == _numbers.SHORT and vr in ("", "UN"):
         return None  # a number of two bytes needs no help

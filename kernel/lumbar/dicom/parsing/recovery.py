@@ -15,7 +15,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lumbar.dicom.parsing import scan as _scan
+from lumbar.dicom.parsing import scan
 from lumbar.dicom.parsing.elements import LONG_VRS, SEQUENCE_END, SHORT_VRS, UNDEFINED, Element, Elements, OutOfBounds
 from lumbar.dicom.parsing.values import numbers_of
 
@@ -24,8 +24,8 @@ _MAX_ELEMENTS = 1 << 17
 _MAX_SEARCHES = 256  # of all kinds, through the rest of the file
 _MAX_READINGS = 8  # of an element behind the one that is looked at
 _MAX_PLACES = 1 << 12  # looked at for the next good element
-_PIXEL_TAGS = {_scan.PIXEL_DATA: None, _scan.FLOAT_PIXEL_DATA: 32, _scan.DOUBLE_FLOAT_PIXEL_DATA: 64}
-_SEQUENCES = (_scan.SHARED_GROUPS, _scan.PER_FRAME_GROUPS)
+_PIXEL_TAGS = {scan.PIXEL_DATA: None, scan.FLOAT_PIXEL_DATA: 32, scan.DOUBLE_FLOAT_PIXEL_DATA: 64}
+_SEQUENCES = (scan.SHARED_GROUPS, scan.PER_FRAME_GROUPS)
 _VRS = re.compile(b"|".join(sorted(SHORT_VRS | LONG_VRS)))
 _ROWS, _COLUMNS, _SAMPLES, _BITS, _FRAMES = 0x00280010, 0x00280011, 0x00280002, 0x00280100, 0x00280008
 
@@ -82,7 +82,7 @@ class _Reader:
                     return self._only_pixels(at)
             else:
                 after = element.after
-                if here in _scan.WANTED:
+                if here in scan.WANTED:
                     self.found[here] = element.vr, self.data[element.start : element.stop]
             if not is_good:
                 self._note(at, here, "read over" if element is None else "read as the elements around it ask")
@@ -163,7 +163,7 @@ class _Reader:
         if at + 8 > len(self.data):
             return False
         found = self.elements.tag(at)
-        if not tag < found <= _scan.PIXEL_DATA:
+        if not tag < found <= scan.PIXEL_DATA:
             return False
         letters = self.data[at + 4 : at + 6]
         if letters in SHORT_VRS:
@@ -175,7 +175,7 @@ class _Reader:
 
     def _leads_on(self, at: int, tag: int) -> bool:
         """Whether another malformed element may begin at ``at``: a larger tag, and a plausible one behind it."""
-        if at + 8 > len(self.data) or not tag < (found := self.elements.tag(at)) < _scan.PIXEL_DATA:
+        if at + 8 > len(self.data) or not tag < (found := self.elements.tag(at)) < scan.PIXEL_DATA:
             return False
         readings = itertools.islice(self._readings(at), _MAX_READINGS)
         return any(element is not None and self._is_plausible(element.after, found) for element in readings)
@@ -198,7 +198,7 @@ class _Reader:
     def _only_pixels(self, at: int) -> Recovered | None:
         """The pixel data behind ``at`` where just one place in the rest of the file can be their element."""
         order = ">HH" if self.is_big else "<HH"
-        pattern = struct.pack(order, _scan.PIXEL_DATA >> 16, _scan.PIXEL_DATA & 0xFFFF)
+        pattern = struct.pack(order, scan.PIXEL_DATA >> 16, scan.PIXEL_DATA & 0xFFFF)
         places: list[tuple[int, str, int, int]] = []
         place = self._find(pattern, at)
         while place >= 0 and len(places) < 2:

@@ -10,8 +10,8 @@ import numpy as np
 from lumbar.labels import LEVELS, SAGITTAL_T1, SAGITTAL_T2, SIDES
 from lumbar.study import Study, read_descriptions, read_study
 
-REAL = Path(__file__).resolve().parents[2] / "shared" / "real" / "lumbar_cc0"
-MARKS = json.loads((Path(__file__).parent / "fixtures" / "real_marks.json").read_text())
+REAL = Path(__file__).resolve().parents[3] / "shared" / "real" / "lumbar_cc0"
+MARKS = json.loads((Path(__file__).parents[1] / "fixtures" / "real_marks.json").read_text())
 
 
 def read_real():

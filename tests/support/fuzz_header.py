@@ -5,10 +5,10 @@ import struct
 import warnings
 
 import numpy as np
+from codec_frames import noisy_image
 from pydicom.dataset import Dataset, FileMetaDataset
 
-from codec_frames import noisy_image
-from lumbar.dicom.parsing import scan as _scan
+from lumbar.dicom.parsing import scan
 
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 UNDEFINED = 0xFFFFFFFF
@@ -16,7 +16,7 @@ LONG = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"
 VRS = [b"DS", b"IS", b"US", b"SS", b"UL", b"SL", b"FL", b"FD", b"LO", b"UT", b"UN", b"OB", b"SQ", b"CS", b"AT"]
 ODD_VRS = [b"  ", b"??", b"\0\0", b"us", b"RE", b"--", b"\xff\xff"]
 LENGTHS = (0, 1, 2, 3, 4, 7, 8, 12, 255, 256, 65534, 65535, 1 << 16, 0x7FFFFFFF, 0x80000000, UNDEFINED - 1, UNDEFINED)
-READ = [0x00020010, _scan.PIXEL_DATA, *_scan.WANTED]
+READ = [0x00020010, scan.PIXEL_DATA, *scan.WANTED]
 TEXTS = (
     b"",
     b"\0\0",
@@ -59,7 +59,7 @@ def elements(data):
         value = field + size
         end = value if length == UNDEFINED else min(value + length, len(data))
         found.append((at, field, size, value, end, is_big, has_vr))
-        if tag == _scan.PIXEL_DATA and len(stack) == 1:
+        if tag == scan.PIXEL_DATA and len(stack) == 1:
             break
         is_sequence = data[value : value + 4] in (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
         if length != UNDEFINED and (is_sequence or tag == ITEM):
@@ -141,7 +141,7 @@ def _wrap(out, place, _places, rng):
     """The element inside a sequence, private or not, whose lengths are right, undefined or lie."""
     start, _, _, _, end, is_big, has_vr = place
     order, content = (">" if is_big else "<"), bytes(out[start:end])
-    for tag in (ITEM, rng.choice((0x00091001, 0x2005140F, 0x00081140, _scan.SHARED_GROUPS, _scan.PER_FRAME_GROUPS))):
+    for tag in (ITEM, rng.choice((0x00091001, 0x2005140F, 0x00081140, scan.SHARED_GROUPS, scan.PER_FRAME_GROUPS))):
         is_item = tag == ITEM
         length = rng.choice((len(content), len(content), UNDEFINED, max(0, len(content) - 8), len(content) + 8))
         head = struct.pack(f"{order}HH", tag >> 16, tag & 0xFFFF)

@@ -3,10 +3,11 @@
 import hashlib
 
 import torch
-
 from kernel_bundles import manifest_data
+
 from lumbar.bundle.manifest import read_manifest, write_manifest
-from lumbar.bundle.weights import load_network, record_probe, save_network
+from lumbar.bundle.probes import record_probe
+from lumbar.bundle.weights import load_network, save_network
 from lumbar.config import (
     AggregatorConfig,
     AxialClassifierConfig,

@@ -1,6 +1,6 @@
 """Coverage-guided fuzzing of the DICOM decoder, to be left running.
 
-    python tests/fuzz_guided.py --minutes 60 --folder /tmp/fuzz
+    python tests/support/fuzz_guided.py --minutes 60 --folder /tmp/fuzz
 
 The kernels run as plain Python here (``NUMBA_DISABLE_JIT=1``), so that every step from one line to the next can be
 seen. A mutated file that takes a step no file took before is kept as a seed for further mutation. ``FOLDER/queue``
@@ -21,8 +21,8 @@ from pathlib import Path
 
 os.environ["NUMBA_DISABLE_JIT"] = "1"
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "kernel"), str(ROOT / "tests")]
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT / "kernel"), str(ROOT / "tests" / "support"), str(ROOT / "tests")]
 
 import fuzz_corpus  # noqa: E402
 import fuzz_mutate  # noqa: E402

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lumbar.chains.registry import Chain, Picture
+from lumbar.chains.contract import Chain, Picture
 from lumbar.errors import ManifestError
 from lumbar.labels import DESCRIPTIONS, SEVERITY_COLUMNS, row_ids
 

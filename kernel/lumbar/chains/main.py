@@ -1,0 +1,83 @@
+"""The main chain of one study: localise → crop → classify → aggregate."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from lumbar.budget import Effort
+from lumbar.bundle.manifest import Manifest
+from lumbar.bundle.probes import check_probes
+from lumbar.bundle.weights import load_networks
+from lumbar.chains import overlay
+from lumbar.chains.contract import Picture, StudyResult
+from lumbar.models.inference import Networks
+from lumbar.stages.aggregate import aggregate, level_confidence
+from lumbar.stages.classify import classify
+from lumbar.stages.localise import localise
+from lumbar.study import Study, read_study
+
+
+def read(root: Path, split: str, study_id: int, descriptions: pd.DataFrame, workers: int | None) -> Study:
+    """Every described series of a study (``lumbar.study.read_study``)."""
+    return read_study(root, split, study_id, descriptions, workers)
+
+
+def load(manifest: Manifest, device: str) -> Networks:
+    """The networks of a bundle on a device, each proven by its probe.
+
+    Raises:
+        ManifestError: code, library versions, configs or weights do not belong together.
+    """
+    networks = load_networks(manifest.folder, manifest, device)
+    check_probes(networks, manifest)
+    return networks
+
+
+def predict(study: Study, networks: Networks, prior: NDArray[np.float64], effort: Effort) -> StudyResult:
+    """``predict_study``."""
+    return predict_study(study, networks, prior, effort)
+
+
+def draw(study: Study, result: StudyResult) -> list[Picture]:
+    """The localised levels on the study's slices."""
+    return overlay.draw(study, result.localisation)
+
+
+def predict_study(
+    study: Study, networks: Networks, prior: NDArray[np.float64], effort: Effort = Effort.FULL
+) -> StudyResult:
+    """Run the chain on one study.
+
+    Args:
+        study: its stacks; missing series leave their columns at the prior.
+        networks: of one bundle.
+        prior: (25, 3), for columns that no model saw.
+        effort: what to leave out when time is short.
+    """
+    seconds: dict[str, float] = {}
+    start = time.perf_counter()
+    found = localise(study, networks, all_folds=effort.uses_all_folds, augment=effort.uses_augmentation)
+    seconds["localise"] = time.perf_counter() - start
+
+    start = time.perf_counter()
+    logits, mask = classify(
+        study,
+        found,
+        networks,
+        flip=effort.uses_augmentation,
+        all_folds=effort.uses_all_folds,
+        skip=frozenset() if effort.uses_all_models else frozenset({"axial_subarticular"}),
+    )
+    seconds["classify"] = time.perf_counter() - start
+
+    start = time.perf_counter()
+    folds = networks.stage("aggregator")
+    folds = folds if effort.uses_all_folds else folds[:1]
+    probs = aggregate(logits, mask, prior, folds, level_confidence(found))
+    seconds["aggregate"] = time.perf_counter() - start
+    return StudyResult(probs=probs, localisation=found, problems=list(found.problems), seconds=seconds)
