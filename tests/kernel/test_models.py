@@ -1,8 +1,11 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from lumbar.config import (
+    LIMITS,
     AggregatorConfig,
     AxialClassifierConfig,
     AxialRegressionConfig,
@@ -178,3 +181,8 @@ def test_heatmaps_are_half_the_grid_and_start_almost_empty():
     assert out.shape == (2, 7, 32, 32)
     assert np.isfinite(out.numpy()).all()
     assert float(torch.sigmoid(out[:, :4]).mean()) < 0.1
+
+
+def test_every_field_of_every_configuration_has_its_limits():
+    for kind, limits in LIMITS.items():
+        assert limits.keys() == {field.name for field in dataclasses.fields(kind)}, kind.__name__

@@ -14,6 +14,7 @@ from lumbar.config import BACKBONE_NAME, BackboneConfig
 from lumbar.errors import ManifestError
 from lumbar.rules import demand
 
+_TRIED_SIZE = 64  # pixels of the image on which a network of any size is tried
 PIXEL_MEAN, PIXEL_STD = 0.25, 0.25  # of normalised MR, air included; a constant of the code, not of a data set
 
 
@@ -32,8 +33,7 @@ class Backbone(nn.Module):
         self.options |= size_options(config.name, size)
         self.network = create_timm(config, **self.options)
         self.features = int(getattr(self.network, "head_hidden_size", None) or self.network.num_features)  # type: ignore[arg-type]
-        if is_fixed_size(config.name):
-            check_size(self.network, config.name, in_channels, size)
+        check_size(self.network, config.name, in_channels, size if is_fixed_size(config.name) else _TRIED_SIZE)
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, C, H, W) in 0..1 → (N, features)."""
@@ -52,7 +52,7 @@ def size_options(name: str, size: int) -> dict[str, Any]:
 
 
 def check_size(network: nn.Module, name: str, in_channels: int, size: int) -> None:
-    """Refuse a network that cannot take images of its own stage.
+    """Refuse a network that cannot take images of ``size`` pixels, those of its own stage or any.
 
     Raises:
         ManifestError: naming the backbone and the size.
@@ -60,7 +60,7 @@ def check_size(network: nn.Module, name: str, in_channels: int, size: int) -> No
     was_training = network.training
     try:
         with torch.no_grad():
-            network.eval()(torch.zeros(1, in_channels, size, size))
+            network.eval()(torch.zeros(1, in_channels, size, size, device=next(network.parameters()).device))
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = " ".join(str(error).split())[:150]
         raise ManifestError(
