@@ -94,17 +94,17 @@ def test_what_ships_imports_nothing_else_of_ours():
 
 
 def test_dicom_never_imports_torch_or_what_stands_above_it():
-    above = ("models", "stages", "run", "worker", "chain", "study", "weights", "inference", "report", "overlay")
+    above = ("models", "stages", "run", "workers", "chains", "study", "bundle", "output")
     assert offenders(KERNEL / "dicom", "torch", "torchvision", "timm", *(f"lumbar.{name}" for name in above)) == []
 
 
 def test_models_never_import_dicom():
-    above = ("dicom", "stages", "run", "worker", "chain", "study", "weights", "report")
+    above = ("dicom", "stages", "run", "workers", "chains", "study", "bundle", "output")
     assert offenders(KERNEL / "models", "pydicom", "numba", *(f"lumbar.{name}" for name in above)) == []
 
 
 def test_stages_never_import_the_run():
-    assert offenders(KERNEL / "stages", *(f"lumbar.{name}" for name in ("run", "worker", "chain", "report"))) == []
+    assert offenders(KERNEL / "stages", *(f"lumbar.{name}" for name in ("run", "workers", "chains", "output"))) == []
 
 
 @pytest.mark.parametrize("package", OURS)
@@ -118,3 +118,57 @@ def test_nothing_is_unpickled():
     assert offenders(KERNEL, "pickle", "joblib", "dill") == []
     text = "".join(path.read_text() for path in files(KERNEL))
     assert "torch.load(" not in text
+
+
+def modules():
+    """Every module of ours by name."""
+    found = {}
+    for root in (PROJECT / "kernel", PROJECT / "src"):
+        for path in files(root):
+            parts = path.relative_to(root).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imported(path, known):
+    """Our modules that a file imports, late ones too; what only type checkers read is left out."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom) and node.module in known:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if name in known else node.module for name in names)
+
+
+def circles(arrows):
+    """Modules on a circle or above one: what is left when all that import nothing that is left are taken away."""
+    left = {name: set(targets) - {name} for name, targets in arrows.items()}
+    while done := [name for name, targets in left.items() if not targets & left.keys()]:
+        for name in done:
+            del left[name]
+    return left
+
+
+def test_no_imports_go_in_a_circle():
+    known = modules()
+    assert len(known) > 200
+    left = circles({name: set(imported(path, known)) for name, path in known.items()})
+    assert left == {}
+
+
+def test_a_circle_would_be_seen():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}).keys() == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize(
+    ("folder", "most"),
+    [("kernel/lumbar", 20), ("kernel/lumbar/dicom", 17), ("src/lumbar_train", 17), ("src/lumbar_publish", 9)],
+)
+def test_the_top_of_a_package_stays_easy_to_survey(folder, most):
+    aside = {"__init__.py", "__pycache__", "py.typed"}
+    entries = [path.name for path in (PROJECT / folder).iterdir() if path.name not in aside and path.suffix != ".j2"]
+    assert len(entries) <= most, sorted(entries)
