@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-import lumbar.stages
 from kernel_dicom import SERIES, SIZE, write_dicom_cohort, write_slice
 from kernel_untrained import write_untrained_bundle
+
+import lumbar.chains.main
 from lumbar.errors import ManifestError
 from lumbar.labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2, row_ids
 from lumbar.output.submission import validate
@@ -154,14 +154,14 @@ def test_all_sagittal_series_missing(root, bundle, calm, tmp_path):
 
 
 def test_one_study_raising_in_the_networks(root, bundle, calm, tmp_path, monkeypatch):
-    real = lumbar.stages.classify
+    real = lumbar.chains.main.classify
 
     def breaking(study, *arguments, **options):
         if study.study_id == 12:
             raise RuntimeError("CUDA out of memory")
         return real(study, *arguments, **options)
 
-    monkeypatch.setattr(lumbar.stages, "classify", breaking)
+    monkeypatch.setattr(lumbar.chains.main, "classify", breaking)
     rows, studies = run_and_check(root, bundle, tmp_path)
     assert_others_are_calm(rows, calm, 12)
     assert is_prior(rows[12])
@@ -170,7 +170,7 @@ def test_one_study_raising_in_the_networks(root, bundle, calm, tmp_path, monkeyp
 
 def test_the_clock_jumping_to_the_deadline(root, bundle, calm, tmp_path, monkeypatch):
     now = [0.0]
-    real = lumbar.stages.localise
+    real = lumbar.chains.main.localise
 
     def jumping(study, *arguments, **options):
         found = real(study, *arguments, **options)
@@ -178,7 +178,7 @@ def test_the_clock_jumping_to_the_deadline(root, bundle, calm, tmp_path, monkeyp
             now[0] = 1e9
         return found
 
-    monkeypatch.setattr(lumbar.stages, "localise", jumping)
+    monkeypatch.setattr(lumbar.chains.main, "localise", jumping)
     rows, studies = run_and_check(root, bundle, tmp_path, clock=lambda: now[0])
     assert_others_are_calm(rows, calm, 13, 14)
     assert is_prior(rows[14])

@@ -60,7 +60,7 @@ def test_torch_itself_is_asked_where_nothing_else_knows(no_torch, monkeypatch, c
 
 def test_counting_devices_here_imports_no_torch_where_there_is_no_driver():
     code = (
-        "import sys\nfrom lumbar import devices\nfound = devices.cuda_devices()\n"
+        "import sys\nfrom lumbar.workers import devices\nfound = devices.cuda_devices()\n"
         "print(devices._is_there('libcuda.so.1') or (found == [] and 'torch' not in sys.modules))\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -132,6 +132,7 @@ def two_gpus(monkeypatch):
     """As if the machine had two; the fakes do not care."""
 
     def use(chain=FAKE, count=2):
+        chain = replace(chain, uses_gpu=True)
         monkeypatch.setattr("lumbar.chains.registry.MAIN", chain)
         monkeypatch.setattr("lumbar.run.cuda_devices", lambda: [f"cuda:{index}" for index in range(count)])
         return chain
