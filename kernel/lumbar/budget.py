@@ -1,6 +1,6 @@
 """The time limit: what effort the next study gets, and when to stop.
 
-Near the deadline test-time augmentation goes first, then folds, then models (DESIGN.md, failure policy). Every
+Near the deadline test-time augmentation goes first, then folds, then models (docs/architecture.md, "When something fails"). Every
 decision is taken from measured seconds a study, so a slow disk and a slow network count alike.
 """
 
