@@ -39,7 +39,7 @@ help:
 	@echo "make test             every test (PYTEST_ARGS='-m \"not slow\"' for the quick ones)"
 	@echo "make check            ruff and mypy"
 	@echo "make seal             stage dist/dataset (RUN=runs/mine for your own weights)"
-	@echo "make bench            the figures that the README quotes"
+	@echo "make bench            the figures that docs/measurements.md quotes"
 	@echo "make parity           kernel tests and dry run with the versions of Kaggle's image, the present and the next"
 	@echo "make parity-now       only the present one (needs Python 3.12; PYTHON312=)"
 	@echo "make parity-next      only the next one (needs Python 3.13; PYTHON313=)"
