@@ -2,7 +2,7 @@
 # Each target makes .venv by itself; a second run installs nothing.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv dry-run seal test check bench parity parity-now parity-next .rehearsed-here constraints hooks clean
+.PHONY: help venv dry-run seal test quick check bench parity parity-now parity-next .rehearsed-here constraints hooks clean
 
 VENV     := .venv
 PY       := $(VENV)/bin/python
@@ -37,9 +37,10 @@ help:
 	@echo "make dry-run          install, make two phantom studies, seal, run the notebook offline as Kaggle would"
 	@echo "make dry-run DATA=p   the same on your own studies (a competition folder); KAGGLE_LIKE=1 adds Kaggle's limits"
 	@echo "make test             every test (PYTEST_ARGS='-m \"not slow\"' for the quick ones)"
-	@echo "make check            ruff and mypy"
+	@echo "make quick            the tests to run before a commit"
+	@echo "make check            ruff (lint and format) and mypy"
 	@echo "make seal             stage dist/dataset (RUN=runs/mine for your own weights)"
-	@echo "make bench            the figures that the README quotes"
+	@echo "make bench            the figures that docs/measurements.md quotes"
 	@echo "make parity           kernel tests and dry run with the versions of Kaggle's image, the present and the next"
 	@echo "make parity-now       only the present one (needs Python 3.12; PYTHON312=)"
 	@echo "make parity-next      only the next one (needs Python 3.13; PYTHON313=)"
@@ -110,8 +111,12 @@ seal: $(STAMP)
 test: $(STAMP)
 	$(PY) -m pytest $(PYTEST_ARGS)
 
+quick: $(STAMP)
+	$(PY) -m pytest -q -m "not slow" tests/docs tests/dicom tests/phantom
+
 check: $(STAMP)
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
 bench: $(STAMP)

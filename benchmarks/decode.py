@@ -1,4 +1,4 @@
-"""Speed of the DICOM decoder: the table that README quotes.
+"""Speed of the DICOM decoder: the table that docs/measurements.md quotes.
 
     python benchmarks/decode.py [--repeats 60] [--study ../shared/real/lumbar_cc0] [--seconds 120]
 

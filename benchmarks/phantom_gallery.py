@@ -31,13 +31,24 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 REAL = Path(__file__).parents[2] / "shared/real/lumbar_cc0/test_images/20180105"
-VIEWS = ("sagittal T1, midline", "sagittal T1, foramina", "sagittal T2, midline", "STIR, midline", "axial T2, L3/4",
-         "axial T2, L5/S1")
+VIEWS = (
+    "sagittal T1, midline",
+    "sagittal T1, foramina",
+    "sagittal T2, midline",
+    "STIR, midline",
+    "axial T2, L3/4",
+    "axial T2, L5/S1",
+)
 REAL_SERIES = {"t1": "2018010501", "t2": "2018010502", "stir": "2018010503", "axial": "2018010504"}
 CROP_MM = {"sagittal": 230.0, "axial": 170.0}
 # Places in the real midline slice (file 6.dcm; muscle in 1.dcm), (x, y) in pixels of 512, read off the pictures
-REAL_PLACES = {"csf": (6, 262, 259), "disc": (6, 229, 234), "body": (6, 232, 258), "fat": (6, 330, 250),
-               "muscle": (1, 313, 261)}
+REAL_PLACES = {
+    "csf": (6, 262, 259),
+    "disc": (6, 229, 234),
+    "body": (6, 232, 258),
+    "fat": (6, 330, 250),
+    "muscle": (1, 313, 261),
+}
 
 
 @dataclass(frozen=True)
@@ -100,8 +111,13 @@ def phantom_views(seed: int, index: int) -> tuple[list[np.ndarray], dict[str, di
 
 def _tissue_means(body: volume.Volume, stack: StackPlan, origin: np.ndarray, image: np.ndarray) -> dict[str, float]:
     found = painting.sample_labels(body, stack.shape, origin, stack.row_mm, stack.column_mm)
-    groups = {"csf": [ts.CSF], "disc": [ts.NUCLEUS + j for j in an.LEVEL_DISCS], "fat": [ts.FAT],
-              "body": [ts.MARROW + i for i in range(5, 10)], "muscle": [ts.MUSCLE]}
+    groups = {
+        "csf": [ts.CSF],
+        "disc": [ts.NUCLEUS + j for j in an.LEVEL_DISCS],
+        "fat": [ts.FAT],
+        "body": [ts.MARROW + i for i in range(5, 10)],
+        "muscle": [ts.MUSCLE],
+    }
     return {name: float(image[np.isin(found, of)].mean()) for name, of in groups.items() if np.isin(found, of).any()}
 
 
@@ -193,8 +209,10 @@ def main() -> None:
     titles = ("sagittal T1", "sagittal T2", "STIR", "axial L3/4", "axial L5/S1")
     bins, edges = np.linspace(0.005, 0.7, 36), np.linspace(0.02, 1, 50)
     spectra = {n: [spectrum(v, bins) for v in whole] for n, (_, _, whole) in everything.items()}
-    counts = {n: [np.histogram(v.image[v.image > 0.02], edges, density=True)[0] for v in whole]
-              for n, (_, _, whole) in everything.items()}
+    counts = {
+        n: [np.histogram(v.image[v.image > 0.02], edges, density=True)[0] for v in whole]
+        for n, (_, _, whole) in everything.items()
+    }
     _curves(options.out / "spectra.png", bins[:-1], spectra, titles, True)
     _curves(options.out / "histograms.png", edges[:-1], counts, titles, False)
     figures = {}

@@ -1,7 +1,7 @@
 """The time limit: what effort the next study gets, and when to stop.
 
-Near the deadline test-time augmentation goes first, then folds, then models (DESIGN.md, failure policy). Every
-decision is taken from measured seconds a study, so a slow disk and a slow network count alike.
+Near the deadline test-time augmentation goes first, then folds, then models (docs/architecture.md, "When something
+fails"). Every decision is taken from measured seconds a study, so a slow disk and a slow network count alike.
 """
 
 from __future__ import annotations

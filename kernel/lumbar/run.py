@@ -71,7 +71,7 @@ def predict(
         progress: show a bar.
 
     Returns:
-        The submission's frame (25 rows a study) and the run record (DESIGN.md).
+        The submission's frame (25 rows a study) and the run record (docs/architecture.md).
 
     Raises:
         ManifestError: the bundle is broken, stale, or fails a probe; nothing was written.

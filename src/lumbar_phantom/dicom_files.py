@@ -1,4 +1,4 @@
-"""One slice a file, with the few tags that the competition's files have (see ../shared/real/README.md)."""
+"""One slice a file, with the few tags that the competition's files have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run record (DESIGN.md), and writing it and the report beside a submission that already stands."""
+"""The run record (docs/architecture.md), and writing it and the report beside a submission that already stands."""
 
 from __future__ import annotations
 
