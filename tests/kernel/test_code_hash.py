@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
-from kernel_bundles import write_bundle
-from kernel_fakes import FAKE, write_cohort
 
 import lumbar
+from kernel_bundles import write_bundle
+from kernel_fakes import FAKE, write_cohort
 from lumbar.bundle import code_hash
 from lumbar.bundle.code_hash import code_sha256, digest, own_code_sha256, sealed_hashes, shipped_hashes
 from lumbar.bundle.manifest import read_manifest, verify, write_manifest
