@@ -20,8 +20,9 @@ from lumbar.io.tables import PROBLEMS, list_studies, read_series
 from lumbar.io.text import guard_log
 from lumbar.labels import COLUMNS, row_ids
 from lumbar.numba_cache import use_numba_cache
+from lumbar.output.destinations import check_destinations
 from lumbar.output.record import build_record, write_extras
-from lumbar.output.submission import Submission, check_writable, expected_studies, validate
+from lumbar.output.submission import Submission, expected_studies, validate
 from lumbar.workers.devices import cpu_threads, cuda_devices
 from lumbar.workers.schedule import Schedule
 from lumbar.workers.worker import Setup
@@ -63,7 +64,7 @@ def predict(
         time_limit: ``8.5h``, ``30m``, ``90s`` or seconds, from ``started`` on.
         report: report.html; record: the run record as JSON.
         studies: the first N only, or these ids; None for all.
-        workers: how many; None for one a GPU, or one where there is none.
+        workers: how many, at most one a study; None for one a GPU, or one where there is none.
         manifest_hash: the manifest that the caller was made for; None takes any.
         clock: monotonic seconds.
         started: the clock's value from which the time limit counts; None for this call.
@@ -75,7 +76,7 @@ def predict(
 
     Raises:
         ManifestError: the bundle is broken, stale, or fails a probe; nothing was written.
-        CohortError: the folder is no competition folder, or an output cannot be written.
+        CohortError: the folder is no competition folder, or an output cannot be written or is an input.
         LumbarError: no worker could load the weights.
     """
     limit_s = parse_time_limit(time_limit)
@@ -84,14 +85,12 @@ def predict(
     manifest = verify(weights, manifest_hash)
     functions = chain_of(chain, manifest)
     root = Path(root)
-    for path in (out, report, record):
-        if path is not None:
-            check_writable(path)
+    check_destinations({"out": out, "report": report, "record": record}, root, manifest)
     study_ids, descriptions = _studies(root, split, studies)
     doubts: dict[int | None, list[str]] = dict(descriptions.attrs.get(PROBLEMS, {}))
     for line in [*doubts.get(None, []), *(line for study_id in study_ids for line in doubts.get(study_id, []))]:
         log.warning("%s_series_descriptions.csv: %s", split, line)
-    devices = _devices(functions, workers)
+    devices = _devices(functions, workers, len(study_ids))
     setup = Setup(
         root=root,
         split=split,
@@ -127,10 +126,10 @@ def predict(
     return submission.frame(), data
 
 
-def _devices(chain: Chain, workers: int | None) -> list[str]:
-    """The device of each worker."""
+def _devices(chain: Chain, workers: int | None, n_studies: int) -> list[str]:
+    """The device of each worker; more workers than studies would have nothing to do."""
     found = cuda_devices() if chain.uses_gpu else []
-    count = max(1, workers if workers is not None else len(found))
+    count = max(1, min(n_studies, workers if workers is not None else len(found)))
     return [found[index % len(found)] if found else "cpu" for index in range(count)]
 
 

@@ -3,9 +3,11 @@
 import hashlib
 import logging
 import os
+from pathlib import Path
 
 import pytest
 
+import lumbar
 from kernel_bundles import write_bundle
 from kernel_fakes import FAKE, write_cohort
 from lumbar.bundle import code_hash
@@ -160,6 +162,12 @@ def test_a_run_of_other_code_than_was_sealed_says_so_once_and_goes_on(tmp_path, 
     assert lines == [f"this run uses its own code {own}, not the code abababababab that the bundle was sealed with"]
     assert record["versions"]["code"] == lines[0]
     assert record["studies"][0]["status"] == "predicted"
+
+
+def test_the_hash_of_the_running_code_is_that_of_the_whole_package():
+    package = Path(lumbar.__file__).resolve().parent
+    assert {"__init__.py", "__main__.py", "bundle/code_hash.py", "dicom/header.py"} <= shipped_hashes(package).keys()
+    assert own_code_sha256() == code_sha256(package)
 
 
 def test_a_run_of_the_sealed_code_says_nothing(tmp_path, caplog):

@@ -7,11 +7,11 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from pydicom import dcmread
+
 from kernel_bundles import write_bundle
 from kernel_dicom import write_dicom_cohort
 from kernel_fakes import FAKE, write_cohort
-from pydicom import dcmread
-
 from lumbar import __main__ as command
 from lumbar.dicom.inspect import describe
 from lumbar.io.text import masked_name
@@ -107,6 +107,35 @@ def spoil(path):
     data.SeriesDescription = "T2 TSE SAG Doe Jane \x1b]0;x\x07"
     data.Manufacturer = "SIEMENS of Doe"
     data.save_as(path)
+
+
+def test_inspect_refuses_without_showing_where_the_files_lie(tmp_path, capsys):
+    study = tmp_path / "DOE^JANE" / "Doe Jane"
+    (study / "Jane").mkdir(parents=True)
+    (study / "Jane" / "Doe.dcm").write_bytes(b"x" * 300)
+    (study / "Empty Doe").mkdir()
+    os.mkfifo(study / "Jane.dcm2")
+    for path in (
+        study / "Jane" / "Doe.dcm",
+        study / "Jane",
+        study,
+        study.parent,
+        study / "Empty Doe",
+        study / "Jane.dcm2",
+    ):
+        assert command.main(["inspect", str(path)]) == 1
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.count("\n") == 1
+        assert_no_secret(captured.err, str(tmp_path))
+
+
+def test_a_series_whose_folder_has_a_name_that_is_no_utf8_is_described(root):
+    study = root / "test_images" / "12"
+    (study / "121").rename(study / "\udce9")
+    text = describe(study)
+    assert f"series {masked_name(chr(0xDCE9))}: " in text
+    assert "has none of the descriptions" in text
 
 
 def test_inspect_shows_words_of_the_trade_and_masks_the_rest(root):

@@ -314,3 +314,48 @@ def test_a_killed_run_leaves_a_whole_file_and_the_next_run_completes_it(tmp_path
     assert_predicted(frame, *range(1, 6))
     assert not (tmp_path / ".submission.csv.tmp").exists()
     assert len(COLUMNS) * 5 == len(frame)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "data/test_series_descriptions.csv",
+        "data/sample_submission.csv",
+        "data/test_images/1/submission.csv",
+        "bundle/weights_manifest.json",
+        "bundle/weights/a.safetensors",
+        "link.csv",
+        "hard.csv",
+    ],
+)
+@pytest.mark.parametrize("option", ["out", "report", "record"])
+def test_an_output_in_the_place_of_an_input_is_refused_and_the_input_stands(tmp_path, bundle, place, option):
+    root = write_cohort(tmp_path / "data", {1: ()})
+    (root / "sample_submission.csv").write_text("row_id\n" + "\n".join(row_ids(1)) + "\n")
+    (tmp_path / "link.csv").symlink_to(root / "sample_submission.csv")
+    os.link(bundle / "weights_manifest.json", tmp_path / "hard.csv")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(CohortError, match=f"found .* for {option}, expected"):
+        predict(root, bundle, chain=FAKE, **{option: tmp_path / place})
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_two_outputs_of_one_name_are_refused(tmp_path, bundle):
+    root = write_cohort(tmp_path / "data", {1: ()})
+    (tmp_path / "folder").symlink_to(tmp_path)
+    with pytest.raises(CohortError, match=r"s.csv: found for out and for record, expected a file for each"):
+        predict(root, bundle, tmp_path / "s.csv", chain=FAKE, record=tmp_path / "folder" / "s.csv")
+    assert not (tmp_path / "s.csv").exists()
+
+
+def test_outputs_beside_the_inputs_are_written(tmp_path, bundle):
+    root = write_cohort(tmp_path / "data", {1: ()})
+    predict(root, bundle, root / "submission.csv", chain=FAKE, record=bundle / "record.json")
+    assert (root / "submission.csv").is_file()
+    assert (bundle / "record.json").is_file()
+
+
+def test_no_more_workers_are_started_than_there_are_studies(tmp_path, bundle):
+    root = write_cohort(tmp_path / "data", {1: (), 2: ()})
+    _, record = predict(root, bundle, chain=FAKE, workers=10**30)
+    assert record["devices"] == ["cpu", "cpu"]

@@ -13,6 +13,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
+import lumbar
 from lumbar.errors import ManifestError
 from lumbar.io.regular_file import file_sha256, kind_of
 
@@ -55,7 +56,7 @@ def code_sha256(package: Path) -> str:
 
 def own_code_sha256() -> str:
     """The hash of the package that is running."""
-    return code_sha256(Path(__file__).resolve().parent)
+    return code_sha256(Path(lumbar.__file__).resolve().parent)
 
 
 def own_code_line(sealed: str) -> str:

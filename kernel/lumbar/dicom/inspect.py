@@ -24,13 +24,19 @@ def describe(path: str | os.PathLike[str]) -> str:
     only the words of the trade are shown (``lumbar.io.text``).
 
     Raises:
-        DicomError: nothing there that is DICOM.
+        DicomError: nothing there that is DICOM; its message is as fit to show as the text.
     """
     root = Path(path)
+    if not os.path.lexists(root):  # what was asked for is not there: a slip of the hand, to be shown as it is
+        raise DicomError(f"{root}: found No such file or directory, expected a DICOM file or a folder of them")
     folder = root if root.is_dir() else root.parent
     names = {*unusual_names(root), root.name, folder.name}
     public = PublicText((root, folder), [name for name in names if masked_name(name) != name])
-    return "\n".join(public(line) for line in _describe(root, public).split("\n"))
+    try:
+        text = _describe(root, public)
+    except DicomError as error:
+        raise DicomError(public(str(error))) from None
+    return "\n".join(public(line) for line in text.split("\n"))
 
 
 def _describe(root: Path, public: PublicText) -> str:
@@ -118,10 +124,10 @@ def find_description(folder: Path) -> tuple[str | None, str]:
         rows = read_descriptions(images.parent, split)
     except CohortError:
         return None, f"no {table} that can be read"
-    is_own = (rows["study_id"].astype(str) == folder.absolute().parent.name) & (
-        rows["series_id"].astype(str) == folder.name
-    )
-    described = [name for name in rows["series_description"][is_own] if name in ORIENTATIONS]
+    own = (folder.absolute().parent.name, folder.name)
+    columns = (rows[name] for name in ("study_id", "series_id", "series_description"))
+    # Compared as Python's texts: pandas refuses a folder's name that is no UTF-8.
+    described = [name for *ids, name in zip(*columns, strict=True) if (*map(str, ids),) == own and name in ORIENTATIONS]
     if not described:
         return None, f"{table} has none of the descriptions that predict uses for it"
     return described[0], table
