@@ -21,7 +21,7 @@ def item(**elements):
     return made
 
 
-def write_frames(path, frames, positions, *, echoes=None, slopes=None, number=1, is_rle=False):
+def write_frames(path, frames, positions, *, echoes=None, slopes=None, components=None, number=1, is_rle=False):
     """An Enhanced MR object of ``frames`` (n, rows, columns) uint16; orientation and spacing are shared."""
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = RLELossless if is_rle else ExplicitVRLittleEndian
@@ -41,6 +41,10 @@ def write_frames(path, frames, positions, *, echoes=None, slopes=None, number=1,
         groups = item(PlanePositionSequence=[item(ImagePositionPatient=list(map(float, position)))])
         if echoes is not None:
             groups.MREchoSequence = [item(EffectiveEchoTime=float(echoes[index]))]
+        if components is not None:
+            groups.MRImageFrameTypeSequence = [
+                item(FrameType=["ORIGINAL", "PRIMARY", "T2", "NONE"], ComplexImageComponent=components[index])
+            ]
         if slopes is not None:
             groups.PixelValueTransformationSequence = [
                 item(RescaleSlope=slopes[index], RescaleIntercept=0, RescaleType="US")
@@ -91,6 +95,17 @@ def test_echoes_within_one_file_are_not_mixed(tmp_path):
     (line,) = series.problems
     assert "5 of EchoTime 90" in line
     assert read_series(tmp_path / "9", prefers_long_echo=True).stacks[0].frame_numbers == [2, 4, 6, 8, 10]
+
+
+def test_magnitude_and_phase_within_one_file_are_not_mixed(tmp_path):
+    positions = [(4 * (index // 2), 0, 0) for index in range(8)]
+    frames = np.stack([np.full((6, 5), index, np.uint16) for index in range(8)])
+    write_frames(tmp_path / "1.dcm", frames, positions, components=["PHASE", "MAGNITUDE"] * 4)
+    series = read_series(tmp_path)
+    (stack,) = series.stacks
+    assert stack.volume[:, 0, 0].tolist() == [1, 3, 5, 7]
+    (line,) = series.problems
+    assert line.endswith("4 of ComplexImageComponent PHASE (kept: ComplexImageComponent MAGNITUDE)")
 
 
 def test_frames_and_files_of_one_slice_make_one_stack(tmp_path):

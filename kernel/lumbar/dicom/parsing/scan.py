@@ -69,6 +69,7 @@ NUMBERS = {
 }
 TEXTS = {
     "image_type": 0x00080008,
+    "complex_image_component": 0x00089208,
     "photometric_interpretation": 0x00280004,
     "series_instance_uid": 0x0020000E,
     "study_instance_uid": 0x0020000D,
