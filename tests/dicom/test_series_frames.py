@@ -6,7 +6,7 @@ import pytest
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, RLELossless
 
-from dicom_writer import EXPLICIT, native_file
+from dicom_writer import DEFLATED, EXPLICIT, native_file
 from lumbar.dicom import read_series
 from lumbar.dicom import series as series_module
 from lumbar.errors import DicomError
@@ -145,3 +145,19 @@ def test_more_frames_than_a_file_can_hold_are_refused_before_any_is_made(tmp_pat
     (tmp_path / "9" / "1.dcm").write_bytes(native_file(numbered(2, (100, 100)), EXPLICIT, frames=claimed))
     with pytest.raises(DicomError, match=f"found NumberOfFrames {claimed} in .* bytes, expected at most 2"):
         read_series(tmp_path / "9")
+
+
+def test_frames_of_a_deflated_file_are_slices(tmp_path):
+    (tmp_path / "9").mkdir()
+    frames = np.zeros((6, 50, 40), np.uint16) + np.arange(6, dtype=np.uint16)[:, None, None]
+    (tmp_path / "9" / "1.dcm").write_bytes(native_file(frames, DEFLATED, frames=6))
+    (stack,) = read_series(tmp_path / "9").stacks
+    assert np.array_equal(stack.volume, frames)
+
+
+def test_frames_without_a_position_among_others_are_named(tmp_path):
+    write_frames(tmp_path / "1.dcm", numbered(5), [(x, 0, 0) for x in range(0, 12, 4)])
+    series = read_series(tmp_path)
+    assert len(series.stacks[0].volume) == 3
+    (line,) = series.problems
+    assert line.startswith("slices [1.dcm frame 4, 1.dcm frame 5] without ImagePositionPatient left out")

@@ -2,9 +2,9 @@
 
 Mixing them slice by slice would make a volume of no one kind, so one kind is chosen for the whole stack, attribute by
 attribute: of ImageType magnitude before other kinds, real before imaginary part before phase, water before fat,
-ORIGINAL before DERIVED; then the kind that covers most places; then the shortest EchoTime (the longest where ``prefers_long_echo``), the first echo,
-time or acquisition. An attribute is only used where one of its kinds covers nearly all places: acquisitions that share
-the places between them are no repeats of each other.
+ORIGINAL before DERIVED; then the kind that covers most places; then the shortest EchoTime (the longest where
+``prefers_long_echo``), the first echo, time or acquisition. An attribute is only used where one of its kinds covers
+nearly all places: acquisitions that share the places between them are no repeats of each other.
 """
 
 from __future__ import annotations
