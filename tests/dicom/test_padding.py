@@ -5,6 +5,7 @@ import struct
 import numpy as np
 import pytest
 
+from dicom_writer import EXPLICIT, element, image_elements, meta
 from lumbar.dicom import read_series
 from lumbar.geometry import make_grid
 from lumbar.study import Study, robust_window
@@ -134,3 +135,41 @@ def test_a_declaration_that_cannot_be_true_is_ignored_with_a_line(tmp_path, pixe
     )
     (line,) = series.problems
     assert reason in line
+
+
+def float_file(path, number, pixels, extra):
+    """A slice whose pixels are floating-point numbers of 32 or 64 bits."""
+    tag, vr = (0x7FE00008, "OF") if pixels.dtype == np.float32 else (0x7FE00009, "OD")
+    place = [(0x00200032, "DS", f"0\\0\\{4 * number} ".encode()), (0x00200037, "DS", b"1\\0\\0\\0\\1\\0 ")]
+    tags = [*place, (0x00280030, "DS", b"0.5\\0.5 "), *extra]
+    body = image_elements(pixels.shape, allocated=8 * pixels.dtype.itemsize, extra=tags)
+    path.mkdir(exist_ok=True)
+    (path / f"{number}.dcm").write_bytes(meta(EXPLICIT) + body + element(tag, vr, pixels.tobytes()))
+
+
+@pytest.mark.parametrize("form", ["f", "d"])
+@pytest.mark.parametrize("value", [-1e6, 3e38])
+@pytest.mark.parametrize("has_range", [False, True])
+def test_padding_of_floating_point_pixels(tmp_path, form, value, has_range):
+    images = [padded(scene(seed).astype(form), value) for seed in range(3)]
+    tag, vr = (0x00280122, "FL") if form == "f" else (0x00280123, "FD")
+    ends = [(tag, value), (tag + 2, 2 * value if value < 0 else value / 2)][: 1 + has_range]
+    for number, (pixels, _) in enumerate(images, start=1):
+        float_file(tmp_path / "1", number, pixels, [(tag, vr, struct.pack(f"<{form}", end)) for tag, end in ends])
+    study = Study(1, {"Axial T2": read_series(tmp_path / "1").stacks})
+    check(study, np.stack([image for image, _ in images]), images[0][1])
+
+
+@pytest.mark.parametrize("form", ["f", "d"])
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf, 3e38, "largest"])
+def test_floating_point_pixels_that_are_no_numbers_leave_numbers(tmp_path, form, odd):
+    odd = np.finfo(form).max if odd == "largest" else odd
+    for number in range(1, 4):
+        pixels = scene(number).astype(form)
+        pixels[0, :3] = odd
+        float_file(tmp_path / "1", number, pixels, ())
+    series = read_series(tmp_path / "1")
+    (stack,) = series.stacks
+    assert np.all(np.isfinite(stack.volume))
+    low, high = Study(1, {"Axial T2": series.stacks}).window("1")
+    assert 0 < low < high < 2100

@@ -6,7 +6,7 @@ import pytest
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, RLELossless
 
-from dicom_writer import EXPLICIT, native_file
+from dicom_writer import DEFLATED, EXPLICIT, native_file
 from lumbar.dicom import read_series
 from lumbar.dicom import series as series_module
 from lumbar.errors import DicomError
@@ -21,7 +21,7 @@ def item(**elements):
     return made
 
 
-def write_frames(path, frames, positions, *, echoes=None, slopes=None, number=1, is_rle=False):
+def write_frames(path, frames, positions, *, echoes=None, slopes=None, components=None, number=1, is_rle=False):
     """An Enhanced MR object of ``frames`` (n, rows, columns) uint16; orientation and spacing are shared."""
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = RLELossless if is_rle else ExplicitVRLittleEndian
@@ -41,6 +41,10 @@ def write_frames(path, frames, positions, *, echoes=None, slopes=None, number=1,
         groups = item(PlanePositionSequence=[item(ImagePositionPatient=list(map(float, position)))])
         if echoes is not None:
             groups.MREchoSequence = [item(EffectiveEchoTime=float(echoes[index]))]
+        if components is not None:
+            groups.MRImageFrameTypeSequence = [
+                item(FrameType=["ORIGINAL", "PRIMARY", "T2", "NONE"], ComplexImageComponent=components[index])
+            ]
         if slopes is not None:
             groups.PixelValueTransformationSequence = [
                 item(RescaleSlope=slopes[index], RescaleIntercept=0, RescaleType="US")
@@ -93,6 +97,17 @@ def test_echoes_within_one_file_are_not_mixed(tmp_path):
     assert read_series(tmp_path / "9", prefers_long_echo=True).stacks[0].frame_numbers == [2, 4, 6, 8, 10]
 
 
+def test_magnitude_and_phase_within_one_file_are_not_mixed(tmp_path):
+    positions = [(4 * (index // 2), 0, 0) for index in range(8)]
+    frames = np.stack([np.full((6, 5), index, np.uint16) for index in range(8)])
+    write_frames(tmp_path / "1.dcm", frames, positions, components=["PHASE", "MAGNITUDE"] * 4)
+    series = read_series(tmp_path)
+    (stack,) = series.stacks
+    assert stack.volume[:, 0, 0].tolist() == [1, 3, 5, 7]
+    (line,) = series.problems
+    assert line.endswith("4 of ComplexImageComponent PHASE (kept: ComplexImageComponent MAGNITUDE)")
+
+
 def test_frames_and_files_of_one_slice_make_one_stack(tmp_path):
     write_frames(tmp_path / "9" / "1.dcm", numbered(2), [(0, 0, 0), (4, 0, 0)])
     write(tmp_path / "9", 7, position=(8, 0, 0), orientation=SAGITTAL, shape=(10, 8))
@@ -130,3 +145,19 @@ def test_more_frames_than_a_file_can_hold_are_refused_before_any_is_made(tmp_pat
     (tmp_path / "9" / "1.dcm").write_bytes(native_file(numbered(2, (100, 100)), EXPLICIT, frames=claimed))
     with pytest.raises(DicomError, match=f"found NumberOfFrames {claimed} in .* bytes, expected at most 2"):
         read_series(tmp_path / "9")
+
+
+def test_frames_of_a_deflated_file_are_slices(tmp_path):
+    (tmp_path / "9").mkdir()
+    frames = np.zeros((6, 50, 40), np.uint16) + np.arange(6, dtype=np.uint16)[:, None, None]
+    (tmp_path / "9" / "1.dcm").write_bytes(native_file(frames, DEFLATED, frames=6))
+    (stack,) = read_series(tmp_path / "9").stacks
+    assert np.array_equal(stack.volume, frames)
+
+
+def test_frames_without_a_position_among_others_are_named(tmp_path):
+    write_frames(tmp_path / "1.dcm", numbered(5), [(x, 0, 0) for x in range(0, 12, 4)])
+    series = read_series(tmp_path)
+    assert len(series.stacks[0].volume) == 3
+    (line,) = series.problems
+    assert line.startswith("slices [1.dcm frame 4, 1.dcm frame 5] without ImagePositionPatient left out")

@@ -14,10 +14,13 @@ from series_writer import (
     ECHO_NUMBER,
     SAGITTAL,
     TEMPORAL,
+    component,
     echo,
     image_type,
     located,
     order,
+    repetition,
+    series_uid,
     tilted,
     whole_number,
     write,
@@ -59,6 +62,19 @@ def test_two_stations_of_the_same_planes_are_two_stacks(folder, shift, offset):
     series = read_series(folder)
     assert sorted(order(stack) for stack in series.stacks) == [list(range(1, 7)), list(range(11, 17))]
     assert [stack.is_geometry_guessed for stack in series.stacks] == [False, False]
+    (line,) = series.problems
+    assert "separate stacks" in line
+
+
+@pytest.mark.parametrize("offset", [0, 1.1, 2.2])
+@pytest.mark.parametrize("shift", [100, 150, -150])
+def test_stations_that_overlap_by_more_than_half_are_two_stacks(folder, shift, offset):
+    for index in range(6):
+        for first, x, z in ((1, 0, 140), (11, offset, 140 + shift)):
+            position = (4.4 * index + x, -140, z)
+            write(folder, first + index, position=position, orientation=SAGITTAL, spacing=(10, 10), shape=(32, 32))
+    series = read_series(folder)
+    assert sorted(order(stack) for stack in series.stacks) == [list(range(1, 7)), list(range(11, 17))]
     (line,) = series.problems
     assert "separate stacks" in line
 
@@ -126,6 +142,17 @@ def test_one_slice_that_differs_does_not_make_positions_believed(folder):
         write(folder, number, position=(0, 0, z), orientation=AXIAL, extra=[located(4 * number)])
     (stack,) = read_series(folder, fallback_orientation="axial").stacks
     assert order(stack) == list(range(1, 13))
+
+
+def test_locations_order_slices_of_which_most_carry_one_position(folder):
+    for number in range(1, 16):
+        z = 4.4 * number if number > 10 else 0
+        write(folder, number, position=(0, 0, z), orientation=AXIAL, extra=[located(80 - 4.4 * number)])
+    series = read_series(folder)
+    (stack,) = series.stacks
+    assert order(stack) == list(range(15, 0, -1))
+    assert stack.is_geometry_guessed
+    assert len(series.problems) == 1
 
 
 def test_slices_of_one_position_and_one_number_are_told_by_their_files(folder):
@@ -234,6 +261,18 @@ def pair(folder, one, other, n=8, names=(0, 20)):
         ([whole_number(ACQUISITION, 2)], [whole_number(ACQUISITION, 1)], "second"),
         ([whole_number(TEMPORAL, 1)], [whole_number(TEMPORAL, 2)], "first"),
         ([echo(15)], [], "first"),
+        ([image_type("ORIGINAL\\PRIMARY\\IMAGINARY")], [image_type("ORIGINAL\\PRIMARY\\REAL")], "second"),
+        ([image_type("ORIGINAL\\PRIMARY\\R\\ND")], [image_type("ORIGINAL\\PRIMARY\\I\\ND")], "first"),
+        ([image_type("DERIVED\\PRIMARY\\FAT")], [image_type("DERIVED\\PRIMARY\\WATER")], "second"),
+        ([image_type("DERIVED\\PRIMARY\\OUT_PHASE")], [image_type("DERIVED\\PRIMARY\\IN_PHASE")], "second"),
+        (
+            [image_type("DERIVED\\PRIMARY\\DIFFUSION\\ADC")],
+            [image_type("DERIVED\\PRIMARY\\DIFFUSION\\TRACEW")],
+            "second",
+        ),
+        ([component("PHASE")], [component("MAGNITUDE")], "second"),
+        ([repetition(4000)], [repetition(600)], "second"),
+        ([series_uid("1.2.4")], [series_uid("1.2.3")], "second"),
     ],
 )
 def test_of_two_kinds_at_the_same_places_one_makes_the_volume(folder, one, other, kept):

@@ -62,6 +62,21 @@ def image_type(value):
     return (0x00080008, "CS", text(value))
 
 
+def component(value):
+    """ComplexImageComponent."""
+    return (0x00089208, "CS", text(value))
+
+
+def repetition(time):
+    """RepetitionTime."""
+    return (0x00180080, "DS", ds(time))
+
+
+def series_uid(value):
+    """SeriesInstanceUID."""
+    return (0x0020000E, "UI", text(value))
+
+
 def whole_number(tag, value):
     """An element of VR IS."""
     return (tag, "IS", text(str(value)))

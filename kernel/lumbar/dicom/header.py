@@ -91,6 +91,11 @@ class Header:
     series_description: str | None
     modality: str | None
     manufacturer: str | None
+    float_pixel_padding_value: float | None = None
+    float_pixel_padding_range_limit: float | None = None
+    double_float_pixel_padding_value: float | None = None
+    double_float_pixel_padding_range_limit: float | None = None
+    complex_image_component: str | None = None  # of enhanced objects: MAGNITUDE, PHASE, REAL, IMAGINARY or MIXED
     problems: tuple[str, ...] = ()
     pixel_data: str = "PixelData"  # keyword of the element with the pixels: also FloatPixelData, DoubleFloatPixelData
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from lumbar.dicom._scratch import recycled, reused
 from lumbar.dicom.assembly.ordering import Plan, arrange
-from lumbar.dicom.assembly.padding import declared_range, doubt_padding
+from lumbar.dicom.assembly.padding import MAX_FLOAT, declared_range, doubt_padding, padding_ends
 from lumbar.dicom.assembly.placing import Image, Notes, place
 from lumbar.dicom.assembly.repeats import LeftOut
 from lumbar.dicom.direct import find_usual
@@ -254,11 +254,10 @@ def _check_frames(parsed: File, n_frames: int) -> None:
     n_bytes = float(_MIN_FRAME_BYTES)
     if parsed.pixels_length >= 0:  # not encapsulated
         n_bytes = math.prod(header.frame_shape) * (header.bits_allocated or 8) / 8
-    most = int(parsed.size / n_bytes)
+    n_held = max(parsed.size, parsed.source.size)  # more than the file where it was deflated
+    most = int(n_held / n_bytes)
     if n_frames > most:
-        raise DicomError(
-            f"{header.path}: found NumberOfFrames {n_frames} in {parsed.size} bytes, expected at most {most}"
-        )
+        raise DicomError(f"{header.path}: found NumberOfFrames {n_frames} in {n_held} bytes, expected at most {most}")
 
 
 def _implausible(plan: Plan) -> list[Image]:
@@ -351,7 +350,13 @@ def _scale(image: Image) -> tuple[float, float, str]:
 
 
 def _rescale(pixels: np.ndarray, slope: float, intercept: float, out: np.ndarray) -> None:
-    """Write pixels in rescaled units to ``out`` (rows, columns) float32."""
+    """Write pixels in rescaled units to ``out`` (rows, columns) float32; what is no number becomes the lowest one."""
+    if pixels.dtype.kind == "f":
+        pixels = np.asarray(pixels, dtype=np.float64)
+        is_number = np.isfinite(pixels)
+        lowest = pixels.min(where=is_number, initial=np.inf)
+        pixels = np.where(is_number, pixels, lowest if math.isfinite(lowest) else 0.0)
+        pixels = np.clip(pixels, -MAX_FLOAT, MAX_FLOAT)
     out[...] = pixels
     if slope != 1:
         out *= np.float32(slope)
@@ -364,12 +369,12 @@ def _set_padding(stacks: list[Stack], plans: list[Plan]) -> list[str]:
     is_range = False
     declared = []
     for stack, plan in zip(stacks, plans, strict=True):
-        if all([item.image.header.pixel_padding_value is None for item in plan.items]):
+        if all([padding_ends(item.image.header)[0] is None for item in plan.items]):
             continue
         ranges = [declared_range(item.image.header, *_scale(item.image)[:2]) for item in plan.items]
         stack.padding = np.array([own or (math.nan, math.nan) for own in ranges], dtype=np.float32)
         declared.append(stack)
-        is_range = is_range or any(item.image.header.pixel_padding_range_limit is not None for item in plan.items)
+        is_range = is_range or any(padding_ends(item.image.header)[1] is not None for item in plan.items)
     if not declared or not (doubt := doubt_padding(declared, is_range)):
         return []
     for stack in declared:

@@ -18,11 +18,14 @@ from lumbar.dicom.stack import plane_normal
 
 _DEFAULT_STEP_MM = 4.0
 _MIN_AT_ONE_POSITION = 3  # two images at one position are a double
+_MOST = 0.5  # of the slices at one position, where SliceLocation tells them apart
 _MAX_AT_ONE_POSITION = 512  # more images than any stack of a spine has are repeats of one slice
 _MAX_STACKS = 128  # of a series; what is beyond them is left out with a line
 # Slices of one stack may shift in their plane, those of another station lie a good part of the image away.
 _STATION_SHARE = 0.5  # of the field of view
+_SIDE_SHARE = 0.2  # where their planes lie among each other, as those of blocks that follow the spine do not
 _STATION_MM = 40.0  # and never less than this
+_MIN_SIDE = 2  # slices of such a station
 
 
 @dataclass(slots=True)
@@ -106,8 +109,8 @@ class _Arranger:
         if is_repeating and _is_one_position(group, origins):
             return [self._without_positions(group, row_mm, column_mm, "at one position")]
         in_plane = origins @ np.stack([cosines[3:], cosines[:3]], axis=1)  # mm along a column, along a row
-        sizes = zip(group[0].image.shape, spacing, strict=True)
-        members = _stations(in_plane, [max(_STATION_MM, _STATION_SHARE * n * step) for n, step in sizes])
+        view_mm = [n * step for n, step in zip(group[0].image.shape, spacing, strict=True)]
+        members = _stations(in_plane, places, view_mm)
         if len(members) > 1:
             apart = float(np.linalg.norm(np.ptp(in_plane, axis=0)))
             counts = listed([len(some) for some in members])
@@ -156,15 +159,18 @@ def _is_repeating(places: np.ndarray) -> bool:
 
 
 def _is_one_position(group: list[Placed], origins: np.ndarray) -> bool:
-    """Whether nearly all slices, of which none repeats another, carry one position (``origins`` (n, 3) mm)."""
+    """Whether nearly all slices, of which none repeats another, carry one position (``origins`` (n, 3) mm).
+
+    Where their SliceLocations differ, most of them will do.
+    """
     steps = np.rint(origins / SAME_POSITION_MM).astype(np.int64)
     _, which, counts = np.unique(steps, axis=0, return_inverse=True, return_counts=True)
     same = [group[index] for index in np.flatnonzero(which.reshape(-1) == np.argmax(counts)).tolist()]
-    if len(same) < max(_MIN_AT_ONE_POSITION, NEARLY_ALL * len(group)):
+    if len(same) < max(_MIN_AT_ONE_POSITION, _MOST * len(group)):
         return False
-    if _locations(same) is not None:
+    if _locations(same) is not None:  # the two contradict each other
         return True
-    if len(same) > _MAX_AT_ONE_POSITION:
+    if len(same) < NEARLY_ALL * len(group) or len(same) > _MAX_AT_ONE_POSITION:
         return False
     times = {item.image.header.temporal_position_identifier for item in same} - {None}
     return len(times) < NEARLY_ALL * len(same)  # else it is one slice over time
@@ -180,25 +186,42 @@ def _locations(group: list[Placed]) -> list[float] | None:
     return known if count < NEARLY_ALL * len(group) else None
 
 
-def _stations(in_plane: np.ndarray, reach_mm: list[float]) -> list[list[int]]:
-    """Indices of slices that lie together in their plane, of their places (n, 2) mm, in the order of the first.
+def _stations(in_plane: np.ndarray, places: np.ndarray, view_mm: list[float]) -> list[list[int]]:
+    """Indices of slices that lie together in their plane, of their places (n, 2) mm in it, in the order of the first.
 
-    Slices part where there is a gap wider than ``reach_mm`` (of either axis), so that a slow drift parts nothing.
+    Slices part where there is a gap wider than a good part of the field of view ``view_mm`` (of either axis), so that
+    a slow drift parts nothing. Less of a gap will do between slices that lie among each other along the normal
+    (``places`` (n,) mm): two stations that overlap.
     """
-    if np.all(np.ptp(in_plane, axis=0) <= reach_mm):
+    near_mm = [max(_STATION_MM, _SIDE_SHARE * view) for view in view_mm]
+    if np.all(np.ptp(in_plane, axis=0) <= near_mm):
         return [list(range(len(in_plane)))]
+    far_mm = [max(_STATION_MM, _STATION_SHARE * view) for view in view_mm]
     parts, whole = [np.arange(len(in_plane))], []
     while parts:
         part = parts.pop()
         for axis in (0, 1):
             order = part[np.argsort(in_plane[part, axis], kind="stable")]
-            gaps = np.flatnonzero(np.diff(in_plane[order, axis]) > reach_mm[axis])
-            if gaps.size:
-                parts.extend(np.split(order, gaps + 1))
+            gaps = np.diff(in_plane[order, axis])
+            cuts = [
+                cut
+                for cut in (np.flatnonzero(gaps > near_mm[axis]) + 1).tolist()
+                if gaps[cut - 1] > far_mm[axis] or _are_among(places[order[:cut]], places[order[cut:]])
+            ]
+            if cuts:
+                parts.extend(np.split(order, cuts))
                 break
         else:
             whole.append(sorted(part.tolist()))
     return sorted(whole)
+
+
+def _are_among(some: np.ndarray, others: np.ndarray) -> bool:
+    """Whether slices lie beside each other: their places (n,) in mm reach over half of the shorter extent of both."""
+    if min(some.size, others.size) < _MIN_SIDE:
+        return False
+    shared = min(some.max(), others.max()) - max(some.min(), others.min())
+    return bool(shared > 0.5 * min(np.ptp(some), np.ptp(others)))
 
 
 def _step(header: Header) -> float:

@@ -1,8 +1,9 @@
 """Pixels that a file declares to be padding: outside of the image, and of no intensity.
 
-PixelPaddingValue (0028,0120), or the range from it to PixelPaddingRangeLimit (0028,0121), PS3.3 section C.7.5.1.1.2.
-Both are stored values; a stack keeps the range in the rescaled units of its volume, one for each slice. The volume
-itself stays as it was read: who looks at intensities asks ``Stack.padding_mask`` which pixels are none.
+PixelPaddingValue (0028,0120), or the range from it to PixelPaddingRangeLimit (0028,0121), PS3.3 section C.7.5.1.1.2,
+and (0028,0122) to (0028,0125) of pixels that are floating-point numbers. All are stored values; a stack keeps the range
+in the rescaled units of its volume, one for each slice. The volume itself stays as it was read: who looks at
+intensities asks ``Stack.padding_mask`` which pixels are none.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import numpy as np
 from lumbar.dicom.header import Header
 from lumbar.dicom.stack import Stack
 
+MAX_FLOAT = 1e20  # floating-point pixels and their padding are cut off here, so that float32 holds them rescaled
 _MAX_SHARE = 0.95  # of all pixels; more than that is no padding, or there is no image
 _N_BESIDE = 4  # values on either side that a padding value among tissue is compared with
 _PEAK = 4.0  # times as frequent as those values a padding value is
+_FLOAT_EDGE = 1e-6  # of a floating-point padding value, for what float32 rounds away
 _SAMPLES = 1 << 20  # pixels of a series that are looked at
 
 
@@ -23,12 +26,27 @@ def declared_range(header: Header, slope: float, intercept: float) -> tuple[floa
 
     The range is half of a stored value's step wider on each side in sum, so that rounding to float32 changes nothing.
     """
-    value, limit = header.pixel_padding_value, header.pixel_padding_range_limit
+    value, limit = padding_ends(header)
     if value is None:
         return None
-    ends = [_as_stored(end, header) for end in (value, value if limit is None else limit)]
-    low, high = ((end + edge) * slope + intercept for end, edge in ((min(ends), -0.25), (max(ends), 0.25)))
+    ends = value, value if limit is None else limit
+    if header.pixel_data == "PixelData":
+        ends = _as_stored(int(ends[0]), header), _as_stored(int(ends[1]), header)
+        edge = 0.25
+    else:
+        ends = max(-MAX_FLOAT, min(ends[0], MAX_FLOAT)), max(-MAX_FLOAT, min(ends[1], MAX_FLOAT))
+        edge = _FLOAT_EDGE * max(abs(ends[0]), abs(ends[1]))
+    low, high = (min(ends) - edge) * slope + intercept, (max(ends) + edge) * slope + intercept
     return min(low, high), max(low, high)
+
+
+def padding_ends(header: Header) -> tuple[float | None, float | None]:
+    """The padding value and the limit of its range, of the kind that the pixels are; ``None`` where absent."""
+    if header.pixel_data == "FloatPixelData":
+        return header.float_pixel_padding_value, header.float_pixel_padding_range_limit
+    if header.pixel_data == "DoubleFloatPixelData":
+        return header.double_float_pixel_padding_value, header.double_float_pixel_padding_range_limit
+    return header.pixel_padding_value, header.pixel_padding_range_limit
 
 
 def _as_stored(value: int, header: Header) -> int:

@@ -94,11 +94,13 @@ def place(images: list[Image], fallback_orientation: str, notes: Notes) -> list[
     origins = [_origin(image) for image in images]
     has_origins = any(origins)
     if has_origins and None in origins:
-        numbers = [image.instance_number for image, origin in zip(images, origins, strict=True) if origin is None]
+        without = [image for image, origin in zip(images, origins, strict=True) if origin is None]
+        has_frames = any(image.frame is not None for image in without)
+        names = listed([image.name if has_frames else str(image.instance_number) for image in without])
         pairs = [(image, origin) for image, origin in zip(images, origins, strict=True) if origin is not None]
         images, origins = [image for image, _ in pairs], [origin for _, origin in pairs]
         notes.problems.append(
-            f"slices [{listed(numbers)}] without ImagePositionPatient left out, the other {len(images)} have it"
+            f"slices [{names}] without ImagePositionPatient left out, the other {len(images)} have it"
         )
     cosines = _unit_cosines([image.header.image_orientation_patient for image in images])
     spacings = [_spacing(image) for image in images]

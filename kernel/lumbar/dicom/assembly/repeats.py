@@ -1,10 +1,10 @@
 """Several images at one place: copies, echoes, phase beside magnitude, times. Which of them make the volume.
 
 Mixing them slice by slice would make a volume of no one kind, so one kind is chosen for the whole stack, attribute by
-attribute: of ImageType magnitude before other kinds, real or imaginary part before phase, ORIGINAL before DERIVED; then
-the kind that covers most places; then the shortest EchoTime (the longest where ``prefers_long_echo``), the first echo,
-time or acquisition. An attribute is only used where one of its kinds covers nearly all places: acquisitions that share
-the places between them are no repeats of each other.
+attribute: of ImageType magnitude before other kinds, real before imaginary part before phase, water before fat,
+ORIGINAL before DERIVED; then the kind that covers most places; then the shortest EchoTime (the longest where
+``prefers_long_echo``), the first echo, time or acquisition. An attribute is only used where one of its kinds covers
+nearly all places: acquisitions that share the places between them are no repeats of each other.
 """
 
 from __future__ import annotations
@@ -22,18 +22,24 @@ _MOST_KINDS = 64  # that are each compared with all others; more than that at ne
 _MIN_CLASS = 3  # images of each kind, where no place tells that they repeat each other
 _ATTRIBUTES = {
     "image_type": "ImageType",
+    "complex_image_component": "ComplexImageComponent",
     "echo_time": "EchoTime",
     "echo_number": "EchoNumbers",
     "temporal_position_identifier": "TemporalPositionIdentifier",
     "acquisition_number": "AcquisitionNumber",
+    "repetition_time": "RepetitionTime",
+    "series_instance_uid": "SeriesInstanceUID",
 }
 # Acquisitions and times may number the slices themselves, so they split only where places repeat
-_ATTRIBUTES_WITHOUT_PLACES = ("image_type", "echo_time", "echo_number")
+_ATTRIBUTES_WITHOUT_PLACES = ("image_type", "complex_image_component", "echo_time", "echo_number")
 _PHASE = {"P", "PHASE", "PHASE MAP", "PHASE_MAP", "VELOCITY"}
-_PARTS = {"R", "REAL", "I", "IMAGINARY"}
+_REAL, _IMAGINARY = {"R", "REAL"}, {"I", "IMAGINARY"}
+_LATER = {"F", "FAT", "OP", "OUT_PHASE", "OPP_PHASE", "OPPOSED_PHASE", "ADC", "EADC", "FA"}  # than what comes with them
 _MAGNITUDE = {"M", "MAGNITUDE", "M_SE", "M_FFE", "M_IR"}
+_RANKED: tuple[set[str], ...] = (_MAGNITUDE, set(), _REAL, _IMAGINARY, _PHASE)  # the second: nothing is said
 _TERMS = {"ORIGINAL", "DERIVED", "PRIMARY", "SECONDARY", "OTHER", "ND", "NORM", "DIS2D", "DIS3D", "W", "WATER", "F"}
-_TERMS |= {"FAT", "IP", "OP", "IN_PHASE", "OUT_PHASE", "SE", "FFE", "IR", "NONE", *_PHASE, *_PARTS, *_MAGNITUDE}
+_TERMS |= {"FAT", "IP", "OP", "IN_PHASE", "OUT_PHASE", "SE", "FFE", "IR", "NONE", "DIFFUSION", "TRACEW", "TRACE"}
+_TERMS |= {*_PHASE, *_REAL, *_IMAGINARY, *_MAGNITUDE, *_LATER}
 
 
 @dataclass(slots=True)
@@ -175,17 +181,20 @@ def _rank(attribute: str, kind: Any, n_covered: int, prefers_long_echo: bool) ->
     if attribute == "image_type":
         values = [part.strip() for part in (kind or "").split("\\")]
         names = set(values[2:])
-        part = 0 if names & _MAGNITUDE else 3 if names & _PHASE else 2 if names & _PARTS else 1
-        return part, values[0] != "ORIGINAL", -n_covered, kind or ""
+        part = next((rank for rank, some in enumerate(_RANKED) if names & some), 1)
+        return part, bool(names & _LATER), values[0] != "ORIGINAL", -n_covered, kind or ""
+    if attribute == "complex_image_component":
+        part = next((rank for rank, some in enumerate(_RANKED) if kind in some), 1)
+        return part, -n_covered, kind or ""
     if kind is None:
-        return -n_covered, math.inf
+        return (-n_covered, "") if attribute == "series_instance_uid" else (-n_covered, math.inf)
     is_reversed = prefers_long_echo and attribute in ("echo_time", "echo_number")
     return -n_covered, -kind if is_reversed else kind
 
 
 def _shown(attribute: str, kind: Any) -> str:
     """An attribute for a line; of a text only the values that are defined terms."""
-    if isinstance(kind, str):
+    if isinstance(kind, str) and not kind.replace(".", "0").isdecimal():  # no UID
         kind = "\\".join(part if part in _TERMS else "other" for part in map(str.strip, kind.split("\\")[:8]))
     return f"{_ATTRIBUTES[attribute]} {'absent' if kind is None else kind}"
 

@@ -15,6 +15,9 @@ _SINGLES = tuple(scan.STRINGS)[9:-2]  # after six integers, position, orientatio
 _PHOTOMETRIC_SPAN = scan.span_of(scan.TEXTS["photometric_interpretation"])
 _TEXT_SPANS = tuple((field, scan.span_of(tag)) for field, tag in scan.TEXTS.items() if field not in _IMAGE)
 
+# VRs of the numbers that are binary wherever nothing else is said
+_FLOATS = {field: "FD" if "double" in field else "FL" for field in scan.STRINGS if "float" in field}
+
 Groups = FunctionalGroups | None
 
 
@@ -115,6 +118,8 @@ def _read_odd(field: str, head: bytes, workspace: np.ndarray) -> int | float | t
     start, length, _, letters = workspace[span : span + 4].tolist()
     vr, is_big = vr_text(letters), workspace.item(scan.IS_BIG) != 0
     raw = head[start : start + length]
+    if field in _FLOATS and vr in ("", "UN"):
+        vr = _FLOATS[field]
     if kind == _numbers.SHORT and vr in ("", "UN"):
         return None  # a number of two bytes needs no help
     value = number_of(raw, vr, is_big, kind != _numbers.DECIMAL, count)

@@ -37,7 +37,8 @@ _FIELDS: dict[str, tuple[tuple[int, int, str, int], ...]] = {
     ),
 }
 _INTEGERS = ("echo_number", "acquisition_number", "temporal_position_identifier")
-_FRAME_TYPE = (0x00189226, 0x00089007)  # MRImageFrameTypeSequence, FrameType
+_FRAME_TYPE = 0x00189226  # MRImageFrameTypeSequence
+_FRAME_TEXTS = {"image_type": 0x00089007, "complex_image_component": 0x00089208}  # FrameType, ComplexImageComponent
 
 
 class FunctionalGroups:
@@ -85,9 +86,11 @@ class FunctionalGroups:
                 if value is not None:
                     found[field] = value
                     break
-        frame_type = sequences.get(_FRAME_TYPE[0], {}).get(_FRAME_TYPE[1])
-        if frame_type is not None and (text := text_of(self._elements.data[frame_type.start : frame_type.stop])):
-            found["image_type"] = text
+        frame_type = sequences.get(_FRAME_TYPE, {})
+        for field, tag in _FRAME_TEXTS.items():
+            element = frame_type.get(tag)
+            if element is not None and (text := text_of(self._elements.data[element.start : element.stop])):
+                found[field] = text
         return found
 
     def _only_item(self, sequence: Element) -> dict[int, Element]:
@@ -112,4 +115,4 @@ class FunctionalGroups:
         return value
 
 
-_SEQUENCES = frozenset([place[0] for places in _FIELDS.values() for place in places] + [_FRAME_TYPE[0]])
+_SEQUENCES = frozenset([place[0] for places in _FIELDS.values() for place in places] + [_FRAME_TYPE])

@@ -64,11 +64,16 @@ NUMBERS = {
     "magnetic_field_strength": (0x00180087, DECIMAL, 1),
     "repetition_time": (0x00180080, DECIMAL, 1),
     "echo_time": (0x00180081, DECIMAL, 1),
+    "float_pixel_padding_value": (0x00280122, DECIMAL, 1),
+    "double_float_pixel_padding_value": (0x00280123, DECIMAL, 1),
+    "float_pixel_padding_range_limit": (0x00280124, DECIMAL, 1),
+    "double_float_pixel_padding_range_limit": (0x00280125, DECIMAL, 1),
     "window_center": (0x00281050, DECIMAL, 0),
     "window_width": (0x00281051, DECIMAL, 0),
 }
 TEXTS = {
     "image_type": 0x00080008,
+    "complex_image_component": 0x00089208,
     "photometric_interpretation": 0x00280004,
     "series_instance_uid": 0x0020000E,
     "study_instance_uid": 0x0020000D,
