@@ -4,11 +4,11 @@ import re
 import sys
 import types
 
-import doc_checks
 import numpy as np
 import pytest
-from dicom_writer import encapsulated_file, noisy_slice
 
+import doc_checks
+from dicom_writer import encapsulated_file, noisy_slice
 from lumbar.errors import DicomError
 
 SYNTAX = "1.2.3.4.5"

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from kernel_dicom import SERIES, SIZE, write_dicom_cohort, write_slice
-from kernel_untrained import write_untrained_bundle
 
 import lumbar.chains.main
+from kernel_dicom import SERIES, SIZE, write_dicom_cohort, write_slice
+from kernel_untrained import write_untrained_bundle
 from lumbar.errors import ManifestError
 from lumbar.labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2, row_ids
 from lumbar.output.submission import validate
