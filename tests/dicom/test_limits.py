@@ -390,3 +390,19 @@ def test_an_item_cut_off_by_the_end_of_the_file_is_refused(tmp_path):
     body = meta(RLE) + image_elements(SHAPE)
     for tail in (b"", b"\xfe\xff\0\xe0", item(b"") + b"\xfe\xff\0\xe0\xff\xff\xff\xff"):
         refusal(tmp_path, body + element(0x7FE00010, "OB", tail, length=0xFFFFFFFF))
+
+
+def test_volumes_of_many_frames_count_as_memory_of_their_file(tmp_path):
+    image = np.zeros((512, 512), np.uint8)
+    frames = [imagecodecs.jpegls_encode(image)] * 400  # decoded 105 MB, in a volume 420 MB more
+    path = save(tmp_path, encapsulated_file(frames, image.shape, JPEG_LS, allocated=8, frames=400))
+    assert read_slice(path).pixels.shape == (400, 512, 512)
+    with pytest.raises(DicomError, match=r"400 frames of 512 x 512 pixels in \d+ bytes, which need 524288000 bytes"):
+        read_series(tmp_path)
+
+
+def test_a_series_of_blank_images_that_would_fill_the_memory_is_refused():
+    limits.check_volumes("7", 192 * 1024 * 1024, 1000)
+    limits.check_volumes("7", 1 << 30, 1 << 30)
+    with pytest.raises(DicomError, match=r"series 7: found 1073741824 pixels in 1000 bytes of files"):
+        limits.check_volumes("7", 1 << 30, 1000)

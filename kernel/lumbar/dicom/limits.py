@@ -24,6 +24,9 @@ MAX_FRAMES = 1 << 14  # encapsulated: 100 volumes of 160 slices, or four minutes
 MEMORY_FLOOR = 384 << 20
 MEMORY_PER_BYTE = 40  # cine ultrasound by JPEG reaches 30 bytes of pixels for each byte of the file
 
+# All volumes of one series together: 192 axial slices of 1024 x 1024 take 0.8 GB.
+VOLUME_FLOOR = 2 << 30
+
 # Fragments (items) of encapsulated pixel data: one for each frame, or one for each so many bytes of the file. The
 # smallest in use hold some KB; every one costs a pair of numbers.
 MIN_FRAGMENT_BYTES = 256
@@ -95,3 +98,17 @@ def check_image(
 def max_fragments(n_frames: int, n_bytes: int) -> int:
     """Fragments that ``n_frames`` frames in a file of ``n_bytes`` bytes may be cut into."""
     return min(MAX_FRAGMENTS, n_frames + FEW_FRAGMENTS + n_bytes // MIN_FRAGMENT_BYTES)
+
+
+def check_volumes(series_id: str, n_pixels: int, n_bytes: int) -> None:
+    """Refuse a series of ``n_bytes`` bytes in all whose volumes would hold ``n_pixels`` float32 values.
+
+    Raises:
+        DicomError: they are more than ``VOLUME_FLOOR`` and than ``MEMORY_PER_BYTE`` for each byte of the files.
+    """
+    most = max(VOLUME_FLOOR, MEMORY_PER_BYTE * n_bytes)
+    if 4 * n_pixels > most:
+        raise DicomError(
+            f"series {series_id}: found {n_pixels} pixels in {n_bytes} bytes of files, which need {4 * n_pixels} bytes "
+            f"of memory, expected at most {most}"
+        )

@@ -29,6 +29,7 @@ from lumbar.dicom.assembly.placing import Image, Notes, place
 from lumbar.dicom.assembly.repeats import LeftOut
 from lumbar.dicom.direct import find_usual
 from lumbar.dicom.header import File, Header, read_file
+from lumbar.dicom.limits import check_memory, check_volumes
 from lumbar.dicom.pixels import read_slice
 from lumbar.dicom.stack import Stack
 from lumbar.errors import DicomError
@@ -164,6 +165,9 @@ def _read(
             crew.map(_decode, _jobs((image, None) for image in doubtful))
             if any(image.failure for image in doubtful):
                 continue
+        planned = [item.image for plan in plans for item in plan.items]
+        n_pixels = sum([image.shape[0] * image.shape[1] for image in planned])
+        check_volumes(series_id, n_pixels, sum([image.size for image in planned]))
         stacks = [_build(series_id, plan) for plan in plans]
         targets = [
             (item.image, out)
@@ -236,6 +240,9 @@ def _open(file: tuple[str, str, int]) -> Image | list[Image] | DicomError:
         if n_frames <= 1:
             return Image(path, number, header, shape, is_inverted, parsed.size, find_usual(parsed))
         _check_frames(parsed, n_frames)
+        needed = n_frames * shape[0] * shape[1] * (header.pixel_dtype.itemsize + 4)  # as decoded, and in the volume
+        n_held = max(parsed.size, parsed.source.size)
+        check_memory(path, needed, n_held, f"{n_frames} frames of {shape[0]} x {shape[1]} pixels")
         return [
             Image(path, number, header.of_frame(k), shape, is_inverted, parsed.size // n_frames, None, k + 1)
             for k in range(n_frames)
