@@ -23,6 +23,10 @@ SAMPLE_STAMP = $(SAMPLE)/.made-$(STUDIES)-$(SEED)
 DRY_RUN  = -m lumbar_publish.rehearsal.dry_run --data "$(ROOT_OF_DATA)" $(if $(RUN),--run "$(RUN)") \
            $(if $(filter-out 0 no false,$(KAGGLE_LIKE)),--kaggle-like)
 
+# quick: what decides most, without whole runs, phantoms and fuzzing
+QUICK := tests/docs --ignore=tests/dicom/test_fuzz.py tests/dicom \
+         $(addprefix tests/kernel/test_,$(addsuffix .py,isolation metric tables text files geometry manifest names code_hash))
+
 # parity: the versions of the notebook image, as it is and as upstream has it
 PARITY_VENV  := .venv-parity
 NEXT_VENV    := .venv-parity-next
@@ -112,7 +116,7 @@ test: $(STAMP)
 	$(PY) -m pytest $(PYTEST_ARGS)
 
 quick: $(STAMP)
-	$(PY) -m pytest -q -m "not slow" tests/docs tests/dicom tests/phantom
+	$(PY) -m pytest -q -m "not slow" $(QUICK)
 
 check: $(STAMP)
 	$(VENV)/bin/ruff check .
