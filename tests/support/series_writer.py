@@ -1,6 +1,7 @@
 """Slices of a series on disk, each pixel its slice's number, with any tags."""
 
 import numpy as np
+
 from dicom_writer import native_file, text
 
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
