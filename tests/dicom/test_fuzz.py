@@ -14,11 +14,11 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 import fuzz_corpus
 import fuzz_mutate
-import pytest
 from fuzz_worker import WARMING
-
 from lumbar import dicom
 from lumbar.dicom import read_slice
 

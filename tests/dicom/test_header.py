@@ -8,6 +8,7 @@ import numpy as np
 import pydicom
 import pydicom.data
 import pytest
+
 from dicom_writer import (
     BIG,
     DEFLATED,
@@ -23,7 +24,6 @@ from dicom_writer import (
     noisy_slice,
     text,
 )
-
 from lumbar.dicom import Header, read_header, read_slice
 from lumbar.dicom.header import parse
 from lumbar.dicom.parsing import numbers as _numbers

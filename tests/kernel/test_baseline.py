@@ -7,8 +7,8 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from kernel_bundles import manifest_data
 
+from kernel_bundles import manifest_data
 from lumbar.budget import Effort
 from lumbar.bundle.manifest import read_manifest, write_manifest
 from lumbar.bundle.probes import record_probe

@@ -7,9 +7,9 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+
 from kernel_bundles import write_bundle
 from kernel_fakes import FAKE, write_cohort
-
 from lumbar import __main__ as command
 from lumbar.budget import process_start
 from lumbar.labels import COLUMNS, SEVERITIES

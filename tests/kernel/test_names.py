@@ -7,11 +7,11 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from pydicom import dcmread
+
 from kernel_bundles import write_bundle
 from kernel_dicom import write_dicom_cohort
 from kernel_fakes import FAKE, write_cohort
-from pydicom import dcmread
-
 from lumbar import __main__ as command
 from lumbar.dicom.inspect import describe
 from lumbar.io.text import masked_name

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from stage_studies import LEVELS_MM, stack_of, study_of
 
 from lumbar.budget import Effort
 from lumbar.chains.main import predict_study
@@ -29,6 +28,7 @@ from lumbar.stages.heat import (
 from lumbar.stages.localise import axial_picks
 from lumbar.stages.place import agreed, blended, doubts, expected_foramen, fuse_levels, place_points, shown
 from lumbar.stages.points import Localisation
+from stage_studies import LEVELS_MM, stack_of, study_of
 
 NETWORK = HeatmapNet(HeatmapConfig(points=SAGITTAL_POINTS, size=128, mm_per_px=2.0))
 FORAMEN_MM = np.array([15.0, -6.0, 5.0])  # of the left side, from the canal point

@@ -2,8 +2,8 @@ import re
 
 import numpy as np
 import pytest
-from kernel_bundles import write_bundle
 
+from kernel_bundles import write_bundle
 from lumbar.bundle.manifest import read_manifest
 from lumbar.chains.contract import Outcome, Picture
 from lumbar.labels import COLUMNS

@@ -3,9 +3,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from kernel_untrained import CONFIGS
-from stage_studies import LEVELS_MM, localisation_of, mirrored, study_of
 
+from kernel_untrained import CONFIGS
 from lumbar.bundle.manifest import WeightEntry
 from lumbar.bundle.probes import check_probe, record_probe
 from lumbar.bundle.weights import load_network, save_network
@@ -24,6 +23,7 @@ from lumbar.stages.localise import axial_levels, axial_reach_mm
 from lumbar.stages.place import fuse_levels
 from lumbar.stages.points import Localisation
 from lumbar.study import read_descriptions, read_study
+from stage_studies import LEVELS_MM, localisation_of, mirrored, study_of
 
 SMALL = BackboneConfig("resnet10t", channels=(8, 16, 24, 32), stem_width=16, norm="group")
 SIZES = {"hidden": 12, "level_embedding": 4, "position_embedding": 4, "share_sides": True}

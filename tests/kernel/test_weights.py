@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from kernel_bundles import write_bundle
 from safetensors.torch import load_file, save_file
 
+from kernel_bundles import write_bundle
 from lumbar.bundle.manifest import WeightEntry, read_manifest
 from lumbar.bundle.probes import check_probe, record_probe
 from lumbar.bundle.weights import load_network, load_networks, save_network

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from kernel_bundles import write_bundle
 from kernel_fakes import FAKE, load_on_cpu_only, probs_of, write_cohort
 from kernel_fakes import predict as fake_predict
 from kernel_fakes import read as fake_read
-
 from lumbar.labels import row_ids
 from lumbar.output.submission import normalise, validate
 from lumbar.run import predict

@@ -4,15 +4,15 @@ import warnings
 from io import BytesIO
 
 import cv2
-import fuzz_header
 import imagecodecs
 import numpy as np
 import pydicom
-from codec_frames import noisy_image, patchy_image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, encapsulate_extended
 from pydicom.uid import generate_uid
 
+import fuzz_header
+from codec_frames import noisy_image, patchy_image
 from reference import jpeg_dct_twin, jpeg_ls_twin
 
 IMPLICIT, EXPLICIT, DEFLATED, BIG = (f"1.2.840.10008.1.2{end}" for end in ("", ".1", ".1.99", ".2"))

@@ -5,9 +5,9 @@ import struct
 import warnings
 
 import numpy as np
-from codec_frames import noisy_image
 from pydicom.dataset import Dataset, FileMetaDataset
 
+from codec_frames import noisy_image
 from lumbar.dicom.parsing import scan
 
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD

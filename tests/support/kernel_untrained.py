@@ -3,8 +3,8 @@
 import hashlib
 
 import torch
-from kernel_bundles import manifest_data
 
+from kernel_bundles import manifest_data
 from lumbar.bundle.manifest import read_manifest, write_manifest
 from lumbar.bundle.probes import record_probe
 from lumbar.bundle.weights import load_network, save_network

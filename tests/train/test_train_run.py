@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import train_tiny
 from safetensors.torch import load_file, save_file
 
+import train_tiny
 from lumbar.bundle.manifest import read_manifest
 from lumbar.bundle.probes import check_probes
 from lumbar.bundle.weights import load_networks

@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from stage_studies import localisation_of, study_of
 
 from lumbar.budget import Effort
 from lumbar.chains.main import predict_study
 from lumbar.config import AggregatorConfig
 from lumbar_train.recipes import Recipe, StageRecipe, recipe_by_name
 from lumbar_train.run import Run
+from stage_studies import localisation_of, study_of
 
 
 def views_in_training(recipe: Recipe, monkeypatch) -> bool:
