@@ -197,6 +197,9 @@ def test_texts_are_decoded_as_pydicom_decodes_them(tmp_path, terms, words):
     [
         ("ISO-IR 100", "säule".encode("latin-1"), "säule"),
         ("iso_ir 100", "säule".encode("latin-1"), "säule"),
+        ("ISO 8859-5", "Поясничный".encode("iso8859_5"), "Поясничный"),
+        ("ISO8859-2", "kręgosłup".encode("iso8859_2"), "kręgosłup"),
+        ("GB2312", "腰椎".encode("gb2312"), "腰椎"),
         ("ISO 2022 IR 6\\ISO-2022-IR 87", b"\x1b$B9x\x1b(B", "腰"),
         ("\\ISO 2022 IR 58", b"\x1b$)A" + "腰椎".encode("gb2312"), "腰椎"),
         ("UTF-8", "säule".encode(), "säule"),

@@ -68,6 +68,14 @@ def test_an_element_with_a_vr_that_is_none(tmp_path, vr, value, before):
     assert_recovered(tmp_path, inserted(data, before, raw_element(tag, vr, value)))
 
 
+@pytest.mark.parametrize("vr", [b"  ", b"??", b"\0\0", b"ow"])
+def test_pixel_data_with_a_vr_that_is_none(tmp_path, vr):
+    data = native_file(PIXELS, stored=12, extra=AFTER)
+    assert_recovered(tmp_path, data.replace(struct.pack("<HH2s", 0x7FE0, 0x10, b"OW"), b"\xe0\x7f\x10\0" + vr))
+    data = encapsulated_file([encode(PIXELS)], PIXELS.shape, RLE, stored=12, extra=AFTER)
+    assert_recovered(tmp_path, data.replace(struct.pack("<HH2s", 0x7FE0, 0x10, b"OB"), b"\xe0\x7f\x10\0" + vr))
+
+
 @pytest.mark.parametrize("vr", [b"  ", b"??", b"\0\0"])
 def test_the_same_in_big_endian_deflated_and_compressed_files(tmp_path, vr):
     odd = raw_element(0x00281040, vr, b"\0\0", big=True)

@@ -91,6 +91,8 @@ def parse_integer(value: object) -> int:
     Raises:
         ValueError: it is none, or a spreadsheet rounded it (``1.39103E+09``); says what was expected.
     """
+    if isinstance(value, str) and len(value) <= 18 and value.isascii() and value.isdecimal():
+        return int(value)  # as nearly all are written
     text = re.sub(r'^(?:=?"(.*)"|\'(.*))$', lambda match: match[1] or match[2] or "", str(value).strip()).strip()
     if _WHOLE.fullmatch(text) and len(text) <= 40:
         return int(text)
@@ -147,6 +149,8 @@ def shown(cell: object) -> str:
 
 def description_of(cell: object) -> str | None:
     """One of the three descriptions, whatever its case and blanks; None for any other text."""
+    if cell in DESCRIPTIONS:
+        return str(cell)
     return _DESCRIPTIONS.get(re.sub(r"[\s_/-]+", "", str(cell).lower()))
 
 

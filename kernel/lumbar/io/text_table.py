@@ -173,17 +173,19 @@ def _separator(text: str, wanted: set[str]) -> str:
 def _rows(text: str, separator: str) -> list[list[str]]:
     """Cells of all rows, trimmed; rows without any cell are empty lists."""
     try:
-        try:
-            reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
-            return [[_trim(cell) for cell in row] for row in reader]
-        except csv.Error:
-            # A stray quote, which would swallow the rows behind it: each line by itself.
-            lines = (
-                next(csv.reader([line], delimiter=separator, skipinitialspace=True), []) for line in text.split("\n")
-            )
-            return [[_trim(cell) for cell in row] for row in lines]
-    except csv.Error as error:  # a cell of more than 131,072 characters
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
+        return [[_trim(cell) for cell in row] for row in reader]
+    except csv.Error:
+        pass
+    # A stray quote, which would swallow the rows behind it, or a cell of any length: each line by itself
+    most = csv.field_size_limit(MAX_TABLE_BYTES)
+    try:
+        lines = (next(csv.reader([line], delimiter=separator, skipinitialspace=True), []) for line in text.split("\n"))
+        return [[_trim(cell) for cell in row] for row in lines]
+    except csv.Error as error:
         raise TableError(str(error)) from None
+    finally:
+        csv.field_size_limit(most)
 
 
 def _trim(cell: str) -> str:

@@ -73,6 +73,8 @@ class _Reader:
             here = self.elements.tag(at)
             if here in _PIXEL_TAGS:
                 pixels = self._pixels(at)
+                if pixels is not None and self.is_explicit and self.data[at + 4 : at + 6] not in LONG_VRS:
+                    self._note(at, here, "read as the pixel data")
                 return None if pixels is None else self._recovered(pixels)
             tag = max(tag, here if here >> 16 != 0xFFFE else -1)
             element, is_good = self._element(at, tag)
@@ -166,6 +168,8 @@ class _Reader:
         if not tag < found <= scan.PIXEL_DATA:
             return False
         letters = self.data[at + 4 : at + 6]
+        if found in _PIXEL_TAGS and self.is_explicit and letters not in LONG_VRS:
+            return self._pixels(at) is not None
         if letters in SHORT_VRS:
             return self.is_explicit and self.elements.short_at(self.data, at + 6)[0] <= len(self.data) - at - 8
         if letters in LONG_VRS and self.is_explicit:
@@ -219,6 +223,10 @@ class _Reader:
         if letters in LONG_VRS and data[at + 6 : at + 8] == b"\0\0":
             vr, start, length = letters.decode(), at + 12, self.elements.long_at(data, at + 8)[0]
         expected = self._expected_bytes(_PIXEL_TAGS[tag])
+        if expected is not None and not vr and self.is_explicit and data[at + 6 : at + 8] == b"\0\0":
+            claimed = self.elements.long_at(data, at + 8)[0]  # behind a VR that is none
+            if claimed == (UNDEFINED if self.is_encapsulated else expected + (expected & 1)):
+                vr, start, length = "OW", at + 12, claimed
         if expected is None or (length == UNDEFINED) != self.is_encapsulated:
             return None
         if length == UNDEFINED:

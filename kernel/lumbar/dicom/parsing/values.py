@@ -29,6 +29,7 @@ _BINARY = {
     "OV": "Q",
     "SV": "q",
 }
+_ISO_8859 = {str(part + 1): f"ISO_IR {n}" for part, n in enumerate((100, 101, 109, 110, 144, 127, 126, 138, 148))}
 _MAX_VALUES = 64  # of one element; no field of a header has more
 _MAX_TEXT = 1 << 10  # bytes; the longest text of a header is an LO or a UID of 64 characters
 _MAX_INTEGER = 1 << 53
@@ -89,7 +90,8 @@ def _encodings(character_set: bytes) -> list[str]:
         name = part.strip(_PADDING).decode("latin-1").upper()
         name = re.sub(r"^ISO[ _-]?IR[ _-]*(\d+)$", r"ISO_IR \1", name)
         name = re.sub(r"^ISO[ _-]?2022[ _-]?IR[ _-]*(\d+)$", r"ISO 2022 IR \1", name)
-        name = {"UTF-8": "ISO_IR 192", "UTF8": "ISO_IR 192", "ISO-8859-1": "ISO_IR 100"}.get(name, name)
+        name = re.sub(r"^ISO[ _-]?8859[ _-]?(\d+)$", lambda match: _ISO_8859.get(match[1], match[0]), name)
+        name = {"UTF-8": "ISO_IR 192", "UTF8": "ISO_IR 192", "GB2312": "GBK"}.get(name, name)
         if name in python_encoding:
             names.append(name)
         elif not names:
