@@ -17,6 +17,7 @@ from typing import Any
 from lumbar import __version__
 from lumbar.budget import process_start
 from lumbar.errors import LumbarError
+from lumbar.io.streams import make_patient
 from lumbar.io.text import guard_log, one_line, printable
 from lumbar.numba_cache import use_numba_cache
 
@@ -166,9 +167,19 @@ def main(argv: Sequence[str] | None = None, started: float | None = None) -> int
 
 
 def command() -> int:
-    """``main`` for a process of its own: a time limit counts from the process's start, and SIGTERM ends it in order."""
+    """``main`` for a process of its own: a time limit counts from the process's start, and SIGTERM ends it in order.
+
+    Lines that nobody can read any more are lost without ending anything: the result of ``predict`` is its files. The
+    other commands have no result but their lines, and fail with them.
+    """
     signal.signal(signal.SIGTERM, _terminate)
-    return main(started=process_start())
+    output = make_patient()
+    code = main(started=process_start())
+    output.flush()
+    if output.failure is None or code != 0 or sys.argv[1:2] == ["predict"]:
+        return code
+    print(f"error: standard output: cannot be written ({output.failure.strerror}), expected a reader", file=sys.stderr)
+    return 1
 
 
 def _terminate(_number: int, _frame: Any) -> None:

@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from kernel_bundles import write_bundle
 from kernel_fakes import FAKE, write_cohort
 from lumbar import __main__ as command
 from lumbar.budget import process_start
+from lumbar.io.streams import PatientStream
 from lumbar.labels import COLUMNS, SEVERITIES
 from lumbar.metric import constant_submission, score, uniform_table
 from lumbar.numba_cache import use_numba_cache
@@ -137,6 +139,7 @@ def test_the_time_limit_counts_from_the_start_that_the_command_was_given(tmp_pat
 def test_as_a_command_the_time_limit_counts_from_the_start_of_the_process(monkeypatch):
     seen = []
     monkeypatch.setattr(command, "main", lambda started: seen.append(started) or 0)
+    monkeypatch.setattr(command, "make_patient", lambda: PatientStream(sys.stdout))
     before = signal.getsignal(signal.SIGTERM)
     try:
         assert command.command() == 0
@@ -154,6 +157,52 @@ def test_the_module_runs_as_a_command(tables):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("total ")
+
+
+# A shell's redirections of a command whose lines nobody can read.
+UNREADABLE = [
+    ">/dev/full 2>&1",
+    "2>&1 | true",
+    *(pytest.param(text, marks=pytest.mark.slow) for text in (">/dev/full", ">&- 2>&-", ">&- 2>&- <&-", "| true")),
+]
+PREDICT = """\
+import sys
+import lumbar.chains.registry
+from kernel_fakes import FAKE
+from lumbar import __main__ as command
+lumbar.chains.registry.MAIN = FAKE
+command.leave(command.command())
+"""
+
+
+def run_redirected(redirection, tmp_path, *arguments):
+    """The exit status and standard error of a command as a shell runs it."""
+    line = f'"$@" {redirection}; echo "${{PIPESTATUS[0]}}" >{tmp_path}/status'
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    words = ["bash", "-c", line, "bash", sys.executable, *map(str, arguments)]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    return int((tmp_path / "status").read_text()), done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
+@pytest.mark.parametrize("redirection", UNREADABLE)
+def test_lines_that_nobody_can_read_cost_no_prediction(tmp_path, bundle, redirection):
+    root = write_cohort(tmp_path / "data", {1: (), 2: ("raise-read",), 3: ()})
+    (tmp_path / "predict.py").write_text(PREDICT)
+    record = tmp_path / "r.json"
+    arguments = ["--data", root, "--weights", bundle, "--out", tmp_path / "s.csv", "--record", record]
+    status, error = run_redirected(redirection, tmp_path, tmp_path / "predict.py", "predict", *arguments)
+    assert (status, "Traceback" in error) == (0, False)
+    studies = json.loads(record.read_text())["studies"]
+    assert [study["status"] for study in studies] == ["predicted", "prior", "predicted"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
+def test_a_score_that_cannot_be_shown_is_an_error_of_one_line(tables, tmp_path):
+    arguments = ["-m", "lumbar", "score", "--solution", tables[0], "--submission", tables[1]]
+    status, error = run_redirected(">/dev/full", tmp_path, *arguments)
+    assert status == 1
+    assert error == "error: standard output: cannot be written (No space left on device), expected a reader\n"
 
 
 def test_numba_gets_a_cache_that_can_be_written(tmp_path, monkeypatch):

@@ -73,6 +73,14 @@ def test_a_study_that_kills_while_it_is_read_ahead_costs_itself_and_no_other(tmp
     assert record["devices"] == ["cpu"]
 
 
+def test_a_picture_that_kills_costs_no_prediction(tmp_path, bundle):
+    root = cohort(tmp_path, 3, s2="die-drawing")
+    frame, record = predict(root, bundle, chain=FAKE, report=tmp_path / "r.html")
+    assert_all_predicted_but(frame)
+    assert [study["status"] for study in record["studies"]] == ["predicted"] * 3
+    assert (tmp_path / "r.html").is_file()
+
+
 def test_a_first_study_that_kills_while_the_weights_load_costs_itself_only(tmp_path, bundle):
     frame, record = predict(cohort(tmp_path, 3, s1="read-abort"), bundle, chain=FAKE)
     assert_all_predicted_but(frame, 1)

@@ -1,8 +1,9 @@
 """A chain without networks or DICOM, importable by worker processes: each study's folder says what it does.
 
 A study folder may hold as files: ``raise-read``, ``raise-predict``, ``nan``, ``empty``, ``noted``, ``undrawable``,
-``lost`` (a device), ``exit``; ``die``, ``hang`` and ``killed-once`` in the networks; ``read-segfault``, ``read-abort``,
-``read-hang``, ``read-hang-once`` and ``read-hold`` (no other thread runs any more) while it is read; ``read-log``.
+``die-drawing``, ``lost`` (a device), ``exit``; ``die``, ``hang`` and ``killed-once`` in the networks;
+``read-segfault``, ``read-abort``, ``read-hang``, ``read-hang-once`` and ``read-hold`` (no other thread runs any more)
+while it is read; ``read-log``.
 """
 
 import ctypes
@@ -71,7 +72,7 @@ def read(root, split, study_id, descriptions, workers):
 def misread(folder, traits):
     """What goes wrong, and stays wrong, while a study is read."""
     if "read-segfault" in traits:
-        os.kill(os.getpid(), signal.SIGSEGV)
+        signal.raise_signal(signal.SIGSEGV)  # in this thread, at once; os.kill would let it run on for a moment
     if "read-abort" in traits:
         os.abort()
     if "read-log" in traits:
@@ -121,6 +122,8 @@ def predict(study, networks, prior, effort):
 def draw(study, result):
     if "undrawable" in study.traits:
         raise ValueError("no picture")
+    if "die-drawing" in study.traits:
+        signal.raise_signal(signal.SIGSEGV)
     return [Picture("Sagittal T2, series 1, slice 3", b"\x89PNG\r\n\x1a\n")]
 
 

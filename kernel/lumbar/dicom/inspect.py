@@ -24,19 +24,13 @@ def describe(path: str | os.PathLike[str]) -> str:
     only the words of the trade are shown (``lumbar.io.text``).
 
     Raises:
-        DicomError: nothing there that is DICOM; its message is as fit to show as the text.
+        DicomError: nothing there that is DICOM; the message names ``path`` as it was given.
     """
     root = Path(path)
-    if not os.path.lexists(root):  # what was asked for is not there: a slip of the hand, to be shown as it is
-        raise DicomError(f"{root}: found No such file or directory, expected a DICOM file or a folder of them")
     folder = root if root.is_dir() else root.parent
     names = {*unusual_names(root), root.name, folder.name}
     public = PublicText((root, folder), [name for name in names if masked_name(name) != name])
-    try:
-        text = _describe(root, public)
-    except DicomError as error:
-        raise DicomError(public(str(error))) from None
-    return "\n".join(public(line) for line in text.split("\n"))
+    return "\n".join(public(line) for line in _describe(root, public).split("\n"))
 
 
 def _describe(root: Path, public: PublicText) -> str:

@@ -48,7 +48,7 @@ class Schedule:
         self, budget: Budget, setup: Setup, study_ids: Sequence[int], pictured: frozenset[int], progress: bool
     ) -> None:
         self.budget, self.setup, self.study_ids = budget, setup, study_ids
-        self.pictured, self.progress = pictured, progress
+        self.pictured, self.progress = set(pictured), progress
         self.pending = deque(study_ids)
         self.again: deque[int] = deque()  # tried again at the end, each alone
         self.deaths: Counter[int] = Counter()
@@ -279,6 +279,8 @@ class Schedule:
         )
         for study_id in suspects:
             doing = "predicting" if study_id == in_networks else "reading"
+            if study_id == in_networks:
+                self.pictured.discard(study_id)  # drawing may be what killed it: a picture is not worth a prediction
             self._try_again(self.deaths, Outcome(study_id, failure=f"worker lost while {doing} ({ending})"))
         if suspects or retires:
             # One that died while its weights loaded is replaced by one that reads nothing meanwhile: if that dies too,
