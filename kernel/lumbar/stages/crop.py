@@ -55,8 +55,6 @@ def with_context(images: Images, context: int) -> Images:
     return images[np.clip(steps, 0, len(images) - 1)]
 
 
-
-
 def spine_box(stack: Stack, levels_mm: dict[str, Xyz]) -> tuple[tuple[float, float], float]:
     """Centre (x, y) in pixels and side in mm of the square around the levels' points in the plane of a stack."""
     points = np.array([project(stack, np.array(xyz))[1:] for xyz in levels_mm.values()])
@@ -81,10 +79,6 @@ def role_inputs(
         angle_deg=jitter.angle_deg,
     )
     return grid_images(study, stack, grid)
-
-
-
-
 
 
 def level_frame(stack: Stack, level: int, levels_mm: dict[str, Xyz]) -> tuple[float, float]:
