@@ -41,7 +41,7 @@ import numpy as np
 
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # it complains about each JPEG 2000 picture without a colour space
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "kernel"), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT / "kernel"), str(ROOT / "tests" / "support"), str(ROOT / "tests")]
 
 import dicom_writer  # noqa: E402
 import rle_encoder  # noqa: E402

@@ -23,7 +23,7 @@ from lumbar_train.errors import TrainingError
 from train_toy_fit import TOY, N, ToyDataset, run_toy, toy_loss, toy_network
 
 PROJECT = Path(__file__).parents[2]
-TOY_FILE = PROJECT / "tests" / "train_toy_fit.py"
+TOY_FILE = PROJECT / "tests" / "support" / "train_toy_fit.py"
 
 
 @pytest.fixture(autouse=True)

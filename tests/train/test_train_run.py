@@ -264,7 +264,7 @@ def copy_of(run: Path, tmp_path: Path) -> Path:
 
 
 def tiny_command(data: Path, out: Path) -> list[str]:
-    command = [str(PROJECT / "tests/train_tiny.py"), "train", "--data", str(data), "--recipe", "tiny"]
+    command = [str(PROJECT / "tests/support/train_tiny.py"), "train", "--data", str(data), "--recipe", "tiny"]
     return [*command, "--out", str(out), "--workers", "0", "--device", "cpu"]
 
 
