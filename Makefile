@@ -112,8 +112,10 @@ seal: $(STAMP)
 
 # ---- proofs -------------------------------------------------------------------------------------------------------
 
+# as many workers of pytest as there are cores; a file's tests stay together, since they share what is costly to make
+WORKERS  ?= auto
 test: $(STAMP)
-	$(PY) -m pytest $(PYTEST_ARGS)
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 quick: $(STAMP)
 	$(PY) -m pytest -q -m "not slow" $(QUICK)

@@ -35,7 +35,7 @@ def one_thread():
 
 
 def environment() -> dict[str, str]:
-    path = f"{PROJECT / 'kernel'}:{PROJECT / 'src'}:{PROJECT / 'tests'}"
+    path = f"{PROJECT / 'kernel'}:{PROJECT / 'src'}:{PROJECT / 'tests' / 'support'}"
     return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 

@@ -269,7 +269,7 @@ def tiny_command(data: Path, out: Path) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    path = f"{PROJECT / 'kernel'}:{PROJECT / 'src'}:{PROJECT / 'tests'}"
+    path = f"{PROJECT / 'kernel'}:{PROJECT / 'src'}:{PROJECT / 'tests' / 'support'}"
     return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
