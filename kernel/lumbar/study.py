@@ -24,6 +24,8 @@ __all__ = ["Study", "list_studies", "read_descriptions", "read_study", "robust_w
 
 WINDOW_PERCENTILES = (1.0, 99.0)
 _WINDOW_SAMPLES = 200_000  # pixels a series that the percentiles look at
+_MIN_WINDOW = 1e-30  # less than this, or this share of its start, is a constant to float32
+_MIN_WINDOW_SHARE = 1e-7
 
 
 @dataclass
@@ -87,7 +89,10 @@ def robust_window(stacks: Sequence[Stack]) -> tuple[float, float]:
         )
         samples = samples[is_image] if is_image.any() else samples
     low, high = np.percentile(samples, WINDOW_PERCENTILES)
-    return (float(low), float(high)) if high > low else (float(low), float(low) + 1.0)
+    low, high = float(low), float(high)
+    if high - low > max(_MIN_WINDOW, _MIN_WINDOW_SHARE * abs(low)):
+        return low, high
+    return low, low + max(1.0, 10 * _MIN_WINDOW_SHARE * abs(low))
 
 
 def _outside_padding(stack: Stack, values: NDArray[np.float32], step: int) -> NDArray[np.bool_]:

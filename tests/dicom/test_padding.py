@@ -161,15 +161,32 @@ def test_padding_of_floating_point_pixels(tmp_path, form, value, has_range):
 
 
 @pytest.mark.parametrize("form", ["f", "d"])
-@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf, 3e38, "largest"])
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf, 3e38, "largest", "signalling"])
 def test_floating_point_pixels_that_are_no_numbers_leave_numbers(tmp_path, form, odd):
     odd = np.finfo(form).max if odd == "largest" else odd
     for number in range(1, 4):
         pixels = scene(number).astype(form)
-        pixels[0, :3] = odd
+        if odd == "signalling":  # NaNs that warn where they are converted
+            pixels[0, :3] = np.array(0x7FA00000 if form == "f" else 0x7FF4 << 48, f"u{pixels.itemsize}").view(form)
+        else:
+            pixels[0, :3] = odd
         float_file(tmp_path / "1", number, pixels, ())
     series = read_series(tmp_path / "1")
     (stack,) = series.stacks
     assert np.all(np.isfinite(stack.volume))
     low, high = Study(1, {"Axial T2": series.stacks}).window("1")
     assert 0 < low < high < 2100
+
+
+@pytest.mark.parametrize(("value", "slope"), [(7, 1e-44), (0, 1e-44), (9, 5e8), (0, 1.0)])
+@pytest.mark.parametrize("is_constant", [True, False])
+def test_a_window_has_a_width_whatever_the_units(tmp_path, value, slope, is_constant):
+    image = np.full((40, 30), value, np.uint16)
+    image[0, :20] += 0 if is_constant else 1
+    units = [(0x00281052, "DS", b"1e9 " if slope > 1 else b"0 "), (0x00281053, "DS", f"{slope:.9g} ".encode())]
+    study, _ = read(tmp_path / "1", [image] * 3, units)
+    low, high = study.window("1")
+    assert high > low
+    assert np.float32(1 / (high - low)) < np.inf
+    image = study.normalised(study.series["Axial T2"][0], 0)
+    assert np.all(np.isfinite(image))

@@ -359,7 +359,8 @@ def _scale(image: Image) -> tuple[float, float, str]:
 def _rescale(pixels: np.ndarray, slope: float, intercept: float, out: np.ndarray) -> None:
     """Write pixels in rescaled units to ``out`` (rows, columns) float32; what is no number becomes the lowest one."""
     if pixels.dtype.kind == "f":
-        pixels = np.asarray(pixels, dtype=np.float64)
+        with np.errstate(invalid="ignore"):  # signalling NaNs
+            pixels = np.asarray(pixels, dtype=np.float64)
         is_number = np.isfinite(pixels)
         lowest = pixels.min(where=is_number, initial=np.inf)
         pixels = np.where(is_number, pixels, lowest if math.isfinite(lowest) else 0.0)
