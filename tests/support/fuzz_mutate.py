@@ -257,18 +257,18 @@ def _in_a_series(path, header, pixels):
         return "" if pixels.ndim != 2 else f"pixels, but no series: {error}"
     except Exception as error:
         return f"{type(error).__name__} from a series: {error}"
-    is_rescaled = not any("not rescaled" in problem for problem in series.problems)
     n_slices = 0
     for stack in series.stacks:
         for index, image in enumerate(stack.volume):
             frame = (stack.frame(index) or 1) - 1
-            stored = pixels if pixels.ndim == 2 else pixels[frame]
-            expected = stored.astype(np.float32)
-            if is_rescaled:
-                own = header if pixels.ndim == 2 else header.of_frame(frame)
+            own = header if pixels.ndim == 2 else header.of_frame(frame)
+            slope = 1.0 if own.rescale_slope is None else own.rescale_slope
+            intercept = own.rescale_intercept or 0.0
+            expected = (pixels if pixels.ndim == 2 else pixels[frame]).astype(np.float32)
+            if 0 < abs(slope) <= 1e9 and abs(intercept) <= 1e9:  # else the slice is left as it is stored
                 with np.errstate(over="ignore", invalid="ignore"):
-                    expected *= np.float32(1 if own.rescale_slope is None else own.rescale_slope)
-                    expected += np.float32(own.rescale_intercept or 0)
+                    expected *= np.float32(slope)
+                    expected += np.float32(intercept)
             if not np.array_equal(image, expected, equal_nan=True):
                 return f"slice {index} of a stack of {stack.volume.shape} is not frame {frame} of {pixels.shape}"
             n_slices += 1
