@@ -163,7 +163,7 @@ def test_every_truncation_of_a_compressed_file_is_refused_or_complete(tmp_path):
 def test_the_table_of_syntaxes_agrees_with_the_modules():
     for syntax, name in CODECS.items():
         module = codec(syntax)
-        assert module.__name__ == f"lumbar.dicom.{name}"
+        assert module.__name__ == f"lumbar.dicom.codecs.{name}"
         assert syntax in module.TRANSFER_SYNTAXES
         assert callable(module.decode_frame)
         assert callable(module.warm_up)
