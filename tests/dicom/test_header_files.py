@@ -14,6 +14,7 @@ from lumbar.dicom import header, read_header, read_series, read_slice
 from lumbar.dicom.header import parse, read_bytes
 from lumbar.dicom.limits import MAX_FILE_BYTES, MAX_INFLATED_PER_BYTE, MIN_INFLATED_BYTES
 from lumbar.dicom.parsing import files as _files
+from lumbar.dicom.parsing.files import reread
 from lumbar.errors import DicomError
 
 CALLS = (read_header, read_slice, lambda path: read_bytes(path, 100))
@@ -64,7 +65,7 @@ def test_no_memory_for_a_file_is_a_refusal(tmp_path, monkeypatch):
 
     path = tmp_path / "1.dcm"
     path.write_bytes(native_file(noisy_slice((6, 5))))
-    monkeypatch.setattr(_files, "fresh", fail)
+    monkeypatch.setattr(_files, "fresh_bytes", fail)
     with pytest.raises(DicomError, match=r"found no memory for \d+ bytes, expected fewer"):
         read_slice(path)
 
@@ -143,3 +144,21 @@ def test_sixteen_bytes_with_an_undefined_length_in_the_meta_are_refused(tmp_path
     for call in (read_header, read_slice, lambda path: read_series(path.parent)):
         with pytest.raises(DicomError, match=r"found .*, expected"):
             call(tmp_path / "1.dcm")
+
+
+def test_a_file_that_is_another_by_the_time_it_is_read_again_is_said_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "1.dcm"
+    path.write_bytes(b"0123456789")
+    assert reread(str(path), 10).tobytes() == b"0123456789"
+    assert reread(str(path), 20).tobytes() == b"0123456789"
+    path.unlink()
+    with pytest.raises(DicomError, match=r"1\.dcm: found No such file or directory, expected a DICOM file"):
+        reread(str(path), 10)
+    os.mkfifo(path)
+    with pytest.raises(DicomError, match=r"1\.dcm: found a FIFO, expected a regular file"):
+        reread(str(path), 10)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(DicomError, match=r"1\.dcm: found a directory, expected a regular file"):
+        reread(str(path), 10)

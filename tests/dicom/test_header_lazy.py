@@ -112,3 +112,13 @@ def test_a_slice_cut_short_by_one_byte_is_not_plain():
     assert file.plain is None
     with pytest.raises(DicomError, match="found 59 bytes of pixel data, expected 60"):
         pixels.decode(file)
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(Header)])
+def test_any_field_may_be_asked_for_first(field):
+    extra = [(0x00089208, "CS", b"PHASE "), (0x00280122, "FL", b"\0\0\x20\x41"), (0x00280125, "FD", bytes(8))]
+    data = np.frombuffer(bytearray(native_file(PIXELS, extra=extra)), np.uint8)
+    whole = asdict(parse("1.dcm", data).header)
+    assert whole["complex_image_component"] == "PHASE"
+    assert (whole["float_pixel_padding_value"], whole["double_float_pixel_padding_range_limit"]) == (10.0, 0.0)
+    assert getattr(parse("1.dcm", data).header, field) == whole[field]

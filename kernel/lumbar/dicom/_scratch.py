@@ -52,6 +52,11 @@ def fresh(shape: tuple[int, ...], dtype: npt.DTypeLike, use: str) -> np.ndarray:
     return scratch(math.prod(shape) * dtype.itemsize, use).view(dtype).reshape(shape)
 
 
+def fresh_bytes(size: int, use: str) -> np.ndarray:
+    """``fresh`` for ``(size,)`` uint8, in less time: two files are read for each slice of a series."""
+    return scratch(size, use) if _own.is_reusing else np.empty(size, np.uint8)
+
+
 @contextlib.contextmanager
 def reused() -> Iterator[None]:
     """Whatever this thread reads inside is valid until it reads the next."""

@@ -16,8 +16,9 @@ from lumbar.dicom._rescale import DONE, ODD, rescale
 from lumbar.dicom._scratch import scratch
 from lumbar.dicom.codecs.frames import only_fragment
 from lumbar.dicom.codecs.rle import PAD, unpack_words
-from lumbar.dicom.header import EXPLICIT_LITTLE, IMPLICIT_LITTLE, File, Header, read_bytes
+from lumbar.dicom.header import EXPLICIT_LITTLE, IMPLICIT_LITTLE, File, Header
 from lumbar.dicom.limits import MAX_FRAME_PIXELS
+from lumbar.dicom.parsing.files import reread
 from lumbar.errors import DicomError
 
 NATIVE, RLE, JPEG = "native", "RLE", "JPEG Lossless"
@@ -50,32 +51,29 @@ class Usual:
             DicomError: it cannot be read, is damaged, or needs more memory than there is.
         """
         try:
-            return self._fill(out, slope, intercept)
+            source, start, n = reread(self.header.path, self.size), self.start, self.n_pixels
+            flat = out.reshape(-1)
+            if self.kind == NATIVE:
+                part = source[start : start + 2 * n]
+                return part.size == 2 * n and (
+                    rescale(part.view(np.uint16), self.mask, self.sign, slope, intercept, flat) == DONE
+                )
+            fragment = only_fragment(source, start)
+            if fragment is None:
+                return False
+            if self.kind == RLE:
+                planes, words = scratch(2 * (n + PAD)).reshape(2, n + PAD), scratch(2 * n, "pixels").view(np.uint16)
+                return rescale_rle(fragment, planes, words, self.mask, self.sign, slope, intercept, flat) == DONE
+            from lumbar.dicom.codecs import jpeg_lossless  # here, since others need not wait for it
+            from lumbar.dicom.codecs.codestream import identify
+
+            content = identify(fragment, self.header)
+            if content is not None and self.header.transfer_syntax_uid not in content.syntaxes:
+                return False  # another process than announced: the general way decodes it and says so
+            return jpeg_lossless.fill(fragment, self.header, self.mask, self.sign, slope, intercept, flat)
         except MemoryError as error:
             path, shape = self.header.path, self.header.frame_shape
             raise DicomError(f"{path}: found no memory for {shape} pixels, expected less to need") from error
-
-    def _fill(self, out: np.ndarray, slope: float, intercept: float) -> bool:
-        source, start, n = read_bytes(self.header.path, self.size), self.start, self.n_pixels
-        flat = out.reshape(-1)
-        if self.kind == NATIVE:
-            part = source[start : start + 2 * n]
-            return part.size == 2 * n and (
-                rescale(part.view(np.uint16), self.mask, self.sign, slope, intercept, flat) == DONE
-            )
-        fragment = only_fragment(source, start)
-        if fragment is None:
-            return False
-        if self.kind == RLE:
-            planes, words = scratch(2 * (n + PAD)).reshape(2, n + PAD), scratch(2 * n, "pixels").view(np.uint16)
-            return rescale_rle(fragment, planes, words, self.mask, self.sign, slope, intercept, flat) == DONE
-        from lumbar.dicom.codecs import jpeg_lossless  # here, since others need not wait for it
-        from lumbar.dicom.codecs.codestream import identify
-
-        content = identify(fragment, self.header)
-        if content is not None and self.header.transfer_syntax_uid not in content.syntaxes:
-            return False  # another process than announced: the general way decodes it and says so
-        return jpeg_lossless.fill(fragment, self.header, self.mask, self.sign, slope, intercept, flat)
 
 
 def find_usual(file: File) -> Usual | None:

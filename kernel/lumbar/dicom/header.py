@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,6 +39,10 @@ _PREFIX_END = 132
 _INFLATED_AT_ONCE = 1 << 23
 _LITTLE = (EXPLICIT_LITTLE, IMPLICIT_LITTLE)
 _SPECIAL = (DEFLATED, EXPLICIT_BIG)
+
+
+def _absent() -> None:
+    """A default that leaves no attribute of the class behind, which would hide a field that is still to be made."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +95,11 @@ class Header:
     series_description: str | None
     modality: str | None
     manufacturer: str | None
-    float_pixel_padding_value: float | None = None
-    float_pixel_padding_range_limit: float | None = None
-    double_float_pixel_padding_value: float | None = None
-    double_float_pixel_padding_range_limit: float | None = None
-    complex_image_component: str | None = None  # of enhanced objects: MAGNITUDE, PHASE, REAL, IMAGINARY or MIXED
+    float_pixel_padding_value: float | None = field(default_factory=_absent)
+    float_pixel_padding_range_limit: float | None = field(default_factory=_absent)
+    double_float_pixel_padding_value: float | None = field(default_factory=_absent)
+    double_float_pixel_padding_range_limit: float | None = field(default_factory=_absent)
+    complex_image_component: str | None = field(default_factory=_absent)  # MAGNITUDE, PHASE ... of enhanced objects
     problems: tuple[str, ...] = ()
     pixel_data: str = "PixelData"  # keyword of the element with the pixels: also FloatPixelData, DoubleFloatPixelData
 
@@ -258,10 +262,13 @@ def parse(name: str, source: np.ndarray, is_whole: bool = True) -> File:
     code = scan.read_elements(source, False, workspace, numbers)
     places = workspace[: scan.SPANS].tolist()
     start, length = places[scan.SYNTAX], places[scan.SYNTAX + 1]
-    syntax = uid_of(source[start : start + length].tobytes()) if length else ""
+    # Of the file up to its pixels a copy is made in any case
+    head = source[: places[scan.END_AT]].tobytes() if code == scan.PIXELS else b""
+    raw = head[start : start + length] if head else source[start : start + length].tobytes()
+    syntax = uid_of(raw) if length else ""
     if code == scan.NEEDS_SYNTAX or syntax in _SPECIAL:
         code, syntax, source = _read_special(name, source, syntax, is_whole, workspace, numbers)
-        places = workspace[: scan.SPANS].tolist()
+        places, head = workspace[: scan.SPANS].tolist(), b""
     if (code < 0 or code == scan.END) and is_whole:
         recovered = _recovered(name, source, syntax, code, workspace)
         if recovered is not None:
@@ -274,7 +281,7 @@ def parse(name: str, source: np.ndarray, is_whole: bool = True) -> File:
     if code == scan.END and not is_whole:
         raise DicomError(f"{name}: found the end of the part read, expected pixel data")
     end, vr, _, _, _, is_big, stored, is_signed, rows, columns, tag, length, has_groups, *_ = places
-    head = source[:end].tobytes()
+    head = head or source[:end].tobytes()
     header = _header(name, syntax, head, workspace, numbers, has_groups)
     if code == scan.END:
         return File(header, source, is_big != 0, -1, 0, "", None, None)

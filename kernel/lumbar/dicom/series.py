@@ -377,12 +377,15 @@ def _set_padding(stacks: list[Stack], plans: list[Plan]) -> list[str]:
     is_range = False
     declared = []
     for stack, plan in zip(stacks, plans, strict=True):
-        if all([padding_ends(item.image.header)[0] is None for item in plan.items]):
+        headers = [item.image.header for item in plan.items]
+        if all([header.pixel_padding_value is None and header.pixel_data == "PixelData" for header in headers]):
+            continue
+        if all(padding_ends(header)[0] is None for header in headers):
             continue
         ranges = [declared_range(item.image.header, *_scale(item.image)[:2]) for item in plan.items]
         stack.padding = np.array([own or (math.nan, math.nan) for own in ranges], dtype=np.float32)
         declared.append(stack)
-        is_range = is_range or any(padding_ends(item.image.header)[1] is not None for item in plan.items)
+        is_range = is_range or any(padding_ends(header)[1] is not None for header in headers)
     if not declared or not (doubt := doubt_padding(declared, is_range)):
         return []
     for stack in declared:

@@ -91,7 +91,7 @@ def listed(items: list[int] | list[str]) -> str:
 
 def place(images: list[Image], fallback_orientation: str, notes: Notes) -> list[Placed]:
     """Geometry of each image; images that cannot be placed among the others are left out with a line."""
-    origins = [_origin(image) for image in images]
+    origins = _origins(images)
     has_origins = any(origins)
     if has_origins and None in origins:
         without = [image for image, origin in zip(images, origins, strict=True) if origin is None]
@@ -103,7 +103,9 @@ def place(images: list[Image], fallback_orientation: str, notes: Notes) -> list[
             f"slices [{names}] without ImagePositionPatient left out, the other {len(images)} have it"
         )
     cosines = _unit_cosines([image.header.image_orientation_patient for image in images])
-    spacings = [_spacing(image) for image in images]
+    found = [image.header.pixel_spacing for image in images]
+    good = {spacing: _usable(spacing) for spacing in set(found)}  # mostly one
+    spacings = [good[spacing] for spacing in found]
     is_guessed = not has_origins or not any(cosines) or not any(spacings)
     if not any(cosines):
         notes.guess(_without(images, images, "ImageOrientationPatient", f"taken as {fallback_orientation}"))
@@ -135,13 +137,18 @@ def is_same_spacing(one: tuple[float, float], other: tuple[float, float]) -> boo
     return all(abs(a - b) <= _SAME_SPACING * b for a, b in zip(one, other, strict=True))
 
 
-def _origin(image: Image) -> tuple[float, float, float] | None:
-    origin = image.header.image_position_patient
-    return None if origin is None or max(origin) > _MAX_MM or min(origin) < -_MAX_MM else origin
+def _origins(images: list[Image]) -> list[tuple[float, float, float] | None]:
+    """Position of each image, ``None`` where it has none or lies beyond all rooms."""
+    origins = [image.header.image_position_patient for image in images]
+    known = [origin for origin in origins if origin is not None]
+    if known and not np.abs(np.array(known)).max() <= _MAX_MM:
+        return [
+            None if origin is None or max(origin) > _MAX_MM or min(origin) < -_MAX_MM else origin for origin in origins
+        ]
+    return origins
 
 
-def _spacing(image: Image) -> tuple[float, float] | None:
-    spacing = image.header.pixel_spacing
+def _usable(spacing: tuple[float, float] | None) -> tuple[float, float] | None:
     if spacing is None or not _SPACINGS_MM[0] <= min(spacing) <= max(spacing) <= _SPACINGS_MM[1]:
         return None
     return spacing

@@ -53,13 +53,13 @@ def split_frames(file: File) -> list[np.ndarray]:
 
 def only_fragment(source: np.ndarray, start: int) -> np.ndarray | None:
     """The one fragment of pixel data at ``start``, (n,) uint8 read-only; ``None`` where there is no such single one."""
-    size = source.size
+    size, data = source.size, source.data
     position = start
     items = []
     for expected in (_ITEM, _ITEM, _DELIMITER):
         if position + 8 > size:
             return None
-        tag, length = _TAG_AND_LENGTH(source.data, position)
+        tag, length = _TAG_AND_LENGTH(data, position)
         if tag != expected or length > size - position - 8:
             return None
         items.append((position + 8, length))

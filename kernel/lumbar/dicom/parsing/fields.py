@@ -1,4 +1,4 @@
-"""A header's fields from its bytes and what the walk found in them, in three parts of one cost each."""
+"""A header's fields from its bytes and what the walk found in them, in parts of one cost each."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _SINGLES = tuple(scan.STRINGS)[9:-2]  # after six integers, position, orientatio
 _PHOTOMETRIC_SPAN = scan.span_of(scan.TEXTS["photometric_interpretation"])
 _TEXT_SPANS = tuple((field, scan.span_of(tag)) for field, tag in scan.TEXTS.items() if field not in _IMAGE)
 
-# VRs of the numbers that are binary wherever nothing else is said
-_FLOATS = {field: "FD" if "double" in field else "FL" for field in scan.STRINGS if "float" in field}
+_FIELDS_LEFT = tuple(scan.STRINGS)  # by the bits of what the walk left
+_ODD = {field: (scan.span_of(tag), kind, count) for field, (tag, kind, count) in scan.NUMBERS.items()}
 
 Groups = FunctionalGroups | None
 
@@ -34,7 +34,9 @@ def _image_fields(head: bytes, workspace: np.ndarray, numbers: np.ndarray, group
             padding = fields[field]
             if isinstance(padding, int) and 1 << 15 <= padding < 1 << 16:
                 fields[field] = padding - (1 << 16)
-    fields["number_of_frames"] = _number_of_frames(head, workspace, numbers)
+    frames = numbers.item(0)  # absent, as of nearly all files: NaN, which alone differs from itself
+    is_read = frames != frames and not at(scan.LEFT) & 1
+    fields["number_of_frames"] = None if is_read else _number_of_frames(head, workspace, numbers)
     start = at(_PHOTOMETRIC_SPAN)
     photometric = text_of(head[start : start + at(_PHOTOMETRIC_SPAN + 1)])
     fields["photometric_interpretation"] = photometric and photometric.upper()
@@ -66,11 +68,11 @@ def _number_fields(head: bytes, workspace: np.ndarray, numbers: np.ndarray, grou
         "window_width": None if values[-1] is None else (values[-1],),
     }
     fields.update(zip(_SINGLES, values[17:-2], strict=True))
-    left = workspace.item(scan.LEFT)
-    if left > 1:
-        for index, field in enumerate(scan.STRINGS):
-            if index and left >> index & 1:
-                fields[field] = _read_odd(field, head, workspace)
+    left = workspace.item(scan.LEFT) & ~1  # number_of_frames is an image's field
+    while left:
+        field = _FIELDS_LEFT[(left & -left).bit_length() - 1]
+        fields[field] = _read_odd(field, head, workspace)
+        left &= left - 1
     spacing = fields["pixel_spacing"]
     if spacing is not None and min(spacing) <= 0:  # type: ignore[call-overload]
         fields["pixel_spacing"] = None
@@ -96,6 +98,19 @@ def _text_fields(head: bytes, workspace: np.ndarray, numbers: np.ndarray, groups
     return fields
 
 
+def _float_fields(head: bytes, workspace: np.ndarray, numbers: np.ndarray, groups: Groups) -> dict[str, object]:
+    """Padding of floating-point pixels."""
+    fields: dict[str, object] = {}
+    for field, (tag, usual) in scan.FLOATS.items():
+        span = scan.span_of(tag)
+        start, length, _, letters = workspace[span : span + 4].tolist()
+        vr = vr_text(letters)
+        raw = head[start : start + length]  # an absent value has length 0
+        vr = usual if vr in ("", "UN") else vr
+        fields[field] = number_of(raw, vr, workspace.item(scan.IS_BIG) != 0, False, 1) if length else None
+    return fields
+
+
 def _add_groups(fields: dict[str, object], n_frames: object, groups: FunctionalGroups) -> None:
     """Fill fields without a value from the functional groups: all frames' and, of a single frame, its own."""
     own = {} if isinstance(n_frames, int) and n_frames > 1 else groups.frame(0)
@@ -108,18 +123,16 @@ PARTS = (
     (_IMAGE, _image_fields),
     (frozenset(scan.STRINGS) - _IMAGE, _number_fields),
     (frozenset(field for field, _ in _TEXT_SPANS), _text_fields),
+    (frozenset(scan.FLOATS), _float_fields),
 )
 
 
 def _read_odd(field: str, head: bytes, workspace: np.ndarray) -> int | float | tuple[float, ...] | None:
     """A number that the walk left to Python: in another form or under another VR than the dictionary's."""
-    tag, kind, count = scan.NUMBERS[field]
-    span = scan.span_of(tag)
+    span, kind, count = _ODD[field]
     start, length, _, letters = workspace[span : span + 4].tolist()
     vr, is_big = vr_text(letters), workspace.item(scan.IS_BIG) != 0
     raw = head[start : start + length]
-    if field in _FLOATS and vr in ("", "UN"):
-        vr = _FLOATS[field]
     if kind == _numbers.SHORT and vr in ("", "UN"):
         return None  # a number of two bytes needs no help
     value = number_of(raw, vr, is_big, kind != _numbers.DECIMAL, count)

@@ -64,10 +64,6 @@ NUMBERS = {
     "magnetic_field_strength": (0x00180087, DECIMAL, 1),
     "repetition_time": (0x00180080, DECIMAL, 1),
     "echo_time": (0x00180081, DECIMAL, 1),
-    "float_pixel_padding_value": (0x00280122, DECIMAL, 1),
-    "double_float_pixel_padding_value": (0x00280123, DECIMAL, 1),
-    "float_pixel_padding_range_limit": (0x00280124, DECIMAL, 1),
-    "double_float_pixel_padding_range_limit": (0x00280125, DECIMAL, 1),
     "window_center": (0x00281050, DECIMAL, 0),
     "window_width": (0x00281051, DECIMAL, 0),
 }
@@ -82,11 +78,20 @@ TEXTS = {
     "modality": 0x00080060,
     "manufacturer": 0x00080070,
 }
+# Floating-point numbers, which few files have: tag, VR where the encoding is implicit
+FLOATS = {
+    "float_pixel_padding_value": (0x00280122, "FL"),
+    "double_float_pixel_padding_value": (0x00280123, "FD"),
+    "float_pixel_padding_range_limit": (0x00280124, "FL"),
+    "double_float_pixel_padding_range_limit": (0x00280125, "FD"),
+}
 OFFSETS, OFFSET_LENGTHS = 0x7FE00001, 0x7FE00002  # extended offset table (PS3.3 section C.7.6.3.1.8)
 CHARACTER_SET = 0x00080005
 SHARED_GROUPS, PER_FRAME_GROUPS = 0x52009229, 0x52009230  # functional groups (PS3.3 section C.7.6.16)
 _OTHERS = (OFFSETS, OFFSET_LENGTHS, CHARACTER_SET, SHARED_GROUPS, PER_FRAME_GROUPS)
-WANTED = sorted([*(tag for tag, _, _ in NUMBERS.values()), *TEXTS.values(), *_OTHERS])
+WANTED = sorted(
+    [*(tag for tag, _, _ in NUMBERS.values()), *TEXTS.values(), *(tag for tag, _ in FLOATS.values()), *_OTHERS]
+)
 _TAGS = np.array(WANTED, np.int64)
 _SYNTAX_TAG = 0x00020010
 _US, _SS, _SQ, _UN = (ord(vr[0]) << 8 | ord(vr[1]) for vr in ("US", "SS", "SQ", "UN"))

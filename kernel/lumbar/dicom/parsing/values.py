@@ -13,6 +13,8 @@ PYDICOM_LOCK = threading.Lock()  # held around what of pydicom warns: catch_warn
 
 _ESCAPES = re.compile(r"\x1b(?:\$[()]?|[-(),])[@-Z]")
 _NUMBER = re.compile(rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+_NUMBERS = re.compile(rb"%b(?:\\%b)*" % ((rb"[+-]?\d+\.?\d*(?:[eE][+-]?\d+)?",) * 2))
+_PLAIN_BYTES = 128  # of position, orientation or any other value as it usually is
 _PADDING = b" \0\t\r\n"
 _BINARY = {
     "FD": "d",
@@ -121,6 +123,9 @@ def numbers_of(raw: bytes, vr: str, is_big: bool, count: int) -> tuple[float, ..
 
 def _decimals(raw: bytes, count: int) -> tuple[float, ...] | None:
     """Numbers written as text; decimal commas count as points."""
+    if len(raw) <= _PLAIN_BYTES and _NUMBERS.fullmatch(plain := raw.rstrip(_PADDING)):  # long ones, as scanners write
+        numbers = tuple(map(float, plain.split(b"\\")))
+        return numbers if all(map(math.isfinite, numbers)) else None
     parts = raw[: 64 * _MAX_TEXT].strip(_PADDING).split(b"\\", _MAX_VALUES)
     while len(parts) > 1 and not parts[-1].strip(_PADDING):  # a separator behind the last one
         parts.pop()
