@@ -9,5 +9,5 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch and OpenMP are loaded; c
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, str(threads))
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell starts in the background; children inherit it
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell does that to what it starts in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
