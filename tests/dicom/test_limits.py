@@ -17,9 +17,8 @@ from PIL import Image
 import rle_encoder
 from codec_frames import noisy_image
 from dicom_writer import JPEG_LOSSLESS, RLE, element, encapsulated_file, image_elements, item, meta, noisy_slice
-from lumbar.dicom import limits, pixels, read_series, read_slice
+from lumbar.dicom import direct, limits, pixels, read_series, read_slice
 from lumbar.dicom.codecs import fallback
-from lumbar.dicom.direct import Usual
 from lumbar.errors import DicomError
 from reference import jpeg_ls_twin
 
@@ -362,9 +361,9 @@ def test_where_memory_ends_a_series_names_the_slice(tmp_path, monkeypatch):
     frame = rle_encoder.encode(noisy_slice(SHAPE))
     for name in ("1.dcm", "2.dcm"):
         (tmp_path / name).write_bytes(encapsulated_file([frame], SHAPE, RLE))
-    fill = Usual._fill
+    reread = direct.reread
     monkeypatch.setattr(
-        Usual, "_fill", lambda self, *rest: raising() if self.header.path.endswith("2.dcm") else fill(self, *rest)
+        direct, "reread", lambda name, size: raising() if name.endswith("2.dcm") else reread(name, size)
     )
     series = read_series(tmp_path)
     assert series.stacks[0].volume.shape == (1, *SHAPE)
