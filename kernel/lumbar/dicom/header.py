@@ -262,7 +262,6 @@ def parse(name: str, source: np.ndarray, is_whole: bool = True) -> File:
     code = scan.read_elements(source, False, workspace, numbers)
     places = workspace[: scan.SPANS].tolist()
     start, length = places[scan.SYNTAX], places[scan.SYNTAX + 1]
-    # Of the file up to its pixels a copy is made in any case
     head = source[: places[scan.END_AT]].tobytes() if code == scan.PIXELS else b""
     raw = head[start : start + length] if head else source[start : start + length].tobytes()
     syntax = uid_of(raw) if length else ""
