@@ -262,7 +262,6 @@ def parse(name: str, source: np.ndarray, is_whole: bool = True) -> File:
     code = scan.read_elements(source, False, workspace, numbers)
     places = workspace[: scan.SPANS].tolist()
     start, length = places[scan.SYNTAX], places[scan.SYNTAX + 1]
-    # Of the file up to its pixels a copy is made in any case
     head = source[: places[scan.END_AT]].tobytes() if code == scan.PIXELS else b""
     raw = head[start : start + length] if head else source[start : start + length].tobytes()
     syntax = uid_of(raw) if length else ""
@@ -298,12 +297,13 @@ def parse(name: str, source: np.ndarray, is_whole: bool = True) -> File:
 
 def _header(name: str, syntax: str, head: bytes, workspace: np.ndarray, numbers: np.ndarray, has_groups: int) -> Header:
     """A header that makes its fields at first use."""
+    header = object.__new__(Header)
     groups = None
     if has_groups:
         shared, per_frame = (tuple(workspace[span : span + 2].tolist()) for span in _GROUP_SPANS)
         flags = workspace.item(scan.IS_BIG) != 0, workspace.item(scan.IS_EXPLICIT) != 0
         groups = FunctionalGroups(head, *flags, shared, per_frame)
-    header = object.__new__(Header)
+        header.__dict__["_groups"] = groups
     header.__dict__.update(
         path=name,
         transfer_syntax_uid=syntax,
@@ -311,8 +311,6 @@ def _header(name: str, syntax: str, head: bytes, workspace: np.ndarray, numbers:
         pixel_data="PixelData",
         _unread=(head, workspace, numbers, groups),
     )
-    if groups is not None:
-        header.__dict__["_groups"] = groups
     return header
 
 

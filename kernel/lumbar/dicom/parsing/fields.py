@@ -11,11 +11,14 @@ from lumbar.dicom.parsing.values import number_of, text_of, vr_text
 
 _CHARACTER_SPAN = scan.span_of(scan.CHARACTER_SET)
 _IMAGE = frozenset([*(field for field, _ in scan.SHORTS), "number_of_frames", "photometric_interpretation"])
-_SINGLES = tuple(scan.STRINGS)[9:-2]  # after six integers, position, orientation and spacing, before the windows
+_NAMES = tuple(scan.STRINGS)
+# All of what places a slice, and nothing else, is asked of every one: numbers 6 to 20
+_GEOMETRY = _NAMES[6:13]  # position, orientation, spacing, thickness, distance, slope, intercept
+_SINGLES = _NAMES[13:-2]  # before the windows
+_GEOMETRY_BITS = sum(1 << _NAMES.index(field) for field in _GEOMETRY)
 _PHOTOMETRIC_SPAN = scan.span_of(scan.TEXTS["photometric_interpretation"])
 _TEXT_SPANS = tuple((field, scan.span_of(tag)) for field, tag in scan.TEXTS.items() if field not in _IMAGE)
 
-_FIELDS_LEFT = tuple(scan.STRINGS)  # by the bits of what the walk left
 _ODD = {field: (scan.span_of(tag), kind, count) for field, (tag, kind, count) in scan.NUMBERS.items()}
 
 Groups = FunctionalGroups | None
@@ -50,35 +53,52 @@ def _number_of_frames(head: bytes, workspace: np.ndarray, numbers: np.ndarray) -
     return None if frames != frames else int(frames)  # NaN alone differs from itself
 
 
-def _number_fields(head: bytes, workspace: np.ndarray, numbers: np.ndarray, groups: Groups) -> dict[str, object]:
-    """The other fields that are numbers: geometry, rescaling, acquisition."""
-    values = [None if value != value else value for value in numbers.tolist()]
-    x, y, z, *cosines, between_rows, between_columns = values[6:17]
-    instance, series, acquisition, echo, temporal = values[1:6]
+def _geometry_fields(head: bytes, workspace: np.ndarray, numbers: np.ndarray, groups: Groups) -> dict[str, object]:
+    """What places a slice and rescales it."""
+    x, y, z, *cosines, between_rows, between_columns, thickness, distance, slope, intercept = [
+        None if value != value else value for value in numbers[6:21].tolist()
+    ]
     fields: dict[str, object] = {
-        "instance_number": None if instance is None else int(instance),
-        "series_number": None if series is None else int(series),
-        "acquisition_number": None if acquisition is None else int(acquisition),
-        "echo_number": None if echo is None else int(echo),
-        "temporal_position_identifier": None if temporal is None else int(temporal),
         "image_position_patient": None if z is None else (x, y, z),
         "image_orientation_patient": None if cosines[5] is None else tuple(cosines),
         "pixel_spacing": None if between_columns is None else (between_rows, between_columns),
-        "window_center": None if values[-2] is None else (values[-2],),
-        "window_width": None if values[-1] is None else (values[-1],),
+        "slice_thickness": thickness,
+        "spacing_between_slices": distance,
+        "rescale_slope": slope,
+        "rescale_intercept": intercept,
     }
-    fields.update(zip(_SINGLES, values[17:-2], strict=True))
-    left = workspace.item(scan.LEFT) & ~1  # number_of_frames is an image's field
-    while left:
-        field = _FIELDS_LEFT[(left & -left).bit_length() - 1]
-        fields[field] = _read_odd(field, head, workspace)
-        left &= left - 1
+    if left := workspace.item(scan.LEFT) & _GEOMETRY_BITS:
+        _read_left(fields, left, head, workspace)
     spacing = fields["pixel_spacing"]
     if spacing is not None and min(spacing) <= 0:  # type: ignore[call-overload]
         fields["pixel_spacing"] = None
     if groups is not None:
         _add_groups(fields, _number_of_frames(head, workspace, numbers), groups)
     return fields
+
+
+def _number_fields(head: bytes, workspace: np.ndarray, numbers: np.ndarray, groups: Groups) -> dict[str, object]:
+    """The other fields that are numbers: acquisition, windows."""
+    values = [None if value != value else value for value in numbers.tolist()]
+    fields: dict[str, object] = {
+        field: None if value is None else int(value) for field, value in zip(_NAMES[1:6], values[1:6], strict=True)
+    }
+    fields["window_center"] = None if values[-2] is None else (values[-2],)
+    fields["window_width"] = None if values[-1] is None else (values[-1],)
+    fields.update(zip(_SINGLES, values[21:-2], strict=True))
+    if left := workspace.item(scan.LEFT) & ~_GEOMETRY_BITS & ~1:  # number_of_frames is an image's field
+        _read_left(fields, left, head, workspace)
+    if groups is not None:
+        _add_groups(fields, _number_of_frames(head, workspace, numbers), groups)
+    return fields
+
+
+def _read_left(fields: dict[str, object], left: int, head: bytes, workspace: np.ndarray) -> None:
+    """Fields that the walk left to Python, by their bits."""
+    while left:
+        field = _NAMES[(left & -left).bit_length() - 1]
+        fields[field] = _read_odd(field, head, workspace)
+        left &= left - 1
 
 
 def _text_fields(head: bytes, workspace: np.ndarray, numbers: np.ndarray, groups: Groups) -> dict[str, object]:
@@ -121,7 +141,8 @@ def _add_groups(fields: dict[str, object], n_frames: object, groups: FunctionalG
 
 PARTS = (
     (_IMAGE, _image_fields),
-    (frozenset(scan.STRINGS) - _IMAGE, _number_fields),
+    (frozenset(_GEOMETRY), _geometry_fields),
+    (frozenset(scan.STRINGS) - _IMAGE - frozenset(_GEOMETRY), _number_fields),
     (frozenset(field for field, _ in _TEXT_SPANS), _text_fields),
     (frozenset(scan.FLOATS), _float_fields),
 )
