@@ -212,3 +212,11 @@ def test_rehearsal_killed_in_its_middle_and_run_again(layout: Layout, competitio
     assert run(layout, competition)[0] == 0
     assert len((out / "kaggle" / "working" / "submission.csv").read_text().splitlines()) == 51
     assert not (out / "kaggle" / "working" / "begun").exists()
+
+
+def test_the_probe_of_an_isolation_runs_where_it_is_allowed() -> None:
+    """The probe is text that another process runs: a wrong import in it would pass for "not allowed"."""
+    sandbox.best_isolation.cache_clear()
+    found = sandbox.best_isolation()
+    allowed = subprocess.run(["unshare", "-n", "true"], capture_output=True, check=False).returncode == 0
+    assert found.has_namespace == allowed

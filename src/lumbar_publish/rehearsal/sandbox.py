@@ -37,6 +37,8 @@ def _refuse(name):
         address = arguments[-1]
         host = address[0] if isinstance(address, tuple) else None
         if host is not None and not (str(host).startswith("127.") or host in ("::1", "localhost", "")):
+            if name == "connect_ex":  # says by a number what the others raise
+                return errno.ENETUNREACH
             raise OSError(errno.ENETUNREACH, f"no network in a rehearsal: {name} to {host}")
         return original(self, *arguments)
     setattr(socket.socket, name, guarded)
@@ -76,7 +78,7 @@ def best_isolation() -> Isolation:
 
 
 def _probe(mounts: bool) -> str:
-    lines = ["import tempfile, pathlib", "from lumbar_publish import sandbox", "sandbox.loopback_up()"]
+    lines = ["import tempfile, pathlib", "from lumbar_publish.rehearsal import sandbox", "sandbox.loopback_up()"]
     if mounts:
         lines.append("d = pathlib.Path(tempfile.mkdtemp()); sandbox.mount_read_only(d, d)")
     return "\n".join(lines)
