@@ -127,9 +127,9 @@ def run_score(arguments: argparse.Namespace, _started: float) -> None:
     """``score``: total and terms."""
     from lumbar.metric import read_table, score
 
-    found = score(read_table(arguments.solution, "the solution"), read_table(arguments.submission, "a submission"))
+    result = score(read_table(arguments.solution, "the solution"), read_table(arguments.submission, "a submission"))
     for name in ("total", "spinal", "foraminal", "subarticular", "any_severe"):
-        print(f"{name:<13}{getattr(found, name):.6f}")
+        print(f"{name:<13}{getattr(result, name):.6f}")
 
 
 def run_inspect(arguments: argparse.Namespace, _started: float) -> None:

@@ -159,7 +159,7 @@ class Many:
         """Whether ``value`` is of this kind."""
         if not isinstance(value, list | tuple) or not self.fewest <= len(value) <= self.most:
             return False
-        return all(self.each.accepts(item) for item in value) and not (self.is_set and len(set(value)) < len(value))
+        return all(self.each.accepts(member) for member in value) and not (self.is_set and len(set(value)) < len(value))
 
 
 @dataclass(frozen=True)

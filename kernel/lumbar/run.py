@@ -87,9 +87,10 @@ def predict(
     root = Path(root)
     check_destinations({"out": out, "report": report, "record": record}, root, manifest)
     study_ids, descriptions = _studies(root, split, studies)
-    doubts: dict[int | None, list[str]] = dict(descriptions.attrs.get(PROBLEMS, {}))
-    for line in [*doubts.get(None, []), *(line for study_id in study_ids for line in doubts.get(study_id, []))]:
-        log.warning("%s_series_descriptions.csv: %s", split, line)
+    table_problems: dict[int | None, list[str]] = dict(descriptions.attrs.get(PROBLEMS, {}))
+    for key in (None, *study_ids):
+        for line in table_problems.get(key, []):
+            log.warning("%s_series_descriptions.csv: %s", split, line)
     devices = _devices(functions, workers, len(study_ids))
     setup = Setup(
         root=root,
@@ -120,17 +121,19 @@ def predict(
         submission.write()
         validate(out, [row_id for study_id in study_ids for row_id in row_ids(study_id)])
     for outcome in outcomes:
-        outcome.problems[:0] = [line for line in doubts.get(outcome.study_id, []) if line not in outcome.problems]
-    data = build_record(manifest, schedule.devices, schedule.load_s, outcomes, doubts.get(None, []), own_code)
+        outcome.problems[:0] = [
+            line for line in table_problems.get(outcome.study_id, []) if line not in outcome.problems
+        ]
+    data = build_record(manifest, schedule.devices, schedule.load_s, outcomes, table_problems.get(None, []), own_code)
     write_extras(data, outcomes, submission, manifest, limit_s, record, report)
     return submission.frame(), data
 
 
 def _devices(chain: Chain, workers: int | None, n_studies: int) -> list[str]:
     """The device of each worker; more workers than studies would have nothing to do."""
-    found = cuda_devices() if chain.uses_gpu else []
-    count = max(1, min(n_studies, workers if workers is not None else len(found)))
-    return [found[index % len(found)] if found else "cpu" for index in range(count)]
+    gpus = cuda_devices() if chain.uses_gpu else []
+    count = max(1, min(n_studies, workers if workers is not None else len(gpus)))
+    return [gpus[index % len(gpus)] if gpus else "cpu" for index in range(count)]
 
 
 def _studies(root: Path, split: str, wanted: int | Sequence[int] | None) -> tuple[list[int], pd.DataFrame]:

@@ -26,7 +26,7 @@ from lumbar.stages.heat import (
     sagittal_heat,
 )
 from lumbar.stages.localise import axial_picks
-from lumbar.stages.place import agreed, blended, doubts, expected_foramen, fuse_levels, place_points, shown
+from lumbar.stages.place import agreed, blended, expected_foramen, fuse_levels, numbering_warnings, place_points, shown
 from lumbar.stages.points import Localisation
 from stage_studies import LEVELS_MM, stack_of, study_of
 
@@ -243,12 +243,12 @@ def test_a_series_one_level_off_is_named():
     maps = [heat_of(study, SAGITTAL_T2, 0), heat_of(study, SAGITTAL_T1, 1)]
     found = Localisation()
     fuse_levels(maps, found)
-    assert [line for line in doubts(maps, found) if "alone" in line] == []
+    assert [line for line in numbering_warnings(maps, found) if "alone" in line] == []
     off = [maps[0], heat_of(study, SAGITTAL_T1, 1, shift_mm=(0.0, 0.0, 33.0))]
     off[1].heat *= 0.6
     found = Localisation()
     fuse_levels(off, found)
-    line = doubts(off, found)[0]
+    line = numbering_warnings(off, found)[0]
     assert line.startswith("series t1: alone it puts l1_l2")
 
 
@@ -264,7 +264,7 @@ def test_images_that_end_at_the_last_disc_are_doubted(is_transposed):
     item = heat_of(study, SAGITTAL_T2, 0)
     found = Localisation()
     fuse_levels([item], found)
-    (line,) = doubts([item], found)
+    (line,) = numbering_warnings([item], found)
     assert "too little sacrum to count from" in line
 
 

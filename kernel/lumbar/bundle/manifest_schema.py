@@ -164,7 +164,7 @@ def _check_code_files(path: Path, data: Mapping[str, Any]) -> None:
         return
     where = f"{path}: code_files"
     demand(where, files, Object())
-    for place, found in files.items():
-        demand(f"{where}: {shown(place)}", found, _SHA256)
+    for place, sha256 in files.items():
+        demand(f"{where}: {shown(place)}", sha256, _SHA256)
     if digest(files) != data["code_sha256"]:
         raise ManifestError(f"{where}: found hash {digest(files)[:12]}…, expected code_sha256 {data['code_sha256']!r}")

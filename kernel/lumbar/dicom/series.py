@@ -144,15 +144,15 @@ def _read(
     fallback_orientation: str,
     prefers_long_echo: bool,
 ) -> Series:
-    found = crew.map(_open, files, alone_s=_PATIENCE_S)
+    opened = crew.map(_open, files, alone_s=_PATIENCE_S)
     images: list[Image] = []
-    for item in found:
-        if isinstance(item, Image):
-            images.append(item)
-        elif isinstance(item, list):
-            images.extend(item)
+    for result in opened:
+        if isinstance(result, Image):
+            images.append(result)
+        elif isinstance(result, list):
+            images.extend(result)
     for attempt in range(len(images) + 1):
-        failures = _failures(found)
+        failures = _failures(opened)
         good = [image for image in images if not image.failure and (attempt < _MAX_ROUNDS or image.is_decoded)]
         if not good:
             raise DicomError(f"{root}: found no readable slice in {len(files)} files, expected some ({failures[0]})")
@@ -165,14 +165,14 @@ def _read(
             crew.map(_decode, _jobs((image, None) for image in doubtful))
             if any(image.failure for image in doubtful):
                 continue
-        planned = [item.image for plan in plans for item in plan.items]
+        planned = [slice_.image for plan in plans for slice_ in plan.items]
         n_pixels = sum([image.shape[0] * image.shape[1] for image in planned])
         check_volumes(series_id, n_pixels, sum([image.size for image in planned]))
         stacks = [_build(series_id, plan) for plan in plans]
         targets = [
-            (item.image, out)
+            (slice_.image, out)
             for plan, stack in zip(plans, stacks, strict=True)
-            for item, out in zip(plan.items, stack.volume, strict=True)
+            for slice_, out in zip(plan.items, stack.volume, strict=True)
         ]
         extras = [] if attempt else [image for image, _ in left.doubles + left.copies]
         jobs = _jobs([*targets, *((image, None) for image in extras[:_MAX_EXTRAS])])
@@ -189,17 +189,17 @@ def _read(
     )
 
 
-def _failures(found: list[Image | list[Image] | DicomError]) -> list[str]:
+def _failures(opened: list[Image | list[Image] | DicomError]) -> list[str]:
     """What failed so far, in the files' order, once for all frames of a file."""
     lines: dict[str, None] = {}
-    for item in found:
-        if isinstance(item, Image):
-            if item.failure:
-                lines[item.failure] = None
-        elif isinstance(item, list):
-            lines.update((image.failure, None) for image in item if image.failure)
+    for result in opened:
+        if isinstance(result, Image):
+            if result.failure:
+                lines[result.failure] = None
+        elif isinstance(result, list):
+            lines.update((image.failure, None) for image in result if image.failure)
         else:
-            lines[str(item)] = None
+            lines[str(result)] = None
     return list(lines)
 
 
@@ -269,14 +269,14 @@ def _check_frames(parsed: File, n_frames: int) -> None:
 
 def _implausible(plan: Plan) -> list[Image]:
     """A stack's images where their files are smaller than one would expect from what the headers say: those may lie."""
-    images = [item.image for item in plan.items]
+    images = [slice_.image for slice_ in plan.items]
     claimed = sum([4 * image.shape[0] * image.shape[1] for image in images])
     return images if claimed > _MAX_EXPANSION * sum([image.size for image in images]) else []
 
 
 def _build(series_id: str, plan: Plan) -> Stack:
     """A stack whose volume is still to be filled."""
-    images = [item.image for item in plan.items]
+    images = [slice_.image for slice_ in plan.items]
     shape = (len(images), *images[0].shape)
     try:
         volume = recycled(shape, np.float32)
@@ -377,12 +377,12 @@ def _set_padding(stacks: list[Stack], plans: list[Plan]) -> list[str]:
     is_range = False
     declared = []
     for stack, plan in zip(stacks, plans, strict=True):
-        headers = [item.image.header for item in plan.items]
+        headers = [slice_.image.header for slice_ in plan.items]
         if all([header.pixel_padding_value is None and header.pixel_data == "PixelData" for header in headers]):
             continue
         if all(padding_ends(header)[0] is None for header in headers):
             continue
-        ranges = [declared_range(item.image.header, *_scale(item.image)[:2]) for item in plan.items]
+        ranges = [declared_range(slice_.image.header, *_scale(slice_.image)[:2]) for slice_ in plan.items]
         stack.padding = np.array([own or (math.nan, math.nan) for own in ranges], dtype=np.float32)
         declared.append(stack)
         is_range = is_range or any(padding_ends(header)[1] is not None for header in headers)

@@ -147,11 +147,11 @@ class PublicText:
     def __init__(self, roots: Iterable[str | os.PathLike[str]] = (), names: Iterable[str] = ()) -> None:
         spelled = {form: masked_name(os.path.basename(path)) for root in roots for path, form in _root_forms(root)}
         self._roots = [
-            (_root_pattern(form), short) for form, short in sorted(spelled.items(), key=lambda item: -len(item[0]))
+            (_root_pattern(form), short) for form, short in sorted(spelled.items(), key=lambda pair: -len(pair[0]))
         ]
         forms = {form: masked_name(name) for name in names for form in _forms(name)}
         self._names = [
-            (form, _name_pattern(form), mask) for form, mask in sorted(forms.items(), key=lambda item: -len(item[0]))
+            (form, _name_pattern(form), mask) for form, mask in sorted(forms.items(), key=lambda pair: -len(pair[0]))
         ]
 
     def __call__(self, text: str) -> str:
@@ -222,16 +222,16 @@ def study_text(
 
 def unusual_names(folder: str | os.PathLike[str]) -> list[str]:
     """Names of files and folders below ``folder`` that ``masked_name`` would mask, the longest first."""
-    found: set[str] = set()
+    unusual: set[str] = set()
     n_seen = 0
     for _, folders, files in os.walk(folder):
         for name in (*folders, *files):
             n_seen += 1
             if masked_name(name) != name:
-                found.add(name)
+                unusual.add(name)
         if n_seen > _MAX_NAMES:
             break
-    return sorted(found, key=lambda name: (-len(name), name))
+    return sorted(unusual, key=lambda name: (-len(name), name))
 
 
 def one_line(error: BaseException, public: Callable[[str], str] = printable) -> str:
@@ -250,9 +250,9 @@ def public_values(value: Any) -> Any:
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, dict):
-        return {printable(key) if isinstance(key, str) else key: public_values(item) for key, item in value.items()}
+        return {printable(key) if isinstance(key, str) else key: public_values(member) for key, member in value.items()}
     if isinstance(value, list | tuple):
-        return [public_values(item) for item in value]
+        return [public_values(member) for member in value]
     return value
 
 

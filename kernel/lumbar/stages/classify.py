@@ -23,24 +23,24 @@ Logits = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 
-def looks(found: Localisation, network: nn.Module) -> list[str | None]:
+def looks(localisation: Localisation, network: nn.Module) -> list[str | None]:
     """The axial series that a classifier looks at one after the other; one look without a name where it does not."""
     if isinstance(network, AxialClassifier) and network.config.per_series:
-        return [*found.axial_series()] or [None]
+        return [*localisation.axial_series()] or [None]
     return [None]
 
 
 def level_tensors(
-    study: Study, found: Localisation, network: nn.Module, look: str | None = None
+    study: Study, localisation: Localisation, network: nn.Module, look: str | None = None
 ) -> tuple[Tensor, Tensor]:
     """Crops of all five levels for a classifier, of one of its ``looks``: (5, …, size, size) float32, (5, …) bool."""
     assert isinstance(network, (SagittalClassifier, AxialClassifier))
     pairs = []
     for level in range(len(LEVELS)):
         if isinstance(network, SagittalClassifier):
-            pairs.append(sagittal_crops(study, found, level, network.config))
+            pairs.append(sagittal_crops(study, localisation, level, network.config))
         else:
-            pairs.append(axial_crops(study, found, level, network.config, series_id=look))
+            pairs.append(axial_crops(study, localisation, level, network.config, series_id=look))
     crops, masks = zip(*pairs, strict=True)
     return torch.from_numpy(np.stack(crops)), torch.from_numpy(np.stack(masks))
 
@@ -77,15 +77,17 @@ def run_classifier(network: nn.Module, crops: Tensor, mask: Tensor, *, flip: boo
     return out
 
 
-def study_logits(study: Study, found: Localisation, folds: Sequence[nn.Module], *, flip: bool) -> tuple[Tensor, Tensor]:
+def study_logits(
+    study: Study, localisation: Localisation, folds: Sequence[nn.Module], *, flip: bool
+) -> tuple[Tensor, Tensor]:
     """Logits (5 levels, 5 conditions, 3) of one classifier, averaged over folds and looks, and which rest on images.
 
     A look counts for the levels that it shows.
     """
     total, count = torch.zeros(len(LEVELS), 5, 3), torch.zeros(len(LEVELS), 5)
-    series = looks(found, folds[0])
+    series = looks(localisation, folds[0])
     for look in series:
-        crops, mask = level_tensors(study, found, folds[0], look)
+        crops, mask = level_tensors(study, localisation, folds[0], look)
         shown = target_mask(folds[0], mask)
         if not mask.any():
             continue
@@ -99,7 +101,7 @@ def study_logits(study: Study, found: Localisation, folds: Sequence[nn.Module], 
 
 def classify(
     study: Study,
-    found: Localisation,
+    localisation: Localisation,
     networks: Networks,
     *,
     names: tuple[str, ...] = CLASSIFIERS,
@@ -118,7 +120,7 @@ def classify(
         if name in skip or not folds:
             continue
         folds = folds if all_folds else folds[:1]
-        out, shown = study_logits(study, found, folds, flip=flip)
+        out, shown = study_logits(study, localisation, folds, flip=flip)
         logits[m] = out.permute(1, 0, 2).numpy()  # (5 conditions, 5 levels, 3)
         masks[m] = shown.T.numpy()
     return logits, masks

@@ -126,7 +126,7 @@ def moved(heat: Heat, view: Grid, grid: Grid) -> Heat:
     corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     places = source_to_heat(view, STRIDE, heat_to_source(grid, STRIDE, corners))
     matrix = np.column_stack([places[1] - places[0], places[2] - places[0], places[0]])
-    return np.stack([np.stack([warp(channel, matrix, heat.shape[-1]) for channel in item]) for item in heat])
+    return np.stack([np.stack([warp(channel, matrix, heat.shape[-1]) for channel in channels]) for channels in heat])
 
 
 def pose_of(stack: Stack, network: HeatmapNet, levels_mm: dict[str, Xyz]) -> tuple[float, float]:

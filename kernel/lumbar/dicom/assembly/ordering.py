@@ -62,18 +62,18 @@ def _group(placed: list[Placed], notes: Notes) -> list[list[Placed]]:
     groups: list[list[Placed]] = []
     known: dict[tuple[object, ...], int] = {}  # most slices agree exactly with an earlier one
     n_left = 0
-    for item in placed:
-        key = (item.image.shape, item.image.is_inverted, item.spacing, item.cosines)
+    for slice_ in placed:
+        key = (slice_.image.shape, slice_.image.is_inverted, slice_.spacing, slice_.cosines)
         index = known.get(key)
         if index is None:
-            index = next((k for k, group in enumerate(groups) if _is_same_plane(item, group[0])), len(groups))
+            index = next((k for k, group in enumerate(groups) if _is_same_plane(slice_, group[0])), len(groups))
             if index == _MAX_STACKS:
                 n_left += 1
                 continue
             if index == len(groups):
                 groups.append([])
             known[key] = index
-        groups[index].append(item)
+        groups[index].append(slice_)
     if n_left:
         notes.problems.append(
             f"{n_left} slices left out, found more than {_MAX_STACKS} planes and sizes, expected less"
@@ -98,12 +98,12 @@ class _Arranger:
 
     def plans(self, group: list[Placed]) -> list[Plan]:
         """The stacks of slices of one plane."""
-        group = sorted(group, key=lambda item: (item.image.instance_number, item.image.frame or 0))
+        group = sorted(group, key=lambda slice_: (slice_.image.instance_number, slice_.image.frame or 0))
         cosines, spacing = np.array(group[0].cosines), group[0].spacing
         row_mm, column_mm = cosines[3:] * spacing[0], cosines[:3] * spacing[1]
         if group[0].origin is None:
             return [self._without_positions(group, row_mm, column_mm, "without ImagePositionPatient")]
-        origins = np.array([item.origin for item in group], dtype=np.float64)
+        origins = np.array([slice_.origin for slice_ in group], dtype=np.float64)
         places = np.sum(origins * plane_normal(row_mm, column_mm), axis=1)
         is_repeating = _is_repeating(places)
         if is_repeating and _is_one_position(group, origins):
@@ -172,13 +172,13 @@ def _is_one_position(group: list[Placed], origins: np.ndarray) -> bool:
         return True
     if len(same) < NEARLY_ALL * len(group) or len(same) > _MAX_AT_ONE_POSITION:
         return False
-    times = {item.image.header.temporal_position_identifier for item in same} - {None}
+    times = {slice_.image.header.temporal_position_identifier for slice_ in same} - {None}
     return len(times) < NEARLY_ALL * len(same)  # else it is one slice over time
 
 
 def _locations(group: list[Placed]) -> list[float] | None:
     """SliceLocation of each slice in mm, where all have it and it varies."""
-    values = [item.image.header.slice_location for item in group]
+    values = [slice_.image.header.slice_location for slice_ in group]
     known = [value for value in values if value is not None and abs(value) < 1e6]
     if len(known) < len(group) or len(group) < 2:
         return None

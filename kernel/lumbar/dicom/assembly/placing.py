@@ -103,9 +103,9 @@ def place(images: list[Image], fallback_orientation: str, notes: Notes) -> list[
             f"slices [{names}] without ImagePositionPatient left out, the other {len(images)} have it"
         )
     cosines = _unit_cosines([image.header.image_orientation_patient for image in images])
-    found = [image.header.pixel_spacing for image in images]
-    good = {spacing: _usable(spacing) for spacing in set(found)}  # mostly one
-    spacings = [good[spacing] for spacing in found]
+    declared = [image.header.pixel_spacing for image in images]
+    good = {spacing: _usable(spacing) for spacing in set(declared)}  # mostly one
+    spacings = [good[spacing] for spacing in declared]
     is_guessed = not has_origins or not any(cosines) or not any(spacings)
     if not any(cosines):
         notes.guess(_without(images, images, "ImageOrientationPatient", f"taken as {fallback_orientation}"))
@@ -196,14 +196,14 @@ def _neighbours(images: list[Image], values: list[Value | None], is_backwards: b
     """For each gap the nearest value before it, among images of its size by instance number."""
     order = sorted(range(len(images)), key=lambda i: (images[i].instance_number, images[i].frame or 0))
     last: dict[tuple[int, ...], Value] = {}
-    found: dict[int, Value] = {}
+    values_before: dict[int, Value] = {}
     for index in reversed(order) if is_backwards else order:
         value, shape = values[index], images[index].shape
         if value is not None:
             last[shape] = value
         elif shape in last:
-            found[index] = last[shape]
-    return found
+            values_before[index] = last[shape]
+    return values_before
 
 
 def _unit_cosines(orientations: list[tuple[float, ...] | None]) -> list[tuple[float, ...] | None]:

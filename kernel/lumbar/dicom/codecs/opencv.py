@@ -64,8 +64,8 @@ def _decode_jpeg(data: np.ndarray, header: Header) -> np.ndarray:
     if frame is None or scan is None:
         raise refuse(path, reader.position, "no scan", "one")
     if frame.marker not in _DCT_FRAMES or frame.precision != 8:
-        found = f"frame header ff{frame.marker:02x} of {frame.precision} bits"
-        raise refuse(path, frame.offset, found, "ffc0, ffc1 or ffc2 of 8 bits")
+        value = f"frame header ff{frame.marker:02x} of {frame.precision} bits"
+        raise refuse(path, frame.offset, value, "ffc0, ffc1 or ffc2 of 8 bits")
     samples = shape[2] if len(shape) == 3 else 1
     check_size(path, frame, rows=shape[0], columns=shape[1], samples=samples)
     check_room(path, frame.offset, data.size, n_samples=shape[0] * shape[1] * samples, least=shape[0] * shape[1] // 512)
