@@ -152,7 +152,7 @@ def test_more_frames_than_any_study_has_are_refused(tmp_path):
 
 def test_a_flood_of_empty_fragments_is_refused_before_they_are_listed(tmp_path):
     text = refusal(tmp_path, encapsulated_file([b""] * 50_000, SHAPE, RLE))
-    most = limits.FEW_FRAGMENTS + 1 + 400_000 // limits.MIN_FRAGMENT_BYTES
+    most = limits.FRAGMENT_FLOOR + 1 + 400_000 // limits.MIN_FRAGMENT_BYTES
     assert abs(int(text.split("more than ")[1].split()[0]) - most) < 4
 
 
@@ -209,7 +209,7 @@ def test_a_progressive_image_of_more_scans_than_any_encoder_writes_is_refused(tm
 def test_scans_count_for_more_in_large_images(tmp_path, monkeypatch):
     data = progressive(noisy_image(SHAPE, 8))
     monkeypatch.setattr("lumbar.dicom.codecs.opencv.MAX_SCANNED_PIXELS", 3 * SHAPE[0] * SHAPE[1])
-    monkeypatch.setattr("lumbar.dicom.codecs.opencv.USUAL_SCANS", 2)
+    monkeypatch.setattr("lumbar.dicom.codecs.opencv.SCAN_FLOOR", 2)
     assert "expected at most 3 of 560 pixels" in refusal(
         tmp_path, encapsulated_file([data], SHAPE, BASELINE, allocated=8)
     )

@@ -13,10 +13,10 @@ from lumbar.labels import LEVELS, SAGITTAL_T1, SAGITTAL_T2
 from lumbar.models.heatmap import HeatmapNet
 from lumbar.stages.decode import Peak, decode_levels, source_to_heat
 from lumbar.stages.heat import (
-    AS_IT_IS,
     DISC,
-    MEAN_BACK_MM,
+    MEAN_SPINE_MM,
     N_CANAL,
+    NEUTRAL_POSE,
     SAGITTAL_POINTS,
     STRIDE,
     VIEWS,
@@ -26,7 +26,15 @@ from lumbar.stages.heat import (
     sagittal_heat,
 )
 from lumbar.stages.localise import axial_picks
-from lumbar.stages.place import agreed, blended, expected_foramen, fuse_levels, numbering_warnings, place_points, shown
+from lumbar.stages.place import (
+    consensus,
+    expected_foramen,
+    fuse_levels,
+    fuse_place,
+    inside_or_own,
+    numbering_warnings,
+    place_points,
+)
 from lumbar.stages.points import Localisation
 from stage_studies import LEVELS_MM, stack_of, study_of
 
@@ -76,7 +84,8 @@ class Brightness(HeatmapNet):
 
 
 @pytest.mark.parametrize(
-    ("row", "column", "pose"), [(40, 60, AS_IT_IS), (25, 45, AS_IT_IS), (70, 30, AS_IT_IS), (40, 60, (14.0, 1.2))]
+    ("row", "column", "pose"),
+    [(40, 60, NEUTRAL_POSE), (25, 45, NEUTRAL_POSE), (70, 30, NEUTRAL_POSE), (40, 60, (14.0, 1.2))],
 )
 def test_all_views_of_a_slice_see_a_place_where_it_is(row, column, pose):
     study = study_of()
@@ -104,7 +113,7 @@ def lying(angle_deg, times):
     """The mean back's levels, turned towards the feet and so many times as large, as patient points."""
     angle = np.deg2rad(angle_deg)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    back, down = (np.array(MEAN_BACK_MM) @ turn.T * times).T
+    back, down = (np.array(MEAN_SPINE_MM) @ turn.T * times).T
     return {level: (0.0, float(back[k]) + 3.0, -float(down[k]) - 5.0) for k, level in enumerate(LEVELS)}
 
 
@@ -116,13 +125,13 @@ def test_the_pose_is_how_a_patient_lies_beside_the_mean_back(angle, times):
     del levels["l2_l3"]
     assert pose_of(stack, NETWORK, levels) == pytest.approx((angle, times), abs=1e-6)
     del levels["l5_s1"]
-    assert pose_of(stack, NETWORK, levels) == AS_IT_IS  # too few to tell
+    assert pose_of(stack, NETWORK, levels) == NEUTRAL_POSE  # too few to tell
 
 
 @pytest.mark.parametrize(("angle", "times"), [(50.0, 1.0), (0.0, 0.5), (0.0, 1.7)])
 def test_a_pose_that_no_patient_has_is_not_followed(angle, times):
     stack = study_of().series[SAGITTAL_T2][0]
-    assert pose_of(stack, NETWORK, lying(angle, times)) == AS_IT_IS
+    assert pose_of(stack, NETWORK, lying(angle, times)) == NEUTRAL_POSE
 
 
 def test_the_axial_slice_of_l5_s1_is_the_discs_and_not_the_canal_points():
@@ -175,18 +184,18 @@ def test_series_move_towards_what_all_say_unless_they_lie_apart():
     }
     assert len(apart) == 5
     assert max(apart.values()) < 2.2  # of 4 mm
-    np.testing.assert_allclose(blended(np.zeros(3), np.array([0.0, 9.0, 0.0])), 0.0)
+    np.testing.assert_allclose(fuse_place(np.zeros(3), np.array([0.0, 9.0, 0.0])), 0.0)
 
 
 def test_a_blended_place_that_a_series_does_not_show_is_not_taken():
     stack = study_of().series[SAGITTAL_T2][0]
     own = stack.to_patient(0, 40, 30)
     outwards = own + 1.4 * (stack.to_patient(0, 40, 30) - stack.to_patient(1, 40, 30))
-    np.testing.assert_allclose(shown(stack, outwards, own), own)
+    np.testing.assert_allclose(inside_or_own(stack, outwards, own), own)
     beside = stack.to_patient(0, 40, -3)
-    np.testing.assert_allclose(shown(stack, beside, own), own)
+    np.testing.assert_allclose(inside_or_own(stack, beside, own), own)
     near = stack.to_patient(0, 42, 31)
-    np.testing.assert_allclose(shown(stack, near, own), near)
+    np.testing.assert_allclose(inside_or_own(stack, near, own), near)
 
 
 def test_every_series_gets_its_canal_and_foraminal_points():
@@ -203,8 +212,8 @@ def test_every_series_gets_its_canal_and_foraminal_points():
 def test_series_that_agree_outvote_a_taller_stray():
     at = np.array([15.0, 0.0, 0.0])
     peaks = [Peak(at, 0.5, 0, 0), Peak(at + 1.0, 0.5, 1, 0), Peak(at + np.array([0.0, 12.0, 0.0]), 0.8, 2, 0), None]
-    assert np.linalg.norm(agreed(peaks) - at) < 3.0
-    assert agreed([None, Peak(at, 0.01, 0, 0)]) is None  # heat that is no evidence
+    assert np.linalg.norm(consensus(peaks) - at) < 3.0
+    assert consensus([None, Peak(at, 0.01, 0, 0)]) is None  # heat that is no evidence
 
 
 def test_a_stray_foramen_of_one_series_is_pulled_to_the_others():

@@ -121,7 +121,7 @@ def check_styles(data: bytes, start: int, path: str, size: Size, *, n_frames: in
         records = size.n_components * (precincts * limits.PRECINCT_BYTES + blocks * block_bytes)
         needed, n_precincts = max(needed, n_pixels_bytes + records), max(n_precincts, precincts)
     n_packets = n_precincts * n_parts * n_layers
-    if n_packets > limits.FEW_PACKETS // n_frames + len(data):
+    if n_packets > limits.PACKET_FLOOR // n_frames + len(data):
         raise refuse(path, start, f"{n_packets} packets in {len(data)} bytes", "at least a byte for each")
     limits.check_memory(path, needed, len(data), f"JPEG 2000 of {size.n_tiles} tile(s) and {n_precincts} precincts")
 

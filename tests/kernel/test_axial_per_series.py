@@ -11,7 +11,7 @@ import torch
 from lumbar.config import AxialClassifierConfig, BackboneConfig, to_dict
 from lumbar.labels import AXIAL_T2, LEVELS
 from lumbar.models import build, name_of
-from lumbar.stages.classify import level_tensors, looks, study_logits
+from lumbar.stages.classify import level_tensors, series_to_classify, study_logits
 from lumbar.stages.crop import axial_crops, axial_window
 from lumbar.stages.points import AxialLevel, Localisation
 from lumbar.study import Study
@@ -98,7 +98,7 @@ def test_several_stacks_of_one_series_are_one_look():
     """Angled blocks, one a disc, are one series."""
     study = with_second_series()
     study.series[AXIAL_T2] = [replace(stack, series_id="ax") for stack in study.series[AXIAL_T2]]
-    assert looks(found_on(study), network_of(CONFIG)) == ["ax"]
+    assert series_to_classify(found_on(study), network_of(CONFIG)) == ["ax"]
 
 
 def test_older_configurations_and_one_series_answer_as_they_did():
@@ -108,7 +108,7 @@ def test_older_configurations_and_one_series_answer_as_they_did():
     torch.manual_seed(0)
     older = build("axial_classifier", values).eval()
     study = with_second_series()
-    assert looks(found_on(study), older) == [None]
+    assert series_to_classify(found_on(study), older) == [None]
     crops, mask = level_tensors(study, found_on(study), older)
     out, _ = study_logits(study, found_on(study), [older], flip=False)
     with torch.no_grad():
