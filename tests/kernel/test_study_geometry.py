@@ -152,6 +152,6 @@ def test_points_of_a_multi_frame_stack_carry_its_frames():
     study = study_of()
     stack = study.series[SAGITTAL_T2][0]
     stack.frame_numbers = list(range(21, 21 + len(stack.volume)))
-    found = Localisation()
-    append_point(found, stack, 0, SAGITTAL_T2, LEVELS[0], None, stack.to_patient(3, 40, 40), None, 0.8)
-    assert found.sagittal_points[0].frame == 24
+    localisation = Localisation()
+    append_point(localisation, stack, 0, SAGITTAL_T2, LEVELS[0], None, stack.to_patient(3, 40, 40), None, 0.8)
+    assert localisation.sagittal_points[0].frame == 24
