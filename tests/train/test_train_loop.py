@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from lumbar_train.engine.distributed import Ranks, pick_device
+from lumbar_train.engine.distributed import Distributed, pick_device
 from lumbar_train.engine.loop import LoopConfig, fit
 from lumbar_train.engine.sampling import Plan, epoch_order, predict, step_parts
 from lumbar_train.errors import TrainingError
@@ -262,7 +262,7 @@ def test_several_processes_follow_the_curve_of_one(tmp_path, world, n_samples):
 
 def run_ranks(folder: Path, world: int, n_samples: int, *more: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
-    command += [str(TOY_FILE), "ranks", str(folder), str(n_samples), *more]
+    command += [str(TOY_FILE), "distributed", str(folder), str(n_samples), *more]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=1500)
     if not more:
         assert done.returncode == 0, done.stderr[-3000:]
@@ -282,7 +282,7 @@ def test_parts_cover_each_batch_once_for_any_number_of_processes():
         for size in (1, 2, 7, 16):
             for accumulate in (1, 2, 4):
                 batch = np.arange(100, 100 + size)
-                parts = [step_parts(batch, 0, 0, Ranks(rank, world), accumulate) for rank in range(world)]
+                parts = [step_parts(batch, 0, 0, Distributed(rank, world), accumulate) for rank in range(world)]
                 assert len({len(some) for some in parts}) == 1  # everyone exchanges gradients equally often
                 seen = [i for some in parts for part in some if part.counts for i in part.indices]
                 assert sorted(seen) == batch.tolist()
@@ -293,7 +293,7 @@ def test_epochs_are_permutations_that_differ():
     orders = [epoch_order(50, 1, epoch) for epoch in range(3)]
     assert all(sorted(order) == list(range(50)) for order in orders)
     assert not np.array_equal(orders[0], orders[1])
-    plan = Plan(50, 8, 1, 1, Ranks())
+    plan = Plan(50, 8, 1, 1, Distributed())
     rest = [p.indices for p in plan.start(2, first_step=3)]
     assert [i for indices in rest for i in indices] == orders[2][24:].tolist()
 

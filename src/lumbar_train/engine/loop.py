@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from lumbar.io.tables import csv_text
 from lumbar_train.engine.checkpoint import load_state, load_weights, restore_rng, rng_state, save_state, save_weights
-from lumbar_train.engine.distributed import Ranks
+from lumbar_train.engine.distributed import Distributed
 from lumbar_train.engine.loop_config import (
     FitResult,
     LoopConfig,
@@ -61,7 +61,7 @@ def fit(
     out_dir: Path | str,
     validate: Validate | None = None,
     resume: bool = False,
-    distributed: Ranks | None = None,
+    distributed: Distributed | None = None,
     identity: Mapping[str, Any] | None = None,
 ) -> FitResult:
     """Train ``model`` and leave ``last.safetensors``, ``best.safetensors``, ``log.csv`` and ``fit.json`` in a folder.
@@ -84,7 +84,9 @@ def fit(
         TrainingError: a loss or gradient that is not finite (naming the batch), a checkpoint that does not belong
             here or is damaged, a disk that is full.
     """
-    return _Fit(model, dataset, loss_fn, config, Path(out_dir), validate, distributed or Ranks(), identity).run(resume)
+    return _Fit(model, dataset, loss_fn, config, Path(out_dir), validate, distributed or Distributed(), identity).run(
+        resume
+    )
 
 
 class _Fit:
@@ -98,17 +100,17 @@ class _Fit:
         config: LoopConfig,
         out_dir: Path,
         validate: Validate | None,
-        ranks: Ranks,
+        distributed: Distributed,
         identity: Mapping[str, Any] | None,
     ) -> None:
         check_config(config, len(dataset))
         self.dataset, self.loss_fn, self.config, self.out_dir = dataset, loss_fn, config, out_dir
-        self.validate, self.ranks = validate, ranks
+        self.validate, self.distributed = validate, distributed
         self.identity = json.loads(json.dumps({"n_samples": len(dataset)} | dict(identity or {}), default=str))
-        self.model = place(model, config, ranks)
-        self.network = wrap(self.model, config, ranks)
+        self.model = place(model, config, distributed)
+        self.network = wrap(self.model, config, distributed)
         self.ema = ModelEmaV3(self.model, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
-        self.plan = Plan(len(dataset), config.batch_size, config.accumulate, config.seed, ranks)
+        self.plan = Plan(len(dataset), config.batch_size, config.accumulate, config.seed, distributed)
         n_updates = config.epochs * self.plan.n_steps
         self.optimizer = create_optimizer_v2(
             self.model, opt=config.optimizer, lr=config.lr, weight_decay=config.weight_decay
@@ -121,8 +123,10 @@ class _Fit:
             t_in_epochs=False,
         )
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=amp_dtype(config, ranks.device) == torch.float16)
-        self.loader = make_loader(dataset, self.plan, workers=config.workers, device=ranks.device)
+        self.scaler = torch.amp.GradScaler(
+            distributed.device.type, enabled=amp_dtype(config, distributed.device) == torch.float16
+        )
+        self.loader = make_loader(dataset, self.plan, workers=config.workers, device=distributed.device)
         self.epoch = self.step = self.updates = self.skipped = 0
         self.totals: dict[str, float] = {}
         self.history: list[dict[str, float]] = []
@@ -137,15 +141,15 @@ class _Fit:
 
     def run(self, resume: bool) -> FitResult:
         done = self.out_dir / "fit.json"
-        if resume and self.ranks.broadcast(done.is_file()):
+        if resume and self.distributed.broadcast(done.is_file()):
             return self._finished(done)
-        if resume and self.ranks.broadcast((self.out_dir / "checkpoint.pt").is_file()):
+        if resume and self.distributed.broadcast((self.out_dir / "checkpoint.pt").is_file()):
             self._restore(load_state(self.out_dir / "checkpoint.pt"))
-        elif self.ranks.is_first:
+        elif self.distributed.is_main:
             for name in ("fit.json", "checkpoint.pt", "best.safetensors", "last.safetensors", "log.csv"):
                 (self.out_dir / name).unlink(missing_ok=True)
         self.started = self.saved = time.monotonic()
-        writer = open_tensorboard(self.out_dir) if self.config.tensorboard and self.ranks.is_first else None
+        writer = open_tensorboard(self.out_dir) if self.config.tensorboard and self.distributed.is_main else None
         while self.epoch < self.config.epochs:
             self._epoch()
             self._end_epoch(writer)
@@ -160,7 +164,7 @@ class _Fit:
         parts = self.plan.start(self.epoch, self.step)
         n_steps = self.plan.n_steps
         title = f"{self.out_dir.name} {self.epoch + 1}/{self.config.epochs}"
-        is_shown = self.config.progress and self.ranks.is_first
+        is_shown = self.config.progress and self.distributed.is_main
         with tqdm(total=n_steps, initial=self.step, desc=title, unit="step", disable=not is_shown) as bar:
             pending: list[tuple[Part, dict[str, Tensor]]] = []
             for part, batch in zip(parts, self.loader, strict=True):
@@ -177,9 +181,9 @@ class _Fit:
 
     def _backward(self, part: Part, batch: Batch) -> dict[str, Tensor]:
         """Add a part's gradient of the loss *sum*; return sums of loss, weight and scalars on the device."""
-        device, ranks = self.ranks.device, self.ranks
+        device, distributed = self.distributed.device, self.distributed
         batch = to_device(batch, device, channels_last=self.config.channels_last)
-        torch.manual_seed(_step_seed(self.config.seed, part.epoch, part.step, ranks.rank, part.indices[0]))
+        torch.manual_seed(_step_seed(self.config.seed, part.epoch, part.step, distributed.rank, part.indices[0]))
         is_quiet = isinstance(self.network, DistributedDataParallel) and not part.is_last
         with self.network.no_sync() if is_quiet else nullcontext():
             with autocast(self.config, device):
@@ -188,7 +192,7 @@ class _Fit:
             weight = _scalar(scalars.pop("weight", len(part.indices)), device) * float(part.counts)
             # The processes' gradients are averaged when exchanged: times their number makes it the sum. The nominal
             # batch size only keeps half-precision gradients in range until the true weight is known.
-            scaled = self.scaler.scale(loss.float() * weight * (ranks.world / self.config.batch_size))
+            scaled = self.scaler.scale(loss.float() * weight * (distributed.world / self.config.batch_size))
             torch.autograd.backward(scaled)
         sums = {"loss": loss.detach().double() * weight, "weight": weight}
         sums |= {name: _scalar(scalars[name], device) * weight for name in sorted(scalars)}
@@ -198,7 +202,7 @@ class _Fit:
         """Divide by the weight of the whole step (1 at least), guard, clip, move; return the step's mean loss."""
         names = list(pending[0][1])
         stacked = torch.stack([torch.stack([sums[name] for name in names]) for _, sums in pending]).sum(0)
-        totals = dict(zip(names, self.ranks.sum(stacked).tolist(), strict=True))
+        totals = dict(zip(names, self.distributed.sum(stacked).tolist(), strict=True))
         weight = totals["weight"]
         if not math.isfinite(totals["loss"]):
             self._refuse(pending, f"loss is {totals['loss']}")
@@ -235,8 +239,8 @@ class _Fit:
     def _refuse(self, pending: list[tuple[Part, dict[str, Tensor]]], what: str) -> None:
         """Raise on every process at once, naming the samples of the parts whose loss is not finite, or of all."""
         bad = [part for part, sums in pending if part.counts and not math.isfinite(float(sums["loss"]))]
-        found = self.ranks.gather([i for part in bad for i in part.indices])
-        everything = self.ranks.gather([i for part, _ in pending if part.counts for i in part.indices])
+        found = self.distributed.gather([i for part in bad for i in part.indices])
+        everything = self.distributed.gather([i for part, _ in pending if part.counts for i in part.indices])
         indices = [i for some in (found if any(found) else everything) for i in some]
         describe = getattr(self.dataset, "describe", lambda index: f"sample {index}")
         shown = ", ".join(str(describe(i)) for i in indices[:8]) + (", ..." if len(indices) > 8 else "")
@@ -253,7 +257,7 @@ class _Fit:
         if self.validate is not None:
             self.kept.eval()
             with torch.no_grad():
-                values = self.ranks.broadcast(self.validate(self.kept, self.epoch))
+                values = self.distributed.broadcast(self.validate(self.kept, self.epoch))
             if self.config.monitor not in values:
                 raise TrainingError(
                     f"monitor {self.config.monitor!r}: validation gave {', '.join(values) or 'nothing'}"
@@ -265,7 +269,7 @@ class _Fit:
             for name, value in row.items():
                 writer.add_scalar(name, value, self.epoch)
         self.epoch, self.step, self.totals = self.epoch + 1, 0, {}
-        if self.ranks.is_first:
+        if self.distributed.is_main:
             write_text(self.out_dir / "log.csv", csv_text(pd.DataFrame(self.history)))
         self._save()
 
@@ -278,7 +282,7 @@ class _Fit:
         row |= {name: value / max(weight, 1e-12) for name, value in totals.items()}
         row |= {"skipped": skipped, "samples": samples, "steps": n_steps, "seconds": seconds}
         row["samples_per_s"] = samples / max(spent, 1e-9)
-        if self.ranks.device.type == "cuda":
+        if self.distributed.device.type == "cuda":
             row["memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
         return row
 
@@ -287,23 +291,23 @@ class _Fit:
         former = self.best.get(self.config.monitor, -math.inf if self.config.is_higher_better else math.inf)
         if value > former if self.config.is_higher_better else value < former:
             self.best = values | {"epoch": float(self.epoch)}
-            if self.ranks.is_first:
+            if self.distributed.is_main:
                 save_weights(self.out_dir / "best.safetensors", self.kept)
 
     # Surviving a kill
 
     def _is_due(self) -> bool:
         is_due = time.monotonic() - self.saved >= self.config.checkpoint_seconds
-        return bool(self.ranks.broadcast(is_due)) if self.ranks.is_many else is_due
+        return bool(self.distributed.broadcast(is_due)) if self.distributed.is_many else is_due
 
     def _save(self) -> None:
-        generators = self.ranks.gather(rng_state())
+        generators = self.distributed.gather(rng_state())
         now = time.monotonic()
         self.seconds += now - self.started
         self.started = self.saved = now
-        if self.ranks.is_first:
+        if self.distributed.is_main:
             save_state(self.out_dir / "checkpoint.pt", self._state(generators))
-        self.ranks.barrier()
+        self.distributed.barrier()
 
     def _state(self, generators: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -333,8 +337,8 @@ class _Fit:
         self.epoch, self.step, self.updates, self.skipped = state["counters"]
         self.totals, self.history, self.best = state["totals"], state["history"], state["best"]
         self.seconds = state["seconds"]
-        if self.ranks.rank < len(state["generators"]):
-            restore_rng(state["generators"][self.ranks.rank])
+        if self.distributed.rank < len(state["generators"]):
+            restore_rng(state["generators"][self.distributed.rank])
 
     def _check_same(self, state: dict[str, Any]) -> None:
         here = {name: value for name, value in asdict(self.config).items() if name not in _HARMLESS} | self.identity
@@ -355,7 +359,7 @@ class _Fit:
         use_best = has_best and self.config.keep == "best"
         reason = explain(self.config, self.best, self.history, use_best)
         metrics = self.best if use_best else _last_metrics(self.history)
-        if self.ranks.is_first:
+        if self.distributed.is_main:
             save_weights(last, self.kept)
             content = {
                 "weights": "best" if use_best else "last",
@@ -369,7 +373,7 @@ class _Fit:
             }
             write_text(done, json.dumps(content, indent=1))
             (self.out_dir / "checkpoint.pt").unlink(missing_ok=True)
-        self.ranks.barrier()
+        self.distributed.barrier()
         return self._finished(done)
 
     def _finished(self, done: Path) -> FitResult:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lumbar_train.engine.distributed import Ranks
+from lumbar_train.engine.distributed import Distributed
 from lumbar_train.errors import TrainingError
 
 
@@ -140,20 +140,20 @@ def check_config(config: LoopConfig, n_samples: int) -> None:
         raise TrainingError(f"keep: found {config.keep!r}, expected last or best")
 
 
-def place(model: nn.Module, config: LoopConfig, ranks: Ranks) -> nn.Module:
+def place(model: nn.Module, config: LoopConfig, distributed: Distributed) -> nn.Module:
     """The network on its device; batch statistics are shared between GPUs (SyncBatchNorm does not run on CPU)."""
-    if ranks.is_many and ranks.device.type == "cuda":
+    if distributed.is_many and distributed.device.type == "cuda":
         model = cast(Any, nn.SyncBatchNorm).convert_sync_batchnorm(model)
     if config.channels_last:
         model = cast(Any, model).to(memory_format=torch.channels_last)
-    return model.to(ranks.device)
+    return model.to(distributed.device)
 
 
-def wrap(model: nn.Module, config: LoopConfig, ranks: Ranks) -> Any:
+def wrap(model: nn.Module, config: LoopConfig, distributed: Distributed) -> Any:
     """The network as the loss calls it: exchanging gradients, compiled."""
     network: Any = model
-    if ranks.is_many:
-        ids = [ranks.device.index] if ranks.device.type == "cuda" else None
+    if distributed.is_many:
+        ids = [distributed.device.index] if distributed.device.type == "cuda" else None
         network = DistributedDataParallel(model, device_ids=ids, find_unused_parameters=config.unused_parameters)
     return torch.compile(network) if config.compile else network
 
