@@ -21,7 +21,7 @@ from lumbar_train.data.duplicates import check_copies
 from lumbar_train.data.external_points import POINTS_FILE, USES, describe, summary
 from lumbar_train.data.folds import FULL, make_folds, parse_folds, read_folds, with_seeds, write_folds
 from lumbar_train.data.tables import Cohort, read_cohort
-from lumbar_train.data.usable import readable, write_dropped
+from lumbar_train.data.usable import drop_unreadable, write_dropped
 from lumbar_train.engine.distributed import Distributed, join_distributed
 from lumbar_train.engine.fold_pool import usable_devices
 from lumbar_train.evaluation.evaluate import Evaluation
@@ -228,9 +228,9 @@ def _begin(run: Run, args: argparse.Namespace) -> None:
 
 def note_points(run: Run) -> None:
     """Leave for the report how many points come from where; say it in two lines."""
-    found = summary(run.cache.study, run.cohort.points, run.points_use)
-    write_text(run.out / POINTS_FILE, json.dumps(found, indent=1) + "\n")
-    for line in describe(found):
+    counts = summary(run.cache.study, run.cohort.points, run.points_use)
+    write_text(run.out / POINTS_FILE, json.dumps(counts, indent=1) + "\n")
+    for line in describe(counts):
         print(line)
 
 
@@ -254,7 +254,7 @@ def command_of(args: argparse.Namespace) -> str:
 
 def choose(args: argparse.Namespace, whole: Cohort, cache: Cache, n_folds: int) -> tuple[Cohort, pd.DataFrame]:
     """What of the cohort is trained on, and its folds: of a file, of the run as it was begun, or new ones."""
-    cohort = readable(whole, cache)
+    cohort = drop_unreadable(whole, cache)
     for reason, count in cohort.dropped.items():
         print(f"left out: {count} × {reason}")
     own = args.out / "folds.csv"

@@ -46,7 +46,7 @@ from lumbar_train.outputs.store import (
 )
 from lumbar_train.recipes import Recipe, StageRecipe
 from lumbar_train.stages import denoise
-from lumbar_train.stages.aggregate_folds import fit_last_step
+from lumbar_train.stages.aggregate_folds import fit_aggregator_folds
 from lumbar_train.stages.classify import LevelCrops
 from lumbar_train.stages.denoise import FIRST
 from lumbar_train.stages.fitting import fit_seed, fold_name, has_begun, load_weights, loop_config, note_seconds
@@ -121,7 +121,7 @@ class Run:
             for step in (name for name in steps if name in wanted):
                 start = time.monotonic()
                 if step in ("aggregator", denoise.STEP):
-                    self.distributed.on_main(self.aggregator if step == "aggregator" else self.doubt)
+                    self.distributed.on_main(self.aggregator if step == "aggregator" else self.find_suspect_labels)
                 else:
                     run_side_by_side(self, step, self._folds_of(step), pool, jobs)
                 self.distributed.on_main(
@@ -232,13 +232,13 @@ class Run:
     def classifier(self, name: str, fold: int, *, suffix: str = "") -> None:
         """Fit one classifier on crops at out-of-fold points; leave out-of-fold logits.
 
-        ``suffix`` is that of a first round, which learns from all labels; the last one leaves out doubted ones.
+        ``suffix`` is that of a first round, which learns from all labels; the second leaves out suspect ones.
         """
         stage = self.recipe.stages[name]
         found = self._localisations()
         labels = self.labels()
         if self.recipe.denoise is not None and not suffix:
-            labels = denoise.without_doubts(self.out, labels)
+            labels = denoise.without_suspect_labels(self.out, labels)
         name = f"{name}{suffix}"
 
         def data(ids: list[int]) -> LevelCrops:
@@ -264,7 +264,7 @@ class Run:
             self._out_of_fold(LOCALISE, table)
         return read_localisations(self.out / LOCALISE, self.fold_of)
 
-    def doubt(self) -> None:
+    def find_suspect_labels(self) -> None:
         """Find the labels that the first round's out-of-fold outputs contradict."""
         assert self.recipe.denoise is not None
         for name in CLASSIFIERS:
@@ -272,14 +272,16 @@ class Run:
         ids = np.array(sorted(self.fold_of))
         probs = denoise.first_round_probs(self.out, CLASSIFIERS, ids)
         labels = self.cohort.labels[self.cohort.rows(ids)]
-        n = denoise.write_doubts(self.out, ids, labels, probs, self.recipe.denoise)
-        tqdm.write(f"doubted: {n} of {int((labels >= 0).sum())} labels; they are left out of the second training")
+        n = denoise.write_suspect_labels(self.out, ids, labels, probs, self.recipe.denoise)
+        tqdm.write(
+            f"suspect labels: {n} of {int((labels >= 0).sum())} labels; they are left out of the second training"
+        )
 
     def aggregator(self) -> None:
-        """Fit the last step on out-of-fold logits."""
+        """Fit the aggregator on out-of-fold logits."""
         for name in CLASSIFIERS:
             self._out_of_fold(name, "oof")
-        fit_last_step(
+        fit_aggregator_folds(
             self.out,
             self.cohort,
             self.fold_of,

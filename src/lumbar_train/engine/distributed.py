@@ -17,7 +17,7 @@ from lumbar.errors import LumbarError
 from lumbar_train.errors import TrainingError
 
 T = TypeVar("T")
-PATIENCE = timedelta(hours=4)  # the first process joins tables and fits the last step while the others wait
+PATIENCE = timedelta(hours=4)  # the first process joins tables and fits the aggregator while the others wait
 FAREWELL = timedelta(minutes=1)  # a refusal is mostly everybody's, and then all say it within moments
 
 

@@ -164,10 +164,10 @@ def reason(config: LoopConfig, best: dict[str, float], history: list[dict[str, f
     if not best:
         return f"last {averaged}: nothing was held out to choose an epoch by"
     name = config.monitor
-    found = f"best {name} {best[name]:.4f} in epoch {best['epoch'] + 1:.0f}, last {history[-1][f'val_{name}']:.4f}"
+    scores = f"best {name} {best[name]:.4f} in epoch {best['epoch'] + 1:.0f}, last {history[-1][f'val_{name}']:.4f}"
     if use_best:
-        return f"best {averaged} by {name}, as asked: {found}; their score on the same studies flatters"
-    return f"last {averaged}: choosing an epoch on the held-out studies would flatter their score ({found})"
+        return f"best {averaged} by {name}, as asked: {scores}; their score on the same studies flatters"
+    return f"last {averaged}: choosing an epoch on the held-out studies would flatter their score ({scores})"
 
 
 def open_tensorboard(folder: Path) -> Any:
