@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from lumbar_train.engine.distributed import Distributed, join_distributed
-from lumbar_train.engine.loop import LoopConfig, fit
+from lumbar_train.engine.loop import fit
+from lumbar_train.engine.loop_config import LoopConfig
 from lumbar_train.engine.sampling import predict
 
 N = 21

@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from lumbar_train.engine.distributed import Distributed, pick_device
-from lumbar_train.engine.loop import LoopConfig, fit
+from lumbar_train.engine.loop import fit
+from lumbar_train.engine.loop_config import LoopConfig
 from lumbar_train.engine.sampling import Plan, epoch_order, predict, step_parts
 from lumbar_train.errors import TrainingError
 from train_toy_fit import TOY, N, ToyDataset, run_toy, toy_loss, toy_network
@@ -105,10 +106,10 @@ def test_two_runs_are_bit_identical(tmp_path):
 )  # fmt: skip
 def test_a_fit_goes_on_on_a_device_of_another_precision(tmp_path, monkeypatch, before, after):
     """A GPU with bf16 needs no loss scale, one without needs it; the checkpoint of either serves both."""
-    monkeypatch.setattr("lumbar_train.engine.loop.amp_dtype", lambda config, device: before)
+    monkeypatch.setattr("lumbar_train.engine.optimisation.amp_dtype", lambda config, device: before)
     with pytest.raises(KeyboardInterrupt):
         run_toy(tmp_path, ToyDataset(die_after=30))
-    monkeypatch.setattr("lumbar_train.engine.loop.amp_dtype", lambda config, device: after)
+    monkeypatch.setattr("lumbar_train.engine.optimisation.amp_dtype", lambda config, device: after)
     result = run_toy(tmp_path, ToyDataset(), resume=True)
     log = pd.read_csv(tmp_path / "log.csv")
     assert log["epoch"].tolist() == [0.0, 1.0, 2.0]
