@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from lumbar.dicom import limits
 from lumbar.dicom.codecs.codestream import JP2_SIGNATURE
-from lumbar.dicom.codecs.jpeg_markers import refuse
+from lumbar.dicom.codecs.jpeg_segments import refuse
 
 SIZ_BYTES = 36  # of the marker segment's parameters before the components
 _COD, _COC, _SOT, _SOD = 0x52, 0x53, 0x90, 0x93

@@ -13,17 +13,14 @@ from lumbar.dicom.codecs.jpeg_extended_kernels import PADDING, Work, decode_scan
 from lumbar.dicom.codecs.jpeg_markers import (
     SOF_BASELINE,
     SOF_EXTENDED,
-    Frame,
-    HuffmanTable,
     MarkerReader,
-    Scan,
     check_room,
     check_size,
     open_frame,
     read_only,
-    refuse,
 )
 from lumbar.dicom.codecs.jpeg_restarts import REASONS
+from lumbar.dicom.codecs.jpeg_segments import Frame, HuffmanTable, Scan, refuse
 from lumbar.dicom.codecs.native import clear_unused_bits
 from lumbar.dicom.header import Header
 

@@ -20,8 +20,9 @@ from lumbar.dicom.codecs.jpeg_lossless_kernels import (
     decode_stream,
 )
 from lumbar.dicom.codecs.jpeg_lossless_tables import TABLE_SIZE, Tables, fill_table
-from lumbar.dicom.codecs.jpeg_markers import SOF_LOSSLESS, Frame, MarkerReader, Scan, check_size, open_frame, refuse
+from lumbar.dicom.codecs.jpeg_markers import SOF_LOSSLESS, MarkerReader, check_size, open_frame
 from lumbar.dicom.codecs.jpeg_restarts import NO_RESTART, REASONS
+from lumbar.dicom.codecs.jpeg_segments import Frame, Scan, refuse
 from lumbar.dicom.codecs.native import clear_unused_bits
 from lumbar.dicom.header import Header
 

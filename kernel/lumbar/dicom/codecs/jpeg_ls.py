@@ -14,19 +14,9 @@ from lumbar.dicom._scratch import fresh, scratch
 from lumbar.dicom.codecs.colour import to_rgb
 from lumbar.dicom.codecs.jpeg_ls_kernels import decode_scan
 from lumbar.dicom.codecs.jpeg_ls_samples import N_CONTEXTS, Coding, Work
-from lumbar.dicom.codecs.jpeg_markers import (
-    SOF_JPEG_LS,
-    Frame,
-    MarkerReader,
-    Preset,
-    Scan,
-    check_room,
-    check_size,
-    open_frame,
-    read_only,
-    refuse,
-)
+from lumbar.dicom.codecs.jpeg_markers import SOF_JPEG_LS, MarkerReader, check_room, check_size, open_frame, read_only
 from lumbar.dicom.codecs.jpeg_restarts import INVALID, REASONS
+from lumbar.dicom.codecs.jpeg_segments import Frame, Preset, Scan, refuse
 from lumbar.dicom.header import Header
 
 TRANSFER_SYNTAXES = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")

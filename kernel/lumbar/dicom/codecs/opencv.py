@@ -13,7 +13,8 @@ import numpy as np
 from lumbar.dicom.codecs.codestream import JP2_SIGNATURE, is_jpeg2000
 from lumbar.dicom.codecs.colour import is_ybr, to_rgb
 from lumbar.dicom.codecs.jpeg2000_markers import SIZ_BYTES, check_siz, check_styles, find_codestream
-from lumbar.dicom.codecs.jpeg_markers import MarkerReader, check_room, check_size, refuse
+from lumbar.dicom.codecs.jpeg_markers import MarkerReader, check_room, check_size
+from lumbar.dicom.codecs.jpeg_segments import refuse
 from lumbar.dicom.codecs.native import clear_unused_bits
 from lumbar.dicom.header import Header
 from lumbar.dicom.limits import MAX_SCANNED_PIXELS, MAX_SCANS, SCAN_FLOOR
