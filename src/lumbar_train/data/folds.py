@@ -17,12 +17,19 @@ from lumbar_train.data.tables import Cohort, read_cells
 from lumbar_train.errors import LeakError
 from lumbar_train.files import write_text
 
-FULL = -1  # the seed's name for the fit on all data; -2, -3, … are the same fit with other seeds
+FULL = -1  # the reference solution's number of the fit on all data; -2, -3, … are the same fit with other seeds
 
 
 def is_full(fold: int) -> bool:
     """Whether a fit has seen all data, with whatever seed."""
     return fold <= FULL
+
+
+def fold_name(fold: int) -> str:
+    """``fold0`` …, ``full``, and ``full2``, ``full3`` … for the same fit with other seeds."""
+    if fold == FULL:
+        return "full"
+    return f"full{-fold}" if is_full(fold) else f"fold{fold}"
 
 
 def strata(cohort: Cohort, n_folds: int) -> np.ndarray:
