@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from lumbar_train.data.folds import FULL, is_full
 from lumbar_train.engine.optimisation import LossFunction
+from lumbar_train.engine.sampling import Dataset
 from lumbar_train.recipes import Recipe, StageRecipe
 from lumbar_train.stages.context import RunContext
 
@@ -37,6 +38,14 @@ class Need:
         return {(self.stage, k) for k in needed[self.folds]}
 
 
+class StageDataset(Dataset, Protocol):
+    """A data set of the loop that says whose data it gives, which the guard against leaks asks."""
+
+    @property
+    def studies(self) -> set[int]:
+        """Every study whose images or labels are given."""
+
+
 @dataclass(frozen=True)
 class Fitted:
     """How a stage's network is fitted on one fold.
@@ -46,7 +55,7 @@ class Fitted:
         loss: ``loss(network configuration)``: what is minimised.
     """
 
-    dataset: Callable[[RunContext, StageRecipe, list[int]], Any]
+    dataset: Callable[[RunContext, StageRecipe, list[int]], StageDataset]
     loss: Callable[[Any], LossFunction]
 
 
