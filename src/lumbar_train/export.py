@@ -40,7 +40,9 @@ def export(run: RunContext) -> Path:
     folder = run.folder.export
     folds = [fold for fold in run.use_folds if is_full(fold) or run.recipe.export != "full"]
     folds.sort(key=lambda fold: (not is_full(fold), abs(fold)))  # when time is short the kernel runs the first alone
-    entries = [_entry(run, folder, stage.name, fold) for stage in STAGES if stage.is_exported for fold in folds]
+    fits = [(stage.name, fold) for stage in STAGES if stage.is_exported for fold in folds]
+    _check_fits(run, fits)
+    entries = [_entry(run, folder, stage, fold) for stage, fold in fits]
     prior = run.cohort.prior()
     metrics = _read_json(run.out / "aggregator" / "metrics.json")
     data = {
@@ -73,10 +75,18 @@ def export(run: RunContext) -> Path:
     return folder
 
 
+def _check_fits(run: RunContext, fits: list[tuple[str, int]]) -> None:
+    """Refuse before anything is written, so that a former export stays whole."""
+    for stage, fold in fits:
+        source = run.folder.weights(stage, fold)
+        if not source.is_file():
+            raise TrainingError(
+                f"{source}: not found, expected the fit of stage {stage} that ships; train --folds … first"
+            )
+
+
 def _entry(run: RunContext, folder: Path, stage: str, fold: int) -> dict[str, Any]:
     source = run.folder.weights(stage, fold)
-    if not source.is_file():
-        raise TrainingError(f"{source}: not found, expected the fit of stage {stage} that ships; train --folds … first")
     config = run.recipe.stages[stage].network
     network = build(name_of(config), to_dict(config))
     load_weights(source, network)
