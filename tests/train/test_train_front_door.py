@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -133,20 +134,36 @@ def test_values_become_the_words_of_the_command_line():
     assert as_stages(None) is as_stages("") is None
 
 
-def test_a_run_can_be_called_again_by_its_own_command(tmp_path):
+def test_the_command_of_a_run_trains_the_same(tmp_path, monkeypatch):
+    """It stands in refusals: whoever types it in must not get other weights."""
     options = TrainOptions(
         Path("my data"),
         tmp_path,
-        overrides=("*.epochs=3",),
+        overrides=("*.epochs=3", "axial_all.size=96"),
         full_epochs=("axial_all=9",),
+        full_seeds=2,
         backbone="resnet18",
+        pretrained=False,
+        backbone_weights=("a=b.pth",),
         points=Path("p.csv"),
+        points_use="instead",
+        seed=5,
+        amp="off",
     )
-    words = options.command()
-    assert "'my data'" in words
-    for word in ("--set '*.epochs=3'", "--full-epochs axial_all=9", "--backbone resnet18", "--points p.csv"):
-        assert word in words
-    assert options.changes() == ("backbone=resnet18", "full-epochs axial_all=9", "*.epochs=3")
+    asked = []
+    monkeypatch.setattr("lumbar_train.run.train_with", lambda options, on_refusal: asked.append(options))
+    words = shlex.split(options.command())
+    assert words[:4] == ["python", "-m", "lumbar_train", "train"]
+    arguments = vars(_parser().parse_args(words[3:]))
+    lumbar_train.train(**{name: arguments[name] for name in TRAIN_OPTIONS})
+    assert asked == [options]
+    assert options.changes() == ("backbone=resnet18", "full-epochs axial_all=9", "*.epochs=3", "axial_all.size=96")
+
+
+def test_defaults_are_left_out_of_the_command():
+    assert TrainOptions(Path("d"), Path("o"), workers=3, device="cpu", resume=True).command() == (
+        "python -m lumbar_train train --data d --recipe demo --out o"
+    )
 
 
 @pytest.mark.parametrize(

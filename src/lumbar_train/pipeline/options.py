@@ -13,6 +13,11 @@ from lumbar_train.data.external_points import USES
 from lumbar_train.errors import TrainingError
 
 AMP = ("auto", "off", "bf16", "fp16")
+# What decides what is trained, beside data, recipe and folds; the rest decides how fast, and where.
+_DECIDE = (
+    "overrides", "full_epochs", "full_seeds", "backbone", "pretrained", "backbone_weights", "points", "points_use",
+    "seed", "amp",
+)  # fmt: skip
 Words = Iterable[str] | Mapping[str, Any]
 
 
@@ -66,14 +71,19 @@ class TrainOptions:
         return (*short, *(f"full-epochs {word}" for word in self.full_epochs), *self.overrides)
 
     def command(self) -> str:
-        """The command line of this run, without stages and folds."""
+        """A command line that trains the same, without stages and folds: what differs from the defaults is in it."""
         words = ["python", "-m", "lumbar_train", "train", "--data", str(self.data), "--recipe", self.recipe]
         words += ["--out", str(self.out)]
-        for option, values in (("--set", self.overrides), ("--full-epochs", self.full_epochs)):
-            for value in values:
-                words += [option, value]
-        for option, value in (("--backbone", self.backbone), ("--points", self.points)):
-            words += [option, str(value)] if value is not None else []
+        for name in _DECIDE:
+            value = getattr(self, name)
+            option = f"--{'set' if name == 'overrides' else name.replace('_', '-')}"
+            if value == TrainOptions.__dataclass_fields__[name].default:
+                continue
+            if isinstance(value, bool):
+                words.append(option if value else option.replace("--", "--no-", 1))
+                continue
+            for word in value if isinstance(value, tuple) else (value,):
+                words += [option, str(word)]
         return shlex.join(words)
 
 

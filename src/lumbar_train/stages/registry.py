@@ -24,7 +24,7 @@ from lumbar_train.stages.classifiers import (
 from lumbar_train.stages.denoise import FIRST
 from lumbar_train.stages.localisers import LOCALISE, LOCALISERS
 from lumbar_train.stages.losses import graded_loss, slice_role_loss
-from lumbar_train.stages.stage import Fitted, Need, Predicted, Stage
+from lumbar_train.stages.stage import Fitted, Need, Predicted, Stage, in_every_recipe
 
 
 def _is_denoised(recipe: Recipe) -> bool:
@@ -46,7 +46,7 @@ def _classifier(name: str, does: str, *, is_first_round: bool = False) -> Stage:
         recipe_name=name,
         options=("augment", "mixing"),
         is_exported=not is_first_round,
-        **({"is_part_of": _is_denoised} if is_first_round else {}),
+        is_part_of=_is_denoised if is_first_round else in_every_recipe,
     )
 
 

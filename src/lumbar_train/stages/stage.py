@@ -74,6 +74,11 @@ class Predicted:
     load: Callable[[RunContext, int], Any] | None = None
 
 
+def in_every_recipe(recipe: Recipe) -> bool:
+    """Most stages are part of every recipe."""
+    return True
+
+
 @dataclass(frozen=True)
 class Stage:
     """One stage of a run.
@@ -104,7 +109,7 @@ class Stage:
     recipe_name: str = ""
     options: tuple[str, ...] = ("augment",)
     is_exported: bool = False
-    is_part_of: Callable[[Recipe], bool] = lambda recipe: True
+    is_part_of: Callable[[Recipe], bool] = in_every_recipe
 
     def recipe_of(self, recipe: Recipe) -> StageRecipe:
         """The entry of a recipe that this stage is fitted by."""
