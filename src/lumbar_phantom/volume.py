@@ -90,7 +90,9 @@ def locate(geometry: np.ndarray, x: float, y: float, z: float, hint: int) -> tup
 
     Args:
         geometry: the patient's `stations_geometry`.
-        x, y, z: the point.
+        x: of the point.
+        y: of the point.
+        z: of the point.
         hint: segment to start the search at.
 
     Returns:
@@ -216,8 +218,11 @@ def spine_line(patient: an.Patient, z: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def body_outline(patient: an.Patient, z: np.ndarray) -> np.ndarray:
-    """Shape of the skin at the heights z, (n, 7): y of back and front, x of the centre, half width; then the station
-    coordinate and x and y of the spine. All in mm but the station coordinate.
+    """Outline of the skin, and the place of the spine, at the heights z.
+
+    Returns:
+        (n, 7): y of the back, y of the front, x of the centre, half width, station coordinate, x and y of the spine; mm
+        except the station coordinate.
     """
     sx, sy, station = spine_line(patient, z)
     tips = np.zeros(an.N_VERTEBRAE)
