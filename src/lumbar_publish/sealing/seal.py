@@ -16,6 +16,7 @@ from lumbar.bundle.code_hash import FOLDER, PACKAGE, digest, find_package, shipp
 from lumbar.bundle.code_hash import code_sha256 as code_sha256
 from lumbar.bundle.manifest import FILE_NAME as MANIFEST
 from lumbar.errors import ManifestError
+from lumbar.output.record import versions
 from lumbar_publish.files import replaced_folder, write_text
 from lumbar_publish.names import DatasetId, Layout
 from lumbar_publish.sealing.completeness import chain_of, objections
@@ -208,6 +209,7 @@ def _stage(folder: Path, layout: Layout, data: dict[str, Any], weights: Path, da
         name = Path(str(entry.get("file", ""))).name
         entry["file"] = f"weights/{name}"
         _copy(weights / name, folder / entry["file"])
+    data["rehearsed"] = _rehearsed(layout, data)
     manifests.write_manifest(folder / MANIFEST, data)
     write_json(folder / DATASET_METADATA, dataset_metadata(dataset))
     stamp_s = _EPOCH_S + int(manifests.manifest_hash(folder), 16) % _SPREAD_S
@@ -217,6 +219,17 @@ def _stage(folder: Path, layout: Layout, data: dict[str, Any], weights: Path, da
     entries = len(list(folder.iterdir()))
     if entries > MAX_TOP_LEVEL:
         raise ManifestError(f"{folder}: {entries} entries at the top level, Kaggle takes at most {MAX_TOP_LEVEL}")
+
+
+def _rehearsed(layout: Layout, data: dict[str, Any]) -> dict[str, str]:
+    """The versions on which a bundle is tried when it is sealed, for the report of its run to compare with.
+
+    Sealing the same again keeps what the lock file notes: the same inputs give the same bytes on any machine.
+    """
+    locked = read_data(layout.lock) if layout.lock.is_file() else {}
+    noted = locked.pop("rehearsed", None)
+    same = locked == {key: value for key, value in data.items() if key != "rehearsed"}
+    return noted if noted and same else versions()
 
 
 def _copy(source: Path, target: Path) -> None:
