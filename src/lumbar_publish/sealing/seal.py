@@ -20,10 +20,18 @@ from lumbar.output.record import versions
 from lumbar_publish.files import replaced_folder, write_text
 from lumbar_publish.names import DatasetId, Layout
 from lumbar_publish.sealing.completeness import chain_of, objections
-from lumbar_publish.sealing.metadata import dataset_metadata, kernel_metadata, noted_machine, write_json
+from lumbar_publish.sealing.metadata import (
+    dataset_metadata,
+    kernel_metadata,
+    noted_machine,
+    noted_model_version,
+    write_json,
+)
+from lumbar_publish.sealing.model_card import MODEL_METADATA, VARIATION_METADATA, write_model_metadata
 from lumbar_publish.sealing.notebook import notebook_json
 
 DATASET_METADATA = "dataset-metadata.json"
+UPLOAD_METADATA = (DATASET_METADATA, MODEL_METADATA, VARIATION_METADATA)  # read by the client, never uploaded
 MAX_TOP_LEVEL = 50  # entries of a Kaggle dataset's top level
 # Time stamps are part of what is uploaded (archives hold them). They follow from the manifest: the same content always
 # has the same, and other content another, because the client takes a file of equal name, size and time for one whose
@@ -181,7 +189,7 @@ def verify_against_lock(layout: Layout, folder: Path) -> str:
 
 def extra_files(manifest: manifests.Manifest) -> list[str]:
     """What lies in a sealed folder beside its code, and was not sealed."""
-    known = {manifest.folder / MANIFEST, manifest.folder / DATASET_METADATA}
+    known = {manifest.folder / name for name in (MANIFEST, *UPLOAD_METADATA)}
     known |= {manifest.path(entry) for entry in manifest.weights}
     package = find_package(manifest.folder)
     inside = [path for path in manifest.folder.rglob("*") if package is None or package not in (path, *path.parents)]
@@ -241,7 +249,11 @@ def _write_companions(layout: Layout, dataset: DatasetId) -> None:
     data = read_json(layout.sealed / MANIFEST)
     write_text(layout.lock, (layout.sealed / MANIFEST).read_text(encoding="utf-8"))
     write_text(layout.notebook, notebook_json(dataset, manifests.manifest_hash(layout.sealed), chain_of(data)))
-    write_json(layout.kernel_metadata, kernel_metadata(dataset, *noted_machine(layout.kernel_metadata)))
+    model_version = noted_model_version(layout.kernel_metadata)
+    metadata = kernel_metadata(dataset, *noted_machine(layout.kernel_metadata), model_version)
+    write_json(layout.kernel_metadata, metadata)
+    if model_version is not None:
+        write_model_metadata(layout.sealed, dataset)
 
 
 def _keep_as_demo(layout: Layout) -> None:
