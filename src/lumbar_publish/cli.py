@@ -13,8 +13,8 @@ from lumbar.errors import LumbarError
 from lumbar.io.text import one_line
 from lumbar_publish.files import write_text
 from lumbar_publish.kaggle import step_dataset, step_kernel, step_submit
-from lumbar_publish.kaggle.client import Client, KaggleError, demand_client
-from lumbar_publish.kaggle.publication import Publication, demand_owner
+from lumbar_publish.kaggle.client import Client, KaggleError, require_client
+from lumbar_publish.kaggle.publication import Publication, require_owner
 from lumbar_publish.kaggle.quota import quota_line
 from lumbar_publish.kaggle.store import TARGETS, store_of
 from lumbar_publish.names import DEFAULT_SLUG, DatasetId, Layout
@@ -27,11 +27,11 @@ from lumbar_publish.sealing.accelerators import (
     machine_metadata,
 )
 from lumbar_publish.sealing.completeness import chain_of
-from lumbar_publish.sealing.metadata import bundle_sources, noted_machine, noted_model_version, write_json
+from lumbar_publish.sealing.metadata import bundle_sources, configured_machine, configured_model_version, write_json
 from lumbar_publish.sealing.model_card import remove_model_metadata, write_model_metadata
 from lumbar_publish.sealing.seal import (
     Sealed,
-    described,
+    describe_sealed,
     locked_dataset,
     read_data,
     read_json,
@@ -66,10 +66,10 @@ def main(layout: Layout, make_sample: MakeSample, argv: list[str] | None = None)
         if options.no_run and options.publish not in ("kernel", ALL):
             raise LumbarError("--no-run saves the notebook without running it: add --publish kernel -m NOTES")
         target = _target(layout, options)
-        machine = accelerator(options.accelerator or noted_machine(layout.kernel_metadata)[0])
+        machine = accelerator(options.accelerator or configured_machine(layout.kernel_metadata)[0])
         if options.publish:
             dataset = DatasetId.choose(locked_dataset(layout), options.owner, options.slug)
-            _ask_first(dataset, target, options.publish, None if options.no_run else machine)
+            _check_account(dataset, target, options.publish, None if options.no_run else machine)
         sealed = _seal(layout, options, make_sample)
         _note_machine(layout, options)
         _note_target(layout, sealed, target)
@@ -101,16 +101,16 @@ def _target(layout: Layout, options: argparse.Namespace) -> str:
         if asked not in (None, options.publish):
             raise LumbarError(f"--publish {options.publish}: found --as {asked}, expected --as {options.publish}")
         asked, options.publish = options.publish, BUNDLE
-    return asked or ("dataset" if noted_model_version(layout.kernel_metadata) is None else "model")
+    return asked or ("dataset" if configured_model_version(layout.kernel_metadata) is None else "model")
 
 
-def _ask_first(dataset: DatasetId, target: str, step: str, machine: Accelerator | None) -> None:
+def _check_account(dataset: DatasetId, target: str, step: str, machine: Accelerator | None) -> None:
     """Meet an account that Kaggle refuses, or a network that is not there, before the minutes that sealing takes.
 
     Also says what quota is left, where a notebook may be run (``machine`` is None where it will not).
     """
-    demand_owner(dataset)
-    demand_client()
+    require_owner(dataset)
+    require_client()
     client = Client()
     if step not in LATER:
         try:
@@ -124,7 +124,7 @@ def _ask_first(dataset: DatasetId, target: str, step: str, machine: Accelerator 
 
 def _note_machine(layout: Layout, options: argparse.Namespace) -> None:
     """Write what is asked for into the notebook's metadata, whose other fields stay; say where it will run."""
-    machine, image = noted_machine(layout.kernel_metadata)
+    machine, image = configured_machine(layout.kernel_metadata)
     machine, image = options.accelerator or machine, options.image or image
     if options.accelerator or options.image:
         data = read_json(layout.kernel_metadata)
@@ -137,7 +137,7 @@ def _note_target(layout: Layout, sealed: Sealed, target: str) -> None:
     data = read_json(layout.kernel_metadata)
     if target == "model":
         write_model_metadata(sealed.folder, sealed.dataset)
-        version = noted_model_version(layout.kernel_metadata) or 1
+        version = configured_model_version(layout.kernel_metadata) or 1
         sources = bundle_sources(sealed.dataset, version)
     else:
         remove_model_metadata(sealed.folder)
@@ -147,7 +147,7 @@ def _note_target(layout: Layout, sealed: Sealed, target: str) -> None:
 
 
 def summary(sealed: Sealed) -> str:
-    """What lies in the sealed folder, for the eye."""
+    """The lines printed after sealing: size of each entry of the folder, and the manifest's hash."""
     lines = [f"{name:<24}{size / 1e6:10.3f} MB" for name, size in sealed.sizes.items()]
     total = sum(sealed.sizes.values())
     lines.append(f"{sealed.folder}: {sealed.dataset}, {total / 1e6:.3f} MB, manifest {sealed.manifest_hash}")
@@ -160,7 +160,7 @@ def _seal(layout: Layout, options: argparse.Namespace, make_sample: MakeSample) 
     dataset = DatasetId.choose(locked_id, options.owner, options.slug)
     if options.publish in LATER and options.run is None and str(dataset) == locked_id and layout.sealed.is_dir():
         verify_against_lock(layout, layout.sealed)
-        return described(layout.sealed, dataset)
+        return describe_sealed(layout.sealed, dataset)
 
     def rehearse(folder: Path) -> None:
         # What ran once need not run again; the mark is the manifest's hash, which covers code and weights.

@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
-import bleach
-import pytest
-
-from lumbar.bundle.manifest import verify
-from lumbar_publish.kaggle import remote_model, step_dataset
-from lumbar_publish.names import DatasetId, Layout
-from lumbar_publish.sealing.seal import seal, verify_against_lock
-from publish.conftest import Publish, error_line
+from lumbar_publish.names import Layout
+from lumbar_publish.sealing.seal import verify_against_lock
+from publish.conftest import Publish
 from publish.kaggle_server import USER, KaggleServer
 
 MODEL, KEY = f"{USER}/lumbar-kit", "pytorch/default"

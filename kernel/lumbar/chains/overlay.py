@@ -31,24 +31,24 @@ _TEXT_SCALE = 0.42
 _LABEL_PX = 84  # room that a level's label needs
 
 
-def draw(study: Study, found: Localisation) -> list[Picture]:
+def draw(study: Study, localisation: Localisation) -> list[Picture]:
     """The sagittal T2 slice with its canal points first, then one axial slice for each level found."""
     pictures = []
-    sagittal = _draw_sagittal(study, found)
+    sagittal = _draw_sagittal(study, localisation)
     if sagittal is not None:
         pictures.append(sagittal)
     for level in LEVELS:
-        axial = found.axial(level)
+        axial = localisation.axial(level)
         if axial is not None:
             pictures.append(_draw_axial(study, axial))
     return pictures
 
 
-def _draw_sagittal(study: Study, found: Localisation) -> Picture | None:
+def _draw_sagittal(study: Study, localisation: Localisation) -> Picture | None:
     stacks = study.series.get(SAGITTAL_T2, [])
     if not stacks:
         return None
-    points = [p for p in found.sagittal_points if p.description == SAGITTAL_T2 and p.side is None]
+    points = [p for p in localisation.sagittal_points if p.description == SAGITTAL_T2 and p.side is None]
     best = max({p.stack for p in points}, key=lambda k: sum(p.confidence for p in points if p.stack == k), default=0)
     points = [p for p in points if p.stack == best]
     stack = stacks[best]

@@ -35,7 +35,7 @@ def run(publication: Publication) -> None:
                 publication.log(f"{what}: {publication.mark} is there already, nothing to upload")
                 _done(publication)
                 return
-            publication.log(f"{what}: {publication.mark} lacks {_some(lacking)} there: uploading it whole")
+            publication.log(f"{what}: {publication.mark} lacks {_first_names(lacking)} there: uploading it whole")
     # An upload that Kaggle took, and that nobody saw served: for a while the version before it may still be, or (of a
     # dataset that was created) none at all.
     if _noted(publication) == [before] and (exists or _was_created_lately(publication)):
@@ -95,7 +95,7 @@ def _upload(publication: Publication, exists: bool) -> None:
     publication.log(f"{publication.bundle}: {how}: {len(files)} files, {megabytes:.1f} MB")
     reply = store.upload(exists, publication.notes, folder, upload.notes_of(publication))
     try:
-        _demand_taken(publication, exists, reply, files)
+        _require_accepted(publication, exists, reply, files)
     except KaggleError as error:
         # Uploads that Kaggle would not go on with, or files that it would not make a version of: start anew.
         refused = "Upload unsuccessful" not in reply.text and error.trouble in (Trouble.OTHER, Trouble.MISSING)
@@ -104,7 +104,7 @@ def _upload(publication: Publication, exists: bool) -> None:
         raise
 
 
-def _demand_taken(publication: Publication, exists: bool, reply: Reply, files: list[str]) -> None:
+def _require_accepted(publication: Publication, exists: bool, reply: Reply, files: list[str]) -> None:
     """Believe that Kaggle makes a version of all files only where the client says so of the version and of each.
 
     Raises:
@@ -113,7 +113,7 @@ def _demand_taken(publication: Publication, exists: bool, reply: Reply, files: l
     store = publication.store
     lost = sorted(set(re.findall(r"Upload unsuccessful: (\S+)", reply.text)))
     if lost:
-        raise KaggleError(f"upload of {_some(lost)} to {store.name} failed half-way: check the network, {AGAIN}")
+        raise KaggleError(f"upload of {_first_names(lost)} to {store.name} failed half-way: check the network, {AGAIN}")
     if reply.returncode:
         raise reply.error()
     if not exists and "already in use" in reply.text:
@@ -122,7 +122,7 @@ def _demand_taken(publication: Publication, exists: bool, reply: Reply, files: l
         raise reply.error(f"the {store.kind} was not {'versioned' if exists else 'created'}: mend that, {AGAIN}")
     unsent = [file for file in files if f"Upload successful: {file} " not in reply.out]
     if unsent:
-        raise KaggleError(f"{_some(unsent)} never reached {store.name}: {AGAIN}")
+        raise KaggleError(f"{_first_names(unsent)} never reached {store.name}: {AGAIN}")
 
 
 def _wait_served(publication: Publication, before: str | None) -> None:
@@ -146,11 +146,11 @@ def _wait_served(publication: Publication, before: str | None) -> None:
         return served == sent or None
 
     wait_for(look, f"processing of {what}", _PROCESSING_LIMIT_S, publication.log)
-    _demand_whole(publication)
+    _require_complete(publication)
     publication.log(f"{what}: {publication.mark} is published")
 
 
-def _demand_whole(publication: Publication) -> None:
+def _require_complete(publication: Publication) -> None:
     """Every file is listed, at once or (of a model, which may be unpacked late) after a while.
 
     Raises:
@@ -161,12 +161,12 @@ def _demand_whole(publication: Publication) -> None:
     def look() -> bool | None:
         lacking = store.missing_files(publication.sealed.folder)
         if lacking and time.monotonic() - start_s >= store.unpacking_limit_s:
-            raise KaggleError(f"{publication.bundle}: Kaggle does not list {_some(lacking)}: {AGAIN}")
+            raise KaggleError(f"{publication.bundle}: Kaggle does not list {_first_names(lacking)}: {AGAIN}")
         return None if lacking else True
 
     wait_for(look, f"unpacking of {publication.bundle}", 2 * store.unpacking_limit_s + 60.0, publication.log)
 
 
-def _some(names: list[str]) -> str:
+def _first_names(names: list[str]) -> str:
     """The first names, and how many more there are."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

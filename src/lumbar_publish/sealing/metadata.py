@@ -9,7 +9,7 @@ from typing import Any
 from lumbar.errors import ManifestError
 from lumbar_publish.files import write_text
 from lumbar_publish.names import COMPETITION, NOTEBOOK, DatasetId
-from lumbar_publish.sealing.accelerators import DEFAULT, IMAGES, accelerator, machine_metadata, of_metadata
+from lumbar_publish.sealing.accelerators import DEFAULT, IMAGES, accelerator, machine_from_metadata, machine_metadata
 
 
 def dataset_metadata(dataset: DatasetId) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def bundle_sources(dataset: DatasetId, model_version: int | None = None) -> dict
     return {"dataset_sources": [], "model_sources": [f"{dataset.variation}/{model_version}"]}
 
 
-def noted_model_version(path: Path) -> int | None:
+def configured_model_version(path: Path) -> int | None:
     """Version of the model that a ``kernel-metadata.json`` attaches; None where it attaches the dataset, or nothing."""
     try:
         sources = json.loads(path.read_text(encoding="utf-8"))["model_sources"]
@@ -78,11 +78,11 @@ def noted_model_version(path: Path) -> int | None:
         return None
 
 
-def noted_machine(path: Path) -> tuple[str, str]:
+def configured_machine(path: Path) -> tuple[str, str]:
     """Accelerator and image that a ``kernel-metadata.json`` asks for; the defaults where it says nothing valid."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        machine, image = of_metadata(data).name, data.get("docker_image_pinning_type")
+        machine, image = machine_from_metadata(data).name, data.get("docker_image_pinning_type")
     except (OSError, ValueError, AttributeError, ManifestError):
         return DEFAULT, IMAGES[0]
     return machine, image if image in IMAGES else IMAGES[0]

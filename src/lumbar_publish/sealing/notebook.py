@@ -33,14 +33,16 @@ MANIFEST_HASH = "{manifest_hash}"
 COMPETITION = "{competition}"
 
 kaggle = Path(os.environ.get("LUMBAR_KAGGLE_ROOT", "/kaggle"))
-attached = [*kaggle.glob("input/*/{manifest}"), *kaggle.glob("input/datasets/*/*/{manifest}"),
-            *kaggle.glob(f"input/{{MODEL}}/*/*/*/{manifest}"), *kaggle.glob(f"input/models/*/{{MODEL}}/*/*/*/{manifest}")]
-manifests = list(filter(lambda path: path.is_file() and path.stat().st_size <= {max_bytes}, attached))
+candidates = [*kaggle.glob("input/*/{manifest}"), *kaggle.glob("input/datasets/*/*/{manifest}"),
+              *kaggle.glob(f"input/{{MODEL}}/*/*/*/{manifest}"),
+              *kaggle.glob(f"input/models/*/{{MODEL}}/*/*/*/{manifest}")]
+manifests = list(filter(lambda path: path.is_file() and path.stat().st_size <= {max_bytes}, candidates))
 hashes = list(map(lambda path: hashlib.sha256(path.read_bytes()).hexdigest(), manifests))
 bundle = dict(zip(hashes, manifests)).get(MANIFEST_HASH)
 if bundle is None:
     sys.exit(f"Attach the latest version of dataset {{DATASET}} (or of the model of that name) and run again: this "
-             f"notebook was made for manifest {{MANIFEST_HASH[:12]}}, mounted: {{dict(zip(map(str, manifests), hashes)) or 'no {manifest}'}}")
+             f"notebook was made for manifest {{MANIFEST_HASH[:12]}}, "
+             f"mounted: {{dict(zip(map(str, manifests), hashes)) or 'no {manifest}'}}")
 
 # The code is checked before any of it is imported, by the hash in the manifest: exactly the files that were sealed,
 # and nothing beside them that Python could import in the place of a library.
