@@ -20,7 +20,7 @@ from lumbar_publish.names import COMPETITION, MODEL_FRAMEWORK, MODEL_VARIATION, 
 from lumbar_publish.rehearsal import sandbox
 from lumbar_publish.rehearsal.estimate import Estimate, estimate
 from lumbar_publish.rehearsal.submission import check_submission, largest_difference, study_ids
-from lumbar_publish.sealing.seal import UPLOAD_METADATA, Sealed, read_json, seal, verify_against_lock
+from lumbar_publish.sealing.seal import UPLOAD_METADATA, Sealed, describe_sealed, read_json, seal, verify_against_lock
 
 # The dataset and the competition: /kaggle/input/{datasets/<owner>,competitions}/<slug>, and formerly
 # /kaggle/input/<slug>; the model: /kaggle/input/[models/<owner>/]<slug>/<framework>/<variation>/<version>.
