@@ -165,7 +165,7 @@ def test_scans_count_for_more_in_large_images(tmp_path, monkeypatch):
     data = progressive(noisy_image(SHAPE, 8))
     monkeypatch.setattr("lumbar.dicom.codecs.opencv.MAX_SCANNED_PIXELS", 3 * SHAPE[0] * SHAPE[1])
     monkeypatch.setattr("lumbar.dicom.codecs.opencv.SCAN_FLOOR", 2)
-    assert "expected at most 3 of 560 pixels" in refusal(
+    assert "expected at most 3 of 560 pixels" in refusal_of(
         tmp_path, encapsulated_file([data], SHAPE, BASELINE, allocated=8)
     )
 
@@ -184,7 +184,7 @@ def test_a_flood_of_marker_segments_is_refused(tmp_path, segment):
 def test_many_tables_in_one_segment_count_one_by_one(tmp_path):
     tables = (b"\xff\xc4" + struct.pack(">H", 2 + 17 * 3000) + bytes(17 * 3000)) * 2
     frame = with_segments(imagecodecs.jpeg_encode(noisy_slice(SHAPE), lossless=True, bitspersample=12), tables)
-    assert "marker segments and tables" in refusal(
+    assert "marker segments and tables" in refusal_of(
         tmp_path, encapsulated_file([frame], SHAPE, JPEG_LOSSLESS, stored=12)
     )
 
