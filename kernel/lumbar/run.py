@@ -1,4 +1,4 @@
-"""A whole run: manifest first, prior rows, then study after study, inside the time limit, whatever the studies hold."""
+"""A whole run: verify the bundle, write prior rows, then predict study after study, inside the time limit."""
 
 from __future__ import annotations
 
@@ -174,14 +174,14 @@ def _run(
 
 
 def _devices(chain: Chain, workers: int | None, n_studies: int) -> list[str]:
-    """The device of each worker; more workers than studies would have nothing to do."""
+    """The device of each worker; there are at most as many workers as studies."""
     gpus = cuda_devices() if chain.uses_gpu else []
     count = max(1, min(n_studies, workers if workers is not None else len(gpus)))
     return [gpus[index % len(gpus)] if gpus else "cpu" for index in range(count)]
 
 
 def _studies(root: Path, split: str, wanted: int | Sequence[int] | None) -> tuple[list[int], pd.DataFrame]:
-    """Ids to predict, in the order of the file, and the table of series."""
+    """The ids to predict, in the order of the submission, and the table of series."""
     table = read_series(root, split)
     tabled = table.studies()
     study_ids = expected_studies(root, split, list_studies(root, split, tabled), tabled)
