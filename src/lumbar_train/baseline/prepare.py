@@ -121,7 +121,7 @@ def _series_by_study(root: Path, series: pd.DataFrame, description: str) -> dict
     if not len(rows):
         others = ", ".join(sorted(set(series["series_description"]))) or "none"
         raise CohortError(f"{root}: found series described as {others}, expected some described as {description!r}")
-    return {int(study_id): group for study_id, group in rows.groupby("study_id")}
+    return {int(group["study_id"].iloc[0]): group for _, group in rows.groupby("study_id")}
 
 
 def _batches(study_ids: list[int], batch: int, start_batch: int) -> list[list[int]]:
