@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 
 from lumbar import labels
-from lumbar_phantom.anatomy import LEVEL_DISCS
+from lumbar_phantom import space
+from lumbar_phantom.anatomy import LEVEL_DISCS, SAC_A, SAC_B
 from lumbar_phantom.marks import REACH_MM, mark, nearest_slice, project
 from lumbar_phantom.patients import CANAL_HABITS, canal_point, make_case
 from lumbar_phantom.protocol import SeriesPlan, StackPlan, plan_study
 from lumbar_phantom.streams import stream
 from lumbar_phantom.tables import StudyTables
+from lumbar_phantom.volume import locate
 
 CASE = make_case(31, 2)
 SPINAL, LEFT_FORAMEN, RIGHT_FORAMEN, LEFT_RECESS, RIGHT_RECESS = labels.CONDITIONS
@@ -161,6 +163,17 @@ def test_a_missing_label_has_truth_but_no_click():
     assert (LEFT_RECESS, "l1_l2") in truth
     assert (LEFT_RECESS, "l1_l2") not in clicks
     assert len(clicks) == 24
+
+
+def test_where_the_sac_has_ended_the_middle_of_the_bony_canal_is_marked():
+    case = make_case(31, 4)
+    case.patient.stations[:, [SAC_A, SAC_B]] = 0.0
+    for j in LEVEL_DISCS:
+        point = canal_point(case.patient, j, 0.0)
+        seg, fraction, _, u, v = locate(case.patient.stations_geometry, *point, 2 * j)
+        arrays = (case.patient.stations, case.patient.vertebrae, case.patient.discs)
+        ahead, behind = (side(*arrays, seg, fraction, u) for side in (space.front, space.roof))
+        assert v == pytest.approx(0.5 * (ahead + behind), abs=1.0)
 
 
 def test_a_readers_habit_moves_the_canal_point_down_or_up_but_keeps_it_in_the_canal():

@@ -1,14 +1,18 @@
 """Signal of small volumes, and planes sampled from them."""
 
+from dataclasses import replace
 from itertools import groupby
 
 import numpy as np
 import pytest
 
+from lumbar_phantom import anatomy as an
 from lumbar_phantom import painting
 from lumbar_phantom import tissue_labels as ts
-from lumbar_phantom.protocol import StackPlan
-from lumbar_phantom.study import mask_slice
+from lumbar_phantom.protocol import SeriesPlan, StackPlan
+from lumbar_phantom.sequences import tissue_parameters
+from lumbar_phantom.streams import stream
+from lumbar_phantom.study import Painter, mask_slice
 from lumbar_phantom.volume import COARSE_MM, FINE_MM, Volume, bowel_loops, math_floor, noise_tile
 
 N = 16
@@ -124,6 +128,44 @@ def test_masks_give_cortex_to_the_vertebra_beside_it():
     assert row.tolist() == [1] * 5 + [0] * 3 + [2] * 2 + [0] * 4 + [3] * 2
     body.fine[:, :, :4] = ts.MARROW + 10
     assert set(mask_slice(body, stack, np.array([0.0, 3.0, 3.0]))[4, :5]) == {4}
+
+
+@pytest.fixture
+def painter():
+    """A painter of one small body, without any flaw of a scanner but those that a test sets."""
+    patient = an.sample_patient(stream(1, 0, "patient"), "ordinary")
+    an.place_stations(stream(1, 0, "curve"), patient)
+    body = volume_of()
+    body.coarse[:, :, :4] = ts.FAT  # left of the field of view
+    parameters = tissue_parameters(stream(1, 0, "tissue"), patient)
+    plan = SeriesPlan("Axial T2", "t2", [])
+    painter = Painter(stream(1, 0, "paint"), patient, body, parameters, np.zeros((8, 8, 8), np.float32), plan, 1.5, 0.0)
+    painter.scanner = replace(
+        painter.scanner, noise=0.0, acquired_mm=(0.1, 0.1), apodise=0.0, coil_mm=0.0, shade_gain=0.0, ghost=0.0,
+        wrap=0.0, reach_mm=1e6,
+    )  # fmt: skip
+    painter.peak = 1000.0
+    return painter
+
+
+def test_aliasing_folds_what_lies_beyond_the_field_of_view_in_at_the_other_side(painter):
+    stack = StackPlan(np.array([[2.0, 2, 5]]), BACK * 0.5, RIGHT * 0.5, UP, (16, 20), 1.0, 1.0)
+    plain = painter.slice(stack, stack.origins[0]).astype(int)
+    painter.scanner = replace(painter.scanner, wrap=0.2)
+    wrapped = painter.slice(stack, stack.origins[0]).astype(int)
+    assert plain.dtype == wrapped.dtype
+    change = (wrapped - plain).mean(axis=0)
+    assert np.abs(change[4:16]).max() <= 1  # a fifth of the columns at each side
+    assert change[:4].min() > 10
+    assert change[-4:].min() > 10
+
+
+def test_pixels_have_twelve_bits(painter):
+    stack = StackPlan(np.array([[2.0, 2, 5]]), BACK * 0.5, RIGHT * 0.5, UP, (16, 20), 1.0, 1.0)
+    painter.peak = 1e6
+    pixels = painter.slice(stack, stack.origins[0])
+    assert pixels.dtype == np.uint16
+    assert pixels.max() == 4095
 
 
 def test_noise_is_uniform_and_periodic():
