@@ -30,7 +30,7 @@ from lumbar_phantom.study import Painter, grain_tile
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-REAL = Path(__file__).parents[2] / "shared/real/lumbar_cc0/test_images/20180105"
+REAL = Path(__file__).resolve().parents[2] / "shared/real/lumbar_cc0/test_images/20180105"
 VIEWS = (
     "sagittal T1, midline",
     "sagittal T1, foramina",
