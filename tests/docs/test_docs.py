@@ -135,7 +135,7 @@ def test_the_worked_transfer_syntax_decodes_a_file(monkeypatch, tmp_path):
         read_slice(tmp_path / "cut.dcm")
 
 
-def test_the_worked_stage_is_built_probed_fed_and_used(monkeypatch, tmp_path, sample_root):
+def test_the_worked_stage_is_built_probed_fed_and_used(monkeypatch, tmp_path, phantom_cohort):
     import torch
 
     from lumbar import config, models
@@ -162,9 +162,9 @@ def test_the_worked_stage_is_built_probed_fed_and_used(monkeypatch, tmp_path, sa
     assert models.name_of(network.config) == "series_kind"
     check_probe(network, record_probe(network), "series_kind")
 
-    table = read_descriptions(sample_root, "test")
+    table = read_descriptions(phantom_cohort, "test")
     study_id = int(table["study_id"].iloc[0])
-    study = read_study(sample_root, "test", study_id, table)
+    study = read_study(phantom_cohort, "test", study_id, table)
     cache = types.SimpleNamespace(study=lambda _: study)
     for augment in (None, AugmentConfig()):
         samples = training.SeriesKinds(cache, [study_id], network.config, augment)
