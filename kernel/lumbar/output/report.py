@@ -17,6 +17,7 @@ from lumbar.io.text import page_value
 from lumbar.labels import CONDITIONS, LEVELS, level_title
 from lumbar.output.report_page import TEMPLATE
 from lumbar.output.submission import Submission
+from lumbar.output.versions import rehearsal_line
 
 _PROBLEMS_SHOWN = 3  # of a study in the table of all
 _PROBLEM_LENGTH = 160
@@ -63,6 +64,7 @@ def render(
         cohort=f"{manifest.cohort.get('studies', '?')} studies, {manifest.cohort.get('description', 'not described')}",
         problems=list(record.get("problems", ()))[:_PROBLEMS_LISTED],
         versions=", ".join(f"{name} {value}" for name, value in record["versions"].items()),
+        rehearsed=rehearsal_line(record["versions"], manifest.data.get("rehearsed")),
         levels=[level_title(level) for level in LEVELS],
         shown=[_shown(outcome, submission.probs(outcome.study_id)) for outcome in shown],
         table=[_line(outcome, submission.probs(outcome.study_id)) for outcome in outcomes]
