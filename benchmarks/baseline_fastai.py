@@ -68,8 +68,8 @@ def ours(arch: str, train, valid, *, seed: int, epochs: int, rate: float, batch:
     tuner.run(phases(rate, epochs, 1, lr_mult))
     seconds = (clock() - started) / (epochs + 1)
     network.eval()
-    found = slice_logits(network, valid[0]).argmax(axis=1)
-    return float((found == valid[1]).mean()), seconds
+    predicted = slice_logits(network, valid[0]).argmax(axis=1)
+    return float((predicted == valid[1]).mean()), seconds
 
 
 def theirs(arch: str, train, valid, *, seed: int, epochs: int, rate: float, batch: int, lr_mult: float):
@@ -118,8 +118,8 @@ def theirs(arch: str, train, valid, *, seed: int, epochs: int, rate: float, batc
         learner.fine_tune(epochs, base_lr=rate, freeze_epochs=1, lr_mult=lr_mult)
         seconds = (clock() - started) / (epochs + 1)
     network.eval()
-    found = slice_logits(network, valid[0]).argmax(axis=1)
-    return float((found == valid[1]).mean()), seconds
+    predicted = slice_logits(network, valid[0]).argmax(axis=1)
+    return float((predicted == valid[1]).mean()), seconds
 
 
 def main() -> None:
@@ -147,19 +147,19 @@ def main() -> None:
         print(f"fastai is not installed ({error}): pip install '.[fastai-check]' in an environment of its own")
     train, valid = draw(options.images, options.size, 1), draw(options.valid, options.size, 2)
     names = [name for name in sides if options.only in (None, name)]
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    runs: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for seed in range(options.seeds):
         for name in names:
             pair = sides[name](options.arch, train, valid, seed=seed, epochs=options.epochs, rate=options.lr,
                                batch=options.batch, lr_mult=options.lr_mult)  # fmt: skip
             print(f"  seed {seed} {name:<7} accuracy {pair[0]:.3f}, {pair[1]:.2f} s an epoch", flush=True)
-            found[name].append(pair)
+            runs[name].append(pair)
     for name in names:
-        accuracy = np.array([pair[0] for pair in found[name]])
+        accuracy = np.array([pair[0] for pair in runs[name]])
         print(
             f"{name:<7} accuracy {accuracy.mean():.3f}, from {accuracy.min():.3f} to {accuracy.max():.3f}, standard "
             f"deviation {accuracy.std(ddof=min(1, len(accuracy) - 1)):.3f}; "
-            f"{np.median([pair[1] for pair in found[name]]):.2f} s an epoch"
+            f"{np.median([pair[1] for pair in runs[name]]):.2f} s an epoch"
         )
 
 

@@ -29,9 +29,9 @@ SAGITTAL_MM, AXIAL_MM = 250.0, 110.0
 
 
 def canvas_of(study: Study, description: str, stack: int, index: int, centre, field_mm: float):
-    item = study.series[description][stack]
-    grid = make_grid(item, size=SIZE, mm_per_px=field_mm / SIZE, centre_px=centre)
-    grey = (study.sampled(item, index, grid) ** 0.85 * 255).astype(np.uint8)
+    images = study.series[description][stack]
+    grid = make_grid(images, size=SIZE, mm_per_px=field_mm / SIZE, centre_px=centre)
+    grey = (study.sampled(images, index, grid) ** 0.85 * 255).astype(np.uint8)
     return cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR), grid
 
 
@@ -68,19 +68,19 @@ def sagittal_panel(study: Study, result: StudyResult, truth, description: str, s
 
 
 def axial_panel(study: Study, result: StudyResult, truth, level: str):
-    found = result.localisation.axial(level)
-    if found is None:
+    axial = result.localisation.axial(level)
+    if axial is None:
         return titled(np.zeros((SIZE, SIZE, 3), np.uint8), f"{level_title(level)}: no axial slice")
-    stack = study.series[AXIAL_T2][found.stack]
-    centre = tuple((np.array(found.left_px) + np.array(found.right_px)) / 2)
-    canvas, grid = canvas_of(study, AXIAL_T2, found.stack, found.slice_index, centre, AXIAL_MM)
+    stack = study.series[AXIAL_T2][axial.stack]
+    centre = tuple((np.array(axial.left_px) + np.array(axial.right_px)) / 2)
+    canvas, grid = canvas_of(study, AXIAL_T2, axial.stack, axial.slice_index, centre, AXIAL_MM)
     chosen = truth[truth["condition"].str.contains("subarticular") & (truth["level"] == level)]
     for row in chosen.to_dict("records"):
         _, y, x = stack.to_voxel(np.array([row["x_mm"], row["y_mm"], row["z_mm"]]))
         mark(canvas, grid, (float(x), float(y)), level, is_truth=True)
-    mark(canvas, grid, found.left_px, level, "L")
-    mark(canvas, grid, found.right_px, level, "R")
-    return titled(canvas, f"Axial T2, {level_title(level)}, slice {found.instance_number}")
+    mark(canvas, grid, axial.left_px, level, "L")
+    mark(canvas, grid, axial.right_px, level, "R")
+    return titled(canvas, f"Axial T2, {level_title(level)}, slice {axial.instance_number}")
 
 
 def titled(canvas, text: str):

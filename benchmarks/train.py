@@ -59,11 +59,11 @@ class Bench:
         build_cache(folder, root, "train", self.cohort.series, workers=0, progress=False)
         self.cache = Cache(folder)
         points, truth = dict(list(self.cohort.points.groupby("study_id"))), truth_points(self.cohort)
-        self.targets, self.found = {}, {}
+        self.targets, self.localisations = {}, {}
         for study_id in map(int, self.cohort.study_ids):
             study = self.cache.study(study_id)
             self.targets[study_id] = study_targets(study, points.get(study_id, self.cohort.points.iloc[:0]))
-            self.found[study_id] = true_localisation(study, truth[truth["study_id"] == study_id])
+            self.localisations[study_id] = true_localisation(study, truth[truth["study_id"] == study_id])
         self.labels = dict(zip(map(int, self.cohort.study_ids), self.cohort.labels, strict=True))
 
     def stage(self, name: str, stage: StageRecipe) -> tuple[Any, Callable[..., Any]]:
@@ -78,12 +78,12 @@ class Bench:
             data = SagittalXY(self.cache, self.targets, config, augment, repeats=stage.fit.repeats, masks=there)
             return data, losses.heatmap_loss
         if name == "sagittal_z":
-            levels = {k: v.levels_mm for k, v in self.found.items()}
+            levels = {k: v.levels_mm for k, v in self.localisations.items()}
             return SliceRoles(self.cache, self.targets, levels, config, augment), losses.slice_role_loss
         if name == "axial_xy":
             loss = losses.heatmap_loss if isinstance(config, HeatmapConfig) else losses.axial_regression_loss
             return AxialXY(self.cache, self.targets, config, augment), loss
-        data = LevelCrops(self.cache, self.found, self.labels, config, augment, stage.mixing)
+        data = LevelCrops(self.cache, self.localisations, self.labels, config, augment, stage.mixing)
         return data, losses.graded_loss
 
 

@@ -88,19 +88,19 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_the_real_study_is_localised_as_marked_by_hand(networks, case):
     study, marks = CASES[case](read_real())
-    found = localise(study, networks)
+    localisation = localise(study, networks)
     factor = {"larger": 1.35, "smaller": 0.75}.get(case, 1.0)  # errors are told in the patient's own mm
-    errors = {key: error / factor for key, error in errors_mm(found, marks, None).items()}
+    errors = {key: error / factor for key, error in errors_mm(localisation, marks, None).items()}
     assert len(errors) == 15  # five levels on T2, T1 and STIR
     assert max(errors.values()) <= 4.0, errors
     assert np.median(list(errors.values())) <= 3.5
     for side in SIDES:
-        foramina = {key: error / factor for key, error in errors_mm(found, marks, side).items()}
+        foramina = {key: error / factor for key, error in errors_mm(localisation, marks, side).items()}
         assert len(foramina) == 15
         assert max(foramina.values()) <= 6.0, foramina
-        for point in found.sagittal_points:
+        for point in localisation.sagittal_points:
             if point.side == side:
-                canal = found.levels_mm[point.level][0]
+                canal = localisation.levels_mm[point.level][0]
                 assert (point.xyz_mm[0] > canal) == (side == "left")
 
 
@@ -109,6 +109,6 @@ def test_the_real_study_is_localised_as_marked_by_hand(networks, case):
 @pytest.mark.parametrize("below_mm", [3.0, 15.0, 30.0])
 def test_without_its_sacrum_the_real_study_is_right_or_doubted(networks, below_mm):
     study, marks = cropped(read_real(), below_mm)
-    found = localise(study, networks)
-    is_right = max(errors_mm(found, marks, None).values()) <= 10.0
-    assert is_right or any("sacrum" in line or "alone it puts" in line for line in found.problems)
+    localisation = localise(study, networks)
+    is_right = max(errors_mm(localisation, marks, None).values()) <= 10.0
+    assert is_right or any("sacrum" in line or "alone it puts" in line for line in localisation.problems)

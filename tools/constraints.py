@@ -29,11 +29,11 @@ def canonical(name: str) -> str:
 
 def installed() -> dict[str, str]:
     """Version of every distribution that this interpreter imports; of two with one name, the first on the path."""
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
         # "+cu128" and the like name a build of the same release; an index knows it without
-        found.setdefault(canonical(distribution.metadata["Name"]), distribution.version.partition("+")[0])
-    return {name: version for name, version in found.items() if name not in EXEMPT}
+        versions.setdefault(canonical(distribution.metadata["Name"]), distribution.version.partition("+")[0])
+    return {name: version for name, version in versions.items() if name not in EXEMPT}
 
 
 def pinned(path: Path = CONSTRAINTS) -> dict[str, str]:

@@ -104,8 +104,8 @@ def test_a_right_name_passes(check, text):
 def blocks(name):
     """The Python blocks of a document, without the indent of the list that they stand in."""
     text = (ROOT / "docs" / name).read_text()
-    found = re.findall(r"^( *)```python\n(.*?)^ *```", text, re.M | re.S)
-    return [re.sub(f"^{indent}", "", body, flags=re.M) for indent, body in found]
+    matches = re.findall(r"^( *)```python\n(.*?)^ *```", text, re.M | re.S)
+    return [re.sub(f"^{indent}", "", body, flags=re.M) for indent, body in matches]
 
 
 def as_module(monkeypatch, name, source, folder):

@@ -39,9 +39,9 @@ _OPTION = re.compile(r"`(--?[a-z][a-z-]*)[^`]*`")
 
 def paths(text, folder=ROOT):
     """Paths that are not there."""
-    found = [name for name in _PATH.findall(text) if name not in EXAMPLES and not (ROOT / name).exists()]
-    found += [name for name in _LINK.findall(text) if not (folder / name).exists()]
-    return list(dict.fromkeys(found))
+    missing = [name for name in _PATH.findall(text) if name not in EXAMPLES and not (ROOT / name).exists()]
+    missing += [name for name in _LINK.findall(text) if not (folder / name).exists()]
+    return list(dict.fromkeys(missing))
 
 
 def code(text):
@@ -60,22 +60,22 @@ def targets(text):
 @functools.cache
 def commands(name):
     """Command → options, from the calls of ``add_parser`` and ``add_argument``; "" where there is no command."""
-    found = {"": set()}
+    options_of = {"": set()}
     for source in SOURCES[name]:
         for function in ast.walk(ast.parse((ROOT / source).read_text())):
             if isinstance(function, ast.FunctionDef):
-                _collect(function, found)
-    return found
+                _collect(function, options_of)
+    return options_of
 
 
-def _collect(function, found):
+def _collect(function, options_of):
     parsers = {}
     for node in ast.walk(function):
         if isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(node.value, ast.Call):
             target = node.targets[0] if isinstance(node, ast.Assign) else node.target
             if getattr(node.value.func, "attr", "") == "add_parser":
                 parsers[getattr(target, "id", "")] = node.value.args[0].value
-                found.setdefault(node.value.args[0].value, set())
+                options_of.setdefault(node.value.args[0].value, set())
     only = next(iter(parsers.values())) if len(parsers) == 1 else ""
     for node in ast.walk(function):
         if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
@@ -83,7 +83,7 @@ def _collect(function, found):
             words = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
             flags = {word for word in words if isinstance(word, str) and word.startswith("-")}
             if flags:  # `add = parser.add_argument` hides whose it is: the only one's there
-                found[parsers.get(owner, only)] |= flags
+                options_of[parsers.get(owner, only)] |= flags
 
 
 def calls(text):
@@ -139,19 +139,19 @@ def module_file(parts):
 @functools.cache
 def defined(file):
     """Names at the top of a module, those that it imports on demand included, and those of its classes' members."""
-    found = set()
+    names_there = set()
     tree = ast.parse(file.read_text())
     for node in [
         *tree.body,
         *(inner for outer in tree.body if isinstance(outer, ast.ClassDef) for inner in outer.body),
     ]:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            found.add(node.name)
+            names_there.add(node.name)
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
-            found |= {alias.asname or alias.name for alias in node.names}
+            names_there |= {alias.asname or alias.name for alias in node.names}
         elif isinstance(node, (ast.Assign, ast.AnnAssign)):
             for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-                found |= {name.id for name in ast.walk(target) if isinstance(name, ast.Name)}
-            if isinstance(node.value, ast.Dict) and "_HOMES" in found:
-                found |= {key.value for key in node.value.keys if isinstance(key, ast.Constant)}
-    return found
+                names_there |= {name.id for name in ast.walk(target) if isinstance(name, ast.Name)}
+            if isinstance(node.value, ast.Dict) and "_HOMES" in names_there:
+                names_there |= {key.value for key in node.value.keys if isinstance(key, ast.Constant)}
+    return names_there
