@@ -98,6 +98,18 @@ def test_a_right_name_passes(check, text):
     assert check(text) == []
 
 
+@pytest.mark.parametrize("page", ["add-a-stage.md", "add-a-transfer-syntax.md"])
+def test_every_line_that_a_diff_shows_or_removes_stands_in_its_file(page):
+    for path, lines in doc_checks.diffs((ROOT / "docs" / page).read_text()):
+        standing = {line.strip() for line in (ROOT / path).read_text().splitlines()}
+        assert [line for line in lines if line not in standing] == [], path
+
+
+def test_a_line_of_a_diff_that_is_gone_would_be_seen():
+    text = "In `kernel/lumbar/errors.py`:\n\n```diff\n class NoSuchError(Exception):\n+    x = 1\n@@\n-y = 2\n```\n"
+    assert doc_checks.diffs(text) == [("kernel/lumbar/errors.py", ["class NoSuchError(Exception):", "y = 2"])]
+
+
 # ---- worked examples ----------------------------------------------------------------------------------------------
 
 

@@ -44,6 +44,17 @@ def paths(text, folder=ROOT):
     return list(dict.fromkeys(missing))
 
 
+def diffs(text):
+    """(path, lines) of each diff: the file named last before it, and the lines that it shows as there or removes."""
+    shown = []
+    for match in _FENCE.finditer(text):
+        if match[1] == "diff":
+            path = _PATH.findall(text[: match.start()])[-1]
+            lines = [line[1:].strip() for line in match[2].splitlines() if line[:1] in (" ", "-")]
+            shown.append((path, [line for line in lines if line]))
+    return shown
+
+
 def code(text):
     """Spans, indented blocks and fenced blocks; a command that goes on after a backslash is one line."""
     fenced = "\n".join(body for _, body in _FENCE.findall(text))
