@@ -143,6 +143,9 @@ def test_the_worked_transfer_syntax_decodes_a_file(monkeypatch, tmp_path):
     (tmp_path / "whole.dcm").write_bytes(encapsulated_file([words], expected.shape, SYNTAX))
     (tmp_path / "cut.dcm").write_bytes(encapsulated_file([words[:-2]], expected.shape, SYNTAX))
     np.testing.assert_array_equal(read_slice(tmp_path / "whole.dcm").pixels, expected)
+    words_above = (~expected ^ 0xF000).astype("<u2").tobytes()  # bits above the twelve that are stored
+    (tmp_path / "above.dcm").write_bytes(encapsulated_file([words_above], expected.shape, SYNTAX, stored=12))
+    np.testing.assert_array_equal(read_slice(tmp_path / "above.dcm").pixels, expected)
     with pytest.raises(DicomError, match="found 238 bytes, expected 240"):
         read_slice(tmp_path / "cut.dcm")
 

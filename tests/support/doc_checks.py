@@ -17,6 +17,8 @@ HOMES = {"lumbar": ROOT / "kernel", **{f"lumbar_{name}": ROOT / "src" for name i
 # Made by the worked examples of docs/add-a-*.md
 EXAMPLES = {
     "kernel/lumbar/dicom/codecs/inverted.py",
+    "tests/dicom/test_inverted.py",
+    "tests/reference/inverted_twin.py",
     "kernel/lumbar/models/series_kind.py",
     "kernel/lumbar/stages/series_kind.py",
     "src/lumbar_train/stages/series_kind.py",
