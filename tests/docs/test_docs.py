@@ -44,6 +44,10 @@ def test_every_dotted_name_exists(document):
     assert doc_checks.names(document.read_text()) == []
 
 
+def test_every_name_stands_in_the_file_that_is_given_with_it(document):
+    assert doc_checks.placed(document.read_text()) == []
+
+
 def test_every_step_in_the_drawings_of_the_architecture_exists():
     text = "\n".join(re.findall(r"^ {4}.*$", (ROOT / "docs" / "architecture.md").read_text(), re.M))
     drawn = [name for name in DRAWN.findall(text) if not name.endswith((".json", ".html", ".csv", ".py"))]
@@ -80,6 +84,7 @@ def test_every_row_of_the_security_page_names_what_is_there():
         (doc_checks.options, "with `--wilder` it"),
         (doc_checks.names, "`lumbar.dicom.read_everything`"),
         (doc_checks.names, "lumbar_train.stages.no_module"),
+        (doc_checks.placed, "(`no_such_name` in `kernel/lumbar/metric.py`)"),
     ],
 )
 def test_a_wrong_name_would_be_seen(check, text):

@@ -36,6 +36,7 @@ _FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.M | re.S)
 _MAKE = re.compile(r"\bmake ([a-z][a-z-]*)")
 _COMMAND = re.compile(r"(?:-m (lumbar(?:_\w+)?)(?![\w.])|python (build_dataset\.py))([^\n`#]*)")
 _NAME = re.compile(r"(?<![\w./-])(lumbar(?:_phantom|_train|_publish)?(?:\.[A-Za-z_]\w*)+)")
+_PLACED = re.compile(r"`(\w+)`(?:,\s+`(\w+)`)*\s+(?:in|of)\s+`((?:kernel|src|tests)/[\w/]+\.py)`")
 _OPTION = re.compile(r"`(--?[a-z][a-z-]*)[^`]*`")
 
 
@@ -130,6 +131,16 @@ def names(text):
     """Dotted names of ours that lead nowhere."""
     made = {name.partition("/")[2].removesuffix(".py").replace("/", ".") for name in EXAMPLES}
     return [name for name in dict.fromkeys(_NAME.findall(text)) if name not in made and not exists(name)]
+
+
+def placed(text):
+    """Names said to stand in a file (`name` in `path`) that do not."""
+    wrong = []
+    for *names_said, path in _PLACED.findall(text):
+        file = ROOT / path
+        standing = defined(file) if file.is_file() else set()
+        wrong += [f"{name} in {path}" for name in names_said if name and name not in standing]
+    return wrong
 
 
 def exists(name):
