@@ -55,12 +55,12 @@ def test_two_gpu_runs_at_a_time_and_no_more(kaggle: KaggleServer) -> None:
 def test_an_old_client_is_refused_before_anything_is_done(
     kaggle: KaggleServer, publish: Publish, layout: Layout, monkeypatch: pytest.MonkeyPatch, version: str | None
 ) -> None:
-    def version(_: str) -> str:
+    def installed(_: str) -> str:
         if version is None:
             raise importlib.metadata.PackageNotFoundError
         return version
 
-    monkeypatch.setattr(client.importlib.metadata, "version", version)
+    monkeypatch.setattr(client.importlib.metadata, "version", installed)
     code, _, err = publish()
     assert code == 1
     line = error_line(err)
