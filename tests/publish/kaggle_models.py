@@ -138,8 +138,8 @@ class ModelCalls:
     def has_model_version(self, source: str) -> bool:
         """Whether ``owner/model/framework/variation/version`` (docs/kernels_metadata.md) can be attached."""
         owner, model, framework, slug, number = source.split("/")
-        found = self.models.get(f"{owner}/{model}")
-        variation = found.variations.get(f"{framework.lower()}/{slug}") if found else None
+        stored = self.models.get(f"{owner}/{model}")
+        variation = stored.variations.get(f"{framework.lower()}/{slug}") if stored else None
         # the server dropped those of the framework "Other" without a word (Kaggle/kaggle-cli #643)
         return variation is not None and 1 <= int(number) <= variation.current and framework.lower() != "other"
 

@@ -330,7 +330,6 @@ def test_frozen_parameters_stay(tmp_path):
 
 
 def test_channels_last_and_tensorboard_are_options(tmp_path):
-    pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
     run_toy(tmp_path, ToyDataset(), replace(TOY, epochs=1, channels_last=True, tensorboard=True))
     assert list((tmp_path / "tensorboard").iterdir())
 
