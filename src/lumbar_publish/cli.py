@@ -61,13 +61,8 @@ def main(layout: Layout, make_sample: MakeSample, argv: list[str] | None = None)
         if options.verify:
             print(f"{options.verify}: manifest {verify_against_lock(layout, options.verify)}, as the lock file says")
             return 0
-        if options.publish and not options.message:
-            raise LumbarError("--publish needs notes for the version: add -m NOTES")
-        if options.no_run and options.publish not in ("kernel", ALL):
-            raise LumbarError("--no-run saves the notebook without running it: add --publish kernel -m NOTES")
+        _check_options(options)
         if options.tag:
-            if options.no_run or options.publish not in ("submit", ALL):
-                raise LumbarError("--tag names the score: add --publish -m NOTES, or --publish submit -m NOTES")
             step_tag.require_repository(layout)
         target = _target(layout, options)
         machine = accelerator(options.accelerator or configured_machine(layout.kernel_metadata)[0])
@@ -96,6 +91,20 @@ def main(layout: Layout, make_sample: MakeSample, argv: list[str] | None = None)
         print("error: interrupted: run this again to go on from here", file=sys.stderr)
         return 1
     return 0
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Refuse options that lack the one that they belong to.
+
+    Raises:
+        LumbarError: says which to add.
+    """
+    if options.publish and not options.message:
+        raise LumbarError("--publish needs notes for the version: add -m NOTES")
+    if options.no_run and options.publish not in ("kernel", ALL):
+        raise LumbarError("--no-run saves the notebook without running it: add --publish kernel -m NOTES")
+    if options.tag and (options.no_run or options.publish not in ("submit", ALL)):
+        raise LumbarError("--tag names the score: add --publish -m NOTES, or --publish submit -m NOTES")
 
 
 def _target(layout: Layout, options: argparse.Namespace) -> str:

@@ -75,6 +75,7 @@ def _name_and_message(publication: Publication, version: int) -> tuple[str, str]
     """The tag's name, and its message, whose last line is the one for CHANGELOG.md."""
     ref, public, private = map(str, publication.noted("scores"))
     kind, notebook = publication.store.kind, int(publication.noted("kernel_version"))
+    day, notes = time.strftime("%Y-%m-%d"), " ".join(publication.notes.split())
     message = f"""\
 {publication.sealed.dataset}: {kind} version {version}, notebook version {notebook}, public score {public}
 
@@ -85,8 +86,8 @@ submission: {ref}
 public score: {public}
 private score: {private}
 
-- {kind.capitalize()} version {version} ({time.strftime("%Y-%m-%d")}): notebook version {notebook}, {publication.mark}, \
-public score {public}: {" ".join(publication.notes.split())}
+- {kind.capitalize()} version {version} ({day}): notebook version {notebook}, {publication.mark}, \
+public score {public}: {notes}
 """
     return f"{publication.sealed.dataset.slug}-{kind}-{version}-notebook-{notebook}", message
 
@@ -139,12 +140,10 @@ def _changes(publication: Publication) -> list[str]:
         TagError: git fails.
     """
     layout = publication.layout
-    # -z: names as they are, each after its status; a renamed file's old name follows as an entry of its own
-    entries = _git(layout, "status", "--porcelain", "--no-renames", "--untracked-files=all", "-z", "--", ".").split(
-        "\0"
-    )
+    # -z: names as they are, each after two letters and a blank
+    status = _git(layout, "status", "--porcelain", "--no-renames", "--untracked-files=all", "-z", "--", ".")
     top = Path(_git(layout, "rev-parse", "--show-toplevel").rstrip("\n"))
-    changed = [os.path.relpath(top / entry[3:], layout.root.resolve()) for entry in entries if entry]
+    changed = [os.path.relpath(top / entry[3:], layout.root.resolve()) for entry in status.split("\0") if entry]
     metadata = layout.kernel_metadata.relative_to(layout.root).as_posix()
     if metadata in changed and _differs_in_sources_only(layout, metadata):
         changed.remove(metadata)
@@ -173,7 +172,9 @@ def _git(layout: Layout, *arguments: str, given: str = "", hint: str = "") -> st
     """
     command = ["git", "-C", str(layout.root), *arguments]
     try:
-        done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=_LIMIT_S, check=False)
+        done = subprocess.run(
+            command, input=given, capture_output=True, encoding="utf-8", errors="replace", timeout=_LIMIT_S, check=False
+        )
     except FileNotFoundError:
         raise TagError("git: no such command, expected one for --tag") from None
     except (OSError, subprocess.TimeoutExpired) as error:
