@@ -28,6 +28,7 @@ def content(layout: Layout) -> dict[str, bytes]:
     return {name: data for name, data in files.items() if not name.endswith("-metadata.json")}
 
 
+@pytest.mark.slow
 def test_whole_publication_and_its_repetition(kaggle: KaggleServer, publish: Publish, layout: Layout) -> None:
     code, out, err = publish("--as", "model")
     assert code == 0, out + err
@@ -208,6 +209,7 @@ def test_dataset_and_model_are_two_places(
     assert not list(layout.sealed.glob("model-*.json"))
 
 
+@pytest.mark.slow
 def test_a_tag_names_the_models_version(
     kaggle: KaggleServer, model_published: str, publish: Publish, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
