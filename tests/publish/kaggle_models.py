@@ -62,6 +62,8 @@ class ModelCalls:
     def on_GetModel(self, request: dict) -> dict:
         model = self._model(request)
         card = {name: model.card[name] for name in _MODEL_FIELDS if name in model.card}
+        # kagglesdk, ApiModel.publish_time: a date, over which `models get -p` fails (client source, model_get_cli)
+        card |= {"publishTime": "2026-11-01T00:00:00Z"}
         return card | {"id": 1, "ref": f"{request['ownerSlug']}/{request['modelSlug']}", "slug": request["modelSlug"]}
 
     def on_CreateModel(self, request: dict) -> dict:
