@@ -93,7 +93,7 @@ class SagittalXY(StudySamples):
         self.collate = collate
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        """images (context, size, size), heat (points, h, w), known (points,), segments (h, w) with -1 = unknown."""
+        """Images (context, size, size), heat (points, h, w), known (points,), segments (h, w) with -1 = unknown."""
         study_id = self.study_ids[index % len(self.study_ids)]
         study, target = self.cache.study(study_id), self.targets[study_id]
         stacks = sagittal_stacks(study)
@@ -175,7 +175,7 @@ class SagittalRegression(SagittalXY):
         super().__init__(cache, targets, heatmap, augment, repeats=repeats)
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        """images (context, size, size), points (5, 2) in 0..1, known (5,), marked (5,) on this slice, presence ()."""
+        """Images (context, size, size), points (5, 2) in 0..1, known (5,), marked (5,) on this slice, presence ()."""
         study_id = self.study_ids[index % len(self.study_ids)]
         study, target = self.cache.study(study_id), self.targets[study_id]
         stacks = sagittal_stacks(study)
@@ -234,7 +234,7 @@ class SliceRoles(StudySamples):
         self.photometric = photometric(augment) if augment else None
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        """images (S, size, size), counts (S, 3), known (3,)."""
+        """Images (S, size, size), counts (S, 3), known (3,)."""
         study_id, k = self.items[index]
         study = self.cache.study(study_id)
         _, _, stack = sagittal_stacks(study)[k]
@@ -291,7 +291,7 @@ class AxialXY(StudySamples):
         self.collate = collate
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        """images (1, size, size), points (2, 2) in 0..1, known (2,), and heat (2, h, w) for a heatmap network."""
+        """Images (1, size, size), points (2, 2) in 0..1, known (2,), and heat (2, h, w) for a heatmap network."""
         study_id, target = self.items[index]
         study = self.cache.study(study_id)
         stack = study.series[AXIAL_T2][target.stack]

@@ -63,7 +63,10 @@ def fill(
     Args:
         data: (n,) uint8, the frame's bytes.
         header: gives the sizes.
-        mask, sign, slope, intercept: as ``rescale`` takes them.
+        mask: the bits that count.
+        sign: the one of them that marks negative numbers, 0 where there are none.
+        slope: RescaleSlope.
+        intercept: RescaleIntercept.
         out: receives the pixels.
 
     Returns:
