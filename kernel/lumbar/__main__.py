@@ -16,10 +16,11 @@ from typing import Any
 
 from lumbar import __version__
 from lumbar.budget import process_start
+from lumbar.competitions.lumbar_spine import NAME as DEFAULT
 from lumbar.errors import LumbarError
+from lumbar.io.numba_cache import use_numba_cache
 from lumbar.io.streams import make_patient
 from lumbar.io.text import guard_log, one_line, printable
-from lumbar.numba_cache import use_numba_cache
 
 RESEARCH = "Research use only: not a medical device."
 
@@ -77,6 +78,13 @@ def parser() -> argparse.ArgumentParser:
     score.add_argument("--solution", required=True, type=Path, metavar="CSV", help="labels, as train.csv")
     score.add_argument("--submission", required=True, type=Path, metavar="CSV", help="as sample_submission.csv")
 
+    score.add_argument(
+        "--competition",
+        default=DEFAULT,
+        metavar="NAME",
+        help="whose metric: a module of lumbar/competitions (%(default)s)",
+    )
+
     inspect = commands.add_parser(
         "inspect",
         help="what a DICOM file, series or study is",
@@ -101,7 +109,7 @@ def run_predict(arguments: argparse.Namespace, started: float) -> None:
     from lumbar.run import predict
 
     with logging_redirect_tqdm():
-        _, record = predict(
+        frame, record = predict(
             arguments.data,
             arguments.weights,
             arguments.out,
@@ -118,18 +126,22 @@ def run_predict(arguments: argparse.Namespace, started: float) -> None:
         )
     studies = record["studies"]
     predicted = sum(study["status"] == "predicted" for study in studies)
-    print(f"{printable(arguments.out)}: {25 * len(studies)} rows; {predicted} of {len(studies)} studies predicted")
+    print(f"{printable(arguments.out)}: {len(frame)} rows; {predicted} of {len(studies)} studies predicted")
     if predicted < len(studies):
         print(f"{len(studies) - predicted} kept their prior; the lines above and the record say why")
 
 
 def run_score(arguments: argparse.Namespace, _started: float) -> None:
     """``score``: total and terms."""
-    from lumbar.metric import read_table, score
+    from lumbar.competitions.registry import competition_named
+    from lumbar.competitions.scoring import evaluate
+    from lumbar.competitions.tables import read_answer, read_solution
 
-    result = score(read_table(arguments.solution, "the solution"), read_table(arguments.submission, "a submission"))
-    for name in ("total", "spinal", "foraminal", "subarticular", "any_severe"):
-        print(f"{name:<13}{getattr(result, name):.6f}")
+    competition = competition_named(arguments.competition)
+    solution = read_solution(arguments.solution, "the solution", competition)
+    terms = evaluate(competition, solution, read_answer(arguments.submission, "a submission", competition))
+    for name, value in terms.items():
+        print(f"{name:<13}{value:.6f}")
 
 
 def run_inspect(arguments: argparse.Namespace, _started: float) -> None:

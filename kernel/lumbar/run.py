@@ -15,11 +15,12 @@ from lumbar.bundle.code_hash import own_code_line
 from lumbar.bundle.manifest import verify
 from lumbar.chains.contract import Chain
 from lumbar.chains.registry import chain_of
+from lumbar.competitions.contract import Competition
+from lumbar.competitions.tables import read_studies
 from lumbar.errors import CohortError
-from lumbar.io.tables import PROBLEMS, list_studies, read_series
+from lumbar.io.numba_cache import use_numba_cache
+from lumbar.io.tables import PROBLEMS, list_studies
 from lumbar.io.text import guard_log
-from lumbar.labels import COLUMNS, row_ids
-from lumbar.numba_cache import use_numba_cache
 from lumbar.output.destinations import check_destinations
 from lumbar.output.record import build_record, write_extras
 from lumbar.output.submission import Submission, expected_studies, validate
@@ -56,11 +57,11 @@ def predict(
     that cannot be sent to a process (a function that no module holds by name) runs in threads of this one instead.
 
     Args:
-        root: a competition folder with ``{split}_images`` and ``{split}_series_descriptions.csv``.
+        root: a competition folder, for the lumbar spine ``{split}_images`` and ``{split}_series_descriptions.csv``.
         weights: a bundle: ``weights_manifest.json`` and the files that it names.
         out: submission.csv, whole and valid from the first write on; None writes none.
         split: ``test`` or ``train``.
-        chain: ``main``, ``baseline``, or a ``Chain``.
+        chain: ``main``, ``baseline`` (the lumbar spine's alone), or a ``Chain``; the bundle names its competition.
         time_limit: ``8.5h``, ``30m``, ``90s`` or seconds, from ``started`` on.
         report: report.html; record: the run record as JSON.
         studies: the first N only, or these ids; None for all.
@@ -72,7 +73,7 @@ def predict(
         progress: show a bar.
 
     Returns:
-        The submission's frame (25 rows a study) and the run record (docs/architecture.md).
+        The submission's frame (25 rows a study for the lumbar spine) and the run record (docs/architecture.md).
 
     Raises:
         ManifestError: the bundle is broken, stale, or fails a probe; nothing was written.
@@ -84,20 +85,21 @@ def predict(
     use_numba_cache()
     manifest = verify(weights, manifest_hash)
     functions = chain_of(chain, manifest)
+    competition = manifest.competition
     root = Path(root)
     check_destinations({"out": out, "report": report, "record": record}, root, manifest)
-    study_ids, descriptions = _studies(root, split, studies)
+    study_ids, descriptions = _studies(root, split, studies, competition)
     table_problems: dict[int | None, list[str]] = dict(descriptions.attrs.get(PROBLEMS, {}))
     for key in (None, *study_ids):
         for line in table_problems.get(key, []):
-            log.warning("%s_series_descriptions.csv: %s", split, line)
+            log.warning("%s: %s", competition.table.replace("{split}", split), line)
     devices = _devices(functions, workers, len(study_ids))
     setup = Setup(
         root=root,
         split=split,
         descriptions=descriptions,
         manifest=manifest,
-        prior=np.array([manifest.prior[column] for column in COLUMNS]),
+        prior=np.array([manifest.prior[key] for key in competition.keys]),
         chain=functions,
         device="",
         n_threads=cpu_threads(len(devices)),
@@ -113,13 +115,13 @@ def predict(
         )  # fmt: skip
         if own_code := own_code_line(manifest.code_sha256):
             log.info("%s", own_code)
-        submission = Submission(study_ids, manifest.prior, out)
+        submission = Submission(study_ids, manifest.prior, out, competition)
         outcomes = schedule.run(submission)
     finally:
         schedule.stop()
     if out is not None:
         submission.write()
-        validate(out, [row_id for study_id in study_ids for row_id in row_ids(study_id)])
+        validate(out, [row_id for study_id in study_ids for row_id in competition.row_ids(study_id)], competition)
     for outcome in outcomes:
         outcome.problems[:0] = [
             line for line in table_problems.get(outcome.study_id, []) if line not in outcome.problems
@@ -136,11 +138,16 @@ def _devices(chain: Chain, workers: int | None, n_studies: int) -> list[str]:
     return [gpus[index % len(gpus)] if gpus else "cpu" for index in range(count)]
 
 
-def _studies(root: Path, split: str, wanted: int | Sequence[int] | None) -> tuple[list[int], pd.DataFrame]:
-    """Ids to predict, in the order of the file, and the table of series."""
-    table = read_series(root, split)
+def _studies(
+    root: Path, split: str, wanted: int | Sequence[int] | None, competition: Competition
+) -> tuple[list[int], pd.DataFrame]:
+    """Ids to predict, in the order of the file, and the competition's table of series or studies."""
+    if split not in competition.splits:
+        raise CohortError(f"split {split!r}: expected one of {', '.join(competition.splits)}")
+    table = read_studies(root, split, competition)
     tabled = table.studies()
-    study_ids = expected_studies(root, split, list_studies(root, split, tabled), tabled)
+    present = list_studies(root, split, tabled, competition.images)
+    study_ids = expected_studies(root, split, present, tabled, competition)
     if isinstance(wanted, int):
         study_ids = study_ids[:wanted]
     elif wanted is not None:

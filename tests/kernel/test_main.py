@@ -16,7 +16,7 @@ from lumbar.budget import process_start
 from lumbar.io.streams import PatientStream
 from lumbar.labels import COLUMNS, SEVERITIES
 from lumbar.metric import constant_submission, score, uniform_table
-from lumbar.numba_cache import use_numba_cache
+from lumbar.io.numba_cache import use_numba_cache
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ class Picture:
 
 @dataclass
 class Outcome:
-    """What became of one study. ``probs`` (25, 3), or None: its prior stays."""
+    """What became of one study. ``probs`` (rows, values) of its competition, or None: its prior stays."""
 
     study_id: int
     probs: Probs | None = None
@@ -48,10 +48,13 @@ class Outcome:
 
 @dataclass
 class StudyResult:
-    """Probabilities (25, 3) in the order of ``labels.COLUMNS``, what led to them, and seconds by stage."""
+    """Probabilities (rows, values) in the competition's order, what led to them, and seconds by stage.
+
+    For the lumbar spine (25, 3), rows in the order of ``labels.COLUMNS``; ``localisation`` is empty for others.
+    """
 
     probs: Probs
-    localisation: Localisation
+    localisation: Localisation = field(default_factory=Localisation)
     problems: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -60,10 +63,15 @@ class StudyResult:
 class Chain:
     """The functions of a chain. Each must be importable by name, so that a worker process finds it.
 
-    ``read(root, split, study_id, descriptions, workers)`` gives a study; ``load(manifest, device)`` networks that
-    passed their probes; ``predict(study, networks, prior, effort)`` a result with ``probs``, ``localisation``,
-    ``problems`` and ``seconds``; ``draw(study, result)`` pictures. ``uses_gpu``: its networks run on a GPU
-    where there is one.
+    Attributes:
+        read: ``read(root, split, study_id, table, workers)`` gives a study: an object with ``study_id`` and
+            ``problems`` (lines for log and report). Where it has ``series`` (name → stacks), and they hold nothing, the
+            study keeps its prior. ``table`` holds the rows of the competition's table of series or studies.
+        load: ``load(manifest, device)`` gives networks that passed their probes.
+        predict: ``predict(study, networks, prior, effort)`` gives a ``StudyResult``; ``prior`` and ``probs`` have the
+            shape (rows, values) of the competition.
+        draw: ``draw(study, result)`` gives pictures for the report.
+        uses_gpu: whether its networks run on a GPU where there is one.
     """
 
     read: Callable[[Path, str, int, pd.DataFrame, int | None], Any]

@@ -1,4 +1,7 @@
-"""Chains by name. A chain's module is imported when one of its functions is called: torch and numba come only then."""
+"""Chains by name, and those of other competitions.
+
+A chain's module is imported when one of its functions is called: torch and numba come only then.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ from functools import partial
 from typing import Any
 
 from lumbar.bundle.manifest import FILE_NAME, Manifest
-from lumbar.chains.contract import Chain
+from lumbar.chains.contract import Chain, draw_nothing
+from lumbar.competitions.registry import DEFAULT, competition_module
 from lumbar.errors import ManifestError
 from lumbar.labels import SAGITTAL_T1
 
@@ -39,6 +43,22 @@ def baseline_chain(manifest: Manifest) -> Chain:
     return _chain("baseline", tuple(wanted))
 
 
+def own_chain(name: str) -> Chain:
+    """The chain in a competition's own module: ``read``, ``load``, ``predict``; ``draw`` and ``USES_GPU`` where it has.
+
+    Raises:
+        ManifestError: the module lacks one of the functions.
+    """
+    module = competition_module(name)
+    return Chain(
+        read=module.read,
+        load=module.load,
+        predict=module.predict,
+        draw=getattr(module, "draw", draw_nothing),
+        uses_gpu=bool(getattr(module, "USES_GPU", True)),
+    )
+
+
 def chain_of(chain: str | Chain, manifest: Manifest) -> Chain:
     """The functions of a chain by name.
 
@@ -47,6 +67,11 @@ def chain_of(chain: str | Chain, manifest: Manifest) -> Chain:
     """
     if isinstance(chain, Chain):
         return chain
+    if manifest.competition_name != DEFAULT:
+        if chain != "main":
+            where = manifest.folder / FILE_NAME
+            raise ManifestError(f"{where}: chain {chain!r}, expected main, the chain of {manifest.competition_name}")
+        return own_chain(manifest.competition_name)
     if chain == "main":
         return MAIN
     if chain == "baseline" and manifest.of_stage("baseline"):

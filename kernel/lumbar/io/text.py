@@ -212,10 +212,14 @@ def _forms(text: str) -> set[str]:
 
 
 def study_text(
-    root: str | os.PathLike[str], split: str, study_id: int, more_roots: Iterable[str | os.PathLike[str]] = ()
+    root: str | os.PathLike[str],
+    split: str,
+    study_id: int,
+    more_roots: Iterable[str | os.PathLike[str]] = (),
+    images_folder: str = "{split}_images",
 ) -> PublicText:
     """How lines about a study are shown: paths relative to its folder, and names of its files masked if unusual."""
-    images = os.path.join(root, f"{split}_images")
+    images = os.path.join(root, images_folder.replace("{split}", split))
     folder = os.path.join(images, str(study_id))
     return PublicText((folder, images, root, *more_roots), unusual_names(folder))
 
