@@ -77,6 +77,7 @@ class Competition:
         hidden_studies: about how many the hidden test has, for the projection of a rehearsal.
         hours: what the competition allows a notebook.
         time_limit: what the notebook allows itself, such as ``8.5h``.
+        full_title: heading of the notebook; empty for ``title``.
         row_form: a row's name in words, for messages.
         row_titles: titles of the report's table, down; empty for the rows' own names.
         column_titles: and across: ``rows`` are laid out row by row; empty for one column.
@@ -105,6 +106,7 @@ class Competition:
     hidden_studies: int = 1000
     hours: float = 9.0
     time_limit: str = "8.5h"
+    full_title: str = ""
     row_form: str = ""
     row_titles: tuple[str, ...] = ()
     column_titles: tuple[str, ...] = ()
@@ -176,6 +178,11 @@ class Competition:
     def grid_columns(self) -> tuple[str, ...]:
         """Titles of the report's table, across."""
         return self.column_titles or ("",)
+
+    @property
+    def heading(self) -> str:
+        """Heading of the notebook."""
+        return self.full_title or self.title
 
     @property
     def titles(self) -> tuple[str, ...]:

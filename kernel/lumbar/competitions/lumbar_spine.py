@@ -45,6 +45,7 @@ COMPETITION = Competition(
     labels_are_numbers=False,
     inputs=("train.csv", "train_label_coordinates.csv"),
     hidden_studies=720,
+    full_title="RSNA 2024 lumbar spine",
     row_form="<study_id>_<condition>_<level>",
     row_titles=tuple(condition.replace("_", " ").capitalize() for condition in CONDITIONS),
     column_titles=tuple(level_title(level) for level in LEVELS),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lumbar.competitions.contract import Competition
 from lumbar.errors import LumbarError
 from lumbar_publish.files import write_text
 from lumbar_publish.kaggle.client import Client
@@ -57,6 +58,11 @@ class Publication:
     def dataset(self) -> str:
         """The dataset's ``owner/slug``."""
         return str(self.sealed.dataset)
+
+    @property
+    def competition(self) -> Competition:
+        """What is submitted to."""
+        return self.sealed.competition
 
     @property
     def kernel(self) -> str:

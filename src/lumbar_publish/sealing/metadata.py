@@ -20,7 +20,9 @@ def dataset_metadata(dataset: DatasetId) -> dict[str, Any]:
     return {"id": str(dataset), "licenses": [{"name": "other"}], "title": dataset.title}
 
 
-def kernel_metadata(dataset: DatasetId, machine: str = DEFAULT, image: str = IMAGES[0]) -> dict[str, Any]:
+def kernel_metadata(
+    dataset: DatasetId, machine: str = DEFAULT, image: str = IMAGES[0], competition: str = COMPETITION
+) -> dict[str, Any]:
     """``kernel-metadata.json``: private, internet off, dataset and competition attached, two T4s unless said otherwise.
 
     Booleans are booleans (the client crashes on integers), and ``enable_internet`` is written because the client's
@@ -31,6 +33,7 @@ def kernel_metadata(dataset: DatasetId, machine: str = DEFAULT, image: str = IMA
         machine: name of the accelerator, ``none`` for the CPU.
         image: ``latest``, the image as it is when the notebook runs, the one that the parity pins follow; or
             ``original``, the image of the notebook's first version.
+        competition: its name on Kaggle, attached too.
 
     Raises:
         ManifestError: an unknown accelerator or image.
@@ -39,7 +42,7 @@ def kernel_metadata(dataset: DatasetId, machine: str = DEFAULT, image: str = IMA
         raise ManifestError(f"image {image!r}: expected one of {', '.join(IMAGES)}")
     return {
         "code_file": f"../{NOTEBOOK}",
-        "competition_sources": [COMPETITION],
+        "competition_sources": [competition],
         "dataset_sources": [str(dataset)],
         "enable_internet": False,
         "id": dataset.kernel,

@@ -15,6 +15,9 @@ from lumbar.bundle import manifest as manifests
 from lumbar.bundle.code_hash import FOLDER, PACKAGE, digest, find_package, shipped_files, shipped_hashes
 from lumbar.bundle.code_hash import code_sha256 as code_sha256
 from lumbar.bundle.manifest import FILE_NAME as MANIFEST
+from lumbar.competitions.contract import Competition
+from lumbar.competitions.lumbar_spine import COMPETITION as LUMBAR_SPINE
+from lumbar.competitions.registry import DEFAULT
 from lumbar.errors import ManifestError
 from lumbar_publish.files import replaced_folder, write_text
 from lumbar_publish.names import DatasetId, Layout
@@ -39,6 +42,7 @@ class Sealed:
     dataset: DatasetId
     manifest_hash: str
     sizes: dict[str, int]  # bytes of each top-level entry
+    competition: Competition = LUMBAR_SPINE
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -135,6 +139,7 @@ def seal(
     data["forced"] = _accepted(data, manifest_path, run, force)
     data["dataset"] = {"id": str(dataset), "version": None}
     data["code_files"] = shipped_hashes(layout.kernel)
+    _demand_module(data, layout)
     data["code_sha256"] = digest(data["code_files"])
     with replaced_folder(layout.sealed) as folder:
         _stage(folder, layout, data, weights, dataset)
@@ -147,10 +152,21 @@ def seal(
     return described(layout.sealed, dataset)
 
 
+def _demand_module(data: dict[str, Any], layout: Layout) -> None:
+    """Refuse a competition whose module would not ship: the kernel imports it from the sealed code alone."""
+    name = data.get("competition", DEFAULT)
+    if name != DEFAULT and f"competitions/{name}.py" not in data["code_files"]:
+        place = layout.kernel / "competitions" / f"{name}.py"
+        raise ManifestError(
+            f"{place}: no such file, expected the module of competition {name!r} in the code that ships"
+        )
+
+
 def described(folder: Path, dataset: DatasetId) -> Sealed:
     """What lies in a sealed folder."""
     sizes = {entry.name: _size(entry) for entry in sorted(folder.iterdir())}
-    return Sealed(folder, dataset, manifests.manifest_hash(folder), sizes)
+    manifest = manifests.read_manifest(folder)
+    return Sealed(folder, dataset, manifest.hash, sizes, manifest.competition)
 
 
 def verify_against_lock(layout: Layout, folder: Path) -> str:
@@ -225,10 +241,12 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _write_companions(layout: Layout, dataset: DatasetId) -> None:
-    data = read_json(layout.sealed / MANIFEST)
+    manifest = manifests.read_manifest(layout.sealed)
+    competition, chain = manifest.competition, chain_of(manifest.data)
     write_text(layout.lock, (layout.sealed / MANIFEST).read_text(encoding="utf-8"))
-    write_text(layout.notebook, notebook_json(dataset, manifests.manifest_hash(layout.sealed), chain_of(data)))
-    write_json(layout.kernel_metadata, kernel_metadata(dataset, *noted_machine(layout.kernel_metadata)))
+    write_text(layout.notebook, notebook_json(dataset, manifest.hash, chain, competition))
+    machine, image = noted_machine(layout.kernel_metadata)
+    write_json(layout.kernel_metadata, kernel_metadata(dataset, machine, image, competition.slug))
 
 
 def _keep_as_demo(layout: Layout) -> None:
