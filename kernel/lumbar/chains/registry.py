@@ -6,17 +6,21 @@ A chain's module is imported when one of its functions is called: torch and numb
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from functools import partial
 from typing import Any
 
 from lumbar.bundle.manifest import FILE_NAME, Manifest
-from lumbar.chains.contract import Chain, draw_nothing
-from lumbar.competitions.registry import DEFAULT, competition_module
+from lumbar.chains.contract import Chain, Picture, draw_nothing
+from lumbar.competitions.registry import DEFAULT
 from lumbar.errors import ManifestError
+from lumbar.io.text import one_line
 from lumbar.labels import SAGITTAL_T1
 
 # Each module has ``read``, ``load``, ``predict`` and ``draw``.
 MODULES = {"main": "lumbar.chains.main", "baseline": "lumbar.chains.baseline"}
+
+_NEEDED = ("read", "load", "predict")  # of another competition's chain; ``draw`` may be missing
 
 
 def _call(module: str, name: str, *arguments: Any) -> Any:
@@ -44,19 +48,36 @@ def baseline_chain(manifest: Manifest) -> Chain:
 
 
 def own_chain(name: str) -> Chain:
-    """The chain in a competition's own module: ``read``, ``load``, ``predict``; ``draw`` and ``USES_GPU`` where it has.
+    """The chain of another competition: ``read``, ``load``, ``predict`` and, where there is one, ``draw``.
 
-    Raises:
-        ManifestError: the module lacks one of the functions.
+    They stand in ``lumbar.chains.NAME``, which workers alone import, or in the competition's own module.
     """
-    module = competition_module(name)
+    place = f"lumbar.chains.{name}"
+    module = place if importlib.util.find_spec(place) is not None else f"lumbar.competitions.{name}"
     return Chain(
-        read=module.read,
-        load=module.load,
-        predict=module.predict,
-        draw=getattr(module, "draw", draw_nothing),
-        uses_gpu=bool(getattr(module, "USES_GPU", True)),
+        read=partial(_call, module, "read"),
+        load=partial(_load, module),
+        predict=partial(_call, module, "predict"),
+        draw=partial(_draw, module),
+        uses_gpu=True,
     )
+
+
+def _load(module: str, manifest: Manifest, device: str) -> Any:
+    """The networks, once the module has what a chain needs: else every study would fail instead of the run."""
+    try:
+        functions = importlib.import_module(module)
+    except (Exception, SystemExit) as error:  # whatever somebody's module does while it is imported
+        reason = one_line(error)
+        raise ManifestError(f"{module}: cannot be imported ({reason}), expected {', '.join(_NEEDED)}") from None
+    if missing := [name for name in _NEEDED if not callable(getattr(functions, name, None))]:
+        raise ManifestError(f"{module}: found no function {missing[0]}, expected {', '.join(_NEEDED)}")
+    return functions.load(manifest, device)
+
+
+def _draw(module: str, study: Any, result: Any) -> list[Picture]:
+    draw = getattr(importlib.import_module(module), "draw", draw_nothing)
+    return list(draw(study, result))
 
 
 def chain_of(chain: str | Chain, manifest: Manifest) -> Chain:

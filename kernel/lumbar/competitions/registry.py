@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from types import ModuleType
 
 import lumbar.competitions
 from lumbar.competitions import lumbar_spine
@@ -16,7 +15,6 @@ from lumbar.rules import Text, shown
 DEFAULT = lumbar_spine.NAME
 _NAME = Text(64, r"[a-z][a-z0-9_]*", "a module's name")
 _OTHERS = ("contract", "registry", "scoring", "tables")  # modules here that are no competition
-_NEEDED = ("read", "load", "predict")  # functions of a chain; ``draw`` may be missing
 
 
 def competition_names() -> list[str]:
@@ -29,25 +27,11 @@ def competition_named(name: str) -> Competition:
     """The competition of a module of ``lumbar.competitions``.
 
     Raises:
-        ManifestError: there is no such module, it cannot be imported, or it lacks what a competition needs.
+        ManifestError: there is no such module, it cannot be imported, or it holds no competition.
     """
     if name == DEFAULT:
         return lumbar_spine.COMPETITION
-    competition = getattr(competition_module(name), "COMPETITION", None)
-    if not isinstance(competition, Competition):
-        raise ManifestError(
-            f"lumbar.competitions.{name}: COMPETITION: found {shown(competition)}, expected a Competition"
-        )
-    return competition
-
-
-def competition_module(name: str) -> ModuleType:
-    """A competition's module with the functions of its chain.
-
-    Raises:
-        ManifestError: as ``competition_named``.
-    """
-    place = f"lumbar.competitions.{name}"
+    place = f"{lumbar.competitions.__name__}.{name}"
     if not _NAME.accepts(name) or name in _OTHERS:
         raise ManifestError(f"competition {shown(name)}: expected one of {', '.join(competition_names())}")
     try:
@@ -60,8 +44,7 @@ def competition_module(name: str) -> ModuleType:
             ) from None
         reason = one_line(error)
         raise ManifestError(f"{place}: cannot be imported ({reason}), expected a module with COMPETITION") from None
-    if missing := [needed for needed in _NEEDED if not callable(getattr(module, needed, None))]:
-        raise ManifestError(
-            f"{place}: found no function {missing[0]}, expected COMPETITION and the functions {', '.join(_NEEDED)}"
-        )
-    return module
+    competition = getattr(module, "COMPETITION", None)
+    if not isinstance(competition, Competition):
+        raise ManifestError(f"{place}: COMPETITION: found {shown(competition)}, expected a Competition")
+    return competition

@@ -1,0 +1,102 @@
+"""A second competition by the same code: from data to a scored submission, as docs/another-competition.md says it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from knee_studies import BROKEN, FINDINGS, write_knees
+from publish.kaggle_server import USER, KaggleServer
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+EXAMPLE = REPOSITORY / "examples" / "another_competition"
+# `build_dataset.py` with short pauses between the client's tries
+BUILD = """
+import sys
+from pathlib import Path
+from lumbar_publish.cli import main
+from lumbar_publish.kaggle import client
+from lumbar_publish.names import Layout
+client._FIRST_PAUSE_S, client._LONGEST_PAUSE_S = 0.05, 0.2
+sys.exit(main(Layout(Path(sys.argv.pop(1))), None))
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A repository with the example's two modules where the document puts them."""
+    place = tmp_path / "repository"
+    shutil.copytree(REPOSITORY / "kernel", place / "kernel", ignore=shutil.ignore_patterns("__pycache__"))
+    for room in ("competitions", "chains"):
+        shutil.copy(EXAMPLE / room / "knee_tears.py", place / "kernel" / "lumbar" / room)
+    return place
+
+
+def run(root: Path, *command: str, status: int = 0) -> tuple[str, str]:
+    """A command of Python on the repository's own kernel: output and errors."""
+    path = os.pathsep.join([str(root / "kernel"), str(REPOSITORY / "src"), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, *command], cwd=root, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout, done.stderr
+
+
+@pytest.mark.slow
+def test_from_data_to_a_scored_submission(root: Path, kaggle: KaggleServer, tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "rehearsal"
+    truth = write_knees(data)
+    run(root, str(EXAMPLE / "train.py"), str(data), str(tmp_path / "run"))
+
+    _, err = run(root, "-c", BUILD, str(root), "--run", str(tmp_path / "run"), status=1)
+    assert re.fullmatch(r"error: --sample: found none, expected a folder of knee-mr-tears .*\n", err)
+    assert not (root / "dist" / "dataset").exists()
+    printed, _ = run(root, "-c", BUILD, str(root), "--run", str(tmp_path / "run"), "--sample", str(data))
+    assert "at most 6 hours" in printed
+    manifest = json.loads((root / "weights_manifest.json").read_text())
+    assert manifest["competition"] == "knee_tears"
+    assert "competitions/knee_tears.py" in manifest["code_files"]
+    assert json.loads((root / "kernel" / "kernel-metadata.json").read_text())["competition_sources"] == [
+        "knee-mr-tears"
+    ]
+
+    dry_run = ["-m", "lumbar_publish.rehearsal.dry_run", "--root", str(root), "--keep-seal", "--out", str(out)]
+    printed, _ = run(root, *dry_run, "--data", str(data))
+    assert f"{len(truth)} of {len(truth)}, valid; 1 of {len(truth)} studies left at the prior" in printed
+    assert "of 6 hours for 300 studies" in printed
+    score = re.search(r"^score +(\d\.\d{4}) \(acl tear \d\.\d{4}, meniscus tear \d\.\d{4}\)$", printed, re.MULTILINE)
+    working = out / "kaggle" / "working"
+    submission = pd.read_csv(working / "submission.csv").set_index("study_id")
+    assert list(submission.columns) == list(FINDINGS)
+    assert list(submission.index) == list(truth)
+    assert submission.loc[BROKEN].tolist() == [0.5, 0.5]
+    for study_id, grades in truth.items():
+        if study_id != BROKEN:
+            assert (submission.loc[study_id] > 0.5).tolist() == list(map(bool, grades))
+    assert score is not None
+    assert float(score[1]) < 0.693  # what 0.5 everywhere scores
+    report = (working / "report.html").read_text()
+    assert "Knee run report" in report
+    assert "levels on sagittal" not in report
+
+    files = {name: (working / name).read_bytes() for name in ("submission.csv", "record.json")}
+    kaggle.output = lambda _: files
+    printed, _ = run(root, "-c", BUILD, str(root), "--publish", "-m", "first knees", "--sample", str(data))
+    assert "public score 0.355" in printed
+    named = {request.get("competitionName") for method, request in kaggle.requests if "Submission" in method}
+    assert named - {None} == {"knee-mr-tears"}
+    pushed = kaggle.kernels[f"{USER}/lumbar-kit-submission"].versions[-1]
+    assert "knee-mr-tears" in pushed["text"]
+
+    metric = ["-m", "lumbar", "score", "--competition", "knee_tears", "--submission", str(working / "submission.csv")]
+    printed, _ = run(root, *metric, "--solution", str(data / "test_labels.csv"))
+    assert printed.startswith("total        ")
+    assert float(printed.split()[1]) == pytest.approx(float(score[1]), abs=1e-4)
