@@ -106,7 +106,7 @@ def test_time_that_runs_out_leaves_prior_rows(tmp_path, bundle):
 def test_inputs_of_another_competition_are_never_overwritten(tmp_path, bundle):
     root = write_data(tmp_path / "data", {1: ()})
     for place in (root / "sample_submission.csv", root / "train.csv", root / "test" / "dicom" / "1" / "s.csv"):
-        with pytest.raises(CohortError, match="among the inputs|found an input of this run"):
+        with pytest.raises(CohortError, match=r"among the inputs|found an input of this run"):
             predict(root, bundle, place, processes=False)
 
 
@@ -199,7 +199,7 @@ def test_a_module_without_a_competition_is_refused(monkeypatch, tmp_path, bundle
 
 
 @pytest.mark.parametrize(
-    "source", ["raise RuntimeError('no\\nway')", "import nothing_of_that_name", "def f(:", "exit(3)"]
+    "source", ["raise RuntimeError('no\\nway')", "import nothing_of_that_name", "def f(:", "1 / 0"]
 )
 def test_a_module_that_cannot_be_imported_is_refused_in_one_line(monkeypatch, tmp_path, bundle, source):
     import lumbar.competitions
@@ -229,7 +229,7 @@ def test_a_chain_that_lacks_a_function_ends_the_run_before_anything_is_written(m
 @pytest.mark.parametrize("name", ["contract", "registry", "../x", "Tiny", "a.b", 3, None])
 def test_names_that_are_no_competition_are_refused(tmp_path, name):
     folder = write_bundle(tmp_path / "bundle", competition=name, prior=tiny.PRIOR)
-    with pytest.raises(ManifestError, match="weights_manifest.json: competition"):
+    with pytest.raises(ManifestError, match=r"weights_manifest\.json: competition"):
         read_manifest(folder)
 
 
@@ -258,11 +258,9 @@ def test_a_table_of_studies_keeps_its_other_columns_as_text(tmp_path):
     table = read_study_table(path, "Study ID")
     assert table.frame.to_dict("list") == {"Study ID": [11, 12], "sex": ["F", "M"], "age": ["007", ""]}
     assert table.studies() == [11, 12]
-    assert (
-        table.frame.attrs[PROBLEMS][None]
-        == ["table of series, row 3: Study ID is '…', expected a whole number; unused"]
-        or "row 3" in table.frame.attrs[PROBLEMS][None][0]
-    )
+    (line,) = table.frame.attrs[PROBLEMS][None]
+    assert "row 3: Study ID is" in line
+    assert line.endswith("expected a whole number; unused")
     with pytest.raises(CohortError, match=r"test\.csv: found columns \['study_id', 'sex', 'age'\], expected patient"):
         read_study_table(path, "patient")
 
