@@ -15,7 +15,7 @@ from lumbar.bundle.code_hash import own_code_line
 from lumbar.bundle.manifest import verify
 from lumbar.chains.contract import Chain
 from lumbar.chains.registry import chain_of
-from lumbar.competitions.contract import Competition
+from lumbar.competitions.contract import SPLITS, Competition
 from lumbar.competitions.tables import read_studies
 from lumbar.errors import CohortError
 from lumbar.io.numba_cache import use_numba_cache
@@ -92,7 +92,7 @@ def predict(
     table_problems: dict[int | None, list[str]] = dict(descriptions.attrs.get(PROBLEMS, {}))
     for key in (None, *study_ids):
         for line in table_problems.get(key, []):
-            log.warning("%s: %s", competition.table.replace("{split}", split), line)
+            log.warning("%s: %s", competition.path(competition.table, split), line)
     devices = _devices(functions, workers, len(study_ids))
     setup = Setup(
         root=root,
@@ -142,11 +142,11 @@ def _studies(
     root: Path, split: str, wanted: int | Sequence[int] | None, competition: Competition
 ) -> tuple[list[int], pd.DataFrame]:
     """Ids to predict, in the order of the file, and the competition's table of series or studies."""
-    if split not in competition.splits:
-        raise CohortError(f"split {split!r}: expected one of {', '.join(competition.splits)}")
+    if split not in SPLITS:
+        raise CohortError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
     table = read_studies(root, split, competition)
     tabled = table.studies()
-    present = list_studies(root, split, tabled, competition.images)
+    present = list_studies(root, split, tabled, competition.path(competition.images, split))
     study_ids = expected_studies(root, split, present, tabled, competition)
     if isinstance(wanted, int):
         study_ids = study_ids[:wanted]

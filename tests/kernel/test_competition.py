@@ -40,7 +40,7 @@ def bundle(tmp_path):
 
 def write_data(root, studies, columns=("study_id", *tiny.FINDINGS)):
     for study_id, traits in studies.items():
-        folder = root / "test" / "dicom" / str(study_id)
+        folder = root / "hidden" / "dicom" / str(study_id)
         folder.mkdir(parents=True)
         for trait in traits:
             (folder / trait).write_text("")
@@ -105,7 +105,7 @@ def test_time_that_runs_out_leaves_prior_rows(tmp_path, bundle):
 
 def test_inputs_of_another_competition_are_never_overwritten(tmp_path, bundle):
     root = write_data(tmp_path / "data", {1: ()})
-    for place in (root / "sample_submission.csv", root / "train.csv", root / "test" / "dicom" / "1" / "s.csv"):
+    for place in (root / "sample_submission.csv", root / "train.csv", root / "hidden" / "dicom" / "1" / "s.csv"):
         with pytest.raises(CohortError, match=r"among the inputs|found an input of this run"):
             predict(root, bundle, place, processes=False)
 
@@ -171,6 +171,7 @@ def test_a_metric_that_raises_or_gives_no_number_is_said_in_one_line(result, mes
         ({"score": None}, "score: found None, expected a function of solution and submission"),
         ({"images": "images"}, "images: found 'images', expected a folder with {split} in its name"),
         ({"images": "../{split}"}, r"images: found '\.\./{split}', expected a relative path"),
+        ({"split_names": ("a", "a")}, "split_names: found .* expected 2 different values"),
         ({"hours": 0}, "hours: found 0, expected a number above 0 up to 24"),
         ({"time_limit": "10h"}, "time_limit: found '10h', expected more than 0 and at most 9h"),
         ({"time_limit": "soon"}, "time limit 'soon': expected a duration"),

@@ -34,6 +34,7 @@ COMPETITION = Competition(
     id_column="study_id",
     sums_to_one=False,
     images="{split}/dicom",
+    split_names=("hidden", "known"),
 )
 
 
@@ -45,7 +46,7 @@ class TinyStudy:
 
 
 def read(root, split, study_id, table, workers):
-    folder = Path(root) / split / "dicom" / str(study_id)
+    folder = Path(root) / COMPETITION.path(COMPETITION.images, split) / str(study_id)
     traits = {path.name for path in folder.iterdir()}
     return TinyStudy(study_id, traits, [f"study {study_id}: one slice left out"] if "noted" in traits else [])
 

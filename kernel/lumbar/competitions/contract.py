@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from lumbar.io.tables import SeriesTable
 
+SPLITS = ("test", "train")
 ONE_ROW = "study"  # key of the prior of a competition that asks for one row a study
 
 _PART = r"[A-Za-z0-9_{][A-Za-z0-9_.{}-]*"
@@ -38,7 +39,7 @@ _RULES: dict[str, Rule] = {
     "sample": _FILE,
     "solution": _FILE,
     "labels_are_numbers": Flag(),
-    "splits": Many(Text(40, r"[A-Za-z0-9_-]+", "letters, digits, _ and -"), 1, 20, is_set=True),
+    "split_names": Many(Text(40, r"[A-Za-z0-9_-]+", "letters, digits, _ and -"), 2, 2, is_set=True),
     "inputs": Many(_FILE, 0, 100),
     "hidden_studies": Whole(1, 10**7),
     "hours": Real(0.0, 24.0, above=True),
@@ -52,7 +53,7 @@ _RULES: dict[str, Rule] = {
 class Competition:
     """A competition of studies, each a folder of images, and an answer of numbers from 0 to 1.
 
-    ``{split}`` in a path stands for the name of a split. A study's answer is an array (rows, values).
+    A study's answer is an array (rows, values).
 
     Attributes:
         slug: its name in ``kaggle.com/competitions/NAME``.
@@ -72,7 +73,7 @@ class Competition:
         sample: the sample submission; it leads the order of the rows.
         solution: labels of the test studies, where a rehearsal has them: it is scored then.
         labels_are_numbers: whether the columns of ``solution`` that hold numbers alone reach the metric as numbers.
-        splits: names of the splits; rows of ``sample`` are those of the first.
+        split_names: what ``{split}`` stands for in paths, for the splits ``test`` and ``train``.
         inputs: further files of the folder that no output may overwrite.
         hidden_studies: about how many the hidden test has, for the projection of a rehearsal.
         hours: what the competition allows a notebook.
@@ -101,7 +102,7 @@ class Competition:
     sample: str = "sample_submission.csv"
     solution: str = "solution.csv"
     labels_are_numbers: bool = True
-    splits: tuple[str, ...] = ("test", "train")
+    split_names: tuple[str, str] = SPLITS
     inputs: tuple[str, ...] = ("train.csv",)
     hidden_studies: int = 1000
     hours: float = 9.0
@@ -191,11 +192,15 @@ class Competition:
 
     # ---- the folder -----------------------------------------------------------------------------------------------
 
+    def path(self, template: str, split: str) -> str:
+        """``images`` or ``table`` for the split ``test`` or ``train``."""
+        return template.replace("{split}", dict(zip(SPLITS, self.split_names, strict=True))[split])
+
     def files(self) -> list[str]:
         """Tables of the competition's folder, which no output may overwrite."""
-        tables = [self.table.replace("{split}", split) for split in self.splits] if self.table else []
+        tables = [self.path(self.table, split) for split in SPLITS] if self.table else []
         return [self.sample, self.solution, *self.inputs, *tables]
 
     def image_folders(self) -> list[str]:
         """Image folders of all splits."""
-        return [self.images.replace("{split}", split) for split in self.splits]
+        return [self.path(self.images, split) for split in SPLITS]

@@ -79,7 +79,7 @@ def read_studies(root: Path, split: str, competition: Competition) -> SeriesTabl
     if competition.read_table is not None:
         return competition.read_table(root, split)
     if competition.table:
-        return read_study_table(root / competition.table.replace("{split}", split), competition.study_column)
+        return read_study_table(root / competition.path(competition.table, split), competition.study_column)
     frame = pd.DataFrame({competition.study_column: pd.Series([], dtype="int64")})
     return SeriesTable(frame, study_column=competition.study_column)
 

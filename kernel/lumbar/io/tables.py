@@ -269,7 +269,7 @@ def list_studies(
     root: str | os.PathLike[str],
     split: str,
     tabled: Iterable[int] | None = None,
-    folder: str = "{split}_images",
+    folder: str = "",
 ) -> list[int]:
     """Ids of all studies that the table or the image folder names, ascending.
 
@@ -277,12 +277,12 @@ def list_studies(
         root: competition folder.
         split: ``train`` or ``test``.
         tabled: studies of the table where it was read already.
-        folder: of the images, with ``{split}`` for the split.
+        folder: of the images; empty for ``{split}_images``.
 
     Raises:
         CohortError: no image folder, or no study at all.
     """
-    images = Path(root) / folder.replace("{split}", split)
+    images = Path(root) / (folder or f"{split}_images")
     if not images.is_dir():
         raise CohortError(f"{images}: not found, expected a folder with one folder a study")
     try:

@@ -216,10 +216,10 @@ def study_text(
     split: str,
     study_id: int,
     more_roots: Iterable[str | os.PathLike[str]] = (),
-    images_folder: str = "{split}_images",
+    images_folder: str = "",
 ) -> PublicText:
     """How lines about a study are shown: paths relative to its folder, and names of its files masked if unusual."""
-    images = os.path.join(root, images_folder.replace("{split}", split))
+    images = os.path.join(root, images_folder or f"{split}_images")
     folder = os.path.join(images, str(study_id))
     return PublicText((folder, images, root, *more_roots), unusual_names(folder))
 

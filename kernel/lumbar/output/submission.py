@@ -128,7 +128,7 @@ def expected_studies(
 ) -> list[int]:
     """Studies of the submission, in the order of the file.
 
-    The sample submission (of the first split only) leads, for a row too many or too few costs the whole submission.
+    The sample submission (of the test split only) leads, for a row too many or too few costs the whole submission.
     Studies of the series table that it lacks are added: the sample may have stayed behind when the test set was
     swapped. A sample that shares no study with the data is of another test set, and a folder that neither names is not
     asked for.
@@ -142,7 +142,7 @@ def expected_studies(
         CohortError: the sample has other columns than the competition, or no row of its form.
     """
     path = Path(root) / competition.sample
-    if split != competition.splits[0] or not path.is_file():
+    if split != "test" or not path.is_file():
         return list(present)
     frame = _read_rows(path, competition)
     listed, wrong = _listed_studies(_row_ids(frame, competition), competition)

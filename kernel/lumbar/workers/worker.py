@@ -100,7 +100,8 @@ class _Reading:
             self._error = LumbarError(one_line(error))
         try:
             # Only now, and here: a folder that cannot be listed in time is no reason to wait anywhere else.
-            images = setup.manifest.competition.images
+            competition = setup.manifest.competition
+            images = competition.path(competition.images, setup.split)
             self.public = study_text(setup.root, setup.split, self._study_id, [setup.manifest.folder], images)
         finally:
             self.seconds = time.perf_counter() - self.started

@@ -88,7 +88,7 @@ from lumbar.__main__ import main
 _RUN = """\
 working = kaggle / "working"
 status = main(["predict", "--data", str(competition), "--weights", str(bundle.parent),
-               "--split", "{test_split}", "--chain", "{chain}",
+               "--split", "test", "--chain", "{chain}",
                "--out", str(working / "submission.csv"), "--report", str(working / "report.html"),
                "--record", str(working / "record.json"), "--time-limit", "{time_limit}"])
 if status:
@@ -115,7 +115,6 @@ def notebook_json(
         "short_hash": manifest_hash[:12],
         "competition": competition.slug,
         "heading": competition.heading,
-        "test_split": competition.splits[0],
         "manifest": MANIFEST,
         "chain": chain,
         "time_limit": competition.time_limit,

@@ -57,7 +57,7 @@ def run_chain(sealed: Path, sample: Path, chain: str = "main") -> None:
     with tempfile.TemporaryDirectory(prefix="lumbar-chain-") as scratch:
         out = Path(scratch) / "submission.csv"
         arguments = ["predict", "--data", str(sample.resolve()), "--weights", str(sealed.resolve()), "--out", str(out)]
-        arguments += ["--split", competition.splits[0], "--chain", chain, "--studies", "1"]
+        arguments += ["--split", "test", "--chain", chain, "--studies", "1"]
         _run(_PREDICT, sealed, arguments, Path(scratch))
         check_submission(out, competition=competition)
 
