@@ -13,7 +13,7 @@ import tiny_competition as tiny
 from kernel_bundles import write_bundle
 from lumbar.__main__ import main
 from lumbar.bundle.manifest import read_manifest
-from lumbar.chains.contract import Chain
+from lumbar.chains.contract import Chain, StudyResult
 from lumbar.chains.registry import chain_of
 from lumbar.competitions.contract import Competition
 from lumbar.competitions.lumbar_spine import COMPETITION as LUMBAR_SPINE
@@ -70,6 +70,25 @@ def test_one_row_a_study_with_the_competitions_own_columns(tmp_path, bundle):
     assert "90 · <b>20</b>" in page
     assert "Fracture" in page
     assert "Lumbar" not in page
+
+
+def test_several_rows_a_study_that_each_sum_to_one_without_sample_or_table(tmp_path, bundle, monkeypatch):
+    sides = replace(
+        tiny.COMPETITION, rows=("left", "right_upper"), values=("no", "yes"), id_column="row_id", sums_to_one=True,
+        images="{split}", split_names=("hidden", "known"),
+    )  # fmt: skip
+    monkeypatch.setattr(tiny, "COMPETITION", sides)
+    monkeypatch.setattr(tiny, "predict", lambda *_: StudyResult([[3.0, 1.0], [1.0, 1.0]]))
+    write_bundle(bundle, competition="tiny", prior={"left": [0.5, 0.5], "right_upper": [0.9, 0.1]})
+    for study_id in range(7, 13):
+        (tmp_path / "data" / "hidden" / str(study_id)).mkdir(parents=True)
+    report = tmp_path / "r.html"
+    frame, record = predict(tmp_path / "data", bundle, report=report, processes=False)
+    assert frame.to_csv(index=False).splitlines()[:3] == ["row_id,no,yes", "7_left,0.75,0.25", "7_right_upper,0.5,0.5"]
+    assert set(status(record).values()) == {"predicted"}
+    page = report.read_text()
+    assert "75 · <b>25</b>" in page
+    assert "2 graded findings each" in page
 
 
 def test_a_study_that_fails_keeps_the_competitions_prior(tmp_path, bundle, caplog):
@@ -173,7 +192,7 @@ def test_a_metric_that_raises_or_gives_no_number_is_said_in_one_line(result, mes
         ({"images": "../{split}"}, r"images: found '\.\./{split}', expected a relative path"),
         ({"split_names": ("a", "a")}, "split_names: found .* expected 2 different values"),
         ({"hours": 0}, "hours: found 0, expected a number above 0 up to 24"),
-        ({"time_limit": "10h"}, "time_limit: found '10h', expected more than 0 and at most 9h"),
+        ({"time_limit": "10h"}, "time_limit: found '10h', expected more than 0 and at most 3h"),
         ({"time_limit": "soon"}, "time limit 'soon': expected a duration"),
         ({"value_titles": ("one",)}, r"value_titles: found \('one',\), expected 2 titles"),
         ({"row_titles": ("one", "two")}, "row_titles: found .* expected titles of a grid of 1 rows"),

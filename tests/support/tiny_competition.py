@@ -33,6 +33,8 @@ COMPETITION = Competition(
     score=score,
     id_column="study_id",
     sums_to_one=False,
+    hours=3,
+    time_limit="2h",
     images="{split}/dicom",
     split_names=("hidden", "known"),
 )

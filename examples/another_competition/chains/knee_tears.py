@@ -39,7 +39,8 @@ def middle_slices(study: Study) -> NDArray[np.float32]:
     stack = max(study.series["knee"], key=lambda stack: len(stack.volume))
     first = max(0, (len(stack.volume) - SLICES) // 2)
     images = [study.normalised(stack, index) for index in range(first, min(first + SLICES, len(stack.volume)))]
-    return np.stack([cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_AREA) for image in images])[:, None]
+    resized = [cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_AREA) for image in images]
+    return np.array(resized, dtype=np.float32)[:, None]
 
 
 class TearNet(nn.Module):
