@@ -15,9 +15,10 @@ from lumbar.errors import LumbarError
 from lumbar.io.text import one_line
 from lumbar_publish.files import write_text
 from lumbar_publish.kaggle import step_dataset, step_kernel, step_submit
-from lumbar_publish.kaggle.client import Client, KaggleError, demand_client
-from lumbar_publish.kaggle.publication import Publication, demand_owner
+from lumbar_publish.kaggle.client import Client, KaggleError, require_client
+from lumbar_publish.kaggle.publication import Publication, require_owner
 from lumbar_publish.kaggle.quota import quota_line
+from lumbar_publish.kaggle.store import TARGETS, store_of
 from lumbar_publish.names import DEFAULT_SLUG, DatasetId, Layout
 from lumbar_publish.sealing.accelerators import (
     ACCELERATORS,
@@ -28,10 +29,11 @@ from lumbar_publish.sealing.accelerators import (
     machine_metadata,
 )
 from lumbar_publish.sealing.completeness import chain_of
-from lumbar_publish.sealing.metadata import noted_machine, write_json
+from lumbar_publish.sealing.metadata import bundle_sources, configured_machine, configured_model_version, write_json
+from lumbar_publish.sealing.model_card import remove_model_metadata, write_model_metadata
 from lumbar_publish.sealing.seal import (
     Sealed,
-    described,
+    describe_sealed,
     locked_dataset,
     read_data,
     read_json,
@@ -42,7 +44,8 @@ from lumbar_publish.sealing.seal import (
 from lumbar_publish.sealing.smoke_test import run_chain, run_networks
 
 ALL = "all"
-STEPS = {"dataset": step_dataset.run, "kernel": step_kernel.run, "submit": step_submit.run}  # in their order
+BUNDLE = "bundle"  # the step that goes by its target's name on the command line
+STEPS = {BUNDLE: step_dataset.run, "kernel": step_kernel.run, "submit": step_submit.run}  # in their order
 LATER = ("kernel", "submit")  # steps that go on with what lies sealed
 MakeSample = Callable[[Path], None]
 
@@ -64,16 +67,18 @@ def main(layout: Layout, make_sample: MakeSample, argv: list[str] | None = None)
             raise LumbarError("--publish needs notes for the version: add -m NOTES")
         if options.no_run and options.publish not in ("kernel", ALL):
             raise LumbarError("--no-run saves the notebook without running it: add --publish kernel -m NOTES")
-        machine = accelerator(options.accelerator or noted_machine(layout.kernel_metadata)[0])
+        target = _target(layout, options)
+        machine = accelerator(options.accelerator or configured_machine(layout.kernel_metadata)[0])
         if options.publish:
             dataset = DatasetId.choose(locked_dataset(layout), options.owner, options.slug)
             hours = machine.hours(_competition(layout, options))
-            _ask_first(dataset, options.publish, None if options.no_run else machine, hours)
+            _check_account(dataset, target, options.publish, None if options.no_run else machine, hours)
         sealed = _seal(layout, options, make_sample)
         _note_machine(layout, options, sealed.competition)
+        _note_target(layout, sealed, target)
         print(summary(sealed))
         if options.publish:
-            publication = Publication(layout, sealed, options.message, runs_notebook=not options.no_run)
+            publication = Publication(layout, sealed, options.message, runs_notebook=not options.no_run, target=target)
             for step, run in STEPS.items():
                 if options.publish in (step, ALL) and not (options.no_run and step == "submit"):
                     run(publication)
@@ -93,18 +98,32 @@ def _competition(layout: Layout, options: argparse.Namespace) -> Competition:
     return read_manifest(source_of(layout, options.run)[0]).competition
 
 
-def _ask_first(dataset: DatasetId, step: str, machine: Accelerator | None, hours: float) -> None:
+def _target(layout: Layout, options: argparse.Namespace) -> str:
+    """Where the bundle goes: as asked for, else as last; the step that takes it there gets one name for both.
+
+    Raises:
+        LumbarError: a step that names one and ``--as`` the other.
+    """
+    asked = options.target
+    if options.publish in TARGETS:
+        if asked not in (None, options.publish):
+            raise LumbarError(f"--publish {options.publish}: found --as {asked}, expected --as {options.publish}")
+        asked, options.publish = options.publish, BUNDLE
+    return asked or ("dataset" if configured_model_version(layout.kernel_metadata) is None else "model")
+
+
+def _check_account(dataset: DatasetId, target: str, step: str, machine: Accelerator | None, hours: float) -> None:
     """Meet an account that Kaggle refuses, or a network that is not there, before the minutes that sealing takes.
 
     Also says what quota is left, where a notebook may be run (``machine`` is None where it will not), for up to
     ``hours``.
     """
-    demand_owner(dataset)
-    demand_client()
+    require_owner(dataset)
+    require_client()
     client = Client()
     if step not in LATER:
         try:
-            client.ask("datasets", "status", str(dataset))
+            store_of(target, client, dataset).is_ready()
         except KaggleError as error:
             if error.trouble.is_no_answer:
                 raise
@@ -114,7 +133,7 @@ def _ask_first(dataset: DatasetId, step: str, machine: Accelerator | None, hours
 
 def _note_machine(layout: Layout, options: argparse.Namespace, competition: Competition) -> None:
     """Write what is asked for into the notebook's metadata, whose other fields stay; say where it will run."""
-    machine, image = noted_machine(layout.kernel_metadata)
+    machine, image = configured_machine(layout.kernel_metadata)
     machine, image = options.accelerator or machine, options.image or image
     if options.accelerator or options.image:
         data = read_json(layout.kernel_metadata)
@@ -123,8 +142,22 @@ def _note_machine(layout: Layout, options: argparse.Namespace, competition: Comp
     print(f"notebook: {accelerator(machine)}, image {image}, at most {hours:g} hours")
 
 
+def _note_target(layout: Layout, sealed: Sealed, target: str) -> None:
+    """Write what the plain client needs for the target: which of the two the notebook gets, and a model's card."""
+    data = read_json(layout.kernel_metadata)
+    if target == "model":
+        write_model_metadata(sealed.folder, sealed.dataset)
+        version = configured_model_version(layout.kernel_metadata) or 1
+        sources = bundle_sources(sealed.dataset, version)
+    else:
+        remove_model_metadata(sealed.folder)
+        sources = bundle_sources(sealed.dataset)
+    if any(data.get(name) != value for name, value in sources.items()):
+        write_json(layout.kernel_metadata, data | sources)
+
+
 def summary(sealed: Sealed) -> str:
-    """What lies in the sealed folder, for the eye."""
+    """The lines printed after sealing: size of each entry of the folder, and the manifest's hash."""
     lines = [f"{name:<24}{size / 1e6:10.3f} MB" for name, size in sealed.sizes.items()]
     total = sum(sealed.sizes.values())
     lines.append(f"{sealed.folder}: {sealed.dataset}, {total / 1e6:.3f} MB, manifest {sealed.manifest_hash}")
@@ -137,7 +170,7 @@ def _seal(layout: Layout, options: argparse.Namespace, make_sample: MakeSample) 
     dataset = DatasetId.choose(locked_id, options.owner, options.slug)
     if options.publish in LATER and options.run is None and str(dataset) == locked_id and layout.sealed.is_dir():
         verify_against_lock(layout, layout.sealed)
-        return described(layout.sealed, dataset)
+        return describe_sealed(layout.sealed, dataset)
 
     def rehearse(folder: Path) -> None:
         # What ran once need not run again; the mark is the manifest's hash, which covers code and weights.
@@ -151,7 +184,7 @@ def _seal(layout: Layout, options: argparse.Namespace, make_sample: MakeSample) 
             with tempfile.TemporaryDirectory(prefix="lumbar-sample-") as scratch:
                 sample = options.sample
                 if sample is None:
-                    _demand_phantom(_competition(layout, options))
+                    _require_phantom(_competition(layout, options))
                     sample = Path(scratch) / "cohort"
                     make_sample(sample)
                 run_chain(folder, sample, chain_of(data))
@@ -160,7 +193,7 @@ def _seal(layout: Layout, options: argparse.Namespace, make_sample: MakeSample) 
     return seal(layout, run=options.run, dataset=dataset, force=options.force, as_demo=options.demo, rehearse=rehearse)
 
 
-def _demand_phantom(competition: Competition) -> None:
+def _require_phantom(competition: Competition) -> None:
     """Refuse to try another competition's chain on a phantom of the lumbar spine."""
     if competition.slug != LUMBAR_SPINE.slug:
         raise LumbarError(
@@ -193,9 +226,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--publish",
         nargs="?",
-        choices=[ALL, *STEPS],
+        choices=[ALL, *TARGETS, *LATER],
         const=ALL,
-        help="then create or version the dataset, push the notebook, submit it; or one of these steps",
+        help="then create or version the dataset (or model), push the notebook, submit it; or one of these steps",
+    )
+    parser.add_argument(
+        "--as",
+        dest="target",
+        choices=TARGETS,
+        help="publish the bundle as a Kaggle Dataset or as a version of a Kaggle Model; default: as last, else dataset",
     )
     parser.add_argument("-m", "--message", metavar="NOTES", help="version notes and submission message")
     parser.add_argument(

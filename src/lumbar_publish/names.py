@@ -1,4 +1,4 @@
-"""Names on Kaggle and places in the repository, each said once."""
+"""Names on Kaggle and places in the repository, each defined once."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ COMPETITION = LUMBAR_SPINE.slug  # what a manifest means that names no competiti
 PLACEHOLDER_OWNER = "your-kaggle-name"  # sealing accepts it, publishing does not
 DEFAULT_SLUG = "lumbar-kit"
 NOTEBOOK = "submit_notebook.ipynb"
+MODEL_FRAMEWORK, MODEL_VARIATION = "pyTorch", "default"
 
 # A slug that survives being turned into a title and back, so that title and id can never disagree.
 _SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -61,7 +62,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class DatasetId:
-    """``owner/slug`` of the dataset, and all that is derived from it.
+    """``owner/slug`` of the dataset, and everything derived from it.
 
     Raises:
         ManifestError: an owner or slug that Kaggle would refuse, or whose title would not lead back to the slug.
@@ -106,8 +107,18 @@ class DatasetId:
         return self.owner == PLACEHOLDER_OWNER
 
     @property
+    def model(self) -> str:
+        """``owner/slug`` of the model under which the same bundle can be published; Kaggle wants it in lower case."""
+        return f"{self.owner.lower()}/{self.slug}"
+
+    @property
+    def variation(self) -> str:
+        """The model's one variation: ``owner/slug/framework/name``, the handle that kagglehub takes."""
+        return f"{self.model}/{MODEL_FRAMEWORK}/{MODEL_VARIATION}"
+
+    @property
     def title(self) -> str:
-        """The dataset's title."""
+        """The dataset's title, and the model's."""
         return _title(self.slug)
 
     @property

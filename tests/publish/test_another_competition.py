@@ -15,12 +15,13 @@ import pytest
 
 import tiny_competition
 from knee_studies import BROKEN, FINDINGS, write_knees
-from lumbar.bundle.manifest import write_manifest
+from lumbar.bundle.manifest import read_manifest, write_manifest
 from lumbar.competitions.lumbar_spine import COMPETITION as LUMBAR_SPINE
 from lumbar.errors import ManifestError
 from lumbar_publish import cli
 from lumbar_publish.names import Layout
-from lumbar_publish.sealing.completeness import objections
+from lumbar_publish.sealing.completeness import completeness_errors
+from lumbar_publish.sealing.model_card import model_metadata, variation_metadata
 from lumbar_publish.sealing.seal import seal, verify_against_lock
 from publish.kaggle_server import USER, KaggleServer
 
@@ -93,12 +94,26 @@ def test_notebook_and_metadata_are_of_the_sealed_competition(tiny_layout: Layout
     assert verify_against_lock(tiny_layout, sealed.folder) == sealed.manifest_hash
 
 
+def test_the_card_of_a_model_is_of_the_sealed_competition(tiny_layout: Layout) -> None:
+    add_module(tiny_layout)
+    sealed = seal(tiny_layout)
+    manifest = read_manifest(sealed.folder)
+    card = model_metadata(sealed.dataset, manifest)
+    usage = variation_metadata(sealed.dataset, manifest)["usage"]
+    assert card["description"].startswith("# Two findings\n\nGives probabilities of a study (Fracture, Effusion), for")
+    assert "/kaggle/input/two-findings" in usage
+    assert "layout (`hidden/dicom/`)" in usage
+    assert not any("umbar spine" in text for text in (card["description"], card["subtitle"], usage))
+
+
 def test_another_competitions_run_needs_weights_and_folds_of_one_kind(tiny_layout: Layout) -> None:
     data = json.loads(tiny_layout.lock.read_text())
-    assert objections(data) == []
-    assert objections(data | {"weights": []}) == ["no weights, expected those that the competition's module loads"]
+    assert completeness_errors(data) == []
+    assert completeness_errors(data | {"weights": []}) == [
+        "no weights, expected those that the competition's module loads"
+    ]
     other = data["weights"][0] | {"file": "weights/other.safetensors", "config": {"size": 3}}
-    (reason,) = objections(data | {"weights": [data["weights"][0], other]})
+    (reason,) = completeness_errors(data | {"weights": [data["weights"][0], other]})
     assert "differ in config" in reason
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from lumbar.budget import parse_time_limit
 from lumbar.errors import LumbarError, ManifestError
-from lumbar.rules import Flag, Many, Real, Rule, Text, Whole, demand, shown
+from lumbar.rules import Boolean, Integer, ListOf, Real, Rule, Text, require, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,22 +30,22 @@ _TITLE = Text(100, r".+", "a text of 1 to 100 characters")
 _RULES: dict[str, Rule] = {
     "slug": Text(100, r"[a-z0-9]+(-[a-z0-9]+)*", "the name in kaggle.com/competitions/NAME"),
     "title": _TITLE,
-    "values": Many(_COLUMN, 1, 200, is_set=True),
-    "rows": Many(Text(100, r"[A-Za-z0-9_.-]*", "letters, digits and _.-"), 1, 2000, is_set=True),
+    "values": ListOf(_COLUMN, 1, 200, is_set=True),
+    "rows": ListOf(Text(100, r"[A-Za-z0-9_.-]*", "letters, digits and _.-"), 1, 2000, is_set=True),
     "id_column": _COLUMN,
-    "sums_to_one": Flag(),
+    "sums_to_one": Boolean(),
     "study_column": _COLUMN,
     "images": _FILE,
     "sample": _FILE,
     "solution": _FILE,
-    "labels_are_numbers": Flag(),
-    "split_names": Many(Text(40, r"[A-Za-z0-9_-]+", "letters, digits, _ and -"), 2, 2, is_set=True),
-    "inputs": Many(_FILE, 0, 100),
-    "hidden_studies": Whole(1, 10**7),
+    "labels_are_numbers": Boolean(),
+    "split_names": ListOf(Text(40, r"[A-Za-z0-9_-]+", "letters, digits, _ and -"), 2, 2, is_set=True),
+    "inputs": ListOf(_FILE, 0, 100),
+    "hidden_studies": Integer(1, 10**7),
     "hours": Real(0.0, 24.0, above=True),
-    "row_titles": Many(_TITLE, 0, 2000),
-    "column_titles": Many(Text(100), 0, 2000),
-    "value_titles": Many(_TITLE, 0, 200),
+    "row_titles": ListOf(_TITLE, 0, 2000),
+    "column_titles": ListOf(Text(100), 0, 2000),
+    "value_titles": ListOf(_TITLE, 0, 200),
 }
 
 
@@ -116,24 +116,24 @@ class Competition:
     def __post_init__(self) -> None:
         where = f"competition {shown(self.slug)}: "
         for name, rule in _RULES.items():
-            demand(f"{where}{name}", getattr(self, name), rule)
-        self._demand(where, callable(self.score), "score", "a function of solution and submission")
-        self._demand(where, self.rows == ("",) or "" not in self.rows, "rows", "an empty text alone or none")
-        self._demand(where, self.id_column not in self.values, "values", f"columns beside {self.id_column}")
-        self._demand(where, "{split}" in self.images, "images", "a folder with {split} in its name")
+            require(f"{where}{name}", getattr(self, name), rule)
+        self._require(where, callable(self.score), "score", "a function of solution and submission")
+        self._require(where, self.rows == ("",) or "" not in self.rows, "rows", "an empty text alone or none")
+        self._require(where, self.id_column not in self.values, "values", f"columns beside {self.id_column}")
+        self._require(where, "{split}" in self.images, "images", "a folder with {split} in its name")
         if self.table:
-            demand(f"{where}table", self.table, _FILE)
+            require(f"{where}table", self.table, _FILE)
         n_titles = len(self.grid_rows) * len(self.grid_columns)
-        self._demand(where, n_titles == len(self.rows), "row_titles", f"titles of a grid of {len(self.rows)} rows")
+        self._require(where, n_titles == len(self.rows), "row_titles", f"titles of a grid of {len(self.rows)} rows")
         n_values = len(self.value_titles) or len(self.values)
-        self._demand(where, n_values == len(self.values), "value_titles", f"{len(self.values)} titles")
+        self._require(where, n_values == len(self.values), "value_titles", f"{len(self.values)} titles")
         try:
             limit_s = parse_time_limit(self.time_limit)
         except LumbarError as error:
             raise ManifestError(f"{where}{error}") from None
-        self._demand(where, 0 < limit_s <= 3600 * self.hours, "time_limit", f"more than 0 and at most {self.hours:g}h")
+        self._require(where, 0 < limit_s <= 3600 * self.hours, "time_limit", f"more than 0 and at most {self.hours:g}h")
 
-    def _demand(self, where: str, is_good: bool, name: str, expected: str) -> None:
+    def _require(self, where: str, is_good: bool, name: str, expected: str) -> None:
         if not is_good:
             raise ManifestError(f"{where}{name}: found {shown(getattr(self, name))}, expected {expected}")
 

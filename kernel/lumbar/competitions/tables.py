@@ -35,7 +35,7 @@ def read_answer(path: str | Path, name: str, competition: Competition) -> pd.Dat
     return frame.rename(columns={column_name(column): column for column in competition.header})
 
 
-def demand_columns(path: Path, frame: pd.DataFrame, competition: Competition) -> None:
+def require_columns(path: Path, frame: pd.DataFrame, competition: Competition) -> None:
     """Refuse a sample submission with other columns than the competition's; row names alone are enough.
 
     The lumbar spine's columns are known: a sample that a spreadsheet has rewritten still leads the order of its rows.

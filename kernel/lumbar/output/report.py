@@ -18,6 +18,7 @@ from lumbar.competitions.registry import DEFAULT
 from lumbar.io.text import page_value
 from lumbar.output.report_page import TEMPLATE
 from lumbar.output.submission import Submission
+from lumbar.output.versions import rehearsal_line
 
 _PROBLEMS_SHOWN = 3  # of a study in the table of all
 _PROBLEM_LENGTH = 160
@@ -65,6 +66,7 @@ def render(
         cohort=f"{manifest.cohort.get('studies', '?')} studies, {manifest.cohort.get('description', 'not described')}",
         problems=list(record.get("problems", ()))[:_PROBLEMS_LISTED],
         versions=", ".join(f"{name} {value}" for name, value in record["versions"].items()),
+        rehearsed=rehearsal_line(record["versions"], manifest.data.get("rehearsed")),
         title=competition.title,
         answer=_answer(competition),
         columns=competition.grid_columns,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lumbar.competitions.contract import Competition
 from lumbar.competitions.lumbar_spine import COMPETITION as LUMBAR_SPINE
-from lumbar.competitions.tables import demand_columns, read_answer
+from lumbar.competitions.tables import read_answer, require_columns
 from lumbar.errors import CohortError
 from lumbar.io.files import check_writable, write_atomically
 from lumbar.io.tables import is_blank, parse_id
@@ -134,6 +134,8 @@ def expected_studies(
     asked for.
 
     Args:
+        root: competition folder.
+        split: ``test`` or ``train``.
         present: studies of the table or with a folder.
         tabled: studies of the table of series.
         competition: whose sample it is.
@@ -149,7 +151,7 @@ def expected_studies(
     name, form = competition.id_column, competition.form
     if wrong and not listed:
         raise CohortError(f"{path}: found {name} {wrong[0]}, expected {form}")
-    demand_columns(path, frame, competition)
+    require_columns(path, frame, competition)
     if wrong:
         log.warning(
             "%s: found %s %s, expected %s; %d such rows left aside", path.name, name, wrong[0], form, len(wrong)

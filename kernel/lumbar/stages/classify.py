@@ -23,24 +23,31 @@ Logits = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 
-def looks(localisation: Localisation, network: nn.Module) -> list[str | None]:
-    """The axial series that a classifier looks at one after the other; one look without a name where it does not."""
+def series_to_classify(localisation: Localisation, network: nn.Module) -> list[str | None]:
+    """The axial series that a classifier grades one after the other; [None] where it takes all of them together."""
     if isinstance(network, AxialClassifier) and network.config.per_series:
         return [*localisation.axial_series()] or [None]
     return [None]
 
 
 def level_tensors(
-    study: Study, localisation: Localisation, network: nn.Module, look: str | None = None
+    study: Study, localisation: Localisation, network: nn.Module, series_id: str | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Crops of all five levels for a classifier, of one of its ``looks``: (5, …, size, size) float32, (5, …) bool."""
+    """Crops of all five levels for a classifier: (5, …, size, size) float32, and a mask (5, …) bool.
+
+    Args:
+        study: its stacks.
+        localisation: the levels' points on them.
+        network: the classifier, whose configuration says how to cut.
+        series_id: the axial series to cut from, one of ``series_to_classify``; None for all together.
+    """
     assert isinstance(network, (SagittalClassifier, AxialClassifier))
     pairs = []
     for level in range(len(LEVELS)):
         if isinstance(network, SagittalClassifier):
             pairs.append(sagittal_crops(study, localisation, level, network.config))
         else:
-            pairs.append(axial_crops(study, localisation, level, network.config, series_id=look))
+            pairs.append(axial_crops(study, localisation, level, network.config, series_id=series_id))
     crops, masks = zip(*pairs, strict=True)
     return torch.from_numpy(np.stack(crops)), torch.from_numpy(np.stack(masks))
 
@@ -80,19 +87,19 @@ def run_classifier(network: nn.Module, crops: Tensor, mask: Tensor, *, flip: boo
 def study_logits(
     study: Study, localisation: Localisation, folds: Sequence[nn.Module], *, flip: bool
 ) -> tuple[Tensor, Tensor]:
-    """Logits (5 levels, 5 conditions, 3) of one classifier, averaged over folds and looks, and which rest on images.
+    """Logits (5 levels, 5 conditions, 3) of one classifier, averaged over folds and series, and which rest on images.
 
-    A look counts for the levels that it shows.
+    A series counts only for the levels that it shows.
     """
     total, count = torch.zeros(len(LEVELS), 5, 3), torch.zeros(len(LEVELS), 5)
-    series = looks(localisation, folds[0])
-    for look in series:
-        crops, mask = level_tensors(study, localisation, folds[0], look)
+    series_ids = series_to_classify(localisation, folds[0])
+    for series_id in series_ids:
+        crops, mask = level_tensors(study, localisation, folds[0], series_id)
         shown = target_mask(folds[0], mask)
         if not mask.any():
             continue
         out = torch.stack([run_classifier(network, crops, mask, flip=flip) for network in folds]).mean(dim=0)
-        if len(series) == 1:
+        if len(series_ids) == 1:
             return out, shown
         total += out * shown[..., None]
         count += shown
@@ -109,7 +116,7 @@ def classify(
     all_folds: bool = True,
     skip: frozenset[str] = frozenset(),
 ) -> tuple[Logits, Mask]:
-    """Logits (M, 5, 5, 3) and mask (M, 5, 5) of the named classifiers, averaged over folds and looks.
+    """Logits (M, 5, 5, 3) and mask (M, 5, 5) of the named classifiers, averaged over folds and series.
 
     Those of skipped classifiers are masked.
     """

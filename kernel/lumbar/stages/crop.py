@@ -39,7 +39,7 @@ class Jitter:
     slices: int = 0
 
 
-STILL = Jitter()
+NO_JITTER = Jitter()
 
 
 def grid_images(study: Study, stack: Stack, grid: Grid, indices: list[int] | None = None) -> Images:
@@ -66,7 +66,7 @@ def spine_box(stack: Stack, levels_mm: dict[str, Xyz]) -> tuple[tuple[float, flo
 
 
 def role_inputs(
-    study: Study, stack: Stack, levels_mm: dict[str, Xyz], config: SliceRoleConfig, jitter: Jitter = STILL
+    study: Study, stack: Stack, levels_mm: dict[str, Xyz], config: SliceRoleConfig, jitter: Jitter = NO_JITTER
 ) -> Images:
     """Every slice of a sagittal stack cut to the box around the levels: (S, size, size)."""
     centre, side_mm = spine_box(stack, levels_mm)
@@ -100,7 +100,7 @@ def level_frame(stack: Stack, level: int, levels_mm: dict[str, Xyz]) -> tuple[fl
 
 
 def sagittal_crops(
-    study: Study, localisation: Localisation, level: int, config: SagittalClassifierConfig, jitter: Jitter = STILL
+    study: Study, localisation: Localisation, level: int, config: SagittalClassifierConfig, jitter: Jitter = NO_JITTER
 ) -> tuple[Images, NDArray[np.bool_]]:
     """The three windows of one level: crops (3, window, size, size) and mask (3, window).
 
@@ -181,7 +181,7 @@ def axial_crops(
     localisation: Localisation,
     level: int,
     config: AxialClassifierConfig,
-    jitter: Jitter = STILL,
+    jitter: Jitter = NO_JITTER,
     series_id: str | None = None,
 ) -> tuple[Images, NDArray[np.bool_]]:
     """Crops of one level's axial slices, foot to head, nearest slice in the middle: (window, size, size) and mask.

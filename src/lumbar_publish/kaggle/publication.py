@@ -12,14 +12,15 @@ from lumbar.competitions.contract import Competition
 from lumbar.errors import LumbarError
 from lumbar_publish.files import write_text
 from lumbar_publish.kaggle.client import Client
+from lumbar_publish.kaggle.store import Store, store_of
 from lumbar_publish.names import DatasetId, Layout
 from lumbar_publish.sealing.seal import Sealed, read_json
 
 AGAIN = "then run this again"
 
 
-def demand_owner(dataset: DatasetId) -> None:
-    """Refuse a placeholder.
+def require_owner(dataset: DatasetId) -> None:
+    """Refuse a dataset whose owner is still the placeholder.
 
     Raises:
         LumbarError: nobody has said yet whose dataset it is.
@@ -38,6 +39,7 @@ class Publication:
         notes: version notes and submission message.
         log: receives every line.
         runs_notebook: False saves the notebook on Kaggle without running it.
+        target: where the bundle goes, ``dataset`` or ``model``.
 
     Raises:
         LumbarError: nobody has said yet whose dataset it is.
@@ -48,16 +50,19 @@ class Publication:
     notes: str
     log: Callable[[str], None] = print
     runs_notebook: bool = True
+    target: str = "dataset"
     client: Client = field(init=False)
+    store: Store = field(init=False)
 
     def __post_init__(self) -> None:
-        demand_owner(self.sealed.dataset)
+        require_owner(self.sealed.dataset)
         self.client = Client(self.log)
+        self.store = store_of(self.target, self.client, self.sealed.dataset)
 
     @property
-    def dataset(self) -> str:
-        """The dataset's ``owner/slug``."""
-        return str(self.sealed.dataset)
+    def bundle(self) -> str:
+        """The bundle's place on Kaggle, for the eye: ``dataset owner/slug``."""
+        return f"{self.store.kind} {self.store.name}"
 
     @property
     def competition(self) -> Competition:
@@ -81,11 +86,11 @@ class Publication:
 
     @property
     def mark(self) -> str:
-        """What this publication is recognised by in logs and messages."""
+        """The text that identifies this publication in logs and submission messages."""
         return f"manifest {self.sealed.manifest_hash[:12]}"
 
     def noted(self, name: str) -> Any:
-        """What an earlier run noted under ``name``; None when nothing."""
+        """What an earlier run noted under ``name``; None when there is nothing."""
         path = self.folder / "notes.json"
         return read_json(path).get(name) if path.is_file() else None
 

@@ -1,4 +1,4 @@
-"""Push the notebook attached to the dataset, wait for its run, fetch what it left and check it."""
+"""Push the notebook attached to the dataset or model, wait for its run, fetch what it left and check it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from lumbar.errors import CohortError
 from lumbar_publish.kaggle.client import KaggleError, wait_for
 from lumbar_publish.kaggle.image import image_line
 from lumbar_publish.kaggle.publication import AGAIN, Publication
-from lumbar_publish.kaggle.remote_dataset import newest_hash, parse_json
+from lumbar_publish.kaggle.remote_dataset import parse_json
 from lumbar_publish.kaggle.remote_kernel import pushed_version
 from lumbar_publish.rehearsal.submission import check_submission
-from lumbar_publish.sealing.accelerators import of_metadata
+from lumbar_publish.sealing.accelerators import machine_from_metadata
+from lumbar_publish.sealing.metadata import write_json
 from lumbar_publish.sealing.seal import read_json
 
 MAX_NOTEBOOK_BYTES = 1_000_000  # the server refuses larger ones
@@ -31,17 +32,13 @@ def run(publication: Publication) -> None:
     Raises:
         KaggleError: it was refused, failed, or left no valid submission; says what to do.
     """
-    if newest_hash(publication.client, publication.dataset) != publication.sealed.manifest_hash:
-        raise KaggleError(
-            f"dataset {publication.dataset} is not at {publication.mark}: "
-            "run `build_dataset.py --publish dataset -m NOTES` first"
-        )
+    _attach(publication)
     content = _content(publication)
     if not publication.runs_notebook:
         _save(publication, content)
         return
     if publication.noted("pushed") != content:
-        version = _found(publication) or _push(publication)
+        version = _accepted_push(publication) or _push(publication)
         publication.note(pushed=content, kernel_version=version, is_checked=False)
     version = int(publication.noted("kernel_version"))
     if not publication.noted("is_checked"):
@@ -56,8 +53,24 @@ def run(publication: Publication) -> None:
     publication.log(f"notebook {publication.kernel} version {version}: complete, its submission is valid")
 
 
+def _attach(publication: Publication) -> None:
+    """Let the notebook's metadata name what Kaggle serves: of a model, the version that is this very bundle.
+
+    Raises:
+        KaggleError: Kaggle does not serve this bundle.
+    """
+    store = publication.store
+    if store.newest_hash() != publication.sealed.manifest_hash:
+        raise KaggleError(
+            f"{publication.bundle} is not at {publication.mark}: "
+            f"run `build_dataset.py --publish {store.kind} -m NOTES` first"
+        )
+    path = publication.layout.kernel_metadata
+    write_json(path, read_json(path) | store.sources())
+
+
 class _RunFailed(KaggleError):
-    """The run ended without what it was for."""
+    """The run of the notebook failed, or left no valid submission."""
 
 
 def _content(publication: Publication) -> str:
@@ -67,7 +80,7 @@ def _content(publication: Publication) -> str:
     return f"{publication.kernel} {hashlib.sha256(data).hexdigest()}"
 
 
-def _found(publication: Publication) -> int | None:
+def _accepted_push(publication: Publication) -> int | None:
     """The version of an accepted push that was never noted: its process was killed, or it was made by hand."""
     layout = publication.layout
     after = max(int(publication.noted(name) or 0) for name in ("failed_version", "saved_version"))
@@ -119,7 +132,7 @@ def _push(publication: Publication, *options: str) -> int:
             f"{slug!r}: run `make seal` to make them agree"
         )
     # a run that hangs ends when the competition's time is over, not when the session's is: quota is scarce
-    seconds = round(of_metadata(metadata).hours(publication.competition) * 3600)
+    seconds = round(machine_from_metadata(metadata).hours(publication.competition) * 3600)
     folder = str(layout.kernel_metadata.parent)
     reply = publication.client.act("kernels", "push", "-p", folder, "-t", str(seconds), *options, limit_s=_PUSH_LIMIT_S)
     invalid = re.search(r"not valid (dataset|competition|kernel|model) sources.*?: (.*)", reply.text, re.DOTALL)
@@ -150,8 +163,8 @@ def _status(publication: Publication, version: int) -> tuple[str, str]:
 
 def _wait_run(publication: Publication, version: int) -> None:
     def look() -> tuple[str, str] | None:
-        found = _status(publication, version)
-        return None if found[0] in _RUNNING else found
+        status = _status(publication, version)
+        return None if status[0] in _RUNNING else status
 
     what = f"notebook {publication.kernel} version {version}"
     ending, reason = wait_for(look, f"the run of {what}", _RUN_LIMIT_S, publication.log)

@@ -1,4 +1,4 @@
-"""The whole rehearsal: seal, lay out what Kaggle would mount, run the notebook offline, judge what it leaves."""
+"""The whole rehearsal: seal, lay out what Kaggle would mount, run the notebook offline, check what it leaves."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ from lumbar.competitions.tables import read_answer, read_solution
 from lumbar.errors import CohortError, LumbarError
 from lumbar.io.text import one_line
 from lumbar_publish.files import write_text
-from lumbar_publish.names import DatasetId, Layout
+from lumbar_publish.names import MODEL_FRAMEWORK, MODEL_VARIATION, DatasetId, Layout
 from lumbar_publish.rehearsal import sandbox
 from lumbar_publish.rehearsal.estimate import Estimate, estimate
 from lumbar_publish.rehearsal.submission import check_submission, largest_difference, study_ids
-from lumbar_publish.sealing.seal import Sealed, described, read_json, seal, verify_against_lock
+from lumbar_publish.sealing.seal import UPLOAD_METADATA, Sealed, describe_sealed, read_json, seal, verify_against_lock
 
-MOUNTS = ("new", "old")  # /kaggle/input/{datasets/<owner>,competitions}/<slug>, and /kaggle/input/<slug>
+# The dataset and the competition: /kaggle/input/{datasets/<owner>,competitions}/<slug>, and formerly
+# /kaggle/input/<slug>; the model: /kaggle/input/[models/<owner>/]<slug>/<framework>/<variation>/<version>.
+MOUNTS = ("new", "old", "model", "old-model")
 _SITE, _HOME = "site", "home"
 
 
@@ -37,6 +39,7 @@ def lay_out(out: Path, sealed: Sealed, data: Path, *, mounts: str = "new", link_
         sealed: the dataset, copied in.
         data: competition folder; linked in when ``link_data``, else an empty folder is left to mount it on.
         mounts: form of the mount points, one of ``MOUNTS``.
+        link_data: link the data instead of leaving an empty folder.
 
     Returns:
         the tree's root and the competition's place in it.
@@ -45,12 +48,10 @@ def lay_out(out: Path, sealed: Sealed, data: Path, *, mounts: str = "new", link_
     _remove(kaggle)
     for name in ("site", "home"):
         _remove(out / name)
-    dataset_at = Path("datasets", sealed.dataset.owner, sealed.dataset.slug) if mounts == "new" else sealed.dataset.slug
     slug = sealed.competition.slug
-    competition_at = Path("competitions", slug) if mounts == "new" else Path(slug)
-    place = kaggle / "input" / dataset_at
-    shutil.copytree(sealed.folder, place)
-    (place / "dataset-metadata.json").unlink()  # Kaggle keeps it to itself
+    competition_at = Path(slug) if mounts.startswith("old") else Path("competitions", slug)
+    place = kaggle / "input" / _bundle_at(sealed.dataset, mounts)
+    shutil.copytree(sealed.folder, place, ignore=shutil.ignore_patterns(*UPLOAD_METADATA))  # Kaggle keeps those
     competition = kaggle / "input" / competition_at
     competition.parent.mkdir(parents=True, exist_ok=True)
     if link_data:
@@ -63,6 +64,17 @@ def lay_out(out: Path, sealed: Sealed, data: Path, *, mounts: str = "new", link_
             os.chmod(Path(folder, name), 0o444)
         os.chmod(folder, 0o555)
     return kaggle, competition
+
+
+def _bundle_at(bundle: DatasetId, mounts: str) -> Path:
+    """Where Kaggle mounts the bundle, below ``/kaggle/input``."""
+    version = Path(MODEL_FRAMEWORK.lower(), MODEL_VARIATION, "1")
+    return {
+        "new": Path("datasets", bundle.owner, bundle.slug),
+        "old": Path(bundle.slug),
+        "model": Path("models", bundle.owner, bundle.slug) / version,
+        "old-model": Path(bundle.slug) / version,
+    }[mounts]
 
 
 def rehearse(
@@ -100,13 +112,13 @@ def rehearse(
 
 
 def limits(kaggle_like: bool) -> str:
-    """What of Kaggle's limits holds in a rehearsal."""
+    """The part of the rehearsal's first line that names Kaggle's limits; empty without them."""
     if not kaggle_like:
         return ""
     return f", at most {sandbox.KAGGLE_CPUS} cores and {sandbox.KAGGLE_GIB} GiB a process"
 
 
-def judge(
+def check_rehearsal(
     data: Path,
     out: Path,
     seconds: float,
@@ -174,10 +186,10 @@ def main(argv: list[str] | None = None) -> int:
         seconds = rehearse(
             layout.notebook, sealed, options.data, options.out, mounts=options.mounts, kaggle_like=options.kaggle_like
         )
-        prediction = judge(
+        prediction = check_rehearsal(
             options.data, options.out, seconds, agree_with=options.agree_with, competition=sealed.competition
         )
-        prediction.demand_fit()
+        prediction.require_fit()
     except (LumbarError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
@@ -189,7 +201,7 @@ def _sealed(layout: Layout, options: argparse.Namespace) -> Sealed:
         return seal(layout, run=options.run, force=options.force)
     verify_against_lock(layout, layout.sealed)
     locked: dict[str, Any] = read_json(layout.lock)
-    return described(layout.sealed, DatasetId.parse(locked["dataset"]["id"]))
+    return describe_sealed(layout.sealed, DatasetId.parse(locked["dataset"]["id"]))
 
 
 def _parser() -> argparse.ArgumentParser:

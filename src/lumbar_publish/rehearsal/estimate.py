@@ -1,4 +1,4 @@
-"""How long the hidden test would take, from what a rehearsal took, and how that was got."""
+"""How long the hidden test would take, projected from the seconds of a rehearsal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lumbar.errors import CohortError
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds measured, and what they come to over the hidden test.
+    """Seconds measured, and what they project to for the hidden test.
 
     ``once_s`` is all that a study does not repeat (start, imports, compilation, weights, report); ``study_s`` is the
     wall time that one more study adds.
@@ -31,7 +31,7 @@ class Estimate:
         return (self.once_s + self.competition.hidden_studies * self.study_s) / 3600
 
     def lines(self) -> list[str]:
-        """For the eye."""
+        """The lines that a rehearsal prints."""
         n_hidden = self.competition.hidden_studies
         how = f"{self.once_s:.1f} s + {n_hidden} x {self.study_s:.2f} s, measured here"
         return [
@@ -40,7 +40,7 @@ class Estimate:
             f"({how} on {os.cpu_count()} cores, {self.devices})",
         ]
 
-    def demand_fit(self) -> None:
+    def require_fit(self) -> None:
         """Raise when the hidden test would not end in time.
 
         Raises:

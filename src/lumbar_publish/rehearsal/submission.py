@@ -1,4 +1,4 @@
-"""Submissions as rehearsal and publisher look at them; ``lumbar.output.submission`` knows what a valid one is."""
+"""Checks of submissions for rehearsal and publishing; ``lumbar.output.submission`` knows what a valid one is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pandas as pd
 
 from lumbar.competitions.contract import Competition
 from lumbar.competitions.lumbar_spine import COMPETITION as LUMBAR_SPINE
-from lumbar.competitions.tables import demand_columns, read_answer
+from lumbar.competitions.tables import read_answer, require_columns
 from lumbar.errors import CohortError
 from lumbar.output.submission import read_row_ids, validate
 
@@ -20,7 +20,7 @@ def check_submission(path: Path, sample: Path | None = None, competition: Compet
         CohortError: what is wrong, with the file's name.
     """
     if sample is not None:
-        demand_columns(sample, read_answer(sample, "a sample submission", competition), competition)
+        require_columns(sample, read_answer(sample, "a sample submission", competition), competition)
         return validate(path, read_row_ids(sample, competition), competition)
     expected = [row_id for study in study_ids(path, competition) for row_id in competition.row_ids(study)]
     return validate(path, expected, competition)

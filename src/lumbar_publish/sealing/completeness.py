@@ -1,4 +1,4 @@
-"""Whether a run is whole and of one piece, before it is sealed."""
+"""Checks before sealing: a run is complete, and its parts belong together."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _is_another(data: dict[str, Any]) -> bool:
     return bool(data.get("competition", DEFAULT) != DEFAULT)
 
 
-def objections(data: dict[str, Any], run: Path | None = None) -> list[str]:
+def completeness_errors(data: dict[str, Any], run: Path | None = None) -> list[str]:
     """Reasons not to seal: stages missing or unknown, recipes or configurations mixed. Empty when there is none.
 
     Args:
@@ -38,16 +38,16 @@ def objections(data: dict[str, Any], run: Path | None = None) -> list[str]:
         ManifestError: a ``recipe.json`` that is no JSON.
     """
     entries = data.get("weights") or []
-    found = {str(entry.get("stage")) for entry in entries}
+    present = {str(entry.get("stage")) for entry in entries}
     if _is_another(data):  # its module's ``load`` says which stages it needs
         missing_weights = [] if entries else ["no weights, expected those that the competition's module loads"]
         return missing_weights + _recipes(data, entries, run) + _mixed_configs(entries)
     wanted = {BASELINE} if chain_of(data) == BASELINE else set(STAGES)
     reasons = []
-    missing = [stage for stage in STAGES if stage in wanted - found]
+    missing = [stage for stage in STAGES if stage in wanted - present]
     if missing or not entries:
-        reasons.append(f"no weights for {', '.join(missing or STAGES)}; found {', '.join(sorted(found)) or 'none'}")
-    unknown = sorted(found - set(STAGES) - {BASELINE})
+        reasons.append(f"no weights for {', '.join(missing or STAGES)}; found {', '.join(sorted(present)) or 'none'}")
+    unknown = sorted(present - set(STAGES) - {BASELINE})
     if unknown:
         reasons.append(f"unknown stages {', '.join(unknown)}")
     reasons += _recipes(data, entries, run)

@@ -1,4 +1,4 @@
-"""The two metadata files that the plain ``kaggle`` client reads."""
+"""The metadata of dataset and notebook that the plain ``kaggle`` client reads; a model's are in ``model_card``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from lumbar.errors import ManifestError
 from lumbar_publish.files import write_text
 from lumbar_publish.names import COMPETITION, NOTEBOOK, DatasetId
-from lumbar_publish.sealing.accelerators import DEFAULT, IMAGES, accelerator, machine_metadata, of_metadata
+from lumbar_publish.sealing.accelerators import DEFAULT, IMAGES, accelerator, machine_from_metadata, machine_metadata
 
 
 def dataset_metadata(dataset: DatasetId) -> dict[str, Any]:
@@ -21,7 +21,11 @@ def dataset_metadata(dataset: DatasetId) -> dict[str, Any]:
 
 
 def kernel_metadata(
-    dataset: DatasetId, machine: str = DEFAULT, image: str = IMAGES[0], competition: str = COMPETITION
+    dataset: DatasetId,
+    machine: str = DEFAULT,
+    image: str = IMAGES[0],
+    model_version: int | None = None,
+    competition: str = COMPETITION,
 ) -> dict[str, Any]:
     """``kernel-metadata.json``: private, internet off, dataset and competition attached, two T4s unless said otherwise.
 
@@ -33,6 +37,7 @@ def kernel_metadata(
         machine: name of the accelerator, ``none`` for the CPU.
         image: ``latest``, the image as it is when the notebook runs, the one that the parity pins follow; or
             ``original``, the image of the notebook's first version.
+        model_version: the model is attached in this version, instead of the dataset.
         competition: its name on Kaggle, attached too.
 
     Raises:
@@ -40,26 +45,49 @@ def kernel_metadata(
     """
     if image not in IMAGES:
         raise ManifestError(f"image {image!r}: expected one of {', '.join(IMAGES)}")
-    return {
-        "code_file": f"../{NOTEBOOK}",
-        "competition_sources": [competition],
-        "dataset_sources": [str(dataset)],
-        "enable_internet": False,
-        "id": dataset.kernel,
-        "is_private": True,
-        "kernel_sources": [],
-        "kernel_type": "notebook",
-        "language": "python",
-        "model_sources": [],
-        "title": dataset.kernel_title,
-    } | machine_metadata(accelerator(machine), image)
+    return (
+        {
+            "code_file": f"../{NOTEBOOK}",
+            "competition_sources": [competition],
+            "enable_internet": False,
+            "id": dataset.kernel,
+            "is_private": True,
+            "kernel_sources": [],
+            "kernel_type": "notebook",
+            "language": "python",
+            "title": dataset.kernel_title,
+        }
+        | machine_metadata(accelerator(machine), image)
+        | bundle_sources(dataset, model_version)
+    )
 
 
-def noted_machine(path: Path) -> tuple[str, str]:
+def bundle_sources(dataset: DatasetId, model_version: int | None = None) -> dict[str, list[str]]:
+    """The fields of ``kernel-metadata.json`` that attach the bundle.
+
+    Args:
+        dataset: the bundle's name.
+        model_version: of the model; None attaches the dataset, whose newest version Kaggle takes.
+    """
+    if model_version is None:
+        return {"dataset_sources": [str(dataset)], "model_sources": []}
+    return {"dataset_sources": [], "model_sources": [f"{dataset.variation}/{model_version}"]}
+
+
+def configured_model_version(path: Path) -> int | None:
+    """Version of the model that a ``kernel-metadata.json`` attaches; None where it attaches the dataset, or nothing."""
+    try:
+        sources = json.loads(path.read_text(encoding="utf-8"))["model_sources"]
+        return int(str(sources[0]).rpartition("/")[2])
+    except (OSError, ValueError, TypeError, LookupError):
+        return None
+
+
+def configured_machine(path: Path) -> tuple[str, str]:
     """Accelerator and image that a ``kernel-metadata.json`` asks for; the defaults where it says nothing valid."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        machine, image = of_metadata(data).name, data.get("docker_image_pinning_type")
+        machine, image = machine_from_metadata(data).name, data.get("docker_image_pinning_type")
     except (OSError, ValueError, AttributeError, ManifestError):
         return DEFAULT, IMAGES[0]
     return machine, image if image in IMAGES else IMAGES[0]

@@ -19,13 +19,22 @@ from lumbar.competitions.contract import Competition
 from lumbar.competitions.lumbar_spine import COMPETITION as LUMBAR_SPINE
 from lumbar.competitions.registry import DEFAULT
 from lumbar.errors import ManifestError
+from lumbar.output.record import versions
 from lumbar_publish.files import replaced_folder, write_text
 from lumbar_publish.names import DatasetId, Layout
-from lumbar_publish.sealing.completeness import chain_of, objections
-from lumbar_publish.sealing.metadata import dataset_metadata, kernel_metadata, noted_machine, write_json
+from lumbar_publish.sealing.completeness import chain_of, completeness_errors
+from lumbar_publish.sealing.metadata import (
+    configured_machine,
+    configured_model_version,
+    dataset_metadata,
+    kernel_metadata,
+    write_json,
+)
+from lumbar_publish.sealing.model_card import MODEL_METADATA, VARIATION_METADATA, write_model_metadata
 from lumbar_publish.sealing.notebook import notebook_json
 
 DATASET_METADATA = "dataset-metadata.json"
+UPLOAD_METADATA = (DATASET_METADATA, MODEL_METADATA, VARIATION_METADATA)  # read by the client, never uploaded
 MAX_TOP_LEVEL = 50  # entries of a Kaggle dataset's top level
 # Time stamps are part of what is uploaded (archives hold them). They follow from the manifest: the same content always
 # has the same, and other content another, because the client takes a file of equal name, size and time for one whose
@@ -94,19 +103,19 @@ def _locked_weights(layout: Layout) -> Path:
     if is_sealed and manifests.manifest_hash(layout.sealed) == manifests.manifest_hash(layout.root):
         entries = read_data(layout.lock)["weights"]
         # One that differs among the demo's is a damaged one, and is refused; all differing are another run's.
-        if all(_lacking(entry, layout.demo_weights) for entry in entries):
+        if all(_weight_error(entry, layout.demo_weights) for entry in entries):
             return layout.sealed / "weights"
     return layout.demo_weights
 
 
-def _lacking(entry: dict[str, Any], weights: Path) -> str:
-    """What keeps an entry's file in ``weights`` from being sealed; empty when it is there and whole."""
+def _weight_error(entry: dict[str, Any], weights: Path) -> str:
+    """Why an entry's file in ``weights`` cannot be sealed; empty when it is there and complete."""
     source = weights / Path(str(entry.get("file", ""))).name
     if not source.is_file():
         return f"{source}: no such file, named by the manifest as {entry.get('file')!r}"
-    found = manifests.file_sha256(source)
-    if found != entry.get("sha256"):
-        return f"{source}: sha256 {found[:12]}…, the manifest says {str(entry.get('sha256'))[:12]}…"
+    actual = manifests.file_sha256(source)
+    if actual != entry.get("sha256"):
+        return f"{source}: sha256 {actual[:12]}…, the manifest says {str(entry.get('sha256'))[:12]}…"
     return ""
 
 
@@ -127,7 +136,7 @@ def seal(
         dataset: whose dataset; None keeps what the lock file says (or ``KAGGLE_USERNAME``).
         force: seal an incomplete or mixed run; the manifest then records what was wrong.
         as_demo: also make the weights the ones that the repository ships.
-        rehearse: called with the staged folder before it takes its place; what it raises leaves all as it was.
+        rehearse: called with the staged folder before it takes its place; an exception from it leaves all unchanged.
 
     Raises:
         ManifestError: an incomplete or mixed run, a weight that is not what its entry says, a place not writable.
@@ -139,7 +148,7 @@ def seal(
     data["forced"] = _accepted(data, manifest_path, run, force)
     data["dataset"] = {"id": str(dataset), "version": None}
     data["code_files"] = shipped_hashes(layout.kernel)
-    _demand_module(data, layout)
+    _require_module(data, layout)
     data["code_sha256"] = digest(data["code_files"])
     with replaced_folder(layout.sealed) as folder:
         _stage(folder, layout, data, weights, dataset)
@@ -149,21 +158,19 @@ def seal(
     _write_companions(layout, dataset)
     if as_demo:
         _keep_as_demo(layout)
-    return described(layout.sealed, dataset)
+    return describe_sealed(layout.sealed, dataset)
 
 
-def _demand_module(data: dict[str, Any], layout: Layout) -> None:
+def _require_module(data: dict[str, Any], layout: Layout) -> None:
     """Refuse a competition whose module would not ship: the kernel imports it from the sealed code alone."""
     name = data.get("competition", DEFAULT)
     if name != DEFAULT and f"competitions/{name}.py" not in data["code_files"]:
         place = layout.kernel / "competitions" / f"{name}.py"
-        raise ManifestError(
-            f"{place}: no such file, expected the module of competition {name!r} in the code that ships"
-        )
+        raise ManifestError(f"{place}: no such file, expected the module of competition {name!r}, which must ship")
 
 
-def described(folder: Path, dataset: DatasetId) -> Sealed:
-    """What lies in a sealed folder."""
+def describe_sealed(folder: Path, dataset: DatasetId) -> Sealed:
+    """Entries, sizes, manifest hash and competition of a sealed folder."""
     sizes = {entry.name: _size(entry) for entry in sorted(folder.iterdir())}
     manifest = manifests.read_manifest(folder)
     return Sealed(folder, dataset, manifest.hash, sizes, manifest.competition)
@@ -181,22 +188,22 @@ def verify_against_lock(layout: Layout, folder: Path) -> str:
     if extra := extra_files(manifest):
         more = f" and {len(extra) - 3} more" if len(extra) > 3 else ""
         raise ManifestError(f"{folder}: found {', '.join(map(ascii, extra[:3]))}{more}, expected only what was sealed")
-    found, expected = manifest.hash, manifests.manifest_hash(layout.root)
-    if found != expected:
+    actual, expected = manifest.hash, manifests.manifest_hash(layout.root)
+    if actual != expected:
         there, here = manifest.data, read_data(layout.lock)
         # The list of code files says what its hash says.
         keys = (there.keys() | here.keys()) - {"code_files"}
         differing = sorted(key for key in keys if there.get(key) != here.get(key))
         raise ManifestError(
-            f"{folder}: manifest {found[:12]}, the lock file {layout.lock.name} says {expected[:12]}; "
+            f"{folder}: manifest {actual[:12]}, the lock file {layout.lock.name} says {expected[:12]}; "
             f"they differ in {', '.join(differing) or 'formatting'}"
         )
-    return found
+    return actual
 
 
 def extra_files(manifest: manifests.Manifest) -> list[str]:
     """What lies in a sealed folder beside its code, and was not sealed."""
-    known = {manifest.folder / MANIFEST, manifest.folder / DATASET_METADATA}
+    known = {manifest.folder / name for name in (MANIFEST, *UPLOAD_METADATA)}
     known |= {manifest.path(entry) for entry in manifest.weights}
     package = find_package(manifest.folder)
     inside = [path for path in manifest.folder.rglob("*") if package is None or package not in (path, *path.parents)]
@@ -205,9 +212,9 @@ def extra_files(manifest: manifests.Manifest) -> list[str]:
 
 
 def _accepted(data: dict[str, Any], path: Path, run: Path | None, force: bool) -> list[str]:
-    """What was wrong and forced, now or when the lock file was written."""
+    """Completeness errors that ``--force`` accepted, now or when the lock file was written."""
     known = [str(reason) for reason in data.get("forced") or []]
-    new = [reason for reason in objections(data, run) if reason not in known]
+    new = [reason for reason in completeness_errors(data, run) if reason not in known]
     if new and not force:
         raise ManifestError(f"{path}: {'; '.join(new)} (--force seals it all the same and records that)")
     return sorted({*known, *new})
@@ -217,13 +224,14 @@ def _stage(folder: Path, layout: Layout, data: dict[str, Any], weights: Path, da
     for source in shipped_files(layout.kernel):
         _copy(source, folder / FOLDER / PACKAGE / source.relative_to(layout.kernel))
     for entry in data.get("weights") or []:
-        lacking = _lacking(entry, weights)
+        lacking = _weight_error(entry, weights)
         if lacking:
             hint = f": name the run that {layout.lock.name} was sealed from with --run RUN"
             raise ManifestError(lacking + (hint if weights == layout.demo_weights else ""))
         name = Path(str(entry.get("file", ""))).name
         entry["file"] = f"weights/{name}"
         _copy(weights / name, folder / entry["file"])
+    data["rehearsed"] = _rehearsed(layout, data)
     manifests.write_manifest(folder / MANIFEST, data)
     write_json(folder / DATASET_METADATA, dataset_metadata(dataset))
     stamp_s = _EPOCH_S + int(manifests.manifest_hash(folder), 16) % _SPREAD_S
@@ -233,6 +241,17 @@ def _stage(folder: Path, layout: Layout, data: dict[str, Any], weights: Path, da
     entries = len(list(folder.iterdir()))
     if entries > MAX_TOP_LEVEL:
         raise ManifestError(f"{folder}: {entries} entries at the top level, Kaggle takes at most {MAX_TOP_LEVEL}")
+
+
+def _rehearsed(layout: Layout, data: dict[str, Any]) -> dict[str, str]:
+    """The versions on which a bundle is tried when it is sealed, for the report of its run to compare with.
+
+    Sealing the same again keeps what the lock file notes: the same inputs give the same bytes on any machine.
+    """
+    locked = read_data(layout.lock) if layout.lock.is_file() else {}
+    noted = locked.pop("rehearsed", None)
+    same = locked == {key: value for key, value in data.items() if key != "rehearsed"}
+    return noted if noted and same else versions()
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -245,8 +264,12 @@ def _write_companions(layout: Layout, dataset: DatasetId) -> None:
     competition, chain = manifest.competition, chain_of(manifest.data)
     write_text(layout.lock, (layout.sealed / MANIFEST).read_text(encoding="utf-8"))
     write_text(layout.notebook, notebook_json(dataset, manifest.hash, chain, competition))
-    machine, image = noted_machine(layout.kernel_metadata)
-    write_json(layout.kernel_metadata, kernel_metadata(dataset, machine, image, competition.slug))
+    model_version = configured_model_version(layout.kernel_metadata)
+    machine, image = configured_machine(layout.kernel_metadata)
+    metadata = kernel_metadata(dataset, machine, image, model_version, competition.slug)
+    write_json(layout.kernel_metadata, metadata)
+    if model_version is not None:
+        write_model_metadata(layout.sealed, dataset)
 
 
 def _keep_as_demo(layout: Layout) -> None:

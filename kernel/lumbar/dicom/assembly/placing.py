@@ -7,15 +7,13 @@ agree. Where no image of the series has a tag, a default is taken, and every sta
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
 
-from lumbar.dicom.direct import Usual
-from lumbar.dicom.header import Header
+from lumbar.dicom.assembly.images import Image
 
 Value = TypeVar("Value")
 
@@ -35,32 +33,7 @@ DEFAULT_ORIENTATIONS = {
 
 
 @dataclass(slots=True)
-class Image:
-    """One image of ``shape`` (rows, columns), of a file whose header was read.
-
-    ``frame`` is its frame number (from 1, PS3.3 section C.7.6.6) in a multi-frame file, else ``None``.
-    """
-
-    path: str
-    instance_number: int
-    header: Header
-    shape: tuple[int, ...]
-    is_inverted: bool
-    size: int  # bytes of the file that it may count as its own
-    usual: Usual | None
-    frame: int | None = None
-    failure: str = ""  # why its pixels cannot be read, once that was tried
-    is_decoded: bool = False
-
-    @property
-    def name(self) -> str:
-        """The file's name, and the frame where the file has several."""
-        name = os.path.basename(self.path)
-        return name if self.frame is None else f"{name} frame {self.frame}"
-
-
-@dataclass(slots=True)
-class Placed:
+class PlacedImage:
     """An image with the geometry that grouping and ordering go by."""
 
     image: Image
@@ -89,7 +62,7 @@ def listed(items: list[int] | list[str]) -> str:
     return shown if len(items) <= _SHOWN else f"{shown} and {len(items) - _SHOWN} more"
 
 
-def place(images: list[Image], fallback_orientation: str, notes: Notes) -> list[Placed]:
+def place(images: list[Image], fallback_orientation: str, notes: Notes) -> list[PlacedImage]:
     """Geometry of each image; images that cannot be placed among the others are left out with a line."""
     origins = _origins(images)
     has_origins = any(origins)
@@ -118,7 +91,7 @@ def place(images: list[Image], fallback_orientation: str, notes: Notes) -> list[
     elif None in spacings:
         spacings = _completed(images, spacings, is_same_spacing, "PixelSpacing", notes)
     return [
-        Placed(image, own_cosines, own_spacing, origin, is_guessed)
+        PlacedImage(image, own_cosines, own_spacing, origin, is_guessed)
         for image, own_cosines, own_spacing, origin in zip(images, cosines, spacings, origins, strict=True)
         if own_cosines is not None and own_spacing is not None
     ]
