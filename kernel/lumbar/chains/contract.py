@@ -1,4 +1,4 @@
-"""What a chain is, and what it gives: the types that a run, its workers and its report share."""
+"""What a chain is and what it returns: the types that a run, its workers and its report share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Probs = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A drawn slice for the report; ``png`` is a whole PNG file."""
+    """A drawn slice for the report; ``png`` is the content of a PNG file."""
 
     title: str
     png: bytes
@@ -28,7 +28,7 @@ class Picture:
 
 @dataclass
 class Outcome:
-    """What became of one study. ``probs`` (rows, values) of its competition, or None: its prior stays."""
+    """What became of one study. ``probs`` is (rows, values) of its competition, or None where its prior stays."""
 
     study_id: int
     probs: Probs | None = None
@@ -37,18 +37,18 @@ class Outcome:
     sagittal_points: list[dict[str, Any]] = field(default_factory=list)
     axial_levels: list[dict[str, Any]] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
-    failure: str = ""  # one line, why the prior stays
-    is_device_lost: bool = False  # the device answers no more: the worker must be replaced
+    failure: str = ""  # one line that says why the prior stays
+    is_device_lost: bool = False  # the device does not respond any more: the worker must be replaced
 
     @property
     def status(self) -> str:
-        """``predicted`` or ``prior``, as the run record says."""
+        """``predicted`` or ``prior``, as in the run record."""
         return "prior" if self.probs is None else "predicted"
 
 
 @dataclass
 class StudyResult:
-    """Probabilities (rows, values) in the competition's order, what led to them, and seconds by stage.
+    """Probabilities (rows, values) in the competition's order, the points behind them, and seconds by stage.
 
     For the lumbar spine (25, 3), rows in the order of ``labels.COLUMNS``; ``localisation`` is empty for others.
     """
@@ -64,14 +64,14 @@ class Chain:
     """The functions of a chain. Each must be importable by name, so that a worker process finds it.
 
     Attributes:
-        read: ``read(root, split, study_id, table, workers)`` gives a study: an object with ``study_id`` and
-            ``problems`` (lines for log and report). Where it has ``series`` (name → stacks), and they hold nothing, the
-            study keeps its prior. ``table`` holds the rows of the competition's table of series or studies.
-        load: ``load(manifest, device)`` gives networks that passed their probes.
-        predict: ``predict(study, networks, prior, effort)`` gives a ``StudyResult``; ``prior`` and ``probs`` have the
-            shape (rows, values) of the competition.
-        draw: ``draw(study, result)`` gives pictures for the report.
-        uses_gpu: whether its networks run on a GPU where there is one.
+        read: (root, split, study_id, table, workers) → a study: an object with ``study_id`` and ``problems`` (lines
+            for log and report). Where it has ``series`` (name → stacks) and they hold nothing, it keeps its prior.
+            ``table`` holds the rows of the competition's table of series or studies.
+        load: (manifest, device) → the networks, which passed their probes.
+        predict: (study, networks, prior, effort) → a ``StudyResult``; ``prior`` and its ``probs`` have the shape (rows,
+            values) of the competition.
+        draw: (study, result) → pictures for the report.
+        uses_gpu: whether the networks run on a GPU where there is one.
     """
 
     read: Callable[[Path, str, int, pd.DataFrame, int | None], Any]
@@ -82,5 +82,5 @@ class Chain:
 
 
 def draw_nothing(_study: Any, _result: Any) -> list[Picture]:
-    """No pictures."""
+    """Return no pictures."""
     return []

@@ -84,7 +84,17 @@ def write_extras(
     record: str | Path | None,
     report: str | Path | None,
 ) -> None:
-    """Record and report. The submission stands by now: what goes wrong here is a line in the log, not a lost run."""
+    """Write record and report beside a submission that already stands: a failure here is a line in the log.
+
+    Args:
+        data: the run record.
+        outcomes: what became of each study.
+        submission: the rows that stand.
+        manifest: of the bundle that was used.
+        limit_s: the time limit in seconds.
+        record: where the record goes; None: nowhere.
+        report: where the report goes; None: nowhere.
+    """
 
     def write_record(path: str | Path) -> None:
         write_atomically(path, json.dumps(data, indent=1) + "\n")
@@ -94,11 +104,11 @@ def write_extras(
 
         write_atomically(path, render(data, outcomes, submission, manifest, limit_s))
 
-    steps: list[tuple[str | Path | None, Callable[[str | Path], None]]] = [
+    extras: list[tuple[str | Path | None, Callable[[str | Path], None]]] = [
         (record, write_record),
         (report, write_report),
     ]
-    for path, write in steps:
+    for path, write in extras:
         if path is not None:
             try:
                 write(path)
