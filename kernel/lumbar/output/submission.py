@@ -1,4 +1,4 @@
-"""submission.csv: prior rows first, studies replace theirs, and at every moment a whole valid file on disk."""
+"""submission.csv: it begins with prior rows, each study replaces its own, and the file on disk is valid at any time."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ __all__ = ["Submission", "check_writable", "expected_studies", "normalise", "rea
 
 log = logging.getLogger("lumbar")
 
-_FLOOR = 1e-6  # no class is ever impossible: one wrong certain row would cost 36 nats
+_FLOOR = 1e-6  # of every probability: a wrong row with probability 0 would cost 36 nats
 _SUM_TOLERANCE = 1e-6
 
 
 def normalise(
     probs: NDArray[np.floating] | Sequence[Sequence[float]], competition: Competition = LUMBAR_SPINE
 ) -> NDArray[np.float64]:
-    """Check and normalise one study's probabilities (rows, values): finite, at least 1e-6.
+    """Check one study's probabilities (rows, values), and make them at least 1e-6.
 
-    Rows are divided by their sum where the competition's rows sum to 1; else each value is at most 1 - 1e-6.
+    Rows are divided by their sum where the competition's rows sum to 1; else each value becomes at most 1 - 1e-6.
 
     Raises:
         CohortError: another shape, a value that is not finite, negative or above 1, or a row that sums to 0.
@@ -59,12 +59,12 @@ def normalise(
 
 
 class Submission:
-    """The rows of all studies, kept on disk as a whole.
+    """The rows of all studies, in memory and in a file that is always complete.
 
     Args:
         study_ids: in the order of the file.
-        prior: the values of each of the competition's rows, for a study not predicted.
-        path: the CSV file, written at every change; None keeps it in memory.
+        prior: the values of each of the competition's rows, for studies that are not predicted.
+        path: the CSV file, written again at every change; None: no file.
         competition: whose form the answer has.
     """
 
@@ -83,7 +83,7 @@ class Submission:
         self.write()
 
     def replace(self, study_id: int, probs: NDArray[np.floating]) -> None:
-        """Put a study's own probabilities (rows, values) in place of its prior, on disk too.
+        """Replace a study's prior by its own probabilities (rows, values), in the file as well.
 
         Raises:
             CohortError: as ``normalise``; then nothing changes.
@@ -94,19 +94,19 @@ class Submission:
         self.write()
 
     def probs(self, study_id: int) -> NDArray[np.float64]:
-        """The probabilities (rows, values) that stand for a study now."""
+        """The probabilities (rows, values) that a study has now."""
         return self._probs[study_id]
 
     def frame(self) -> pd.DataFrame:
-        """What the file holds."""
+        """The file's content as a frame."""
         return pd.read_csv(io.StringIO(self.text()), dtype={self.competition.id_column: object})
 
     def text(self) -> str:
-        """The CSV file's content."""
+        """The file's content."""
         return ",".join(self.competition.header) + "\n" + "".join(self._text.values())
 
     def write(self) -> None:
-        """Write the file whole: a reader, or a kill, sees the old one or the new one.
+        """Write the file in one step, so that at any moment either the old or the new one is there.
 
         Raises:
             CohortError: the file cannot be written.
@@ -126,18 +126,18 @@ def expected_studies(
     tabled: Sequence[int],
     competition: Competition = LUMBAR_SPINE,
 ) -> list[int]:
-    """Studies of the submission, in the order of the file.
+    """Return the studies of the submission, in the order of the file.
 
-    The sample submission (of the test split only) leads, for a row too many or too few costs the whole submission.
-    Studies of the series table that it lacks are added: the sample may have stayed behind when the test set was
-    swapped. A sample that shares no study with the data is of another test set, and a folder that neither names is not
-    asked for.
+    Of the test set the sample submission decides, because one row too many or too few makes the submission invalid.
+    Studies that are only in the table of series are added: the sample may not have been replaced with the test set. A
+    sample that shares no study with the data belongs to another test set and is ignored. A folder that is in neither of
+    the two gets no rows.
 
     Args:
-        root: competition folder.
+        root: the competition folder.
         split: ``test`` or ``train``.
-        present: studies of the table or with a folder.
-        tabled: studies of the table of series.
+        present: studies that are in the table of series or have a folder.
+        tabled: studies that are in the table of series.
         competition: whose sample it is.
 
     Raises:
@@ -167,7 +167,7 @@ def expected_studies(
 
 
 def _listed_studies(row_ids: Iterable[str], competition: Competition) -> tuple[dict[int, None], list[str]]:
-    """Studies of a sample's rows in their order, and the rows that are none, as a message may show them."""
+    """The studies of a sample's rows in their order, and the rows that name none, as a message may show them."""
     known = {row.lower() for row in competition.rows}
     listed: dict[int, None] = {}
     wrong: list[str] = []
@@ -185,10 +185,10 @@ def _listed_studies(row_ids: Iterable[str], competition: Competition) -> tuple[d
 
 
 def read_row_ids(path: str | Path, competition: Competition = LUMBAR_SPINE) -> list[str]:
-    """The row names of a submission-like table.
+    """Read the row names of a table like a submission.
 
     Raises:
-        CohortError: the file is no table or lacks their column.
+        CohortError: the file is no table, or does not have their column.
     """
     return _row_ids(_read_rows(path, competition), competition)
 
@@ -211,7 +211,7 @@ def _names(table: pd.DataFrame) -> list[str]:
 def validate(
     path: str | Path, expected_row_ids: Sequence[str], competition: Competition = LUMBAR_SPINE
 ) -> pd.DataFrame:
-    """Check a finished submission file as the competition would, and return it.
+    """Check a finished submission file as the competition does, and return it.
 
     Raises:
         CohortError: wrong columns, missing, repeated or unexpected rows, values that are not finite, negative,

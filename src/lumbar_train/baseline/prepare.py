@@ -31,7 +31,7 @@ from lumbar.labels import COLUMNS, SEVERITIES
 from lumbar.stages.eight_bit import choose_slices, eight_bit
 from lumbar_train.data.code_key import code_key
 from lumbar_train.errors import TrainingError
-from lumbar_train.files import write_bytes, write_text, write_with
+from lumbar_train.files import read_object, write_bytes, write_text, write_with
 
 TABLE = ["study_id", "series_id", "instance_number", "image_path", "pixels"]
 _PROBLEMS_SHOWN = 5
@@ -121,7 +121,7 @@ def _series_by_study(root: Path, series: pd.DataFrame, description: str) -> dict
     if not len(rows):
         others = ", ".join(sorted(set(series["series_description"]))) or "none"
         raise CohortError(f"{root}: found series described as {others}, expected some described as {description!r}")
-    return {int(study_id): group for study_id, group in rows.groupby("study_id")}
+    return {int(group["study_id"].iloc[0]): group for _, group in rows.groupby("study_id")}
 
 
 def _batches(study_ids: list[int], batch: int, start_batch: int) -> list[list[int]]:
@@ -179,15 +179,17 @@ def _write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
 
 def _valid_record(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     """A batch's record if it has this identity and its images are still there; else None."""
-    try:
-        record: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        recorded = {name: record["identity"].get(name) for name in identity}
-    except (OSError, ValueError, KeyError, AttributeError):
+    record = read_object(path)
+    recorded, images, problems = (record.get(name) for name in ("identity", "images", "problems"))
+    if not (isinstance(recorded, dict) and isinstance(images, list) and isinstance(problems, list)):
         return None
-    if recorded != json.loads(json.dumps(identity)):
+    if {name: recorded.get(name) for name in identity} != json.loads(json.dumps(identity)):
         return None
     work = path.parent.parent
-    return record if all((work / image[3]).is_file() for image in record["images"]) else None
+    is_complete = all(
+        isinstance(row, list) and len(row) == len(TABLE) and (work / str(row[3])).is_file() for row in images
+    )
+    return record if is_complete else None
 
 
 def _signature(root: Path, split: str, studies: list[pd.DataFrame]) -> str:
@@ -212,7 +214,7 @@ def _gather(work: Path, records: list[dict[str, Any]], size: int, none_found: st
         raise CohortError(f"{none_found}{f' ({problems[0]})' if problems else ''}, expected some")
     key = hashlib.sha256(f"{size}\0{table.to_csv(index=False)}".encode()).hexdigest()
     path, key_file = work / "images.npy", work / "images.json"
-    if not (path.is_file() and key_file.is_file() and json.loads(key_file.read_text("utf-8")).get("key") == key):
+    if not (path.is_file() and read_object(key_file).get("key") == key):
         key_file.unlink(missing_ok=True)
         write_with(path, lambda file: _pack(file, work, table, size))
         write_text(work / "images.csv", csv_text(table))
