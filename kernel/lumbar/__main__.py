@@ -70,20 +70,7 @@ def parser() -> argparse.ArgumentParser:
         "--manifest-hash", metavar="SHA256", help="refuse a bundle whose manifest does not have this hash"
     )
 
-    score = commands.add_parser(
-        "score",
-        help="the competition's metric and its four terms",
-        description="Score a submission against a table like train.csv. Lower is better.",
-    )
-    score.add_argument("--solution", required=True, type=Path, metavar="CSV", help="labels, as train.csv")
-    score.add_argument("--submission", required=True, type=Path, metavar="CSV", help="as sample_submission.csv")
-
-    score.add_argument(
-        "--competition",
-        default=DEFAULT,
-        metavar="NAME",
-        help="whose metric: a module of lumbar/competitions (%(default)s)",
-    )
+    _add_score(commands)
 
     inspect = commands.add_parser(
         "inspect",
@@ -93,6 +80,23 @@ def parser() -> argparse.ArgumentParser:
     )
     inspect.add_argument("path", type=Path, metavar="PATH", help="a .dcm file, a series folder or a study folder")
     return main_parser
+
+
+def _add_score(commands: Any) -> None:
+    """The options of ``score``."""
+    score = commands.add_parser(
+        "score",
+        help="the competition's metric and its four terms",
+        description="Score a submission against a table like train.csv. Lower is better.",
+    )
+    score.add_argument("--solution", required=True, type=Path, metavar="CSV", help="labels, as train.csv")
+    score.add_argument("--submission", required=True, type=Path, metavar="CSV", help="as sample_submission.csv")
+    score.add_argument(
+        "--competition",
+        default=DEFAULT,
+        metavar="NAME",
+        help="whose metric: a module of lumbar/competitions (%(default)s)",
+    )
 
 
 def _positive(text: str) -> int:
