@@ -12,7 +12,7 @@ from lumbar.bundle.manifest import manifest_hash, read_manifest
 from lumbar.errors import LumbarError
 from lumbar.io.text import one_line
 from lumbar_publish.files import write_text
-from lumbar_publish.kaggle import step_dataset, step_kernel, step_submit
+from lumbar_publish.kaggle import step_dataset, step_kernel, step_submit, step_tag
 from lumbar_publish.kaggle.client import Client, KaggleError, require_client
 from lumbar_publish.kaggle.publication import Publication, require_owner
 from lumbar_publish.kaggle.quota import quota_line
@@ -61,10 +61,9 @@ def main(layout: Layout, make_sample: MakeSample, argv: list[str] | None = None)
         if options.verify:
             print(f"{options.verify}: manifest {verify_against_lock(layout, options.verify)}, as the lock file says")
             return 0
-        if options.publish and not options.message:
-            raise LumbarError("--publish needs notes for the version: add -m NOTES")
-        if options.no_run and options.publish not in ("kernel", ALL):
-            raise LumbarError("--no-run saves the notebook without running it: add --publish kernel -m NOTES")
+        _check_options(options)
+        if options.tag:
+            step_tag.require_repository(layout)
         target = _target(layout, options)
         machine = accelerator(options.accelerator or configured_machine(layout.kernel_metadata)[0])
         if options.publish:
@@ -76,9 +75,13 @@ def main(layout: Layout, make_sample: MakeSample, argv: list[str] | None = None)
         print(summary(sealed))
         if options.publish:
             publication = Publication(layout, sealed, options.message, runs_notebook=not options.no_run, target=target)
+            if options.tag:
+                step_tag.warn_of_changes(publication)
             for step, run in STEPS.items():
                 if options.publish in (step, ALL) and not (options.no_run and step == "submit"):
                     run(publication)
+            if options.tag:
+                step_tag.run(publication)
     except (LumbarError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
         if isinstance(error, KaggleError) and error.hint:
@@ -88,6 +91,20 @@ def main(layout: Layout, make_sample: MakeSample, argv: list[str] | None = None)
         print("error: interrupted: run this again to go on from here", file=sys.stderr)
         return 1
     return 0
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Refuse options that lack the one that they belong to.
+
+    Raises:
+        LumbarError: says which to add.
+    """
+    if options.publish and not options.message:
+        raise LumbarError("--publish needs notes for the version: add -m NOTES")
+    if options.no_run and options.publish not in ("kernel", ALL):
+        raise LumbarError("--no-run saves the notebook without running it: add --publish kernel -m NOTES")
+    if options.tag and (options.no_run or options.publish not in ("submit", ALL)):
+        raise LumbarError("--tag names the score: add --publish -m NOTES, or --publish submit -m NOTES")
 
 
 def _target(layout: Layout, options: argparse.Namespace) -> str:
@@ -226,6 +243,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--no-run", action="store_true", help="with --publish kernel: save the notebook on Kaggle, do not run it"
+    )
+    parser.add_argument(
+        "--tag", action="store_true", help="then tag the commit with versions, manifest and score (git tag)"
     )
     parser.add_argument("--verify", type=Path, metavar="FOLDER", help="check a sealed folder against the lock file")
     return parser

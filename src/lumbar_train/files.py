@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, by ``lumbar.io.files``; refusals are training's, and folders are made."""
+"""Writes files that are whole or absent, as ``lumbar.io.files`` does; makes folders, and raises TrainingError."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report's page: one self-contained HTML file, styles and all, filled in by ``lumbar.output.report``."""
+"""The template of the report, one HTML file with its styles, which ``lumbar.output.report`` fills in."""
 
 TEMPLATE = """<!doctype html>
 <html lang="en">
