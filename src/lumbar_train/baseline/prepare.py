@@ -89,8 +89,7 @@ def prepare(
     by_study = _series_by_study(root, series, description)
     n_series = sum(map(len, by_study.values()))
     batches = _batches(sorted(by_study), batch, start_batch)
-    code = code_key("lumbar.study", "lumbar.stages.eight_bit")
-    settings = {"description": description, "size": size, "slices": slices, "split": split, "code": code}
+    settings = {"description": description, "size": size, "slices": slices, "split": split, "code": _code()}
     records = []
     with (
         ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool,
@@ -114,6 +113,11 @@ def prepare(
                 write_text(path, json.dumps(record))
             records.append(record)
     return _gather(work, records, size, f"{root}: no readable slice in {n_series} series described as {description!r}")
+
+
+def _code() -> str:
+    """Hash of the code that turns files into pixels."""
+    return code_key("lumbar.study", "lumbar.stages.eight_bit")
 
 
 def _series_by_study(root: Path, series: pd.DataFrame, description: str) -> dict[int, pd.DataFrame]:
