@@ -1,7 +1,7 @@
 """JPEG Lossless, Huffman (PS3.5 section 8.2.1; ITU-T T.81 annex H): all predictors, point transform, restarts.
 
-Two to sixteen bits, one component or three, in one scan or one each. Arithmetic coding and hierarchical frames are
-other processes, which DICOM has no transfer syntax for, and are refused.
+Two to sixteen bits, one or three components, in one scan or one scan each. Arithmetic coding and hierarchical frames
+are other processes, which DICOM has no transfer syntaxes for; they are refused.
 """
 
 from __future__ import annotations
