@@ -63,7 +63,10 @@ def fill(
     Args:
         data: (n,) uint8, the frame's bytes.
         header: gives the sizes.
-        mask, sign, slope, intercept: as ``rescale`` takes them.
+        mask: the bits stored.
+        sign: the highest of them where values are signed, else 0.
+        slope: of the rescaled units.
+        intercept: of the rescaled units.
         out: receives the pixels.
 
     Returns:
