@@ -16,10 +16,11 @@ from typing import Any
 
 from lumbar import __version__
 from lumbar.budget import process_start
+from lumbar.competitions.lumbar_spine import NAME as DEFAULT
 from lumbar.errors import LumbarError
+from lumbar.io.numba_cache import use_numba_cache
 from lumbar.io.streams import guard_streams
 from lumbar.io.text import one_line, printable, printable_log
-from lumbar.numba_cache import use_numba_cache
 
 RESEARCH = "Research use only: not a medical device."
 
@@ -69,13 +70,7 @@ def parser() -> argparse.ArgumentParser:
         "--manifest-hash", metavar="SHA256", help="refuse a bundle whose manifest does not have this hash"
     )
 
-    score = commands.add_parser(
-        "score",
-        help="the competition's metric and its four terms",
-        description="Score a submission against a table like train.csv. Lower is better.",
-    )
-    score.add_argument("--solution", required=True, type=Path, metavar="CSV", help="labels, as train.csv")
-    score.add_argument("--submission", required=True, type=Path, metavar="CSV", help="as sample_submission.csv")
+    _add_score(commands)
 
     inspect = commands.add_parser(
         "inspect",
@@ -85,6 +80,23 @@ def parser() -> argparse.ArgumentParser:
     )
     inspect.add_argument("path", type=Path, metavar="PATH", help="a .dcm file, a series folder or a study folder")
     return main_parser
+
+
+def _add_score(commands: Any) -> None:
+    """The options of ``score``."""
+    score = commands.add_parser(
+        "score",
+        help="the competition's metric and its four terms",
+        description="Score a submission against a table like train.csv. Lower is better.",
+    )
+    score.add_argument("--solution", required=True, type=Path, metavar="CSV", help="labels, as train.csv")
+    score.add_argument("--submission", required=True, type=Path, metavar="CSV", help="as sample_submission.csv")
+    score.add_argument(
+        "--competition",
+        default=DEFAULT,
+        metavar="NAME",
+        help="whose metric: a module of lumbar/competitions (%(default)s)",
+    )
 
 
 def _positive(text: str) -> int:
@@ -101,7 +113,7 @@ def run_predict(arguments: argparse.Namespace, started: float) -> None:
     from lumbar.run import predict
 
     with logging_redirect_tqdm():
-        _, record = predict(
+        frame, record = predict(
             arguments.data,
             arguments.weights,
             arguments.out,
@@ -118,18 +130,22 @@ def run_predict(arguments: argparse.Namespace, started: float) -> None:
         )
     studies = record["studies"]
     predicted = sum(study["status"] == "predicted" for study in studies)
-    print(f"{printable(arguments.out)}: {25 * len(studies)} rows; {predicted} of {len(studies)} studies predicted")
+    print(f"{printable(arguments.out)}: {len(frame)} rows; {predicted} of {len(studies)} studies predicted")
     if predicted < len(studies):
         print(f"{len(studies) - predicted} kept their prior; the lines above and the record say why")
 
 
 def run_score(arguments: argparse.Namespace, _started: float) -> None:
-    """Run ``score``: print the total and its four terms."""
-    from lumbar.metric import read_table, score
+    """Run ``score``: print the total and its terms."""
+    from lumbar.competitions.registry import competition_named
+    from lumbar.competitions.scoring import evaluate
+    from lumbar.competitions.tables import read_answer, read_solution
 
-    result = score(read_table(arguments.solution, "the solution"), read_table(arguments.submission, "a submission"))
-    for name in ("total", "spinal", "foraminal", "subarticular", "any_severe"):
-        print(f"{name:<13}{getattr(result, name):.6f}")
+    competition = competition_named(arguments.competition)
+    solution = read_solution(arguments.solution, "the solution", competition)
+    terms = evaluate(competition, solution, read_answer(arguments.submission, "a submission", competition))
+    for name, value in terms.items():
+        print(f"{name:<13}{value:.6f}")
 
 
 def run_inspect(arguments: argparse.Namespace, _started: float) -> None:

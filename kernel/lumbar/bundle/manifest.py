@@ -16,7 +16,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lumbar.bundle.code_hash import verify_code
-from lumbar.bundle.manifest_schema import SCHEMA, TOP_LEVEL, WEIGHT, check
+from lumbar.bundle.manifest_schema import SCHEMA, TOP_LEVEL, WEIGHT, check, competition_of
+from lumbar.competitions.contract import Competition
+from lumbar.competitions.registry import competition_named
 from lumbar.errors import ManifestError
 from lumbar.io.files import write_atomically
 from lumbar.io.regular_file import file_sha256, read_regular
@@ -45,7 +47,7 @@ class WeightEntry:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A manifest as read; ``prior`` holds (normal_mild, moderate, severe) for each of the 25 columns, summing to 1."""
+    """A manifest as read; ``prior`` holds the values of each of the competition's rows (``Competition.keys``)."""
 
     folder: Path
     hash: str
@@ -54,12 +56,14 @@ class Manifest:
     recipe: str
     created_by: str
     cohort: dict[str, Any]
-    prior: dict[str, tuple[float, float, float]]
+    prior: dict[str, tuple[float, ...]]
     oof: dict[str, Any]
     versions: dict[str, Any]
     training: dict[str, Any]
     forced: list[Any]
     weights: tuple[WeightEntry, ...]
+    competition_name: str  # a module of lumbar.competitions
+    competition: Competition = field(repr=False)
     data: dict[str, Any] = field(repr=False)  # the JSON as it was read, to write the next manifest from
 
     def of_stage(self, stage: str) -> list[WeightEntry]:
@@ -116,7 +120,9 @@ def read_manifest(folder: str | Path) -> Manifest:
     return Manifest(
         folder=path.parent,
         hash=hashlib.sha256(content).hexdigest(),
-        prior={column: (row[0], row[1], row[2]) for column, row in data["prior"].items()},
+        prior={key: tuple(row) for key, row in data["prior"].items()},
+        competition_name=competition_of(data),
+        competition=competition_named(competition_of(data)),
         weights=tuple(WeightEntry(**{key: entry[key] for key in WEIGHT}) for entry in data["weights"]),
         data=data,
         **{key: data[key] for key in TOP_LEVEL if key not in ("schema", "prior", "weights")},

@@ -28,7 +28,7 @@ class Picture:
 
 @dataclass
 class Outcome:
-    """What became of one study. ``probs`` is (25, 3), or None where its prior stays."""
+    """What became of one study. ``probs`` is (rows, values) of its competition, or None where its prior stays."""
 
     study_id: int
     probs: Probs | None = None
@@ -48,10 +48,13 @@ class Outcome:
 
 @dataclass
 class StudyResult:
-    """Probabilities (25, 3) in the order of ``labels.COLUMNS``, the points behind them, and seconds by stage."""
+    """Probabilities (rows, values) in the competition's order, the points behind them, and seconds by stage.
+
+    For the lumbar spine (25, 3), rows in the order of ``labels.COLUMNS``; ``localisation`` is empty for others.
+    """
 
     probs: Probs
-    localisation: Localisation
+    localisation: Localisation = field(default_factory=Localisation)
     problems: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -61,10 +64,12 @@ class Chain:
     """The functions of a chain. Each must be importable by name, so that a worker process finds it.
 
     Attributes:
-        read: (root, split, study_id, descriptions, workers) → a study.
+        read: (root, split, study_id, table, workers) → a study: an object with ``study_id`` and ``problems`` (lines
+            for log and report). Where it has ``series`` (name → stacks) and they hold nothing, it keeps its prior.
+            ``table`` holds the rows of the competition's table of series or studies.
         load: (manifest, device) → the networks, which passed their probes.
-        predict: (study, networks, prior, effort) → a result with ``probs``, ``localisation``, ``problems`` and
-            ``seconds`` (``StudyResult``).
+        predict: (study, networks, prior, effort) → a ``StudyResult``; ``prior`` and its ``probs`` have the shape (rows,
+            values) of the competition.
         draw: (study, result) → pictures for the report.
         uses_gpu: whether the networks run on a GPU where there is one.
     """

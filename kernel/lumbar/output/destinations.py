@@ -11,12 +11,6 @@ from lumbar.bundle.manifest import FILE_NAME, Manifest
 from lumbar.errors import CohortError
 from lumbar.io.files import check_writable
 
-SPLITS = ("test", "train")
-_TABLES = (
-    "sample_submission.csv", "train.csv", "train_label_coordinates.csv",
-    *(f"{split}_series_descriptions.csv" for split in SPLITS),
-)  # fmt: skip
-
 
 def check_destinations(outputs: Mapping[str, str | Path | None], root: Path, manifest: Manifest) -> None:
     """Check before any work that every output can be written without losing an input or another output.
@@ -49,11 +43,11 @@ def check_destinations(outputs: Mapping[str, str | Path | None], root: Path, man
 def _input_files(root: Path, manifest: Manifest) -> Iterator[Path]:
     yield manifest.folder / FILE_NAME
     yield from (manifest.path(entry) for entry in manifest.weights)
-    yield from (root / name for name in _TABLES)
+    yield from (root / name for name in manifest.competition.files())
 
 
 def _input_folders(root: Path, manifest: Manifest) -> Iterator[Path]:
-    yield from (root / f"{split}_images" for split in SPLITS)
+    yield from (root / name for name in manifest.competition.image_folders())
     if (package := find_package(manifest.folder)) is not None:
         yield package
 

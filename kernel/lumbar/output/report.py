@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from lumbar import __version__
 from lumbar.bundle.manifest import Manifest
 from lumbar.chains.contract import Outcome, Probs
+from lumbar.competitions.contract import Competition
+from lumbar.competitions.registry import DEFAULT
 from lumbar.io.text import page_value
-from lumbar.labels import CONDITIONS, LEVELS, level_title
 from lumbar.output.report_page import TEMPLATE
 from lumbar.output.submission import Submission
 from lumbar.output.versions import rehearsal_line
@@ -47,6 +48,7 @@ def render(
     shown = outcomes if len(outcomes) <= max(4, len(pictured)) else pictured
     predicted = [outcome.seconds.get("study", 0.0) for outcome in outcomes if outcome.probs is not None]
     devices = list(record["devices"])
+    competition = manifest.competition
     return environment.from_string(TEMPLATE).render(
         version=__version__,
         n_studies=len(outcomes),
@@ -65,9 +67,14 @@ def render(
         problems=list(record.get("problems", ()))[:_PROBLEMS_LISTED],
         versions=", ".join(f"{name} {value}" for name, value in record["versions"].items()),
         rehearsed=rehearsal_line(record["versions"], manifest.data.get("rehearsed")),
-        levels=[level_title(level) for level in LEVELS],
-        shown=[_shown(outcome, submission.probs(outcome.study_id)) for outcome in shown],
-        table=[_line(outcome, submission.probs(outcome.study_id)) for outcome in outcomes]
+        title=competition.title,
+        answer=_answer(competition),
+        columns=competition.grid_columns,
+        value_titles=competition.titles,
+        colours=_colours(competition),
+        highest=f"{competition.titles[-1]}, highest" if competition.sums_to_one else "highest",
+        shown=[_shown(outcome, submission.probs(outcome.study_id), manifest) for outcome in shown],
+        table=[_line(outcome, submission.probs(outcome.study_id), competition) for outcome in outcomes]
         if len(shown) < len(outcomes)
         else [],
     )
@@ -88,7 +95,23 @@ def _stages(seconds: Mapping[str, float], n_studies: int) -> list[dict[str, Any]
     ]
 
 
-def _shown(outcome: Outcome, probs: Probs) -> dict[str, Any]:
+def _answer(competition: Competition) -> str:
+    """What a study's answer is, in words."""
+    n_rows, n_values = competition.shape
+    if n_rows > 1 and competition.sums_to_one:
+        return f"{n_rows} graded findings each"
+    return f"{n_rows * n_values} probabilities each"
+
+
+def _colours(competition: Competition) -> list[str]:
+    """The page's class of each value: from mild to severe where a row is one distribution."""
+    n_values = len(competition.values)
+    if not competition.sums_to_one:
+        return ["m1"] * n_values
+    return {1: ["m2"], 2: ["m0", "m2"]}.get(n_values, [f"m{index % 3}" for index in range(n_values)])
+
+
+def _shown(outcome: Outcome, probs: Probs, manifest: Manifest) -> dict[str, Any]:
     n_canal = len({p["level"] for p in outcome.sagittal_points if p["side"] is None})
     n_axial = len({level["level"] for level in outcome.axial_levels})
     problems = outcome.problems[:_PROBLEMS_LISTED]
@@ -98,9 +121,11 @@ def _shown(outcome: Outcome, probs: Probs) -> dict[str, Any]:
         "study_id": outcome.study_id,
         "status": outcome.status,
         "seconds": _number(outcome.seconds.get("study", 0.0)),
-        "found": f"{n_canal} of 5 levels on sagittal, {n_axial} of 5 on axial images",
+        "found": f" · {n_canal} of 5 levels on sagittal, {n_axial} of 5 on axial images"
+        if manifest.competition_name == DEFAULT
+        else "",
         "problems": problems,
-        "rows": _rows(probs),
+        "rows": _rows(probs, manifest.competition),
         "pictures": [
             {
                 "title": picture.title,
@@ -112,38 +137,45 @@ def _shown(outcome: Outcome, probs: Probs) -> dict[str, Any]:
     }
 
 
-def _rows(probs: Probs) -> list[dict[str, Any]]:
-    percent = probs.reshape(len(CONDITIONS), len(LEVELS), 3) * 100.0
+def _rows(probs: Probs, competition: Competition) -> list[dict[str, Any]]:
+    titles, n_columns = competition.grid_rows, len(competition.grid_columns)
+    percent = probs.reshape(len(titles), n_columns, len(competition.values)) * 100.0
+    show = _whole if competition.sums_to_one else _each
     return [
-        {"title": _title(condition), "cells": [_whole(percent[row, column]) for column in range(len(LEVELS))]}
-        for row, condition in enumerate(CONDITIONS)
+        {"title": title, "cells": [show(percent[row, column]) for column in range(n_columns)]}
+        for row, title in enumerate(titles)
     ]
 
 
+def _each(percent: NDArray[np.float64]) -> list[int]:
+    return [round(float(value)) for value in percent]
+
+
 def _whole(percent: NDArray[np.float64]) -> list[int]:
-    """Three percentages as whole numbers that sum to 100, rounded by the method of largest remainders."""
+    """Percentages as whole numbers that sum to 100, rounded by the method of largest remainders."""
     floors = np.floor(percent).astype(int)
     for index in np.argsort(floors - percent)[: 100 - int(floors.sum())]:
         floors[index] += 1
     return [int(value) for value in floors]
 
 
-def _line(outcome: Outcome, probs: Probs) -> dict[str, Any]:
-    worst = int(probs[:, 2].argmax())
-    condition, level = CONDITIONS[worst // len(LEVELS)], LEVELS[worst % len(LEVELS)]
+def _line(outcome: Outcome, probs: Probs, competition: Competition) -> dict[str, Any]:
+    """A study's line in the table of all: its highest value, of the last column where a row is one distribution."""
+    first = len(competition.values) - 1 if competition.sums_to_one else 0
+    row, value = np.unravel_index(int(probs[:, first:].argmax()), probs[:, first:].shape)
+    n_columns = len(competition.grid_columns)
+    titles = [competition.grid_rows[int(row) // n_columns], competition.grid_columns[int(row) % n_columns]]
+    if not competition.sums_to_one:
+        titles.append(competition.titles[int(value)])
     return {
         "study_id": outcome.study_id,
         "status": outcome.status,
         "seconds": _number(outcome.seconds.get("study", 0.0)),
-        "worst": round(float(probs[worst, 2]) * 100),
-        "worst_title": f"{_title(condition)} {level_title(level)}",
+        "worst": round(float(probs[row, first + value]) * 100),
+        "worst_title": " ".join(filter(None, titles)),
         "problems": [problem[:_PROBLEM_LENGTH] for problem in outcome.problems[:_PROBLEMS_SHOWN]],
         "n_more": max(0, len(outcome.problems) - _PROBLEMS_SHOWN),
     }
-
-
-def _title(condition: str) -> str:
-    return condition.replace("_", " ").capitalize()
 
 
 def _number(value: float) -> str:

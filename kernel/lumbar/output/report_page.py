@@ -5,7 +5,7 @@ TEMPLATE = """<!doctype html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Lumbar spine run report</title>
+<title>{{ title }} run report</title>
 <style>
 :root { --ink: #1c2430; --soft: #5d6b7c; --line: #dfe5ec; --back: #f5f7fa; --card: #fff;
         --mild: #8fb8a4; --moderate: #e8b04a; --severe: #cf4b4b; --accent: #2c5f8a; }
@@ -66,8 +66,8 @@ footer { margin-top: 34px; color: var(--soft); font-size: 12.5px; }
 <body>
 <main>
 <header>
-  <div><h1>Lumbar spine run report</h1>
-  <div class="soft">{{ n_studies }} {{ "study" if n_studies == 1 else "studies" }}, 25 graded findings each</div></div>
+  <div><h1>{{ title }} run report</h1>
+  <div class="soft">{{ n_studies }} {{ "study" if n_studies == 1 else "studies" }}, {{ answer }}</div></div>
   <div class="badge">Research use only</div>
 </header>
 
@@ -106,12 +106,12 @@ footer { margin-top: 34px; color: var(--soft); font-size: 12.5px; }
 
 {% if shown %}
 <h2>{{ "Studies" if shown | length == n_studies else "The first %d studies" % (shown | length) }}</h2>
-<div class="key"><span><i class="m0"></i>normal / mild</span><span><i class="m1"></i>moderate</span>
-<span><i class="m2"></i>severe; numbers are per cent</span></div>
+<div class="key">{% for name in value_titles %}<span><i class="{{ colours[loop.index0] }}"></i>{{ name }}\
+{{ "; numbers are per cent" if loop.last else "" }}</span>{% endfor %}</div>
 {% for study in shown %}
 <article class="study">
   <div class="head"><h3>Study {{ study.study_id }}</h3><span class="pill {{ study.status }}">{{ study.status }}</span>
-  <span class="soft">{{ study.seconds }} s · {{ study.found }}</span></div>
+  <span class="soft">{{ study.seconds }} s{{ study.found }}</span></div>
   {% if study.pictures %}
   <div class="look">
     {% for picture in study.pictures if picture.is_sagittal %}
@@ -126,11 +126,12 @@ footer { margin-top: 34px; color: var(--soft); font-size: 12.5px; }
     </div>
   </div>
   {% endif %}
-  <div><table class="grid"><thead><tr><th></th>{% for level in levels %}<th>{{ level }}</th>{% endfor %}</tr></thead>
+  <div><table class="grid"><thead><tr><th></th>{% for column in columns %}<th>{{ column }}</th>{% endfor %}</tr></thead>
   <tbody>{% for row in study.rows %}<tr><td>{{ row.title }}</td>
     {% for cell in row.cells %}<td><div class="split">
-      {% for p in cell %}<i class="m{{ loop.index0 }}" style="width:{{ p }}%"></i>{% endfor %}</div>
-      <span class="num">{{ cell[0] }} · {{ cell[1] }} · <b>{{ cell[2] }}</b></span></td>{% endfor %}</tr>
+      {% for p in cell %}<i class="{{ colours[loop.index0] }}" style="width:{{ p }}%"></i>{% endfor %}</div>
+      <span class="num">{% for p in cell %}{{ "" if loop.first else " · " }}\
+{% if loop.last %}<b>{{ p }}</b>{% else %}{{ p }}{% endif %}{% endfor %}</span></td>{% endfor %}</tr>
   {% endfor %}</tbody></table></div>
   {% if study.problems %}<div><ul class="problems">
     {% for problem in study.problems %}<li>{{ problem }}</li>{% endfor %}</ul></div>{% endif %}
@@ -142,7 +143,7 @@ footer { margin-top: 34px; color: var(--soft); font-size: 12.5px; }
 <h2>All studies</h2>
 <div class="panel"><table>
 <thead><tr><th>study</th><th>status</th><th class="right">seconds</th>
-<th class="right">severe, highest</th><th>finding</th>
+<th class="right">{{ highest }}</th><th>finding</th>
 <th>problems</th></tr></thead>
 <tbody>{% for study in table %}<tr><td>{{ study.study_id }}</td>
 <td>{% if study.status == "prior" %}<span class="pill prior">prior</span>{% else %}{{ study.status }}{% endif %}</td>

@@ -12,11 +12,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lumbar.competitions.contract import Competition
+from lumbar.competitions.lumbar_spine import COMPETITION as LUMBAR_SPINE
+from lumbar.competitions.scoring import evaluate
+from lumbar.competitions.tables import read_answer, read_solution
 from lumbar.errors import CohortError, LumbarError
 from lumbar.io.text import one_line
-from lumbar.metric import read_table, score
 from lumbar_publish.files import write_text
-from lumbar_publish.names import COMPETITION, MODEL_FRAMEWORK, MODEL_VARIATION, DatasetId, Layout
+from lumbar_publish.names import MODEL_FRAMEWORK, MODEL_VARIATION, DatasetId, Layout
 from lumbar_publish.rehearsal import sandbox
 from lumbar_publish.rehearsal.estimate import Estimate, estimate
 from lumbar_publish.rehearsal.submission import check_submission, largest_difference, study_ids
@@ -45,7 +48,8 @@ def lay_out(out: Path, sealed: Sealed, data: Path, *, mounts: str = "new", link_
     _remove(kaggle)
     for name in ("site", "home"):
         _remove(out / name)
-    competition_at = Path(COMPETITION) if mounts.startswith("old") else Path("competitions", COMPETITION)
+    slug = sealed.competition.slug
+    competition_at = Path(slug) if mounts.startswith("old") else Path("competitions", slug)
     place = kaggle / "input" / _bundle_at(sealed.dataset, mounts)
     shutil.copytree(sealed.folder, place, ignore=shutil.ignore_patterns(*UPLOAD_METADATA))  # Kaggle keeps those
     competition = kaggle / "input" / competition_at
@@ -115,7 +119,12 @@ def limits(kaggle_like: bool) -> str:
 
 
 def check_rehearsal(
-    data: Path, out: Path, seconds: float, agree_with: Path | None = None, tolerance: float = 1e-4
+    data: Path,
+    out: Path,
+    seconds: float,
+    agree_with: Path | None = None,
+    tolerance: float = 1e-4,
+    competition: Competition = LUMBAR_SPINE,
 ) -> Estimate:
     """Check what the rehearsal left, and print it.
 
@@ -123,19 +132,19 @@ def check_rehearsal(
         CohortError: no valid submission, or one that differs from ``agree_with`` by more than ``tolerance``.
     """
     working = out / "kaggle" / "working"
-    sample = data / "sample_submission.csv"
-    table = check_submission(working / "submission.csv", sample if sample.is_file() else None)
+    sample = data / competition.sample
+    table = check_submission(working / "submission.csv", sample if sample.is_file() else None, competition)
     record = read_json(working / "record.json")
-    prediction = estimate(record, seconds)
+    prediction = estimate(record, seconds, competition)
     rows = f"{len(table)} of {len(table)}" if sample.is_file() else f"{len(table)} (no {sample.name} to compare with)"
     kept = [study for study in record["studies"] if study["status"] != "predicted"]
     print(f"rows         {rows}, valid; {len(kept)} of {len(record['studies'])} studies left at the prior")
     if len(kept) == len(record["studies"]):
         raise CohortError(f"{data}: no study was predicted, all were left at the prior: see {working / 'report.html'}")
-    for line in (truth_line(data, working / "submission.csv"), *prediction.lines()):
+    for line in (truth_line(data, working / "submission.csv", competition), *prediction.lines()):
         print(line)
     if agree_with:
-        difference = largest_difference(working / "submission.csv", agree_with)
+        difference = largest_difference(working / "submission.csv", agree_with, competition)
         print(f"agreement    largest difference {difference:.2g} from {agree_with}, allowed {tolerance:g}")
         if difference > tolerance:
             raise CohortError(f"{working / 'submission.csv'}: differs by {difference:.2g} from {agree_with}")
@@ -145,17 +154,18 @@ def check_rehearsal(
     return prediction
 
 
-def truth_line(data: Path, submission: Path) -> str:
+def truth_line(data: Path, submission: Path, competition: Competition = LUMBAR_SPINE) -> str:
     """The score where the truth of these studies lies beside them."""
-    solution = data / "solution.csv"
+    solution = data / competition.solution
     if not solution.is_file():
-        return "score        unknown: no solution.csv beside the data"
-    truth, table = read_table(solution, "the solution"), read_table(submission, "the submission")
-    result = score(truth[truth["study_id"].isin(study_ids(submission))], table)
-    return (
-        f"score        {result.total:.4f} (spinal {result.spinal:.4f}, foraminal {result.foraminal:.4f}, "
-        f"subarticular {result.subarticular:.4f}, any severe {result.any_severe:.4f})"
-    )
+        return f"score        unknown: no {solution.name} beside the data"
+    truth = read_solution(solution, "the solution", competition)
+    if competition.study_column not in truth.columns:
+        raise CohortError(f"{solution}: found no column {competition.study_column}, expected one of study ids")
+    truth = truth[truth[competition.study_column].isin(study_ids(submission, competition))]
+    total, *terms = evaluate(competition, truth, read_answer(submission, "the submission", competition)).items()
+    detail = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in terms)
+    return f"score        {total[1]:.4f}" + (f" ({detail})" if detail else "")
 
 
 def _remove(folder: Path) -> None:
@@ -176,7 +186,9 @@ def main(argv: list[str] | None = None) -> int:
         seconds = rehearse(
             layout.notebook, sealed, options.data, options.out, mounts=options.mounts, kaggle_like=options.kaggle_like
         )
-        prediction = check_rehearsal(options.data, options.out, seconds, agree_with=options.agree_with)
+        prediction = check_rehearsal(
+            options.data, options.out, seconds, agree_with=options.agree_with, competition=sealed.competition
+        )
         prediction.require_fit()
     except (LumbarError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)

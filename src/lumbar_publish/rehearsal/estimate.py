@@ -6,8 +6,9 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from lumbar.competitions.contract import Competition
+from lumbar.competitions.lumbar_spine import COMPETITION as LUMBAR_SPINE
 from lumbar.errors import CohortError
-from lumbar_publish.names import HIDDEN_STUDIES, KAGGLE_HOURS
 
 
 @dataclass(frozen=True)
@@ -22,18 +23,20 @@ class Estimate:
     study_s: float
     n_studies: int
     devices: str
+    competition: Competition = LUMBAR_SPINE
 
     @property
     def hours(self) -> float:
         """Projected hours of the hidden test on this machine."""
-        return (self.once_s + HIDDEN_STUDIES * self.study_s) / 3600
+        return (self.once_s + self.competition.hidden_studies * self.study_s) / 3600
 
     def lines(self) -> list[str]:
         """The lines that a rehearsal prints."""
-        how = f"{self.once_s:.1f} s + {HIDDEN_STUDIES} x {self.study_s:.2f} s, measured here"
+        n_hidden = self.competition.hidden_studies
+        how = f"{self.once_s:.1f} s + {n_hidden} x {self.study_s:.2f} s, measured here"
         return [
             f"seconds      {self.study_s:.2f} a study over {self.n_studies} studies, {self.once_s:.1f} once",
-            f"projection   {self.hours:.2f} of {KAGGLE_HOURS:g} hours for {HIDDEN_STUDIES} studies "
+            f"projection   {self.hours:.2f} of {self.competition.hours:g} hours for {n_hidden} studies "
             f"({how} on {os.cpu_count()} cores, {self.devices})",
         ]
 
@@ -43,14 +46,15 @@ class Estimate:
         Raises:
             CohortError: the projection exceeds the limit.
         """
-        if self.hours > KAGGLE_HOURS:
+        limit = self.competition.hours
+        if self.hours > limit:
             raise CohortError(
-                f"the hidden test would take {self.hours:.1f} hours at this speed, expected at most {KAGGLE_HOURS:g}: "
+                f"the hidden test would take {self.hours:.1f} hours at this speed, expected at most {limit:g}: "
                 "the kernel would fall back to less effort, then to prior rows"
             )
 
 
-def estimate(record: dict[str, Any], seconds: float) -> Estimate:
+def estimate(record: dict[str, Any], seconds: float, competition: Competition = LUMBAR_SPINE) -> Estimate:
     """Split a rehearsal's wall seconds into what happens once and what each study adds.
 
     With several studies the first is left out of the mean where it is the slowest: it warms compilers up, which
@@ -65,4 +69,4 @@ def estimate(record: dict[str, Any], seconds: float) -> Estimate:
     steady = each[1:] if len(each) > 1 and each[0] == max(each) else each
     study_s = sum(steady) / len(steady)
     devices = ", ".join(map(str, record.get("devices") or [])) or "devices unknown"
-    return Estimate(max(seconds - study_s * len(each), 0.0), study_s, len(each), devices)
+    return Estimate(max(seconds - study_s * len(each), 0.0), study_s, len(each), devices, competition)
