@@ -14,12 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lumbar.dicom.codecs._bits import gather_bits
-from lumbar.dicom.limits import (
-    MAX_INFLATED_BYTES,
-    MAX_INFLATED_PER_BYTE,
-    MAX_RECOVERED_BYTES,
-    MIN_INFLATED_BYTES,
-)
+from lumbar.dicom.limits import MAX_INFLATED_BYTES, MAX_INFLATED_PER_BYTE, MAX_RECOVERED_BYTES, MIN_INFLATED_BYTES
 from lumbar.dicom.parsing import scan
 from lumbar.dicom.parsing.fields import PARTS
 from lumbar.dicom.parsing.files import open_file, read_bytes, read_start
