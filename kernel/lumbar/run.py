@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from lumbar.numba_cache import use_numba_cache
 from lumbar.output.destinations import check_destinations
 from lumbar.output.record import build_record, write_extras
 from lumbar.output.submission import Submission, expected_studies, validate
+from lumbar.output.truth import read_truth
 from lumbar.workers.devices import cpu_threads, cuda_devices
 from lumbar.workers.schedule import Schedule
 from lumbar.workers.worker import Setup
@@ -122,7 +124,8 @@ def predict(
     for outcome in outcomes:
         outcome.problems[:0] = [line for line in doubts.get(outcome.study_id, []) if line not in outcome.problems]
     data = build_record(manifest, schedule.devices, schedule.load_s, outcomes, doubts.get(None, []), own_code)
-    write_extras(data, outcomes, submission, manifest, limit_s, record, report)
+    truth = partial(read_truth, root, split, study_ids)  # for the report alone, once all answers stand
+    write_extras(data, outcomes, submission, manifest, limit_s, record, report, truth)
     return submission.frame(), data
 
 

@@ -96,9 +96,8 @@ def write_tables(root: Path, split: str, studies: list[StudyTables]) -> None:
         [r for s in studies for r in s.descriptions], columns=["study_id", "series_id", "series_description"]
     )
     write_atomically(root / f"{split}_series_descriptions.csv", csv_text(described))
-    if split == "train":
-        points = pd.DataFrame([r for s in studies for r in s.coordinates], columns=COORDINATE_COLUMNS)
-        write_atomically(root / "train_label_coordinates.csv", csv_text(points))
+    points = pd.DataFrame([r for s in studies for r in s.coordinates], columns=COORDINATE_COLUMNS)
+    write_atomically(root / f"{split}_label_coordinates.csv", csv_text(points))  # of a test split for reports alone
     sample = pd.DataFrame({"row_id": [r for s in studies for r in labels.row_ids(s.study_id)]})
     for column in labels.SEVERITY_COLUMNS:
         sample[column] = 1 / 3

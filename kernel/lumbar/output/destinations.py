@@ -13,8 +13,8 @@ from lumbar.io.files import check_writable
 
 SPLITS = ("test", "train")
 _TABLES = (
-    "sample_submission.csv", "train.csv", "train_label_coordinates.csv",
-    *(f"{split}_series_descriptions.csv" for split in SPLITS),
+    "sample_submission.csv", "train.csv", "solution.csv",
+    *(f"{split}_{name}.csv" for split in SPLITS for name in ("series_descriptions", "label_coordinates")),
 )  # fmt: skip
 
 

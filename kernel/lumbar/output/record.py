@@ -16,6 +16,7 @@ from lumbar.chains.contract import Outcome
 from lumbar.io.files import write_atomically
 from lumbar.io.text import PublicText, one_line, public_values
 from lumbar.output.submission import Submission
+from lumbar.output.truth import Truth
 
 log = logging.getLogger("lumbar")
 
@@ -83,8 +84,12 @@ def write_extras(
     limit_s: float,
     record: str | Path | None,
     report: str | Path | None,
+    truth: Callable[[], Truth | None] = lambda: None,
 ) -> None:
-    """Record and report. The submission stands by now: what goes wrong here is a line in the log, not a lost run."""
+    """Record and report. The submission stands by now: what goes wrong here is a line in the log, not a lost run.
+
+    ``truth`` reads the labels of the studies, for the report alone.
+    """
 
     def write_record(path: str | Path) -> None:
         write_atomically(path, json.dumps(data, indent=1) + "\n")
@@ -92,7 +97,7 @@ def write_extras(
     def write_report(path: str | Path) -> None:
         from lumbar.output.report import render
 
-        write_atomically(path, render(data, outcomes, submission, manifest, limit_s))
+        write_atomically(path, render(data, outcomes, submission, manifest, limit_s, truth()))
 
     steps: list[tuple[str | Path | None, Callable[[str | Path], None]]] = [
         (record, write_record),
