@@ -76,8 +76,8 @@ def process_start() -> float:
         age_s = float(Path("/proc/uptime").read_text(encoding="utf-8").split()[0]) - started_s
     except (OSError, ValueError, IndexError, AttributeError):
         return _IMPORTED_S
-    found = time.monotonic() - age_s
-    return found if 0.0 <= _IMPORTED_S - found <= _START_UP_S else _IMPORTED_S
+    start_s = time.monotonic() - age_s
+    return start_s if 0.0 <= _IMPORTED_S - start_s <= _START_UP_S else _IMPORTED_S
 
 
 class Budget:

@@ -98,9 +98,9 @@ def read_labels(solution: pd.DataFrame) -> tuple[list[int], NDArray[np.int64]]:
         try:
             study_ids.append(parse_id(value))
         except ValueError:
-            found = "blank" if is_blank(value) else repr(printable(value, 40))
+            cell = "blank" if is_blank(value) else repr(printable(value, 40))
             raise CohortError(
-                f"solution: found a study_id that is no number, expected integers ({found} in row {len(study_ids) + 2})"
+                f"solution: found a study_id that is no number, expected integers ({cell} in row {len(study_ids) + 2})"
             ) from None
     if len(set(study_ids)) != len(study_ids):
         twice = pd.Series(study_ids)
@@ -131,28 +131,28 @@ def align_submission(submission: pd.DataFrame, study_ids: list[int]) -> NDArray[
         CohortError: as ``score``.
     """
     wanted = ["row_id", *SEVERITY_COLUMNS]
-    found = [printable(name, 40) for name in submission.columns]
-    if missing := [name for name in wanted if name not in found]:
+    columns = [printable(name, 40) for name in submission.columns]
+    if missing := [name for name in wanted if name not in columns]:
         raise CohortError(f"submission: {_some(missing)} missing, expected {', '.join(wanted)}")
-    if len(found) != len(wanted):
-        raise CohortError(f"submission: found columns {', '.join(found)}, expected {', '.join(wanted)} alone")
+    if len(columns) != len(wanted):
+        raise CohortError(f"submission: found columns {', '.join(columns)}, expected {', '.join(wanted)} alone")
     order = _row_order(submission["row_id"].astype(str).to_list(), study_ids)
     values = _numbers(submission)
     return np.asarray(values[order].reshape(len(study_ids), len(COLUMNS), len(SEVERITIES)))
 
 
-def _row_order(found: list[str], study_ids: list[int]) -> NDArray[np.int64]:
+def _row_order(row_ids: list[str], study_ids: list[int]) -> NDArray[np.int64]:
     expected = [f"{study_id}_{column}" for study_id in study_ids for column in COLUMNS]
-    index = pd.Index(found)
+    index = pd.Index(row_ids)
     if not index.is_unique:
         raise CohortError(f"submission: {_some(list(index[index.duplicated()]))} found twice, expected each row once")
     order = index.get_indexer(pd.Index(expected))
     if (order < 0).any():
         missing = [name for name, place in zip(expected, order, strict=True) if place < 0]
-        raise CohortError(f"submission: {_some(missing)} missing, found {len(found)} rows, expected {len(expected)}")
-    if len(found) != len(expected):
-        extra = sorted(set(found) - set(expected))
-        raise CohortError(f"submission: unexpected rows {_some(extra)}, found {len(found)}, expected {len(expected)}")
+        raise CohortError(f"submission: {_some(missing)} missing, found {len(row_ids)} rows, expected {len(expected)}")
+    if len(row_ids) != len(expected):
+        extra = sorted(set(row_ids) - set(expected))
+        raise CohortError(f"submission: unexpected rows {_some(extra)}, found {len(row_ids)}, expected {len(expected)}")
     return np.asarray(order, dtype=np.int64)
 
 

@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 
 from lumbar.budget import Budget, Clock, parse_time_limit
-from lumbar.bundle.code_hash import own_code_line
+from lumbar.bundle.code_hash import code_mismatch
 from lumbar.bundle.manifest import verify
 from lumbar.chains.contract import Chain
 from lumbar.chains.registry import chain_of
 from lumbar.errors import CohortError
 from lumbar.io.tables import PROBLEMS, list_studies, read_series
-from lumbar.io.text import guard_log
+from lumbar.io.text import printable_log
 from lumbar.labels import COLUMNS, row_ids
 from lumbar.numba_cache import use_numba_cache
 from lumbar.output.destinations import check_destinations
@@ -29,7 +29,7 @@ from lumbar.workers.devices import cpu_threads, cuda_devices
 from lumbar.workers.schedule import Schedule
 from lumbar.workers.worker import Setup
 
-log = guard_log()
+log = printable_log()
 
 N_PICTURED = 10  # studies with pictures in the report: 720 studies stay under a few MB
 
@@ -89,9 +89,10 @@ def predict(
     root = Path(root)
     check_destinations({"out": out, "report": report, "record": record}, root, manifest)
     study_ids, descriptions = _studies(root, split, studies)
-    doubts: dict[int | None, list[str]] = dict(descriptions.attrs.get(PROBLEMS, {}))
-    for line in [*doubts.get(None, []), *(line for study_id in study_ids for line in doubts.get(study_id, []))]:
-        log.warning("%s_series_descriptions.csv: %s", split, line)
+    table_problems: dict[int | None, list[str]] = dict(descriptions.attrs.get(PROBLEMS, {}))
+    for key in (None, *study_ids):
+        for line in table_problems.get(key, []):
+            log.warning("%s_series_descriptions.csv: %s", split, line)
     devices = _devices(functions, workers, len(study_ids))
     setup = Setup(
         root=root,
@@ -112,7 +113,7 @@ def predict(
             "manifest %s verified, %d studies to predict on %s, at most %.0f s",
             manifest.hash[:12], len(study_ids), ", ".join(schedule.devices) or "no device", limit_s,
         )  # fmt: skip
-        if own_code := own_code_line(manifest.code_sha256):
+        if own_code := code_mismatch(manifest.code_sha256):
             log.info("%s", own_code)
         submission = Submission(study_ids, manifest.prior, out)
         outcomes = schedule.run(submission)
@@ -122,8 +123,10 @@ def predict(
         submission.write()
         validate(out, [row_id for study_id in study_ids for row_id in row_ids(study_id)])
     for outcome in outcomes:
-        outcome.problems[:0] = [line for line in doubts.get(outcome.study_id, []) if line not in outcome.problems]
-    data = build_record(manifest, schedule.devices, schedule.load_s, outcomes, doubts.get(None, []), own_code)
+        outcome.problems[:0] = [
+            line for line in table_problems.get(outcome.study_id, []) if line not in outcome.problems
+        ]
+    data = build_record(manifest, schedule.devices, schedule.load_s, outcomes, table_problems.get(None, []), own_code)
     truth = partial(read_truth, root, split, study_ids)  # for the report alone, once all answers stand
     write_extras(data, outcomes, submission, manifest, limit_s, record, report, truth)
     return submission.frame(), data
@@ -131,9 +134,9 @@ def predict(
 
 def _devices(chain: Chain, workers: int | None, n_studies: int) -> list[str]:
     """The device of each worker; more workers than studies would have nothing to do."""
-    found = cuda_devices() if chain.uses_gpu else []
-    count = max(1, min(n_studies, workers if workers is not None else len(found)))
-    return [found[index % len(found)] if found else "cpu" for index in range(count)]
+    gpus = cuda_devices() if chain.uses_gpu else []
+    count = max(1, min(n_studies, workers if workers is not None else len(gpus)))
+    return [gpus[index % len(gpus)] if gpus else "cpu" for index in range(count)]
 
 
 def _studies(root: Path, split: str, wanted: int | Sequence[int] | None) -> tuple[list[int], pd.DataFrame]:

@@ -141,8 +141,8 @@ def _read_described(root: Path, split: str, study_id: int, descriptions: pd.Data
             if stack.orientation == expected:
                 study.series[description].append(stack)
             else:
-                found = f"{len(stack.volume)} slices are {stack.orientation}"
-                study.problems.append(f"series {series_id}: {found}, expected {expected}; unused")
+                actual = f"{len(stack.volume)} slices are {stack.orientation}"
+                study.problems.append(f"series {series_id}: {actual}, expected {expected}; unused")
     study.problems.extend(f"study {study_id}: no {name} series" for name in DESCRIPTIONS if not study.series[name])
     return study
 

@@ -29,13 +29,13 @@ _NAMED = 3  # files that a message names
 
 def shipped_files(package: Path) -> list[Path]:
     """The files of a source tree's package that ship, sorted by their place."""
-    found = []
+    files = []
     for path in package.rglob("*"):
         inside = path.relative_to(package)
         is_hidden = any(part.startswith(".") or part == BYTECODE for part in inside.parts)
         if path.is_file() and path.suffix in SHIPPED and not is_hidden:
-            found.append(path)
-    return sorted(found, key=lambda path: path.relative_to(package).as_posix())
+            files.append(path)
+    return sorted(files, key=lambda path: path.relative_to(package).as_posix())
 
 
 def shipped_hashes(package: Path) -> dict[str, str]:
@@ -59,7 +59,7 @@ def own_code_sha256() -> str:
     return code_sha256(Path(lumbar.__file__).resolve().parent)
 
 
-def own_code_line(sealed: str) -> str:
+def code_mismatch(sealed: str) -> str:
     """What to say where the package that is running is not the one that a bundle was sealed with; else empty.
 
     Args:
@@ -128,12 +128,12 @@ def verify_code(bundle: Path, expected: str, listed: Mapping[str, str] | None = 
         if not stat.S_ISDIR(mode):
             raise ManifestError(f"{folder}: found {kind_of(mode)}, expected a folder of the sealed code")
     _refuse_shadows(bundle, package)
-    found = sealed_hashes(package)
-    if (got := digest(found)) != expected:
+    hashes = sealed_hashes(package)
+    if (got := digest(hashes)) != expected:
         wanted = f"{expected[:12]}…" if expected else "none"
         raise ManifestError(
-            f"{package}: found code hash {got[:12]}…, expected {wanted}{_differences(found, listed)}: this code is not "
-            "what was sealed; seal and upload it again"
+            f"{package}: found code hash {got[:12]}…, expected {wanted}{_differences(hashes, listed)}: this code is "
+            "not what was sealed; seal and upload it again"
         )
     return package
 
@@ -164,15 +164,15 @@ def _entries(folder: Path) -> list[Path]:
         raise ManifestError(f"{folder}: cannot be read ({error.strerror}), expected the sealed code") from None
 
 
-def _differences(found: Mapping[str, str], listed: Mapping[str, str] | None) -> str:
+def _differences(hashes: Mapping[str, str], listed: Mapping[str, str] | None) -> str:
     """Which files are too many, missing or changed, as far as it can be told."""
     if listed is None:
-        extra = [place for place in sorted(found) if Path(place).suffix not in SHIPPED]
+        extra = [place for place in sorted(hashes) if Path(place).suffix not in SHIPPED]
         return f" (not of the kinds that ship: {_some(extra)})" if extra else ""
     groups = {
-        "extra": [place for place in sorted(found) if place not in listed],
-        "missing": [place for place in sorted(listed) if place not in found],
-        "changed": [place for place in sorted(found) if listed.get(place, found[place]) != found[place]],
+        "extra": [place for place in sorted(hashes) if place not in listed],
+        "missing": [place for place in sorted(listed) if place not in hashes],
+        "changed": [place for place in sorted(hashes) if listed.get(place, hashes[place]) != hashes[place]],
     }
     return " (" + "; ".join(f"{name} {_some(places)}" for name, places in groups.items() if places) + ")"
 

@@ -155,9 +155,9 @@ def _verify_weights(manifest: Manifest, entry: WeightEntry) -> None:
         raise ManifestError(f"{path}: found a link that leads out of the bundle, expected a file inside it")
     if path.is_file() and (size := path.stat().st_size) != entry.bytes:
         raise ManifestError(f"{path}: found {size} bytes, expected {entry.bytes}")
-    found = file_sha256(path)
-    if found != entry.sha256:
-        raise ManifestError(f"{path}: found sha256 {found[:12]}…, expected {entry.sha256[:12]}…")
+    digest = file_sha256(path)
+    if digest != entry.sha256:
+        raise ManifestError(f"{path}: found sha256 {digest[:12]}…, expected {entry.sha256[:12]}…")
 
 
 def _manifest_path(folder: str | Path) -> Path:

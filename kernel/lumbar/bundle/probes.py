@@ -105,10 +105,10 @@ def check_probe(network: nn.Module, probe: Mapping[str, Any], name: str) -> None
     seed, expected, tolerance = probe["seed"], probe["expected"], probe["tolerance"]
     if "inputs" in probe and (shapes := _input_shapes(probe_inputs(network, seed))) != probe["inputs"]:
         raise ManifestError(f"{name}: found probe inputs {shown(probe['inputs'])}, expected {shapes}")
-    found = run_probe(network, seed)
-    if len(found) != len(expected):
-        raise ManifestError(f"{name}: probe gave {len(found)} values, expected {len(expected)}")
-    for value, wanted in zip(found, expected, strict=True):
+    values = run_probe(network, seed)
+    if len(values) != len(expected):
+        raise ManifestError(f"{name}: probe gave {len(values)} values, expected {len(expected)}")
+    for value, wanted in zip(values, expected, strict=True):
         if not abs(value - wanted) <= tolerance * (1 + abs(wanted)):
             raise ManifestError(
                 f"{name}: probe gave {value:.4f}, expected {wanted:.4f}: code or library versions differ from those "

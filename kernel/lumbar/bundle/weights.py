@@ -32,7 +32,7 @@ def load_networks(folder: Path, manifest: Manifest, device: str | torch.device =
     networks = Networks()
     for entry in manifest.weights:
         if entry.stage in STAGES:
-            _demand_use(entry)
+            _require_usable(entry)
             networks.by_stage.setdefault(entry.stage, []).append(load_network(manifest.path(entry), entry, device))
     missing = [stage for stage in STAGES if stage not in networks.by_stage]
     if missing:
@@ -40,7 +40,7 @@ def load_networks(folder: Path, manifest: Manifest, device: str | torch.device =
     return networks
 
 
-def _demand_use(entry: WeightEntry) -> None:
+def _require_usable(entry: WeightEntry) -> None:
     """Refuse a network whose answers the chain could not use: it would fail in every study instead of once, here."""
     points = entry.config.get("points")
     if entry.model == "heatmap" and points != _POINTS.get(entry.stage, points):
@@ -78,8 +78,8 @@ def _read_tensors(path: Path, entry: WeightEntry) -> dict[str, Tensor]:
     expected = expected_shapes(entry.model, entry.config)
     try:
         with safe_open(path, framework="pt") as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        if expected is not None and (reason := _difference(found, expected)):
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        if expected is not None and (reason := _difference(shapes, expected)):
             raise ManifestError(f"{path}: tensors do not fit model {entry.model!r} and its config ({reason})")
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
@@ -87,14 +87,14 @@ def _read_tensors(path: Path, entry: WeightEntry) -> dict[str, Tensor]:
         raise ManifestError(f"{path}: not readable as safetensors ({reason})") from None
 
 
-def _difference(found: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]]) -> str:
+def _difference(shapes: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]]) -> str:
     """The first tensor that is missing, of another shape, or too many; empty where there is none."""
     for name, shape in expected.items():
-        if name not in found:
+        if name not in shapes:
             return f"{name} is missing, expected shape {list(shape)}"
-        if tuple(found[name]) != tuple(shape):
-            return f"{name}: found shape {list(found[name])}, expected {list(shape)}"
-    extra = sorted(found.keys() - expected.keys())
+        if tuple(shapes[name]) != tuple(shape):
+            return f"{name}: found shape {list(shapes[name])}, expected {list(shape)}"
+    extra = sorted(shapes.keys() - expected.keys())
     return f"found {shown(extra[0])}, which the network does not have" if extra else ""
 
 

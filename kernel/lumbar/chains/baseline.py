@@ -74,9 +74,9 @@ def predict(
     images: dict[View, NDArray[np.uint8]] = {}
     seconds = {"convert": 0.0, "classify": 0.0}
     for index, column in enumerate(COLUMNS):
-        found = networks.by_column.get(column, [])
+        folds = networks.by_column.get(column, [])
         total = np.zeros(3)
-        for network in found if effort.uses_all_folds else found[:1]:
+        for network in folds if effort.uses_all_folds else folds[:1]:
             view = view_of(network)
             started = time.perf_counter()
             if view not in images:
@@ -108,7 +108,7 @@ def _images(study: Study, view: View, limit: int | None) -> NDArray[np.uint8]:
     if limit is not None and len(chosen) > limit:  # little time left: the middle alone
         middle = (len(chosen) - limit) // 2
         chosen = chosen[middle : middle + limit]
-    return np.array([eight_bit(study, item, size) for item in chosen], dtype=np.uint8)
+    return np.array([eight_bit(study, chosen_slice, size) for chosen_slice in chosen], dtype=np.uint8)
 
 
 def slice_logits(network: BaselineNet, images: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -150,9 +150,9 @@ def draw(study: Study, _result: StudyResult) -> list[Picture]:
     """Central slices as the networks see them (at 256 px)."""
     pictures = []
     for description in DESCRIPTIONS:
-        for item in choose_slices(study, description, _PICTURED)[:_PICTURED]:
-            is_whole, png = cv2.imencode(".png", eight_bit(study, item, 256))
+        for chosen_slice in choose_slices(study, description, _PICTURED)[:_PICTURED]:
+            is_whole, png = cv2.imencode(".png", eight_bit(study, chosen_slice, 256))
             if is_whole:
-                title = f"{description}, series {item.series_id}, slice {item.name}"
+                title = f"{description}, series {chosen_slice.series_id}, slice {chosen_slice.name}"
                 pictures.append(Picture(title, png.tobytes()))
     return pictures

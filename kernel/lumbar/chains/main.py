@@ -61,13 +61,13 @@ def predict_study(
     """
     seconds: dict[str, float] = {}
     start = time.perf_counter()
-    found = localise(study, networks, all_folds=effort.uses_all_folds, augment=effort.uses_augmentation)
+    localisation = localise(study, networks, all_folds=effort.uses_all_folds, augment=effort.uses_augmentation)
     seconds["localise"] = time.perf_counter() - start
 
     start = time.perf_counter()
     logits, mask = classify(
         study,
-        found,
+        localisation,
         networks,
         flip=effort.uses_augmentation,
         all_folds=effort.uses_all_folds,
@@ -78,6 +78,6 @@ def predict_study(
     start = time.perf_counter()
     folds = networks.stage("aggregator")
     folds = folds if effort.uses_all_folds else folds[:1]
-    probs = aggregate(logits, mask, prior, folds, level_confidence(found))
+    probs = aggregate(logits, mask, prior, folds, level_confidence(localisation))
     seconds["aggregate"] = time.perf_counter() - start
-    return StudyResult(probs=probs, localisation=found, problems=list(found.problems), seconds=seconds)
+    return StudyResult(probs=probs, localisation=localisation, problems=list(localisation.problems), seconds=seconds)

@@ -214,7 +214,7 @@ _GROUP_SPANS = scan.span_of(scan.SHARED_GROUPS), scan.span_of(scan.PER_FRAME_GRO
 _REASONS = {
     scan.TRUNCATED: "an element that passes the end of the data",
     scan.BAD_ITEM: "something else than an item inside a sequence",
-    scan.ODD_ELEMENT: "an element without a VR, outside its sequence or longer than it",
+    scan.MALFORMED_ELEMENT: "an element without a VR, outside its sequence or longer than it",
 }
 
 
@@ -326,19 +326,19 @@ def _recovered(name: str, source: np.ndarray, syntax: str, code: int, workspace:
     letters = source[start + 4 : start + 6].tobytes()
     # What the first element looks like decides, as in the walk, unless it is the one that is malformed
     is_explicit = syntax != IMPLICIT_LITTLE if not workspace[scan.IS_EXPLICIT] else letters.isalpha()
-    found = recover(source.tobytes(), start, is_big, is_explicit, is_encapsulated)
-    if found is None:
+    recovered = recover(source.tobytes(), start, is_big, is_explicit, is_encapsulated)
+    if recovered is None:
         return None
     places, numbers = scan.WORKSPACE.copy(), scan.NO_NUMBERS.copy()
     places[scan.IS_BIG] = is_big
-    if scan.read_elements(np.frombuffer(found.head, np.uint8), True, places, numbers) != scan.PIXELS:
+    if scan.read_elements(np.frombuffer(recovered.head, np.uint8), True, places, numbers) != scan.PIXELS:
         return None
-    header = _header(name, syntax, found.head, places, numbers, places.item(scan.HAS_GROUPS))
-    header.__dict__["problems"] = tuple(f"{name}: {problem}" for problem in found.problems)
-    header.__dict__["pixel_data"] = _FLOAT_TAGS.get(found.pixel_tag, "PixelData")
-    length = -1 if found.pixels_length == scan.UNDEFINED else found.pixels_length
-    table = _offset_table(found.head, places)
-    return File(header, source, is_big, found.pixels_start, length, found.pixels_vr, table, None)
+    header = _header(name, syntax, recovered.head, places, numbers, places.item(scan.HAS_GROUPS))
+    header.__dict__["problems"] = tuple(f"{name}: {problem}" for problem in recovered.problems)
+    header.__dict__["pixel_data"] = _FLOAT_TAGS.get(recovered.pixel_tag, "PixelData")
+    length = -1 if recovered.pixels_length == scan.UNDEFINED else recovered.pixels_length
+    table = _offset_table(recovered.head, places)
+    return File(header, source, is_big, recovered.pixels_start, length, recovered.pixels_vr, table, None)
 
 
 def _read_special(

@@ -40,7 +40,7 @@ def read_strictly(path: Path) -> tuple[bytes, Any]:
     return content, data
 
 
-def demand_plain(path: Path, data: Any) -> None:
+def require_printable(path: Path, data: Any) -> None:
     """Refuse values that are nested too deep, and text (keys too) that is too long or not printable.
 
     Raises:
@@ -64,12 +64,12 @@ def demand_plain(path: Path, data: Any) -> None:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    members: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
+        if key in members:
             raise ValueError(f"found key {shown(key)} twice in one object")
-        found[key] = value
-    return found
+        members[key] = value
+    return members
 
 
 def _refuse_constant(name: str) -> Any:

@@ -167,8 +167,8 @@ def read_series_table(path: str | os.PathLike[str]) -> SeriesTable:
     table = read_text_table(path, SERIES_COLUMNS)
     missing = [name for name in SERIES_COLUMNS if name not in table.columns]
     if missing:
-        found = [printable(name, 40) for name in table.columns[:12]]
-        raise TableError(f"found columns {found}, expected also {missing}", f"found no column {', '.join(missing)}")
+        columns = [printable(name, 40) for name in table.columns[:12]]
+        raise TableError(f"found columns {columns}, expected also {missing}", f"found no column {', '.join(missing)}")
     places = [table.columns.index(name) for name in SERIES_COLUMNS]
     good: dict[tuple[int, int], tuple[str, int]] = {}
     problems = _bare_rows(table)
@@ -184,9 +184,9 @@ def read_series_table(path: str | os.PathLike[str]) -> SeriesTable:
     lines: dict[int | None, list[str]] = {}
     for problem in problems:
         lines.setdefault(problem.study_id, []).append(f"table of series, {problem.text}; {problem.remedy}")
-    for key, found in lines.items():
-        if len(found) > _MOST_LINES:
-            lines[key] = [*found[:_MOST_LINES], f"table of series, and {len(found) - _MOST_LINES} more rows"]
+    for key, texts in lines.items():
+        if len(texts) > _MOST_LINES:
+            lines[key] = [*texts[:_MOST_LINES], f"table of series, and {len(texts) - _MOST_LINES} more rows"]
     frame.attrs[PROBLEMS] = lines
     return SeriesTable(frame, problems)
 
@@ -217,8 +217,8 @@ def _add_row(
     if length > width:
         reasons.append(f"found {length} cells, expected {width}")
     if description is None:
-        found = "blank" if is_blank(cells[2]) else shown(cells[2])
-        reasons.append(f"found description {found}, expected {', '.join(DESCRIPTIONS)}")
+        text = "blank" if is_blank(cells[2]) else shown(cells[2])
+        reasons.append(f"found description {text}, expected {', '.join(DESCRIPTIONS)}")
     if reasons or study_id is None or series_id is None or description is None:
         return RowProblem(number, study_id, f"{whose}: {'; '.join(reasons)}")
     before, row = good.setdefault((study_id, series_id), (description, number))

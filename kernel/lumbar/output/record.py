@@ -67,13 +67,13 @@ def build_record(
 
 def versions() -> dict[str, str]:
     """Versions of ours, of Python, and of the libraries that the chain uses, as installed."""
-    found = {"lumbar": __version__, "python": platform.python_version()}
+    installed = {"lumbar": __version__, "python": platform.python_version()}
     for name in _LIBRARIES:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def write_extras(

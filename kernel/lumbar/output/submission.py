@@ -105,7 +105,7 @@ def _rows(study_id: int, probs: NDArray[np.float64]) -> str:
     return "".join(f"{study_id}_{column},{a:.8f},{b:.8f},{c:.8f}\n" for column, (a, b, c) in lines)
 
 
-def expected_studies(root: str | Path, split: str, found: Sequence[int], tabled: Sequence[int]) -> list[int]:
+def expected_studies(root: str | Path, split: str, present: Sequence[int], tabled: Sequence[int]) -> list[int]:
     """Studies of the submission, in the order of the file.
 
     sample_submission.csv (test only) leads, for a row too many or too few costs the whole submission. Studies of the
@@ -113,7 +113,7 @@ def expected_studies(root: str | Path, split: str, found: Sequence[int], tabled:
     that shares no study with the data is of another test set, and a folder that neither names is not asked for.
 
     Args:
-        found: studies of the table or with a folder.
+        present: studies of the table or with a folder.
         tabled: studies of the table of series.
 
     Raises:
@@ -121,7 +121,7 @@ def expected_studies(root: str | Path, split: str, found: Sequence[int], tabled:
     """
     path = Path(root) / "sample_submission.csv"
     if split != "test" or not path.is_file():
-        return list(found)
+        return list(present)
     listed, wrong = _listed_studies(read_row_ids(path))
     if wrong and not listed:
         raise CohortError(f"{path}: found row_id {wrong[0]}, expected <study_id>_<condition>_<level>")
@@ -130,12 +130,12 @@ def expected_studies(root: str | Path, split: str, found: Sequence[int], tabled:
             "%s: found row_id %s, expected <study_id>_<condition>_<level>; %d such rows left aside",
             path.name, wrong[0], len(wrong),
         )  # fmt: skip
-    if listed.keys().isdisjoint(found):
+    if listed.keys().isdisjoint(present):
         log.warning("%s: none of its %d studies has images or series, so it is left aside", path.name, len(listed))
-        return list(found)
+        return list(present)
     known = set(tabled)
-    studies = dict.fromkeys([*listed, *(study_id for study_id in found if study_id in known)])
-    if extra := [study_id for study_id in found if study_id not in studies]:
+    studies = dict.fromkeys([*listed, *(study_id for study_id in present if study_id in known)])
+    if extra := [study_id for study_id in present if study_id not in studies]:
         log.warning("%d study folders in no table get no rows, first %d", len(extra), extra[0])
     return list(studies)
 
@@ -184,14 +184,14 @@ def validate(path: str | Path, expected_row_ids: Sequence[str]) -> pd.DataFrame:
     wanted = ["row_id", *SEVERITY_COLUMNS]
     if list(frame.columns) != wanted:
         raise CohortError(f"{path}: found columns {_names(frame)}, expected {wanted}")
-    found = [str(row_id) for row_id in frame["row_id"]]
-    if len(set(found)) != len(found):
-        raise CohortError(f"{path}: found {len(found) - len(set(found))} repeated rows, expected each row_id once")
-    missing, extra = set(expected_row_ids) - set(found), set(found) - set(expected_row_ids)
+    row_ids = [str(row_id) for row_id in frame["row_id"]]
+    if len(set(row_ids)) != len(row_ids):
+        raise CohortError(f"{path}: found {len(row_ids) - len(set(row_ids))} repeated rows, expected each row_id once")
+    missing, extra = set(expected_row_ids) - set(row_ids), set(row_ids) - set(expected_row_ids)
     if missing or extra:
         name = min(missing or extra)
         raise CohortError(
-            f"{path}: found {len(found)} rows, expected {len(expected_row_ids)}: "
+            f"{path}: found {len(row_ids)} rows, expected {len(expected_row_ids)}: "
             f"{len(missing)} missing, {len(extra)} unexpected, first {printable(name, 80)}"
         )
     try:
@@ -203,6 +203,6 @@ def validate(path: str | Path, expected_row_ids: Sequence[str]) -> pd.DataFrame:
     if not is_good.all():
         row = int(np.argmin(is_good))
         raise CohortError(
-            f"{path}: row {found[row]}: found {values[row].tolist()}, expected 3 probabilities that sum to 1"
+            f"{path}: row {row_ids[row]}: found {values[row].tolist()}, expected 3 probabilities that sum to 1"
         )
     return frame

@@ -20,14 +20,14 @@ def prior_array(prior: Mapping[str, Sequence[float]]) -> NDArray[np.float64]:
     return np.asarray(table / table.sum(axis=1, keepdims=True))
 
 
-def level_confidence(found: Localisation) -> NDArray[np.float32]:
+def level_confidence(localisation: Localisation) -> NDArray[np.float32]:
     """Confidence (5 levels, 4) in 0..1 of canal, left foramen, right foramen and axial slice; 0 where absent."""
     out = np.zeros((len(LEVELS), 4), np.float32)
     for row, level in enumerate(LEVELS):
         for kind, side in enumerate((None, *SIDES)):
-            points = [p.confidence for p in found.sagittal_points if p.level == level and p.side == side]
+            points = [p.confidence for p in localisation.sagittal_points if p.level == level and p.side == side]
             out[row, kind] = max(points, default=0.0)
-        axial = found.axial(level)
+        axial = localisation.axial(level)
         out[row, 3] = axial.confidence if axial is not None else 0.0
     return np.clip(out, 0.0, 1.0)
 

@@ -23,24 +23,31 @@ Logits = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 
-def looks(found: Localisation, network: nn.Module) -> list[str | None]:
-    """The axial series that a classifier looks at one after the other; one look without a name where it does not."""
+def series_to_classify(localisation: Localisation, network: nn.Module) -> list[str | None]:
+    """The axial series that a classifier grades one after the other; [None] where it takes all of them together."""
     if isinstance(network, AxialClassifier) and network.config.per_series:
-        return [*found.axial_series()] or [None]
+        return [*localisation.axial_series()] or [None]
     return [None]
 
 
 def level_tensors(
-    study: Study, found: Localisation, network: nn.Module, look: str | None = None
+    study: Study, localisation: Localisation, network: nn.Module, series_id: str | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Crops of all five levels for a classifier, of one of its ``looks``: (5, …, size, size) float32, (5, …) bool."""
+    """Crops of all five levels for a classifier: (5, …, size, size) float32, and a mask (5, …) bool.
+
+    Args:
+        study: its stacks.
+        localisation: the levels' points on them.
+        network: the classifier, whose configuration says how to cut.
+        series_id: the axial series to cut from, one of ``series_to_classify``; None for all together.
+    """
     assert isinstance(network, (SagittalClassifier, AxialClassifier))
     pairs = []
     for level in range(len(LEVELS)):
         if isinstance(network, SagittalClassifier):
-            pairs.append(sagittal_crops(study, found, level, network.config))
+            pairs.append(sagittal_crops(study, localisation, level, network.config))
         else:
-            pairs.append(axial_crops(study, found, level, network.config, series_id=look))
+            pairs.append(axial_crops(study, localisation, level, network.config, series_id=series_id))
     crops, masks = zip(*pairs, strict=True)
     return torch.from_numpy(np.stack(crops)), torch.from_numpy(np.stack(masks))
 
@@ -77,20 +84,22 @@ def run_classifier(network: nn.Module, crops: Tensor, mask: Tensor, *, flip: boo
     return out
 
 
-def study_logits(study: Study, found: Localisation, folds: Sequence[nn.Module], *, flip: bool) -> tuple[Tensor, Tensor]:
-    """Logits (5 levels, 5 conditions, 3) of one classifier, averaged over folds and looks, and which rest on images.
+def study_logits(
+    study: Study, localisation: Localisation, folds: Sequence[nn.Module], *, flip: bool
+) -> tuple[Tensor, Tensor]:
+    """Logits (5 levels, 5 conditions, 3) of one classifier, averaged over folds and series, and which rest on images.
 
-    A look counts for the levels that it shows.
+    A series counts only for the levels that it shows.
     """
     total, count = torch.zeros(len(LEVELS), 5, 3), torch.zeros(len(LEVELS), 5)
-    series = looks(found, folds[0])
-    for look in series:
-        crops, mask = level_tensors(study, found, folds[0], look)
+    series_ids = series_to_classify(localisation, folds[0])
+    for series_id in series_ids:
+        crops, mask = level_tensors(study, localisation, folds[0], series_id)
         shown = target_mask(folds[0], mask)
         if not mask.any():
             continue
         out = torch.stack([run_classifier(network, crops, mask, flip=flip) for network in folds]).mean(dim=0)
-        if len(series) == 1:
+        if len(series_ids) == 1:
             return out, shown
         total += out * shown[..., None]
         count += shown
@@ -99,7 +108,7 @@ def study_logits(study: Study, found: Localisation, folds: Sequence[nn.Module], 
 
 def classify(
     study: Study,
-    found: Localisation,
+    localisation: Localisation,
     networks: Networks,
     *,
     names: tuple[str, ...] = CLASSIFIERS,
@@ -107,7 +116,7 @@ def classify(
     all_folds: bool = True,
     skip: frozenset[str] = frozenset(),
 ) -> tuple[Logits, Mask]:
-    """Logits (M, 5, 5, 3) and mask (M, 5, 5) of the named classifiers, averaged over folds and looks.
+    """Logits (M, 5, 5, 3) and mask (M, 5, 5) of the named classifiers, averaged over folds and series.
 
     Those of skipped classifiers are masked.
     """
@@ -118,7 +127,7 @@ def classify(
         if name in skip or not folds:
             continue
         folds = folds if all_folds else folds[:1]
-        out, shown = study_logits(study, found, folds, flip=flip)
+        out, shown = study_logits(study, localisation, folds, flip=flip)
         logits[m] = out.permute(1, 0, 2).numpy()  # (5 conditions, 5 levels, 3)
         masks[m] = shown.T.numpy()
     return logits, masks

@@ -39,7 +39,7 @@ class Jitter:
     slices: int = 0
 
 
-STILL = Jitter()
+NO_JITTER = Jitter()
 
 
 def grid_images(study: Study, stack: Stack, grid: Grid, indices: list[int] | None = None) -> Images:
@@ -66,7 +66,7 @@ def spine_box(stack: Stack, levels_mm: dict[str, Xyz]) -> tuple[tuple[float, flo
 
 
 def role_inputs(
-    study: Study, stack: Stack, levels_mm: dict[str, Xyz], config: SliceRoleConfig, jitter: Jitter = STILL
+    study: Study, stack: Stack, levels_mm: dict[str, Xyz], config: SliceRoleConfig, jitter: Jitter = NO_JITTER
 ) -> Images:
     """Every slice of a sagittal stack cut to the box around the levels: (S, size, size)."""
     centre, side_mm = spine_box(stack, levels_mm)
@@ -100,7 +100,7 @@ def level_frame(stack: Stack, level: int, levels_mm: dict[str, Xyz]) -> tuple[fl
 
 
 def sagittal_crops(
-    study: Study, found: Localisation, level: int, config: SagittalClassifierConfig, jitter: Jitter = STILL
+    study: Study, localisation: Localisation, level: int, config: SagittalClassifierConfig, jitter: Jitter = NO_JITTER
 ) -> tuple[Images, NDArray[np.bool_]]:
     """The three windows of one level: crops (3, window, size, size) and mask (3, window).
 
@@ -110,15 +110,15 @@ def sagittal_crops(
     crops = np.zeros((3, config.window, config.size, config.size), np.float32)
     mask = np.zeros((3, config.window), bool)
     name = LEVELS[level]
-    if name not in found.levels_mm:
+    if name not in localisation.levels_mm:
         return crops, mask
     wanted = ((SAGITTAL_T2, None), (SAGITTAL_T1, SIDES[0]), (SAGITTAL_T1, SIDES[1]))
     for row, (description, side) in enumerate(wanted):
-        point = found.best(description, name, side)
+        point = localisation.best(description, name, side)
         if point is None:
             continue
         stack = study.series[description][point.stack]
-        grid = _level_grid(stack, point, level, found, config, jitter)
+        grid = _level_grid(stack, point, level, localisation, config, jitter)
         # slices run right to left: for the right side that is towards the midline, so it is walked backwards
         direction = -1 if side == "right" else 1
         for step in range(config.window):
@@ -133,11 +133,11 @@ def _level_grid(
     stack: Stack,
     point: SagittalPoint,
     level: int,
-    found: Localisation,
+    localisation: Localisation,
     config: SagittalClassifierConfig,
     jitter: Jitter,
 ) -> Grid:
-    distance, tilt = level_frame(stack, level, found.levels_mm)
+    distance, tilt = level_frame(stack, level, localisation.levels_mm)
     half = max(config.crop_scale * distance, config.min_half_mm) * jitter.scale
     return make_grid(
         stack,
@@ -149,7 +149,7 @@ def _level_grid(
 
 
 def axial_window(
-    study: Study, found: Localisation, level: int, series_id: str | None = None
+    study: Study, localisation: Localisation, level: int, series_id: str | None = None
 ) -> list[tuple[float, int, int]]:
     """Axial slices near a level: (signed distance mm, stack, slice), foot to head.
 
@@ -157,13 +157,13 @@ def axial_window(
     the gap to the neighbouring level of its plane and projects into its image.
     """
     name = LEVELS[level]
-    if name not in found.levels_mm:
+    if name not in localisation.levels_mm:
         return []
-    point = np.array(found.levels_mm[name])
+    point = np.array(localisation.levels_mm[name])
     gaps = [
-        float(np.linalg.norm(np.array(found.levels_mm[LEVELS[other]]) - point))
+        float(np.linalg.norm(np.array(localisation.levels_mm[LEVELS[other]]) - point))
         for other in (level - 1, level + 1)
-        if 0 <= other < 5 and LEVELS[other] in found.levels_mm
+        if 0 <= other < 5 and LEVELS[other] in localisation.levels_mm
     ]
     reach = 0.7 * (min(gaps) if gaps else 34.0)
     slices = []
@@ -178,10 +178,10 @@ def axial_window(
 
 def axial_crops(
     study: Study,
-    found: Localisation,
+    localisation: Localisation,
     level: int,
     config: AxialClassifierConfig,
-    jitter: Jitter = STILL,
+    jitter: Jitter = NO_JITTER,
     series_id: str | None = None,
 ) -> tuple[Images, NDArray[np.bool_]]:
     """Crops of one level's axial slices, foot to head, nearest slice in the middle: (window, size, size) and mask.
@@ -190,10 +190,10 @@ def axial_crops(
     """
     crops = np.zeros((config.window, config.size, config.size), np.float32)
     mask = np.zeros(config.window, bool)
-    nearest = found.axial(LEVELS[level], series_id)
+    nearest = localisation.axial(LEVELS[level], series_id)
     if nearest is None:
         return crops, mask
-    slices = axial_window(study, found, level, series_id)
+    slices = axial_window(study, localisation, level, series_id)
     middle = next((k for k, (_, n, i) in enumerate(slices) if n == nearest.stack and i == nearest.slice_index), None)
     if middle is None:
         return crops, mask

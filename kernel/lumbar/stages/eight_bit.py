@@ -50,7 +50,7 @@ def choose_slices(study: Study, description: str, n: int = 0) -> list[ChosenSlic
         by_series.setdefault(stack.series_id, []).extend(places)
     chosen: list[ChosenSlice] = []
     for places in by_series.values():
-        ordered = [item for _, item in sorted(places, key=lambda pair: pair[0])]
+        ordered = [chosen_slice for _, chosen_slice in sorted(places, key=lambda pair: pair[0])]
         first = max(0, (len(ordered) - n) // 2) if n else 0
         chosen += ordered[first : first + n] if n else ordered
     return chosen

@@ -19,7 +19,7 @@ from lumbar.models.sequence import SliceRoleNet
 from lumbar.stages.crop import grid_images, role_inputs
 from lumbar.stages.decode import heat_to_source, refine, source_to_heat
 from lumbar.stages.heat import STRIDE, Heat, pose_of, run_batches, sagittal_heat, whole_image_mm
-from lumbar.stages.place import WEAK, doubts, expected_recess, fuse_levels, place_points
+from lumbar.stages.place import MIN_HEAT, expected_recess, fuse_levels, numbering_warnings, place_points
 from lumbar.stages.points import AxialLevel, Localisation
 from lumbar.study import Study
 
@@ -27,9 +27,11 @@ Array = NDArray[np.float64]
 
 AXIAL_REACH_MM = 3.0  # farther than this no slice shows the level, unless its stack is coarser:
 AXIAL_REACH_STEPS = 0.75  # of the distance between slices
-AXIAL_FAR_MM = 7.0  # where no slice of a series comes so near, readers still mark one that ends beside the disc
+MAX_AXIAL_DISTANCE_MM = (
+    7.0  # where no slice of a series comes so near, readers still mark one that ends beside the disc
+)
 SUBARTICULAR_LATERAL_MM = 9.0
-GUESSED_GEOMETRY = 0.5  # factor on the confidence of points whose place in the patient rests on a guess
+GUESSED_GEOMETRY_FACTOR = 0.5  # factor on the confidence of points whose place in the patient rests on a guess
 
 
 def localise(study: Study, networks: Networks, *, all_folds: bool = True, augment: bool = True) -> Localisation:
@@ -41,74 +43,77 @@ def localise(study: Study, networks: Networks, *, all_folds: bool = True, augmen
         all_folds: every fold's weights, and not the first alone.
         augment: test-time augmentation of the sagittal heatmaps.
     """
-    found = Localisation()
+    localisation = Localisation()
     stacks = [(name, number) for name in (SAGITTAL_T2, SAGITTAL_T1) for number in range(len(study.series[name]))]
     if not stacks:
-        found.problems.append(f"study {study.study_id}: no sagittal series, so no level is localised")
-        return found
-    nets = chosen(networks, "sagittal_xy", all_folds)
+        localisation.problems.append(f"study {study.study_id}: no sagittal series, so no level is localised")
+        return localisation
+    nets = folds_of(networks, "sagittal_xy", all_folds)
     maps = [sagittal_heat(study, *which, nets) for which in stacks]
-    confidence = fuse_levels(maps, found)
+    confidence = fuse_levels(maps, localisation)
     first = nets[0]
     if augment and isinstance(first, HeatmapNet):  # the first look told how the patient lies: look again, as he lies
-        poses = [pose_of(item.stack, first, found.levels_mm) for item in maps]
+        poses = [pose_of(stack_heat.stack, first, localisation.levels_mm) for stack_heat in maps]
         maps = [
             sagittal_heat(study, *which, nets, augment=True, pose=pose)
             for which, pose in zip(stacks, poses, strict=True)
         ]
-        found.levels_mm.clear()
-        confidence = fuse_levels(maps, found)
-    if not found.levels_mm:
-        found.problems.append(f"study {study.study_id}: no lumbar level found on {len(maps)} sagittal series")
-        return found
-    if len(found.levels_mm) < 5:
-        absent = [level for level in LEVELS if level not in found.levels_mm]
-        found.problems.append(f"study {study.study_id}: levels not found: {', '.join(absent)}")
-    roles = [slice_roles(study, item.stack, found, chosen(networks, "sagittal_z", all_folds)) for item in maps]
-    place_points(maps, roles, found, confidence)
-    found.problems += [f"study {study.study_id}: {line}" for line in doubts(maps, found)]
-    axial_levels(study, found, chosen(networks, "axial_xy", all_folds))
-    lower_guessed(study, found)
-    return found
+        localisation.levels_mm.clear()
+        confidence = fuse_levels(maps, localisation)
+    if not localisation.levels_mm:
+        localisation.problems.append(f"study {study.study_id}: no lumbar level found on {len(maps)} sagittal series")
+        return localisation
+    if len(localisation.levels_mm) < 5:
+        absent = [level for level in LEVELS if level not in localisation.levels_mm]
+        localisation.problems.append(f"study {study.study_id}: levels not found: {', '.join(absent)}")
+    roles = [
+        slice_roles(study, stack_heat.stack, localisation, folds_of(networks, "sagittal_z", all_folds))
+        for stack_heat in maps
+    ]
+    place_points(maps, roles, localisation, confidence)
+    localisation.problems += [f"study {study.study_id}: {line}" for line in numbering_warnings(maps, localisation)]
+    axial_levels(study, localisation, folds_of(networks, "axial_xy", all_folds))
+    lower_guessed_confidence(study, localisation)
+    return localisation
 
 
-def lower_guessed(study: Study, found: Localisation) -> None:
+def lower_guessed_confidence(study: Study, localisation: Localisation) -> None:
     """Lower the confidence of the points on stacks whose geometry is guessed; nothing else changes."""
-    for k, point in enumerate(found.sagittal_points):
+    for k, point in enumerate(localisation.sagittal_points):
         if study.series[point.description][point.stack].is_geometry_guessed:
-            found.sagittal_points[k] = replace(point, confidence=point.confidence * GUESSED_GEOMETRY)
-    for k, level in enumerate(found.axial_levels):
+            localisation.sagittal_points[k] = replace(point, confidence=point.confidence * GUESSED_GEOMETRY_FACTOR)
+    for k, level in enumerate(localisation.axial_levels):
         if study.series[AXIAL_T2][level.stack].is_geometry_guessed:
-            found.axial_levels[k] = replace(level, confidence=level.confidence * GUESSED_GEOMETRY)
+            localisation.axial_levels[k] = replace(level, confidence=level.confidence * GUESSED_GEOMETRY_FACTOR)
 
 
-def chosen(networks: Networks, stage: str, all_folds: bool) -> list[nn.Module]:
+def folds_of(networks: Networks, stage: str, all_folds: bool) -> list[nn.Module]:
     """All folds of a stage, or the first."""
-    found = networks.stage(stage)
-    return found if all_folds else found[:1]
+    folds = networks.stage(stage)
+    return folds if all_folds else folds[:1]
 
 
-def slice_roles(study: Study, stack: Stack, found: Localisation, networks: list[nn.Module]) -> Array:
+def slice_roles(study: Study, stack: Stack, localisation: Localisation, networks: list[nn.Module]) -> Array:
     """(S, 3) in 0..1: how much each slice looks like the left foraminal, right foraminal and canal slice."""
     total = np.zeros((len(stack.volume), 3))
     for network in networks:
         assert isinstance(network, SliceRoleNet)
-        images = torch.from_numpy(role_inputs(study, stack, found.levels_mm, network.config))
+        images = torch.from_numpy(role_inputs(study, stack, localisation.levels_mm, network.config))
         total += forward(network, images[None], torch.ones(1, len(images), dtype=torch.bool))[0].numpy()
     counts = np.clip(total / len(networks), 0.0, 5.0)
     return np.asarray(counts / np.maximum(counts.max(axis=0, keepdims=True), 1e-6))
 
 
-def axial_levels(study: Study, found: Localisation, networks: list[nn.Module]) -> None:
+def axial_levels(study: Study, localisation: Localisation, networks: list[nn.Module]) -> None:
     """For each level and axial stack the nearest slice within reach, with its left and right points."""
     stacks = study.series[AXIAL_T2]
-    for number, picks in enumerate(axial_picks(stacks, found)):
+    for number, picks in enumerate(axial_picks(stacks, localisation)):
         if not picks:
             continue
         stack = stacks[number]
-        points = axial_points(study, number, picks, found, networks)
+        points = axial_points(study, number, picks, localisation, networks)
         for (level, index, distance), (left, right, confidence) in zip(picks, points, strict=True):
-            found.axial_levels.append(
+            localisation.axial_levels.append(
                 AxialLevel(
                     series_id=stack.series_id,
                     level=level,
@@ -124,14 +129,14 @@ def axial_levels(study: Study, found: Localisation, networks: list[nn.Module]) -
             )
 
 
-def axial_picks(stacks: list[Stack], found: Localisation) -> list[list[tuple[str, int, float]]]:
+def axial_picks(stacks: list[Stack], localisation: Localisation) -> list[list[tuple[str, int, float]]]:
     """For each stack (level, slice index, distance in mm): the nearest slice of each level within reach.
 
     A level that no stack of a series reaches takes the series' nearest slice, if it is not far.
     """
     picks: list[list[tuple[str, int, float]]] = [[] for _ in stacks]
-    for level in found.levels_mm:
-        xyz = expected_recess(found, LEVELS.index(level))
+    for level in localisation.levels_mm:
+        xyz = expected_recess(localisation, LEVELS.index(level))
         nearest: dict[str, tuple[float, int, int]] = {}  # of each series: distance, stack, slice
         reached = set()
         for number, stack in enumerate(stacks):
@@ -148,7 +153,7 @@ def axial_picks(stacks: list[Stack], found: Localisation) -> list[list[tuple[str
             if best is None or abs(distance) < abs(best[0]):
                 nearest[stack.series_id] = (distance, number, index)
         for series_id, (distance, number, index) in nearest.items():
-            if series_id not in reached and abs(distance) < AXIAL_FAR_MM:
+            if series_id not in reached and abs(distance) < MAX_AXIAL_DISTANCE_MM:
                 picks[number].append((level, index, distance))
     return picks
 
@@ -167,11 +172,15 @@ def axial_grid(stack: Stack, network: HeatmapNet | AxialRegressionNet) -> Grid:
 
 
 def axial_points(
-    study: Study, number: int, picks: list[tuple[str, int, float]], found: Localisation, networks: list[nn.Module]
+    study: Study,
+    number: int,
+    picks: list[tuple[str, int, float]],
+    localisation: Localisation,
+    networks: list[nn.Module],
 ) -> list[tuple[tuple[float, float], tuple[float, float], float]]:
     """Left point, right point (source x, y) and confidence for each picked slice of a stack, averaged over networks."""
     stack = study.series[AXIAL_T2][number]
-    canal = [project(stack, np.array(found.levels_mm[level]))[1:] for level, _, _ in picks]
+    canal = [project(stack, np.array(localisation.levels_mm[level]))[1:] for level, _, _ in picks]
     lefts, rights, heights = [], [], []
     for network in networks:
         assert isinstance(network, (HeatmapNet, AxialRegressionNet))
@@ -179,7 +188,8 @@ def axial_points(
         out = run_batches(network, grid_images(study, stack, grid, [i for _, i, _ in picks])[:, None])
         if isinstance(network, HeatmapNet):
             pairs = [
-                [axial_peak(item[side], grid, xy) for side in range(2)] for item, xy in zip(out, canal, strict=True)
+                [axial_peak(channels[side], grid, xy) for side in range(2)]
+                for channels, xy in zip(out, canal, strict=True)
             ]
             lefts.append([left for (left, _), _ in pairs])
             rights.append([right for _, (right, _) in pairs])
@@ -194,7 +204,7 @@ def axial_points(
         left = np.mean([row[k] for row in lefts], axis=0)
         right = np.mean([row[k] for row in rights], axis=0)
         height = float(np.mean([row[k] for row in heights]))
-        if height < WEAK:  # nothing seen: either side of the canal point
+        if height < MIN_HEAT:  # nothing seen: either side of the canal point
             left = np.array(shifted(stack, (x, y), (SUBARTICULAR_LATERAL_MM, 0.0)))
             right = np.array(shifted(stack, (x, y), (-SUBARTICULAR_LATERAL_MM, 0.0)))
         answer.append(((float(left[0]), float(left[1])), (float(right[0]), float(right[1])), height))

@@ -18,12 +18,12 @@ Array = NDArray[np.float64]
 
 CANAL_RADIUS_MM = 7.0  # how far a series' own point may lie from the fused one: patients move, but not by half a disc
 FORAMEN_RADIUS_MM = 10.0  # about where anatomy expects a foramen, and then
-FORAMEN_SERIES_MM = 6.0  # about where all series together see it
-AGREE_MM = 6.0  # series that see a foramen so close together support each other
+CONSENSUS_RADIUS_MM = 6.0  # about where all series together see it
+SUPPORT_RADIUS_MM = 6.0  # series that see a foramen so close together support each other
 FORAMEN_LATERAL_MM = (5.0, 36.0)  # distance of a foramen from the canal point, to its side
-ROLE_SEEN = 0.2  # a role so large says that some level is marked on the slice: one of at most five
+MIN_ROLE = 0.2  # a role so large says that some level is marked on the slice: one of at most five
 ROLE_LATERAL_SIGMA_MM = 4.0  # of a foramen about its expected place
-WIDE = (0.7, 1.4)  # narrow and wide patients
+LATERAL_SCALES = (0.7, 1.4)  # narrow and wide patients
 # Where a foramen is expected at each level: from the canal point, mm to the side, anterior, and up along the spine.
 # Towards the sacrum the pedicles stand wider, and fat in front of the sac moves it backwards.
 FORAMEN_OFFSET_MM = ((14.0, 5.0, 4.5), (14.5, 5.0, 4.5), (15.5, 5.0, 4.5), (17.0, 5.5, 4.0), (19.5, 6.5, 3.0))
@@ -31,47 +31,47 @@ FORAMEN_OFFSET_MM = ((14.0, 5.0, 4.5), (14.5, 5.0, 4.5), (15.5, 5.0, 4.5), (17.0
 RECESS_OFFSET_MM = ((3.7, -0.9), (3.6, -0.8), (3.6, -0.5), (4.0, 0.1), (4.4, 1.3))
 # Two series of one patient differ by the localiser's error on each, about 2 mm, and by what the patient moved between
 # them, about 1.5 mm: the best guess of a series' own point is so far on the way to what all series say.
-TOGETHER = 0.6
-APART_MM = 8.0  # a series that differs by more has truly moved, or shows something else: it keeps its own
-WEAK = 0.05  # heat below this is no evidence
-DISAGREE_MM = 17.0  # about half the way to the next disc
-SACRUM_MM = 55.0  # with less of the image below L5/S1 it may be L4/5, the sacrum lying out of view
+FUSION_WEIGHT = 0.6
+MAX_FUSE_MM = 8.0  # a series that differs by more has truly moved, or shows something else: it keeps its own
+MIN_HEAT = 0.05  # heat below this is no evidence
+MAX_LEVEL_SHIFT_MM = 17.0  # about half the way to the next disc
+MIN_SACRUM_MM = 55.0  # with less of the image below L5/S1 it may be L4/5, the sacrum lying out of view
 
 
-def fuse_levels(maps: list[SagittalHeat], found: Localisation) -> dict[str, float]:
-    """Fill ``found.levels_mm`` from all series together; returns the confidence of each level."""
+def fuse_levels(maps: list[SagittalHeat], localisation: Localisation) -> dict[str, float]:
+    """Fill ``localisation.levels_mm`` from all series together; returns the confidence of each level."""
     labelled: list[list[Peak]] = [[] for _ in range(5)]
     discs: list[Peak] = []
-    for number, item in enumerate(maps):
+    for number, stack_heat in enumerate(maps):
         for level in range(5):
-            labelled[level] += find_peaks(item.heat[:, level], item.stack, item.grid, STRIDE, number)
-        discs += find_peaks(item.heat[:, DISC], item.stack, item.grid, STRIDE, number, most=10)
+            labelled[level] += find_peaks(stack_heat.heat[:, level], stack_heat.stack, stack_heat.grid, STRIDE, number)
+        discs += find_peaks(stack_heat.heat[:, DISC], stack_heat.stack, stack_heat.grid, STRIDE, number, most=10)
     confidence = {}
     for level, node in enumerate(decode_levels(labelled, discs, len(maps))):
         if node is not None:
-            found.levels_mm[LEVELS[level]] = as_xyz(node[0])
+            localisation.levels_mm[LEVELS[level]] = as_xyz(node[0])
             confidence[LEVELS[level]] = float(min(1.0, node[1]))
     return confidence
 
 
-def doubts(maps: list[SagittalHeat], found: Localisation) -> list[str]:
+def numbering_warnings(maps: list[SagittalHeat], localisation: Localisation) -> list[str]:
     """Reasons, one line each, why the levels may be misnumbered: a series that disagrees, a sacrum out of view."""
     lines = []
-    for item in maps if len(maps) > 1 else []:
+    for stack_heat in maps if len(maps) > 1 else []:
         alone = Localisation()
-        fuse_levels([item], alone)
+        fuse_levels([stack_heat], alone)
         apart = [
             level
             for level, xyz in alone.levels_mm.items()
-            if level in found.levels_mm
-            and np.linalg.norm(np.array(xyz)[1:] - np.array(found.levels_mm[level])[1:]) > DISAGREE_MM
+            if level in localisation.levels_mm
+            and np.linalg.norm(np.array(xyz)[1:] - np.array(localisation.levels_mm[level])[1:]) > MAX_LEVEL_SHIFT_MM
         ]
         if len(apart) >= 2:
-            lines.append(f"series {item.stack.series_id}: alone it puts {', '.join(apart)} on other discs")
-    lowest = found.levels_mm.get(LEVELS[-1])
+            lines.append(f"series {stack_heat.stack.series_id}: alone it puts {', '.join(apart)} on other discs")
+    lowest = localisation.levels_mm.get(LEVELS[-1])
     if lowest is not None:
-        below = max(_below_mm(item.stack, np.array(lowest)) for item in maps)
-        if below < SACRUM_MM:
+        below = max(_below_mm(stack_heat.stack, np.array(lowest)) for stack_heat in maps)
+        if below < MIN_SACRUM_MM:
             lines.append(f"L5/S1 lies {max(below, 0):.0f} mm above the images' edge: too little sacrum to count from")
     return lines
 
@@ -89,72 +89,74 @@ def _below_mm(stack: Stack, xyz_mm: Array) -> float:
 
 
 def place_points(
-    maps: list[SagittalHeat], roles: list[Array], found: Localisation, confidence: dict[str, float]
+    maps: list[SagittalHeat], roles: list[Array], localisation: Localisation, confidence: dict[str, float]
 ) -> None:
     """Canal and foraminal points of every series near the fused places, each on the slice that shows it best."""
-    for item, role in zip(maps, roles, strict=True):
+    for stack_heat, role in zip(maps, roles, strict=True):
         for level, name in enumerate(LEVELS):
-            if name in found.levels_mm:
-                place_canal(item, role, found, level, confidence[name])
-    refine_levels(found)
-    for k, point in enumerate(found.sagittal_points):
-        found.sagittal_points[k] = towards(maps, point, np.array(found.levels_mm[point.level]))
-    wide = [times_as_wide(maps, roles, found, k) for k in range(len(SIDES))]
+            if name in localisation.levels_mm:
+                place_canal(stack_heat, role, localisation, level, confidence[name])
+    refine_levels(localisation)
+    for k, point in enumerate(localisation.sagittal_points):
+        localisation.sagittal_points[k] = fuse_canal_point(maps, point, np.array(localisation.levels_mm[point.level]))
+    lateral_scales = [measured_lateral_scale(maps, roles, localisation, k) for k in range(len(SIDES))]
     for level, name in enumerate(LEVELS):
-        if name not in found.levels_mm:
+        if name not in localisation.levels_mm:
             continue
         for k, side in enumerate(SIDES):
-            expected = expected_foramen(found, level, side, wide[k])
+            expected = expected_foramen(localisation, level, side, lateral_scales[k])
             seen = [
-                foramen_peak(item, role, found, level, k, expected, FORAMEN_RADIUS_MM)
-                for item, role in zip(maps, roles, strict=True)
+                foramen_peak(stack_heat, role, localisation, level, k, expected, FORAMEN_RADIUS_MM)
+                for stack_heat, role in zip(maps, roles, strict=True)
             ]
-            place = agreed(seen)
-            for item, role in zip(maps, roles, strict=True):
+            place = consensus(seen)
+            for stack_heat, role in zip(maps, roles, strict=True):
                 peak = None
                 if place is not None:
-                    peak = foramen_peak(item, role, found, level, k, place, FORAMEN_SERIES_MM)
-                if peak is not None and peak.height >= WEAK:
+                    peak = foramen_peak(stack_heat, role, localisation, level, k, place, CONSENSUS_RADIUS_MM)
+                if peak is not None and peak.height >= MIN_HEAT:
                     height = peak.height * confidence[name]
                     assert place is not None
                     append_point(
-                        found,
-                        item.stack,
-                        item.number,
-                        item.description,
+                        localisation,
+                        stack_heat.stack,
+                        stack_heat.number,
+                        stack_heat.description,
                         name,
                         side,
-                        shown(item.stack, blended(peak.xyz_mm, place), peak.xyz_mm),
+                        inside_or_own(stack_heat.stack, fuse_place(peak.xyz_mm, place), peak.xyz_mm),
                         peak.slice_index,
                         height,
                     )
                 else:
                     where = expected if place is None else place
                     append_point(
-                        found,
-                        item.stack,
-                        item.number,
-                        item.description,
+                        localisation,
+                        stack_heat.stack,
+                        stack_heat.number,
+                        stack_heat.description,
                         name,
                         side,
                         where,
                         None,
-                        WEAK * confidence[name],
+                        MIN_HEAT * confidence[name],
                     )
 
 
-def place_canal(item: SagittalHeat, roles: Array, found: Localisation, level: int, confidence: float) -> None:
+def place_canal(
+    stack_heat: SagittalHeat, roles: Array, localisation: Localisation, level: int, confidence: float
+) -> None:
     """A series' own canal point of a level, close to the fused one."""
     name = LEVELS[level]
-    fused = np.array(found.levels_mm[name])
-    every = list(range(len(item.stack.volume)))
-    peak = item.peak_near(level, fused, every, CANAL_RADIUS_MM, 0.35 + 0.65 * roles[:, 2])
-    if peak is not None and peak.height >= WEAK:
+    fused = np.array(localisation.levels_mm[name])
+    every = list(range(len(stack_heat.stack.volume)))
+    peak = stack_heat.peak_near(level, fused, every, CANAL_RADIUS_MM, 0.35 + 0.65 * roles[:, 2])
+    if peak is not None and peak.height >= MIN_HEAT:
         append_point(
-            found,
-            item.stack,
-            item.number,
-            item.description,
+            localisation,
+            stack_heat.stack,
+            stack_heat.number,
+            stack_heat.description,
             name,
             None,
             peak.xyz_mm,
@@ -162,25 +164,35 @@ def place_canal(item: SagittalHeat, roles: Array, found: Localisation, level: in
             peak.height * confidence,
         )
     else:
-        append_point(found, item.stack, item.number, item.description, name, None, fused, None, WEAK * confidence)
+        append_point(
+            localisation,
+            stack_heat.stack,
+            stack_heat.number,
+            stack_heat.description,
+            name,
+            None,
+            fused,
+            None,
+            MIN_HEAT * confidence,
+        )
 
 
-def blended(own_mm: Array, all_mm: Array) -> Array:
+def fuse_place(own_mm: Array, all_mm: Array) -> Array:
     """A series' own place (3,) moved towards what all series say, unless they lie apart."""
     away = all_mm - own_mm
-    return np.asarray(own_mm + (TOGETHER if np.linalg.norm(away) <= APART_MM else 0.0) * away)
+    return np.asarray(own_mm + (FUSION_WEIGHT if np.linalg.norm(away) <= MAX_FUSE_MM else 0.0) * away)
 
 
-def towards(maps: list[SagittalHeat], point: SagittalPoint, all_mm: Array) -> SagittalPoint:
+def fuse_canal_point(maps: list[SagittalHeat], point: SagittalPoint, all_mm: Array) -> SagittalPoint:
     """A canal point with its place blended; the slice that shows it best stays."""
-    xyz = blended(np.array(point.xyz_mm), all_mm)
-    item = next(m for m in maps if m.description == point.description and m.number == point.stack)
-    xyz = shown(item.stack, xyz, np.array(point.xyz_mm))
-    _, x, y = project(item.stack, xyz)
+    xyz = fuse_place(np.array(point.xyz_mm), all_mm)
+    stack_heat = next(m for m in maps if m.description == point.description and m.number == point.stack)
+    xyz = inside_or_own(stack_heat.stack, xyz, np.array(point.xyz_mm))
+    _, x, y = project(stack_heat.stack, xyz)
     return replace(point, x_px=x, y_px=y, xyz_mm=as_xyz(xyz))
 
 
-def shown(stack: Stack, xyz_mm: Array, own_mm: Array) -> Array:
+def inside_or_own(stack: Stack, xyz_mm: Array, own_mm: Array) -> Array:
     """A blended place, or the series' own where the series does not show that one."""
     index, x, y = project(stack, xyz_mm)
     return xyz_mm if is_inside(stack, x, y) and _is_near(stack, index) else own_mm
@@ -191,55 +203,60 @@ def _is_near(stack: Stack, index: float) -> bool:
     return -1.0 <= index <= len(stack.volume)
 
 
-def times_as_wide(maps: list[SagittalHeat], roles: list[Array], found: Localisation, k: int) -> float:
+def measured_lateral_scale(maps: list[SagittalHeat], roles: list[Array], localisation: Localisation, k: int) -> float:
     """How far out the slices of a side's foramina lie, as a multiple of where anatomy puts them on the average.
 
     1 where heat tells the foramina's places, and where no slice of the side shows one.
     """
     sign = 1.0 if SIDES[k] == "left" else -1.0
-    levels = [level for level, name in enumerate(LEVELS) if name in found.levels_mm]
+    levels = [level for level, name in enumerate(LEVELS) if name in localisation.levels_mm]
     total = weight = 0.0
-    for item, role in zip(maps, roles, strict=True):
-        if item.foramina_by_role:
-            canal = np.mean([project_lateral(item.stack, np.array(found.levels_mm[LEVELS[k]])) for k in levels])
-            offset = (lateral_mm(item.stack) - canal) * sign
+    for stack_heat, role in zip(maps, roles, strict=True):
+        if stack_heat.foramina_by_role:
+            canal = np.mean(
+                [project_lateral(stack_heat.stack, np.array(localisation.levels_mm[LEVELS[k]])) for k in levels]
+            )
+            offset = (lateral_mm(stack_heat.stack) - canal) * sign
             seen = role[:, k] * (offset > FORAMEN_LATERAL_MM[0]) * (offset < FORAMEN_LATERAL_MM[1])
             total, weight = total + float(seen @ offset), weight + float(seen.sum())
     if weight < 0.5:
         return 1.0
-    return float(np.clip(total / weight / np.mean([FORAMEN_OFFSET_MM[level][0] for level in levels]), *WIDE))
+    return float(np.clip(total / weight / np.mean([FORAMEN_OFFSET_MM[level][0] for level in levels]), *LATERAL_SCALES))
 
 
-def expected_foramen(found: Localisation, level: int, side: str, wide: float = 1.0) -> Array:
+def expected_foramen(localisation: Localisation, level: int, side: str, lateral_scale: float = 1.0) -> Array:
     """Where anatomy puts a foramen: beside the canal point, in the frame of the spine's own course there (3,) mm.
 
-    ``wide``: so many times as far to the side as in most patients.
+    ``lateral_scale``: so many times as far to the side as in most patients.
     """
-    lateral, anterior, course = spine_frame(found, level)
+    lateral, anterior, course = spine_frame(localisation, level)
     aside, ahead, up = FORAMEN_OFFSET_MM[level]
     sign = 1.0 if side == "left" else -1.0
     return np.asarray(
-        np.array(found.levels_mm[LEVELS[level]]) + sign * wide * aside * lateral + ahead * anterior + up * course
+        np.array(localisation.levels_mm[LEVELS[level]])
+        + sign * lateral_scale * aside * lateral
+        + ahead * anterior
+        + up * course
     )
 
 
-def expected_recess(found: Localisation, level: int) -> Array:
+def expected_recess(localisation: Localisation, level: int) -> Array:
     """The middle between a level's subarticular recesses, which chooses its axial slice (3,) mm.
 
     Axial slices follow the disc, and the canal point need not: at L5/S1 it lies some mm below the disc's plane.
     """
-    _, anterior, course = spine_frame(found, level)
+    _, anterior, course = spine_frame(localisation, level)
     ahead, up = RECESS_OFFSET_MM[level]
-    return np.asarray(np.array(found.levels_mm[LEVELS[level]]) + ahead * anterior + up * course)
+    return np.asarray(np.array(localisation.levels_mm[LEVELS[level]]) + ahead * anterior + up * course)
 
 
-def spine_frame(found: Localisation, level: int) -> tuple[Array, Array, Array]:
+def spine_frame(localisation: Localisation, level: int) -> tuple[Array, Array, Array]:
     """Unit vectors (3,) to the left, to the front and up along the spine's course at a level."""
-    here = np.array(found.levels_mm[LEVELS[level]])
+    here = np.array(localisation.levels_mm[LEVELS[level]])
     ends = [
-        np.array(found.levels_mm[LEVELS[k]])
+        np.array(localisation.levels_mm[LEVELS[k]])
         for k in (level - 1, level + 1)
-        if 0 <= k < 5 and LEVELS[k] in found.levels_mm
+        if 0 <= k < 5 and LEVELS[k] in localisation.levels_mm
     ]
     course = np.array([0.0, 0.0, 1.0])  # towards the head
     if ends:
@@ -254,20 +271,26 @@ def spine_frame(found: Localisation, level: int) -> tuple[Array, Array, Array]:
 
 
 def foramen_peak(
-    item: SagittalHeat, roles: Array, found: Localisation, level: int, k: int, near: Array, radius_mm: float
+    stack_heat: SagittalHeat,
+    roles: Array,
+    localisation: Localisation,
+    level: int,
+    k: int,
+    near: Array,
+    radius_mm: float,
 ) -> Peak | None:
     """The best foraminal peak of a series on slices to the given side (k: 0 left, 1 right) of the canal."""
-    stack = item.stack
+    stack = stack_heat.stack
     sign = 1.0 if SIDES[k] == "left" else -1.0
-    offset = (lateral_mm(stack) - project_lateral(stack, np.array(found.levels_mm[LEVELS[level]]))) * sign
+    offset = (lateral_mm(stack) - project_lateral(stack, np.array(localisation.levels_mm[LEVELS[level]]))) * sign
     low, high = FORAMEN_LATERAL_MM
     slices = [s for s in range(len(stack.volume)) if low <= offset[s] <= high]
-    if item.foramina_by_role:
-        return role_peak(item, roles[:, k], near, slices)
-    return item.peak_near(N_CANAL + level, near, slices, radius_mm, 0.35 + 0.65 * roles[:, k])
+    if stack_heat.foramina_by_role:
+        return role_peak(stack_heat, roles[:, k], near, slices)
+    return stack_heat.peak_near(N_CANAL + level, near, slices, radius_mm, 0.35 + 0.65 * roles[:, k])
 
 
-def role_peak(item: SagittalHeat, role: Array, near: Array, slices: list[int]) -> Peak | None:
+def role_peak(stack_heat: SagittalHeat, role: Array, near: Array, slices: list[int]) -> Peak | None:
     """A foramen on the slice that the roles (S,) call foraminal, near the lateral place where it is expected.
 
     Slices that hardly any level is marked on do not count; among the others the nearest to ``near`` (3,) mm is taken,
@@ -275,22 +298,22 @@ def role_peak(item: SagittalHeat, role: Array, near: Array, slices: list[int]) -
     """
     if not slices:
         return None
-    away = lateral_mm(item.stack) - project_lateral(item.stack, near)
-    weight = np.minimum(role / ROLE_SEEN, 1.0) * np.exp(-0.5 * (away / ROLE_LATERAL_SIGMA_MM) ** 2)
+    away = lateral_mm(stack_heat.stack) - project_lateral(stack_heat.stack, near)
+    weight = np.minimum(role / MIN_ROLE, 1.0) * np.exp(-0.5 * (away / ROLE_LATERAL_SIGMA_MM) ** 2)
     s = max(slices, key=lambda index: float(weight[index]))
-    return Peak(np.asarray(near + away[s] * item.stack.normal), float(role[s]), item.number, s)
+    return Peak(np.asarray(near + away[s] * stack_heat.stack.normal), float(role[s]), stack_heat.number, s)
 
 
-def agreed(peaks: list[Peak | None]) -> Array | None:
+def consensus(peaks: list[Peak | None]) -> Array | None:
     """The place that the series' peaks support together, or None where no series shows anything.
 
     The peak with most heat around it, over all series, and from there the mean of what lies near, by heat.
     """
-    seen = [peak for peak in peaks if peak is not None and peak.height >= WEAK]
+    seen = [peak for peak in peaks if peak is not None and peak.height >= MIN_HEAT]
     if not seen:
         return None
-    best = max(seen, key=lambda peak: sum(support([other], peak.xyz_mm, AGREE_MM) for other in seen))
-    weights = [support([peak], best.xyz_mm, AGREE_MM) for peak in seen]
+    best = max(seen, key=lambda peak: sum(support([other], peak.xyz_mm, SUPPORT_RADIUS_MM) for other in seen))
+    weights = [support([peak], best.xyz_mm, SUPPORT_RADIUS_MM) for peak in seen]
     return np.average([peak.xyz_mm for peak in seen], axis=0, weights=weights)
 
 
@@ -305,7 +328,7 @@ def project_lateral(stack: Stack, xyz_mm: Array) -> float:
 
 
 def append_point(
-    found: Localisation,
+    localisation: Localisation,
     stack: Stack,
     number: int,
     description: str,
@@ -320,7 +343,7 @@ def append_point(
     nearest = int(np.clip(round(index), 0, len(stack.volume) - 1)) if s is None else s
     if not is_inside(stack, x, y) or not _is_near(stack, index):
         return
-    found.sagittal_points.append(
+    localisation.sagittal_points.append(
         SagittalPoint(
             series_id=stack.series_id,
             level=level,
@@ -338,10 +361,12 @@ def append_point(
     )
 
 
-def refine_levels(found: Localisation) -> None:
+def refine_levels(localisation: Localisation) -> None:
     """Fused canal points as the confidence-weighted mean of what every series says."""
-    for level in list(found.levels_mm):
-        points = [p for p in found.sagittal_points if p.level == level and p.side is None and p.confidence > WEAK]
+    for level in list(localisation.levels_mm):
+        points = [
+            p for p in localisation.sagittal_points if p.level == level and p.side is None and p.confidence > MIN_HEAT
+        ]
         if points:
             weights = np.array([p.confidence**2 for p in points])
-            found.levels_mm[level] = as_xyz(np.average([p.xyz_mm for p in points], axis=0, weights=weights))
+            localisation.levels_mm[level] = as_xyz(np.average([p.xyz_mm for p in points], axis=0, weights=weights))

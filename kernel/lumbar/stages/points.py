@@ -86,10 +86,10 @@ class Localisation:
 
     def best(self, description: str, level: str, side: str | None) -> SagittalPoint | None:
         """The most confident point of a kind on a description's series, or None."""
-        found = [
+        points = [
             p for p in self.sagittal_points if p.description == description and p.level == level and p.side == side
         ]
-        return max(found, key=lambda p: p.confidence) if found else None
+        return max(points, key=lambda p: p.confidence) if points else None
 
     def axial_series(self, level: str | None = None) -> list[str]:
         """The axial series that show a level, or any level: the order of the study's stacks, each once."""
@@ -98,8 +98,8 @@ class Localisation:
 
     def axial(self, level: str, series_id: str | None = None) -> AxialLevel | None:
         """The axial slice nearest to a level over all series, or of the one named, or None."""
-        found = [a for a in self.axial_levels if a.level == level and series_id in (None, a.series_id)]
-        return min(found, key=lambda a: abs(a.distance_mm)) if found else None
+        levels = [a for a in self.axial_levels if a.level == level and series_id in (None, a.series_id)]
+        return min(levels, key=lambda a: abs(a.distance_mm)) if levels else None
 
 
 def as_xyz(values: Any) -> Xyz:

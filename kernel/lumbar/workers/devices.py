@@ -55,12 +55,12 @@ def _torch_build() -> bool | None:
         text = (Path(spec.submodule_search_locations[0]) / "version.py").read_text(encoding="utf-8")
     except OSError:
         return None
-    found = {
+    builds = {
         name: value for name, value in re.findall(r"^(cuda|hip|xpu)\b[^=\n]*=\s*(None|'[^']*'|\"[^\"]*\")", text, re.M)
     }
-    if "cuda" not in found or found.get("hip", "None") != "None":
+    if "cuda" not in builds or builds.get("hip", "None") != "None":
         return None
-    return found["cuda"] != "None"
+    return builds["cuda"] != "None"
 
 
 def _is_there(library: str) -> bool:

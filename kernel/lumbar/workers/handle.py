@@ -81,10 +81,10 @@ class Worker:
 
     def forget(self) -> list[int]:
         """Take all open studies out of its hands, in the order in which they would have been predicted."""
-        found = self.open_studies()
+        studies = self.open_studies()
         self.busy, self.alone = None, None
         self.waiting, self.reading = {}, {}
-        return found
+        return studies
 
     def send(self, message: Any) -> None:
         """Tell the worker; that it is gone is found out by receiving."""

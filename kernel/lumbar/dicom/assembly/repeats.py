@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from lumbar.dicom.assembly.placing import Image, Placed, listed
+from lumbar.dicom.assembly.placing import Image, PlacedImage, listed
 
 SAME_POSITION_MM = 1e-2
 NEARLY_ALL = 0.8
@@ -43,7 +43,7 @@ _TERMS |= {*_PHASE, *_REAL, *_IMAGINARY, *_MAGNITUDE, *_LATER}
 
 
 @dataclass(slots=True)
-class LeftOut:
+class Excluded:
     """Images that a series' stacks do without, and why."""
 
     copies: list[tuple[Image, Image]] = field(default_factory=list)  # each with the one that is kept
@@ -77,61 +77,65 @@ def place_ids(places: list[float]) -> list[int]:
     return ids
 
 
-def one_a_place(items: list[Placed], places: list[int], left: LeftOut, prefers_long_echo: bool) -> list[int]:
+def one_per_position(
+    slices: list[PlacedImage], places: list[int], left: Excluded, prefers_long_echo: bool
+) -> list[int]:
     """Indices of the items that make the volume, one for each of ``places`` (a cluster's number for each item).
 
     Items are in the order of their instance numbers; of several at a place that nothing tells apart the first is kept.
     """
-    kept = _without_copies(items, places, left, [item.image.header.instance_number for item in items])
+    kept = _without_copies(slices, places, left, [slice_.image.header.instance_number for slice_ in slices])
     for attribute in _ATTRIBUTES:
         if len({places[index] for index in kept}) == len(kept):
             return kept
-        kept = _one_kind(items, kept, attribute, left, prefers_long_echo, places)
+        kept = _keep_best_kind(slices, kept, attribute, left, prefers_long_echo, places)
     first: dict[int, int] = {}
     for index in kept:
         same = first.setdefault(places[index], index)
         if same != index:
-            left.doubles.append((items[index].image, items[same].image))
+            left.doubles.append((slices[index].image, slices[same].image))
     return list(first.values())
 
 
-def one_kind(items: list[Placed], left: LeftOut, prefers_long_echo: bool) -> list[int]:
+def choose_kind(slices: list[PlacedImage], left: Excluded, prefers_long_echo: bool) -> list[int]:
     """Indices of the items that make the volume where no place tells which repeat each other.
 
     Copies are known by their instance number; kinds are told apart where each has as many images.
     """
-    numbers = [item.image.header.instance_number for item in items]
+    numbers = [slice_.image.header.instance_number for slice_ in slices]
     if len(set(numbers)) == 1:  # says nothing, so that files' names may
-        numbers = [item.image.instance_number for item in items]
-    kept = _without_copies(items, [0] * len(items), left, numbers)
+        numbers = [slice_.image.instance_number for slice_ in slices]
+    kept = _without_copies(slices, [0] * len(slices), left, numbers)
     for attribute in _ATTRIBUTES_WITHOUT_PLACES:
-        sizes = Counter(_value(items[index], attribute) for index in kept)
+        sizes = Counter(_value(slices[index], attribute) for index in kept)
         if len(sizes) > 1 and len(set(sizes.values())) == 1 and min(sizes.values()) >= _MIN_CLASS:
-            kept = _one_kind(items, kept, attribute, left, prefers_long_echo)
+            kept = _keep_best_kind(slices, kept, attribute, left, prefers_long_echo)
     return kept
 
 
-def _without_copies(items: list[Placed], places: list[int], left: LeftOut, numbers: list[int | None]) -> list[int]:
+def _without_copies(
+    slices: list[PlacedImage], places: list[int], left: Excluded, numbers: list[int | None]
+) -> list[int]:
     """Indices of all items but those that agree with an earlier one in all that tells images apart."""
     seen: dict[tuple[Any, ...], int] = {}
     kept = []
-    for index, (item, number) in enumerate(zip(items, numbers, strict=True)):
+    for index, (slice_, number) in enumerate(zip(slices, numbers, strict=True)):
         if number is not None:
-            header = item.image.header
-            kinds = [_value(item, attribute) for attribute in _ATTRIBUTES]
-            first = seen.setdefault((places[index], number, item.image.frame, header.slice_location, *kinds), index)
+            header = slice_.image.header
+            kinds = [_value(slice_, attribute) for attribute in _ATTRIBUTES]
+            first = seen.setdefault((places[index], number, slice_.image.frame, header.slice_location, *kinds), index)
             if first != index:
-                left.copies.append((item.image, items[first].image))
+                left.copies.append((slice_.image, slices[first].image))
                 continue
         kept.append(index)
     return kept
 
 
-def _one_kind(
-    items: list[Placed],
+def _keep_best_kind(
+    slices: list[PlacedImage],
     kept: list[int],
     attribute: str,
-    left: LeftOut,
+    left: Excluded,
     prefers_long_echo: bool,
     places: list[int] | None = None,
 ) -> list[int]:
@@ -141,7 +145,7 @@ def _one_kind(
     """
     kinds: dict[Any, list[int]] = {}
     for index in kept:
-        kinds.setdefault(_value(items[index], attribute), []).append(index)
+        kinds.setdefault(_value(slices[index], attribute), []).append(index)
     if len(kinds) < 2:
         return kept
     complete = {kind: len(members) for kind, members in kinds.items()}
@@ -168,9 +172,9 @@ def _is_repeated(members: list[int], kept: list[int], covered: set[int], places:
     return 2 * sum(places[index] in covered for index in others) > len(others)
 
 
-def _value(item: Placed, attribute: str) -> Any:
+def _value(slice_: PlacedImage, attribute: str) -> Any:
     """An attribute as it is compared: texts in capitals, times to 0.01 ms."""
-    value = getattr(item.image.header, attribute)
+    value = getattr(slice_.image.header, attribute)
     if isinstance(value, str):
         return value.strip().upper()
     return round(value, 2) if isinstance(value, float) else value

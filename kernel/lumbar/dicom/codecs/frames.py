@@ -104,8 +104,8 @@ def _fragments(file: File, n_frames: int) -> tuple[bytes, list[tuple[int, int]]]
         if tag == _DELIMITER:
             break
         if tag != _ITEM:
-            found = source[position : position + 4].tobytes().hex()
-            raise DicomError(f"{path}: found {found} at offset {position}, expected an item (feff00e0)")
+            tag_bytes = source[position : position + 4].tobytes().hex()
+            raise DicomError(f"{path}: found {tag_bytes} at offset {position}, expected an item (feff00e0)")
         if length > size - position - 8:
             raise DicomError(
                 f"{path}: found a fragment of {length} bytes at offset {position}, expected at most "

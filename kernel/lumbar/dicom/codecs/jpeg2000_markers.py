@@ -75,18 +75,18 @@ def check_siz(data: bytes, start: int, path: str, *, rows: int, columns: int, sa
         int.from_bytes(data[i : i + 4], "big") for i in range(at + 4, at + SIZ_BYTES, 4)
     )
     if (y1 - y0, x1 - x0, n) != (rows, columns, samples):
-        found = f"{y1 - y0} x {x1 - x0} with {n} sample(s)"
-        raise refuse(path, at + 4, found, f"{rows} x {columns} with {samples} sample(s), as the data set says")
+        value = f"{y1 - y0} x {x1 - x0} with {n} sample(s)"
+        raise refuse(path, at + 4, value, f"{rows} x {columns} with {samples} sample(s), as the data set says")
     is_on_grid = tile_x and tile_y and tile_x0 <= x0 < tile_x0 + tile_x and tile_y0 <= y0 < tile_y0 + tile_y
     n_tiles = -(-(x1 - tile_x0) // tile_x) * -(-(y1 - tile_y0) // tile_y) if is_on_grid else 0
     if not 1 <= n_tiles <= limits.MAX_TILES:
-        found = f"tiles of {tile_y} x {tile_x} from {tile_y0}, {tile_x0}"
-        raise refuse(path, at + 20, found, f"1 to {limits.MAX_TILES} that cover the image")
+        value = f"tiles of {tile_y} x {tile_x} from {tile_y0}, {tile_x0}"
+        raise refuse(path, at + 20, value, f"1 to {limits.MAX_TILES} that cover the image")
     parts = {data[i : i + 3] for i in range(at + SIZ_BYTES + 2, at + length, 3)}
     depth, step_x, step_y = parts.pop()
     if parts or (step_x, step_y) != (1, 1) or (depth & 0x7F) > 15:
-        found = f"components of {(depth & 0x7F) + 1} bits, {step_y} x {step_x} subsampled, {len(parts)} unlike"
-        raise refuse(path, at + SIZ_BYTES + 2, found, "at most 16 bits, 1 x 1, all alike")
+        value = f"components of {(depth & 0x7F) + 1} bits, {step_y} x {step_x} subsampled, {len(parts)} unlike"
+        raise refuse(path, at + SIZ_BYTES + 2, value, "at most 16 bits, 1 x 1, all alike")
     tile = min(tile_x, columns), min(tile_y, rows)
     return Size((depth & 0x7F) + 1, bool(depth & 0x80), n, tile, n_tiles)
 
@@ -121,7 +121,7 @@ def check_styles(data: bytes, start: int, path: str, size: Size, *, n_frames: in
         records = size.n_components * (precincts * limits.PRECINCT_BYTES + blocks * block_bytes)
         needed, n_precincts = max(needed, n_pixels_bytes + records), max(n_precincts, precincts)
     n_packets = n_precincts * n_parts * n_layers
-    if n_packets > limits.FEW_PACKETS // n_frames + len(data):
+    if n_packets > limits.PACKET_FLOOR // n_frames + len(data):
         raise refuse(path, start, f"{n_packets} packets in {len(data)} bytes", "at least a byte for each")
     limits.check_memory(path, needed, len(data), f"JPEG 2000 of {size.n_tiles} tile(s) and {n_precincts} precincts")
 
@@ -167,8 +167,8 @@ def _read_style(raw: bytes, path: str, offset: int) -> _Style:
     levels, block = raw[1], ((raw[2] & 15) + 2, (raw[3] & 15) + 2)
     has_precincts = raw[0] & 1
     if levels > 32 or max(block) > 10 or sum(block) > 12 or (has_precincts and len(raw) < 7 + levels):
-        found = f"{levels} levels, code-blocks of 2 ** {block}, {len(raw) - 6} precinct sizes"
-        raise refuse(path, offset, found, "at most 32, 2 ** 10 and 2 ** 12 in all, and a size for each resolution")
+        value = f"{levels} levels, code-blocks of 2 ** {block}, {len(raw) - 6} precinct sizes"
+        raise refuse(path, offset, value, "at most 32, 2 ** 10 and 2 ** 12 in all, and a size for each resolution")
     sizes = raw[6 : 7 + levels] if has_precincts else b"\xff" * (levels + 1)
     return _Style(levels, block, bool(raw[4] & _SEGMENTED), tuple((size & 15, size >> 4) for size in sizes))
 

@@ -86,9 +86,9 @@ def _decode_scan(data: np.ndarray, out: np.ndarray, frame: Frame, reader: Marker
     dc, ac = reader.dc_tables.get(component.dc_table), reader.ac_tables.get(component.ac_table)
     quantisation = reader.quantisation.get(number)
     if dc is None or ac is None or quantisation is None:
-        found = f"Huffman tables {sorted(reader.dc_tables)} and {sorted(reader.ac_tables)}"
-        found += f", quantisation tables {sorted(reader.quantisation)}"
-        raise refuse(path, scan.offset, found, f"{component.dc_table}, {component.ac_table} and {number} among them")
+        tables = f"Huffman tables {sorted(reader.dc_tables)} and {sorted(reader.ac_tables)}"
+        tables += f", quantisation tables {sorted(reader.quantisation)}"
+        raise refuse(path, scan.offset, tables, f"{component.dc_table}, {component.ac_table} and {number} among them")
     work = Work(
         words=np.empty(data.size // 8 + 1 + PADDING, np.uint64),
         dc=_lookup(dc)[None],

@@ -128,8 +128,8 @@ def _prepare(data: np.ndarray, rows: int, columns: int, frame: Frame, reader: Ma
     path = reader.path
     shift = scan.low
     if not 1 <= scan.start <= 7 or scan.end != 0 or scan.high != 0 or shift >= frame.precision:
-        found = f"predictor {scan.start}, Se {scan.end}, Ah {scan.high}, point transform {shift}"
-        raise refuse(path, scan.offset, found, f"predictor 1 to 7, 0, 0, point transform below {frame.precision}")
+        parameters = f"predictor {scan.start}, Se {scan.end}, Ah {scan.high}, point transform {shift}"
+        raise refuse(path, scan.offset, parameters, f"predictor 1 to 7, 0, 0, point transform below {frame.precision}")
     rows_per_interval, rest = divmod(reader.restart_interval, columns)
     if rest:
         raise refuse(path, scan.offset, f"restart interval {reader.restart_interval}", f"whole rows of {columns}")

@@ -29,9 +29,9 @@ FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {SOF_JPEG_LS
 _STANDALONE = frozenset(range(RST0, RST7 + 1)) | {0x01}
 
 
-def refuse(path: str, offset: int, found: object, expected: object) -> DicomError:
+def refuse(path: str, offset: int, value: object, expected: object) -> DicomError:
     """Return the refusal of a codestream: byte ``offset`` counts from the frame's SOI."""
-    return DicomError(f"{path}: JPEG codestream, byte {offset}: found {found}, expected {expected}")
+    return DicomError(f"{path}: JPEG codestream, byte {offset}: found {value}, expected {expected}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +146,8 @@ class MarkerReader:
         self._position = 0
         self._n_read = 0  # segments and tables
         if len(self._bytes) < 4 or self._bytes[0] != 0xFF or self._bytes[1] != SOI:
-            found = bytes(self._bytes[:2]).hex() or "no data"
-            raise refuse(path, 0, found, "ffd8 (start of image)")
+            start = bytes(self._bytes[:2]).hex() or "no data"
+            raise refuse(path, 0, start, "ffd8 (start of image)")
         self._position = 2
 
     @property
@@ -256,8 +256,8 @@ class MarkerReader:
             raise refuse(self.path, start, f"{stop - start} bytes of frame header", "6 or more")
         n = data[start + 5]
         if not 1 <= n <= MAX_COMPONENTS or stop - start != 6 + 3 * n:
-            found = f"{n} components in {stop - start} bytes of frame header"
-            raise refuse(self.path, start + 5, found, f"1 to {MAX_COMPONENTS} in 6 + 3 n")
+            value = f"{n} components in {stop - start} bytes of frame header"
+            raise refuse(self.path, start + 5, value, f"1 to {MAX_COMPONENTS} in 6 + 3 n")
         components: list[Component] = []
         for i in range(start + 6, stop, 3):
             part = Component(data[i], data[i + 1] >> 4, data[i + 1] & 15, data[i + 2])
@@ -277,8 +277,8 @@ class MarkerReader:
             raise refuse(self.path, offset, "a scan", "a frame header before it")
         n = data[start] if stop > start else 0
         if not 1 <= n <= len(frame.components) or stop - start != 4 + 2 * n:
-            found = f"{n} components in {stop - start} bytes of scan header"
-            raise refuse(self.path, start, found, f"1 to {len(frame.components)} in 4 + 2 n")
+            value = f"{n} components in {stop - start} bytes of scan header"
+            raise refuse(self.path, start, value, f"1 to {len(frame.components)} in 4 + 2 n")
         identifiers = [component.identifier for component in frame.components]
         components: list[ScanComponent] = []
         for i in range(start + 1, start + 1 + 2 * n, 2):
@@ -315,8 +315,8 @@ class MarkerReader:
             wide, number = self._bytes[start] >> 4, self._bytes[start] & 15
             size = 128 if wide else 64
             if wide > 1 or number > 3 or start + 1 + size > stop:
-                found = f"quantisation table {number} of precision {wide} in {stop - start} bytes"
-                raise refuse(self.path, start, found, "0-3, 0-1, and 65 or 129 bytes")
+                value = f"quantisation table {number} of precision {wide} in {stop - start} bytes"
+                raise refuse(self.path, start, value, "0-3, 0-1, and 65 or 129 bytes")
             raw = np.frombuffer(self._bytes[start + 1 : start + 1 + size], ">u2" if wide else np.uint8)
             self.quantisation[number] = raw.astype(np.uint16)
             start += 1 + size
@@ -333,8 +333,8 @@ class MarkerReader:
         if kind == 1 and stop - start == 11:
             self.preset = Preset(*[self._word(start + 1 + 2 * i) for i in range(5)])
         elif kind not in (2, 3):  # mapping tables matter only to a scan that names one, which its codec refuses
-            found = f"LSE segment of type {kind} and {stop - start} bytes"
-            raise refuse(self.path, offset, found, "type 1 with 11 bytes, 2 or 3")
+            value = f"LSE segment of type {kind} and {stop - start} bytes"
+            raise refuse(self.path, offset, value, "type 1 with 11 bytes, 2 or 3")
 
     def _read_lines(self, start: int, stop: int) -> None:
         """Read DNL (T.81 B.2.5), which repeats or sets the number of rows after the first scan."""
@@ -352,9 +352,9 @@ def check_size(path: str, frame: Frame, *, rows: int, columns: int, samples: int
 
     ``frame.rows`` of 0 leaves the number of rows to a DNL segment, hence to the data set.
     """
-    found = (frame.rows or rows, frame.columns, len(frame.components))
-    if found != (rows, columns, samples):
-        as_text = [f"{size[0]} x {size[1]} with {size[2]} sample(s)" for size in (found, (rows, columns, samples))]
+    size = (frame.rows or rows, frame.columns, len(frame.components))
+    if size != (rows, columns, samples):
+        as_text = [f"{r} x {c} with {n} sample(s)" for r, c, n in (size, (rows, columns, samples))]
         raise refuse(path, frame.offset, as_text[0], f"{as_text[1]}, as the data set says")
 
 

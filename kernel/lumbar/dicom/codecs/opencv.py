@@ -16,7 +16,7 @@ from lumbar.dicom.codecs.jpeg2000_markers import SIZ_BYTES, check_siz, check_sty
 from lumbar.dicom.codecs.jpeg_markers import MarkerReader, check_room, check_size, refuse
 from lumbar.dicom.codecs.native import clear_unused_bits
 from lumbar.dicom.header import Header
-from lumbar.dicom.limits import MAX_SCANNED_PIXELS, MAX_SCANS, USUAL_SCANS
+from lumbar.dicom.limits import MAX_SCANNED_PIXELS, MAX_SCANS, SCAN_FLOOR
 from lumbar.errors import DicomError
 
 JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
@@ -64,8 +64,8 @@ def _decode_jpeg(data: np.ndarray, header: Header) -> np.ndarray:
     if frame is None or scan is None:
         raise refuse(path, reader.position, "no scan", "one")
     if frame.marker not in _DCT_FRAMES or frame.precision != 8:
-        found = f"frame header ff{frame.marker:02x} of {frame.precision} bits"
-        raise refuse(path, frame.offset, found, "ffc0, ffc1 or ffc2 of 8 bits")
+        value = f"frame header ff{frame.marker:02x} of {frame.precision} bits"
+        raise refuse(path, frame.offset, value, "ffc0, ffc1 or ffc2 of 8 bits")
     samples = shape[2] if len(shape) == 3 else 1
     check_size(path, frame, rows=shape[0], columns=shape[1], samples=samples)
     check_room(path, frame.offset, data.size, n_samples=shape[0] * shape[1] * samples, least=shape[0] * shape[1] // 512)
@@ -87,7 +87,7 @@ def _check_scans(data: np.ndarray, path: str, offset: int, n_pixels: int) -> Non
 
     Entropy-coded data cannot hold the marker, so that there are at most as many scans as places where it is found.
     """
-    most = min(MAX_SCANS, max(USUAL_SCANS, MAX_SCANNED_PIXELS // n_pixels))
+    most = min(MAX_SCANS, max(SCAN_FLOOR, MAX_SCANNED_PIXELS // n_pixels))
     n_scans = data.tobytes().count(_START_OF_SCAN)
     if n_scans > most:
         raise refuse(path, offset, f"{n_scans} scans", f"at most {most} of {n_pixels} pixels")

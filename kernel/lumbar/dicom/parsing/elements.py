@@ -75,8 +75,8 @@ class Elements:
 
     def skip_items(self, at: int, end: int, depth: int) -> tuple[int, int]:
         """Where the delimiter of the sequence of undefined length at ``at`` begins and ends."""
-        for item in self.items(at, end, depth):
-            at = item.after
+        for sequence_item in self.items(at, end, depth):
+            at = sequence_item.after
         if at + 8 > end or self.tag(at) != SEQUENCE_END:
             raise OutOfBounds
         return at, at + 8
@@ -108,11 +108,11 @@ class Elements:
             raise OutOfBounds
         return at
 
-    def members(self, item: Element) -> dict[int, Element]:
+    def members(self, sequence_item: Element) -> dict[int, Element]:
         """The elements of an item, the last of several with one tag."""
-        found, at = {}, item.start
-        while at + 8 <= item.stop:
-            element = self.read(at, item.stop)
-            found[element.tag] = element
+        members, at = {}, sequence_item.start
+        while at + 8 <= sequence_item.stop:
+            element = self.read(at, sequence_item.stop)
+            members[element.tag] = element
             at = element.after
-        return found
+        return members

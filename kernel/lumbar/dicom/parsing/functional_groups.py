@@ -57,14 +57,14 @@ class FunctionalGroups:
     def _read(self) -> tuple[list[Element], list[Element]]:
         """Items of the shared groups and of the frames'; read once."""
         if self._groups is None:
-            found: list[list[Element]] = []
+            groups: list[list[Element]] = []
             for offset, length in self._spans:
                 end = offset + length if length else len(self._elements.data)
                 try:
-                    found.append(self._elements.items(offset, end) if offset >= 0 else [])
+                    groups.append(self._elements.items(offset, end) if offset >= 0 else [])
                 except OutOfBounds:
-                    found.append([])
-            self._groups = found[0], found[1]
+                    groups.append([])
+            self._groups = groups[0], groups[1]
         return self._groups
 
     def shared(self) -> dict[str, object]:
@@ -76,7 +76,7 @@ class FunctionalGroups:
         return self._fields(self._read()[1][index : index + 1])
 
     def _fields(self, items: list[Element]) -> dict[str, object]:
-        found: dict[str, object] = {}
+        fields: dict[str, object] = {}
         groups = self._members(items)
         sequences = {tag: self._only_item(groups[tag]) for tag in groups if tag in _SEQUENCES}
         for field, places in _FIELDS.items():
@@ -84,14 +84,14 @@ class FunctionalGroups:
                 element = sequences.get(sequence, {}).get(tag)
                 value = None if element is None else self._number(field, element, vr, count)
                 if value is not None:
-                    found[field] = value
+                    fields[field] = value
                     break
         frame_type = sequences.get(_FRAME_TYPE, {})
         for field, tag in _FRAME_TEXTS.items():
             element = frame_type.get(tag)
             if element is not None and (text := text_of(self._elements.data[element.start : element.stop])):
-                found[field] = text
-        return found
+                fields[field] = text
+        return fields
 
     def _only_item(self, sequence: Element) -> dict[int, Element]:
         try:

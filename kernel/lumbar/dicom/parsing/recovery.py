@@ -51,13 +51,13 @@ def recover(data: bytes, start: int, is_big: bool, is_explicit: bool, is_encapsu
 
 
 class _Reader:
-    """One data set: ``found`` holds of each wanted tag VR and value."""
+    """One data set: ``elements_read`` holds VR and value of each wanted tag."""
 
     def __init__(self, data: bytes, is_big: bool, is_explicit: bool, is_encapsulated: bool) -> None:
         self.data, self.is_big, self.is_explicit = data, is_big, is_explicit
         self.is_encapsulated = is_encapsulated
         self.elements = Elements(data, is_big, is_explicit, _MAX_ELEMENTS)
-        self.found: dict[int, tuple[str, bytes]] = {}
+        self.elements_read: dict[int, tuple[str, bytes]] = {}
         self.problems: list[str] = []
         self.searches = _MAX_SEARCHES
 
@@ -85,7 +85,7 @@ class _Reader:
             else:
                 after = element.after
                 if here in scan.WANTED:
-                    self.found[here] = element.vr, self.data[element.start : element.stop]
+                    self.elements_read[here] = element.vr, self.data[element.start : element.stop]
             if not is_good:
                 self._note(at, here, "read over" if element is None else "read as the elements around it ask")
             at = after
@@ -99,7 +99,7 @@ class _Reader:
 
     def _element(self, at: int, tag: int) -> tuple[Element | None, bool]:
         """The first plausible reading of the element at ``at``, and whether it is the one that is as it should be."""
-        for check in (self._is_plausible, self._leads_on):
+        for check in (self._is_plausible, self._precedes_good_element):
             is_first = True
             for element in self._readings(at):
                 if element is not None and check(element.after, tag):
@@ -164,25 +164,25 @@ class _Reader:
         """Whether an element with a tag larger than ``tag`` begins at ``at``."""
         if at + 8 > len(self.data):
             return False
-        found = self.elements.tag(at)
-        if not tag < found <= scan.PIXEL_DATA:
+        next_tag = self.elements.tag(at)
+        if not tag < next_tag <= scan.PIXEL_DATA:
             return False
         letters = self.data[at + 4 : at + 6]
-        if found in _PIXEL_TAGS and self.is_explicit and letters not in LONG_VRS:
+        if next_tag in _PIXEL_TAGS and self.is_explicit and letters not in LONG_VRS:
             return self._pixels(at) is not None
         if letters in SHORT_VRS:
             return self.is_explicit and self.elements.short_at(self.data, at + 6)[0] <= len(self.data) - at - 8
         if letters in LONG_VRS and self.is_explicit:
-            return self.data[at + 6 : at + 8] == b"\0\0" or found >> 16 & 1 == 1
+            return self.data[at + 6 : at + 8] == b"\0\0" or next_tag >> 16 & 1 == 1
         length = self.elements.long_at(self.data, at + 4)[0]
         return not self.is_explicit and (length == UNDEFINED or length <= len(self.data) - at - 8)
 
-    def _leads_on(self, at: int, tag: int) -> bool:
+    def _precedes_good_element(self, at: int, tag: int) -> bool:
         """Whether another malformed element may begin at ``at``: a larger tag, and a plausible one behind it."""
-        if at + 8 > len(self.data) or not tag < (found := self.elements.tag(at)) < scan.PIXEL_DATA:
+        if at + 8 > len(self.data) or not tag < (next_tag := self.elements.tag(at)) < scan.PIXEL_DATA:
             return False
         readings = itertools.islice(self._readings(at), _MAX_READINGS)
-        return any(element is not None and self._is_plausible(element.after, found) for element in readings)
+        return any(element is not None and self._is_plausible(element.after, next_tag) for element in readings)
 
     def _next_good(self, at: int, tag: int) -> int | None:
         """The next place at which two plausible elements follow each other; known only by their VRs."""
@@ -247,13 +247,13 @@ class _Reader:
         return (rows * columns * allocated * max(1, values[3] or 1) * max(1, values[4] or 1) + 7) // 8
 
     def _number(self, tag: int) -> int | None:
-        vr, raw = self.found.get(tag, ("", b""))
+        vr, raw = self.elements_read.get(tag, ("", b""))
         values = numbers_of(raw, ("IS" if tag == _FRAMES else "US") if vr in ("", "UN") else vr, self.is_big, 1)
         return int(values[0]) if values and 0 <= values[0] < 1 << 32 else None
 
     def _recovered(self, pixels: tuple[int, str, int, int]) -> Recovered:
         tag, vr, start, length = pixels
-        parts = [self._written(wanted, *self.found[wanted]) for wanted in sorted(self.found)]
+        parts = [self._written(wanted, *self.elements_read[wanted]) for wanted in sorted(self.elements_read)]
         head = b"".join([*parts, self._written(tag, "OW", b"")])
         return Recovered(head, tag, start, length, vr, tuple(self.problems))
 
