@@ -17,8 +17,9 @@ from lumbar.bundle.manifest import verify
 from lumbar.chains.contract import Chain
 from lumbar.chains.registry import chain_of
 from lumbar.errors import CohortError
+from lumbar.io.progress import duration
 from lumbar.io.tables import PROBLEMS, list_studies, read_series
-from lumbar.io.text import printable_log
+from lumbar.io.text import counted, printable_log
 from lumbar.labels import COLUMNS, row_ids
 from lumbar.numba_cache import use_numba_cache
 from lumbar.output.destinations import check_destinations
@@ -71,7 +72,7 @@ def predict(
         clock: monotonic seconds.
         started: the clock's value from which the time limit counts; None for this call.
         processes: False runs the workers as threads, where a crash ends the caller too.
-        progress: show a bar.
+        progress: say how far it has come: a bar on a terminal, else a line a minute in the log.
 
     Returns:
         The submission's frame (25 rows a study) and the run record (docs/architecture.md).
@@ -110,8 +111,9 @@ def predict(
     try:
         schedule.start(devices, processes)
         log.info(
-            "manifest %s verified, %d studies to predict on %s, at most %.0f s",
-            manifest.hash[:12], len(study_ids), ", ".join(schedule.devices) or "no device", limit_s,
+            "manifest %s verified, %s to predict on %s, in at most %s",
+            manifest.hash[:12], counted(len(study_ids), "study"), ", ".join(schedule.devices) or "no device",
+            duration(limit_s),
         )  # fmt: skip
         if own_code := code_mismatch(manifest.code_sha256):
             log.info("%s", own_code)

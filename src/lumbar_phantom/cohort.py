@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from lumbar import labels
-from lumbar.errors import CohortError
-from lumbar.io.files import atomic_file, write_atomically
+from lumbar.io.files import atomic_file, make_folder, write_atomically
+from lumbar.io.progress import Progress
 from lumbar.io.tables import csv_text
 from lumbar_phantom import severity
 from lumbar_phantom.dicom_files import OPTIONAL, optional_encoder
@@ -51,20 +51,15 @@ def make_cohort(
     progress: bool = True,
 ) -> list[StudyTables]:
     """Write a cohort under root; returns the studies' tables. Raises CohortError where root cannot be written."""
-    root = Path(root)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        probe = root / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise CohortError(f"{root}: cannot be written ({error.strerror}), expected a folder to fill") from error
+    root = make_folder(root)
     if syntax in OPTIONAL:
         optional_encoder(syntax)  # refuse before any work
     requests = [Request(str(root), split, seed, i, pitfalls, masks, wild, syntax) for i in range(studies)]
-    done = list(
-        tqdm(_run(requests, workers), total=studies, desc="phantom studies", unit="study", disable=not progress)
-    )
+    done: list[StudyTables] = []
+    with Progress(studies, "study", is_shown=progress) as shown:
+        for tables in _run(requests, workers):
+            done.append(tables)
+            shown.update(len(done))
     write_tables(root, split, done)
     return done
 
@@ -74,8 +69,21 @@ def _run(requests: list[Request], workers: int) -> Iterator[StudyTables]:
         yield from map(write_study, requests)
         return
     # spawn: the parent may hold threads (a progress bar, numba, torch) that a fork would break
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_ignore_interrupts)
+    try:
         yield from pool.map(write_study, requests)
+    except BaseException:  # Ctrl-C above all: nobody waits for studies that nobody will use
+        for process in list((pool._processes or {}).values()):
+            process.kill()
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+def _ignore_interrupts() -> None:
+    """Ctrl-C reaches every process of a terminal; this one's parent ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def label_table(studies: list[StudyTables]) -> pd.DataFrame:

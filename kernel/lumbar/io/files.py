@@ -126,6 +126,26 @@ def check_writable(path: str | os.PathLike[str], error: type[LumbarError] = Coho
         raise _refusal(path, failure, error) from None
 
 
+def make_folder(path: str | os.PathLike[str], error: type[LumbarError] = CohortError) -> Path:
+    """Make a folder, with those above it, and find out whether it can be written.
+
+    Raises:
+        error: it cannot.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary, descriptor = _create(folder / "folder")
+        os.close(descriptor)
+        temporary.unlink()
+    except (OSError, ValueError) as failure:
+        is_full = isinstance(failure, OSError) and failure.errno in DISK_FULL
+        reason = getattr(failure, "strerror", None) or str(failure)
+        note = ": the disk is full" if is_full else ""
+        raise error(f"{folder}: cannot be written ({reason}), expected a folder to write into{note}") from None
+    return folder
+
+
 @contextmanager
 def _temporary(path: str | os.PathLike[str], error: type[LumbarError], sync: Sync) -> Iterator[tuple[Path, int]]:
     """A locked file beside the target; renamed over it at the end of the block, removed on any failure."""

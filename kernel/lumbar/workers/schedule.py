@@ -15,11 +15,10 @@ from dataclasses import replace
 from multiprocessing.connection import wait
 from typing import Any
 
-from tqdm import tqdm
-
 from lumbar.budget import Budget, Effort
 from lumbar.chains.contract import Outcome
 from lumbar.errors import CohortError, LumbarError
+from lumbar.io.progress import Progress
 from lumbar.io.text import one_line
 from lumbar.output.submission import Submission
 from lumbar.workers.handle import Worker
@@ -41,14 +40,15 @@ class Schedule:
         setup: what every worker gets; the device is each one's own.
         study_ids: in the order of the file.
         pictured: studies whose pictures the report shows.
-        progress: show a bar.
+        progress: say how far the run has come.
     """
 
     def __init__(
         self, budget: Budget, setup: Setup, study_ids: Sequence[int], pictured: frozenset[int], progress: bool
     ) -> None:
         self.budget, self.setup, self.study_ids = budget, setup, study_ids
-        self.pictured, self.progress = set(pictured), progress
+        self.pictured = set(pictured)
+        self.progress = Progress(len(study_ids), "study", is_shown=progress, write=log.info)
         self.pending = deque(study_ids)
         self.again: deque[int] = deque()  # tried again at the end, each alone
         self.deaths: Counter[int] = Counter()
@@ -157,7 +157,7 @@ class Schedule:
 
     def run(self, submission: Submission) -> list[Outcome]:
         """Predict until all are done or the time is over; every study has an outcome, in the order of the file."""
-        with tqdm(total=len(self.study_ids), unit="study", disable=not self.progress) as bar:
+        with self.progress:
             while self.workers and len(self.outcomes) < len(self.study_ids):
                 if self.budget.remaining_s() <= 0 or not self._feed():
                     break
@@ -167,8 +167,7 @@ class Schedule:
                     else:
                         self._handle(worker, message)
                 self._watch()
-                if len(self.outcomes) > bar.n:
-                    bar.update(len(self.outcomes) - bar.n)
+                self.progress.update(len(self.outcomes), self.budget.projected_s(self.budget.effort))
         is_late = self.workers or self.budget.remaining_s() <= 0
         reason = "time limit reached" if is_late else "no worker left"
         for study_id in self.study_ids:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from lumbar.errors import CohortError
 from lumbar.labels import COLUMNS
-from lumbar.metric import align_submission, read_table
-from lumbar.output.submission import read_row_ids, validate
+
+if TYPE_CHECKING:  # pandas is imported once there is a submission to check
+    import pandas as pd
 
 
 def check_submission(path: Path, sample: Path | None = None) -> pd.DataFrame:
@@ -18,6 +18,8 @@ def check_submission(path: Path, sample: Path | None = None) -> pd.DataFrame:
     Raises:
         CohortError: what is wrong, with the file's name.
     """
+    from lumbar.output.submission import read_row_ids, validate
+
     if sample is not None:
         return validate(path, read_row_ids(sample))
     return validate(path, [f"{study}_{column}" for study in study_ids(path) for column in COLUMNS])
@@ -29,6 +31,8 @@ def study_ids(path: Path) -> list[int]:
     Raises:
         CohortError: no table, or a row name that does not start with a study's number.
     """
+    from lumbar.output.submission import read_row_ids
+
     heads = {row_id.partition("_")[0] for row_id in read_row_ids(path)}
     wrong = sorted(head for head in heads if not head.isdigit())
     if wrong or not heads:
@@ -42,6 +46,8 @@ def largest_difference(a: Path, b: Path) -> float:
     Raises:
         CohortError: not the same rows, or no submissions.
     """
+    from lumbar.metric import align_submission, read_table
+
     studies = study_ids(a)
     first, second = (align_submission(read_table(path, "a submission"), studies) for path in (a, b))
     return float(abs(first - second).max())
