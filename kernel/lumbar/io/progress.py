@@ -53,9 +53,9 @@ class Progress:
         if _is_terminal(self._stream):
             from tqdm import tqdm
 
-            form = "{percentage:3.0f} %|{bar:30}| {n_fmt} of {total_fmt}{postfix}"
+            form = f"{{percentage:3.0f}} %|{{bar:30}}| {{n_fmt}} of {{total_fmt}} {_plural(self.unit)}{{postfix}}"
             self._bar = tqdm(total=self.total, file=self._stream, bar_format=form, dynamic_ncols=True)
-            self._bar.set_postfix_str(f"{_plural(self.unit)}, the first one tells how long all take")
+            self._bar.set_postfix_str("the first one tells how long all take")
         else:
             some = counted(self.total, self.unit)
             self._write(f"{some} to do" + ("; the first one tells how long all take" if self.total > 1 else ""))
@@ -83,7 +83,7 @@ class Progress:
             return
         rest = self._rest(now, left_s)
         if self._bar is not None:
-            self._bar.set_postfix_str(f"{_plural(self.unit)}{rest}", refresh=False)
+            self._bar.set_postfix_str(rest.removeprefix(", "), refresh=False)
             self._bar.update(n_done - self._bar.n)
             self._bar.refresh()
             self._line_s = now
