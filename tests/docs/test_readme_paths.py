@@ -12,9 +12,11 @@ import pandas as pd
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-COPIED = ("kernel", "src", "weights", "examples", "tests/support", "README.md", "Makefile", "pyproject.toml",
-          "constraints.txt", "build_dataset.py", "weights_manifest.json", "submit_notebook.ipynb", ".gitignore")  # fmt: skip
-COMMAND = re.compile(r"`((?:make|\.venv/bin/python|git checkout) [^`]+)`")
+COPIED = (
+    "kernel", "src", "weights", "examples", "tests/support", "README.md", "Makefile", "pyproject.toml",
+    "constraints.txt", "build_dataset.py", "weights_manifest.json", "submit_notebook.ipynb", ".gitignore",
+)  # fmt: skip
+COMMAND = re.compile(r"`((?:make|\.venv/bin/python|git checkout)\s[^`]+)`")
 BLOCK = re.compile(r"^ {3}```python\n(.*?)^ {3}```", re.M | re.S)
 
 
@@ -99,7 +101,7 @@ def test_path_c_is_ten_lines_that_run(clone):
     assert len([line for line in source.splitlines() if line.strip()]) <= 12
     (clone / "mine.py").write_text(source, encoding="utf-8")
     out = "".join(run(clone, command) for step in steps("C") for command in step)
-    assert "predicted 15 points" in out
+    assert re.search(r"^\d+ predicted \d+ points$", out, re.M)
     assert "Score(total=" in out
 
 
