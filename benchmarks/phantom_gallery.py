@@ -110,7 +110,7 @@ def phantom_views(seed: int, index: int) -> tuple[list[np.ndarray], dict[str, di
 
 
 def _tissue_means(body: volume.Volume, stack: StackPlan, origin: np.ndarray, image: np.ndarray) -> dict[str, float]:
-    found = painting.sample_labels(body, stack.shape, origin, stack.row_mm, stack.column_mm)
+    tissue = painting.sample_labels(body, stack.shape, origin, stack.row_mm, stack.column_mm)
     groups = {
         "csf": [ts.CSF],
         "disc": [ts.NUCLEUS + j for j in an.LEVEL_DISCS],
@@ -118,7 +118,7 @@ def _tissue_means(body: volume.Volume, stack: StackPlan, origin: np.ndarray, ima
         "body": [ts.MARROW + i for i in range(5, 10)],
         "muscle": [ts.MUSCLE],
     }
-    return {name: float(image[np.isin(found, of)].mean()) for name, of in groups.items() if np.isin(found, of).any()}
+    return {name: float(image[np.isin(tissue, of)].mean()) for name, of in groups.items() if np.isin(tissue, of).any()}
 
 
 def real_views() -> tuple[list[np.ndarray], dict[str, dict[str, float]], list[View]] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 
 from lumbar.errors import LumbarError
@@ -18,29 +17,29 @@ SYNTAXES = ("rle", "explicit", "implicit", "deflated", "big", "jpeg_lossless", "
 
 
 def parser() -> argparse.ArgumentParser:
-    """Arguments of the command."""
-    out = Parser(prog="python -m lumbar_phantom", description="Write a synthetic lumbar MR cohort.")
-    out.add_argument("--out", required=True, help="folder to fill, in the competition's layout")
-    out.add_argument("--studies", type=int, required=True, help="number of studies")
-    out.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default 0)")
-    out.add_argument(
+    """The parser of the command's arguments."""
+    cli = Parser(prog="python -m lumbar_phantom", description="Write a synthetic lumbar MR cohort.")
+    cli.add_argument("--out", required=True, help="folder to fill, in the competition's layout")
+    cli.add_argument("--studies", type=int, required=True, help="number of studies")
+    cli.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default 0)")
+    cli.add_argument(
         "--pitfalls", default="real", help=f"real (default), none, all, or names: {', '.join(pitfalls.NAMES)}"
     )
-    out.add_argument("--split", choices=("train", "test"), default="train")
-    out.add_argument("--workers", type=int, default=1, help="processes (default 1)")
-    out.add_argument(
+    cli.add_argument("--split", choices=("train", "test"), default="train")
+    cli.add_argument("--workers", type=int, default=1, help="processes (default 1)")
+    cli.add_argument(
         "--masks",
         action="store_true",
-        help="also truth_masks/<study>/<series>.npz for sagittal series: 1 body, 2 disc, 3 sac, 4 sacrum",
+        help="also write truth_masks/<study>/<series>.npz of sagittal series: 1 body, 2 disc, 3 sac, 4 sacrum",
     )
-    out.add_argument(
+    cli.add_argument(
         "--wild",
         type=float,
         default=0.3,
-        help="share of series whose contrast is redrawn far beyond the realistic (default 0.3)",
+        help="share of series, 0 to 1, whose contrast is randomised far beyond the realistic (default 0.3)",
     )
-    out.add_argument("--syntax", choices=SYNTAXES, default="rle", help="transfer syntax (default rle)")
-    return out
+    cli.add_argument("--syntax", choices=SYNTAXES, default="rle", help="transfer syntax (default rle)")
+    return cli
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -64,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
             split=options.split,
             workers=options.workers,
             masks=options.masks,
-            wild=options.wild,
+            randomised_share=options.wild,
             syntax=options.syntax,
         )
     except (LumbarError, OSError) as error:
@@ -72,8 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt as error:
         again = "run the same command again, which makes the same studies from the first on"
-        print(f"error: {reason_of(error)}: {options.out} has no tables yet; {again}", file=sys.stderr, flush=True)
-        os._exit(1)  # a study that is being written in a thread or process is not waited for
+        print(f"error: {reason_of(error)}: {options.out} has no tables yet; {again}", file=sys.stderr)
+        return 1
     print(summary(done))
     return 0
 

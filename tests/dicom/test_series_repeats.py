@@ -38,13 +38,13 @@ def folder(tmp_path):
 def decoded(monkeypatch):
     """Names of the files whose pixels are read."""
     names = []
-    decode = series_module._decode
+    decode = series_module.decode
 
     def spy(job):
         names.extend(image.name for image, _ in job.targets)
         decode(job)
 
-    monkeypatch.setattr(series_module, "_decode", spy)
+    monkeypatch.setattr(series_module, "decode", spy)
     return names
 
 

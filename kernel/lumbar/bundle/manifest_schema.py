@@ -90,6 +90,7 @@ def check(path: Path, data: Any) -> None:
     _check_fields(path, "", data, TOP_LEVEL)
     _check_prior(path, data["prior"])
     _check_code_files(path, data)
+    _check_rehearsed(path, data)
     names: set[str] = set()
     for index, entry in enumerate(data["weights"]):
         _check_entry(path, index, entry)
@@ -155,6 +156,14 @@ def _check_prior(path: Path, prior: dict[str, Any]) -> None:
             raise ManifestError(
                 f"{path}: prior of {column}: found {shown(row)}, expected 3 probabilities that sum to 1"
             )
+
+
+def _check_rehearsed(path: Path, data: Mapping[str, Any]) -> None:
+    """The versions on which the bundle was tried when it was sealed, where they are noted."""
+    if "rehearsed" not in data:
+        return
+    require(f"{path}: rehearsed", data["rehearsed"], Object())
+    require_fields(f"{path}: rehearsed.", data["rehearsed"], dict.fromkeys(data["rehearsed"], _LINE))
 
 
 def _check_code_files(path: Path, data: Mapping[str, Any]) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 import os
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Protocol, cast
 
 import numpy as np
 
 from lumbar.dicom import direct
-from lumbar.dicom.codecs import fallback, native
+from lumbar.dicom.codecs import fallback, native, rle
 from lumbar.dicom.codecs.frames import first_fragment, is_item, only_fragment, split_frames
 from lumbar.dicom.header import File, Header, parse, read_file
 from lumbar.dicom.limits import check_image
@@ -19,7 +19,7 @@ from lumbar.errors import DicomError
 
 RLE = "1.2.840.10008.1.2.5"
 
-# Transfer syntax -> module with TRANSFER_SYNTAXES, decode_frame and warm_up; imported at first use.
+# Transfer syntax → module in ``codecs`` with the names of ``Codec``; imported at first use.
 CODECS = {
     RLE: "rle",
     "1.2.840.10008.1.2.4.50": "opencv",
@@ -34,6 +34,30 @@ CODECS = {
 GE_PRIVATE = "1.2.840.113619.5.2"
 _WORKING_BYTES = 8  # of a codec, for each sample, where nothing says which it will be
 _SUBSAMPLED = ("YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420")
+
+
+class Codec(Protocol):
+    """What the module of a transfer syntax provides (docs/add-a-transfer-syntax.md)."""
+
+    TRANSFER_SYNTAXES: tuple[str, ...]
+
+    def decode_frame(self, data: np.ndarray, header: Header) -> np.ndarray:
+        """Decode one frame.
+
+        Args:
+            data: (n,) uint8, the frame's bytes.
+            header: gives the sizes, the type of the samples and the photometric interpretation.
+
+        Returns:
+            ``(rows, columns)``, or ``(rows, columns, samples)`` for colour, of ``header.pixel_dtype`` and with
+            pydicom's values: bits above BitsStored are cleared or copy the sign, and YBR_FULL becomes RGB.
+
+        Raises:
+            DicomError: data that are damaged, disagree with the header, or use what the codec does not decode.
+        """
+
+    def warm_up(self) -> None:
+        """Compile the kernels, or load them from numba's cache."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +102,14 @@ def warm_up(syntaxes: tuple[str, ...] = (RLE,)) -> None:
             module.warm_up()
 
 
-def codec(syntax: str) -> Any:
+def codec(syntax: str) -> Codec | None:
     """The module that decodes ``syntax``, or ``None`` where our own code does not."""
     name = CODECS.get(syntax)
-    return importlib.import_module(f"lumbar.dicom.codecs.{name}") if name else None
+    return _codec_module(name) if name else None
+
+
+def _codec_module(name: str) -> Codec:
+    return cast(Codec, importlib.import_module(f"lumbar.dicom.codecs.{name}"))
 
 
 def decode(file: File, problems: list[str] | None = None) -> np.ndarray:
@@ -113,7 +141,7 @@ def _decode_native(file: File) -> np.ndarray:
         file = _in_little_endian(file)
     pixels = native.clear_unused_bits(native.decode_file(file, n_frames), header)
     if (header.samples_per_pixel or 1) != 1:
-        from lumbar.dicom.codecs.colour import to_rgb  # here, since no slice of a spine needs it
+        from lumbar.dicom.codecs.colour import to_rgb  # late: slices of a spine have no colour
 
         pixels = to_rgb(pixels, header, None)
     return pixels[0] if n_frames == 1 else pixels
@@ -180,15 +208,11 @@ def _decode_encapsulated(file: File, problems: list[str]) -> np.ndarray:
     syntax = header.transfer_syntax_uid
     if header.pixel_data != "PixelData":
         raise DicomError(f"{header.path}: found {header.pixel_data} in {syntax_name(syntax)}, expected PixelData")
-    module = codec(syntax)
-    if module is not None and syntax == RLE and (fast_path := direct.find_fast_path(file)) is not None:
-        fragment = only_fragment(file.source, fast_path.start)
-        if fragment is not None:
-            gray_pixels: np.ndarray | None = module.decode_gray16(fragment, header, fast_path.n_pixels, fast_path.mask)
-            if gray_pixels is not None:
-                return gray_pixels
-    from lumbar.dicom.codecs.codestream import identify  # here, since the usual slices never need it
+    if syntax == RLE and (gray_pixels := _decode_gray_rle(file)) is not None:
+        return gray_pixels
+    from lumbar.dicom.codecs.codestream import identify  # late: most slices never need it
 
+    module = codec(syntax)
     content = identify(first_fragment(file), header) if module is None else None
     if module is None and content is None and syntax not in native.TRANSFER_SYNTAXES:
         return fallback.decode(file, f"transfer syntax {syntax_name(syntax)}")
@@ -202,13 +226,22 @@ def _decode_encapsulated(file: File, problems: list[str]) -> np.ndarray:
     check_image(*check, max(content.working_bytes if content else _WORKING_BYTES, header.pixel_dtype.itemsize))
     if content is not None and syntax not in content.syntaxes:
         problems.append(f"found {content.name} in the pixel data, expected {syntax_name(syntax)}; decoded as found")
-        module = importlib.import_module(f"lumbar.dicom.codecs.{content.module}")
+        module = _codec_module(content.module)
     if module is None:
         return _join_native(file, parts, problems)
     return _decode_frames(parts, header, module)
 
 
-def _decode_frames(parts: list[np.ndarray], header: Header, module: Any) -> np.ndarray:
+def _decode_gray_rle(file: File) -> np.ndarray | None:
+    """Pixels of one frame of 16-bit gray in RLE, as most MR slices are; ``None`` for any other file."""
+    fast_path = direct.find_fast_path(file)
+    fragment = None if fast_path is None else only_fragment(file.source, fast_path.start)
+    if fast_path is None or fragment is None:
+        return None
+    return rle.decode_gray16(fragment, file.header, fast_path.n_pixels, fast_path.mask)
+
+
+def _decode_frames(parts: list[np.ndarray], header: Header, module: Codec) -> np.ndarray:
     """Frames (frames, rows, columns[, samples]) from the bytes of each; without the first axis where it is one."""
     frame: np.ndarray = module.decode_frame(parts[0], header)
     if len(parts) == 1:

@@ -17,6 +17,7 @@ from lumbar.output.report_page import TEMPLATE
 from lumbar.output.report_study import condition_title, study_block
 from lumbar.output.submission import Submission
 from lumbar.output.truth import Truth
+from lumbar.output.versions import rehearsal_line
 
 _PROBLEMS_SHOWN = 3  # of a study in the table of all
 _PROBLEM_LENGTH = 160
@@ -68,6 +69,7 @@ def render(
         cohort=f"{manifest.cohort.get('studies', '?')} studies, {manifest.cohort.get('description', 'not described')}",
         problems=list(record.get("problems", ()))[:_PROBLEMS_LISTED],
         versions=", ".join(f"{name} {value}" for name, value in record["versions"].items()),
+        rehearsed=rehearsal_line(record["versions"], manifest.data.get("rehearsed")),
         levels=[level_title(level) for level in LEVELS],
         shown=[study_block(outcome, submission.probs(outcome.study_id), truth) | _time(outcome) for outcome in shown],
         has_truth=any(outcome.study_id in truth.grades or outcome.study_id in truth.points for outcome in shown),

@@ -313,6 +313,7 @@ table of all studies</li>{% endif %}</ul></div>
     <dt>trained on</dt><dd>{{ cohort }}</dd>
     <dt>devices</dt><dd>{{ devices | join(", ") }}</dd>
     <dt>versions</dt><dd class="mono">{{ versions }}</dd>
+    {% if rehearsed %}<dt>rehearsed</dt><dd>{{ rehearsed }}</dd>{% endif %}
   </dl></div>
 </div>
 

@@ -17,11 +17,12 @@ from lumbar_train.data.augment import AugmentConfig, apply, photometric
 from lumbar_train.data.cache import Cache
 from lumbar_train.data.mixing import MixConfig, mix
 from lumbar_train.stages.locate import Sample, collate
+from lumbar_train.stages.samples import StudySamples
 
 Labels = NDArray[np.int8]
 
 
-class LevelCrops:
+class LevelCrops(StudySamples):
     """(study, level) → crops, mask, level and the labels (5,) of its conditions, -1 where not to be graded."""
 
     def __init__(
@@ -42,6 +43,7 @@ class LevelCrops:
             for level in range(5)
             if self._is_there(place, level) and (labels[study_id].reshape(5, 5)[list(self.targets), level] >= 0).any()
         ]
+        self.study_of_sample = [study_id for study_id, _ in self.items]
         self.of_level = [[study_id for study_id, level in self.items if level == k] for k in range(5)]
         self.photometric = photometric(augment) if augment else None
         self.collate = collate
@@ -50,14 +52,6 @@ class LevelCrops:
         if isinstance(self.config, SagittalClassifierConfig):
             return LEVELS[level] in found.levels_mm
         return found.axial(LEVELS[level]) is not None
-
-    @property
-    def studies(self) -> set[int]:
-        """Every study whose images or labels are given."""
-        return {study_id for study_id, _ in self.items}
-
-    def __len__(self) -> int:
-        return len(self.items)
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         """crops, mask, level (), labels (5,) int64; where samples are mixed also labels2 (5,), share (5,)."""

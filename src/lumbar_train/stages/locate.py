@@ -22,6 +22,7 @@ from lumbar_train.data.augment import AugmentConfig, apply, photometric
 from lumbar_train.data.cache import Cache
 from lumbar_train.data.masks import MaskReader
 from lumbar_train.data.targets import StudyTargets, sagittal_stacks, slice_counts
+from lumbar_train.stages.samples import StudySamples
 
 Sample = dict[str, Tensor]
 Array = NDArray[np.float64]
@@ -68,7 +69,7 @@ def collate(samples: Sequence[Sample]) -> Sample:
     return {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
 
 
-class SagittalXY:
+class SagittalXY(StudySamples):
     """Slices of sagittal series → heatmaps of canal and foraminal points, and tissue where truth has it.
 
     A point shows in a slice with a height that falls with its distance from the slice's plane, so the heat tells the
@@ -87,17 +88,9 @@ class SagittalXY:
     ) -> None:
         self.cache, self.targets, self.config, self.augment = cache, targets, config, augment
         self.study_ids = [study_id for study_id, target in targets.items() if target.is_usable]
-        self.repeats, self.masks = repeats, masks
+        self.study_of_sample, self.masks = self.study_ids * repeats, masks
         self.photometric = photometric(augment) if augment else None
         self.collate = collate
-
-    @property
-    def studies(self) -> set[int]:
-        """Every study whose images or labels are given."""
-        return set(self.study_ids)
-
-    def __len__(self) -> int:
-        return len(self.study_ids) * self.repeats
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         """images (context, size, size), heat (points, h, w), known (points,), segments (h, w) with -1 = unknown."""
@@ -218,7 +211,7 @@ class SagittalRegression(SagittalXY):
         }
 
 
-class SliceRoles:
+class SliceRoles(StudySamples):
     """Whole sagittal series cut to the box around the levels → levels marked on each slice."""
 
     def __init__(
@@ -237,15 +230,8 @@ class SliceRoles:
             if target.is_usable and levels_mm.get(study_id)
             for k in range(len(sagittal_stacks(cache.study(study_id))))
         ]
+        self.study_of_sample = [study_id for study_id, _ in self.items]
         self.photometric = photometric(augment) if augment else None
-
-    @property
-    def studies(self) -> set[int]:
-        """Every study whose images or labels are given."""
-        return {study_id for study_id, _ in self.items}
-
-    def __len__(self) -> int:
-        return len(self.items)
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         """images (S, size, size), counts (S, 3), known (3,)."""
@@ -288,7 +274,7 @@ class SliceRoles:
         return {"images": images, "counts": counts, "mask": mask, "known": known}
 
 
-class AxialXY:
+class AxialXY(StudySamples):
     """Labelled axial slices → heatmaps (or coordinates) of the left and right subarticular points."""
 
     def __init__(
@@ -300,16 +286,9 @@ class AxialXY:
     ) -> None:
         self.cache, self.config, self.augment = cache, config, augment
         self.items = [(study_id, axial) for study_id, target in targets.items() for axial in target.axial]
+        self.study_of_sample = [study_id for study_id, _ in self.items]
         self.photometric = photometric(augment) if augment else None
         self.collate = collate
-
-    @property
-    def studies(self) -> set[int]:
-        """Every study whose images or labels are given."""
-        return {study_id for study_id, _ in self.items}
-
-    def __len__(self) -> int:
-        return len(self.items)
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         """images (1, size, size), points (2, 2) in 0..1, known (2,), and heat (2, h, w) for a heatmap network."""

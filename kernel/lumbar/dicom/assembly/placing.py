@@ -7,15 +7,13 @@ agree. Where no image of the series has a tag, a default is taken, and every sta
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
 
-from lumbar.dicom.direct import FastPath
-from lumbar.dicom.header import Header
+from lumbar.dicom.assembly.images import Image
 
 Value = TypeVar("Value")
 
@@ -32,31 +30,6 @@ DEFAULT_ORIENTATIONS = {
     "coronal": (1.0, 0.0, 0.0, 0.0, 0.0, -1.0),
     "axial": (1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
 }
-
-
-@dataclass(slots=True)
-class Image:
-    """One image of ``shape`` (rows, columns), of a file whose header was read.
-
-    ``frame`` is its frame number (from 1, PS3.3 section C.7.6.6) in a multi-frame file, else ``None``.
-    """
-
-    path: str
-    instance_number: int
-    header: Header
-    shape: tuple[int, ...]
-    is_inverted: bool
-    size: int  # bytes of the file that it may count as its own
-    fast_path: FastPath | None
-    frame: int | None = None
-    failure: str = ""  # why its pixels cannot be read, once that was tried
-    is_decoded: bool = False
-
-    @property
-    def name(self) -> str:
-        """The file's name, and the frame where the file has several."""
-        name = os.path.basename(self.path)
-        return name if self.frame is None else f"{name} frame {self.frame}"
 
 
 @dataclass(slots=True)

@@ -14,7 +14,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from lumbar.dicom.assembly.placing import Image, PlacedImage, listed
+from lumbar.dicom.assembly.images import Image
+from lumbar.dicom.assembly.placing import PlacedImage, listed
 
 SAME_POSITION_MM = 1e-2
 NEARLY_ALL = 0.8
