@@ -212,3 +212,27 @@ def test_an_interrupt_before_anything_was_written_says_so(tmp_path, bundle, monk
     monkeypatch.setattr("lumbar.run.predict", interrupted)
     assert predict(root, bundle, tmp_path / "s.csv") == 1
     assert capsys.readouterr().err == "error: interrupted: nothing was written; run the same command again\n"
+
+
+@pytest.mark.parametrize("name", ["out", "report", "record"])
+def test_no_room_on_the_disk_is_one_line_and_loses_nothing(tmp_path, bundle, fake, monkeypatch, capsys, name):
+    """The first write to an output fails as on a full disk: the others stand."""
+    root = write_cohort(tmp_path / "data", {1: (), 2: ()})
+    places = {"out": tmp_path / "s.csv", "report": tmp_path / "r.html", "record": tmp_path / "r.json"}
+    real = os.replace
+
+    def replace(source, target):
+        if str(target) == str(places[name]):
+            raise OSError(28, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr("lumbar.io.files.os.replace", replace)
+    status = predict(root, bundle, places["out"], "--report", places["report"], "--record", places["record"])
+    errors = capsys.readouterr().err
+    assert status == (1 if name == "out" else 0)
+    assert "No space left on device" in errors
+    assert "Traceback" not in errors
+    if name != "out":
+        assert len(pd.read_csv(places["out"])) == 50
+    assert not places[name].exists()
+    assert not list(tmp_path.glob(".tmp-*"))

@@ -195,7 +195,7 @@ def test_the_dry_run_of_make_rehearses_studies_with_disease() -> None:
 def test_processes_are_timed_and_ended_with_all_that_came_from_them(tmp_path: Path) -> None:
     status, usage = processes.run_timed([sys.executable, "-c", "sum(range(10**7))"], os.environ)
     assert status == 0
-    assert 0 < usage.cpu_s
+    assert usage.cpu_s > 0
     assert 0 <= usage.waiting_share <= 1
     note = tmp_path / "pid"
     grandchild = "import subprocess, sys; p = subprocess.Popen(['sleep', '60'], start_new_session=True); "

@@ -86,7 +86,8 @@ def atomic_file(
             yield cast(BinaryIO, file)
             file.flush()
         except Exception as failure:
-            if raw.failure is not None and not isinstance(failure, OSError):
+            # A library's own error, even an OSError of its words, says less than the one that the system gave.
+            if raw.failure is not None and getattr(failure, "errno", None) is None:
                 raise raw.failure from failure
             raise
         finally:
