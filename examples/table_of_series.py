@@ -1,7 +1,4 @@
-"""Write the table of series for studies of your own: ``python examples/table_of_series.py ROOT``.
-
-ROOT holds ``test_images/<study>/<series>/*.dcm``. Look over the table that this leaves, and correct it by hand.
-"""
+"""Write the table of series of ROOT/test_images/<study>/<series>/*.dcm: ``python examples/table_of_series.py ROOT``."""
 
 import csv
 import sys

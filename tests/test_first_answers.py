@@ -104,7 +104,10 @@ def test_a_word_that_is_like_none_gets_no_guess():
     ("arguments", "message"),
     [
         (("lumbar", "predict", "--data", "nowhere", "--weights", "{bundle}", "--out", "s.csv"), "nowhere: no such"),
-        (("lumbar", "predict", "--data", "{bundle}", "--weights", "nowhere", "--out", "s.csv"), "nowhere: no such"),
+        (
+            ("lumbar", "predict", "--data", "{bundle}", "--weights", "nowhere", "--out", "s.csv"),
+            "cannot be read (No such file or directory)",
+        ),
         (("lumbar", "score", "--solution", "a.csv", "--submission", "b.csv"), "a.csv: cannot be read (no such file)"),
         (("lumbar", "inspect", "nowhere"), "nowhere: no such file or folder, expected a DICOM file"),
         (("lumbar_phantom", "--out", "/proc/nowhere", "--studies", "1"), "/proc/nowhere: cannot be written"),
@@ -112,7 +115,7 @@ def test_a_word_that_is_like_none_gets_no_guess():
         ((DRY_RUN, "--data", "nowhere"), "nowhere: no such folder"),
         ((BUILD, "--run", "nowhere"), "nowhere: no "),
         ((BUILD, "--sample", "nowhere"), "nowhere: no such folder"),
-        ((BUILD, "--verify", "nowhere"), "nowhere: no such folder"),
+        ((BUILD, "--verify", "nowhere"), "cannot be read (No such file or directory)"),
         pytest.param(("lumbar_train", "train", "--data", "nowhere", "--out", "o"), "nowhere: no such", marks=later),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -19,10 +20,23 @@ def check_presence(folder: str | Path) -> None:
         ManifestError: it has none; the message says what was probably meant, or how weights are sealed.
     """
     path = Path(folder)
-    if os.path.isdir(path) and not os.path.lexists(path / FILE_NAME):
-        raise ManifestError(f"{path / FILE_NAME}: not found, expected the manifest of a sealed bundle: {_hint(path)}")
-    if not os.path.lexists(path):
-        raise ManifestError(f"{path}: no such folder, expected a sealed bundle: {_hint(path)}")
+    is_there = os.path.lexists(path / FILE_NAME if os.path.isdir(path) else path)
+    if is_there or not os.path.isdir(_existing(path)):
+        return  # what stands there, or a name that no file can have, is refused where it is read
+    manifest = path if path.suffix == ".json" else path / FILE_NAME
+    reason = os.strerror(errno.ENOENT)
+    raise ManifestError(f"{manifest}: cannot be read ({reason}), expected a sealed bundle's manifest: {_hint(path)}")
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder above that is there; the path itself where its name cannot be one."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return next((above for above in path.absolute().parents if os.path.lexists(above)), path)
+    except (OSError, ValueError):
+        return path
+    return path
 
 
 def unsealed_hint(folder: Path) -> str:

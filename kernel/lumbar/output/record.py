@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import logging
-import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lumbar import __version__
 from lumbar.bundle.manifest import Manifest
 from lumbar.chains.contract import Outcome
 from lumbar.io.files import write_atomically
 from lumbar.io.text import PublicText, one_line, public_values
 from lumbar.output.submission import Submission
 from lumbar.output.truth import Truth
+from lumbar.output.versions import versions
 
 log = logging.getLogger("lumbar")
-
-_LIBRARIES = ("torch", "torchvision", "timm", "safetensors", "numpy", "pandas", "numba", "opencv-python-headless",
-              "opencv-python", "opencv-contrib-python", "pydicom")  # fmt: skip
 
 
 def build_record(
@@ -63,17 +58,6 @@ def build_record(
     if problems:
         record["problems"] = list(problems)
     return dict(public_values(record))
-
-
-def versions() -> dict[str, str]:
-    """Versions of ours, of Python, and of the libraries that the chain uses, as installed."""
-    installed = {"lumbar": __version__, "python": platform.python_version()}
-    for name in _LIBRARIES:
-        try:
-            installed[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return installed
 
 
 def write_extras(

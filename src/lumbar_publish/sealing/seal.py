@@ -16,7 +16,7 @@ from lumbar.bundle.code_hash import FOLDER, PACKAGE, digest, find_package, shipp
 from lumbar.bundle.code_hash import code_sha256 as code_sha256
 from lumbar.bundle.manifest import FILE_NAME as MANIFEST
 from lumbar.errors import ManifestError
-from lumbar.output.record import versions
+from lumbar.output.versions import versions
 from lumbar_publish.files import replaced_folder, write_text
 from lumbar_publish.names import DatasetId, Layout
 from lumbar_publish.sealing.completeness import chain_of, completeness_errors
