@@ -11,23 +11,26 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lumbar import __version__
 from lumbar.budget import parse_time_limit, process_start
+from lumbar.bundle.manifest import read_manifest
 from lumbar.bundle.presence import check_presence
+from lumbar.competitions.lumbar_spine import NAME as DEFAULT
 from lumbar.errors import CohortError, DicomError, LumbarError
 from lumbar.io.arguments import Parser
-from lumbar.io.competition import check_competition
+from lumbar.io.competition import check_competition, check_root
+from lumbar.io.numba_cache import use_numba_cache
 from lumbar.io.signals import end_in_order, reason_of
 from lumbar.io.streams import guard_streams
 from lumbar.io.text import counted, one_line, printable, printable_log
-from lumbar.numba_cache import use_numba_cache
 
 RESEARCH = "Research use only: not a medical device."
 
 
 def parser() -> argparse.ArgumentParser:
-    """Every command and option."""
+    """Build the parser of all commands and options."""
     main_parser = Parser(
         prog="python -m lumbar", description=f"Graded probabilities from lumbar spine MR studies, offline. {RESEARCH}"
     )
@@ -36,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
 
     predict = commands.add_parser(
         "predict",
-        help="the chain over a competition folder",
+        help="predict every study of a competition folder",
         description="Predict every study of a competition folder. The bundle is verified first; then prior rows are "
         f"written, and each study replaces its own. {RESEARCH}",
     )
@@ -67,12 +70,26 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("--record", type=Path, metavar="JSON", help="also write the run record")
     predict.add_argument("--studies", type=_positive, metavar="N", help="only the first N studies")
     predict.add_argument(
-        "--workers", type=_positive, metavar="W", help="processes (default: one a GPU; one without GPU)"
+        "--workers", type=_positive, metavar="W", help="worker processes (default: one per GPU, or one without a GPU)"
     )
     predict.add_argument(
-        "--manifest-hash", metavar="SHA256", help="refuse a bundle whose manifest has another hash than this"
+        "--manifest-hash", metavar="SHA256", help="refuse a bundle whose manifest does not have this hash"
     )
 
+    _add_score(commands)
+
+    inspect = commands.add_parser(
+        "inspect",
+        help="describe a DICOM file, series or study",
+        description="Describe a DICOM file, series folder or study folder: syntax, geometry, stacks, problems. "
+        "No patient's name, id or birth date is printed.",
+    )
+    inspect.add_argument("path", type=Path, metavar="PATH", help="a .dcm file, a series folder or a study folder")
+    return main_parser
+
+
+def _add_score(commands: Any) -> None:
+    """The options of ``score``."""
     score = commands.add_parser(
         "score",
         help="the competition's metric and its four terms",
@@ -80,15 +97,12 @@ def parser() -> argparse.ArgumentParser:
     )
     score.add_argument("--solution", required=True, type=Path, metavar="CSV", help="labels, as train.csv")
     score.add_argument("--submission", required=True, type=Path, metavar="CSV", help="as sample_submission.csv")
-
-    inspect = commands.add_parser(
-        "inspect",
-        help="what a DICOM file, series or study is",
-        description="Say what a DICOM file, series folder or study folder is: syntax, geometry, stacks, problems. "
-        "No patient's name, id or birth date is printed.",
+    score.add_argument(
+        "--competition",
+        default=DEFAULT,
+        metavar="NAME",
+        help="whose metric: a module of lumbar/competitions (%(default)s)",
     )
-    inspect.add_argument("path", type=Path, metavar="PATH", help="a .dcm file, a series folder or a study folder")
-    return main_parser
 
 
 def _positive(text: str) -> int:
@@ -99,18 +113,20 @@ def _positive(text: str) -> int:
 
 
 def run_predict(arguments: argparse.Namespace, started: float) -> None:
-    """``predict``: one line at the end. The time limit counts from ``started`` (``time.monotonic``)."""
+    """Run ``predict`` and print one line at the end. The time limit counts from ``started`` (``time.monotonic``)."""
     # Names first: a wrong one is answered before anything heavy is imported.
     parse_time_limit(arguments.time_limit)
     check_presence(arguments.weights)
-    check_competition(arguments.data, arguments.split)
+    check_root(arguments.data, arguments.split)
+    if read_manifest(arguments.weights).competition_name == DEFAULT:
+        check_competition(arguments.data, arguments.split)
 
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     from lumbar.run import predict
 
     with logging_redirect_tqdm():
-        _, record = predict(
+        frame, record = predict(
             arguments.data,
             arguments.weights,
             arguments.out,
@@ -127,27 +143,31 @@ def run_predict(arguments: argparse.Namespace, started: float) -> None:
         )
     studies = record["studies"]
     predicted = sum(study["status"] == "predicted" for study in studies)
-    rows, some = counted(25 * len(studies), "row"), counted(len(studies), "study")
+    rows, some = counted(len(frame), "row"), counted(len(studies), "study")
     print(f"{printable(arguments.out)}: {rows}; {predicted} of {some} predicted")
     if predicted < len(studies):
         print(f"{len(studies) - predicted} kept their prior; the lines above and the record say why")
 
 
 def run_score(arguments: argparse.Namespace, _started: float) -> None:
-    """``score``: total and terms."""
+    """Run ``score``: print the total and its terms."""
     for path, what in ((arguments.solution, "the solution"), (arguments.submission, "a submission")):
         if not os.path.lexists(path):
             raise CohortError(f"{path}: cannot be read (no such file), expected {what}")
 
-    from lumbar.metric import read_table, score
+    from lumbar.competitions.registry import competition_named
+    from lumbar.competitions.scoring import evaluate
+    from lumbar.competitions.tables import read_answer, read_solution
 
-    result = score(read_table(arguments.solution, "the solution"), read_table(arguments.submission, "a submission"))
-    for name in ("total", "spinal", "foraminal", "subarticular", "any_severe"):
-        print(f"{name:<13}{getattr(result, name):.6f}")
+    competition = competition_named(arguments.competition)
+    solution = read_solution(arguments.solution, "the solution", competition)
+    terms = evaluate(competition, solution, read_answer(arguments.submission, "a submission", competition))
+    for name, value in terms.items():
+        print(f"{name:<13}{value:.6f}")
 
 
 def run_inspect(arguments: argparse.Namespace, _started: float) -> None:
-    """``inspect``: a description as text."""
+    """Run ``inspect``: print a description."""
     if not os.path.lexists(arguments.path):
         raise DicomError(
             f"{arguments.path}: no such file or folder, expected a DICOM file, a series' or a study's folder"
@@ -171,7 +191,7 @@ def main(argv: Sequence[str] | None = None, started: float | None = None) -> int
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     printable_log().setLevel(logging.INFO)
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a terminal of another encoding shows escapes, and no line is lost
+        if hasattr(stream, "reconfigure"):  # characters that the terminal's encoding lacks are written as escapes
             stream.reconfigure(errors="backslashreplace")
     use_numba_cache()
     commands = {"predict": run_predict, "score": run_score, "inspect": run_inspect}
@@ -202,10 +222,10 @@ def _how_to_go_on(arguments: argparse.Namespace, began: float) -> str:
 
 
 def command() -> int:
-    """``main`` for a process of its own: a time limit counts from the process's start, signals end it in order.
+    """Run ``main`` as a process: a time limit counts from the process's start, and signals end it in an orderly way.
 
-    Lines that nobody can read any more are lost without ending anything: the result of ``predict`` is its files. The
-    other commands have no result but their lines, and fail with them.
+    Where standard output cannot be written any more (its reader is gone, the disk is full), ``predict`` goes on, since
+    its result is files. The other commands have no result but their output, and fail.
     """
     end_in_order()
     output = guard_streams()
@@ -218,7 +238,7 @@ def command() -> int:
 
 
 def leave(code: int) -> None:
-    """End the process, even when a study that was given up at the deadline still holds a thread or a process."""
+    """End the process, even where a study that was given up at the deadline still runs in a thread or a process."""
     sys.stdout.flush()
     sys.stderr.flush()
     is_held = any(thread.name.startswith("lumbar-") for thread in threading.enumerate())

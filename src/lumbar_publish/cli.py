@@ -9,13 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lumbar.bundle.manifest import manifest_hash, read_manifest
+from lumbar.competitions.contract import Competition
+from lumbar.competitions.lumbar_spine import COMPETITION as LUMBAR_SPINE
 from lumbar.errors import LumbarError
 from lumbar.io.arguments import Parser
 from lumbar.io.competition import check_competition
 from lumbar.io.signals import end_in_order, reason_of
 from lumbar.io.text import one_line
 from lumbar_publish.files import write_text
-from lumbar_publish.kaggle import step_dataset, step_kernel, step_submit
+from lumbar_publish.kaggle import step_dataset, step_kernel, step_submit, step_tag
 from lumbar_publish.kaggle.client import Client, KaggleError, require_client
 from lumbar_publish.kaggle.publication import Publication, require_owner
 from lumbar_publish.kaggle.quota import quota_line
@@ -67,24 +69,28 @@ def main(layout: Layout, make_sample: MakeSample, argv: list[str] | None = None)
         if options.verify:
             print(f"{options.verify}: manifest {verify_against_lock(layout, options.verify)}, as the lock file says")
             return 0
-        if options.publish and not options.message:
-            raise LumbarError("--publish needs notes for the version: add -m NOTES")
-        if options.no_run and options.publish not in ("kernel", ALL):
-            raise LumbarError("--no-run saves the notebook without running it: add --publish kernel -m NOTES")
+        _check_options(options)
+        if options.tag:
+            step_tag.require_repository(layout)
         target = _target(layout, options)
         machine = accelerator(options.accelerator or configured_machine(layout.kernel_metadata)[0])
         if options.publish:
             dataset = DatasetId.choose(locked_dataset(layout), options.owner, options.slug)
-            _check_account(dataset, target, options.publish, None if options.no_run else machine)
+            hours = machine.hours(_competition(layout, options))
+            _check_account(dataset, target, options.publish, None if options.no_run else machine, hours)
         sealed = _seal(layout, options, make_sample)
-        _note_machine(layout, options)
+        _note_machine(layout, options, sealed.competition)
         _note_target(layout, sealed, target)
         print(summary(sealed))
         if options.publish:
             publication = Publication(layout, sealed, options.message, runs_notebook=not options.no_run, target=target)
+            if options.tag:
+                step_tag.warn_of_changes(publication)
             for step, run in STEPS.items():
                 if options.publish in (step, ALL) and not (options.no_run and step == "submit"):
                     run(publication)
+            if options.tag:
+                step_tag.run(publication)
     except (LumbarError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
         if isinstance(error, KaggleError) and error.hint:
@@ -94,6 +100,25 @@ def main(layout: Layout, make_sample: MakeSample, argv: list[str] | None = None)
         print(f"error: {reason_of(error)}: run the same command again, it goes on from here", file=sys.stderr)
         return 1
     return 0
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Refuse options that lack the one that they belong to.
+
+    Raises:
+        LumbarError: says which to add.
+    """
+    if options.publish and not options.message:
+        raise LumbarError("--publish needs notes for the version: add -m NOTES")
+    if options.no_run and options.publish not in ("kernel", ALL):
+        raise LumbarError("--no-run saves the notebook without running it: add --publish kernel -m NOTES")
+    if options.tag and (options.no_run or options.publish not in ("submit", ALL)):
+        raise LumbarError("--tag names the score: add --publish -m NOTES, or --publish submit -m NOTES")
+
+
+def _competition(layout: Layout, options: argparse.Namespace) -> Competition:
+    """The competition of what is to be sealed."""
+    return read_manifest(source_of(layout, options.run)[0]).competition
 
 
 def _target(layout: Layout, options: argparse.Namespace) -> str:
@@ -110,10 +135,11 @@ def _target(layout: Layout, options: argparse.Namespace) -> str:
     return asked or ("dataset" if configured_model_version(layout.kernel_metadata) is None else "model")
 
 
-def _check_account(dataset: DatasetId, target: str, step: str, machine: Accelerator | None) -> None:
+def _check_account(dataset: DatasetId, target: str, step: str, machine: Accelerator | None, hours: float) -> None:
     """Meet an account that Kaggle refuses, or a network that is not there, before the minutes that sealing takes.
 
-    Also says what quota is left, where a notebook may be run (``machine`` is None where it will not).
+    Also says what quota is left, where a notebook may be run (``machine`` is None where it will not), for up to
+    ``hours``.
     """
     require_owner(dataset)
     require_client()
@@ -125,17 +151,18 @@ def _check_account(dataset: DatasetId, target: str, step: str, machine: Accelera
             if error.trouble.is_no_answer:
                 raise
     if machine is not None and step in ("kernel", ALL):
-        print(quota_line(client, machine), flush=True)
+        print(quota_line(client, machine, hours), flush=True)
 
 
-def _note_machine(layout: Layout, options: argparse.Namespace) -> None:
+def _note_machine(layout: Layout, options: argparse.Namespace, competition: Competition) -> None:
     """Write what is asked for into the notebook's metadata, whose other fields stay; say where it will run."""
     machine, image = configured_machine(layout.kernel_metadata)
     machine, image = options.accelerator or machine, options.image or image
     if options.accelerator or options.image:
         data = read_json(layout.kernel_metadata)
         write_json(layout.kernel_metadata, data | machine_metadata(accelerator(machine), image))
-    print(f"notebook: {accelerator(machine)}, image {image}, at most {accelerator(machine).hours:g} hours")
+    hours = accelerator(machine).hours(competition)
+    print(f"notebook: {accelerator(machine)}, image {image}, at most {hours:g} hours")
 
 
 def _note_target(layout: Layout, sealed: Sealed, target: str) -> None:
@@ -180,12 +207,22 @@ def _seal(layout: Layout, options: argparse.Namespace, make_sample: MakeSample) 
             with tempfile.TemporaryDirectory(prefix="lumbar-sample-") as scratch:
                 sample = options.sample
                 if sample is None:
+                    _require_phantom(_competition(layout, options))
                     sample = Path(scratch) / "cohort"
                     make_sample(sample)
                 run_chain(folder, sample, chain_of(data))
         write_text(mark, staged + "\n")
 
     return seal(layout, run=options.run, dataset=dataset, force=options.force, as_demo=options.demo, rehearse=rehearse)
+
+
+def _require_phantom(competition: Competition) -> None:
+    """Refuse to try another competition's chain on a phantom of the lumbar spine."""
+    if competition.slug != LUMBAR_SPINE.slug:
+        raise LumbarError(
+            f"--sample: found none, expected a folder of {competition.slug} with studies to try the sealed chain on "
+            "(phantoms are of the lumbar spine)"
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -204,7 +241,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--force", action="store_true", help="seal an incomplete or mixed run; the manifest records it")
     parser.add_argument("--demo", action="store_true", help="also keep the run's weights in weights/demo")
     parser.add_argument(
-        "--sample", type=Path, metavar="ROOT", help="studies to try the sealed chain on; default: one phantom"
+        "--sample",
+        type=Path,
+        metavar="ROOT",
+        help="studies to try the sealed chain on; default: one phantom (of the lumbar spine)",
     )
     parser.add_argument(
         "--publish",
@@ -232,6 +272,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--no-run", action="store_true", help="with --publish kernel: save the notebook on Kaggle, do not run it"
+    )
+    parser.add_argument(
+        "--tag", action="store_true", help="then tag the commit with versions, manifest and score (git tag)"
     )
     parser.add_argument("--verify", type=Path, metavar="FOLDER", help="check a sealed folder against the lock file")
     return parser

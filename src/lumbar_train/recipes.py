@@ -23,7 +23,7 @@ from lumbar.config import (
     SliceRoleConfig,
 )
 from lumbar.errors import CohortError
-from lumbar_train.data.augment import WILD, AugmentConfig
+from lumbar_train.data.augment import LOCALISER_AUGMENT, AugmentConfig
 from lumbar_train.data.folds import is_full
 from lumbar_train.data.mixing import MixConfig
 from lumbar_train.stages.denoise import DenoiseConfig
@@ -108,12 +108,12 @@ def demo() -> Recipe:
             "sagittal_xy": StageRecipe(
                 HeatmapConfig(points=11, size=256, mm_per_px=1.3, context=3),
                 Fit(epochs=10, lr=2e-3, batch=16, repeats=6, ema=0.99),
-                WILD,
+                LOCALISER_AUGMENT,
             ),
             "sagittal_z": StageRecipe(
                 SliceRoleConfig(_SMALL, size=80, hidden=48),
                 Fit(epochs=5, lr=1e-3, batch=4, ema=0.99),
-                replace(WILD, shift_mm=6.0, turn_deg=8.0, zoom=0.12),
+                replace(LOCALISER_AUGMENT, shift_mm=6.0, turn_deg=8.0, zoom=0.12),
             ),
             "axial_xy": StageRecipe(
                 HeatmapConfig(points=2, size=160, mm_per_px=1.2, context=1, widths=(16, 24, 32, 48, 64), segments=0),
@@ -187,7 +187,7 @@ def strong() -> Recipe:
     knows how sure localisation is; several seeds of the fit on all data.
     """
     base = model2()
-    axial = replace(WILD, shift_mm=15.0, turn_deg=12.0, zoom=0.2)
+    axial = replace(LOCALISER_AUGMENT, shift_mm=15.0, turn_deg=12.0, zoom=0.2)
     stages = {name: replace(stage, fit=replace(stage.fit, ema=0.999)) for name, stage in base.stages.items()}
     for name in ("sagittal_classifier", "axial_subarticular", "axial_all"):
         fit = replace(stages[name].fit, metric_epochs=2, metric_lr=4e-5)
@@ -200,7 +200,7 @@ def strong() -> Recipe:
     stages["sagittal_xy"] = StageRecipe(
         HeatmapConfig(points=11, size=384, mm_per_px=0.9, context=5, backbone="efficientnetv2_rw_t"),
         Fit(12, 4e-4, 32, repeats=16, ema=0.999),
-        WILD,
+        LOCALISER_AUGMENT,
     )
     stages["axial_xy"] = StageRecipe(
         HeatmapConfig(points=2, size=320, mm_per_px=0.7, context=1, segments=0, backbone="efficientnetv2_rw_t"),

@@ -141,6 +141,10 @@ def competition(tmp_path: Path) -> Path:
     return root
 
 
+# By these a process measures its coverage; hundreds of short calls would spend more time on that than on their work.
+_MEASURING = ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START")
+
+
 @pytest.fixture(scope="session")
 def client_forks() -> Iterator[str | None]:
     """Socket of a process that forks the real client for each call (``forked_client``); None where that cannot be."""
@@ -150,7 +154,8 @@ def client_forks() -> Iterator[str | None]:
     folder = tempfile.mkdtemp(prefix="kaggle-")  # the path of a socket must be short
     path = os.path.join(folder, "s")
     command = [sys.executable, "-P", forked_client.__file__, "--serve", path, str(client._PROCESS)]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "ignore"}
+    environment = {name: value for name, value in os.environ.items() if name not in _MEASURING}
+    environment |= {"PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "ignore"}
     with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE) as process:
         assert wait_until(lambda: os.path.exists(path), 600)
         yield path
@@ -169,6 +174,8 @@ def kaggle(
     """
     server = KaggleServer()
     if client_forks and not request.node.get_closest_marker("own_process"):
+        for name in _MEASURING:
+            monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv(forked_client.SOCKET, client_forks)
         monkeypatch.setattr(client, "_PROCESS", Path(forked_client.__file__))
     server.output = run_output

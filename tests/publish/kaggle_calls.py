@@ -132,12 +132,12 @@ class Calls(ModelCalls):
     def on_GetDatasetStatus(self, request: dict) -> dict:
         # 404 for a dataset that there is not, and for those of others (#368: "use this for your own datasets");
         # also for one that was created a moment ago (googlecolab/colabtools #294: 404, "after a while it worked").
-        found = self._dataset(request, 404, "Dataset not found")
-        if found.hidden_looks > 0:
-            found.hidden_looks -= 1
+        dataset = self._dataset(request, 404, "Dataset not found")
+        if dataset.hidden_looks > 0:
+            dataset.hidden_looks -= 1
             raise Refusal(404, "Dataset not found")
-        if found.looks_left > 0:
-            found.looks_left -= 1
+        if dataset.looks_left > 0:
+            dataset.looks_left -= 1
             return {"status": "BLOBS_RECEIVED"}
         return {"status": "READY"}
 
@@ -175,13 +175,13 @@ class Calls(ModelCalls):
 
     def on_CreateDatasetVersion(self, request: dict) -> dict:
         # 403 with these words for a dataset that there is not, or not ours (#642)
-        found = self._dataset(request, 403, "Permission 'datasets.update' was denied")
-        if found.looks_left > 0:  # the same while the version before is processed (Kaggle/kagglehub #181)
+        dataset = self._dataset(request, 403, "Permission 'datasets.update' was denied")
+        if dataset.looks_left > 0:  # the same while the version before is processed (Kaggle/kagglehub #181)
             raise Refusal(403, "Permission 'datasets.update' was denied")
         if not request["body"].get("versionNotes"):
             raise Refusal(400, "versionNotes missing")
         name = f"{request['ownerSlug']}/{request['datasetSlug']}"
-        return self._add_version(name, request["body"].get("files", []), found)
+        return self._add_version(name, request["body"].get("files", []), dataset)
 
     def on_ListDatasetFiles(self, request: dict) -> dict:
         files = sorted(self._served(request).items())

@@ -62,6 +62,8 @@ class ModelCalls:
     def on_GetModel(self, request: dict) -> dict:
         model = self._model(request)
         card = {name: model.card[name] for name in _MODEL_FIELDS if name in model.card}
+        # kagglesdk, ApiModel.publish_time: a date, over which `models get -p` fails (client source, model_get_cli)
+        card |= {"publishTime": "2026-11-01T00:00:00Z"}
         return card | {"id": 1, "ref": f"{request['ownerSlug']}/{request['modelSlug']}", "slug": request["modelSlug"]}
 
     def on_CreateModel(self, request: dict) -> dict:
@@ -138,8 +140,8 @@ class ModelCalls:
     def has_model_version(self, source: str) -> bool:
         """Whether ``owner/model/framework/variation/version`` (docs/kernels_metadata.md) can be attached."""
         owner, model, framework, slug, number = source.split("/")
-        found = self.models.get(f"{owner}/{model}")
-        variation = found.variations.get(f"{framework.lower()}/{slug}") if found else None
+        stored = self.models.get(f"{owner}/{model}")
+        variation = stored.variations.get(f"{framework.lower()}/{slug}") if stored else None
         # the server dropped those of the framework "Other" without a word (Kaggle/kaggle-cli #643)
         return variation is not None and 1 <= int(number) <= variation.current and framework.lower() != "other"
 

@@ -168,11 +168,11 @@ class KaggleServer(Calls):
     def _check_auth(self, http: BaseHTTPRequestHandler, method: str) -> None:
         if method == "IntrospectToken":
             return
-        found = http.headers.get("Authorization", "")
+        sent = http.headers.get("Authorization", "")
         good = {"Basic " + base64.b64encode(f"{USER}:{KEY}".encode()).decode()}
         if self.token_is_valid:
             good.add(f"Bearer {TOKEN}")
-        if found not in good:
+        if sent not in good:
             raise Refusal(401, "Unauthorized")
 
 

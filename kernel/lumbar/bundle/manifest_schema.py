@@ -1,4 +1,4 @@
-"""What a weights manifest must be: types, ranges, names and what must agree. Checked once, before any use."""
+"""What a weights manifest must contain: fields, types, ranges and names. Checked once, before any use."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lumbar.bundle.code_hash import digest
+from lumbar.competitions.contract import Competition
+from lumbar.competitions.registry import DEFAULT, competition_named
 from lumbar.config import CONFIGS, from_dict
 from lumbar.errors import ManifestError
 from lumbar.io.strict_json import require_printable
-from lumbar.labels import COLUMNS
 from lumbar.rules import AnyOf, Integer, ListOf, Null, Object, Real, Rule, Text, require, require_fields, shown
 
 SCHEMA = 1
@@ -25,11 +26,11 @@ _PROBE: dict[str, Rule] = {
     "seed": Integer(0, 2**32 - 1),
     "inputs": Object(),
     "expected": ListOf(Real(-1e6, 1e6), 1, 64),
-    # of 1 + |expected|; a wide tolerance would prove nothing
+    # a share of 1 + |expected|; a wide tolerance would prove nothing
     "tolerance": Real(0.0, 0.1),
 }
 
-# Fields that must be there: the JSON type first (so that the message can name it), then what its value must be.
+# Fields that must be there: the JSON type (for the message), then the rule for the value.
 TOP_LEVEL: dict[str, tuple[type, Rule]] = {
     "schema": (int, Integer(SCHEMA, SCHEMA)),
     "dataset": (dict, Object({"id": _LINE, "version": AnyOf((Null(), _COUNT, _LINE))})),
@@ -55,7 +56,7 @@ WEIGHT: dict[str, tuple[type, Rule]] = {
     "metrics": (dict, Object()),
     "probe": (dict, Object(_PROBE)),
 }
-# Which networks can serve a stage. Another one would be found out only by the first study, and by every one.
+# Which networks can serve a stage. With another one every study would fail, and nothing before it.
 SERVES: dict[str, set[str]] = {
     "sagittal_xy": {"heatmap", "sagittal_regression"},
     "sagittal_z": {"slice_role"},
@@ -69,18 +70,18 @@ SERVES: dict[str, set[str]] = {
 
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,99}"
 _FILE = Text(200, rf"(?:{_PART}/){{0,4}}{_PART}\.safetensors")
-_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
+_RESERVED_NAMES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
 
 
 def check(path: Path, data: Any) -> None:
-    """Refuse anything that is not a manifest by the tables above.
+    """Refuse a JSON value that is not a manifest as the tables above describe it.
 
     Args:
         path: the manifest file, for the messages.
         data: the JSON value.
 
     Raises:
-        ManifestError: "path: field: found …, expected …", on one line.
+        ManifestError: "path: field: found …, expected …", in one line.
     """
     if not isinstance(data, dict):
         raise ManifestError(f"{path}: found {type(data).__name__}, expected an object with {', '.join(TOP_LEVEL)}")
@@ -88,7 +89,12 @@ def check(path: Path, data: Any) -> None:
     if isinstance(data.get("schema"), bool) or data.get("schema") != SCHEMA:
         raise ManifestError(f"{path}: found schema {shown(data.get('schema'))}, expected {SCHEMA}")
     _check_fields(path, "", data, TOP_LEVEL)
-    _check_prior(path, data["prior"])
+    require(f"{path}: competition", competition_of(data), _NAME)
+    try:
+        competition = competition_named(competition_of(data))
+    except ManifestError as error:
+        raise ManifestError(f"{path}: competition: {error}") from None
+    _check_prior(path, data["prior"], competition)
     _check_code_files(path, data)
     _check_rehearsed(path, data)
     names: set[str] = set()
@@ -116,7 +122,7 @@ def _check_entry(path: Path, index: int, entry: Mapping[str, Any]) -> None:
     _check_file_name(path, where, entry["file"])
     stage, model = entry["stage"], entry["model"]
     if model not in CONFIGS:
-        return  # ``models.build`` refuses it; a manifest of networks to come may be looked at
+        return  # ``models.build`` refuses it: a manifest with networks of a later version can still be read
     if model not in SERVES.get(stage, {model}):
         expected = " or ".join(sorted(SERVES[stage]))
         raise ManifestError(f"{path}: {where}model: found {model!r} for stage {stage!r}, expected {expected}")
@@ -127,10 +133,10 @@ def _check_entry(path: Path, index: int, entry: Mapping[str, Any]) -> None:
 
 
 def _check_file_name(path: Path, where: str, name: str) -> None:
-    """A relative place with plain letters, written in one way only, that every file system takes for the same file."""
+    """Refuse a file name unless it is a relative path that means the same file on every system."""
     parts = PurePosixPath(name).parts
     is_plain = _FILE.accepts(name) and "/".join(parts) == name and not any(part.endswith(".") for part in parts)
-    if not is_plain or any(part.split(".")[0].lower() in _DEVICES for part in parts):
+    if not is_plain or any(part.split(".")[0].lower() in _RESERVED_NAMES for part in parts):
         raise ManifestError(
             f"{path}: {where}file: found {shown(name)}, expected a .safetensors inside the folder, such as "
             "weights/name.safetensors (letters, digits, . _ + = - and at most 200 of them)"
@@ -138,24 +144,30 @@ def _check_file_name(path: Path, where: str, name: str) -> None:
 
 
 def _check_once(path: Path, name: str, names: set[str]) -> None:
-    """Refuse a second file of the same last name: a mount that drops the folders would give one file for both."""
+    """Refuse two files with the same last name: where a mount drops the folders, only one of them would be left."""
     key = unicodedata.normalize("NFC", PurePosixPath(name).name).casefold()
     if key in names:
         raise ManifestError(f"{path}: {name} is listed twice, expected once (upper and lower case are the same)")
     names.add(key)
 
 
-def _check_prior(path: Path, prior: dict[str, Any]) -> None:
-    if missing := [column for column in COLUMNS if column not in prior]:
-        raise ManifestError(f"{path}: prior of {missing[0]} missing, expected the 25 label columns")
-    share = Real(0.0, 1.0)
-    for column, row in prior.items():
-        if column not in COLUMNS:
-            raise ManifestError(f"{path}: prior: found column {shown(column)}, expected the 25 label columns")
-        if not ListOf(share, 3, 3).accepts(row) or abs(sum(row) - 1.0) > 1e-3:
-            raise ManifestError(
-                f"{path}: prior of {column}: found {shown(row)}, expected 3 probabilities that sum to 1"
-            )
+def competition_of(data: Mapping[str, Any]) -> Any:
+    """The name of a manifest's competition, a module of ``lumbar.competitions``; the lumbar spine where it has none."""
+    return data.get("competition", DEFAULT)
+
+
+def _check_prior(path: Path, prior: dict[str, Any], competition: Competition) -> None:
+    keys, n_values = competition.keys, len(competition.values)
+    expected = f"the {len(keys)} label columns" if len(keys) > 1 else keys[0]
+    if missing := [key for key in keys if key not in prior]:
+        raise ManifestError(f"{path}: prior of {missing[0]} missing, expected {expected}")
+    each = ListOf(Real(0.0, 1.0), n_values, n_values)
+    probabilities = f"{n_values} probabilities{' that sum to 1' if competition.sums_to_one else ''}"
+    for key, row in prior.items():
+        if key not in keys:
+            raise ManifestError(f"{path}: prior: found column {shown(key)}, expected {expected}")
+        if not each.accepts(row) or (competition.sums_to_one and abs(sum(row) - 1.0) > 1e-3):
+            raise ManifestError(f"{path}: prior of {key}: found {shown(row)}, expected {probabilities}")
 
 
 def _check_rehearsed(path: Path, data: Mapping[str, Any]) -> None:
@@ -167,7 +179,7 @@ def _check_rehearsed(path: Path, data: Mapping[str, Any]) -> None:
 
 
 def _check_code_files(path: Path, data: Mapping[str, Any]) -> None:
-    """The list of sealed code files, where there is one: it must give the code hash that stands beside it."""
+    """Check the list of sealed code files, if there is one: its hash must be ``code_sha256``."""
     files = data.get("code_files")
     if files is None:
         return

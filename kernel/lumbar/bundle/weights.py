@@ -20,11 +20,11 @@ from lumbar.rules import shown
 from lumbar.stages.classify import CLASSIFIERS
 from lumbar.stages.heat import SAGITTAL_POINTS
 
-_POINTS = {"sagittal_xy": SAGITTAL_POINTS, "axial_xy": 2}  # of a heatmap network, by stage
+_POINTS = {"sagittal_xy": SAGITTAL_POINTS, "axial_xy": 2}  # number of points of a heatmap network, by stage
 
 
 def load_networks(folder: Path, manifest: Manifest, device: str | torch.device = "cpu") -> Networks:
-    """Rebuild every network that the manifest lists and load its weights, strictly.
+    """Rebuild every network that the manifest lists, and load its weights.
 
     Raises:
         ManifestError: an unknown model or key, tensors that do not fit, or a stage of the chain without weights.
@@ -41,7 +41,7 @@ def load_networks(folder: Path, manifest: Manifest, device: str | torch.device =
 
 
 def _require_usable(entry: WeightEntry) -> None:
-    """Refuse a network whose answers the chain could not use: it would fail in every study instead of once, here."""
+    """Refuse a network whose output the chain cannot use: else every study would fail instead of this one check."""
     points = entry.config.get("points")
     if entry.model == "heatmap" and points != _POINTS.get(entry.stage, points):
         raise ManifestError(f"{entry.file}: found {points} points, expected {_POINTS[entry.stage]} for {entry.stage}")
@@ -51,36 +51,50 @@ def _require_usable(entry: WeightEntry) -> None:
 
 
 def load_network(path: Path, entry: WeightEntry, device: str | torch.device = "cpu") -> nn.Module:
-    """One network in float32 and evaluation mode from its safetensors file (stored in any float precision).
+    """Load one network from its safetensors file, of any float precision, as float32 and in evaluation mode.
 
     Raises:
         ManifestError: the file is not safetensors or its tensors do not fit the config.
     """
-    tensors = _read_tensors(path, entry)
-    network = build(entry.model, entry.config)
+    what = f"model {entry.model!r} and its config"
+    tensors = _read_tensors(path, expected_shapes(entry.model, entry.config), what)
+    return _filled(build(entry.model, entry.config), tensors, path, what).to(device).eval()
+
+
+def load_into(network: nn.Module, path: Path, device: str | torch.device = "cpu") -> nn.Module:
+    """A network that no config builds, with the tensors of its safetensors file, in float32 and evaluation mode.
+
+    Raises:
+        ManifestError: the file is not safetensors or its tensors do not fit the network.
+    """
+    what = type(network).__name__
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    return _filled(network, _read_tensors(path, expected, what), path, what).to(device).eval()
+
+
+def _filled(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, what: str) -> nn.Module:
     try:
         network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
-        raise ManifestError(f"{path}: tensors do not fit model {entry.model!r} and its config ({reason})") from None
-    return network.to(device).eval()
+        raise ManifestError(f"{path}: tensors do not fit {what} ({reason})") from None
+    return network
 
 
-def _read_tensors(path: Path, entry: WeightEntry) -> dict[str, Tensor]:
-    """The file's tensors, once their shapes are those that the config asks for.
+def _read_tensors(path: Path, expected: Mapping[str, Sequence[int]] | None, what: str) -> dict[str, Tensor]:
+    """Read a file's tensors after their shapes were compared with those that ``what`` asks for.
 
-    A config is text: it may ask for more memory than the machine has. A file holds the bytes that its header declares,
-    so that shapes which agree bound what the network takes, before anything is allocated.
+    A configuration is text and may ask for more memory than the machine has. A safetensors file really holds the bytes
+    that its header declares, so a network with the shapes of its tensors is no larger than the file.
 
     Raises:
         ManifestError: no safetensors file, or shapes that differ.
     """
-    expected = expected_shapes(entry.model, entry.config)
     try:
         with safe_open(path, framework="pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         if expected is not None and (reason := _difference(shapes, expected)):
-            raise ManifestError(f"{path}: tensors do not fit model {entry.model!r} and its config ({reason})")
+            raise ManifestError(f"{path}: tensors do not fit {what} ({reason})")
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
         reason = " ".join(str(error).split())[:300]
@@ -88,7 +102,7 @@ def _read_tensors(path: Path, entry: WeightEntry) -> dict[str, Tensor]:
 
 
 def _difference(shapes: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]]) -> str:
-    """The first tensor that is missing, of another shape, or too many; empty where there is none."""
+    """A sentence about the first tensor that is missing, has another shape or is extra; empty where all agree."""
     for name, shape in expected.items():
         if name not in shapes:
             return f"{name} is missing, expected shape {list(shape)}"
@@ -99,7 +113,7 @@ def _difference(shapes: Mapping[str, Sequence[int]], expected: Mapping[str, Sequ
 
 
 def save_network(network: nn.Module, path: Path, *, half: bool = True) -> None:
-    """Write a network's state as safetensors, floats in half precision if ``half``; same weights, same bytes.
+    """Write a network's state as safetensors, floats in half precision with ``half``; equal weights give equal bytes.
 
     Raises:
         ManifestError: the file cannot be written; what stood at ``path`` still stands.

@@ -1,12 +1,13 @@
-"""DICOM files to arrays and stacks in patient space, by numba kernels.
+"""Reads DICOM files as arrays, and series as stacks in patient space, with decoders compiled by numba.
 
-Never imports torch. A transfer syntax is one module with three names (``TRANSFER_SYNTAXES``, ``decode_frame``,
-``warm_up``) and a row in ``pixels.CODECS``; it is imported when the first file needs it.
+It never imports torch. A transfer syntax is one module in ``codecs`` (``lumbar.dicom.pixels.Codec``) and a row in
+``lumbar.dicom.pixels.CODECS``; the module is imported when the first file needs it.
 """
 
 from lumbar.dicom.header import Header, read_header
 from lumbar.dicom.pixels import Slice, read_slice, warm_up
 from lumbar.dicom.series import Series, read_series
 from lumbar.dicom.stack import Stack
+from lumbar.errors import DicomError
 
-__all__ = ["Header", "Series", "Slice", "Stack", "read_header", "read_series", "read_slice", "warm_up"]
+__all__ = ["DicomError", "Header", "Series", "Slice", "Stack", "read_header", "read_series", "read_slice", "warm_up"]

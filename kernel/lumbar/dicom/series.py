@@ -1,12 +1,12 @@
 """A series' folder to stacks: grouped by orientation and size, ordered in space, decoded by threads.
 
-Instance numbers are no spatial order, one series may hold blocks of several angles, images of several sizes, several
-images of one place, files of many frames, and any optional tag may be missing: what can be placed is placed
-(``placing``, ``ordering``, ``repeats``), what cannot is named in ``problems``.
+Instance numbers are not an order in space; a series may hold blocks of several angles, images of several sizes, several
+images of one position and files of many frames; and any optional tag may be missing. Images that can be placed are
+placed (``assembly``); the others are named in ``problems``.
 
-Headers are read first. They decide which images make the volumes, and no other is decoded (but a few, to name damage).
-Threads then decode files straight into the volumes, each in the same memory for one slice after the other: fresh pages
-cost more than decoding does.
+Headers are read first. They decide which images make the volumes, and only those are decoded (and a few others, to find
+damage). Threads then decode the files straight into the volumes. Each thread uses the same working memory for all its
+slices, because new memory takes longer than decoding.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _MAX_EXTRAS = 16  # images beside the volumes that are decoded all the same, to 
 
 @dataclass
 class Series:
-    """One series' folder: its stacks, the largest first, and what was wrong with it, one line each.
+    """A series: its stacks, the largest first, and its problems, a line each.
 
     ``guesses`` are those of the problems that say which geometry was guessed.
     """
@@ -64,10 +64,12 @@ class _ThreadTeam:
     count: int
 
     def map(self, function: Callable[[Argument], Result], items: list[Argument], alone_s: float = 0.0) -> list[Result]:
-        """Results of ``function``, in order; whatever it reads from a file is overwritten by what it reads next.
+        """Call ``function`` for each of ``items``, and return the results in order.
 
-        The pool's threads join in when the caller has worked for ``alone_s`` seconds. All work far apart from each
-        other: neighbours in a volume share large pages, and two threads that touch a new one both wait for it.
+        The caller's thread works alone for ``alone_s`` seconds; then the pool's threads help. They work on items that
+        are far apart, because neighbouring slices of a volume share large memory pages, and two threads that touch a
+        new page at the same time both wait for it. What ``function`` reads from a file is valid only until it reads
+        the next file.
         """
         results: dict[int, Result] = {}
         chunk = max(1, -(-len(items) // self.count))
@@ -75,7 +77,7 @@ class _ThreadTeam:
 
         def work(until: float = math.inf) -> None:
             with reused():
-                for index in left:  # shared: who is held up takes fewer
+                for index in left:  # shared by all threads, so that a slow one takes fewer items
                     results[index] = function(items[index])
                     if time.perf_counter() > until:
                         return
@@ -95,12 +97,16 @@ def read_series(
     fallback_orientation: str = "sagittal",
     prefers_long_echo: bool = False,
 ) -> Series:
-    """Read every ``*.dcm`` file of ``folder`` with ``workers`` threads (default: one per core, at most 4).
+    """Read a series from the ``*.dcm`` files of a folder.
 
-    Slices that cannot be read or placed are left out and named in ``problems``. Where no slice says where it lies they
-    are stacked in the order of SliceLocation or of their instance numbers, in ``fallback_orientation`` (``sagittal``,
-    ``axial`` or ``coronal``) if they do not say that either. Where several echoes lie at the same places the shortest
-    makes the volume, or the longest with ``prefers_long_echo``.
+    Slices that cannot be read or placed are left out and named in ``problems``. Where no slice has a position, they are
+    stacked in the order of SliceLocation or of their instance numbers.
+
+    Args:
+        folder: the series' folder.
+        workers: threads; None for one per core, at most 4.
+        fallback_orientation: ``sagittal``, ``axial`` or ``coronal``, where no slice has an orientation.
+        prefers_long_echo: of several echoes at the same positions, take the longest for the volume, not the shortest.
 
     Raises:
         DicomError: the folder cannot be listed, holds no ``*.dcm`` file, or none that can be read.
@@ -149,7 +155,7 @@ def _read(
 
 
 def _failures(opened: list[list[Image] | DicomError]) -> list[str]:
-    """What failed so far, in the files' order, once for all frames of a file."""
+    """The errors so far, in the order of the files, once for all frames of a file."""
     lines: dict[str, None] = {}
     for result in opened:
         if isinstance(result, list):

@@ -1,4 +1,4 @@
-"""Classifiers of one level: sequences of crops → logits per condition. Layout of sides is stated at each input."""
+"""Classifiers of one level: sequences of crops → logits of each condition."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class CropEncoder(nn.Module):
         self.features = backbone.features + level_embedding + position_embedding
 
     def forward(self, crops: Tensor, mask: Tensor, level: Tensor) -> Tensor:
-        """crops (B, S, H, W) in 0..1, mask (B, S) bool, level (B,) in 0..4 → (B, S, features)."""
+        """Crops (B, S, H, W) in 0..1, mask (B, S) bool, level (B,) in 0..4 → (B, S, features)."""
         b, s = mask.shape
         flat = torch.nonzero(mask.reshape(-1)).squeeze(1)
         images = crops.reshape(b * s, 1, *crops.shape[2:])[flat]
@@ -66,7 +66,7 @@ class SagittalClassifier(nn.Module):
         self.side_heads = nn.ModuleList(nn.Linear(width, 3) for _ in range(n_sides))
 
     def example_inputs(self, examples: Examples) -> tuple[Tensor, ...]:
-        """One level's three windows, with a slice that is not there."""
+        """One level's three windows, with one slice masked."""
         size, window = example_size(self.config), self.config.window
         crops = examples.images(3 * window, size).view(1, 3, window, size, size)
         mask = torch.ones(1, 3, window, dtype=torch.bool)
@@ -86,9 +86,9 @@ class SagittalClassifier(nn.Module):
         if self.config.share_sides:
             canal_in = torch.cat([canal, (side[0] + side[1]) / 2], dim=1)
             side_in = [torch.cat([features, canal], dim=1) for features in side]
-        elif self.config.own_sequences:  # the solution's form: each head has its own sequence
+        elif self.config.own_sequences:  # as in solution 12y8: each head reads its own sequence
             canal_in, side_in = canal, side
-        else:  # as bundles of before: the mean of three sequences feeds every head
+        else:  # as in older bundles: every head reads the mean of the three sequences
             canal_in = torch.stack([canal, *side]).mean(dim=0)
             side_in = [canal_in, canal_in]
         out = crops.new_zeros(b, 5, 3)
@@ -129,7 +129,7 @@ class AxialClassifier(nn.Module):
                     self.heads[f"{name}{i}"] = nn.Linear(width, 3)
 
     def example_inputs(self, examples: Examples) -> tuple[Tensor, ...]:
-        """One level's window, with a slice that is not there."""
+        """One level's window, with one slice masked."""
         window = self.config.window
         mask = torch.ones(1, window, dtype=torch.bool)
         mask[0, 0] = False

@@ -1,4 +1,4 @@
-"""Where a run may write: to files that can be written, each one once, and never over what it reads."""
+"""Where a run may write: files that can be written, a different one for each output, and none of its inputs."""
 
 from __future__ import annotations
 
@@ -9,17 +9,11 @@ from pathlib import Path
 from lumbar.bundle.code_hash import find_package
 from lumbar.bundle.manifest import FILE_NAME, Manifest
 from lumbar.errors import CohortError
-from lumbar.io.competition import SPLITS
 from lumbar.io.files import check_writable, make_folder
-
-_TABLES = (
-    "sample_submission.csv", "train.csv", "solution.csv",
-    *(f"{split}_{name}.csv" for split in SPLITS for name in ("series_descriptions", "label_coordinates")),
-)  # fmt: skip
 
 
 def check_destinations(outputs: Mapping[str, str | Path | None], root: Path, manifest: Manifest) -> None:
-    """Find out before any work whether every output can be written without losing an input or another output.
+    """Check before any work that every output can be written without losing an input or another output.
 
     A folder that is missing is made.
 
@@ -29,7 +23,7 @@ def check_destinations(outputs: Mapping[str, str | Path | None], root: Path, man
         manifest: of the bundle, whose files are inputs too.
 
     Raises:
-        CohortError: a path that cannot be written, that is (also by way of a link) an input, or that two outputs share.
+        CohortError: a path that cannot be written, is an input (also through a link), or belongs to two outputs.
     """
     taken: dict[str, str] = {}
     for name, path in outputs.items():
@@ -62,17 +56,17 @@ def _make_folder_for(path: str | Path, place: str, manifest: Manifest) -> None:
 def _input_files(root: Path, manifest: Manifest) -> Iterator[Path]:
     yield manifest.folder / FILE_NAME
     yield from (manifest.path(entry) for entry in manifest.weights)
-    yield from (root / name for name in _TABLES)
+    yield from (root / name for name in manifest.competition.files())
 
 
 def _input_folders(root: Path, manifest: Manifest) -> Iterator[Path]:
-    yield from (root / f"{split}_images" for split in SPLITS)
+    yield from (root / name for name in manifest.competition.image_folders())
     if (package := find_package(manifest.folder)) is not None:
         yield package
 
 
 def _is_same(place: str, file: Path) -> bool:
-    """Whether both are one file on the disk, under whatever names."""
+    """Whether both names mean the same file on the disk."""
     try:
         return os.path.samefile(place, file)
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""report.html: what a run did, as one self-contained page. Ids of studies and series only, no patient's identity."""
+"""report.html: what a run did, as one self-contained page, with ids of studies and series but no name of a patient."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import numpy as np
 from lumbar import __version__
 from lumbar.bundle.manifest import Manifest
 from lumbar.chains.contract import Outcome, Probs
+from lumbar.competitions.contract import Competition
+from lumbar.competitions.registry import DEFAULT
 from lumbar.io.text import page_value
-from lumbar.labels import CONDITIONS, LEVELS, level_title
 from lumbar.output.report_page import TEMPLATE
-from lumbar.output.report_study import condition_title, study_block
+from lumbar.output.report_study import study_block
 from lumbar.output.submission import Submission
 from lumbar.output.truth import Truth
 from lumbar.output.versions import rehearsal_line
@@ -34,7 +35,7 @@ def render(
     limit_s: float,
     truth: Truth | None = None,
 ) -> str:
-    """The page of a run.
+    """Fill in the page of a run.
 
     Args:
         record: the run record.
@@ -47,10 +48,11 @@ def render(
     truth = truth or Truth()
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=page_value)
     pictured = [outcome for outcome in outcomes if outcome.pictures]
-    # A small run shows every study whole; a large one those with pictures, and all of them in the table.
+    # A small run shows every study in full; a large one those with pictures, and all studies in the table.
     shown = outcomes if len(outcomes) <= max(4, len(pictured)) else pictured
     predicted = [outcome.seconds.get("study", 0.0) for outcome in outcomes if outcome.probs is not None]
     devices = list(record["devices"])
+    competition = manifest.competition
     return environment.from_string(TEMPLATE).render(
         version=__version__,
         n_studies=len(outcomes),
@@ -70,11 +72,20 @@ def render(
         problems=list(record.get("problems", ()))[:_PROBLEMS_LISTED],
         versions=", ".join(f"{name} {value}" for name, value in record["versions"].items()),
         rehearsed=rehearsal_line(record["versions"], manifest.data.get("rehearsed")),
-        levels=[level_title(level) for level in LEVELS],
-        shown=[study_block(outcome, submission.probs(outcome.study_id), truth) | _time(outcome) for outcome in shown],
+        title=competition.title,
+        answer=_answer(competition),
+        columns=competition.grid_columns,
+        value_titles=competition.titles,
+        colours=_colours(competition),
+        highest=f"{competition.titles[-1]}, highest" if competition.sums_to_one else "highest",
+        shown=[
+            study_block(outcome, submission.probs(outcome.study_id), manifest, truth) | _time(outcome)
+            for outcome in shown
+        ],
+        is_graded=manifest.competition_name == DEFAULT,
         has_truth=any(outcome.study_id in truth.grades or outcome.study_id in truth.points for outcome in shown),
         shown_ids={outcome.study_id for outcome in shown},
-        table=[_line(outcome, submission.probs(outcome.study_id)) for outcome in outcomes]
+        table=[_line(outcome, submission.probs(outcome.study_id), competition) for outcome in outcomes]
         if len(shown) < len(outcomes)
         else [],
     )
@@ -108,15 +119,36 @@ def _troubled(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _line(outcome: Outcome, probs: Probs) -> dict[str, Any]:
-    worst = int(probs[:, 2].argmax())
-    condition, level = CONDITIONS[worst // len(LEVELS)], LEVELS[worst % len(LEVELS)]
+def _answer(competition: Competition) -> str:
+    """What a study's answer is, in words."""
+    n_rows, n_values = competition.shape
+    if n_rows > 1 and competition.sums_to_one:
+        return f"{n_rows} graded findings each"
+    return f"{n_rows * n_values} probabilities each"
+
+
+def _colours(competition: Competition) -> list[str]:
+    """The page's class of each value: from mild to severe where a row is one distribution."""
+    n_values = len(competition.values)
+    if not competition.sums_to_one:
+        return ["m1"] * n_values
+    return {1: ["m2"], 2: ["m0", "m2"]}.get(n_values, [f"m{index % 3}" for index in range(n_values)])
+
+
+def _line(outcome: Outcome, probs: Probs, competition: Competition) -> dict[str, Any]:
+    """A study's line in the table of all: its highest value, of the last column where a row is one distribution."""
+    first = len(competition.values) - 1 if competition.sums_to_one else 0
+    row, value = np.unravel_index(int(probs[:, first:].argmax()), probs[:, first:].shape)
+    n_columns = len(competition.grid_columns)
+    titles = [competition.grid_rows[int(row) // n_columns], competition.grid_columns[int(row) % n_columns]]
+    if not competition.sums_to_one:
+        titles.append(competition.titles[int(value)])
     return {
         "study_id": outcome.study_id,
         "status": outcome.status,
         "seconds": _number(outcome.seconds.get("study", 0.0)),
-        "worst": round(float(probs[worst, 2]) * 100),
-        "worst_title": f"{condition_title(condition)} {level_title(level)}",
+        "worst": round(float(probs[row, first + value]) * 100),
+        "worst_title": " ".join(filter(None, titles)),
         "problems": [problem[:_PROBLEM_LENGTH] for problem in outcome.problems[:_PROBLEMS_SHOWN]],
         "n_more": max(0, len(outcome.problems) - _PROBLEMS_SHOWN),
     }

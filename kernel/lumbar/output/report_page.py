@@ -152,9 +152,10 @@ _MACROS = """
   <span class="close">{{ shot.title }} · click to close</span></label>
 {% if not extra %}<figcaption>{{ shot.title }}</figcaption>{% endif %}</figure>
 {% endmacro %}
-{% macro bar(cell) %}
-<div class="split">{% for p in cell.percent %}<i class="m{{ loop.index0 }}" style="width:{{ p }}%"></i>{% endfor
-  %}</div><span class="num">{{ cell.percent[0] }} · {{ cell.percent[1] }} · <b>{{ cell.percent[2] }}</b></span>
+{% macro bar(cell, colours) %}
+<div class="split">{% for p in cell.percent %}<i class="{{ colours[loop.index0] }}" style="width:{{ p }}%"></i>{% endfor
+  %}</div><span class="num">{% for p in cell.percent %}{{ "" if loop.first else " · " }}\
+{% if loop.last %}<b>{{ p }}</b>{% else %}{{ p }}{% endif %}{% endfor %}</span>
   {% if cell.truth %}<br><span class="true t{{ cell.truth_index }}">truth: {{ cell.truth }}</span>{% endif %}
 {% endmacro %}
 """
@@ -162,7 +163,7 @@ _MACROS = """
 _STUDY = """
 <article class="study" id="study-{{ study.study_id }}">
   <div class="head"><h3>Study {{ study.study_id }}</h3><span class="pill {{ study.status }}">{{ study.status }}</span>
-  <span class="soft">{{ study.seconds }} s · {{ study.localised }}</span></div>
+  <span class="soft">{{ study.seconds }} s{{ study.localised }}</span></div>
   {% if study.images %}
   <svg class="store" aria-hidden="true"><defs>{% for image in study.images %}
   <image id="{{ image.name }}" width="{{ image.width }}" height="{{ image.height }}" href="{{ image.data }}"/>
@@ -191,13 +192,13 @@ _STUDY = """
       {% else %}<div class="none">no point found: the grade comes from other images</div>{% endif %}
       <div class="marks">{% for grade in cell.grades %}<div>
         {% if grade.side and cell.grades | length > 1 %}<div class="side">{{ grade.side }}</div>{% endif %}
-        {{ bar(grade) }}</div>{% endfor %}
+        {{ bar(grade, colours) }}</div>{% endfor %}
         {% if cell.detail %}<div class="num">slice {{ cell.detail.slice }}</div>{% endif %}</div>
     </div></td>{% endfor %}</tr>{% endfor %}</tbody></table>
   {% else %}
-  <table class="grid"><thead><tr><th></th>{% for level in levels %}<th>{{ level }}</th>{% endfor %}</tr></thead>
+  <table class="grid"><thead><tr><th></th>{% for column in columns %}<th>{{ column }}</th>{% endfor %}</tr></thead>
   <tbody>{% for row in study.rows %}<tr><td>{{ row.title }}</td>
-    {% for cell in row.cells %}<td>{{ bar(cell) }}</td>{% endfor %}</tr>
+    {% for cell in row.cells %}<td>{{ bar(cell, colours) }}</td>{% endfor %}</tr>
   {% endfor %}</tbody></table>
   {% endif %}
   </div>
@@ -207,18 +208,18 @@ _STUDY = """
 """
 
 _KEY = """
-<div class="key"><span><i class="m0"></i>normal / mild</span><span><i class="m1"></i>moderate</span>
-<span><i class="m2"></i>severe</span>
-<span><svg viewBox="0 0 14 14"><path d="M2 7H12M7 2V12" stroke="#fff" stroke-width="2"/></svg>answer; dashed: the point
+<div class="key">{% for name in value_titles %}<span><i class="{{ colours[loop.index0] }}"></i>{{ name }}\
+{{ "; numbers are per cent" if loop.last else "" }}</span>{% endfor %}
+{% if is_graded %}<span><svg viewBox="0 0 14 14"><path d="M2 7H12M7 2V12" stroke="#fff" stroke-width="2"/></svg>answer; dashed: the point
 lies on another slice</span>
 {% if has_truth %}<span><svg viewBox="0 0 14 14"><circle cx="7" cy="7" r="5" stroke="#fff" fill="none"
 stroke-width="1.6"/></svg>truth; dashed: marked on another slice</span>{% endif %}
-<span>click a picture to enlarge it</span></div>
-<p class="soft" style="margin: 0 0 12px; font-size: 12.5px">Numbers are per cent of normal / mild · moderate ·
+<span>click a picture to enlarge it</span>{% endif %}</div>
+{% if is_graded %}<p class="soft" style="margin: 0 0 12px; font-size: 12.5px">Numbers are per cent of normal / mild · moderate ·
 <b>severe</b>, weighted as the competition weighs cases: moderate counts twice, severe four times. They are therefore
 higher for severe than the share of such patients. The picture beside a grade shows the slice of its point; the networks
 also look at neighbouring slices and, for every grade, at all three series. R, L, A and P say which side of the patient
-lies beyond the edge.</p>
+lies beyond the edge.</p>{% endif %}
 """
 
 TEMPLATE = (
@@ -227,7 +228,7 @@ TEMPLATE = (
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Lumbar spine run report</title>
+<title>{{ title }} run report</title>
 <style>"""
     + _STYLE
     + _COLOURS
@@ -238,8 +239,8 @@ TEMPLATE = (
     + _MACROS
     + """<main>
 <header>
-  <div><h1>Lumbar spine run report</h1>
-  <div class="soft">{{ n_studies }} {{ "study" if n_studies == 1 else "studies" }}, 25 graded findings each</div></div>
+  <div><h1>{{ title }} run report</h1>
+  <div class="soft">{{ n_studies }} {{ "study" if n_studies == 1 else "studies" }}, {{ answer }}</div></div>
   <div class="badge">Research use only</div>
 </header>
 
@@ -283,7 +284,7 @@ table of all studies</li>{% endif %}</ul></div>
 <h2>All studies</h2>
 <div class="panel"><table>
 <thead><tr><th>study</th><th>status</th><th class="right">seconds</th>
-<th class="right">severe, highest</th><th>finding</th>
+<th class="right">{{ highest }}</th><th>finding</th>
 <th>problems</th></tr></thead>
 <tbody>{% for study in table %}<tr{% if study.study_id not in shown_ids %} id="study-{{ study.study_id }}"{% endif %}>
 <td>{% if study.study_id in shown_ids %}<a href="#study-{{ study.study_id }}">{{ study.study_id }}</a>{% else

@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lumbar.bundle.manifest import Manifest
 from lumbar.chains.contract import Mark, Outcome, Picture, Probs, SliceView
-from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES, level_title
+from lumbar.competitions.contract import Competition
+from lumbar.competitions.registry import DEFAULT
+from lumbar.labels import LEVELS, SEVERITIES, level_title
 from lumbar.output.truth import TruePoint, Truth, column_of
 
 _PROBLEMS_LISTED = 12
@@ -34,12 +37,13 @@ class _Shown:
     view: SliceView
 
 
-def study_block(outcome: Outcome, probs: Probs, truth: Truth) -> dict[str, Any]:
+def study_block(outcome: Outcome, probs: Probs, manifest: Manifest, truth: Truth) -> dict[str, Any]:
     """What the page shows of a study.
 
     Args:
         outcome: with its pictures; those with a view are drawn with their points, others as they are.
-        probs: (25, 3), the rows that stand.
+        probs: (rows, values), the rows that stand.
+        manifest: of the bundle, whose competition lays out the plain table of the answer.
         truth: grades and points of all studies, as far as they are known.
     """
     grades = truth.grades.get(outcome.study_id)
@@ -52,9 +56,9 @@ def study_block(outcome: Outcome, probs: Probs, truth: Truth) -> dict[str, Any]:
     return {
         "study_id": outcome.study_id,
         "status": outcome.status,
-        "localised": _localised(outcome),
+        "localised": _localised(outcome) if manifest.competition_name == DEFAULT else "",
         "problems": _problems(outcome),
-        "rows": _rows(probs, grades),
+        "rows": _rows(probs, grades, manifest.competition),
         "pictures": [_plain(picture) for picture in outcome.pictures if picture.view is None],
         "images": [_image(one) for one in shown],
         "figures": [_figure(one, points) for one in shown if one.view.is_main and one.view.kind != "axial"],
@@ -69,7 +73,7 @@ def _localised(outcome: Outcome) -> str:
     n_canal = len({p["level"] for p in outcome.sagittal_points if p["side"] is None})
     n_foraminal = len({(p["level"], p["side"]) for p in outcome.sagittal_points if p["side"] is not None})
     n_axial = len({level["level"] for level in outcome.axial_levels})
-    return f"{n_canal} of 5 levels on sagittal, {n_axial} of 5 on axial images; {n_foraminal} of 10 foramina"
+    return f" · {n_canal} of 5 levels on sagittal, {n_axial} of 5 on axial images; {n_foraminal} of 10 foramina"
 
 
 def _problems(outcome: Outcome) -> list[str]:
@@ -162,19 +166,21 @@ def _circles(view: SliceView, points: Iterable[TruePoint], level: str | None = N
 # ---- grades -------------------------------------------------------------------------------------------------------
 
 
-def _rows(probs: Probs, grades: NDArray[np.int64] | None) -> list[dict[str, Any]]:
-    """The grades alone, a row a condition."""
-    cells = [_cell(probs, grades, index) for index in range(len(CONDITIONS) * len(LEVELS))]
+def _rows(probs: Probs, grades: NDArray[np.int64] | None, competition: Competition) -> list[dict[str, Any]]:
+    """The answer alone, as the competition lays it out."""
+    n_columns = len(competition.grid_columns)
+    cells = [_cell(row, grades, index, competition.sums_to_one) for index, row in enumerate(probs)]
     return [
-        {"title": condition_title(condition), "cells": cells[row * len(LEVELS) : (row + 1) * len(LEVELS)]}
-        for row, condition in enumerate(CONDITIONS)
+        {"title": title, "cells": cells[number * n_columns : (number + 1) * n_columns]}
+        for number, title in enumerate(competition.grid_rows)
     ]
 
 
-def _cell(probs: Probs, grades: NDArray[np.int64] | None, index: int) -> dict[str, Any]:
+def _cell(row: Probs, grades: NDArray[np.int64] | None, index: int, sums_to_one: bool = True) -> dict[str, Any]:
+    """One row (values,) of an answer in per cent, with its true grade where that is known."""
     grade = -1 if grades is None else int(grades[index])
     return {
-        "percent": _whole(probs[index] * 100.0),
+        "percent": _whole(row * 100.0) if sums_to_one else [round(float(value) * 100) for value in row],
         "truth": SEVERITIES[grade].lower() if grade >= 0 else "",
         "truth_index": grade,
     }
@@ -198,7 +204,10 @@ def _level_row(
     """One level: for each kind of view the picture around its point, and the grades read from it."""
     cells = []
     for kind, sides in _GRADE_COLUMNS:
-        graded = [{"side": side or "", **_cell(probs, grades, column_of(kind, side, level))} for side in sides]
+        graded = [
+            {"side": side or "", **_cell(probs[column_of(kind, side, level)], grades, column_of(kind, side, level))}
+            for side in sides
+        ]
         cells.append({"kind": kind, "detail": _detail(kind, level, shown, points), "grades": graded})
     return {"title": level_title(level), "level": level, "cells": cells}
 
@@ -223,8 +232,3 @@ def _detail(kind: str, level: str, shown: Sequence[_Shown], points: Sequence[Tru
             "slice": one.view.instance_number,
         }
     return None
-
-
-def condition_title(condition: str) -> str:
-    """A condition as a sentence starts with it."""
-    return condition.replace("_", " ").capitalize()

@@ -17,7 +17,7 @@ from lumbar.stages.points import Localisation
 from lumbar.study import Study
 
 CLASSIFIERS = ("sagittal_classifier", "axial_subarticular", "axial_all")
-MIRRORED = (0, 2, 1, 4, 3)  # conditions of the mirrored patient
+MIRRORED = (0, 2, 1, 4, 3)  # the index that each condition has in the mirrored patient
 
 Logits = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -53,7 +53,7 @@ def level_tensors(
 
 
 def mirror(network: nn.Module, crops: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The mirrored patient's crops: sides change places in sagittal windows, axial images are flipped."""
+    """The crops of the mirrored patient: the side windows of sagittal crops are swapped, axial images are flipped."""
     if isinstance(network, SagittalClassifier):
         swapped = crops[:, [0, 2, 1]].clone()
         swapped_mask = mask[:, [0, 2, 1]].clone()
@@ -64,7 +64,7 @@ def mirror(network: nn.Module, crops: Tensor, mask: Tensor) -> tuple[Tensor, Ten
 
 
 def target_mask(network: nn.Module, mask: Tensor) -> Tensor:
-    """Which logits rest on images: (L, 5 conditions) bool from the crops' mask (L, …)."""
+    """Which logits rest on images: (L levels, 5 conditions) bool, from the crops' mask (L, …)."""
     out = torch.zeros(len(mask), 5, dtype=torch.bool, device=mask.device)
     if isinstance(network, SagittalClassifier):
         out[:, :3] = mask.any(dim=2)
@@ -76,7 +76,7 @@ def target_mask(network: nn.Module, mask: Tensor) -> Tensor:
 
 
 def run_classifier(network: nn.Module, crops: Tensor, mask: Tensor, *, flip: bool) -> Tensor:
-    """Logits (L, 5, 3) of L levels; with ``flip`` averaged with the mirrored patient's, sides changed back."""
+    """Logits (L, 5, 3) of L levels; with ``flip`` the mean with those of the mirrored patient, sides swapped back."""
     level = torch.arange(len(crops))
     out = forward(network, crops, mask, level)
     if flip:
@@ -116,9 +116,16 @@ def classify(
     all_folds: bool = True,
     skip: frozenset[str] = frozenset(),
 ) -> tuple[Logits, Mask]:
-    """Logits (M, 5, 5, 3) and mask (M, 5, 5) of the named classifiers, averaged over folds and series.
+    """Run the classifiers: logits (M, 5 conditions, 5 levels, 3) and mask (M, 5, 5), averaged over folds and series.
 
-    Those of skipped classifiers are masked.
+    Args:
+        study: its stacks.
+        localisation: the points on them.
+        networks: of one bundle.
+        names: the M classifiers, in the order of the result.
+        flip: average with the mirrored patient.
+        all_folds: every fold's weights, and not the first alone.
+        skip: classifiers that do not run; their logits are masked.
     """
     logits = np.zeros((len(names), 5, 5, 3), np.float32)
     masks = np.zeros((len(names), 5, 5), bool)

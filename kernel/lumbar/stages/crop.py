@@ -1,6 +1,6 @@
-"""Tensors for the networks, cut from a study. Training and the kernel both come through here; only jitter is added.
+"""The networks' input, cut from a study. Training uses the same functions and adds only jitter.
 
-All tensors are float32 in 0..1, normalised per series (``Study.normalised``); outside the image is 0, never stretched.
+All arrays are float32 in 0..1, normalised per series (``Study.normalised``), 0 outside the image, never stretched.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Jitter:
-    """Displacement of a crop in training; the default changes nothing."""
+    """How a crop is displaced in training; the default changes nothing."""
 
     shift_mm: tuple[float, float] = (0.0, 0.0)
     angle_deg: float = 0.0
@@ -49,7 +49,7 @@ def grid_images(study: Study, stack: Stack, grid: Grid, indices: list[int] | Non
 
 
 def with_context(images: Images, context: int) -> Images:
-    """Each slice with its neighbours as channels (S, size, size) → (S, context, size, size); ends repeat."""
+    """Each slice with its neighbours as channels: (S, size, size) → (S, context, size, size); end slices repeat."""
     half = context // 2
     steps = np.arange(len(images))[:, None] + np.arange(-half, context - half)[None]
     return images[np.clip(steps, 0, len(images) - 1)]
@@ -61,7 +61,7 @@ def spine_box(stack: Stack, levels_mm: dict[str, Xyz]) -> tuple[tuple[float, flo
     spacing_row, spacing_column = stack.spacing_mm
     extent = np.ptp(points, axis=0) * (spacing_column, spacing_row)
     centre = (points.min(axis=0) + points.max(axis=0)) / 2
-    missing = 5 - len(points)  # each level not found widens the box by one level's height
+    missing = 5 - len(points)  # each level that was not found widens the box by the height of one level
     return (float(centre[0]), float(centre[1])), float(max(extent.max() + 35.0 * missing, 80.0))
 
 
@@ -82,9 +82,9 @@ def role_inputs(
 
 
 def level_frame(stack: Stack, level: int, levels_mm: dict[str, Xyz]) -> tuple[float, float]:
-    """Distance in mm to the farther neighbouring level and the spine's tilt in degrees at a level, in plane.
+    """Distance in mm from a level to the farther of its neighbours, and the spine's tilt in degrees, both in plane.
 
-    A positive tilt is the angle by which a grid must be turned for the spine to run straight down it.
+    The tilt is the angle by which a grid must be turned so that the spine runs straight down in it.
     """
     here = np.array(project(stack, np.array(levels_mm[LEVELS[level]]))[1:])
     steps = []
@@ -104,8 +104,8 @@ def sagittal_crops(
 ) -> tuple[Images, NDArray[np.bool_]]:
     """The three windows of one level: crops (3, window, size, size) and mask (3, window).
 
-    Window 0: T2 around the canal slice, right to left. Windows 1 and 2: T1 around the left and the right foramen,
-    from the midline outwards. What is not there is masked.
+    Window 0: T2 slices around the canal slice, right to left. Windows 1 and 2: T1 slices around the left and the right
+    foramen, from the midline outwards. Slices that do not exist are masked.
     """
     crops = np.zeros((3, config.window, config.size, config.size), np.float32)
     mask = np.zeros((3, config.window), bool)
@@ -119,7 +119,7 @@ def sagittal_crops(
             continue
         stack = study.series[description][point.stack]
         grid = _level_grid(stack, point, level, localisation, config, jitter)
-        # slices run right to left: for the right side that is towards the midline, so it is walked backwards
+        # Slices run right to left, which for the right side is towards the midline: there they are taken backwards
         direction = -1 if side == "right" else 1
         for step in range(config.window):
             index = point.slice_index + direction * (step - config.window // 2) + jitter.slices
@@ -151,10 +151,10 @@ def _level_grid(
 def axial_window(
     study: Study, localisation: Localisation, level: int, series_id: str | None = None
 ) -> list[tuple[float, int, int]]:
-    """Axial slices near a level: (signed distance mm, stack, slice), foot to head.
+    """Axial slices near a level: (signed distance in mm, stack, slice), foot to head.
 
-    Slices of all series, or of the one named. A slice belongs to the window if the level's canal point is within 0.7 of
-    the gap to the neighbouring level of its plane and projects into its image.
+    Slices of all series, or of the one named. A slice counts as near if the level's canal point lies inside its image,
+    and its plane is closer than 0.7 times the distance to the neighbouring level.
     """
     name = LEVELS[level]
     if name not in localisation.levels_mm:
@@ -186,7 +186,7 @@ def axial_crops(
 ) -> tuple[Images, NDArray[np.bool_]]:
     """Crops of one level's axial slices, foot to head, nearest slice in the middle: (window, size, size) and mask.
 
-    Of all series together, or of the one named: then a level that it does not show is masked.
+    Slices of all series together, or only of the one named: then a level that it does not show is masked.
     """
     crops = np.zeros((config.window, config.size, config.size), np.float32)
     mask = np.zeros(config.window, bool)

@@ -6,6 +6,7 @@ Creating the variation creates its first version.
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 from dataclasses import dataclass
@@ -128,40 +129,36 @@ class ModelStore:
             (("models",), self.bundle.model, MODEL_METADATA),
             (("models", "variations"), self.name, VARIATION_METADATA),
         ):
-            ours = read_json(sealed / file)
+            ours, fields = read_json(sealed / file), _CARD_FIELDS[file]
+            theirs = _shown(self.client.ask(*command, "get", name))
+            if all(_words(ours.get(field)) == _words(theirs.get(field)) for field in fields):
+                continue
+            changed = {field: ours[field] for field in (*_NAME_FIELDS, *fields) if field in ours}
+            # the client sends a licence whatever is changed: the one that is there
+            changed |= {"licenseName": theirs["licenseName"]} if theirs.get("licenseName") else {}
             with tempfile.TemporaryDirectory(prefix="lumbar-remote-") as scratch:
-                self.client.ask(*command, "get", name, "-p", scratch)
-                theirs = read_json(Path(scratch) / file)
-                fields = _CARD_FIELDS[file]
-                if all(_words(ours.get(field)) == _words(theirs.get(field)) for field in fields):
-                    continue
-                kept = {field: ours[field] for field in (*_NAME_FIELDS, *fields) if field in ours}
-                # the client sends a licence whatever is changed: the one that is there
-                kept |= {"licenseName": theirs["licenseName"]} if theirs.get("licenseName") else {}
-                write_json(Path(scratch) / file, kept)
+                write_json(Path(scratch) / file, changed)
                 reply = self.client.act(*command, "update", "-p", scratch)
             if "was updated" not in reply.out:
                 raise reply.error(f"the card of {name} was not updated: mend that, then run this again")
 
     def _current(self) -> int | None:
         """Number of the version that Kaggle serves, 0 while none is processed; None without a variation."""
-        with tempfile.TemporaryDirectory(prefix="lumbar-remote-") as scratch:
-            try:
-                self.client.ask("models", "variations", "get", self.name, "-p", scratch)
-            except KaggleError as error:
-                if error.trouble in (Trouble.MISSING, Trouble.FORBIDDEN):  # Kaggle does not say which
-                    return None
-                raise
-            return int(read_json(Path(scratch) / VARIATION_METADATA).get("versionNumber") or 0)
+        try:
+            reply = self.client.ask("models", "variations", "get", self.name)
+        except KaggleError as error:
+            if error.trouble in (Trouble.MISSING, Trouble.FORBIDDEN):  # Kaggle does not say which
+                return None
+            raise
+        return int(_shown(reply).get("versionNumber") or 0)
 
     def _create_model(self, folder: Path) -> None:
-        with tempfile.TemporaryDirectory(prefix="lumbar-remote-") as scratch:
-            try:
-                self.client.ask("models", "get", self.bundle.model, "-p", scratch)
-                return
-            except KaggleError as error:
-                if error.trouble not in (Trouble.MISSING, Trouble.FORBIDDEN):
-                    raise
+        try:
+            self.client.ask("models", "get", self.bundle.model)
+            return
+        except KaggleError as error:
+            if error.trouble not in (Trouble.MISSING, Trouble.FORBIDDEN):
+                raise
         reply = self.client.act("models", "create", "-p", str(folder))
         if "Your model was created" not in reply.out:
             raise reply.error("the model was not created: mend that, then run this again")
@@ -170,6 +167,22 @@ class ModelStore:
         return self.client.act(
             "models", "variations", *command, limit_s=LONG_S, progress=True, check=False, folder=folder, scratch=scratch
         )
+
+
+def _shown(reply: Reply) -> dict[str, Any]:
+    """What ``get`` prints, a JSON object (with ``-p`` it would write it, and fail over a date).
+
+    Raises:
+        KaggleError: it printed none.
+    """
+    start = re.search(r"^\{", reply.out, re.MULTILINE)
+    try:
+        shown = json.JSONDecoder().raw_decode(reply.out[start.start() :])[0] if start else None
+    except ValueError:
+        shown = None
+    if not isinstance(shown, dict):
+        raise reply.error("no description of the model: run this again")
+    return shown
 
 
 def _words(text: Any) -> str:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lumbar.competitions.contract import Competition
+from lumbar.competitions.lumbar_spine import COMPETITION as LUMBAR_SPINE
 from lumbar.errors import CohortError
 from lumbar.io.progress import duration
 from lumbar_publish.files import write_text
-from lumbar_publish.names import HIDDEN_STUDIES, KAGGLE_HOURS
 
 _NOTE = "timing.json"
 _BUSY = 0.3  # share of waiting from which a projection says more of other processes than of this machine
@@ -32,19 +33,21 @@ class Estimate:
     study_s: float
     n_studies: int
     devices: str
+    competition: Competition = LUMBAR_SPINE
     waiting_share: float = 0.0  # of the rehearsal's time, in which no processor worked for it
 
     @property
     def hours(self) -> float:
         """Projected hours of the hidden test on this machine."""
-        return (self.once_s + HIDDEN_STUDIES * self.study_s) / 3600
+        return (self.once_s + self.competition.hidden_studies * self.study_s) / 3600
 
     def lines(self) -> list[str]:
         """The lines that a rehearsal prints."""
-        how = f"{self.once_s:.1f} s + {HIDDEN_STUDIES} x {self.study_s:.2f} s, measured here"
+        n_hidden = self.competition.hidden_studies
+        how = f"{self.once_s:.1f} s + {n_hidden} x {self.study_s:.2f} s, measured here"
         return [
             f"seconds      {self.study_s:.2f} a study over {self.n_studies} studies, {self.once_s:.1f} once",
-            f"projection   {self.hours:.2f} of {KAGGLE_HOURS:g} hours for {HIDDEN_STUDIES} studies "
+            f"projection   {self.hours:.2f} of {self.competition.hours:g} hours for {n_hidden} studies "
             f"({how} on {os.cpu_count()} cores, {self.devices})",
         ]
 
@@ -59,10 +62,11 @@ class Estimate:
 
     def misfit(self) -> str:
         """Why the hidden test would not end in time at this speed; empty where it would."""
-        if self.hours <= KAGGLE_HOURS:
+        limit = self.competition.hours
+        if self.hours <= limit:
             return ""
         text = (
-            f"the hidden test would take {self.hours:.1f} hours at this speed, expected at most {KAGGLE_HOURS:g}: "
+            f"the hidden test would take {self.hours:.1f} hours at this speed, expected at most {limit:g}: "
             "the kernel would fall back to less effort, then to prior rows"
         )
         if self.waiting_share > _BUSY:
@@ -71,7 +75,9 @@ class Estimate:
         return text
 
 
-def estimate(record: dict[str, Any], seconds: float, waiting_share: float = 0.0) -> Estimate:
+def estimate(
+    record: dict[str, Any], seconds: float, competition: Competition = LUMBAR_SPINE, waiting_share: float = 0.0
+) -> Estimate:
     """Split a rehearsal's wall seconds into what happens once and what each study adds.
 
     With several studies the first is left out of the mean where it is the slowest: it warms compilers up, which
@@ -87,7 +93,7 @@ def estimate(record: dict[str, Any], seconds: float, waiting_share: float = 0.0)
     study_s = sum(steady) / len(steady)
     devices = ", ".join(map(str, record.get("devices") or [])) or "devices unknown"
     once_s = max(seconds - study_s * len(each), 0.0)
-    return Estimate(once_s, study_s, len(each), devices, waiting_share)
+    return Estimate(once_s, study_s, len(each), devices, competition, waiting_share)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from lumbar_train.data.folds import FULL
 from lumbar_train.engine.checkpoint import save_weights
 from lumbar_train.engine.distributed import pick_device
 from lumbar_train.engine.fold_pool import end_with_parent
-from lumbar_train.files import write_text
+from lumbar_train.files import read_object, write_text
 from lumbar_train.outputs.store import write_frame
 
 LOGITS = ["logit_normal_mild", "logit_moderate", "logit_severe"]
@@ -77,10 +77,7 @@ class Job:
 
 def finished(job: Job) -> dict[str, Any] | None:
     """The result of a fit if it is finished and has the same settings, studies and images; else None."""
-    try:
-        result: dict[str, Any] = json.loads((job.folder / "fit.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
+    result = read_object(job.folder / "fit.json")
     return result if result.get("identity") == job.identity else None
 
 
@@ -127,10 +124,7 @@ def fold_title(fold: int) -> str:
 def _remove_outdated(job: Job) -> None:
     """Remove the files of earlier fits; a checkpoint stays if it has the same identity."""
     started = job.folder / "started.json"
-    try:
-        is_same = json.loads(started.read_text("utf-8"))["identity"] == job.identity
-    except (OSError, ValueError, KeyError):
-        is_same = False
+    is_same = read_object(started).get("identity") == job.identity
     for name in ("fit.json", "weights.safetensors", "oof.parquet", "log.csv", "finder.csv"):
         (job.folder / name).unlink(missing_ok=True)
     if not is_same:

@@ -31,7 +31,7 @@ from lumbar.labels import COLUMNS, SEVERITIES
 from lumbar.stages.eight_bit import choose_slices, eight_bit
 from lumbar_train.data.code_key import code_key
 from lumbar_train.errors import TrainingError
-from lumbar_train.files import write_bytes, write_text, write_with
+from lumbar_train.files import read_object, write_bytes, write_text, write_with
 
 TABLE = ["study_id", "series_id", "instance_number", "image_path", "pixels"]
 _PROBLEMS_SHOWN = 5
@@ -87,33 +87,37 @@ def prepare(
         TrainingError: the disk is full.
     """
     by_study = _series_by_study(root, series, description)
+    n_series = sum(map(len, by_study.values()))
     batches = _batches(sorted(by_study), batch, start_batch)
-    code = code_key("lumbar.study", "lumbar.stages.eight_bit")
-    settings = {"description": description, "size": size, "slices": slices, "split": split, "code": code}
+    settings = {"description": description, "size": size, "slices": slices, "split": split, "code": _code()}
     records = []
     with (
         ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool,
         tqdm(total=len(by_study), desc=f"8-bit {split}", unit="study", disable=not progress) as bar,
     ):
         for k, study_ids in enumerate(batches):
-            rows = {study_id: by_study[study_id] for study_id in study_ids}
             path = work / "batches" / f"{k:04d}.json"
             identity = settings | {"studies": study_ids}
             if k >= start_batch:
-                identity["files"] = _signature(root, split, list(rows.values()))
+                identity["files"] = _signature(root, split, [by_study[study_id] for study_id in study_ids])
             record = _valid_record(path, identity)
             if record is not None:
                 bar.update(len(study_ids))
             elif k < start_batch:
                 raise CohortError(
-                    f"{path}: not there or of other settings, expected it to be done before --start-batch {start_batch}"
+                    f"{path}: found no record of these settings, expected one before --start-batch {start_batch}"
                 )
             else:
+                rows = {study_id: by_study[study_id] for study_id in study_ids}
                 record = _convert_batch(pool, bar, work, root, rows, settings) | {"identity": identity}
                 write_text(path, json.dumps(record))
             records.append(record)
-    n_series = sum(map(len, by_study.values()))
     return _gather(work, records, size, f"{root}: no readable slice in {n_series} series described as {description!r}")
+
+
+def _code() -> str:
+    """Hash of the code that turns files into pixels."""
+    return code_key("lumbar.study", "lumbar.stages.eight_bit")
 
 
 def _series_by_study(root: Path, series: pd.DataFrame, description: str) -> dict[int, pd.DataFrame]:
@@ -121,7 +125,7 @@ def _series_by_study(root: Path, series: pd.DataFrame, description: str) -> dict
     if not len(rows):
         others = ", ".join(sorted(set(series["series_description"]))) or "none"
         raise CohortError(f"{root}: found series described as {others}, expected some described as {description!r}")
-    return {int(study_id): group for study_id, group in rows.groupby("study_id")}
+    return {int(group["study_id"].iloc[0]): group for _, group in rows.groupby("study_id")}
 
 
 def _batches(study_ids: list[int], batch: int, start_batch: int) -> list[list[int]]:
@@ -179,15 +183,17 @@ def _write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
 
 def _valid_record(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     """A batch's record if it has this identity and its images are still there; else None."""
-    try:
-        record: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        recorded = {name: record["identity"].get(name) for name in identity}
-    except (OSError, ValueError, KeyError, AttributeError):
+    record = read_object(path)
+    recorded, images, problems = (record.get(name) for name in ("identity", "images", "problems"))
+    if not (isinstance(recorded, dict) and isinstance(images, list) and isinstance(problems, list)):
         return None
-    if recorded != json.loads(json.dumps(identity)):
+    if {name: recorded.get(name) for name in identity} != json.loads(json.dumps(identity)):
         return None
     work = path.parent.parent
-    return record if all((work / image[3]).is_file() for image in record["images"]) else None
+    is_complete = all(
+        isinstance(row, list) and len(row) == len(TABLE) and (work / str(row[3])).is_file() for row in images
+    )
+    return record if is_complete else None
 
 
 def _signature(root: Path, split: str, studies: list[pd.DataFrame]) -> str:
@@ -212,7 +218,7 @@ def _gather(work: Path, records: list[dict[str, Any]], size: int, none_found: st
         raise CohortError(f"{none_found}{f' ({problems[0]})' if problems else ''}, expected some")
     key = hashlib.sha256(f"{size}\0{table.to_csv(index=False)}".encode()).hexdigest()
     path, key_file = work / "images.npy", work / "images.json"
-    if not (path.is_file() and key_file.is_file() and json.loads(key_file.read_text("utf-8")).get("key") == key):
+    if not (path.is_file() and read_object(key_file).get("key") == key):
         key_file.unlink(missing_ok=True)
         write_with(path, lambda file: _pack(file, work, table, size))
         write_text(work / "images.csv", csv_text(table))

@@ -32,7 +32,7 @@ from lumbar_train.data.tables import Cohort, read_study_ids
 from lumbar_train.engine.distributed import pick_device
 from lumbar_train.engine.fold_pool import hand_out, usable_devices
 from lumbar_train.errors import TrainingError
-from lumbar_train.files import write_text
+from lumbar_train.files import read_object, write_text
 from lumbar_train.outputs.store import write_frame
 
 Results = dict[tuple[str, int], dict[str, Any]]
@@ -140,7 +140,7 @@ def check_run_folder(run: BaselineRun) -> None:
     if (run.out / "fits").is_dir() and not run.resume:
         raise CohortError(f"{run.out}: holds fits, add --resume to go on with it or name another folder")
     recipe = run.out / "recipe.json"
-    if recipe.is_file() and json.loads(recipe.read_text("utf-8")).get("name") != RECIPE:
+    if recipe.is_file() and read_object(recipe).get("name") != RECIPE:
         raise CohortError(f"{run.out}: holds a run of the chain, expected a folder of its own for the baseline")
 
 
@@ -281,7 +281,7 @@ def summarise(run: BaselineRun, answers: Answers, results: Results) -> dict[str,
 def _write_seconds(run: BaselineRun, seconds: float) -> None:
     """Write ``seconds.json``; the seconds of a resumed run are added up."""
     path = run.out / "seconds.json"
-    training = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    training = read_object(path)
     training["fits"] = round(training.get("fits", 0.0) + seconds, 1)
     training["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, {run.jobs} jobs, {pick_device('auto').type}"
     training["torch_threads"] = torch.get_num_threads()
@@ -290,5 +290,5 @@ def _write_seconds(run: BaselineRun, seconds: float) -> None:
 
 def export_run(run: BaselineRun, figures: dict[str, Any], results: Results) -> Path:
     """Write ``RUN/export``, which can be sealed."""
-    training = json.loads((run.out / "seconds.json").read_text("utf-8"))
+    training = read_object(run.out / "seconds.json")
     return export(run.out, results, run.cohort, figures["oof"], training, figures["temperatures"])

@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Strengths; the defaults are for classifiers, ``WILD`` for localisers that must stand any scanner."""
+    """Strengths; the defaults are for classifiers, ``LOCALISER_AUGMENT`` for localisers that must stand any scanner."""
 
     shift_mm: float = 3.0
     turn_deg: float = 8.0
@@ -32,7 +32,7 @@ class AugmentConfig:
     hole: float = 0.1  # chance
 
 
-WILD = AugmentConfig(
+LOCALISER_AUGMENT = AugmentConfig(
     shift_mm=30.0,
     turn_deg=22.0,
     zoom=0.35,

@@ -28,18 +28,18 @@ class LevelCrops(StudySamples):
     def __init__(
         self,
         cache: Cache,
-        found: Mapping[int, Localisation],
+        localisations: Mapping[int, Localisation],
         labels: Mapping[int, Labels],
         config: SagittalClassifierConfig | AxialClassifierConfig,
         augment: AugmentConfig | None,
         mixing: MixConfig | None = None,
     ) -> None:
-        self.cache, self.found, self.labels = cache, found, labels
+        self.cache, self.localisations, self.labels = cache, localisations, labels
         self.config, self.augment, self.mixing = config, augment, mixing
         self.targets = (0, 1, 2) if isinstance(config, SagittalClassifierConfig) else config.conditions
         self.items = [
             (study_id, level)
-            for study_id, place in found.items()
+            for study_id, place in localisations.items()
             for level in range(5)
             if self._is_there(place, level) and (labels[study_id].reshape(5, 5)[list(self.targets), level] >= 0).any()
         ]
@@ -48,10 +48,10 @@ class LevelCrops(StudySamples):
         self.photometric = photometric(augment) if augment else None
         self.collate = collate
 
-    def _is_there(self, found: Localisation, level: int) -> bool:
+    def _is_there(self, localisation: Localisation, level: int) -> bool:
         if isinstance(self.config, SagittalClassifierConfig):
-            return LEVELS[level] in found.levels_mm
-        return found.axial(LEVELS[level]) is not None
+            return LEVELS[level] in localisation.levels_mm
+        return localisation.axial(LEVELS[level]) is not None
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         """crops, mask, level (), labels (5,) int64; where samples are mixed also labels2 (5,), share (5,)."""
@@ -82,14 +82,16 @@ class LevelCrops(StudySamples):
         self, study_id: int, level: int, rng: np.random.Generator
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64]]:
         """Crops, mask and labels, displaced and mirrored by chance."""
-        study, found = self.cache.study(study_id), self.found[study_id]
+        study, localisation = self.cache.study(study_id), self.localisations[study_id]
         jitter = self._jitter(rng)
         if isinstance(self.config, SagittalClassifierConfig):
-            crops, mask = sagittal_crops(study, found, level, self.config, jitter)
+            crops, mask = sagittal_crops(study, localisation, level, self.config, jitter)
             covered = np.asarray(mask.any(axis=1))
             graded = {condition: bool(covered[condition]) for condition in self.targets}
         else:
-            crops, mask = axial_crops(study, found, level, self.config, jitter, self._look(found, level, rng))
+            crops, mask = axial_crops(
+                study, localisation, level, self.config, jitter, self._look(localisation, level, rng)
+            )
             graded = {condition: bool(mask.any()) for condition in self.targets}
         labels = np.full(5, -1, np.int64)
         for condition, is_covered in graded.items():
@@ -99,10 +101,10 @@ class LevelCrops(StudySamples):
             crops, mask, labels = self._mirrored(crops, mask, labels)
         return crops, mask, labels
 
-    def _look(self, found: Localisation, level: int, rng: np.random.Generator) -> str | None:
+    def _look(self, localisation: Localisation, level: int, rng: np.random.Generator) -> str | None:
         """The axial series to show: any that shows the level, in training by chance; None for all together."""
         assert isinstance(self.config, AxialClassifierConfig)
-        series = found.axial_series(LEVELS[level]) if self.config.per_series else []
+        series = localisation.axial_series(LEVELS[level]) if self.config.per_series else []
         if not series:
             return None
         return series[int(rng.integers(len(series)))] if self.augment is not None else series[0]

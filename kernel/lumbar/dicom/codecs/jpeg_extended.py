@@ -1,7 +1,7 @@
 """JPEG extended sequential, Huffman (PS3.5 8.2.1; ITU-T T.81): 12-bit samples, which OpenCV refuses, and 8-bit ones.
 
-Colour with subsampled components goes to OpenCV where it has 8 bits, and is refused where it has 12. Progressive and
-arithmetic-coded frames are other transfer syntaxes, and refused.
+Colour of 8 bits is decoded by OpenCV, colour of 12 bits is refused. Progressive and arithmetic-coded frames have other
+transfer syntaxes, and are refused.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
         if frame.precision == 8:
             return opencv.decode_frame(data, header)
         raise refuse(path, frame.offset, f"{samples} components of 12 bits", "one")
-    # A block that repeats the one before takes two bits at least.
+    # A block takes at least two bits
     check_room(path, frame.offset, data.size, n_samples=rows * columns, least=rows * columns // 256)
     out = np.empty((rows, columns, 1), np.uint16)
     _decode_scan(read_only(data), out, frame, reader, scan)
@@ -48,10 +48,10 @@ def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
 
 
 def _decode_scan(data: np.ndarray, out: np.ndarray, frame: Frame, reader: MarkerReader, scan: Scan) -> None:
-    """Decode the one scan of a grayscale frame into ``out``.
+    """Decode the one scan of a gray frame into ``out``.
 
-    Which coefficients the scan header claims is not looked at: a sequential frame has but one choice (B.2.3), and
-    files that claim another are read by libjpeg, too.
+    The coefficients that the scan header names are ignored: a sequential frame has only one choice (B.2.3), and libjpeg
+    also reads files that name others.
     """
     path = reader.path
     component = scan.components[0]
@@ -78,17 +78,17 @@ def _decode_scan(data: np.ndarray, out: np.ndarray, frame: Frame, reader: Marker
 
 
 def _lookup(table: HuffmanTable) -> np.ndarray:
-    """Return 256 length + symbol for every 16 bits that begin with a code, else 0; (65536,) uint16."""
+    """Return a look-up (65536,) uint16 of all codes: 256 length + symbol for 16 bits that begin with a code, or 0."""
     lengths = np.repeat(np.arange(1, 17), table.counts)
     codes = (256 * lengths + table.values).astype(np.uint16)
     entries = np.zeros(65536, np.uint16)
     filled = np.repeat(codes, 1 << (16 - lengths))
-    entries[: filled.size] = filled  # never more than there are: the reader checked that the lengths fit a prefix code
+    entries[: filled.size] = filled  # it fits, because the marker reader checked that the lengths are a prefix code's
     return entries
 
 
 def warm_up() -> None:
-    """Compile the kernels on data that end at once (or load them from numba's cache)."""
+    """Compile the kernels on data that end at once, or load them from numba's cache."""
     data = np.zeros(1, np.uint8)
     data.flags.writeable = False
     work = Work(

@@ -1,7 +1,7 @@
 """Sequential DCT decoding of JPEG (ITU-T T.81, annexes A and F), 8 and 12 bits, compiled.
 
-The inverse transform is the scaled-integer one of Loeffler, Ligtenberg and Moschytz (ICASSP 1989) with libjpeg's
-constants and rounding ("islow"), so that pixels equal libjpeg's and not merely come close.
+The inverse transform is that of Loeffler, Ligtenberg and Moschytz (ICASSP 1989) in scaled integers, with libjpeg's
+constants and rounding ("islow"), so that all pixels are equal to libjpeg's.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from lumbar.dicom._jit import kernel
 from lumbar.dicom.codecs._bits import EIGHT, I64, NO_TOP_BIT, ONE, U64, W64, peek
 from lumbar.dicom.codecs.jpeg_restarts import INVALID, TRUNCATED, skip_restart
 
-# T.81 figure A.6: position in the block (8 row + column) of each coefficient in the stream.
+# T.81 figure A.6: index in the block (8 row + column) of each coefficient in the stream.
 ZIGZAG = np.array([
     0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5,
     12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21, 28,
     35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51,
     58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
 ])  # fmt: skip
-MAX_DC = 1 << 16  # a quantised DC coefficient of 12-bit samples has 15 bits; beyond this, data are damaged
-PADDING = 40  # words after the bits: one block takes at most 64 codes of 16 + 15 bits
+MAX_DC = 1 << 16  # a quantised DC coefficient of 12-bit samples has 15 bits; larger ones mean damage
+PADDING = 40  # zero words after the bits: one block takes at most 64 codes of 16 + 15 bits
 
 
 class Work(NamedTuple):
@@ -44,9 +44,9 @@ class Work(NamedTuple):
 
 @kernel
 def unstuff(data: np.ndarray, start: I64, words: np.ndarray) -> tuple[I64, I64]:
-    """Copy entropy-coded bytes to big-endian ``words`` without the zero after each 0xFF (B.1.1.5).
+    """Copy entropy-coded bytes to big-endian ``words`` without the zero after each 0xFF (B.1.1.5), and zero words.
 
-    Zero words follow. Returns (number of bits, offset of the marker or of the end of the data).
+    Returns (number of bits, offset of the marker or of the end of the data).
     """
     i, n = np.uint64(start), np.uint64(0)
     size = np.uint64(data.size)
@@ -119,7 +119,7 @@ def _decode_block(work: Work, i: I64, position: U64) -> tuple[I64, U64]:
 
 @kernel
 def _transform(block: np.ndarray, start: I64, step: I64, shift: I64) -> None:
-    """Inverse DCT of eight values of ``block``, from ``start`` on, ``step`` apart; rounds off ``shift`` bits."""
+    """Transform eight values of ``block``, from ``start`` on and ``step`` apart, and round off ``shift`` bits."""
     i0, i1, i2, i3 = start, start + step, start + 2 * step, start + 3 * step
     i4, i5, i6, i7 = start + 4 * step, start + 5 * step, start + 6 * step, start + 7 * step
     rounding = np.int64(1) << (shift - 1)
@@ -145,8 +145,8 @@ def _transform(block: np.ndarray, start: I64, step: I64, shift: I64) -> None:
 
 @kernel
 def inverse_dct(block: np.ndarray, precision: I64) -> None:
-    """Transform ``block`` (64,) int64 from coefficients to samples around 0; 8 bits keep two bits more in between."""
-    kept = 2 if precision == 8 else 1
+    """Transform ``block`` (64,) int64 from coefficients to samples around 0."""
+    kept = 2 if precision == 8 else 1  # bits of fraction between the two passes, as in libjpeg
     for column in range(8):
         _transform(block, column, 8, 13 - kept)
     for row in range(8):
@@ -155,7 +155,7 @@ def inverse_dct(block: np.ndarray, precision: I64) -> None:
 
 @kernel
 def _store(block: np.ndarray, out: np.ndarray, y: I64, x: I64, sample: I64, precision: I64) -> None:
-    """Shift samples to 0 .. 2 ** precision - 1 (A.3.1) and put what lies inside the image at row y, column x."""
+    """Shift samples to 0 .. 2 ** precision - 1 (A.3.1), and store those inside the image at row y, column x."""
     centre, largest = np.int64(1) << (precision - 1), (np.int64(1) << precision) - 1
     for i in range(min(8, out.shape[0] - y)):
         for j in range(min(8, out.shape[1] - x)):
