@@ -210,12 +210,13 @@ _STUDY = """
 _KEY = """
 <div class="key">{% for name in value_titles %}<span><i class="{{ colours[loop.index0] }}"></i>{{ name }}\
 {{ "; numbers are per cent" if loop.last else "" }}</span>{% endfor %}
-{% if is_graded %}<span><svg viewBox="0 0 14 14"><path d="M2 7H12M7 2V12" stroke="#fff" stroke-width="2"/></svg>answer; dashed: the point
-lies on another slice</span>
+{% if is_graded %}<span><svg viewBox="0 0 14 14"><path d="M2 7H12M7 2V12" stroke="#fff" stroke-width="2"/></svg>answer;
+dashed: the point lies on another slice</span>
 {% if has_truth %}<span><svg viewBox="0 0 14 14"><circle cx="7" cy="7" r="5" stroke="#fff" fill="none"
 stroke-width="1.6"/></svg>truth; dashed: marked on another slice</span>{% endif %}
 <span>click a picture to enlarge it</span>{% endif %}</div>
-{% if is_graded %}<p class="soft" style="margin: 0 0 12px; font-size: 12.5px">Numbers are per cent of normal / mild · moderate ·
+{% if is_graded %}<p class="soft" style="margin: 0 0 12px; font-size: 12.5px">
+Numbers are per cent of normal / mild · moderate ·
 <b>severe</b>, weighted as the competition weighs cases: moderate counts twice, severe four times. They are therefore
 higher for severe than the share of such patients. The picture beside a grade shows the slice of its point; the networks
 also look at neighbouring slices and, for every grade, at all three series. R, L, A and P say which side of the patient
