@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lumbar.labels import LEVELS
+from lumbar.labels import LEVELS, SAGITTAL_T1, SAGITTAL_T2
 from lumbar.models.classifier import AxialClassifier, SagittalClassifier
 from lumbar.models.inference import Networks, forward
-from lumbar.stages.crop import axial_crops, sagittal_crops
+from lumbar.stages.crop import Look, SeriesPair, crops_shape, filled, level_slices, sagittal_windows
 from lumbar.stages.points import Localisation
 from lumbar.study import Study
 
@@ -23,44 +24,91 @@ Logits = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 
-def looks(localisation: Localisation, network: nn.Module) -> list[str | None]:
-    """The axial series that a classifier looks at one after the other; one look without a name where it does not."""
-    if isinstance(network, AxialClassifier) and network.config.per_series:
-        return [*localisation.axial_series()] or [None]
-    return [None]
+def looks(localisation: Localisation, network: nn.Module) -> list[Look]:
+    """What a classifier looks at one after the other where it takes one series at a time; else one look at all.
+
+    An axial classifier takes every axial series, a sagittal one every pair of a T2 and a T1 series.
+    """
+    assert isinstance(network, (SagittalClassifier, AxialClassifier))
+    if not network.config.per_series:
+        return [None]
+    if isinstance(network, AxialClassifier):
+        series: list[Look] = [*localisation.axial_series()]
+    else:
+        series = [*series_pairs(localisation)]
+    return series or [None]
+
+
+def series_pairs(localisation: Localisation, level: str | None = None) -> list[SeriesPair]:
+    """Every pair of a T2 and a T1 series that show a level, or any; None in the place of a kind that is missing."""
+    t2, t1 = (localisation.sagittal_series(description, level) for description in (SAGITTAL_T2, SAGITTAL_T1))
+    if not t2 and not t1:
+        return []
+    return [SeriesPair(a, b) for a in t2 or [None] for b in t1 or [None]]
+
+
+@dataclass(frozen=True)
+class LevelTensors:
+    """Crops of all five levels of one look: images (5, …, size, size) float32, mask (5, …) bool, mm (5, …) float32."""
+
+    images: Tensor
+    mask: Tensor
+    position_mm: Tensor
+
+    def inputs(self, network: nn.Module) -> tuple[Tensor, ...]:
+        """What a classifier is called with."""
+        inputs = self.images, self.mask, torch.arange(len(self.images))
+        return (*inputs, self.position_mm) if network.config.max_slices else inputs  # type: ignore[union-attr]
+
+
+def all_levels(study: Study, localisation: Localisation, network: nn.Module, look: Look = None) -> LevelTensors:
+    """Crops of all five levels for a classifier, of one of its ``looks``, padded to the longest sequence."""
+    assert isinstance(network, (SagittalClassifier, AxialClassifier))
+    config = network.config
+    slices = [level_slices(study, localisation, level, config, look=look) for level in range(len(LEVELS))]
+    shape = crops_shape(config, [one for some in slices for one in some])
+    crops = [filled(study, some, shape, config.size) for some in slices]
+    arrays = zip(*((one.images, one.mask, one.position_mm) for one in crops), strict=True)
+    return LevelTensors(*(torch.from_numpy(np.stack(array)) for array in arrays))
 
 
 def level_tensors(
-    study: Study, localisation: Localisation, network: nn.Module, look: str | None = None
+    study: Study, localisation: Localisation, network: nn.Module, look: Look = None
 ) -> tuple[Tensor, Tensor]:
-    """Crops of all five levels for a classifier, of one of its ``looks``: (5, …, size, size) float32, (5, …) bool."""
-    assert isinstance(network, (SagittalClassifier, AxialClassifier))
-    pairs = []
-    for level in range(len(LEVELS)):
-        if isinstance(network, SagittalClassifier):
-            pairs.append(sagittal_crops(study, localisation, level, network.config))
-        else:
-            pairs.append(axial_crops(study, localisation, level, network.config, series_id=look))
-    crops, masks = zip(*pairs, strict=True)
-    return torch.from_numpy(np.stack(crops)), torch.from_numpy(np.stack(masks))
+    """Crops (5, …, size, size) float32 and mask (5, …) bool of ``all_levels``."""
+    tensors = all_levels(study, localisation, network, look)
+    return tensors.images, tensors.mask
 
 
 def mirror(network: nn.Module, crops: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """The mirrored patient's crops: sides change places in sagittal windows, axial images are flipped."""
-    if isinstance(network, SagittalClassifier):
-        swapped = crops[:, [0, 2, 1]].clone()
-        swapped_mask = mask[:, [0, 2, 1]].clone()
-        swapped[:, 0] = crops[:, 0].flip(1)  # the canal window runs right to left
-        swapped_mask[:, 0] = mask[:, 0].flip(1)
-        return swapped, swapped_mask
-    return crops.flip(-1), mask
+    if not isinstance(network, SagittalClassifier):
+        return crops.flip(-1), mask
+    if network.config.max_slices:  # whole series, right to left
+        return crops.flip(2), mask.flip(2)
+    swapped = crops[:, [0, 2, 1]].clone()
+    swapped_mask = mask[:, [0, 2, 1]].clone()
+    swapped[:, 0] = crops[:, 0].flip(1)  # the canal window runs right to left
+    swapped_mask[:, 0] = mask[:, 0].flip(1)
+    return swapped, swapped_mask
+
+
+def mirrored_levels(network: nn.Module, tensors: LevelTensors) -> LevelTensors:
+    """``mirror`` with the positions: distances to the midline change sign, those to a level do not."""
+    images, mask = mirror(network, tensors.images, tensors.mask)
+    position = tensors.position_mm
+    if isinstance(network, SagittalClassifier) and network.config.max_slices:
+        position = -position.flip(2)
+    return LevelTensors(images, mask, position)
 
 
 def target_mask(network: nn.Module, mask: Tensor) -> Tensor:
     """Which logits rest on images: (L, 5 conditions) bool from the crops' mask (L, …)."""
     out = torch.zeros(len(mask), 5, dtype=torch.bool, device=mask.device)
     if isinstance(network, SagittalClassifier):
-        out[:, :3] = mask.any(dim=2)
+        shown = mask.any(dim=2)
+        for condition in network.targets:
+            out[:, condition] = shown[:, list(sagittal_windows(network.config, condition))].any(dim=1)
     else:
         assert isinstance(network, AxialClassifier)
         for condition in network.targets:
@@ -69,11 +117,16 @@ def target_mask(network: nn.Module, mask: Tensor) -> Tensor:
 
 
 def run_classifier(network: nn.Module, crops: Tensor, mask: Tensor, *, flip: bool) -> Tensor:
+    """``run_levels`` of a network that knows no positions."""
+    return run_levels(network, LevelTensors(crops, mask, torch.zeros(mask.shape)), flip=flip)
+
+
+def run_levels(network: nn.Module, tensors: LevelTensors, *, flip: bool) -> Tensor:
     """Logits (L, 5, 3) of L levels; with ``flip`` averaged with the mirrored patient's, sides changed back."""
-    level = torch.arange(len(crops))
-    out = forward(network, crops, mask, level)
+    out = forward(network, *tensors.inputs(network))
     if flip:
-        out = (out + forward(network, *mirror(network, crops, mask), level)[:, list(MIRRORED)]) / 2
+        other = forward(network, *mirrored_levels(network, tensors).inputs(network))
+        out = (out + other[:, list(MIRRORED)]) / 2
     return out
 
 
@@ -87,11 +140,11 @@ def study_logits(
     total, count = torch.zeros(len(LEVELS), 5, 3), torch.zeros(len(LEVELS), 5)
     series = looks(localisation, folds[0])
     for look in series:
-        crops, mask = level_tensors(study, localisation, folds[0], look)
-        shown = target_mask(folds[0], mask)
-        if not mask.any():
+        tensors = all_levels(study, localisation, folds[0], look)
+        shown = target_mask(folds[0], tensors.mask)
+        if not tensors.mask.any():
             continue
-        out = torch.stack([run_classifier(network, crops, mask, flip=flip) for network in folds]).mean(dim=0)
+        out = torch.stack([run_levels(network, tensors, flip=flip) for network in folds]).mean(dim=0)
         if len(series) == 1:
             return out, shown
         total += out * shown[..., None]
