@@ -46,7 +46,7 @@ class Study:
 
     def normalised(self, stack: Stack, index: int) -> NDArray[np.float32]:
         """Slice ``index`` of a stack as float32 (rows, columns) in 0..1, dark is 0 whatever the photometric sense."""
-        return self._scale(stack, self._image(stack, index))
+        return self._scale(stack, self.raw(stack, index))
 
     def sampled(self, stack: Stack, index: int, grid: Grid) -> NDArray[np.float32]:
         """Slice ``index`` on a grid: float32 (size, size) in 0..1, 0 outside the image.
@@ -54,9 +54,9 @@ class Study:
         Sampled first and scaled after, which costs a crop and not the whole slice.
         """
         low, high = self.window(stack.series_id)
-        return self._scale(stack, sample(self._image(stack, index), grid, outside=high if stack.is_inverted else low))
+        return self._scale(stack, sample(self.raw(stack, index), grid, outside=high if stack.is_inverted else low))
 
-    def _image(self, stack: Stack, index: int) -> NDArray[np.float32]:
+    def raw(self, stack: Stack, index: int) -> NDArray[np.float32]:
         """Slice ``index`` of a stack in rescaled units, declared padding at the dark end of the window."""
         image = np.asarray(stack.volume[index], dtype=np.float32)
         mask = stack.padding_mask(index)

@@ -119,16 +119,19 @@ def role_inputs(
     study: Study, stack: Stack, levels_mm: dict[str, Xyz], config: SliceRoleConfig, jitter: Jitter = STILL
 ) -> Images:
     """Every slice of a sagittal stack cut to the box around the levels: (S, size, size)."""
+    return grid_images(study, stack, role_grid(stack, levels_mm, config, jitter))
+
+
+def role_grid(stack: Stack, levels_mm: dict[str, Xyz], config: SliceRoleConfig, jitter: Jitter = STILL) -> Grid:
+    """The box around the levels as a grid."""
     centre, side_mm = spine_box(stack, levels_mm)
-    step = side_mm * config.box_scale * jitter.scale / config.size
-    grid = make_grid(
+    return make_grid(
         stack,
         size=config.size,
-        mm_per_px=step,
+        mm_per_px=side_mm * config.box_scale * jitter.scale / config.size,
         centre_px=shifted(stack, centre, jitter.shift_mm),
         angle_deg=jitter.angle_deg,
     )
-    return grid_images(study, stack, grid)
 
 
 def level_frame(stack: Stack, level: int, levels_mm: dict[str, Xyz]) -> tuple[float, float]:
