@@ -37,7 +37,7 @@ from lumbar_train.data.masks import MaskReader  # noqa: E402
 from lumbar_train.data.tables import Cohort, read_cohort  # noqa: E402
 from lumbar_train.data.targets import study_targets  # noqa: E402
 from lumbar_train.data.true_points import true_localisation  # noqa: E402
-from lumbar_train.engine.distributed import Ranks, pick_device  # noqa: E402
+from lumbar_train.engine.distributed import Distributed, pick_device  # noqa: E402
 from lumbar_train.engine.loop_config import autocast, place  # noqa: E402
 from lumbar_train.engine.sampling import Plan, make_loader, to_device  # noqa: E402
 from lumbar_train.evaluation.point_errors import truth_points  # noqa: E402
@@ -92,12 +92,12 @@ def measure(
 ) -> str:
     """One row of the table."""
     data, loss = bench.stage(name, stage)
-    ranks = Ranks(device=device)
+    distributed = Distributed(device=device)
     config = loop_config(stage, 0, {"amp": amp})
     torch.manual_seed(0)
-    network = place(build(name_of(stage.network), to_dict(stage.network)), config, ranks).train()
+    network = place(build(name_of(stage.network), to_dict(stage.network)), config, distributed).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5)
-    plan = Plan(len(data), config.batch_size, 1, 0, ranks)
+    plan = Plan(len(data), config.batch_size, 1, 0, distributed)
     loader = make_loader(data, plan, workers=loaders, device=device)
 
     def batches() -> Any:

@@ -21,8 +21,8 @@ from lumbar_train.data.duplicates import check_copies
 from lumbar_train.data.external_points import POINTS_FILE, USES, describe, summary
 from lumbar_train.data.folds import FULL, make_folds, parse_folds, read_folds, with_seeds, write_folds
 from lumbar_train.data.tables import Cohort, read_cohort
-from lumbar_train.data.usable import readable, write_dropped
-from lumbar_train.engine.distributed import Ranks, join_ranks
+from lumbar_train.data.usable import drop_unreadable, write_dropped
+from lumbar_train.engine.distributed import Distributed, join_distributed
 from lumbar_train.engine.fold_pool import usable_devices
 from lumbar_train.evaluation.evaluate import Evaluation
 from lumbar_train.export import export
@@ -160,14 +160,16 @@ def run_train(args: argparse.Namespace) -> None:
     recipe = with_overrides(recipe, args.set)
     is_pretrained = recipe.pretrained if args.pretrained is None else args.pretrained
     start = Start(is_pretrained, parse_files(args.backbone_weights, recipe))
-    with join_ranks(args.device, say) as ranks:
+    with join_distributed(args.device, say) as distributed:
         torch.set_num_threads(n_threads())
-        if ranks.is_many and args.jobs > 1 and ranks.is_first:
-            print(f"--jobs {args.jobs} is off: under torchrun all {ranks.world} processes work on one fit at a time")
-        ranks.first(lambda: start.check(recipe))
-        run = prepare(args, recipe, ranks, start)
+        if distributed.is_many and args.jobs > 1 and distributed.is_main:
+            print(
+                f"--jobs {args.jobs} is off: under torchrun all {distributed.world} processes work on one fit at a time"
+            )
+        distributed.on_main(lambda: start.check(recipe))
+        run = prepare(args, recipe, distributed, start)
         run.execute(args.stages and [name.strip() for name in args.stages.split(",")], args.jobs)
-        if ranks.is_first:
+        if distributed.is_main:
             finish(run, args)
 
 
@@ -178,19 +180,19 @@ def n_threads() -> int:
     return int(asked) if asked.isdigit() else max(1, (os.cpu_count() or 1) // local)
 
 
-def prepare(args: argparse.Namespace, recipe: Recipe, ranks: Ranks, start: Start) -> Run:
+def prepare(args: argparse.Namespace, recipe: Recipe, distributed: Distributed, start: Start) -> Run:
     """Read the cohort, decode it, drop what cannot be used, and lay out the folds."""
-    whole = ranks.first(lambda: read_cohort(args.data, points_file=args.points))
+    whole = distributed.on_main(lambda: read_cohort(args.data, points_file=args.points))
     folder = args.cache or args.out / "cache"
-    mine = whole.series["study_id"].isin(whole.study_ids[ranks.rank :: ranks.world])
+    mine = whole.series["study_id"].isin(whole.study_ids[distributed.rank :: distributed.world])
     per_rank = max(1, args.workers // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     n_workers = per_rank if args.workers else 0
     series = whole.series[mine]
-    ranks.together(
-        lambda: build_cache(folder, args.data, whole.split, series, workers=n_workers, progress=ranks.is_first)
+    distributed.on_all(
+        lambda: build_cache(folder, args.data, whole.split, series, workers=n_workers, progress=distributed.is_main)
     )
     cache = Cache(folder)
-    cohort, folds = ranks.first(lambda: choose(args, whole, cache, recipe.n_folds))
+    cohort, folds = distributed.on_main(lambda: choose(args, whole, cache, recipe.n_folds))
     run = Run(
         cohort=cohort,
         folds=folds,
@@ -200,7 +202,7 @@ def prepare(args: argparse.Namespace, recipe: Recipe, ranks: Ranks, start: Start
         use_folds=with_seeds(parse_folds(args.folds, folds), args.full_seeds or recipe.full_seeds),
         seed=args.seed,
         resume=args.resume,
-        ranks=ranks,
+        distributed=distributed,
         devices=usable_devices(args.device),
         loop={"amp": args.amp, **({"workers": args.loaders} if args.loaders else {})},
         start=start,
@@ -208,9 +210,9 @@ def prepare(args: argparse.Namespace, recipe: Recipe, ranks: Ranks, start: Start
         points_use=args.points_use if args.points else USES[0],
         command=command_of(args),
     )
-    ranks.first(lambda: _begin(run, args))
+    distributed.on_main(lambda: _begin(run, args))
     if args.points:
-        ranks.first(lambda: note_points(run))
+        distributed.on_main(lambda: note_points(run))
     return run
 
 
@@ -226,9 +228,9 @@ def _begin(run: Run, args: argparse.Namespace) -> None:
 
 def note_points(run: Run) -> None:
     """Leave for the report how many points come from where; say it in two lines."""
-    found = summary(run.cache.study, run.cohort.points, run.points_use)
-    write_text(run.out / POINTS_FILE, json.dumps(found, indent=1) + "\n")
-    for line in describe(found):
+    counts = summary(run.cache.study, run.cohort.points, run.points_use)
+    write_text(run.out / POINTS_FILE, json.dumps(counts, indent=1) + "\n")
+    for line in describe(counts):
         print(line)
 
 
@@ -252,7 +254,7 @@ def command_of(args: argparse.Namespace) -> str:
 
 def choose(args: argparse.Namespace, whole: Cohort, cache: Cache, n_folds: int) -> tuple[Cohort, pd.DataFrame]:
     """What of the cohort is trained on, and its folds: of a file, of the run as it was begun, or new ones."""
-    cohort = readable(whole, cache)
+    cohort = drop_unreadable(whole, cache)
     for reason, count in cohort.dropped.items():
         print(f"left out: {count} × {reason}")
     own = args.out / "folds.csv"

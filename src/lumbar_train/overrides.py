@@ -57,12 +57,12 @@ def with_overrides(recipe: Recipe, words: Iterable[str]) -> Recipe:
             raise CohortError(f"--set: found stage {stage!r}, expected {_near(stage, [*recipe.stages, '*', 'recipe'])}")
         names = list(recipe.stages) if stage == "*" else [stage]
         stages = {name: _with_field(recipe.stages[name], name, path, text, word) for name in names}
-        found = {name: value for name, value in stages.items() if value is not None}
-        if not found:
+        changed_stages = {name: value for name, value in stages.items() if value is not None}
+        if not changed_stages:
             known = sorted({field for name in names for field in _fields(recipe.stages[name], name)})
             raise CohortError(f"--set {word}: {stage} has no field {path!r}, expected {_near(path, known)}")
-        recipe = dataclasses.replace(recipe, stages=recipe.stages | found)
-        changed |= set(found)
+        recipe = dataclasses.replace(recipe, stages=recipe.stages | changed_stages)
+        changed |= set(changed_stages)
     for name in sorted(changed):
         _try(name, recipe.stages[name])
     return recipe
@@ -140,10 +140,10 @@ def _parsed(name: str, hint: Any, text: str, word: str) -> Any:
     """A value of a field's type, within what the field can be."""
     if get_origin(hint) is tuple:
         kinds = get_args(hint)
-        items = [item for item in text.strip("()[] ").split(",") if item.strip()]
-        if kinds[-1] is not Ellipsis and len(items) != len(kinds):
-            raise CohortError(f"--set {word}: found {len(items)} numbers, expected {len(kinds)} with commas between")
-        values = tuple(_parsed(name, kinds[0], item.strip(), word) for item in items)
+        parts = [part for part in text.strip("()[] ").split(",") if part.strip()]
+        if kinds[-1] is not Ellipsis and len(parts) != len(kinds):
+            raise CohortError(f"--set {word}: found {len(parts)} numbers, expected {len(kinds)} with commas between")
+        values = tuple(_parsed(name, kinds[0], part.strip(), word) for part in parts)
         if name == "conditions" and (not values or len(set(values)) < len(values) or max(values) > 4):
             raise CohortError(f"--set {word}: found {text}, expected numbers of conditions, 0 to 4, each once")
         return values
@@ -192,7 +192,7 @@ def _try(name: str, stage: StageRecipe) -> None:
         raise CohortError(f"--set: the network of {name} cannot be built ({reason})") from None
 
 
-def _near(found: str, known: list[str]) -> str:
+def _near(name: str, known: list[str]) -> str:
     """The nearest known name as a suggestion, else all of them."""
-    close = difflib.get_close_matches(found.rpartition(".")[2], known, 1, 0.6)
+    close = difflib.get_close_matches(name.rpartition(".")[2], known, 1, 0.6)
     return f"{close[0]!r}" if close else f"one of {', '.join(dict.fromkeys(known))}"

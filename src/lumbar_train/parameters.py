@@ -57,7 +57,7 @@ def _axial_classifier() -> list[nn.Module]:
     return [body, nn.Embedding(5, _EMBEDDING), *rnns, *(nn.Linear(1536, 3) for _ in range(5))]
 
 
-SEED: dict[str, Callable[[], list[nn.Module]]] = {
+REFERENCE: dict[str, Callable[[], list[nn.Module]]] = {
     "sagittal_xy": _sagittal_xy,
     "sagittal_z": _sagittal_z,
     "axial_xy": _axial_xy,
@@ -67,12 +67,12 @@ SEED: dict[str, Callable[[], list[nn.Module]]] = {
 }
 
 
-def seed_count(stage: str) -> int | None:
-    """Parameters of the solution's network of a stage; None for the last step, whose sizes it does not give."""
-    if stage not in SEED:
+def reference_count(stage: str) -> int | None:
+    """Parameters of the reference solution's network of a stage; None for the aggregator: it gives no sizes."""
+    if stage not in REFERENCE:
         return None
     with torch.device("meta"):
-        return sum(p.numel() for module in SEED[stage]() for p in module.parameters())
+        return sum(p.numel() for module in REFERENCE[stage]() for p in module.parameters())
 
 
 def own_count(recipe: Recipe, stage: str) -> int:
@@ -88,8 +88,8 @@ def table(recipe: Recipe) -> str:
     for stage, parts in recipe.stages.items():
         backbone = getattr(parts.network, "backbone", "")
         name = backbone if isinstance(backbone, str) else backbone.name
-        theirs = seed_count(stage)
-        counts = f"{_millions(own_count(recipe, stage)):>10} {_millions(theirs) if theirs else '–':>10}"
+        reference = reference_count(stage)
+        counts = f"{_millions(own_count(recipe, stage)):>10} {_millions(reference) if reference else '–':>10}"
         lines.append(f"{stage:<20} {name_of(parts.network):<20} {name or '–':<22} {counts}")
     return "\n".join(lines)
 

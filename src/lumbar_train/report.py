@@ -25,7 +25,7 @@ from lumbar_train.data.tables import Cohort, read_cohort, read_study_ids
 from lumbar_train.data.usable import as_trained, read_dropped
 from lumbar_train.engine.distributed import pick_device
 from lumbar_train.evaluation.evaluate import Evaluation, evaluate_oof, evaluate_run
-from lumbar_train.evaluation.plots import data_uri, plot_curves, plot_errors, plot_reliability, plot_steps, png_uri
+from lumbar_train.evaluation.plots import data_uri, plot_answers, plot_curves, plot_errors, plot_reliability, png_uri
 from lumbar_train.evaluation.point_errors import summarise
 from lumbar_train.evaluation.scoring import TERMS, confusion, reliability, scores, study_losses
 from lumbar_train.files import write_text
@@ -111,7 +111,7 @@ def render(evaluation: Evaluation, figures: dict[str, Any], run: Path | None) ->
         finalize=page_value,
     )
     stages, curves = _stages(run) if run is not None else ([], [])
-    sections = [("score", "Metric"), ("steps", "Steps"), ("places", "Localisation"), ("reliability", "Reliability")]
+    sections = [("score", "Metric"), ("parts", "Parts"), ("places", "Localisation"), ("reliability", "Reliability")]
     sections += [("confusion", "Confusion"), *([("stages", "Stages")] if stages else []), ("cases", "Worst cases")]
     names = [name for name in figures["scores"] if name != "true points"]
     return environment.get_template("report.html.j2").render(
@@ -143,18 +143,18 @@ def render(evaluation: Evaluation, figures: dict[str, Any], run: Path | None) ->
 
 def _headline(figures: dict[str, Any], answer: str) -> list[tuple[str, str]]:
     total = figures["scores"][answer]["total"]
-    found = [
+    values = [
         (f"{total[0]:.3f}", f"total, 95 % {total[1]:.3f}–{total[2]:.3f}"),
         (f"{figures['ratio_to_prior'][0]:.2f}", "of the prior's total"),
     ]
     if figures["sagittal"]:
         sagittal = figures["sagittal"]
-        found.append((f"{sagittal['median_mm']:.1f} mm", f"median of sagittal points, 95 % {sagittal['p95_mm']:.1f}"))
+        values.append((f"{sagittal['median_mm']:.1f} mm", f"median of sagittal points, 95 % {sagittal['p95_mm']:.1f}"))
     if figures["axial"]:
-        found.append((f"{100 * figures['axial']['right']:.1f} %", "of axial levels given their own slice"))
+        values.append((f"{100 * figures['axial']['right']:.1f} %", "of axial levels given their own slice"))
     if "predicted_over_true" in figures:
-        found.append((f"{figures['predicted_over_true'][0]:.2f}", "total with predicted points / with true points"))
-    return found
+        values.append((f"{figures['predicted_over_true'][0]:.2f}", "total with predicted points / with true points"))
+    return values
 
 
 def _judge(total: list[float]) -> tuple[str, str]:
@@ -164,14 +164,14 @@ def _judge(total: list[float]) -> tuple[str, str]:
 
 
 def _plots(evaluation: Evaluation) -> dict[str, str]:
-    found = {
-        "steps": plot_steps({name: scores(evaluation.labels, probs) for name, probs in evaluation.steps.items()}),
+    figures = {
+        "answers": plot_answers({name: scores(evaluation.labels, probs) for name, probs in evaluation.answers.items()}),
         "weighted": plot_reliability(reliability(evaluation.labels, evaluation.answer, is_weighted=True)),
         "plain": plot_reliability(reliability(evaluation.labels, evaluation.answer, is_weighted=False)),
     }
     if len(evaluation.sagittal):
-        found["errors"] = plot_errors(evaluation.sagittal)
-    return {name: data_uri(figure) for name, figure in found.items()}
+        figures["errors"] = plot_errors(evaluation.sagittal)
+    return {name: data_uri(figure) for name, figure in figures.items()}
 
 
 def _place_rows(errors: pd.DataFrame) -> list[tuple[str, dict[str, float]]]:
@@ -191,32 +191,32 @@ def _axial_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     if not len(table):
         return []
     groups = [("all", table), *((labels.level_title(str(level)), rows) for level, rows in table.groupby("level"))]
-    found = []
-    for name, rows in groups:
-        is_missing = rows["belongs_to"].isna()
-        distances = rows[["left_mm", "right_mm"]].to_numpy(float)
-        found.append(
+    rows = []
+    for name, levels in groups:
+        is_missing = levels["belongs_to"].isna()
+        distances = levels[["left_mm", "right_mm"]].to_numpy(float)
+        rows.append(
             {
                 "name": name,
-                "n": len(rows),
-                "right": float(rows["is_right"].mean()),
-                "wrong": float((~rows["is_right"] & ~is_missing).mean()),
+                "n": len(levels),
+                "right": float(levels["is_right"].mean()),
+                "wrong": float((~levels["is_right"] & ~is_missing).mean()),
                 "missing": float(is_missing.mean()),
                 "median_mm": float(np.nanmedian(distances)) if np.isfinite(distances).any() else float("nan"),
             }
         )
-    return found
+    return rows
 
 
 def _confusion_rows(evaluation: Evaluation) -> list[tuple[str, list[tuple[str, list[tuple[int, float]]]]]]:
-    found = []
+    groups = []
     for group, table in confusion(evaluation.labels, evaluation.answer).items():
         rows = []
         for severity, counts in zip(labels.SEVERITIES, table, strict=True):
             total = max(int(counts.sum()), 1)
             rows.append((severity, [(int(count), int(count) / total) for count in counts]))
-        found.append((group, rows))
-    return found
+        groups.append((group, rows))
+    return groups
 
 
 def _stages(run: Path) -> tuple[list[dict[str, str]], list[tuple[str, str]]]:
@@ -285,12 +285,12 @@ def _worst_rows(evaluation: Evaluation, row: int, n: int = 3) -> str:
 
 def _pictures(evaluation: Evaluation, study_id: int) -> list[Picture]:
     """The kernel's own overlays of a study; none where it cannot be read."""
-    found = evaluation.found.get(study_id)
-    if found is None:
+    localisation = evaluation.localisations.get(study_id)
+    if localisation is None:
         return []
     cohort = evaluation.cohort
     try:
-        return draw(read_study(cohort.root, cohort.split, study_id, cohort.series), found)
+        return draw(read_study(cohort.root, cohort.split, study_id, cohort.series), localisation)
     except LumbarError:
         return []
 
@@ -298,7 +298,7 @@ def _pictures(evaluation: Evaluation, study_id: int) -> list[Picture]:
 def _finite(value: Any) -> Any:
     """JSON knows no NaN: such a figure is null."""
     if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
+        return {name: _finite(inner) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_finite(item) for item in value]
+        return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

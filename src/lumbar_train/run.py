@@ -31,7 +31,7 @@ from lumbar_train.data.masks import MaskReader
 from lumbar_train.data.tables import Cohort
 from lumbar_train.data.targets import StudyTargets, study_targets
 from lumbar_train.engine.checkpoint import save_weights
-from lumbar_train.engine.distributed import Ranks
+from lumbar_train.engine.distributed import Distributed
 from lumbar_train.engine.fold_pool import run_side_by_side, workers
 from lumbar_train.engine.loop import fit
 from lumbar_train.outputs.oof import check_oof_frame, check_unseen, write_seen
@@ -46,7 +46,7 @@ from lumbar_train.outputs.store import (
 )
 from lumbar_train.recipes import Recipe, StageRecipe
 from lumbar_train.stages import denoise
-from lumbar_train.stages.aggregate_folds import fit_last_step
+from lumbar_train.stages.aggregate_folds import fit_aggregator_folds
 from lumbar_train.stages.classify import LevelCrops
 from lumbar_train.stages.denoise import FIRST
 from lumbar_train.stages.fitting import fit_seed, fold_name, has_begun, load_weights, loop_config, note_seconds
@@ -77,7 +77,7 @@ class Run:
     use_folds: list[int]
     seed: int = 0
     resume: bool = False
-    ranks: Ranks = field(default_factory=Ranks)
+    distributed: Distributed = field(default_factory=Distributed)
     devices: tuple[torch.device, ...] = ()  # for folds side by side; none: this process's own
     loop: dict[str, Any] = field(default_factory=dict)
     start: Start = field(default_factory=Start)
@@ -115,16 +115,18 @@ class Run:
         if unknown := sorted(wanted - set(steps)):
             raise CohortError(f"--stages: found {', '.join(unknown)}, expected of {', '.join(steps)}")
         plan = [(step, fold) for step in steps if step in wanted for fold in self._folds_of(step)]
-        self.ranks.first(lambda: self._check_plan(plan))
-        jobs = 1 if self.ranks.is_many else jobs  # under torchrun all processes work on one fit
+        self.distributed.on_main(lambda: self._check_plan(plan))
+        jobs = 1 if self.distributed.is_many else jobs  # under torchrun all processes work on one fit
         with workers(jobs) as pool:
             for step in (name for name in steps if name in wanted):
                 start = time.monotonic()
                 if step in ("aggregator", denoise.STEP):
-                    self.ranks.first(self.aggregator if step == "aggregator" else self.doubt)
+                    self.distributed.on_main(self.aggregator if step == "aggregator" else self.find_suspect_labels)
                 else:
                     run_side_by_side(self, step, self._folds_of(step), pool, jobs)
-                self.ranks.first(partial(note_seconds, self.out, step, time.monotonic() - start, self.ranks.device))
+                self.distributed.on_main(
+                    partial(note_seconds, self.out, step, time.monotonic() - start, self.distributed.device)
+                )
 
     def _folds_of(self, step: str) -> list[int]:
         """The folds that a step runs on, fits on all data first."""
@@ -146,7 +148,7 @@ class Run:
 
     def work(self, step: str, fold: int) -> None:
         """One step on one fold: fit, then leave the out-of-fold outputs of the studies held out."""
-        self.ranks.first(lambda: self._check_plan([(step, fold)]))
+        self.distributed.on_main(lambda: self._check_plan([(step, fold)]))
         actions: dict[str, Callable[[int], None]] = {
             "sagittal_xy": self.sagittal_xy,
             "sagittal_z": self.sagittal_z,
@@ -230,13 +232,13 @@ class Run:
     def classifier(self, name: str, fold: int, *, suffix: str = "") -> None:
         """Fit one classifier on crops at out-of-fold points; leave out-of-fold logits.
 
-        ``suffix`` is that of a first round, which learns from all labels; the last one leaves out doubted ones.
+        ``suffix`` is that of a first round, which learns from all labels; the second leaves out suspect ones.
         """
         stage = self.recipe.stages[name]
         found = self._localisations()
         labels = self.labels()
         if self.recipe.denoise is not None and not suffix:
-            labels = denoise.without_doubts(self.out, labels)
+            labels = denoise.without_suspect_labels(self.out, labels)
         name = f"{name}{suffix}"
 
         def data(ids: list[int]) -> LevelCrops:
@@ -262,7 +264,7 @@ class Run:
             self._out_of_fold(LOCALISE, table)
         return read_localisations(self.out / LOCALISE, self.fold_of)
 
-    def doubt(self) -> None:
+    def find_suspect_labels(self) -> None:
         """Find the labels that the first round's out-of-fold outputs contradict."""
         assert self.recipe.denoise is not None
         for name in CLASSIFIERS:
@@ -270,14 +272,16 @@ class Run:
         ids = np.array(sorted(self.fold_of))
         probs = denoise.first_round_probs(self.out, CLASSIFIERS, ids)
         labels = self.cohort.labels[self.cohort.rows(ids)]
-        n = denoise.write_doubts(self.out, ids, labels, probs, self.recipe.denoise)
-        tqdm.write(f"doubted: {n} of {int((labels >= 0).sum())} labels; they are left out of the second training")
+        n = denoise.write_suspect_labels(self.out, ids, labels, probs, self.recipe.denoise)
+        tqdm.write(
+            f"suspect labels: {n} of {int((labels >= 0).sum())} labels; they are left out of the second training"
+        )
 
     def aggregator(self) -> None:
-        """Fit the last step on out-of-fold logits."""
+        """Fit the aggregator on out-of-fold logits."""
         for name in CLASSIFIERS:
             self._out_of_fold(name, "oof")
-        fit_last_step(
+        fit_aggregator_folds(
             self.out,
             self.cohort,
             self.fold_of,
@@ -300,7 +304,9 @@ class Run:
         torch.manual_seed(self.seed * 1000 + fold + 1)
         network = build(name_of(stage.network), to_dict(stage.network))
         folder = self.out / name / fold_name(fold)
-        if self.ranks.is_first and not (self.resume and has_begun(folder)):  # the others receive the first's weights
+        if self.distributed.is_main and not (
+            self.resume and has_begun(folder)
+        ):  # the others receive the first's weights
             self.start.apply(network)
         result = fit(
             network,
@@ -309,13 +315,13 @@ class Run:
             config=loop_config(stage.for_fold(fold), fit_seed(self.seed, fold), self.loop),
             out_dir=folder,
             resume=self.resume,
-            distributed=self.ranks,
+            distributed=self.distributed,
             identity=self._identity(fold),
         )
         load_weights(network, result.weights)
         if isinstance(samples, LevelCrops) and stage.fit.metric_epochs:
             self._fit_metric(network, samples, stage, folder, fold)
-        self.ranks.first(partial(self._keep, network, name, fold, seen))
+        self.distributed.on_main(partial(self._keep, network, name, fold, seen))
         return network.eval()
 
     def _fit_metric(self, network: nn.Module, samples: LevelCrops, stage: StageRecipe, folder: Path, fold: int) -> None:
@@ -335,7 +341,7 @@ class Run:
             ),
             out_dir=folder.with_name(f"{folder.name}-metric"),
             resume=self.resume,
-            distributed=self.ranks,
+            distributed=self.distributed,
             identity=self._identity(fold) | {"step": "metric"},
         )
         load_weights(network, result.weights)
@@ -356,7 +362,7 @@ class Run:
     def _load(self, stage: str, fold: int) -> nn.Module:
         recipe = self.recipe.stages[stage]
         network = build(name_of(recipe.network), to_dict(recipe.network))
-        return load_weights(network, self._weights(stage, fold)).to(self.ranks.device).eval()
+        return load_weights(network, self._weights(stage, fold)).to(self.distributed.device).eval()
 
     def _held_out(self, fold: int, *stages: str, title: str = "") -> Iterable[int]:
         """This process's share of a fold's studies, with a bar; none for a fit on all data, which is never scored.
@@ -367,16 +373,16 @@ class Run:
         ids = [] if is_full(fold) else sorted(k for k, held in self.fold_of.items() if held == fold)
         for stage in stages if ids else ():
             check_unseen(self._weights(stage, fold), ids)
-        is_shown = bool(ids) and self.ranks.is_first
-        mine = ids[self.ranks.rank :: self.ranks.world]
+        is_shown = bool(ids) and self.distributed.is_main
+        mine = ids[self.distributed.rank :: self.distributed.world]
         return tqdm(mine, desc=f"{title or stages[0]} (out of fold {fold})", unit="study", disable=not is_shown)
 
     def _leave(self, fold: int, outputs: dict[int, T], write: Callable[[dict[int, T]], None]) -> None:
         """Join the processes' outputs; the first writes them before anyone goes on to read."""
         if is_full(fold):
             return
-        every = {study_id: value for part in self.ranks.gather(outputs) for study_id, value in part.items()}
-        self.ranks.first(lambda: write(dict(sorted(every.items()))))
+        every = {study_id: value for part in self.distributed.gather(outputs) for study_id, value in part.items()}
+        self.distributed.on_main(lambda: write(dict(sorted(every.items()))))
 
     def _out_of_fold(self, stage: str, table: str) -> Path:
         """Path of an earlier stage's table, once each of its rows is known to come from the fold that held it out.

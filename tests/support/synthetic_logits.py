@@ -1,4 +1,4 @@
-"""Out-of-fold logits of three classifiers that see latent severities through noise: what the last step is tuned on.
+"""Out-of-fold logits of three classifiers that see latent severities through noise: what the aggregator is tuned on.
 
 Severities of neighbouring levels and of one level's conditions go together, as they do in patients; labels follow the
 competition's frequencies. Each classifier is surer than it is right, by condition, sees some conditions better than

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from lumbar_train.engine.distributed import Ranks, join_ranks
-from lumbar_train.engine.loop import LoopConfig, fit
+from lumbar_train.engine.distributed import Distributed, join_distributed
+from lumbar_train.engine.loop import fit
+from lumbar_train.engine.loop_config import LoopConfig
 from lumbar_train.engine.sampling import predict
 
 N = 21
@@ -73,9 +74,9 @@ def toy_loss(network: nn.Module, batch: dict[str, torch.Tensor]):
     return loss, {"weight": weight, "accuracy": hits.detach()}
 
 
-def toy_validate(network: nn.Module, epoch: int, ranks: Ranks | None = None) -> dict[str, float]:
+def toy_validate(network: nn.Module, epoch: int, distributed: Distributed | None = None) -> dict[str, float]:
     dataset = ToyDataset(13)
-    out = predict(lambda b: {"logits": network(b["image"])}, dataset, batch_size=4, ranks=ranks, seed=99)
+    out = predict(lambda b: {"logits": network(b["image"])}, dataset, batch_size=4, distributed=distributed, seed=99)
     logits = torch.from_numpy(out["logits"])
     labels = torch.arange(13) % 3
     np.random.rand()  # noqa: NPY002 - a careless validation that draws from the global generator
@@ -93,7 +94,7 @@ def run_toy(
     config: LoopConfig = TOY,
     *,
     resume: bool = False,
-    ranks: Ranks | None = None,
+    distributed: Distributed | None = None,
     dropout: float = 0.2,
 ):
     return fit(
@@ -101,10 +102,10 @@ def run_toy(
         dataset,
         toy_loss,
         config=config,
-        validate=lambda network, epoch: toy_validate(network, epoch, ranks),
+        validate=lambda network, epoch: toy_validate(network, epoch, distributed),
         out_dir=out_dir,
         resume=resume,
-        distributed=ranks,
+        distributed=distributed,
     )
 
 
@@ -115,15 +116,21 @@ def say_slowly(error: Exception) -> None:
 
 
 def main() -> None:
-    """``kill OUT N`` is killed at sample N; ``ranks OUT N_SAMPLES [BAD]`` runs under torchrun."""
+    """``kill OUT N`` is killed at sample N; ``distributed OUT N_SAMPLES [BAD]`` runs under torchrun."""
     torch.set_num_threads(1)
     task, out_dir = sys.argv[1], Path(sys.argv[2])
     if task == "kill":
         run_toy(out_dir, ToyDataset(die_after=int(sys.argv[3]), how="kill"))
         return
     bad = int(sys.argv[4]) if len(sys.argv) > 4 else None
-    with join_ranks("cpu", say_slowly) as ranks:
-        run_toy(out_dir, ToyDataset(int(sys.argv[3]), bad=bad), replace(TOY, accumulate=1), ranks=ranks, dropout=0.0)
+    with join_distributed("cpu", say_slowly) as distributed:
+        run_toy(
+            out_dir,
+            ToyDataset(int(sys.argv[3]), bad=bad),
+            replace(TOY, accumulate=1),
+            distributed=distributed,
+            dropout=0.0,
+        )
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from lumbar_train.data.folds import make_folds, write_folds
 from lumbar_train.data.tables import Cohort, read_cohort
 from lumbar_train.data.true_points import true_localisation
 from lumbar_train.errors import LeakError
-from lumbar_train.evaluation.evaluate import STEPS, Evaluation, evaluate_oof, evaluate_run
+from lumbar_train.evaluation.evaluate import ANSWERS, Evaluation, evaluate_oof, evaluate_run
 from lumbar_train.evaluation.point_errors import axial_assignments, sagittal_errors, truth_points
 from lumbar_train.outputs.store import levels_frame, logits_frame, write_frame, write_localisations
 from lumbar_train.report import report_on, write_report
@@ -77,7 +77,7 @@ def test_out_of_fold_figures_are_those_of_the_stored_outputs(run, cohort):
     figures = evaluation.figures()
     expected = score_arrays(cohort.labels.astype(np.int64), evaluation.answer)
     assert figures["scores"]["+ MLP"]["total"][0] == pytest.approx(expected.total)
-    assert list(figures["scores"]) == list(STEPS)
+    assert list(figures["scores"]) == list(ANSWERS)
     assert list(figures["folds"]) == ["0", "1"]
     assert figures["sagittal"]["median_mm"] < 1e-6
     assert figures["axial"]["right"] == 1.0
@@ -90,7 +90,7 @@ def test_the_prior_of_a_fold_is_that_of_the_other_folds(run, cohort):
     evaluation = evaluate_oof(run, cohort)
     for fold in (0, 1):
         others = evaluation.study_ids[evaluation.folds != fold]
-        assert np.allclose(evaluation.steps["prior"][evaluation.folds == fold], cohort.prior(others))
+        assert np.allclose(evaluation.answers["prior"][evaluation.folds == fold], cohort.prior(others))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_a_bundle_on_a_cohort_answers_as_the_kernel_does(bundle, root):
     frame, _ = predict(root, bundle, split="train", studies=[101, 104], progress=False)
     expected = frame[list(labels.SEVERITY_COLUMNS)].to_numpy().reshape(2, 25, 3)
     assert np.abs(evaluation.answer - expected).max() < 1e-6
-    assert list(evaluation.steps) == list(STEPS)
+    assert list(evaluation.answers) == list(ANSWERS)
     assert evaluation.true_points is not None
     assert np.allclose(evaluation.true_points.sum(-1), 1)
     figures = evaluation.figures()
@@ -135,7 +135,7 @@ def test_a_study_without_images_gets_the_prior_and_is_counted(bundle, root):
     shutil.rmtree(root / "train_images/104")
     evaluation = evaluate_run(bundle, root, studies=[103, 104], progress=False)
     assert evaluation.study_ids.tolist() == [103, 104]
-    assert np.allclose(evaluation.answer[1], evaluation.steps["prior"][1])
+    assert np.allclose(evaluation.answer[1], evaluation.answers["prior"][1])
     assert any("104" in line for line in evaluation.problems[104])
     assert evaluation.cohort.dropped["series: folder missing"] == 3
 
@@ -194,8 +194,8 @@ def test_the_page_stands_alone_and_says_everything(run, cohort, tmp_path):
 def test_figures_without_points_or_axial_series_still_make_a_page(run, cohort, tmp_path):
     evaluation = evaluate_oof(run, cohort)
     nothing = truth_points(cohort).iloc[:0]
-    evaluation.sagittal = sagittal_errors(nothing, evaluation.found)
-    evaluation.axial = axial_assignments(nothing, evaluation.found, cohort)
+    evaluation.sagittal = sagittal_errors(nothing, evaluation.localisations)
+    evaluation.axial = axial_assignments(nothing, evaluation.localisations, cohort)
     evaluation.folds = None
     text = write_report(evaluation, tmp_path / "report").read_text()
     assert "No true points are known" in text

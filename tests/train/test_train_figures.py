@@ -11,7 +11,7 @@ from lumbar.metric import score_arrays
 from lumbar.stages.points import AxialLevel, Localisation, SagittalPoint
 from lumbar_train.data.tables import read_cohort
 from lumbar_train.data.true_points import true_localisation
-from lumbar_train.evaluation.evaluate import step_probs
+from lumbar_train.evaluation.evaluate import partial_answers
 from lumbar_train.evaluation.point_errors import axial_assignments, sagittal_errors, summarise, truth_points
 from lumbar_train.evaluation.scoring import (
     TERMS,
@@ -136,11 +136,11 @@ def test_steps_use_the_models_that_saw_something_and_the_prior_elsewhere():
     mask = np.zeros((3, 5, 5), bool)
     mask[0, :3], mask[1, 3:] = True, True
     prior = np.tile([0.5, 0.3, 0.2], (25, 1))
-    steps = step_probs(logits, mask, prior)
-    assert (steps["sagittal only"][:15].argmax(1) == 2).all()
-    assert np.allclose(steps["sagittal only"][15:], prior[15:])
-    assert (steps["+ axial"][15:].argmax(1) == 0).all()
-    assert np.allclose(steps["+ axial"].sum(1), 1)
+    answers = partial_answers(logits, mask, prior)
+    assert (answers["sagittal only"][:15].argmax(1) == 2).all()
+    assert np.allclose(answers["sagittal only"][15:], prior[15:])
+    assert (answers["+ axial"][15:].argmax(1) == 0).all()
+    assert np.allclose(answers["+ axial"].sum(1), 1)
 
 
 # Places

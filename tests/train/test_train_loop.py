@@ -16,8 +16,9 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from lumbar_train.engine.distributed import Ranks, pick_device
-from lumbar_train.engine.loop import LoopConfig, fit
+from lumbar_train.engine.distributed import Distributed, pick_device
+from lumbar_train.engine.loop import fit
+from lumbar_train.engine.loop_config import LoopConfig
 from lumbar_train.engine.sampling import Plan, epoch_order, predict, step_parts
 from lumbar_train.errors import TrainingError
 from train_toy_fit import TOY, N, ToyDataset, run_toy, toy_loss, toy_network
@@ -105,10 +106,10 @@ def test_two_runs_are_bit_identical(tmp_path):
 )  # fmt: skip
 def test_a_fit_goes_on_on_a_device_of_another_precision(tmp_path, monkeypatch, before, after):
     """A GPU with bf16 needs no loss scale, one without needs it; the checkpoint of either serves both."""
-    monkeypatch.setattr("lumbar_train.engine.loop.amp_dtype", lambda config, device: before)
+    monkeypatch.setattr("lumbar_train.engine.optimisation.amp_dtype", lambda config, device: before)
     with pytest.raises(KeyboardInterrupt):
         run_toy(tmp_path, ToyDataset(die_after=30))
-    monkeypatch.setattr("lumbar_train.engine.loop.amp_dtype", lambda config, device: after)
+    monkeypatch.setattr("lumbar_train.engine.optimisation.amp_dtype", lambda config, device: after)
     result = run_toy(tmp_path, ToyDataset(), resume=True)
     log = pd.read_csv(tmp_path / "log.csv")
     assert log["epoch"].tolist() == [0.0, 1.0, 2.0]
@@ -262,7 +263,7 @@ def test_several_processes_follow_the_curve_of_one(tmp_path, world, n_samples):
 
 def run_ranks(folder: Path, world: int, n_samples: int, *more: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
-    command += [str(TOY_FILE), "ranks", str(folder), str(n_samples), *more]
+    command += [str(TOY_FILE), "distributed", str(folder), str(n_samples), *more]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=1500)
     if not more:
         assert done.returncode == 0, done.stderr[-3000:]
@@ -282,7 +283,7 @@ def test_parts_cover_each_batch_once_for_any_number_of_processes():
         for size in (1, 2, 7, 16):
             for accumulate in (1, 2, 4):
                 batch = np.arange(100, 100 + size)
-                parts = [step_parts(batch, 0, 0, Ranks(rank, world), accumulate) for rank in range(world)]
+                parts = [step_parts(batch, 0, 0, Distributed(rank, world), accumulate) for rank in range(world)]
                 assert len({len(some) for some in parts}) == 1  # everyone exchanges gradients equally often
                 seen = [i for some in parts for part in some if part.counts for i in part.indices]
                 assert sorted(seen) == batch.tolist()
@@ -293,7 +294,7 @@ def test_epochs_are_permutations_that_differ():
     orders = [epoch_order(50, 1, epoch) for epoch in range(3)]
     assert all(sorted(order) == list(range(50)) for order in orders)
     assert not np.array_equal(orders[0], orders[1])
-    plan = Plan(50, 8, 1, 1, Ranks())
+    plan = Plan(50, 8, 1, 1, Distributed())
     rest = [p.indices for p in plan.start(2, first_step=3)]
     assert [i for indices in rest for i in indices] == orders[2][24:].tolist()
 

@@ -79,7 +79,7 @@ def test_a_subset_of_folds_is_refused_with_the_command_that_makes_the_rest(tmp_p
     for step, fold in command:
         leave(tmp_path, step, fold, tables=("levels", "points", "axial") if step == "localise" else ("oof",))
         if step == "denoise":
-            (tmp_path / "denoise/doubted.parquet").touch()
+            (tmp_path / "denoise/suspect_labels.parquet").touch()
     check(tmp_path, plan_of(recipe, folds), recipe)
 
 
@@ -105,7 +105,7 @@ def test_weights_without_their_outputs_are_not_enough(tmp_path):
     assert not is_done(tmp_path, "axial_all", 0)
 
 
-def test_classifiers_need_every_fold_and_the_doubts_where_labels_are_doubted():
+def test_classifiers_need_every_fold_and_the_suspect_labels_where_there_are_some():
     assert needs("axial_all", 1, FOLDS, is_denoised=False) == {("localise", k) for k in FOLDS}
     assert ("denoise", FULL) in needs("axial_all", FULL, FOLDS, is_denoised=True)
     assert needs("axial_all-first", 1, FOLDS, is_denoised=True) == {("localise", k) for k in FOLDS}

@@ -17,7 +17,7 @@ from lumbar.models import build, name_of
 from lumbar.models.backbone import Backbone, create_timm
 from lumbar_train.__main__ import main
 from lumbar_train.errors import TrainingError
-from lumbar_train.parameters import own_count, seed_count, table
+from lumbar_train.parameters import own_count, reference_count, table
 from lumbar_train.recipes import recipe_by_name
 from lumbar_train.stages import pretrained
 from lumbar_train.stages.pretrained import Start, backbones, parse_files, with_backbone
@@ -182,9 +182,9 @@ def test_counts_are_those_that_the_solution_states():
     }  # fmt: skip
     recipe = recipe_by_name("model2")
     for stage, millions in stated.items():
-        assert seed_count(stage) / 1e6 == pytest.approx(millions, rel=0.02), stage
+        assert reference_count(stage) / 1e6 == pytest.approx(millions, rel=0.02), stage
         if not stage.startswith("axial_s") and stage != "axial_all":
-            assert own_count(recipe, stage) == pytest.approx(seed_count(stage), rel=0.02), stage
+            assert own_count(recipe, stage) == pytest.approx(reference_count(stage), rel=0.02), stage
     assert own_count(recipe, "axial_all") / 1e6 == pytest.approx(35, rel=0.02)
     assert len(table(recipe).splitlines()) == 8
 

@@ -392,12 +392,12 @@ def test_a_run_with_all_that_strong_adds_goes_from_end_to_end(pristine, tmp_path
         for name, s in recipe.stages.items()
     }
     stages["aggregator"] = replace(stages["aggregator"], network=LevelSequenceConfig(hidden=8, confidence=True))
-    doubts = DenoiseConfig(below=0.9, most=0.05)
-    tiny = replace(recipe, stages=stages, denoise=doubts, full_seeds=2)
+    suspects = DenoiseConfig(below=0.9, most=0.05)
+    tiny = replace(recipe, stages=stages, denoise=suspects, full_seeds=2)
     monkeypatch.setitem(RECIPES, "tiny", lambda: tiny)
     run = tmp_path / "run"
     assert train(pristine, run) == 0
-    n = len(pd.read_parquet(run / "denoise/doubted.parquet"))
+    n = len(pd.read_parquet(run / "denoise/suspect_labels.parquet"))
     assert 0 < n <= 0.05 * 200
     counts = json.loads((run / "report/figures.json").read_text())["dropped"]
     assert sum(count for reason, count in counts.items() if reason.startswith("labels: ")) == n

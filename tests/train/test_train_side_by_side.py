@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lumbar_train.engine.distributed import Ranks
+from lumbar_train.engine.distributed import Distributed
 from lumbar_train.engine.fold_pool import hand_out, run_side_by_side, usable_devices, workers
 
 SLEEP_S = 1500.0
@@ -81,14 +81,14 @@ class FakeRun:
 
     devices: tuple[torch.device, ...]
     seconds: dict[int, float]
-    ranks: Ranks = field(default_factory=Ranks)
+    distributed: Distributed = field(default_factory=Distributed)
     had: dict[int, str] = field(default_factory=dict)
     busy: Counter[str] = field(default_factory=Counter)
     most: Counter[str] = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def work(self, step: str, fold: int) -> None:
-        name = str(self.ranks.device)
+        name = str(self.distributed.device)
         with self.lock:
             self.had[fold] = name
             self.busy[name] += 1

@@ -26,7 +26,7 @@ from lumbar_train.data.usable import read_dropped
 from lumbar_train.recipes import Fit
 from lumbar_train.stages.aggregate import fit_aggregator
 from lumbar_train.stages.classify import LevelCrops
-from lumbar_train.stages.denoise import DenoiseConfig, doubted, without_doubts, write_doubts
+from lumbar_train.stages.denoise import DenoiseConfig, suspect_labels, without_suspect_labels, write_suspect_labels
 from lumbar_train.stages.locate import collate
 from lumbar_train.stages.losses import competition_loss, graded_loss, metric_loss
 from lumbar_train.stages.metric_finetune import MetricLoss, StudyCrops
@@ -156,7 +156,7 @@ def any_severe_term(canal: list[int], p_severe: list[float]) -> tuple[float, tor
 def test_an_unknown_canal_label_is_unknown_to_the_any_severe_term_too():
     seen = [0.1, 0.2, 0.9, 0.1, 0.1]
     assert any_severe_term([0, 0, 0, 0, 0], seen)[0] == pytest.approx(-np.log(0.1), rel=1e-4)
-    loss, gradient = any_severe_term([0, 0, -1, 0, 1], seen)  # the doubted one may be severe
+    loss, gradient = any_severe_term([0, 0, -1, 0, 1], seen)  # the unknown one may be severe
     assert loss == 0.0
     assert not gradient.any()
     assert any_severe_term([-1] * 5, seen)[0] == 0.0
@@ -208,7 +208,7 @@ def test_whole_studies_are_samples_of_five_levels():
 # Denoising
 
 
-def test_the_least_probable_labels_are_doubted_up_to_a_share_of_each_severity():
+def test_the_least_probable_labels_are_suspect_up_to_a_share_of_each_severity():
     labels = np.zeros((10, 25), np.int8)
     labels[:, 5:10] = 2
     labels[:, 10] = -1
@@ -218,20 +218,22 @@ def test_the_least_probable_labels_are_doubted_up_to_a_share_of_each_severity():
     probs[2, 6] = (0.6, 0.39, 0.01)
     probs[3, 10] = (0.0, 0.0, 1.0)
     probs[4, 1] = np.nan
-    found = doubted(labels, probs, DenoiseConfig(below=0.03, most=0.1))
+    found = suspect_labels(labels, probs, DenoiseConfig(below=0.03, most=0.1))
     assert sorted(map(tuple, np.argwhere(found).tolist())) == [(0, 0), (1, 0), (2, 6)]
-    fewer = doubted(labels, probs, DenoiseConfig(below=0.03, most=0.006))  # 1 of 190 normal labels, none of 50 severe
+    fewer = suspect_labels(
+        labels, probs, DenoiseConfig(below=0.03, most=0.006)
+    )  # 1 of 190 normal labels, none of 50 severe
     assert np.argwhere(fewer).tolist() == [[0, 0]]
 
 
-def test_doubts_are_left_for_the_report_and_for_training_alone(tmp_path):
+def test_suspect_labels_are_left_for_the_report_and_for_training_alone(tmp_path):
     labels = some_labels(4)
     labels[2, 7] = 2
     probs = np.full((4, 25, 3), 1 / 3)
     probs[2, 7] = (0.9, 0.09, 0.01)
     ids = np.array([11, 12, 13, 14])
-    assert write_doubts(tmp_path, ids, labels, probs, DenoiseConfig(below=0.05, most=1.0)) == 1
-    frame = pd.read_parquet(tmp_path / "denoise/doubted.parquet")
+    assert write_suspect_labels(tmp_path, ids, labels, probs, DenoiseConfig(below=0.05, most=1.0)) == 1
+    frame = pd.read_parquet(tmp_path / "denoise/suspect_labels.parquet")
     assert frame.to_dict("records") == [
         {"study_id": 13, "column": COLUMNS[7], "severity": "Severe", "probability": pytest.approx(0.01)}
     ]
@@ -239,7 +241,7 @@ def test_doubts_are_left_for_the_report_and_for_training_alone(tmp_path):
     assert list(counts.values()) == [1]
     assert next(iter(counts)).startswith("labels: Severe, out-of-fold probability below 0.05")
     before = {int(k): row for k, row in zip(ids, labels, strict=True)}
-    after = without_doubts(tmp_path, before)
+    after = without_suspect_labels(tmp_path, before)
     assert after[13][7] == -1
     assert before[13][7] == 2
     assert sum(int((after[k] != before[k]).sum()) for k in before) == 1

@@ -1,4 +1,4 @@
-"""What the last step learns from is what the kernel will show it."""
+"""What the aggregator learns from is what the kernel will show it."""
 
 from __future__ import annotations
 

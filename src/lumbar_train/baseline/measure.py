@@ -56,7 +56,7 @@ def evaluate_baseline(run: Path, cohort: Cohort, *, device: str = "cpu", progres
             lines = [one_line(error, study_text(cohort.root, cohort.split, int(study_id)))]
         if lines:
             problems[int(study_id)] = lines
-    steps = {
+    answers_by_name = {
         "uniform": np.full(answers.shape, 1 / 3),
         "prior": np.tile(prior, (len(cohort), 1, 1)),
         "baseline": answers,
@@ -66,8 +66,8 @@ def evaluate_baseline(run: Path, cohort: Cohort, *, device: str = "cpu", progres
         cohort=cohort,
         study_ids=cohort.study_ids,
         labels=cohort.labels,
-        steps=steps,
-        found={int(study): Localisation() for study in cohort.study_ids},  # none is made: it needs no localiser
+        answers=answers_by_name,
+        localisations={int(study): Localisation() for study in cohort.study_ids},  # none is made: it needs no localiser
         sagittal=pd.DataFrame(),
         axial=pd.DataFrame(),
         problems=problems,

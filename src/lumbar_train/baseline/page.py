@@ -18,7 +18,7 @@ from lumbar_train.baseline.gather import Answers
 from lumbar_train.baseline.look import plot_confusion, plot_finder, plot_samples
 from lumbar_train.baseline.prepare import Images
 from lumbar_train.baseline.run import BaselineRun
-from lumbar_train.evaluation.plots import data_uri, plot_steps
+from lumbar_train.evaluation.plots import data_uri, plot_answers
 from lumbar_train.evaluation.scoring import TERMS, Interval
 from lumbar_train.files import write_bytes, write_text
 
@@ -80,7 +80,7 @@ def _write(folder: Path, comparison: Comparison, columns: list[dict[str, Any]], 
         terms=[term.replace("_", " ") for term in TERMS],
         score_rows=[(name, [rows[t] for t in TERMS]) for name, rows in found["scores"].items()],
         difference_rows=[(name, [rows[t] for t in TERMS]) for name, rows in found["differences"].items()],
-        bars=data_uri(plot_steps(bars)),
+        bars=data_uri(plot_answers(bars)),
         columns=columns,
         losers=figures.get("not_better_than_constant", []),
         constant_fits=figures.get("constant_fits", []),

@@ -15,12 +15,12 @@ from lumbar_train.data.tables import Cohort
 from lumbar_train.files import write_text
 
 FILE = "dropped.json"
-DOUBTS = "denoise/counts.json"
+SUSPECT_COUNTS = "denoise/counts.json"
 NO_SERIES = "studies: no readable series"
 NO_SLICE = "series: no usable slice"
 
 
-def readable(cohort: Cohort, cache: Cache) -> Cohort:
+def drop_unreadable(cohort: Cohort, cache: Cache) -> Cohort:
     """The cohort without the studies of which no series could be read; those and unusable series are counted.
 
     A study without images can teach nothing and be scored by nothing but the prior, so it takes no part in a run.
@@ -55,16 +55,16 @@ def write_dropped(run: Path, whole: Cohort, kept: Cohort) -> None:
 
 def read_dropped(run: Path) -> dict[str, Any]:
     """``studies`` that a run left out, and ``counts`` by reason; both empty where nothing is noted."""
-    path, doubts = run / FILE, run / DOUBTS
+    path, suspects = run / FILE, run / SUSPECT_COUNTS
     noted = json.loads(path.read_text("utf-8")) if path.is_file() else {"studies": [], "counts": {}}
-    if doubts.is_file():
-        noted["counts"] |= json.loads(doubts.read_text("utf-8"))
+    if suspects.is_file():
+        noted["counts"] |= json.loads(suspects.read_text("utf-8"))
     return dict(noted)
 
 
-def write_doubt_counts(run: Path, counts: dict[str, int]) -> None:
-    """Note by reason how many labels a second training left out; a run that goes on finds them again."""
-    write_text(run / DOUBTS, json.dumps({reason: n for reason, n in counts.items() if n}, indent=1) + "\n")
+def write_suspect_counts(run: Path, counts: dict[str, int]) -> None:
+    """Write by reason how many labels the second training left out, for the report of a run that is resumed."""
+    write_text(run / SUSPECT_COUNTS, json.dumps({reason: n for reason, n in counts.items() if n}, indent=1) + "\n")
 
 
 def as_trained(run: Path, cohort: Cohort) -> Cohort:

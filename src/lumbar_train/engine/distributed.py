@@ -1,4 +1,4 @@
-"""One process or many: what ``torchrun`` says, gathered in one value that every part of training takes."""
+"""One process or many: what ``torchrun`` says, as one value that every part of training takes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from lumbar.errors import LumbarError
 from lumbar_train.errors import TrainingError
 
 T = TypeVar("T")
-PATIENCE = timedelta(hours=4)  # the first process joins tables and fits the last step while the others wait
+PATIENCE = timedelta(hours=4)  # the first process joins tables and fits the aggregator while the others wait
 FAREWELL = timedelta(minutes=1)  # a refusal is mostly everybody's, and then all say it within moments
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """This process among its peers. ``Ranks()`` is one process alone.
+class Distributed:
+    """This process and its peers. ``Distributed()`` is one process alone.
 
     Attributes:
         rank: 0-based number among all processes.
@@ -36,13 +36,13 @@ class Ranks:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
-    def is_first(self) -> bool:
-        """Whether this process writes files and shows bars."""
+    def is_main(self) -> bool:
+        """Whether this is the process that writes files and shows progress (rank 0)."""
         return self.rank == 0
 
     @property
     def is_many(self) -> bool:
-        """Whether there is anyone to talk to."""
+        """Whether there are other processes."""
         return self.world > 1
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
@@ -60,26 +60,26 @@ class Ranks:
         return values
 
     def broadcast(self, value: Any) -> Any:
-        """The first process's value, on each."""
+        """The main process's value, on every process."""
         if not self.is_many:
             return value
         values = [value]
         dist.broadcast_object_list(values, src=0, device=self.device if self.device.type == "cuda" else None)
         return values[0]
 
-    def first(self, action: Callable[[], T]) -> T:
-        """What the first process alone does: its result is everybody's, and so is its refusal.
+    def on_main(self, action: Callable[[], T]) -> T:
+        """Run an action on the main process alone; every process gets its result, or raises its error.
 
-        Without the latter the others would wait for a process that has ended.
+        If the error stayed on the main process, the others would wait for a process that has ended.
         """
         if not self.is_many:
             return action()
-        outcome = _attempt(action) if self.is_first else None
+        outcome = _attempt(action) if self.is_main else None
         value: T = _result(self.broadcast(outcome))
         return value
 
-    def together(self, action: Callable[[], T]) -> list[T]:
-        """What each process does on its share: all results in the order of ranks; the first refusal is everybody's."""
+    def on_all(self, action: Callable[[], T]) -> list[T]:
+        """Run an action on every process; each gets all results in the order of ranks, or raises the first error."""
         if not self.is_many:
             return [action()]
         return [_result(outcome) for outcome in self.gather(_attempt(action))]
@@ -118,7 +118,7 @@ def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
 
 
 @contextmanager
-def join_ranks(device: str = "auto", say: Callable[[Exception], None] | None = None) -> Iterator[Ranks]:
+def join_distributed(device: str = "auto", say: Callable[[Exception], None] | None = None) -> Iterator[Distributed]:
     """Join the group that ``torchrun`` prepared (nccl on GPUs, gloo otherwise); alone without it.
 
     ``torchrun`` sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. The group is left at the end, also
@@ -136,13 +136,13 @@ def join_ranks(device: str = "auto", say: Callable[[Exception], None] | None = N
         torch.cuda.set_device(chosen)
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1 or "RANK" not in os.environ:
-        yield Ranks(device=chosen)
+        yield Distributed(device=chosen)
         return
     store, rank, world = next(rendezvous("env://", timeout=PATIENCE))
     backend = "nccl" if chosen.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
     try:
-        yield Ranks(rank, world, chosen)
+        yield Distributed(rank, world, chosen)
     except (LumbarError, OSError) as error:
         if say is None:
             raise

@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 
 import torch
 
-from lumbar_train.engine.distributed import Ranks, pick_device
+from lumbar_train.engine.distributed import Distributed, pick_device
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -24,7 +24,7 @@ T = TypeVar("T")
 class Work(Protocol):
     """What has steps to do on folds."""
 
-    ranks: Ranks
+    distributed: Distributed
     devices: tuple[torch.device, ...]
 
     def work(self, step: str, fold: int) -> None:
@@ -64,7 +64,7 @@ def run_side_by_side(run: Work, step: str, folds: list[int], pool: Executor | No
         assert pool is not None
         return pool.submit(_task, run, step, fold, jobs, device)
 
-    for _ in hand_out(folds, jobs, run.devices or (run.ranks.device,), begin):
+    for _ in hand_out(folds, jobs, run.devices or (run.distributed.device,), begin):
         pass
 
 
@@ -106,5 +106,5 @@ def _task(run: Work, step: str, fold: int, jobs: int, device: torch.device) -> N
     if device.type == "cuda":
         torch.cuda.set_device(device)
     mine = copy.copy(run)
-    mine.ranks = Ranks(device=device)
+    mine.distributed = Distributed(device=device)
     mine.work(step, fold)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lumbar_train.engine.distributed import Ranks
+from lumbar_train.engine.distributed import Distributed
 from lumbar_train.errors import TrainingError
 
 
@@ -140,20 +140,20 @@ def check_config(config: LoopConfig, n_samples: int) -> None:
         raise TrainingError(f"keep: found {config.keep!r}, expected last or best")
 
 
-def place(model: nn.Module, config: LoopConfig, ranks: Ranks) -> nn.Module:
+def place(model: nn.Module, config: LoopConfig, distributed: Distributed) -> nn.Module:
     """The network on its device; batch statistics are shared between GPUs (SyncBatchNorm does not run on CPU)."""
-    if ranks.is_many and ranks.device.type == "cuda":
+    if distributed.is_many and distributed.device.type == "cuda":
         model = cast(Any, nn.SyncBatchNorm).convert_sync_batchnorm(model)
     if config.channels_last:
         model = cast(Any, model).to(memory_format=torch.channels_last)
-    return model.to(ranks.device)
+    return model.to(distributed.device)
 
 
-def wrap(model: nn.Module, config: LoopConfig, ranks: Ranks) -> Any:
+def wrap(model: nn.Module, config: LoopConfig, distributed: Distributed) -> Any:
     """The network as the loss calls it: exchanging gradients, compiled."""
     network: Any = model
-    if ranks.is_many:
-        ids = [ranks.device.index] if ranks.device.type == "cuda" else None
+    if distributed.is_many:
+        ids = [distributed.device.index] if distributed.device.type == "cuda" else None
         network = DistributedDataParallel(model, device_ids=ids, find_unused_parameters=config.unused_parameters)
     return torch.compile(network) if config.compile else network
 
@@ -164,10 +164,10 @@ def reason(config: LoopConfig, best: dict[str, float], history: list[dict[str, f
     if not best:
         return f"last {averaged}: nothing was held out to choose an epoch by"
     name = config.monitor
-    found = f"best {name} {best[name]:.4f} in epoch {best['epoch'] + 1:.0f}, last {history[-1][f'val_{name}']:.4f}"
+    scores = f"best {name} {best[name]:.4f} in epoch {best['epoch'] + 1:.0f}, last {history[-1][f'val_{name}']:.4f}"
     if use_best:
-        return f"best {averaged} by {name}, as asked: {found}; their score on the same studies flatters"
-    return f"last {averaged}: choosing an epoch on the held-out studies would flatter their score ({found})"
+        return f"best {averaged} by {name}, as asked: {scores}; their score on the same studies flatters"
+    return f"last {averaged}: choosing an epoch on the held-out studies would flatter their score ({scores})"
 
 
 def open_tensorboard(folder: Path) -> Any:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from lumbar_train.engine.distributed import Ranks
+from lumbar_train.engine.distributed import Distributed
 
 Batch = dict[str, Tensor]
 
@@ -60,11 +60,11 @@ class Part:
     is_last: bool  # of the step: gradients are exchanged and the optimiser moves
 
 
-def step_parts(batch: np.ndarray, epoch: int, step: int, ranks: Ranks, accumulate: int) -> list[Part]:
+def step_parts(batch: np.ndarray, epoch: int, step: int, distributed: Distributed, accumulate: int) -> list[Part]:
     """Cut a global batch into this process's forward passes; the same number on every process."""
-    shares = np.array_split(batch, ranks.world)
+    shares = np.array_split(batch, distributed.world)
     n_parts = max(1, min(accumulate, max(len(share) for share in shares)))
-    pieces = np.array_split(shares[ranks.rank], n_parts)
+    pieces = np.array_split(shares[distributed.rank], n_parts)
     return [
         Part(epoch, step, tuple(map(int, piece if len(piece) else batch[:1])), bool(len(piece)), k == n_parts - 1)
         for k, piece in enumerate(pieces)
@@ -79,7 +79,7 @@ class Plan:
     batch_size: int
     accumulate: int
     seed: int
-    ranks: Ranks
+    distributed: Distributed
     is_shuffled: bool = True
     epoch: int = 0
     first_step: int = 0
@@ -98,7 +98,11 @@ class Plan:
             part
             for step in range(first_step, self.n_steps)
             for part in step_parts(
-                order[step * self.batch_size : (step + 1) * self.batch_size], epoch, step, self.ranks, self.accumulate
+                order[step * self.batch_size : (step + 1) * self.batch_size],
+                epoch,
+                step,
+                self.distributed,
+                self.accumulate,
             )
         ]
         return self.parts
@@ -157,7 +161,7 @@ def predict(
     dataset: Dataset,
     *,
     batch_size: int,
-    ranks: Ranks | None = None,
+    distributed: Distributed | None = None,
     seed: int = 0,
     workers: int = 0,
 ) -> dict[str, np.ndarray]:
@@ -167,31 +171,31 @@ def predict(
         forward: batch on the device -> tensors with one row a sample. Set the network to ``eval()`` first.
         dataset: samples are drawn with epoch 0's generators; it should not augment.
         batch_size: samples a forward pass on each process.
-        ranks: the processes that share the work.
+        distributed: the processes that share the work.
         seed: of the samples' generators.
         workers: loader processes.
 
     Returns:
         Arrays with ``len(dataset)`` rows; rows of the processes are put back to their places, none twice or missing.
     """
-    ranks = ranks or Ranks()
-    mine = np.arange(len(dataset))[ranks.rank :: ranks.world]
+    distributed = distributed or Distributed()
+    mine = np.arange(len(dataset))[distributed.rank :: distributed.world]
     chunks = [[(0, int(i)) for i in mine[k : k + batch_size]] for k in range(0, len(mine), batch_size)]
     loader: Any = DataLoader(
         _Seeded(dataset, seed),
         batch_sampler=chunks,
         collate_fn=dataset.collate,
         num_workers=workers,
-        pin_memory=ranks.device.type == "cuda",
+        pin_memory=distributed.device.type == "cuda",
         worker_init_fn=_one_thread if workers else None,
         generator=torch.Generator(),
     )
     outputs: dict[str, list[np.ndarray]] = {}
     for batch in loader:
-        for name, value in forward(to_device(batch, ranks.device)).items():
+        for name, value in forward(to_device(batch, distributed.device)).items():
             is_half = value.dtype in (torch.float16, torch.bfloat16)  # numpy has no bfloat16
             outputs.setdefault(name, []).append((value.float() if is_half else value).cpu().numpy())
-    parts = ranks.gather((mine, {name: np.concatenate(values) for name, values in outputs.items()}))
+    parts = distributed.gather((mine, {name: np.concatenate(values) for name, values in outputs.items()}))
     return _put_back(parts, len(dataset))
 
 

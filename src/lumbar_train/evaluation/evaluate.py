@@ -37,7 +37,8 @@ from lumbar_train.outputs.store import read_frame, read_localisations, read_logi
 Logits = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
-STEPS = ("uniform", "prior", "sagittal only", "+ axial", "+ MLP")
+# What an answer rests on: two constants, then one more part of the chain each time.
+ANSWERS = ("uniform", "prior", "sagittal only", "+ axial", "+ MLP")
 _SAGITTAL = tuple(name.startswith("sagittal") for name in CLASSIFIERS)
 
 
@@ -50,10 +51,11 @@ class Evaluation:
         cohort: the labelled studies.
         study_ids: (N,) those that were scored.
         labels: (N, 25) class index or -1.
-        steps: probabilities (N, 25, 3) by step, from constants to the answer, which is the last.
-        found: localisations by study.
-        sagittal: ``place_errors.sagittal_errors``.
-        axial: ``place_errors.axial_assignments``.
+        answers: probabilities (N, 25, 3) by what they rest on (``ANSWERS``), from constants to the whole chain's, the
+            last.
+        localisations: by study.
+        sagittal: ``point_errors.sagittal_errors``.
+        axial: ``point_errors.axial_assignments``.
         true_points: probabilities with true points instead of predicted ones, where asked for.
         folds: (N,) fold of each study, where the outputs are out of fold.
         problems: lines by study.
@@ -63,8 +65,8 @@ class Evaluation:
     cohort: Cohort
     study_ids: NDArray[np.int64]
     labels: NDArray[np.int8]
-    steps: dict[str, Probs]
-    found: dict[int, Localisation]
+    answers: dict[str, Probs]
+    localisations: dict[int, Localisation]
     sagittal: pd.DataFrame
     axial: pd.DataFrame
     true_points: Probs | None = None
@@ -73,23 +75,23 @@ class Evaluation:
 
     @property
     def answer(self) -> Probs:
-        """The last step's probabilities."""
-        return self.steps[list(self.steps)[-1]]
+        """The last of the answers: that of all stages together."""
+        return self.answers[list(self.answers)[-1]]
 
     def figures(self) -> dict[str, Any]:
         """All figures as plain JSON types; intervals are ``[value, low, high]``."""
-        names = list(self.steps)
+        names = list(self.answers)
         out: dict[str, Any] = {
             "title": self.title,
             "studies": len(self.study_ids),
             "cohort": self.cohort.fingerprint,
             "dropped": dict(self.cohort.dropped),
-            "scores": {name: _lists(scores(self.labels, self.steps[name])) for name in names},
+            "scores": {name: _lists(scores(self.labels, self.answers[name])) for name in names},
             "added": {
-                after: _lists(difference(self.labels, self.steps[before], self.steps[after]))
+                after: _lists(difference(self.labels, self.answers[before], self.answers[after]))
                 for before, after in pairwise(names[1:])
             },
-            "ratio_to_prior": ratio(self.labels, self.answer, self.steps["prior"]).as_list(),
+            "ratio_to_prior": ratio(self.labels, self.answer, self.answers["prior"]).as_list(),
             "sagittal": summarise(self.sagittal),
             "axial": self.axial_figures(),
             "confusion": {group: table.tolist() for group, table in confusion(self.labels, self.answer).items()},
@@ -100,7 +102,7 @@ class Evaluation:
                 }
                 for is_weighted in (True, False)
             },
-            "failed": sum(1 for study in map(int, self.study_ids) if study not in self.found),
+            "failed": sum(1 for study in map(int, self.study_ids) if study not in self.localisations),
         }
         if self.true_points is not None:
             out["scores"]["true points"] = _lists(scores(self.labels, self.true_points))
@@ -129,8 +131,8 @@ def _lists(intervals: Mapping[str, Interval]) -> dict[str, list[float]]:
     return {name: interval.as_list() for name, interval in intervals.items()}
 
 
-def step_probs(logits: Logits, mask: Mask, prior: Probs) -> dict[str, Probs]:
-    """Probabilities of one study before the MLP: by sagittal models alone, and by all.
+def partial_answers(logits: Logits, mask: Mask, prior: Probs) -> dict[str, Probs]:
+    """One study's answers before the aggregator: by the sagittal classifier alone, and by all classifiers.
 
     Args:
         logits: (M, 5, 5, 3) of the classifiers in the order of ``CLASSIFIERS``.
@@ -195,18 +197,18 @@ def evaluate_run(
     truth = truth_points(cohort)
     bench = _Bench(cohort, networks, prior_array(manifest.prior), truth, with_true_points=points == "true")
     outcomes = bench.run(ids, progress=progress)
-    steps = {name: np.stack([outcomes[int(k)].steps[name] for k in ids]) for name in STEPS}
-    found = {k: o.found for k, o in outcomes.items() if o.found is not None}
+    answers = {name: np.stack([outcomes[int(k)].answers[name] for k in ids]) for name in ANSWERS}
+    localisations = {k: o.localisation for k, o in outcomes.items() if o.localisation is not None}
     truth = truth[truth["study_id"].isin(ids)]
     return Evaluation(
         title=f"weights {manifest.hash[:12]} (recipe {manifest.recipe}) on {len(ids)} studies never trained on",
         cohort=cohort,
         study_ids=ids,
         labels=cohort.labels[cohort.rows(ids)],
-        steps=steps,
-        found=found,
-        sagittal=sagittal_errors(truth, found),
-        axial=axial_assignments(truth, found, cohort),
+        answers=answers,
+        localisations=localisations,
+        sagittal=sagittal_errors(truth, localisations),
+        axial=axial_assignments(truth, localisations, cohort),
         true_points=np.stack([outcomes[int(k)].true_points for k in ids]) if points == "true" else None,
         problems={k: o.problems for k, o in outcomes.items() if o.problems},
     )
@@ -230,8 +232,8 @@ def check_not_trained_on(folder: Path, manifest: Manifest, cohort: Cohort, ids: 
 
 @dataclass
 class _Outcome:
-    steps: dict[str, Probs]
-    found: Localisation | None
+    answers: dict[str, Probs]
+    localisation: Localisation | None
     true_points: Probs
     problems: list[str]
 
@@ -265,16 +267,16 @@ class _Bench:
 
     def _one(self, study: Study, truth: pd.DataFrame) -> _Outcome:
         constants = {"uniform": np.full((25, 3), 1 / 3), "prior": self.prior}
-        failed = constants | {name: self.prior for name in STEPS[2:]}
+        failed = constants | {name: self.prior for name in ANSWERS[2:]}
         outcome = _Outcome(failed, None, self.prior, list(study.problems))
         try:
-            found = localise(study, self.networks)
-            logits, mask = classify(study, found, self.networks)
+            localisation = localise(study, self.networks)
+            logits, mask = classify(study, localisation, self.networks)
             last = self.networks.stage("aggregator")
-            answer = aggregate(logits, mask, self.prior, last, level_confidence(found))
-            outcome.steps = constants | step_probs(logits, mask, self.prior) | {"+ MLP": answer}
-            outcome.found = found
-            outcome.problems += found.problems
+            answer = aggregate(logits, mask, self.prior, last, level_confidence(localisation))
+            outcome.answers = constants | partial_answers(logits, mask, self.prior) | {"+ MLP": answer}
+            outcome.localisation = localisation
+            outcome.problems += localisation.problems
             if self.with_true_points:
                 true = true_localisation(study, truth)
                 logits, mask = classify(study, true, self.networks)
@@ -305,15 +307,15 @@ def evaluate_oof(run: Path | str, cohort: Cohort) -> Evaluation:
     answer = read_frame(run / "aggregator" / "oof.parquet")
     ids = np.array(sorted({int(row.split("_", 1)[0]) for row in answer["row_id"]}), dtype=np.int64)
     answer = answer[["row_id", "normal_mild", "moderate", "severe"]]
-    found = read_localisations(run / "localise", map(int, ids))
+    localisations = read_localisations(run / "localise", map(int, ids))
     pairs = [read_logits(run / name / "oof.parquet", map(int, ids)) for name in CLASSIFIERS]
     own_folds = np.array([fold_of[int(k)] for k in ids])
     priors = {fold: cohort.prior(ids[own_folds != fold]) for fold in np.unique(own_folds)}
     before = [
-        step_probs(np.stack([p[0][n] for p in pairs]), np.stack([p[1][n] for p in pairs]), priors[own_folds[n]])
+        partial_answers(np.stack([p[0][n] for p in pairs]), np.stack([p[1][n] for p in pairs]), priors[own_folds[n]])
         for n in range(len(ids))
     ]
-    steps = {
+    answers = {
         "uniform": np.full((len(ids), len(COLUMNS), 3), 1 / 3),
         "prior": np.stack([priors[fold] for fold in own_folds]),
         **{name: np.stack([b[name] for b in before]) for name in ("sagittal only", "+ axial")},
@@ -326,10 +328,10 @@ def evaluate_oof(run: Path | str, cohort: Cohort) -> Evaluation:
         cohort=cohort,
         study_ids=ids,
         labels=cohort.labels[cohort.rows(ids)],
-        steps=steps,
-        found=found,
-        sagittal=sagittal_errors(truth, found),
-        axial=axial_assignments(truth, found, cohort),
+        answers=answers,
+        localisations=localisations,
+        sagittal=sagittal_errors(truth, localisations),
+        axial=axial_assignments(truth, localisations, cohort),
         folds=own_folds,
-        problems={k: v.problems for k, v in found.items() if v.problems},
+        problems={k: v.problems for k, v in localisations.items() if v.problems},
     )

@@ -45,37 +45,37 @@ def _figure(width: float, height: float, columns: int = 1, **kwargs: Any) -> tup
     return figure, axes
 
 
-def plot_steps(steps: Mapping[str, Mapping[str, Interval]]) -> Figure:
-    """The metric and its terms by step, with intervals."""
+def plot_answers(answers: Mapping[str, Mapping[str, Interval]]) -> Figure:
+    """The metric and its terms by answer, with intervals."""
     figure, (axis,) = _figure(8.6, 3.0)
-    n_steps = len(steps)
-    for k, (name, terms) in enumerate(steps.items()):
-        x = np.arange(len(TERMS)) + (k - (n_steps - 1) / 2) * 0.8 / n_steps
+    n_answers = len(answers)
+    for k, (name, terms) in enumerate(answers.items()):
+        x = np.arange(len(TERMS)) + (k - (n_answers - 1) / 2) * 0.8 / n_answers
         values = np.array([terms[t].value for t in TERMS])
         low, high = (np.array([getattr(terms[t], side) for t in TERMS]) for side in ("low", "high"))
         spread = np.stack([np.maximum(values - low, 0), np.maximum(high - values, 0)])
         colour = _CYCLE[k % len(_CYCLE)]
-        axis.bar(x, values, 0.72 / n_steps, yerr=spread, color=colour, label=name, error_kw={"lw": 0.8})
+        axis.bar(x, values, 0.72 / n_answers, yerr=spread, color=colour, label=name, error_kw={"lw": 0.8})
     axis.set_xticks(np.arange(len(TERMS)), [t.replace("_", " ") for t in TERMS])
     axis.set_ylabel("weighted log loss", fontsize=8)
-    axis.legend(fontsize=7, ncols=n_steps, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    axis.legend(fontsize=7, ncols=n_answers, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure
 
 
-def plot_reliability(items: Sequence[Reliability]) -> Figure:
+def plot_reliability(reliabilities: Sequence[Reliability]) -> Figure:
     """Observed against predicted frequency, one panel a group."""
     figure, axes = _figure(8.6, 3.5, len(GROUPS), sharey=True)
     for axis, group in zip(axes, GROUPS, strict=True):
         axis.plot([0, 1], [0, 1], color=GREY, lw=0.8, ls=":")
-        for item in items:
-            if item.group != group:
+        for curve in reliabilities:
+            if curve.group != group:
                 continue
-            is_filled = item.weight > 0
-            size = 4 + 46 * np.sqrt(item.weight[is_filled] / max(item.weight.max(), 1e-9))
-            colour = _CLASS_COLOURS[item.severity]
-            axis.plot(item.predicted[is_filled], item.observed[is_filled], color=colour, lw=1)
-            label = f"{item.severity} ({item.error:.3f})"
-            axis.scatter(item.predicted[is_filled], item.observed[is_filled], size, color=colour, label=label)
+            is_filled = curve.weight > 0
+            size = 4 + 46 * np.sqrt(curve.weight[is_filled] / max(curve.weight.max(), 1e-9))
+            colour = _CLASS_COLOURS[curve.severity]
+            axis.plot(curve.predicted[is_filled], curve.observed[is_filled], color=colour, lw=1)
+            label = f"{curve.severity} ({curve.error:.3f})"
+            axis.scatter(curve.predicted[is_filled], curve.observed[is_filled], size, color=colour, label=label)
         axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), title=group)
         axis.title.set_fontsize(9)
         axis.set_xlabel("predicted", fontsize=8)

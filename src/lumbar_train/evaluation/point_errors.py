@@ -48,8 +48,8 @@ def read_headers(cohort: Cohort, slices: pd.DataFrame) -> list[Header | None]:
     paths = [images / str(study) / str(series) / f"{instance}.dcm" for study, series, instance in rows]
     unique = list(dict.fromkeys(paths))
     with ThreadPoolExecutor(8) as pool:
-        found = dict(zip(unique, pool.map(_header, unique), strict=True))
-    return [found[path] for path in paths]
+        headers = dict(zip(unique, pool.map(_header, unique), strict=True))
+    return [headers[path] for path in paths]
 
 
 def _header(path: Path) -> Header | None:
@@ -87,7 +87,7 @@ def _plane(header: Header | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
     )
 
 
-def sagittal_errors(truth: pd.DataFrame, found: Mapping[int, Localisation]) -> pd.DataFrame:
+def sagittal_errors(truth: pd.DataFrame, localisations: Mapping[int, Localisation]) -> pd.DataFrame:
     """One row a true canal or foraminal point, with the distance of the point that the same series was given.
 
     Returns:
@@ -97,7 +97,7 @@ def sagittal_errors(truth: pd.DataFrame, found: Mapping[int, Localisation]) -> p
     wanted = truth[~truth["condition"].str.contains("subarticular")]
     predicted = {
         (study, str(p.series_id), p.level, p.side): np.array(p.xyz_mm)
-        for study, place in found.items()
+        for study, place in localisations.items()
         for p in sorted(place.sagittal_points, key=lambda point: point.confidence)  # the most confident stays
     }
     discs = _disc_distances(truth)
@@ -133,7 +133,7 @@ def _disc_distances(truth: pd.DataFrame) -> dict[Any, float]:
     return distances
 
 
-def axial_assignments(truth: pd.DataFrame, found: Mapping[int, Localisation], cohort: Cohort) -> pd.DataFrame:
+def axial_assignments(truth: pd.DataFrame, localisations: Mapping[int, Localisation], cohort: Cohort) -> pd.DataFrame:
     """One row for each level that an axial series truly shows: which level its slice belongs to.
 
     A slice belongs to the level whose true centre lies nearest to its plane. The level is right if the slice that was
@@ -147,7 +147,7 @@ def axial_assignments(truth: pd.DataFrame, found: Mapping[int, Localisation], co
     shown = axial[["study_id", "series_id", "level"]].drop_duplicates().reset_index(drop=True)
     entries = {
         (study, str(entry.series_id), entry.level): entry
-        for study, place in found.items()
+        for study, place in localisations.items()
         for entry in sorted(place.axial_levels, key=lambda entry: -abs(entry.distance_mm))  # the nearest stays
     }
     keys = [(int(r["study_id"]), str(r["series_id"]), str(r["level"])) for r in shown.to_dict("records")]

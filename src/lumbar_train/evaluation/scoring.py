@@ -143,7 +143,7 @@ class Reliability:
 def reliability(labels: Labels, probs: Probs, *, is_weighted: bool, n_bins: int = 10) -> list[Reliability]:
     """Every group and class. Weighted: as submitted, rows counting 1/2/4; else corrected to plain frequencies."""
     used = probs if is_weighted else to_plain(probs)
-    found = []
+    curves = []
     for group in GROUPS:
         columns = group_columns(group)
         label, prob = labels[:, columns], used[:, columns]
@@ -151,8 +151,8 @@ def reliability(labels: Labels, probs: Probs, *, is_weighted: bool, n_bins: int 
         weight = _WEIGHTS[label[is_known]] if is_weighted else np.ones(int(is_known.sum()))
         for k, severity in enumerate(SEVERITIES):
             p, y = prob[is_known][:, k], (label[is_known] == k).astype(float)
-            found.append(_binned(group, severity, is_weighted, p, y, weight, n_bins))
-    return found
+            curves.append(_binned(group, severity, is_weighted, p, y, weight, n_bins))
+    return curves
 
 
 def _binned(
@@ -170,13 +170,13 @@ def _binned(
 def confusion(labels: Labels, probs: Probs) -> dict[str, NDArray[np.int64]]:
     """(3 true, 3 most likely) counts by group, by probabilities corrected to plain frequencies."""
     likely = to_plain(probs).argmax(axis=-1)
-    found = {}
+    tables = {}
     for group in GROUPS:
         columns = group_columns(group)
         label, guess = labels[:, columns], likely[:, columns]
         is_known = label >= 0
-        found[group] = np.bincount(label[is_known] * 3 + guess[is_known], minlength=9).reshape(3, 3)
-    return found
+        tables[group] = np.bincount(label[is_known] * 3 + guess[is_known], minlength=9).reshape(3, 3)
+    return tables
 
 
 def study_losses(labels: Labels, probs: Probs) -> Probs:

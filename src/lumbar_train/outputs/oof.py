@@ -56,8 +56,10 @@ def gather(parts: Iterable[Part[T]], folds: pd.DataFrame, *, is_complete: bool =
             if study in part.seen:
                 raise LeakError(f"study {study} is predicted by fold {part.fold}'s weights, which were fitted on it")
             if fold_of.get(study) != part.fold:
-                found = fold_of.get(study, "no fold")
-                raise LeakError(f"study {study} is predicted as held out by fold {part.fold}, but belongs to {found}")
+                own_fold = fold_of.get(study, "no fold")
+                raise LeakError(
+                    f"study {study} is predicted as held out by fold {part.fold}, but belongs to {own_fold}"
+                )
             if study in gathered:
                 raise LeakError(f"study {study} is predicted twice, expected by one fold's weights")
             gathered[study] = output
@@ -117,9 +119,9 @@ def read_seen(weights: Path) -> tuple[int, frozenset[int]]:
         raise LeakError(
             f"{path}: cannot be read ({error}), expected the studies that {weights.name} has seen"
         ) from error
-    found = file_sha256(weights)
-    if digest != found:
-        raise LeakError(f"{path}: speaks of weights {digest[:12]}, found {found[:12]}: what they have seen is unknown")
+    sha256 = file_sha256(weights)
+    if digest != sha256:
+        raise LeakError(f"{path}: speaks of weights {digest[:12]}, found {sha256[:12]}: what they have seen is unknown")
     return fold, studies
 
 

@@ -20,8 +20,8 @@ from lumbar_train.files import write_with
 Logits = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
-_POINT_FIELDS = [item.name for item in dataclasses.fields(SagittalPoint)]
-_AXIAL_FIELDS = [item.name for item in dataclasses.fields(AxialLevel)]
+_POINT_FIELDS = [field.name for field in dataclasses.fields(SagittalPoint)]
+_AXIAL_FIELDS = [field.name for field in dataclasses.fields(AxialLevel)]
 
 
 def write_frame(path: Path, frame: pd.DataFrame) -> None:
@@ -45,9 +45,9 @@ def write_piece(folder: Path, fold: int, frame: pd.DataFrame, name: str = "oof")
 def folds_of(folder: Path, name: str = "oof") -> set[int]:
     """The folds whose out-of-fold rows a stage's table holds, those with no row to give included."""
     pieces = (folder / "pieces").glob(f"{name}.fold*.parquet")
-    found = {int(path.stem.removeprefix(f"{name}.fold")) for path in pieces}
+    folds = {int(path.stem.removeprefix(f"{name}.fold")) for path in pieces}
     table = folder / f"{name}.parquet"
-    return found | (set(map(int, pd.read_parquet(table, columns=["fold"])["fold"])) if table.is_file() else set())
+    return folds | (set(map(int, pd.read_parquet(table, columns=["fold"])["fold"])) if table.is_file() else set())
 
 
 def read_frame(path: Path) -> pd.DataFrame:
@@ -81,17 +81,19 @@ def read_levels(path: Path) -> dict[int, dict[str, Xyz]]:
     return out
 
 
-def write_localisations(folder: Path, found: Mapping[int, Localisation], folds: Mapping[int, int], fold: int) -> None:
+def write_localisations(
+    folder: Path, localisations: Mapping[int, Localisation], folds: Mapping[int, int], fold: int
+) -> None:
     """Write all points of one fold's studies: ``levels``, ``points`` and ``axial`` tables in a folder."""
-    write_piece(folder, fold, levels_frame({k: v.levels_mm for k, v in found.items()}, folds), "levels")
+    write_piece(folder, fold, levels_frame({k: v.levels_mm for k, v in localisations.items()}, folds), "levels")
     points = [
         {"study_id": study_id, "fold": folds[study_id], **dataclasses.asdict(point)}
-        for study_id, place in sorted(found.items())
+        for study_id, place in sorted(localisations.items())
         for point in place.sagittal_points
     ]
     axial = [
         {"study_id": study_id, "fold": folds[study_id], **dataclasses.asdict(level)}
-        for study_id, place in sorted(found.items())
+        for study_id, place in sorted(localisations.items())
         for level in place.axial_levels
     ]
     write_piece(folder, fold, pd.DataFrame(points, columns=["study_id", "fold", *_POINT_FIELDS]), "points")

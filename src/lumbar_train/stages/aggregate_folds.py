@@ -30,7 +30,7 @@ from lumbar_train.stages.fitting import fold_name
 FITTED, POOL = "fitted", "pool"
 
 
-def fit_last_step(
+def fit_aggregator_folds(
     run: Path, cohort: Cohort, fold_of: Mapping[int, int], use_folds: list[int], stage: StageRecipe, *, seed: int
 ) -> None:
     """Fit one aggregator a fold and one on all, and score the studies that each of the former has not seen.
@@ -85,8 +85,8 @@ def _inputs(run: Path, ids: np.ndarray, *, needs_confidence: bool) -> tuple[np.n
     pairs = [read_logits(run / name / "oof.parquet", ids) for name in CLASSIFIERS]
     sure = np.zeros((len(ids), 5, 4), np.float32)
     if needs_confidence:
-        found = read_localisations(run / "localise", map(int, ids))
-        sure = np.stack([level_confidence(found[int(k)]) for k in ids])
+        localisations = read_localisations(run / "localise", map(int, ids))
+        sure = np.stack([level_confidence(localisations[int(k)]) for k in ids])
     return np.stack([pair[0] for pair in pairs], axis=1), np.stack([pair[1] for pair in pairs], axis=1), sure
 
 
@@ -106,7 +106,7 @@ def _score(run: Path, cohort: Cohort, ids: np.ndarray, probs: Mapping[str, np.nd
     write_text(run / "aggregator" / "metrics.json", json.dumps({"oof": asdict(result), "kept": kept} | each, indent=1))
     if kept == POOL:
         tqdm.write(
-            f"the last step is the plain pool of the classifiers: fitted it scored {each[FITTED]['total']:.4f} "
+            f"the aggregator is the plain pool of the classifiers: fitted it scored {each[FITTED]['total']:.4f} "
             f"out of fold, the pool {each[POOL]['total']:.4f}"
         )
     tqdm.write(f"out of fold, {len(ids)} studies: {result}")

@@ -1,7 +1,7 @@
 """Labels that networks which never saw their study contradict: left out of one second training of the classifiers.
 
-Other teams' best single step on the competition's noisy labels. Nothing is ever scored on changed labels: the doubt
-concerns training alone, and the tables of a cohort stay as they are.
+On the competition's noisy labels this helped other teams most. Nothing is ever scored on changed labels: suspect
+labels are left out of training alone, and the tables of a cohort stay as they are.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lumbar.labels import COLUMNS, SEVERITIES
-from lumbar_train.data.usable import write_doubt_counts
+from lumbar_train.data.usable import write_suspect_counts
 from lumbar_train.outputs.store import read_frame, read_logits, write_frame
 
 FOLDER = "denoise"
@@ -25,16 +25,19 @@ FIRST = "-first"  # ends the names of the classifiers' first round
 
 @dataclass(frozen=True)
 class DenoiseConfig:
-    """A label is doubted if its out-of-fold probability is lower than ``below``; of each severity's labels the least
-    probable ``most`` at the most.
+    """When a label is suspect.
+
+    Attributes:
+        below: its out-of-fold probability is lower than this.
+        most: at most this share of each severity's labels is suspect, the least probable ones.
     """
 
     below: float = 0.03
     most: float = 0.03
 
 
-def doubted(labels: NDArray[np.int8], probs: NDArray[np.float64], config: DenoiseConfig) -> NDArray[np.bool_]:
-    """Which labels (N, 25) are doubted, by out-of-fold probabilities (N, 25, 3); NaN there is no doubt."""
+def suspect_labels(labels: NDArray[np.int8], probs: NDArray[np.float64], config: DenoiseConfig) -> NDArray[np.bool_]:
+    """Which labels (N, 25) are suspect, by out-of-fold probabilities (N, 25, 3); NaN makes no label suspect."""
     own = np.take_along_axis(probs, np.maximum(labels, 0)[..., None].astype(np.int64), axis=-1)[..., 0]
     out = np.zeros(labels.shape, bool)
     for severity in range(len(SEVERITIES)):
@@ -58,16 +61,16 @@ def first_round_probs(run: Path, stages: Sequence[str], study_ids: NDArray[np.in
         return np.asarray((total / count).reshape(len(study_ids), 25, 3))
 
 
-def write_doubts(
+def write_suspect_labels(
     run: Path,
     study_ids: NDArray[np.int64],
     labels: NDArray[np.int8],
     probs: NDArray[np.float64],
     config: DenoiseConfig,
 ) -> int:
-    """Leave ``denoise/doubted.parquet`` and the counts for the report; returns how many labels are doubted."""
-    is_doubted = doubted(labels, probs, config)
-    n, column = np.nonzero(is_doubted)
+    """Write ``denoise/suspect_labels.parquet`` and the counts for the report; returns how many labels are suspect."""
+    is_suspect = suspect_labels(labels, probs, config)
+    n, column = np.nonzero(is_suspect)
     severity = labels[n, column]
     frame = pd.DataFrame(
         {
@@ -77,16 +80,16 @@ def write_doubts(
             "probability": probs[n, column, severity],
         }
     )
-    write_frame(run / FOLDER / "doubted.parquet", frame)
+    write_frame(run / FOLDER / "suspect_labels.parquet", frame)
     reason = f"labels: {{}}, out-of-fold probability below {config.below:g} (left out of the second training only)"
-    write_doubt_counts(run, {reason.format(name): int((severity == k).sum()) for k, name in enumerate(SEVERITIES)})
-    return int(is_doubted.sum())
+    write_suspect_counts(run, {reason.format(name): int((severity == k).sum()) for k, name in enumerate(SEVERITIES)})
+    return int(is_suspect.sum())
 
 
-def without_doubts(run: Path, labels: dict[int, NDArray[np.int8]]) -> dict[int, NDArray[np.int8]]:
-    """Labels (25,) by study with the doubted ones missing."""
+def without_suspect_labels(run: Path, labels: dict[int, NDArray[np.int8]]) -> dict[int, NDArray[np.int8]]:
+    """Labels (25,) by study with the suspect ones missing."""
     out = {study_id: row.copy() for study_id, row in labels.items()}
-    frame = read_frame(run / FOLDER / "doubted.parquet")
+    frame = read_frame(run / FOLDER / "suspect_labels.parquet")
     for study_id, column in zip(frame["study_id"], frame["column"], strict=True):
         out[int(study_id)][COLUMNS.index(column)] = -1
     return out

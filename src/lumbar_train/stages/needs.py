@@ -62,7 +62,7 @@ def needs(step: str, fold: int, folds: Sequence[int], *, is_denoised: bool) -> s
 def is_done(run: Path, step: str, fold: int) -> bool:
     """Whether a run folder holds what a step on a fold leaves for others."""
     if step == denoise.STEP:
-        return (run / denoise.FOLDER / "doubted.parquet").is_file()
+        return (run / denoise.FOLDER / "suspect_labels.parquet").is_file()
     if step != LOCALISE and not (run / step / f"{fold_name(fold)}.safetensors").is_file():
         return False
     return is_full(fold) or all(fold in folds_of(run / step, table) for table in TABLES.get(step, ()))

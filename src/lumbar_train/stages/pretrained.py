@@ -82,12 +82,12 @@ class Start:
 
 def backbones(recipe: Recipe) -> list[BackboneConfig]:
     """The timm networks of a recipe, each once."""
-    found = []
+    configs = []
     for stage in recipe.stages.values():
         backbone = getattr(stage.network, "backbone", None)
         if backbone:
-            found.append(BackboneConfig(backbone) if isinstance(backbone, str) else backbone)
-    return list(dict.fromkeys(found))
+            configs.append(BackboneConfig(backbone) if isinstance(backbone, str) else backbone)
+    return list(dict.fromkeys(configs))
 
 
 def with_backbone(recipe: Recipe, name: str) -> Recipe:
@@ -153,8 +153,8 @@ def checkpoint(path: Path, config: BackboneConfig) -> dict[str, Tensor]:
         raise TrainingError(f"{path}: holds no {missing[0]} ({len(missing)} such tensors), expected {config.name}'s")
     for name, value in expected.items():
         if name in state and not _fits(state[name], value, may_differ=name in first):
-            found, wanted = tuple(state[name].shape), tuple(value.shape)
-            raise TrainingError(f"{path}: {name} has shape {found}, expected {wanted} of {config.name}")
+            shape, expected_shape = tuple(state[name].shape), tuple(value.shape)
+            raise TrainingError(f"{path}: {name} has shape {shape}, expected {expected_shape} of {config.name}")
     return {name: state[name] for name in state if name in expected or name.startswith(heads or "\0")}
 
 
@@ -162,11 +162,11 @@ def _names(value: str | tuple[str, ...] | None) -> tuple[str, ...]:
     return () if value is None else (value,) if isinstance(value, str) else tuple(value)
 
 
-def _fits(found: Any, wanted: Tensor, *, may_differ: bool) -> bool:
+def _fits(tensor: Any, wanted: Tensor, *, may_differ: bool) -> bool:
     """Whether shapes agree; ``may_differ``: in the number of input channels."""
-    if not isinstance(found, torch.Tensor):
+    if not isinstance(tensor, torch.Tensor):
         return False
-    a, b = list(found.shape), list(wanted.shape)
+    a, b = list(tensor.shape), list(wanted.shape)
     return a == b or (may_differ and len(a) == len(b) > 1 and a[:1] + a[2:] == b[:1] + b[2:])
 
 

@@ -1,4 +1,4 @@
-"""The last step on synthetic out-of-fold logits: it learns what can be learnt, and never falls below the pool."""
+"""The aggregator on synthetic out-of-fold logits: it learns what can be learnt, and never falls below the pool."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lumbar_train.engine.checkpoint import load_weights
 from lumbar_train.outputs.store import logits_frame, write_frame
 from lumbar_train.recipes import Fit, StageRecipe, recipe_by_name
 from lumbar_train.stages.aggregate import fit_aggregator, pool_of
-from lumbar_train.stages.aggregate_folds import fit_last_step
+from lumbar_train.stages.aggregate_folds import fit_aggregator_folds
 from synthetic_logits import synthetic_confidence, synthetic_logits
 
 
@@ -39,7 +39,7 @@ def answers(network, logits, mask, prior, sure) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("recipe", "gain"), [("model2", 0.03), ("strong", 0.03)])
-def test_the_recipes_last_step_gains_on_unseen_studies_what_calibration_and_neighbours_give(recipe, gain):
+def test_the_recipes_aggregator_gains_on_unseen_studies_what_calibration_and_neighbours_give(recipe, gain):
     """Classifiers that are surer than they are right, on 500 studies; measured on 500 others."""
     stage = recipe_by_name(recipe).stages["aggregator"]
     logits, mask, labels, prior = synthetic_logits(1000, 5, 0.8)
@@ -66,11 +66,11 @@ def run_folder(path: Path, n: int, seed: int, sureness: float) -> tuple[Cohort, 
 
 
 @pytest.mark.parametrize("config", [AggregatorConfig(hidden=32), LevelSequenceConfig(hidden=4)])
-def test_a_last_step_that_falls_below_the_pool_is_the_pool(tmp_path, config):
+def test_an_aggregator_that_falls_below_the_pool_is_the_pool(tmp_path, config):
     """Forty studies and a wild rate: what is learnt on one half harms the other."""
     cohort, fold_of = run_folder(tmp_path, 40, 3, 0.55)
     stage = StageRecipe(config, Fit(15, 0.1, 8, weight_decay=0.0))
-    fit_last_step(tmp_path, cohort, fold_of, [0, 1, -1], stage, seed=0)
+    fit_aggregator_folds(tmp_path, cohort, fold_of, [0, 1, -1], stage, seed=0)
     noted = json.loads((tmp_path / "aggregator/metrics.json").read_text())
     assert noted["kept"] == "pool"
     assert noted["oof"]["total"] == pytest.approx(noted["pool"]["total"], abs=1e-6)
@@ -84,10 +84,10 @@ def test_a_last_step_that_falls_below_the_pool_is_the_pool(tmp_path, config):
         assert (network.pool == 0).all()
 
 
-def test_a_last_step_that_gains_is_kept(tmp_path):
+def test_an_aggregator_that_gains_is_kept(tmp_path):
     cohort, fold_of = run_folder(tmp_path, 300, 4, 1.0)
     stage = StageRecipe(AggregatorConfig(hidden=16), Fit(15, 2e-3, 64, weight_decay=1.0))
-    fit_last_step(tmp_path, cohort, fold_of, [0, 1, -1], stage, seed=0)
+    fit_aggregator_folds(tmp_path, cohort, fold_of, [0, 1, -1], stage, seed=0)
     noted = json.loads((tmp_path / "aggregator/metrics.json").read_text())
     assert noted["kept"] == "fitted"
     assert noted["oof"]["total"] == pytest.approx(noted["fitted"]["total"], abs=1e-6)
