@@ -41,6 +41,7 @@ from lumbar_train.outputs.store import (
     read_frame,
     read_levels,
     read_localisations,
+    write_frame,
     write_localisations,
     write_piece,
 )
@@ -61,6 +62,8 @@ from lumbar_train.stages.losses import (
 from lumbar_train.stages.metric_finetune import MetricLoss, StudyCrops
 from lumbar_train.stages.needs import LOCALISE, check_plan, steps_of
 from lumbar_train.stages.pretrained import Start
+from lumbar_train.stages.pseudo import PSEUDO, fold_of_labels, parts_of, predictions_path
+from lumbar_train.stages.training_labels import consistent_labels, training_labels
 
 T = TypeVar("T")
 
@@ -132,6 +135,8 @@ class Run:
         """The folds that a step runs on, fits on all data first."""
         if step in ("aggregator", denoise.STEP):  # all folds at once
             return [FULL]
+        if step.endswith(PSEUDO):
+            return sorted({fold_of_labels(fold) for fold in self.use_folds})
         is_partial = step == LOCALISE or step.endswith(FIRST)  # only out-of-fold outputs are wanted
         return sorted(self.held_out_folds() if is_partial else self.use_folds)
 
@@ -143,6 +148,7 @@ class Run:
             steps_of(self.recipe),
             self.all_folds(),
             is_denoised=self.recipe.denoise is not None,
+            is_softened=self.recipe.pseudo is not None,
             command=self.command,
         )
 
@@ -156,6 +162,7 @@ class Run:
             LOCALISE: self.localise,
             **{name: partial(self.classifier, name) for name in CLASSIFIERS},
             **{f"{name}{FIRST}": partial(self.classifier, name, suffix=FIRST) for name in CLASSIFIERS},
+            **{f"{name}{PSEUDO}": partial(self.predict_training_studies, name) for name in CLASSIFIERS},
         }
         actions[step](fold)
 
@@ -235,28 +242,75 @@ class Run:
         ``suffix`` is that of a first round, which learns from all labels; the second leaves out suspect ones.
         """
         stage = self.recipe.stages[name]
-        found = self._localisations()
-        labels = self.labels()
-        if self.recipe.denoise is not None and not suffix:
-            labels = denoise.without_suspect_labels(self.out, labels)
+        localisations = self._localisations()
+        data = self._crops(stage, localisations, suffix, fold)
         name = f"{name}{suffix}"
-
-        def data(ids: list[int]) -> LevelCrops:
-            places = {k: found[k] for k in ids}
-            return LevelCrops(self.cache, places, labels, stage.network, stage.augment, stage.mixing)
-
         network = self._fit(name, fold, stage, data, graded_loss)
-        outputs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        for study_id in self._held_out(fold, name):
-            flip = not _shares_sides(stage.network)
-            out, shown = study_logits(self.cache.study(study_id), found[study_id], [network], flip=flip)
-            outputs[study_id] = out.permute(1, 0, 2).numpy(), shown.T.numpy()
+        outputs = self._logits(network, localisations, self._held_out(fold, name))
 
         def write(every: dict[int, tuple[np.ndarray, np.ndarray]]) -> None:
-            logits, masks = ({k: pair[i] for k, pair in every.items()} for i in (0, 1))
-            write_piece(self.out / name, fold, logits_frame(logits, masks, self.fold_of))
+            write_piece(self.out / name, fold, self._logits_frame(every))
 
         self._leave(fold, outputs, write)
+
+    def predict_training_studies(self, name: str, fold: int) -> None:
+        """Predict the studies that a fit learns from by networks that saw neither them nor the fold (``pseudo``)."""
+        assert self.recipe.pseudo is not None
+        stage = self.recipe.stages[name]
+        stage = replace(stage, fit=replace(stage.fit, metric_epochs=0))
+        localisations = self._localisations()
+        data = self._crops(stage, localisations, PSEUDO, fold)
+        train, held_out = split(self.folds, fold)
+        every: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        for number, part in enumerate(parts_of(map(int, train), self.recipe.pseudo.parts, self.seed)):
+            place = f"{fold_name(fold)}-part{number}"
+            network = self._fit(f"{name}{PSEUDO}", fold, stage, data, graded_loss, without=part, place=place)
+            weights = self.out / f"{name}{PSEUDO}" / f"{place}.safetensors"
+            check_unseen(weights, [*part, *map(int, held_out)])
+            mine = part[self.distributed.rank :: self.distributed.world]
+            outputs = self._logits(network, localisations, mine)
+            every |= {k: value for some in self.distributed.gather(outputs) for k, value in some.items()}
+        path = predictions_path(self.out, name, fold)
+        self.distributed.on_main(lambda: write_frame(path, self._logits_frame(dict(sorted(every.items())))))
+
+    def _crops(
+        self, stage: StageRecipe, localisations: dict[int, Localisation], suffix: str, fold: int
+    ) -> Callable[[list[int]], LevelCrops]:
+        """What makes a classifier's samples of some studies, with the labels of this round."""
+        points, labels = self.cohort.points, self.labels()
+        consistent = consistent_labels(
+            self.out, self.recipe, self.cache, localisations, points, labels, is_writing=self.distributed.is_main
+        )
+        learns = training_labels(self.out, self.recipe, suffix, fold, labels, self.fold_of, consistent)
+
+        def data(ids: list[int]) -> LevelCrops:
+            return LevelCrops(
+                self.cache,
+                {k: localisations[k] for k in ids},
+                learns.labels,
+                stage.network,
+                stage.augment,
+                stage.mixing,
+                soft=learns.soft,
+                left_out=learns.left_out,
+            )
+
+        return data
+
+    def _logits(
+        self, network: nn.Module, localisations: dict[int, Localisation], study_ids: Iterable[int]
+    ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """A classifier's logits (5 conditions, 5 levels, 3) and mask (5, 5) of studies."""
+        flip = not _shares_sides(network.config)
+        outputs = {}
+        for study_id in study_ids:
+            out, shown = study_logits(self.cache.study(study_id), localisations[study_id], [network], flip=flip)
+            outputs[study_id] = out.permute(1, 0, 2).numpy(), shown.T.numpy()
+        return outputs
+
+    def _logits_frame(self, every: dict[int, tuple[np.ndarray, np.ndarray]]) -> pd.DataFrame:
+        logits, masks = ({k: pair[i] for k, pair in every.items()} for i in (0, 1))
+        return logits_frame(logits, masks, self.fold_of)
 
     def _localisations(self) -> dict[int, Localisation]:
         """Out-of-fold localisations of all studies."""
@@ -293,17 +347,31 @@ class Run:
     # Shared
 
     def _fit(
-        self, name: str, fold: int, stage: StageRecipe, data: Callable[[list[int]], Any], loss: Callable[..., Any]
+        self,
+        name: str,
+        fold: int,
+        stage: StageRecipe,
+        data: Callable[[list[int]], Any],
+        loss: Callable[..., Any],
+        *,
+        without: Iterable[int] = (),
+        place: str = "",
     ) -> nn.Module:
-        """Fit a stage on the studies outside a fold (all of them for the full fit)."""
+        """Fit a stage on the studies outside a fold (all of them for the full fit), perhaps without some more.
+
+        ``place``: name of the fit's folder and weights, where it is not the fold's.
+        """
         train, held_out = split(self.folds, fold)
+        if more := np.array([*without], np.int64).tolist():
+            train, held_out = train[~np.isin(train, more)], np.union1d(held_out, more)
+        place = place or fold_name(fold)
         check_split(train, held_out)
         samples = data([int(k) for k in train])
         seen = set(map(int, train)) | set(samples.studies)  # what is asked for and what is given
         check_split(seen, held_out)
         torch.manual_seed(self.seed * 1000 + fold + 1)
         network = build(name_of(stage.network), to_dict(stage.network))
-        folder = self.out / name / fold_name(fold)
+        folder = self.out / name / place
         if self.distributed.is_main and not (
             self.resume and has_begun(folder)
         ):  # the others receive the first's weights
@@ -321,7 +389,7 @@ class Run:
         load_weights(network, result.weights)
         if isinstance(samples, LevelCrops) and stage.fit.metric_epochs:
             self._fit_metric(network, samples, stage, folder, fold)
-        self.distributed.on_main(partial(self._keep, network, name, fold, seen))
+        self.distributed.on_main(partial(self._keep, network, self.out / name / f"{place}.safetensors", fold, seen))
         return network.eval()
 
     def _fit_metric(self, network: nn.Module, samples: LevelCrops, stage: StageRecipe, folder: Path, fold: int) -> None:
@@ -351,10 +419,11 @@ class Run:
         found = {"recipe": self.recipe.name, "cohort": self.cohort.fingerprint, "fold": fold}
         return found if self.points_use == "beside" else found | {"points": self.points_use}
 
-    def _keep(self, network: nn.Module, name: str, fold: int, seen: set[int]) -> None:
+    @staticmethod
+    def _keep(network: nn.Module, weights: Path, fold: int, seen: set[int]) -> None:
         """Leave a stage's weights, and beside them which studies they have seen."""
-        save_weights(self._weights(name, fold), network)
-        write_seen(self._weights(name, fold), fold, seen)
+        save_weights(weights, network)
+        write_seen(weights, fold, seen)
 
     def _weights(self, stage: str, fold: int) -> Path:
         return self.out / stage / f"{fold_name(fold)}.safetensors"

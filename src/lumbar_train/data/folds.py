@@ -25,6 +25,13 @@ def is_full(fold: int) -> bool:
     return fold <= FULL
 
 
+def fold_name(fold: int) -> str:
+    """``fold0`` …, ``full``, and ``full2``, ``full3`` … for the same fit with other seeds."""
+    if fold == FULL:
+        return "full"
+    return f"full{-fold}" if is_full(fold) else f"fold{fold}"
+
+
 def strata(cohort: Cohort, n_folds: int) -> np.ndarray:
     """Class of each study for stratification: (N,) int64.
 

@@ -26,11 +26,11 @@ from lumbar.stages.points import Localisation
 from lumbar.study import Study
 from lumbar_train.data.cache import Cache
 from lumbar_train.data.external_points import EXTERNAL, slices_of
+from lumbar_train.data.usable import CONSISTENCY_COUNTS
 from lumbar_train.files import write_text
 from lumbar_train.outputs.store import write_frame
 
 FOLDER = "consistency"
-COUNTS = "consistency/counts.json"
 _COLUMNS = ["study_id", "series_id", "condition", "level", "x", "y", "is_inside"]
 
 
@@ -56,7 +56,7 @@ class Kept:
 
 def judged(
     cache: Cache,
-    found: Mapping[int, Localisation],
+    localisations: Mapping[int, Localisation],
     points: pd.DataFrame,
     sagittal: SagittalClassifierConfig,
     axial: AxialClassifierConfig,
@@ -66,7 +66,7 @@ def judged(
 
     Args:
         cache: decoded studies.
-        found: predicted localisation by study.
+        localisations: predicted, by study.
         points: rows of ``Cohort.points``; external ones are not labels and are left out.
         sagittal: whose crops foraminal and canal points are judged on.
         axial: whose box subarticular points are judged on.
@@ -81,9 +81,9 @@ def judged(
     if "source" in own:
         own = own[own["source"] != EXTERNAL]
     for study_id, some in own.groupby("study_id"):
-        if int(study_id) not in found:
+        if int(study_id) not in localisations:
             continue
-        study, place = cache.study(int(study_id)), found[int(study_id)]
+        study, place = cache.study(int(study_id)), localisations[int(study_id)]
         where = slices_of(study)
         for row in some.to_dict("records"):
             spot = where.get((str(row["series_id"]), int(row["instance_number"])))
@@ -179,7 +179,5 @@ def write_kept(
     counts = {f"labels: {name.replace('_', ' ')}, point {where}": n for name, n in gone.items() if n}
     if result.left_out:
         counts["series: too many points outside the predicted crops (left out of training)"] = len(result.left_out)
-    write_text(run / COUNTS, json.dumps(counts, indent=1) + "\n")
+    write_text(run / CONSISTENCY_COUNTS, json.dumps(counts, indent=1) + "\n")
     return sum(gone.values())
-
-

@@ -11,18 +11,12 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from lumbar_train.data.folds import FULL, is_full
+from lumbar_train.data.folds import FULL
+from lumbar_train.data.folds import fold_name as fold_name
 from lumbar_train.engine.loop_config import LoopConfig
 from lumbar_train.errors import TrainingError
 from lumbar_train.files import write_text
 from lumbar_train.recipes import StageRecipe
-
-
-def fold_name(fold: int) -> str:
-    """``fold0`` …, ``full``, and ``full2``, ``full3`` … for the same fit with other seeds."""
-    if fold == FULL:
-        return "full"
-    return f"full{-fold}" if is_full(fold) else f"fold{fold}"
 
 
 def fit_seed(seed: int, fold: int) -> int:

@@ -17,6 +17,7 @@ from lumbar_train.recipes import Recipe
 from lumbar_train.stages import denoise
 from lumbar_train.stages.denoise import FIRST
 from lumbar_train.stages.fitting import fold_name
+from lumbar_train.stages.pseudo import PSEUDO, fold_of_labels, predictions_path
 
 LOCALISERS = ("sagittal_xy", "sagittal_z", "axial_xy")
 LOCALISE = "localise"
@@ -33,14 +34,17 @@ Pair = tuple[str, int]  # a step on a fold
 
 
 def steps_of(recipe: Recipe) -> tuple[str, ...]:
-    """The steps of a recipe in order; with denoising the classifiers are trained twice."""
-    if recipe.denoise is None:
-        return STEPS
+    """The steps of a recipe in order; denoising and softened labels each have a round of the classifiers before."""
     place = STEPS.index(CLASSIFIERS[0])
-    return (*STEPS[:place], *(f"{name}{FIRST}" for name in CLASSIFIERS), denoise.STEP, *STEPS[place:])
+    before: tuple[str, ...] = ()
+    if recipe.denoise is not None:
+        before += (*(f"{name}{FIRST}" for name in CLASSIFIERS), denoise.STEP)
+    if recipe.pseudo is not None:
+        before += tuple(f"{name}{PSEUDO}" for name in CLASSIFIERS)
+    return (*STEPS[:place], *before, *STEPS[place:])
 
 
-def needs(step: str, fold: int, folds: Sequence[int], *, is_denoised: bool) -> set[Pair]:
+def needs(step: str, fold: int, folds: Sequence[int], *, is_denoised: bool, is_softened: bool = False) -> set[Pair]:
     """The steps on folds that must be done before ``step`` may run on ``fold``; ``folds`` are all that hold out.
 
     The fold that is held out is not trained on; the classifiers need its localisation all the same, to predict it.
@@ -53,9 +57,13 @@ def needs(step: str, fold: int, folds: Sequence[int], *, is_denoised: bool) -> s
         return {(f"{name}{FIRST}", k) for name in CLASSIFIERS for k in folds}
     if step == LAST:
         return {(name, k) for name in CLASSIFIERS for k in folds}
-    if step.removesuffix(FIRST) in CLASSIFIERS:
-        found = {(LOCALISE, k) for k in folds}
-        return found | ({(denoise.STEP, FULL)} if is_denoised and not step.endswith(FIRST) else set())
+    if step.removesuffix(FIRST).removesuffix(PSEUDO) in CLASSIFIERS:
+        pairs = {(LOCALISE, k) for k in folds}
+        if is_denoised and not step.endswith(FIRST):
+            pairs.add((denoise.STEP, FULL))
+        if is_softened and step in CLASSIFIERS:
+            pairs |= {(f"{name}{PSEUDO}", fold_of_labels(fold)) for name in CLASSIFIERS}
+        return pairs
     return set()
 
 
@@ -63,6 +71,8 @@ def is_done(run: Path, step: str, fold: int) -> bool:
     """Whether a run folder holds what a step on a fold leaves for others."""
     if step == denoise.STEP:
         return (run / denoise.FOLDER / "suspect_labels.parquet").is_file()
+    if step.endswith(PSEUDO):
+        return predictions_path(run, step.removesuffix(PSEUDO), fold).is_file()
     if step != LOCALISE and not (run / step / f"{fold_name(fold)}.safetensors").is_file():
         return False
     return is_full(fold) or all(fold in folds_of(run / step, table) for table in TABLES.get(step, ()))
@@ -75,6 +85,7 @@ def check_plan(
     folds: Sequence[int],
     *,
     is_denoised: bool,
+    is_softened: bool = False,
     command: str,
 ) -> None:
     """Refuse steps on folds that need outputs which are neither there nor made by an earlier one of them.
@@ -84,7 +95,8 @@ def check_plan(
         plan: steps on folds in the order in which they will run.
         steps: all steps of the recipe, in order.
         folds: all folds that hold out studies.
-        is_denoised: whether the recipe trains its classifiers twice.
+        is_denoised: whether the recipe leaves suspect labels out of a second training of its classifiers.
+        is_softened: whether it mixes labels with predictions.
         command: the beginning of the command line that makes what is missing.
 
     Raises:
@@ -93,7 +105,7 @@ def check_plan(
     made: set[Pair] = set()
     missing: dict[Pair, set[Pair]] = {}
     for step, fold in plan:
-        wanted = needs(step, fold, folds, is_denoised=is_denoised)
+        wanted = needs(step, fold, folds, is_denoised=is_denoised, is_softened=is_softened)
         if absent := {pair for pair in wanted - made if not is_done(run, *pair)}:
             missing[(step, fold)] = absent
         made.add((step, fold))
@@ -102,14 +114,16 @@ def check_plan(
     (step, fold), absent = next(iter(missing.items()))
     first = min(absent, key=lambda pair: steps.index(pair[0]))[0]
     of = ", ".join(str(k) for name, k in sorted(absent) if name == first and not is_full(k))
-    options = _options(run, set().union(*missing.values()), steps, folds, is_denoised)
+    options = _options(run, set().union(*missing.values()), steps, folds, is_denoised, is_softened)
     raise CohortError(
         f"{step} ({fold_name(fold)}): found no output of {first}{f' of fold {of}' if of else ''}, "
         f"expected it before this step; make it with: {command} {options}"
     )
 
 
-def _options(run: Path, missing: set[Pair], steps: Sequence[str], folds: Sequence[int], is_denoised: bool) -> str:
+def _options(
+    run: Path, missing: set[Pair], steps: Sequence[str], folds: Sequence[int], is_denoised: bool, is_softened: bool
+) -> str:
     """``--stages … --folds …`` of a call that can stand alone in this run folder."""
     every: set[Pair] = set()
     left = set(missing)
@@ -117,7 +131,7 @@ def _options(run: Path, missing: set[Pair], steps: Sequence[str], folds: Sequenc
         pair = left.pop()
         if pair not in every and not is_done(run, *pair):
             every.add(pair)
-            left |= needs(*pair, folds, is_denoised=is_denoised)
+            left |= needs(*pair, folds, is_denoised=is_denoised, is_softened=is_softened)
     names = [step for step in steps if any(step == name for name, _ in every)]
     of = sorted({fold for _, fold in every if not is_full(fold)}) or list(folds)
     return f"--stages {','.join(names)} --folds {','.join(map(str, of))}"
