@@ -17,8 +17,8 @@ from typing import Any
 from lumbar import __version__
 from lumbar.budget import process_start
 from lumbar.errors import LumbarError
-from lumbar.io.streams import make_patient
-from lumbar.io.text import guard_log, one_line, printable
+from lumbar.io.streams import guard_streams
+from lumbar.io.text import one_line, printable, printable_log
 from lumbar.numba_cache import use_numba_cache
 
 RESEARCH = "Research use only: not a medical device."
@@ -149,7 +149,7 @@ def main(argv: Sequence[str] | None = None, started: float | None = None) -> int
     started = time.monotonic() if started is None else started
     arguments = parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    guard_log().setLevel(logging.INFO)
+    printable_log().setLevel(logging.INFO)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal of another encoding shows escapes, and no line is lost
             stream.reconfigure(errors="backslashreplace")
@@ -173,7 +173,7 @@ def command() -> int:
     other commands have no result but their lines, and fail with them.
     """
     signal.signal(signal.SIGTERM, _terminate)
-    output = make_patient()
+    output = guard_streams()
     code = main(started=process_start())
     output.flush()
     if output.failure is None or code != 0 or sys.argv[1:2] == ["predict"]:

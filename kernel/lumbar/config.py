@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from lumbar.errors import ManifestError
 from lumbar.labels import COLUMNS, DESCRIPTIONS
-from lumbar.rules import Either, Flag, Many, Number, Object, Real, Rule, Text, Whole, demand, shown
+from lumbar.rules import AnyOf, Boolean, Integer, ListOf, Number, Object, Real, Rule, Text, require, shown
 
 STAGES = (
     "sagittal_xy",
@@ -211,8 +211,8 @@ BACKBONE_NAME = Text(
     r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?",
     "the name of a timm network: letters, digits, _ and one dot (never a hub, an address or a folder)",
 )
-_SIZE, _HIDDEN, _WINDOW = Whole(8, 1024), Whole(1, 4096), Whole(1, 31)
-_EMBEDDING, _SHARE, _SCALE, _MM = Whole(1, 1024), Real(0.0, 1.0), Real(0.0, 20.0, above=True), Real(0.0, 500.0)
+_SIZE, _HIDDEN, _WINDOW = Integer(8, 1024), Integer(1, 4096), Integer(1, 31)
+_EMBEDDING, _SHARE, _SCALE, _MM = Integer(1, 1024), Real(0.0, 1.0), Real(0.0, 20.0, above=True), Real(0.0, 500.0)
 _CROP: dict[str, Rule] = {
     "backbone": Object(),
     "size": _SIZE,
@@ -220,41 +220,41 @@ _CROP: dict[str, Rule] = {
     "hidden": _HIDDEN,
     "level_embedding": _EMBEDDING,
     "position_embedding": _EMBEDDING,
-    "share_sides": Flag(),
+    "share_sides": Boolean(),
     "dropout": _SHARE,
-    "per_series": Flag(),
-    "max_slices": Whole(0, 64),
+    "per_series": Boolean(),
+    "max_slices": Integer(0, 64),
 }
 _AGGREGATOR: dict[str, Rule] = {
-    "models": Many(Text(64, r"[a-z][a-z0-9_]*", "the name of a stage"), 1, 16, is_set=True),
+    "models": ListOf(Text(64, r"[a-z][a-z0-9_]*", "the name of a stage"), 1, 16, is_set=True),
     "hidden": _HIDDEN,
     "dropout": _SHARE,
-    "confidence": Flag(),
+    "confidence": Boolean(),
 }
 LIMITS: dict[type, dict[str, Rule]] = {
     BackboneConfig: {
         "name": BACKBONE_NAME,
-        "channels": Many(Whole(1, 4096), 0, 8),
-        "stem_width": Whole(0, 512),
+        "channels": ListOf(Integer(1, 4096), 0, 8),
+        "stem_width": Integer(0, 512),
         "norm": Text(5, "batch|group", "'batch' or 'group'"),
         "drop_path": _SHARE,
     },
     HeatmapConfig: {
-        "points": Whole(1, 64),
+        "points": Integer(1, 64),
         "size": _SIZE,
         "mm_per_px": Real(0.0, 50.0, above=True),
         "context": _WINDOW,
-        "widths": Many(Whole(8, 1024, step=8), 2, 8),
-        "segments": Whole(0, 64),
+        "widths": ListOf(Integer(8, 1024, step=8), 2, 8),
+        "segments": Integer(0, 64),
         "sigma_mm": Real(0.0, 100.0, above=True),
         "sigma_through_mm": Real(0.0, 100.0, above=True),
-        "backbone": Either((BACKBONE_NAME, Text(0, "", "nothing"))),
+        "backbone": AnyOf((BACKBONE_NAME, Text(0, "", "nothing"))),
     },
     SagittalRegressionConfig: {
         "backbone": Object(),
         "size": _SIZE,
         "context": _WINDOW,
-        "foramina_by_role": Flag(),
+        "foramina_by_role": Boolean(),
     },
     AxialRegressionConfig: {"backbone": Object(), "size": _SIZE},
     SliceRoleConfig: {"backbone": Object(), "size": _SIZE, "hidden": _HIDDEN, "box_scale": _SCALE},
@@ -262,14 +262,14 @@ LIMITS: dict[type, dict[str, Rule]] = {
         **_CROP,
         "crop_scale": _SCALE,
         "min_half_mm": _MM,
-        "own_sequences": Flag(),
-        "conditions": Many(Whole(0, 4), 3, 5, is_set=True),
+        "own_sequences": Boolean(),
+        "conditions": ListOf(Integer(0, 4), 3, 5, is_set=True),
     },
     AxialClassifierConfig: {
         **_CROP,
-        "conditions": Many(Whole(0, 4), 1, 5, is_set=True),
+        "conditions": ListOf(Integer(0, 4), 1, 5, is_set=True),
         "box_scale": _SCALE,
-        "box_mm": Many(Real(0.0, 500.0, above=True), 2, 2),
+        "box_mm": ListOf(Real(0.0, 500.0, above=True), 2, 2),
     },
     AggregatorConfig: _AGGREGATOR,
     LevelSequenceConfig: _AGGREGATOR,
@@ -277,12 +277,12 @@ LIMITS: dict[type, dict[str, Rule]] = {
         "backbone": Object(),
         "column": Text(64),  # these four have their ranges in ``check_baseline``, which training asks as well
         "description": Text(64),
-        "size": Whole(1, 1024),
+        "size": Integer(1, 1024),
         "temperature": Number(),
-        "slices": Whole(0, 1000),
+        "slices": Integer(0, 1000),
         "hidden": _HIDDEN,
         "dropout": _SHARE,
-        "balance": Many(_SHARE, 3, 3),
+        "balance": ListOf(_SHARE, 3, 3),
     },
 }
 
@@ -308,16 +308,16 @@ def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
         if name not in values and field.default is dataclasses.MISSING:
             raise ManifestError(f"{kind.__name__}: {name} missing, expected {LIMITS[kind][name].expected}")
     for name, value in values.items():
-        demand(f"{kind.__name__}.{name}", value, LIMITS[kind][name])
+        require(f"{kind.__name__}.{name}", value, LIMITS[kind][name])
     arguments = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     if isinstance(backbone := values.get("backbone"), Mapping):
         arguments["backbone"] = from_dict(BackboneConfig, backbone)
     config = kind(**arguments)
-    _demand_consistent(config)
+    _require_consistent(config)
     return config
 
 
-def _demand_consistent(config: Any) -> None:
+def _require_consistent(config: Any) -> None:
     """Values that are in range each, and contradict each other."""
     name = type(config).__name__
     if isinstance(config, AxialClassifierConfig) and config.box_mm[0] > config.box_mm[1]:

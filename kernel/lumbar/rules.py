@@ -46,7 +46,7 @@ class Rule(Protocol):
         """Whether ``value`` is of this kind."""
 
 
-def demand(where: str, value: Any, rule: Rule) -> None:
+def require(where: str, value: Any, rule: Rule) -> None:
     """Refuse a value that its rule does not accept.
 
     Raises:
@@ -57,7 +57,7 @@ def demand(where: str, value: Any, rule: Rule) -> None:
 
 
 @dataclass(frozen=True)
-class Whole:
+class Integer:
     """A whole number within [low, high], divisible by ``step``; True and 1.0 are none."""
 
     low: int
@@ -110,7 +110,7 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Flag:
+class Boolean:
     """True or false."""
 
     expected: str = "true or false"
@@ -141,7 +141,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Many:
+class ListOf:
     """A list of ``fewest`` to ``most`` values of one rule; ``is_set``: none twice."""
 
     each: Rule
@@ -163,7 +163,7 @@ class Many:
 
 
 @dataclass(frozen=True)
-class Nothing:
+class Null:
     """Null."""
 
     expected: str = "null"
@@ -174,7 +174,7 @@ class Nothing:
 
 
 @dataclass(frozen=True)
-class Either:
+class AnyOf:
     """One of several rules."""
 
     rules: tuple[Rule, ...]
@@ -191,7 +191,7 @@ class Either:
 
 @dataclass(frozen=True)
 class Object:
-    """A JSON object; its values are looked at by ``demand_fields``, key by key."""
+    """A JSON object; its values are looked at by ``require_fields``, key by key."""
 
     optional: Mapping[str, Rule] = field(default_factory=dict)
     expected: str = "an object"
@@ -201,7 +201,7 @@ class Object:
         return isinstance(value, Mapping)
 
 
-def demand_fields(where: str, values: Mapping[str, Any], rules: Mapping[str, Rule]) -> None:
+def require_fields(where: str, values: Mapping[str, Any], rules: Mapping[str, Rule]) -> None:
     """Refuse an object whose known keys hold values of another kind; keys without a rule are left alone.
 
     Args:
@@ -210,10 +210,10 @@ def demand_fields(where: str, values: Mapping[str, Any], rules: Mapping[str, Rul
         rules: key → rule; an ``Object`` has rules of its own for the keys inside.
 
     Raises:
-        ManifestError: as ``demand``.
+        ManifestError: as ``require``.
     """
     for key, rule in rules.items():
         if key in values:
-            demand(f"{where}{key}", values[key], rule)
+            require(f"{where}{key}", values[key], rule)
             if isinstance(rule, Object):
-                demand_fields(f"{where}{key}.", values[key], rule.optional)
+                require_fields(f"{where}{key}.", values[key], rule.optional)

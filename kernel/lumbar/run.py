@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 
 from lumbar.budget import Budget, Clock, parse_time_limit
-from lumbar.bundle.code_hash import own_code_line
+from lumbar.bundle.code_hash import code_mismatch
 from lumbar.bundle.manifest import verify
 from lumbar.chains.contract import Chain
 from lumbar.chains.registry import chain_of
 from lumbar.errors import CohortError
 from lumbar.io.tables import PROBLEMS, list_studies, read_series
-from lumbar.io.text import guard_log
+from lumbar.io.text import printable_log
 from lumbar.labels import COLUMNS, row_ids
 from lumbar.numba_cache import use_numba_cache
 from lumbar.output.destinations import check_destinations
@@ -27,7 +27,7 @@ from lumbar.workers.devices import cpu_threads, cuda_devices
 from lumbar.workers.schedule import Schedule
 from lumbar.workers.worker import Setup
 
-log = guard_log()
+log = printable_log()
 
 N_PICTURED = 10  # studies with pictures in the report: 720 studies stay under a few MB
 
@@ -111,7 +111,7 @@ def predict(
             "manifest %s verified, %d studies to predict on %s, at most %.0f s",
             manifest.hash[:12], len(study_ids), ", ".join(schedule.devices) or "no device", limit_s,
         )  # fmt: skip
-        if own_code := own_code_line(manifest.code_sha256):
+        if own_code := code_mismatch(manifest.code_sha256):
             log.info("%s", own_code)
         submission = Submission(study_ids, manifest.prior, out)
         outcomes = schedule.run(submission)

@@ -13,8 +13,8 @@ from lumbar.errors import LumbarError
 from lumbar.io.text import one_line
 from lumbar_publish.files import write_text
 from lumbar_publish.kaggle import step_dataset, step_kernel, step_submit
-from lumbar_publish.kaggle.client import Client, KaggleError, demand_client
-from lumbar_publish.kaggle.publication import Publication, demand_owner
+from lumbar_publish.kaggle.client import Client, KaggleError, require_client
+from lumbar_publish.kaggle.publication import Publication, require_owner
 from lumbar_publish.kaggle.quota import quota_line
 from lumbar_publish.names import DEFAULT_SLUG, DatasetId, Layout
 from lumbar_publish.sealing.accelerators import (
@@ -26,10 +26,10 @@ from lumbar_publish.sealing.accelerators import (
     machine_metadata,
 )
 from lumbar_publish.sealing.completeness import chain_of
-from lumbar_publish.sealing.metadata import noted_machine, write_json
+from lumbar_publish.sealing.metadata import configured_machine, write_json
 from lumbar_publish.sealing.seal import (
     Sealed,
-    described,
+    describe_sealed,
     locked_dataset,
     read_data,
     read_json,
@@ -62,10 +62,10 @@ def main(layout: Layout, make_sample: MakeSample, argv: list[str] | None = None)
             raise LumbarError("--publish needs notes for the version: add -m NOTES")
         if options.no_run and options.publish not in ("kernel", ALL):
             raise LumbarError("--no-run saves the notebook without running it: add --publish kernel -m NOTES")
-        machine = accelerator(options.accelerator or noted_machine(layout.kernel_metadata)[0])
+        machine = accelerator(options.accelerator or configured_machine(layout.kernel_metadata)[0])
         if options.publish:
             dataset = DatasetId.choose(locked_dataset(layout), options.owner, options.slug)
-            _ask_first(dataset, options.publish, None if options.no_run else machine)
+            _check_account(dataset, options.publish, None if options.no_run else machine)
         sealed = _seal(layout, options, make_sample)
         _note_machine(layout, options)
         print(summary(sealed))
@@ -85,13 +85,13 @@ def main(layout: Layout, make_sample: MakeSample, argv: list[str] | None = None)
     return 0
 
 
-def _ask_first(dataset: DatasetId, step: str, machine: Accelerator | None) -> None:
-    """Meet an account that Kaggle refuses, or a network that is not there, before the minutes that sealing takes.
+def _check_account(dataset: DatasetId, step: str, machine: Accelerator | None) -> None:
+    """Check account and network before the minutes that sealing takes.
 
     Also says what quota is left, where a notebook may be run (``machine`` is None where it will not).
     """
-    demand_owner(dataset)
-    demand_client()
+    require_owner(dataset)
+    require_client()
     client = Client()
     if step not in LATER:
         try:
@@ -105,7 +105,7 @@ def _ask_first(dataset: DatasetId, step: str, machine: Accelerator | None) -> No
 
 def _note_machine(layout: Layout, options: argparse.Namespace) -> None:
     """Write what is asked for into the notebook's metadata, whose other fields stay; say where it will run."""
-    machine, image = noted_machine(layout.kernel_metadata)
+    machine, image = configured_machine(layout.kernel_metadata)
     machine, image = options.accelerator or machine, options.image or image
     if options.accelerator or options.image:
         data = read_json(layout.kernel_metadata)
@@ -114,7 +114,7 @@ def _note_machine(layout: Layout, options: argparse.Namespace) -> None:
 
 
 def summary(sealed: Sealed) -> str:
-    """What lies in the sealed folder, for the eye."""
+    """The lines printed after sealing: size of each entry of the folder, and the manifest's hash."""
     lines = [f"{name:<24}{size / 1e6:10.3f} MB" for name, size in sealed.sizes.items()]
     total = sum(sealed.sizes.values())
     lines.append(f"{sealed.folder}: {sealed.dataset}, {total / 1e6:.3f} MB, manifest {sealed.manifest_hash}")
@@ -127,7 +127,7 @@ def _seal(layout: Layout, options: argparse.Namespace, make_sample: MakeSample) 
     dataset = DatasetId.choose(locked_id, options.owner, options.slug)
     if options.publish in LATER and options.run is None and str(dataset) == locked_id and layout.sealed.is_dir():
         verify_against_lock(layout, layout.sealed)
-        return described(layout.sealed, dataset)
+        return describe_sealed(layout.sealed, dataset)
 
     def rehearse(folder: Path) -> None:
         # What ran once need not run again; the mark is the manifest's hash, which covers code and weights.

@@ -1,4 +1,4 @@
-"""Files and folders, written whole or not at all."""
+"""Files and folders, written completely or not at all."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     except OSError as error:
         raise _refusal(folder, error) from None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)  # the mark of a folder at work; the system takes it from the dead
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # marks a folder in use; the system releases it when the process ends
         new = work / "new"
         new.mkdir()
         yield new
@@ -89,7 +89,7 @@ def _restore_and_remove_leftovers(folder: Path) -> None:
 
 
 def _flush(folder: Path) -> None:
-    """All files of a folder to the disk, before it takes another's place."""
+    """Flush all files of a folder to the disk, before it replaces another."""
     for path in folder.rglob("*"):
         if path.is_file():
             descriptor = os.open(path, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""Names on Kaggle and places in the repository, each said once."""
+"""Names on Kaggle and places in the repository, each defined once."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class DatasetId:
-    """``owner/slug`` of the dataset, and all that is derived from it.
+    """``owner/slug`` of the dataset, and everything derived from it.
 
     Raises:
         ManifestError: an owner or slug that Kaggle would refuse, or whose title would not lead back to the slug.

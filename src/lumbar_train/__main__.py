@@ -3,39 +3,30 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import shlex
+import inspect
 import sys
 from pathlib import Path
-
-import numpy as np
-import pandas as pd
-import torch
+from typing import Any
 
 from lumbar.errors import LumbarError
 from lumbar.io.text import one_line, printable
 from lumbar_train.baseline.command import add_commands
-from lumbar_train.data.cache import Cache, build_cache
-from lumbar_train.data.duplicates import check_copies
-from lumbar_train.data.external_points import POINTS_FILE, USES, describe, summary
-from lumbar_train.data.folds import FULL, make_folds, parse_folds, read_folds, with_seeds, write_folds
-from lumbar_train.data.tables import Cohort, read_cohort
-from lumbar_train.data.usable import drop_unreadable, write_dropped
-from lumbar_train.engine.distributed import Distributed, join_distributed
-from lumbar_train.engine.fold_pool import usable_devices
+from lumbar_train.data.external_points import USES
 from lumbar_train.evaluation.evaluate import Evaluation
-from lumbar_train.export import export
-from lumbar_train.files import DISK_FULL, write_text
-from lumbar_train.outputs.kept import check_kept, write_recipe
-from lumbar_train.overrides import with_overrides
+from lumbar_train.files import DISK_FULL
 from lumbar_train.parameters import table
-from lumbar_train.recipes import RECIPES, Recipe, recipe_by_name, with_full_epochs
+from lumbar_train.pipeline.options import AMP
+from lumbar_train.recipes import RECIPES, demo, recipe_by_name
 from lumbar_train.report import report_on
-from lumbar_train.run import Run
-from lumbar_train.stages.fitting import fold_name
-from lumbar_train.stages.needs import STEPS
-from lumbar_train.stages.pretrained import Start, parse_files, with_backbone
+from lumbar_train.run import thread_count, torch_threads, train
+from lumbar_train.stages.registry import stages_of
+
+TRAIN_OPTIONS = [name for name in inspect.signature(train).parameters if name != "on_refusal"]
+TRAIN_DEFAULTS = {
+    name: parameter.default
+    for name, parameter in inspect.signature(train).parameters.items()
+    if name in TRAIN_OPTIONS and parameter.default is not inspect.Parameter.empty
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def say(error: Exception) -> None:
-    """A refusal as one line."""
+    """Print a refusal as one line."""
     line = one_line(error)
     if isinstance(error, OSError):  # a full disk or a folder that cannot be read, wherever it shows
         reason = "the disk is full" if error.errno in DISK_FULL else error.strerror or line
@@ -61,73 +52,84 @@ def say(error: Exception) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lumbar_train", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    train = commands.add_parser("train", help="fit every stage on a competition folder, or some stages")
-    train.add_argument("--data", type=Path, required=True, metavar="ROOT", help="folder in the competition's layout")
-    train.add_argument("--recipe", choices=sorted(RECIPES), default="demo", help="default: %(default)s")
-    train.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder to write")
-    train.add_argument("--folds", default=None, help="of 0,1,…,full; default: all, which later stages need")
-    train.add_argument("--fold-file", type=Path, help="table study_id, fold, such as train_folded_v1.csv")
-    train.add_argument("--stages", help=f"comma-separated; default: all of {','.join(STEPS)}")
-    train.add_argument(
+    _add_train(commands)
+    _add_evaluate(commands)
+    add_commands(commands)
+    recipes = commands.add_parser("recipes", help="parameters of each network of each recipe, beside the solution's")
+    recipes.add_argument("--recipe", choices=sorted(RECIPES), help="this one only")
+    recipes.set_defaults(action=show_recipes)
+    return parser
+
+
+def _add_train(commands: Any) -> None:
+    """The options of ``lumbar_train.train``: named as its keywords, with its defaults."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "train", help="fit every stage on a competition folder, or some stages"
+    )
+    parser.set_defaults(action=run_train, **{name: value for name, value in TRAIN_DEFAULTS.items() if value != ()})
+    add = parser.add_argument
+    add("--data", type=Path, required=True, metavar="ROOT", help="folder in the competition's layout")
+    add("--recipe", choices=sorted(RECIPES), help="default: %(default)s")
+    add("--out", type=Path, required=True, metavar="RUN", help="run folder to write")
+    add("--folds", help="of 0,1,…,full; default: all, which later stages need")
+    add("--fold-file", type=Path, help="table study_id, fold, such as train_folded_v1.csv")
+    add("--stages", help=f"comma-separated; default: all of {','.join(s.name for s in stages_of(demo()))}")
+    add(
         "--points",
         type=Path,
         metavar="FILE",
         help="external points of sagittal levels: series_id, instance_number, level, x, y[, img_h, img_w]",
     )
-    train.add_argument(
+    add(
         "--points-use",
         choices=USES,
-        default=USES[0],
         help="beside: where the competition has none, and on further slices; instead: before the competition's",
     )
-    train.add_argument("--resume", action="store_true", help="go on where a killed run stopped")
-    train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--cache", type=Path, help="decoded studies; default: RUN/cache")
-    train.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, help="processes that decode; default: %(default)s"
-    )
-    train.add_argument(
-        "--jobs", type=int, default=1, help="folds side by side, over the GPUs at hand; default: %(default)s"
-    )
-    train.add_argument("--loaders", type=int, default=0, help="processes that prepare samples for each fit (GPUs)")
-    train.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, …; default: a GPU where there is one")
-    train.add_argument(
+    add("--resume", action="store_true", help="go on where a run was interrupted")
+    add("--seed", type=int, help="default: %(default)s")
+    add("--cache", type=Path, help="decoded studies; default: RUN/cache")
+    add("--workers", type=int, help="processes that decode; default: one for each core")
+    add("--jobs", type=int, help="folds side by side, over the GPUs at hand; default: %(default)s")
+    add("--loaders", type=int, help="processes that prepare samples for each fit (GPUs); default: %(default)s")
+    add("--device", help="cpu, cuda, cuda:1, …; default: a GPU where there is one")
+    add(
         "--amp",
-        choices=("auto", "off", "bf16", "fp16"),
-        default="auto",
+        choices=AMP,
         help="half precision of the fits; auto: by GPU, off on CPUs; bf16 is also for CPUs that compute in it",
     )
-    train.add_argument("--full-seeds", type=int, help="fits on all data, each with its seed; default: the recipe's")
-    train.add_argument(
+    add("--full-seeds", type=int, help="fits on all data, each with its seed; default: the recipe's")
+    add(
         "--full-epochs",
         action="append",
         default=[],
         metavar="STAGE=N",
         help="epochs of a stage's fits on all data, those that ship; folds keep the recipe's; may be repeated",
     )
-    train.add_argument(
+    add(
         "--set",
+        dest="overrides",
         action="append",
         default=[],
         metavar="STAGE.FIELD=VALUE",
         help="another value for any field of a recipe: sagittal_classifier.backbone=convnext_tiny, *.epochs=3, "
         "recipe.n_folds=2; may be repeated",
     )
-    train.add_argument("--backbone", metavar="NAME", help="any timm backbone instead of the recipe's")
-    train.add_argument(
+    add("--backbone", metavar="NAME", help="any timm backbone instead of the recipe's")
+    add(
         "--pretrained",
         action=argparse.BooleanOptionalAction,
         help="start backbones from timm's weights, fetched from its hub; default: the recipe's choice",
     )
-    train.add_argument(
+    add(
         "--backbone-weights",
         action="append",
         default=[],
         metavar="[NAME=]FILE",
         help="start a backbone from a local timm checkpoint (.safetensors, .pth); may be repeated",
     )
-    train.set_defaults(action=run_train)
 
+
+def _add_evaluate(commands: Any) -> None:
     evaluate = commands.add_parser("evaluate", help="measure a run or a sealed bundle on a labelled cohort")
     evaluate.add_argument("--run", type=Path, required=True, metavar="RUN", help="run folder or sealed bundle")
     evaluate.add_argument("--data", type=Path, required=True, metavar="ROOT", help="folder in the competition's layout")
@@ -137,12 +139,6 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--split", choices=("train", "test"), default="train", help="test: labels in solution.csv")
     evaluate.add_argument("--out", type=Path, metavar="FOLDER", help="where the page goes; default: inside RUN")
     evaluate.set_defaults(action=run_evaluate)
-    add_commands(commands)
-
-    recipes = commands.add_parser("recipes", help="parameters of each network of each recipe, beside the solution's")
-    recipes.add_argument("--recipe", choices=sorted(RECIPES), help="this one only")
-    recipes.set_defaults(action=show_recipes)
-    return parser
 
 
 def show_recipes(args: argparse.Namespace) -> None:
@@ -152,142 +148,42 @@ def show_recipes(args: argparse.Namespace) -> None:
 
 
 def run_train(args: argparse.Namespace) -> None:
-    """Fit the stages asked for, then export if all are there; under ``torchrun`` with all processes on each fit."""
-    recipe = recipe_by_name(args.recipe)
-    if args.backbone is not None:
-        recipe = with_backbone(recipe, args.backbone)
-    recipe = with_full_epochs(recipe, args.full_epochs)
-    recipe = with_overrides(recipe, args.set)
-    is_pretrained = recipe.pretrained if args.pretrained is None else args.pretrained
-    start = Start(is_pretrained, parse_files(args.backbone_weights, recipe))
-    with join_distributed(args.device, say) as distributed:
-        torch.set_num_threads(n_threads())
-        if distributed.is_many and args.jobs > 1 and distributed.is_main:
-            print(
-                f"--jobs {args.jobs} is off: under torchrun all {distributed.world} processes work on one fit at a time"
-            )
-        distributed.on_main(lambda: start.check(recipe))
-        run = prepare(args, recipe, distributed, start)
-        run.execute(args.stages and [name.strip() for name in args.stages.split(",")], args.jobs)
-        if distributed.is_main:
-            finish(run, args)
+    """Train as asked, and say what came out.
 
+    Raises:
+        SystemExit: under ``torchrun``, after a refusal that has been printed while the other processes were there.
+    """
+    said: list[Exception] = []
 
-def n_threads() -> int:
-    """Threads of this process: as the user says, else the cores shared out among the machine's processes."""
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun sets OMP_NUM_THREADS itself, to 1
-    asked = os.environ.get("OMP_NUM_THREADS", "") if local == 1 else ""
-    return int(asked) if asked.isdigit() else max(1, (os.cpu_count() or 1) // local)
+    def say_at_once(error: Exception) -> None:
+        say(error)
+        said.append(error)
 
-
-def prepare(args: argparse.Namespace, recipe: Recipe, distributed: Distributed, start: Start) -> Run:
-    """Read the cohort, decode it, drop what cannot be used, and lay out the folds."""
-    whole = distributed.on_main(lambda: read_cohort(args.data, points_file=args.points))
-    folder = args.cache or args.out / "cache"
-    mine = whole.series["study_id"].isin(whole.study_ids[distributed.rank :: distributed.world])
-    per_rank = max(1, args.workers // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    n_workers = per_rank if args.workers else 0
-    series = whole.series[mine]
-    distributed.on_all(
-        lambda: build_cache(folder, args.data, whole.split, series, workers=n_workers, progress=distributed.is_main)
-    )
-    cache = Cache(folder)
-    cohort, folds = distributed.on_main(lambda: choose(args, whole, cache, recipe.n_folds))
-    run = Run(
-        cohort=cohort,
-        folds=folds,
-        recipe=recipe,
-        out=args.out,
-        cache=cache,
-        use_folds=with_seeds(parse_folds(args.folds, folds), args.full_seeds or recipe.full_seeds),
-        seed=args.seed,
-        resume=args.resume,
-        distributed=distributed,
-        devices=usable_devices(args.device),
-        loop={"amp": args.amp, **({"workers": args.loaders} if args.loaders else {})},
-        start=start,
-        words=words_of(args),
-        points_use=args.points_use if args.points else USES[0],
-        command=command_of(args),
-    )
-    distributed.on_main(lambda: _begin(run, args))
-    if args.points:
-        distributed.on_main(lambda: note_points(run))
-    return run
-
-
-def _begin(run: Run, args: argparse.Namespace) -> None:
-    """See that what the folder keeps is of this recipe, and note the recipe."""
-    stages = args.stages.split(",") if args.stages else list(run.recipe.stages)
-    wanted = [] if args.resume else [name.strip() for name in stages]
-    mine = {f"{fold_name(fold)}.safetensors" for fold in run.use_folds}
-    anew = [name for name in wanted if {path.name for path in (run.out / name).glob("*.safetensors")} <= mine]
-    check_kept(run.out, run.recipe, anew)
-    write_recipe(run.out, run.recipe, run.seed, run.words)
-
-
-def note_points(run: Run) -> None:
-    """Leave for the report how many points come from where; say it in two lines."""
-    counts = summary(run.cache.study, run.cohort.points, run.points_use)
-    write_text(run.out / POINTS_FILE, json.dumps(counts, indent=1) + "\n")
-    for line in describe(counts):
-        print(line)
-
-
-def words_of(args: argparse.Namespace) -> tuple[str, ...]:
-    """What changed the recipe, as ``--set`` and its short forms were given."""
-    short = [f"backbone={args.backbone}"] if args.backbone is not None else []
-    return (*short, *(f"full-epochs {word}" for word in args.full_epochs), *args.set)
-
-
-def command_of(args: argparse.Namespace) -> str:
-    """How this run was called, without stages and folds."""
-    words = ["python", "-m", "lumbar_train", "train", "--data", str(args.data), "--recipe", args.recipe]
-    words += ["--out", str(args.out)]
-    for option, values in (("--set", args.set), ("--full-epochs", args.full_epochs)):
-        for value in values:
-            words += [option, value]
-    for option, value in (("--backbone", args.backbone), ("--points", args.points)):
-        words += [option, str(value)] if value is not None else []
-    return shlex.join(words)
-
-
-def choose(args: argparse.Namespace, whole: Cohort, cache: Cache, n_folds: int) -> tuple[Cohort, pd.DataFrame]:
-    """What of the cohort is trained on, and its folds: of a file, of the run as it was begun, or new ones."""
-    cohort = drop_unreadable(whole, cache)
-    for reason, count in cohort.dropped.items():
-        print(f"left out: {count} × {reason}")
-    own = args.out / "folds.csv"
-    file = args.fold_file or (own if own.is_file() else None)
-    left_out = np.setdiff1d(whole.study_ids, cohort.study_ids)
-    folds = make_folds(cohort, n_folds, args.seed) if file is None else read_folds(file, cohort, left_out)
-    check_copies(cache, folds)
-    write_folds(own, folds)
-    write_dropped(args.out, whole, cohort)
-    return cohort, folds
-
-
-def finish(run: Run, args: argparse.Namespace) -> None:
-    """Export and report, where the last step has been done."""
-    if FULL in run.use_folds and (args.out / "aggregator" / "full.safetensors").is_file():
-        print(f"weights to seal: {export(run)}")
-    if (args.out / "aggregator" / "oof.parquet").is_file():
-        show(*report_on(args.out, args.data))
+    try:
+        trained = train(**{name: getattr(args, name) for name in TRAIN_OPTIONS}, on_refusal=say_at_once)
+    except (LumbarError, OSError) as error:
+        if error in said:
+            raise SystemExit(1) from error
+        raise
+    if trained.export is not None:
+        print(f"weights to seal: {trained.export}")
+    if trained.page is not None and trained.evaluation is not None:
+        show(trained.page, trained.evaluation)
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
     """Measure and write the page."""
-    torch.set_num_threads(n_threads())
-    show(*report_on(args.run, args.data, points=args.points, split=args.split, out=args.out))
+    with torch_threads(thread_count()):
+        show(*report_on(args.run, args.data, points=args.points, split=args.split, out=args.out))
 
 
 def show(page: Path, evaluation: Evaluation) -> None:
     """The few lines that a terminal wants; the page has the rest."""
     figures = evaluation.figures()
     print(evaluation.title)
-    for step, terms in figures["scores"].items():
+    for name, terms in figures["scores"].items():
         value, low, high = terms["total"]
-        print(f"  {step:<14} total {value:.4f}  (95 %: {low:.4f} to {high:.4f})")
+        print(f"  {name:<14} total {value:.4f}  (95 %: {low:.4f} to {high:.4f})")
     for title, places in (("sagittal points", figures["sagittal"]), ("axial levels", figures["axial"])):
         print(f"  {title}: " + ", ".join(f"{name} {value:.3g}" for name, value in places.items()))
     print(f"report: {page}")

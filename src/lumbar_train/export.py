@@ -15,38 +15,40 @@ import torch
 import torchvision
 
 import lumbar
-from lumbar.bundle.code_hash import own_code_sha256
 from lumbar.bundle.manifest import SCHEMA, WeightEntry, file_sha256, write_manifest
 from lumbar.bundle.probes import record_probe
 from lumbar.bundle.weights import load_network, save_network
-from lumbar.config import STAGES, to_dict
+from lumbar.config import to_dict
 from lumbar.labels import COLUMNS
 from lumbar.models import build, name_of
-from lumbar_train.data.folds import is_full
+from lumbar_train.data.folds import fold_name, is_full
+from lumbar_train.engine.checkpoint import load_weights
 from lumbar_train.errors import TrainingError
 from lumbar_train.files import make_folder
-from lumbar_train.run import Run
-from lumbar_train.stages.fitting import fold_name, load_weights
+from lumbar_train.stages.context import RunContext
+from lumbar_train.stages.registry import STAGES
 
 FILE = "weights_manifest.json"
 
 
-def export(run: Run) -> Path:
+def export(run: RunContext) -> Path:
     """Write ``RUN/export/weights/*.safetensors`` and ``RUN/export/weights_manifest.json``; returns the folder.
 
     Raises:
         TrainingError: a stage lacks the fit that ships.
     """
-    folder = run.out / "export"
+    folder = run.folder.export
     folds = [fold for fold in run.use_folds if is_full(fold) or run.recipe.export != "full"]
     folds.sort(key=lambda fold: (not is_full(fold), abs(fold)))  # when time is short the kernel runs the first alone
-    entries = [_entry(run, folder, stage, fold) for stage in STAGES for fold in folds]
+    fits = [(stage.name, fold) for stage in STAGES if stage.is_exported for fold in folds]
+    _check_fits(run, fits)
+    entries = [_entry(run, folder, stage, fold) for stage, fold in fits]
     prior = run.cohort.prior()
     metrics = _read_json(run.out / "aggregator" / "metrics.json")
     data = {
         "schema": SCHEMA,
         "dataset": {"id": "your-kaggle-name/lumbar-kit", "version": None},  # sealing puts the true one here
-        "code_sha256": own_code_sha256(),
+        "code_sha256": "",  # not sealed: sealing writes the hash of the code that it puts beside the weights
         "recipe": run.recipe.name,
         "created_by": f"lumbar {lumbar.__version__}",
         "cohort": {
@@ -65,7 +67,7 @@ def export(run: Run) -> Path:
             "pandas": pd.__version__,
             "numba": numba.__version__,
         },
-        "training": _read_json(run.out / "seconds.json") | ({"set": list(run.words)} if run.words else {}),
+        "training": _read_json(run.out / "seconds.json") | ({"set": list(run.changes)} if run.changes else {}),
         "forced": [],
         "weights": entries,
     }
@@ -73,12 +75,21 @@ def export(run: Run) -> Path:
     return folder
 
 
-def _entry(run: Run, folder: Path, stage: str, fold: int) -> dict[str, Any]:
-    source = run.out / stage / f"{fold_name(fold)}.safetensors"
-    if not source.is_file():
-        raise TrainingError(f"{source}: not found, expected the fit of stage {stage} that ships; train --folds … first")
+def _check_fits(run: RunContext, fits: list[tuple[str, int]]) -> None:
+    """Refuse before anything is written, so that a former export stays whole."""
+    for stage, fold in fits:
+        source = run.folder.weights(stage, fold)
+        if not source.is_file():
+            raise TrainingError(
+                f"{source}: not found, expected the fit of stage {stage} that ships; train --folds … first"
+            )
+
+
+def _entry(run: RunContext, folder: Path, stage: str, fold: int) -> dict[str, Any]:
+    source = run.folder.weights(stage, fold)
     config = run.recipe.stages[stage].network
-    network = load_weights(build(name_of(config), to_dict(config)), source)
+    network = build(name_of(config), to_dict(config))
+    load_weights(source, network)
     file = folder / "weights" / f"{stage}.{fold_name(fold)}.safetensors"
     make_folder(file.parent)
     save_network(network, file, half=True)

@@ -19,13 +19,13 @@ import torch
 from lumbar.config import BackboneConfig, to_dict
 from lumbar.errors import CohortError, LumbarError
 from lumbar.models import build, name_of
-from lumbar.stages.classify import CLASSIFIERS
 from lumbar_train.data.augment import AugmentConfig
 from lumbar_train.data.mixing import MixConfig
 from lumbar_train.recipes import Recipe, StageRecipe
 from lumbar_train.stages.consistency import ConsistencyConfig
 from lumbar_train.stages.denoise import DenoiseConfig
 from lumbar_train.stages.pseudo import PseudoConfig
+from lumbar_train.stages.registry import stage_by_name
 
 PARTS = ("network", "fit", "augment", "mixing")
 _SHARES = {
@@ -76,11 +76,8 @@ def with_overrides(recipe: Recipe, words: Iterable[str]) -> Recipe:
 def _parts(stage: StageRecipe, name: str) -> dict[str, Any]:
     """The dataclasses of a stage by part, with defaults for augmentation and mixing where it may have them."""
     parts: dict[str, Any] = {"network": stage.network, "fit": stage.fit}
-    if name != "aggregator":
-        parts["augment"] = stage.augment or AugmentConfig()
-    if name in CLASSIFIERS:
-        parts["mixing"] = stage.mixing or MixConfig()
-    return parts
+    optional = {"augment": stage.augment or AugmentConfig(), "mixing": stage.mixing or MixConfig()}
+    return parts | {part: optional[part] for part in stage_by_name(name).options}
 
 
 def _fields(stage: StageRecipe, name: str) -> list[str]:

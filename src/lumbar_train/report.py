@@ -29,6 +29,7 @@ from lumbar_train.evaluation.plots import data_uri, plot_answers, plot_curves, p
 from lumbar_train.evaluation.point_errors import summarise
 from lumbar_train.evaluation.scoring import TERMS, confusion, reliability, scores, study_losses
 from lumbar_train.files import write_text
+from lumbar_train.stages.registry import STAGES
 
 N_WORST = 6
 _MAX_PROBLEMS = 60
@@ -222,7 +223,7 @@ def _confusion_rows(evaluation: Evaluation) -> list[tuple[str, list[tuple[str, l
 def _stages(run: Path) -> tuple[list[dict[str, str]], list[tuple[str, str]]]:
     """A row for each fit of each stage, and its curves, from the folders that the loop left."""
     rows, curves = [], []
-    order = {name: k for k, name in enumerate(_recipe_stages(run))}
+    order = {stage.name: k for k, stage in enumerate(STAGES)}
     folders = sorted(
         {path.parent.parent for path in run.glob("*/*/log.csv")}, key=lambda p: (order.get(p.name, 99), p.name)
     )
@@ -232,11 +233,6 @@ def _stages(run: Path) -> tuple[list[dict[str, str]], list[tuple[str, str]]]:
             rows.append({"stage": folder.name, "fold": fold} | _fit_row(log, folder / fold / "fit.json"))
         curves.append((folder.name, data_uri(plot_curves(logs))))
     return rows, curves
-
-
-def _recipe_stages(run: Path) -> list[str]:
-    path = run / "recipe.json"
-    return list(json.loads(path.read_text("utf-8")).get("stages", {})) if path.is_file() else []
 
 
 def _fit_row(log: pd.DataFrame, path: Path) -> dict[str, str]:

@@ -23,7 +23,7 @@ from dicom_writer import (
 )
 from lumbar.dicom import direct, read_series, read_slice, warm_up
 from lumbar.dicom._scratch import fresh, recycled, reused, scratch
-from lumbar.dicom.direct import find_usual
+from lumbar.dicom.direct import find_fast_path
 from lumbar.dicom.header import read_file
 from lumbar.errors import DicomError
 
@@ -55,9 +55,9 @@ def rescaled(pixels, slope, intercept):
 
 def is_filled(path, slope=1.0, intercept=0.0):
     """Whether the file goes straight into a volume; what it becomes there is what it is by way of ``read_slice``."""
-    usual = find_usual(read_file(path))
+    fast_path = find_fast_path(read_file(path))
     out = np.full(SHAPE, np.nan, np.float32)
-    if usual is None or not usual.fill(out, slope, intercept):
+    if fast_path is None or not fast_path.fill(out, slope, intercept):
         return False
     assert np.array_equal(out, rescaled(read_slice(path).pixels, slope, intercept))
     return True
@@ -93,7 +93,7 @@ def test_series_and_slice_agree(tmp_path, syntax):
         encapsulated_file([rle_encoder.encode(NOISE.astype(np.uint8))], SHAPE, RLE, allocated=8),
     ],
 )
-def test_what_is_not_usual_is_left_alone(tmp_path, data):
+def test_a_file_without_a_fast_path_is_left_to_the_general_reader(tmp_path, data):
     assert not is_filled(write(tmp_path, data))
 
 
@@ -119,24 +119,24 @@ def test_every_truncation_is_left_alone_or_refused(tmp_path, syntax):
     data = encoded(NOISE, syntax)
     for size in range(data.index(b"\xe0\x7f\x10\x00") + 12, len(data)):
         path = write(tmp_path, data[:size])
-        usual = find_usual(read_file(path))
-        if usual is None:
+        fast_path = find_fast_path(read_file(path))
+        if fast_path is None:
             continue
         with contextlib.suppress(DicomError):
-            assert not usual.fill(np.zeros(SHAPE, np.float32), 1.0, 0.0)
+            assert not fast_path.fill(np.zeros(SHAPE, np.float32), 1.0, 0.0)
 
 
 @pytest.mark.parametrize("syntax", [EXPLICIT, RLE, JPEG_LOSSLESS])
 def test_a_file_that_changes_under_the_reader_does_no_harm(tmp_path, syntax):
     path = write(tmp_path, encoded(NOISE, syntax))
-    usual = find_usual(read_file(path))
+    fast_path = find_fast_path(read_file(path))
     for data in (b"", path.read_bytes()[:-31], path.read_bytes()[:400] + bytes(900)):
         path.write_bytes(data)
         with contextlib.suppress(DicomError):
-            usual.fill(np.zeros(SHAPE, np.float32), 1.0, 0.0)
+            fast_path.fill(np.zeros(SHAPE, np.float32), 1.0, 0.0)
     path.unlink()
     with pytest.raises(DicomError, match="No such file"):
-        usual.fill(np.zeros(SHAPE, np.float32), 1.0, 0.0)
+        fast_path.fill(np.zeros(SHAPE, np.float32), 1.0, 0.0)
 
 
 def test_segments_of_rle_in_odd_places_are_left_alone(tmp_path):

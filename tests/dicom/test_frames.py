@@ -56,9 +56,9 @@ def test_frames_of_several_fragments_by_the_basic_table(tmp_path):
     flat = [part for group in parts for part in group]
     places = offsets(flat)[[0, 2, 3]]
     data = encapsulated_file(flat, SHAPE, RLE, table=struct.pack("<3I", *places), frames=3)
-    found = read(tmp_path, data)
-    assert np.array_equal(found, np.stack(FRAMES))
-    assert np.array_equal(found, pydicom.dcmread(tmp_path / "1.dcm").pixel_array)
+    result = read(tmp_path, data)
+    assert np.array_equal(result, np.stack(FRAMES))
+    assert np.array_equal(result, pydicom.dcmread(tmp_path / "1.dcm").pixel_array)
 
 
 def test_frames_of_several_fragments_by_the_extended_table(tmp_path):
@@ -116,11 +116,11 @@ def of_defined_length(data):
 def test_fragments_in_pixel_data_of_defined_length_are_read_with_a_problem(tmp_path):
     path = tmp_path / "1.dcm"
     path.write_bytes(of_defined_length(encapsulated_file(ENCODED[:1], SHAPE, RLE)))
-    found = read_slice(path)
-    assert np.array_equal(found.pixels, FRAMES[0])
-    assert np.array_equal(found.pixels, pydicom.dcmread(path).pixel_array)
-    assert len(found.problems) == 1
-    assert "expected an undefined length" in found.problems[0]
+    result = read_slice(path)
+    assert np.array_equal(result.pixels, FRAMES[0])
+    assert np.array_equal(result.pixels, pydicom.dcmread(path).pixel_array)
+    assert len(result.problems) == 1
+    assert "expected an undefined length" in result.problems[0]
 
 
 def test_compressed_pixels_of_defined_length_without_items_are_refused(tmp_path):

@@ -154,7 +154,7 @@ def test_a_hang_a_crash_and_too_much_memory_are_seen(tmp_path, monkeypatch, corp
     monkeypatch.syspath_prepend(str(Path(fuzz_mutate.__file__).parent))
     (tmp_path / "seeds.pickle").write_bytes(pickle.dumps({"one": corpus["explicit"]}))
     counts, wrong = run_children(tmp_path, 7, 0)
-    assert [found["case"] for found in wrong] == [1, 3, 4, 5]
+    assert [case["case"] for case in wrong] == [1, 3, 4, 5]
     assert "-6" in wrong[0]["verdict"]
     assert "-9" in wrong[1]["verdict"]
     assert "-9" in wrong[2]["verdict"]

@@ -139,21 +139,21 @@ def test_headers_equal_those_of_pydicom():
                     expected = dataset.get(keyword)
                 except (ValueError, TypeError, OverflowError):
                     continue
-                found = getattr(header, field.name)
+                own = getattr(header, field.name)
                 if expected is None and "SharedFunctionalGroupsSequence" in dataset:
                     continue  # pydicom does not look into functional groups
                 if expected is None or expected == "":
-                    assert found is None, (name, keyword)
-                elif isinstance(found, tuple):
+                    assert own is None, (name, keyword)
+                elif isinstance(own, tuple):
                     values = [expected] if not hasattr(expected, "__iter__") else expected
-                    assert found == tuple(float(value) for value in values), (name, keyword)
-                elif isinstance(found, int | float):
+                    assert own == tuple(float(value) for value in values), (name, keyword)
+                elif isinstance(own, int | float):
                     first = expected[0] if keyword == "EchoNumbers" and hasattr(expected, "__iter__") else expected
-                    assert found == first, (name, keyword)
+                    assert own == first, (name, keyword)
                     compared += 1
-                elif found is not None:
+                elif own is not None:
                     words = [expected] if isinstance(expected, str) else expected
-                    found_words = [part.strip() for part in found.split("\\")]
+                    found_words = [part.strip() for part in own.split("\\")]
                     assert found_words == [str(word).strip() for word in words], (name, keyword)
                     compared += 1
     assert compared > 500
@@ -203,9 +203,9 @@ NESTED = [
 @pytest.mark.parametrize("nested", NESTED, ids=range(len(NESTED)))
 def test_sequences_before_the_pixels(tmp_path, nested):
     data = native_file(PIXELS, before=element(0x00080060, "CS", b"MR") + nested)
-    found = read_slice(to_file(tmp_path, data))
-    assert np.array_equal(found.pixels, PIXELS)
-    assert found.header.modality == "MR"
+    result = read_slice(to_file(tmp_path, data))
+    assert np.array_equal(result.pixels, PIXELS)
+    assert result.header.modality == "MR"
 
 
 def test_sequences_in_big_endian_and_implicit_files(tmp_path):
@@ -223,15 +223,15 @@ def test_sequences_in_big_endian_and_implicit_files(tmp_path):
 @pytest.mark.parametrize("syntax", [IMPLICIT, EXPLICIT, BIG])
 def test_without_preamble_and_meta_as_pydicom_with_force(tmp_path, syntax):
     path = to_file(tmp_path, native_file(PIXELS, syntax, has_meta=False, before=b""))
-    found = read_slice(path)
-    assert found.header.transfer_syntax_uid == syntax
-    assert np.array_equal(found.pixels, PIXELS)
+    result = read_slice(path)
+    assert result.header.transfer_syntax_uid == syntax
+    assert np.array_equal(result.pixels, PIXELS)
 
 
 def test_with_meta_but_without_preamble(tmp_path):
-    found = read_slice(to_file(tmp_path, native_file(PIXELS)[132:]))
-    assert found.header.transfer_syntax_uid == EXPLICIT
-    assert np.array_equal(found.pixels, PIXELS)
+    result = read_slice(to_file(tmp_path, native_file(PIXELS)[132:]))
+    assert result.header.transfer_syntax_uid == EXPLICIT
+    assert np.array_equal(result.pixels, PIXELS)
 
 
 @pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.4.99", "1.2.840.113619.5.2", "9", "1.2.840.10008.1.2.9"])
@@ -290,8 +290,8 @@ def test_a_header_longer_than_the_first_read(tmp_path):
 def test_decimal_strings(value, expected):
     extra = [(0x00180050, "DS", value + b" " * (len(value) % 2))]
     source = np.frombuffer(native_file(PIXELS, extra=extra), np.uint8)
-    found = parse("x.dcm", source).header.slice_thickness
-    assert found == (3.0 if value == b"3\\4" else expected)
+    thickness = parse("x.dcm", source).header.slice_thickness
+    assert thickness == (3.0 if value == b"3\\4" else expected)
 
 
 def test_decimal_strings_equal_float_to_the_last_bit():
@@ -346,11 +346,11 @@ def test_the_walk_equals_its_twin(syntax):
     if syntax == BIG:
         workspace[scan.IS_BIG] = 1
         assert scan.read_elements(source, True, workspace, numbers) == scan.PIXELS
-    found, end = elements_twin.read_elements(data, len(meta(syntax)), syntax != IMPLICIT, syntax == BIG)
+    expected_values, end = elements_twin.read_elements(data, len(meta(syntax)), syntax != IMPLICIT, syntax == BIG)
     assert workspace[scan.END_AT] == end
     for tag in [tag for tag, _, _ in scan.NUMBERS.values()] + list(scan.TEXTS.values()):
         span = scan.span_of(tag)
-        assert tuple(workspace[span : span + 2]) == found.get(tag, (-1, 0)), hex(tag)
+        assert tuple(workspace[span : span + 2]) == expected_values.get(tag, (-1, 0)), hex(tag)
 
 
 def refusal(call, *arguments):

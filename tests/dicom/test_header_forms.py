@@ -118,9 +118,9 @@ FORMS = [
 
 @pytest.mark.parametrize(("tag", "vr", "value", "field", "expected"), FORMS)
 def test_forms_in_which_fields_arrive(tag, vr, value, field, expected):
-    found = getattr(header_with(tag, vr, value), field)
-    assert found == expected
-    assert type(found) is type(expected) or isinstance(expected, tuple)
+    parsed = getattr(header_with(tag, vr, value), field)
+    assert parsed == expected
+    assert type(parsed) is type(expected) or isinstance(expected, tuple)
 
 
 @pytest.mark.parametrize(
@@ -144,18 +144,18 @@ def test_syntaxes_with_something_behind_them(tmp_path, syntax, form):
     body = element(0x00020010, "UI", raw)
     head = b"\0" * 128 + b"DICM" + element(0x00020000, "UL", struct.pack("<I", len(body))) + body
     (tmp_path / "1.dcm").write_bytes(head + native_file(PIXELS, syntax, stored=12)[len(meta(syntax)) :])
-    found = read_slice(tmp_path / "1.dcm")
-    assert found.header.transfer_syntax_uid == syntax
-    assert np.array_equal(found.pixels, PIXELS)
+    result = read_slice(tmp_path / "1.dcm")
+    assert result.header.transfer_syntax_uid == syntax
+    assert np.array_equal(result.pixels, PIXELS)
 
 
 def test_a_missing_sign_means_unsigned(tmp_path):
     body = image_elements((32, 32), stored=12, extra=[])
     body = body.replace(element(SIGN, "US", b"\0\0"), b"")
     (tmp_path / "1.dcm").write_bytes(meta(EXPLICIT) + body + element(0x7FE00010, "OW", PIXELS.tobytes()))
-    found = read_slice(tmp_path / "1.dcm")
-    assert found.header.pixel_representation is None
-    assert found.pixels.dtype == np.uint16
+    result = read_slice(tmp_path / "1.dcm")
+    assert result.header.pixel_representation is None
+    assert result.pixels.dtype == np.uint16
 
 
 SETS = [
@@ -215,8 +215,8 @@ def test_texts_are_decoded_as_pydicom_decodes_them(tmp_path, terms, words):
 )
 def test_character_sets_that_are_misspelt_unknown_or_wrong(terms, raw, expected):
     data = native_file(PIXELS, extra=[(0x0008103E, "LO", text(raw)), (0x00080005, "CS", text(terms))])
-    found = parse("x.dcm", np.frombuffer(data, np.uint8)).header.series_description
-    assert found == expected
+    description = parse("x.dcm", np.frombuffer(data, np.uint8)).header.series_description
+    assert description == expected
 
 
 @pytest.mark.parametrize("terms", [*charset.python_encoding, "undefined", "idna", "unicode_escape"])

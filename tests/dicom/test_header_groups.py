@@ -78,8 +78,8 @@ def test_a_frame_that_is_not_there_is_refused(index):
 
 def test_every_pixel_of_a_multi_frame_object_stays(tmp_path):
     (tmp_path / "1.dcm").write_bytes(fuzz_header.enhanced(EXPLICIT, frames=3))
-    found = read_slice(tmp_path / "1.dcm")
-    assert np.array_equal(found.pixels, pydicom.dcmread(tmp_path / "1.dcm").pixel_array)
+    result = read_slice(tmp_path / "1.dcm")
+    assert np.array_equal(result.pixels, pydicom.dcmread(tmp_path / "1.dcm").pixel_array)
 
 
 def test_a_series_of_single_frame_enhanced_files_is_placed(tmp_path):

@@ -47,9 +47,9 @@ def inserted(data, tag, malformed, big=False):
 
 def assert_recovered(folder, data, n_problems=1):
     (folder / "1.dcm").write_bytes(data)
-    found = read_slice(folder / "1.dcm")
-    assert np.array_equal(found.pixels, PIXELS)
-    header = found.header
+    result = read_slice(folder / "1.dcm")
+    assert np.array_equal(result.pixels, PIXELS)
+    header = result.header
     assert (header.pixel_spacing, header.instance_number, header.rescale_slope) == ((0.5, 0.5), 7, 2.0)
     assert len(header.problems) == n_problems
     for line in header.problems:
@@ -126,10 +126,10 @@ TOO_SHORT = [
 def test_a_private_sequence_that_declares_too_few_bytes(tmp_path, sequence):
     data = inserted(native_file(PIXELS, stored=12, extra=AFTER), 0x7FE00010, sequence)
     (tmp_path / "1.dcm").write_bytes(data)
-    found = read_slice(tmp_path / "1.dcm")
-    assert np.array_equal(found.pixels, PIXELS)
-    assert (found.header.rows, found.header.repetition_time) == (40, None)
-    assert found.header.problems
+    result = read_slice(tmp_path / "1.dcm")
+    assert np.array_equal(result.pixels, PIXELS)
+    assert (result.header.rows, result.header.repetition_time) == (40, None)
+    assert result.header.problems
 
 
 @pytest.mark.parametrize("is_closed", [False, True])
@@ -141,9 +141,9 @@ def test_an_implicit_file_whose_private_sequence_holds_explicit_elements(tmp_pat
     data = native_file(PIXELS, IMPLICIT, stored=12, extra=AFTER)
     at = data.index(b"\xe0\x7f\x10\x00")
     (tmp_path / "1.dcm").write_bytes(data[:at] + sequence + data[at:])
-    found = read_slice(tmp_path / "1.dcm")
-    assert np.array_equal(found.pixels, PIXELS)
-    assert (found.header.rows, found.header.repetition_time) == (40, None)
+    result = read_slice(tmp_path / "1.dcm")
+    assert np.array_equal(result.pixels, PIXELS)
+    assert (result.header.rows, result.header.repetition_time) == (40, None)
 
 
 @pytest.mark.parametrize("cut", [2, 40, 2000])

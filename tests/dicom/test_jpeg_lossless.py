@@ -126,10 +126,10 @@ def test_every_truncation_is_refused_or_complete(predictor, lengths):
     data = encoder.encode(noisy_slice((6, 7)), predictor=predictor, restart_rows=2, lengths=lengths)
     n_read = 0
     for size in range(len(data)):
-        found = decode_or_refuse(jpeg_lossless.decode_frame, data[:size], make_header((6, 7)))
-        if found is not None:
+        outcome = decode_or_refuse(jpeg_lossless.decode_frame, data[:size], make_header((6, 7)))
+        if outcome is not None:
             assert size >= len(data) - 3
-            assert np.array_equal(found, noisy_slice((6, 7)))
+            assert np.array_equal(outcome, noisy_slice((6, 7)))
             n_read += 1
     assert n_read <= 3
 
@@ -137,11 +137,11 @@ def test_every_truncation_is_refused_or_complete(predictor, lengths):
 @pytest.mark.parametrize("options", [{}, {"predictor": 7}, {"restart_rows": 2}, {"lengths": encoder.LONG_CODES}])
 def test_damaged_streams_are_decoded_or_refused(options):
     data = encoder.encode(PIXELS, **options)
-    found = [
+    outcomes = [
         decode_or_refuse(jpeg_lossless.decode_frame, bad, make_header(PIXELS.shape)) for bad in mutations(data, 700)
     ]
-    assert any(pixels is None for pixels in found)
-    assert any(pixels is not None for pixels in found)
+    assert any(pixels is None for pixels in outcomes)
+    assert any(pixels is not None for pixels in outcomes)
 
 
 GOOD = encoder.encode(PIXELS)

@@ -102,10 +102,10 @@ def test_a_blank_slice_of_four_thousand_squared_is_read_however_few_bytes_it_has
         BASELINE: lambda: imagecodecs.jpeg_encode(blank, level=90),
         RLE: lambda: blank_rle(blank.size, 2),
     }[syntax]()
-    found = read_slice(save(tmp_path, encapsulated_file([frame], blank.shape, syntax, allocated=bits)))
-    assert found.pixels.shape == blank.shape
-    assert not found.pixels.any()
-    assert not found.problems
+    result = read_slice(save(tmp_path, encapsulated_file([frame], blank.shape, syntax, allocated=bits)))
+    assert result.pixels.shape == blank.shape
+    assert not result.pixels.any()
+    assert not result.problems
 
 
 def test_jpeg_ls_of_a_billion_pixels_in_a_few_bytes_is_refused(tmp_path):
@@ -152,7 +152,7 @@ def test_more_frames_than_any_study_has_are_refused(tmp_path):
 
 def test_a_flood_of_empty_fragments_is_refused_before_they_are_listed(tmp_path):
     text = refusal(tmp_path, encapsulated_file([b""] * 50_000, SHAPE, RLE))
-    most = limits.FEW_FRAGMENTS + 1 + 400_000 // limits.MIN_FRAGMENT_BYTES
+    most = limits.FRAGMENT_FLOOR + 1 + 400_000 // limits.MIN_FRAGMENT_BYTES
     assert abs(int(text.split("more than ")[1].split()[0]) - most) < 4
 
 
@@ -166,8 +166,8 @@ def test_as_many_fragments_as_any_encoder_writes_are_read(tmp_path):
 
 def test_thousands_of_frames_are_read(tmp_path):
     frames = [blank_rle(256, 1)] * 3000
-    found = read_slice(save(tmp_path, encapsulated_file(frames, (16, 16), RLE, allocated=8, frames=3000)))
-    assert found.pixels.shape == (3000, 16, 16)
+    result = read_slice(save(tmp_path, encapsulated_file(frames, (16, 16), RLE, allocated=8, frames=3000)))
+    assert result.pixels.shape == (3000, 16, 16)
 
 
 def test_fragments_are_bounded_in_files_of_any_size():
@@ -209,7 +209,7 @@ def test_a_progressive_image_of_more_scans_than_any_encoder_writes_is_refused(tm
 def test_scans_count_for_more_in_large_images(tmp_path, monkeypatch):
     data = progressive(noisy_image(SHAPE, 8))
     monkeypatch.setattr("lumbar.dicom.codecs.opencv.MAX_SCANNED_PIXELS", 3 * SHAPE[0] * SHAPE[1])
-    monkeypatch.setattr("lumbar.dicom.codecs.opencv.USUAL_SCANS", 2)
+    monkeypatch.setattr("lumbar.dicom.codecs.opencv.SCAN_FLOOR", 2)
     assert "expected at most 3 of 560 pixels" in refusal(
         tmp_path, encapsulated_file([data], SHAPE, BASELINE, allocated=8)
     )
@@ -237,8 +237,8 @@ def test_many_tables_in_one_segment_count_one_by_one(tmp_path):
 def test_fill_bytes_before_a_marker_are_passed_over(tmp_path):
     image = noisy_slice(SHAPE)
     frame = with_segments(imagecodecs.jpeg_encode(image, lossless=True, bitspersample=12), b"\xff" * 100_000)
-    found = read_slice(save(tmp_path, encapsulated_file([frame], SHAPE, JPEG_LOSSLESS, stored=12)))
-    assert np.array_equal(found.pixels, image)
+    result = read_slice(save(tmp_path, encapsulated_file([frame], SHAPE, JPEG_LOSSLESS, stored=12)))
+    assert np.array_equal(result.pixels, image)
 
 
 def test_a_second_scan_of_the_same_component_is_refused(tmp_path):

@@ -122,9 +122,9 @@ def test_a_clean_slice_is_a_writable_view_of_the_bytes_read(tmp_path):
 def test_decode_frame_takes_read_only_bytes():
     pixels = np.array([[1, 2], [0xF003, 4]], np.uint16)
     header = make_header((2, 2), stored=12, syntax=EXPLICIT)
-    found = native.decode_frame(frame_bytes(pixels.tobytes()), header)
-    assert np.array_equal(found, pixels)
-    assert np.array_equal(native.clear_unused_bits(found, header), [[1, 2], [3, 4]])
+    decoded = native.decode_frame(frame_bytes(pixels.tobytes()), header)
+    assert np.array_equal(decoded, pixels)
+    assert np.array_equal(native.clear_unused_bits(decoded, header), [[1, 2], [3, 4]])
 
 
 @pytest.mark.parametrize("dtype", ["u1", "u2", "u4", "u8"])

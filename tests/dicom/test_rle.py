@@ -30,10 +30,10 @@ def random_pixels(shape, dtype, seed=0):
 @pytest.mark.parametrize("shape", [(1, 1), (5, 7), (64, 33), (6, 5, 3)])
 def test_every_type_and_both_sample_counts(dtype, shape):
     pixels = random_pixels(shape, dtype)
-    found = decode(rle_encoder.encode(pixels), pixels)
-    assert found.dtype == pixels.dtype
-    assert np.array_equal(found, pixels)
-    assert found.flags.writeable
+    decoded = decode(rle_encoder.encode(pixels), pixels)
+    assert decoded.dtype == pixels.dtype
+    assert np.array_equal(decoded, pixels)
+    assert decoded.flags.writeable
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -74,9 +74,9 @@ def test_a_whole_file_equals_pydicom(tmp_path):
     pixels = noisy_slice((48, 40)) | np.uint16(0x5000)
     path = tmp_path / "1.dcm"
     path.write_bytes(encapsulated_file([rle_encoder.encode(pixels)], pixels.shape, RLE, stored=12))
-    found = read_slice(path).pixels
-    assert np.array_equal(found, pixels & 0xFFF)
-    assert np.array_equal(found, pydicom.dcmread(path).pixel_array)
+    decoded = read_slice(path).pixels
+    assert np.array_equal(decoded, pixels & 0xFFF)
+    assert np.array_equal(decoded, pydicom.dcmread(path).pixel_array)
 
 
 @pytest.mark.parametrize("photometric", ["RGB", "YBR_FULL"])
@@ -95,12 +95,12 @@ def test_the_kernel_equals_its_twin_on_damaged_frames():
     pixels = noisy_slice((16, 16))
     n_read = 0
     for frame in mutations(rle_encoder.encode(pixels), 3000):
-        found = decode_or_refuse(rle.decode_frame, frame, make_header(pixels.shape, syntax=RLE))
+        outcome = decode_or_refuse(rle.decode_frame, frame, make_header(pixels.shape, syntax=RLE))
         expected = rle_twin.decode(frame, pixels.shape, "u2")
-        if found is None:
+        if outcome is None:
             assert expected is None
         else:
-            assert np.array_equal(found, expected)
+            assert np.array_equal(outcome, expected)
             n_read += 1
     assert n_read > 300
 
@@ -109,8 +109,8 @@ def test_every_truncation_is_read_as_by_the_twin():
     pixels = noisy_slice((9, 11))
     frame = rle_encoder.encode(pixels)
     for size in range(len(frame)):
-        found = decode_or_refuse(rle.decode_frame, frame[:size], make_header(pixels.shape, syntax=RLE))
-        assert (found is None) == (rle_twin.decode(frame[:size], pixels.shape, "u2") is None)
+        outcome = decode_or_refuse(rle.decode_frame, frame[:size], make_header(pixels.shape, syntax=RLE))
+        assert (outcome is None) == (rle_twin.decode(frame[:size], pixels.shape, "u2") is None)
 
 
 def test_segments_that_hold_more_than_their_plane_are_cut():

@@ -90,16 +90,16 @@ def file_of(name, syntax, **options):
 def test_pixels_are_decoded_as_their_markers_say(tmp_path, name, claimed):
     announced = CONTENTS[name][1]
     right = read_slice(saved(tmp_path, file_of(name, min(announced, default=BASELINE))))
-    found = read_slice(saved(tmp_path, file_of(name, claimed)))
+    result = read_slice(saved(tmp_path, file_of(name, claimed)))
     tolerance = 1 if EXTENDED in announced and claimed == EXTENDED else 0  # two decoders of one process
-    assert found.pixels.dtype == right.pixels.dtype
-    assert np.max(np.abs(found.pixels.astype(int) - right.pixels)) <= tolerance
+    assert result.pixels.dtype == right.pixels.dtype
+    assert np.max(np.abs(result.pixels.astype(int) - right.pixels)) <= tolerance
     if claimed in announced:
-        assert found.problems == ()
+        assert result.problems == ()
     else:
-        assert len(found.problems) == 1
-        assert "found" in found.problems[0]
-        assert f"({claimed})" in found.problems[0]
+        assert len(result.problems) == 1
+        assert "found" in result.problems[0]
+        assert f"({claimed})" in result.problems[0]
 
 
 @pytest.mark.parametrize(
@@ -131,9 +131,9 @@ def test_lies_are_read_as_pydicom_reads_them(tmp_path, name, claimed):
 @pytest.mark.parametrize("claimed", [EXPLICIT, "1.2.3.4"])
 def test_fragments_under_a_native_or_an_unknown_syntax_are_decoded(tmp_path, name, claimed):
     right = read_slice(saved(tmp_path, file_of(name, min(CONTENTS[name][1], default=BASELINE)))).pixels
-    found = read_slice(saved(tmp_path, file_of(name, claimed)))
-    assert np.array_equal(found.pixels, right)
-    assert len(found.problems) == 1
+    result = read_slice(saved(tmp_path, file_of(name, claimed)))
+    assert np.array_equal(result.pixels, right)
+    assert len(result.problems) == 1
 
 
 def test_fragments_of_defined_length_under_a_native_syntax_are_decoded_where_the_length_is_no_images(tmp_path):
@@ -142,9 +142,9 @@ def test_fragments_of_defined_length_under_a_native_syntax_are_decoded_where_the
     image[50:90] = 900
     value = item(b"") + item(imagecodecs.jpeg_encode(image, lossless=True, bitspersample=12))
     body = meta(EXPLICIT) + image_elements(shape, stored=12)
-    found = read_slice(saved(tmp_path, body + element(0x7FE00010, "OW", value)))
-    assert np.array_equal(found.pixels, image)
-    assert found.problems
+    result = read_slice(saved(tmp_path, body + element(0x7FE00010, "OW", value)))
+    assert np.array_equal(result.pixels, image)
+    assert result.problems
 
 
 @pytest.mark.parametrize("claimed", [RLE, JPEG_LOSSLESS, J2K, HTJ2K, "1.2.3.4"])
@@ -154,10 +154,10 @@ def test_uncompressed_pixels_under_a_compressed_syntax_are_read_where_the_length
 ):
     image = np.stack([noisy_slice(SHAPE, seed=seed) for seed in range(3)]) if frames else GREY
     data = native_file(image, EXPLICIT, stored=12, frames=frames)
-    found = read_slice(saved(tmp_path, data.replace(meta(EXPLICIT), meta(claimed))))
-    assert np.array_equal(found.pixels, image)
-    assert len(found.problems) == 1
-    assert "uncompressed" in found.problems[0]
+    result = read_slice(saved(tmp_path, data.replace(meta(EXPLICIT), meta(claimed))))
+    assert np.array_equal(result.pixels, image)
+    assert len(result.problems) == 1
+    assert "uncompressed" in result.problems[0]
 
 
 @pytest.mark.parametrize("change", [-2, 2])
@@ -172,9 +172,9 @@ def test_uncompressed_pixels_of_another_length_under_a_compressed_syntax_are_ref
 def test_uncompressed_frames_in_fragments_are_read(tmp_path, frames):
     images = [noisy_slice(SHAPE, seed=seed) for seed in range(frames)]
     data = encapsulated_file([image.tobytes() for image in images], SHAPE, EXPLICIT, frames=frames, stored=12)
-    found = read_slice(saved(tmp_path, data))
-    assert np.array_equal(found.pixels, images[0] if frames == 1 else np.stack(images))
-    assert found.problems
+    result = read_slice(saved(tmp_path, data))
+    assert np.array_equal(result.pixels, images[0] if frames == 1 else np.stack(images))
+    assert result.problems
 
 
 @pytest.mark.parametrize("is_big", [True, False])

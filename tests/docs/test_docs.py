@@ -14,7 +14,7 @@ from lumbar.errors import DicomError
 SYNTAX = "1.2.3.4.5"
 ROOT = doc_checks.ROOT
 FOREIGN = {"--dir-mode", "--node-rank"}  # of the kaggle client and of torchrun
-ROOMS = "bundle|chains|stages|workers|output|study|dicom|data|engine|outputs|evaluation|export|run|report"
+ROOMS = "bundle|chains|stages|workers|output|study|dicom|data|engine|outputs|evaluation|export|run|report|pipeline"
 DRAWN = re.compile(rf"(?<![\w./])((?:{ROOMS})(?:\.[A-Za-z_]+)+)")
 
 
@@ -135,7 +135,7 @@ def test_the_worked_transfer_syntax_decodes_a_file(monkeypatch, tmp_path):
         read_slice(tmp_path / "cut.dcm")
 
 
-def test_the_worked_stage_is_built_probed_fed_and_used(monkeypatch, tmp_path, sample_root):
+def test_the_worked_stage_is_built_probed_fitted_and_used(monkeypatch, tmp_path, sample_root):
     import torch
 
     from lumbar import config, models
@@ -144,7 +144,7 @@ def test_the_worked_stage_is_built_probed_fed_and_used(monkeypatch, tmp_path, sa
     from lumbar_train.data.augment import AugmentConfig
     from lumbar_train.engine.sampling import to_device
 
-    configuration, network_code, stage_code, training_code = blocks("add-a-stage.md")
+    configuration, network_code, stage_code, training_code, row = blocks("add-a-stage.md")
     monkeypatch.setattr(config, "SeriesKindConfig", None, raising=False)
     exec(compile(configuration, "series_kind_config", "exec"), config.__dict__)
     kind = config.SeriesKindConfig
@@ -175,6 +175,8 @@ def test_the_worked_stage_is_built_probed_fed_and_used(monkeypatch, tmp_path, sa
         assert loss.isfinite()
         assert figures["weight"] == len(samples)
 
+    fit_the_row(monkeypatch, row, training, network.config, cache, study_id, tmp_path / "run")
+
     assert stage.kind_problems(study, []) == []
     with torch.no_grad():  # a network that takes everything for T1
         network.head.weight.zero_()
@@ -182,3 +184,43 @@ def test_the_worked_stage_is_built_probed_fed_and_used(monkeypatch, tmp_path, sa
     lines = stage.kind_problems(study, [network])
     assert len(lines) == len(study.series[stage.SAGITTAL_T2])
     assert all("looks like Sagittal T1, described as Sagittal T2/STIR" in line for line in lines)
+
+
+def fit_the_row(monkeypatch, row, training, config, cache, study_id, run_folder):
+    """The example's row of the table of stages is run as the others are."""
+    import pandas as pd
+
+    from lumbar_train.data.folds import FULL
+    from lumbar_train.engine.distributed import Distributed
+    from lumbar_train.outputs.run_folder import RunFolder
+    from lumbar_train.overrides import with_overrides
+    from lumbar_train.recipes import Fit, Recipe, StageRecipe
+    from lumbar_train.stages import registry
+    from lumbar_train.stages.fitting import run_on_fold
+    from lumbar_train.stages.needs import check_plan, is_done, plan_of
+    from lumbar_train.stages.pretrained import Start
+
+    names = vars(registry) | {name: getattr(training, name) for name in ("series_kind_data", "series_kind_loss")}
+    exec(row, names)
+    stage = names["SERIES_KIND"]
+    monkeypatch.setattr(registry, "STAGES", (stage, *registry.STAGES))
+    recipe = Recipe("example", {"series_kind": StageRecipe(config, Fit(epochs=3, lr=1e-3, batch=2))})
+    recipe = with_overrides(recipe, ["series_kind.epochs=1"])
+    folder = RunFolder(run_folder)
+    check_plan(folder, plan_of(registry.stages_of(recipe)[:1], [FULL]), registry.stages_of(recipe), [0], command="")
+    run = types.SimpleNamespace(
+        folds=pd.DataFrame({"study_id": [study_id], "fold": [0]}),
+        recipe=recipe,
+        cohort=types.SimpleNamespace(fingerprint="f"),
+        folder=folder,
+        cache=cache,
+        seed=0,
+        resume=False,
+        points_use="beside",
+        loop={"progress": False},
+        distributed=Distributed(),
+        start=Start(),
+    )
+    run_on_fold(run, stage, FULL)
+    assert is_done(folder, stage, FULL)
+    assert len(pd.read_csv(run_folder / "series_kind/full/log.csv")) == 1

@@ -55,11 +55,11 @@ def bundle(tmp_path):
     (tmp_path / "weights").mkdir()
     torch.manual_seed(0)
     configs = {f"weights/{c}.full.safetensors": config(c) for c in (COLUMN, COLUMNS[20])}
-    for name, item in configs.items():
-        save_network(build("baseline", to_dict(item)), tmp_path / name)
+    for name, network_config in configs.items():
+        save_network(build("baseline", to_dict(network_config)), tmp_path / name)
     data = manifest_data({name: (tmp_path / name).read_bytes() for name in configs})
-    for entry, item in zip(data["weights"], configs.values(), strict=True):
-        entry.update(stage="baseline", model="baseline", config=to_dict(item))
+    for entry, network_config in zip(data["weights"], configs.values(), strict=True):
+        entry.update(stage="baseline", model="baseline", config=to_dict(network_config))
     write_manifest(tmp_path / "weights_manifest.json", data)
     for entry, parsed in zip(data["weights"], read_manifest(tmp_path).weights, strict=True):
         entry["probe"] = record_probe(load_network(tmp_path / parsed.file, parsed))
@@ -78,12 +78,12 @@ def test_central_slices_of_each_series_in_the_order_of_space():
 
 
 def test_eight_bits_use_the_series_window_and_all_of_it():
-    item = choose_slices(study(stack()), SAGITTAL_T1, 1)[0]
-    pixels = eight_bit(study(item.stack), item, 40)
+    chosen_slice = choose_slices(study(stack()), SAGITTAL_T1, 1)[0]
+    pixels = eight_bit(study(chosen_slice.stack), chosen_slice, 40)
     assert (pixels.shape, pixels.dtype) == ((40, 40), np.uint8)
     assert pixels.min() == 0
     assert pixels.max() == 255
-    brighter = study(stack(volume=item.stack.volume + 5000.0))
+    brighter = study(stack(volume=chosen_slice.stack.volume + 5000.0))
     again = eight_bit(brighter, choose_slices(brighter, SAGITTAL_T1, 1)[0], 40)
     assert np.abs(again.astype(int) - pixels).max() <= 1
 
@@ -135,7 +135,7 @@ def test_several_slices_are_averaged_and_other_columns_keep_exactly_their_prior(
     networks = load(read_manifest(bundle), "cpu")
     one = study(stack(7))
     result = predict(one, networks, PRIOR)
-    images = np.array([eight_bit(one, item, 32) for item in choose_slices(one, SAGITTAL_T1, 3)])
+    images = np.array([eight_bit(one, chosen_slice, 32) for chosen_slice in choose_slices(one, SAGITTAL_T1, 3)])
     logits = slice_logits(networks.by_column[COLUMN][0], images)
     assert logits.shape == (3, 3)
     assert result.probs[3] == pytest.approx(combine(logits, PRIOR[3], (1 / 3, 1 / 3, 1 / 3)))

@@ -173,10 +173,10 @@ def test_the_clock_jumping_to_the_deadline(root, bundle, calm, tmp_path, monkeyp
     real = lumbar.chains.main.localise
 
     def jumping(study, *arguments, **options):
-        found = real(study, *arguments, **options)
+        result = real(study, *arguments, **options)
         if study.study_id == 13:
             now[0] = 1e9
-        return found
+        return result
 
     monkeypatch.setattr(lumbar.chains.main, "localise", jumping)
     rows, studies = run_and_check(root, bundle, tmp_path, clock=lambda: now[0])

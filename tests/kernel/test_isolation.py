@@ -74,12 +74,12 @@ def files(folder):
 
 
 def offenders(folder, *forbidden):
-    found = []
+    offending = []
     for path in files(folder):
         for name in imports(path):
             if any(name == bad or name.startswith(bad + ".") for bad in forbidden):
-                found.append(f"{path.relative_to(PROJECT)} imports {name}")
-    return found
+                offending.append(f"{path.relative_to(PROJECT)} imports {name}")
+    return offending
 
 
 def test_the_import_reader_sees_all_forms(tmp_path):
@@ -122,12 +122,12 @@ def test_nothing_is_unpickled():
 
 def modules():
     """Every module of ours by name."""
-    found = {}
+    paths = {}
     for root in (PROJECT / "kernel", PROJECT / "src"):
         for path in files(root):
             parts = path.relative_to(root).with_suffix("").parts
-            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+            paths[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return paths
 
 
 def imported(path, known):

@@ -13,7 +13,7 @@ from kernel_bundles import write_bundle
 from kernel_fakes import FAKE, write_cohort
 from lumbar import __main__ as command
 from lumbar.budget import process_start
-from lumbar.io.streams import PatientStream
+from lumbar.io.streams import FaultTolerantStream
 from lumbar.labels import COLUMNS, SEVERITIES
 from lumbar.metric import constant_submission, score, uniform_table
 from lumbar.numba_cache import use_numba_cache
@@ -139,7 +139,7 @@ def test_the_time_limit_counts_from_the_start_that_the_command_was_given(tmp_pat
 def test_as_a_command_the_time_limit_counts_from_the_start_of_the_process(monkeypatch):
     seen = []
     monkeypatch.setattr(command, "main", lambda started: seen.append(started) or 0)
-    monkeypatch.setattr(command, "make_patient", lambda: PatientStream(sys.stdout))
+    monkeypatch.setattr(command, "guard_streams", lambda: FaultTolerantStream(sys.stdout))
     before = signal.getsignal(signal.SIGTERM)
     try:
         assert command.command() == 0

@@ -51,9 +51,9 @@ def sklearn_score(solution, submission):
     return Score(float(np.mean(terms)), *(float(t) for t in terms))
 
 
-def assert_close(found, expected):
+def assert_close(result, expected):
     for name in Score.__slots__:
-        assert abs(getattr(found, name) - getattr(expected, name)) < 1e-9, name
+        assert abs(getattr(result, name) - getattr(expected, name)) < 1e-9, name
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -73,9 +73,9 @@ def test_a_study_without_any_canal_label_does_not_count():
 def test_certain_and_wrong_is_clipped_as_scikit_learn_does():
     solution, submission = random_frames(2, n_studies=6)
     submission[list(SEVERITY_COLUMNS)] = [[1.0, 0.0, 0.0]] * len(submission)
-    found = score(solution, submission)
-    assert np.isfinite(found.total)
-    assert_close(found, sklearn_score(solution, submission))
+    result = score(solution, submission)
+    assert np.isfinite(result.total)
+    assert_close(result, sklearn_score(solution, submission))
 
 
 def test_rows_are_divided_by_their_sum():
@@ -103,9 +103,9 @@ def test_integers_are_probabilities_too():
 
 def test_uniform_rows_score_the_log_of_three():
     solution, _ = random_frames(6, missing=0.0)
-    found = score(solution, constant_submission(list(solution["study_id"]), uniform_table()))
-    assert abs(found.spinal - np.log(3)) < 1e-12
-    assert abs(found.foraminal - np.log(3)) < 1e-12
+    result = score(solution, constant_submission(list(solution["study_id"]), uniform_table()))
+    assert abs(result.spinal - np.log(3)) < 1e-12
+    assert abs(result.foraminal - np.log(3)) < 1e-12
 
 
 def test_no_constant_beats_the_weighted_prior():
@@ -116,9 +116,9 @@ def test_no_constant_beats_the_weighted_prior():
     rng = np.random.default_rng(0)
     for _ in range(20):
         other = {c: (r := p * rng.uniform(0.7, 1.4, 3)) / r.sum() for c, p in prior.items()}
-        found = score(solution, constant_submission(ids, other))
-        assert found.foraminal > best.foraminal
-        assert found.subarticular > best.subarticular
+        result = score(solution, constant_submission(ids, other))
+        assert result.foraminal > best.foraminal
+        assert result.subarticular > best.subarticular
 
 
 def test_prior_is_the_weighted_frequency_of_each_column():

@@ -48,8 +48,8 @@ def has_colour(image, colour, x, y, reach=2):
 
 
 def test_levels_are_drawn_where_they_are_in_square_millimetres():
-    found = Localisation([point(level, 20.0, 10.0 + 18 * k) for k, level in enumerate(LEVELS)])
-    pictures = draw(study(), found)
+    localisation = Localisation([point(level, 20.0, 10.0 + 18 * k) for k, level in enumerate(LEVELS)])
+    pictures = draw(study(), localisation)
     assert pictures[0].title == "Sagittal T2, series 5, slice 4"
     image = decoded(pictures[0])
     assert image.shape[0] == 400  # 200 mm by 60 mm, and room for the labels
@@ -60,8 +60,8 @@ def test_levels_are_drawn_where_they_are_in_square_millimetres():
 
 
 def test_axial_slices_carry_left_and_right():
-    found = Localisation([], [axial_level("l3_l4"), axial_level("l5_s1", 4)])
-    pictures = draw(study(), found)
+    localisation = Localisation([], [axial_level("l3_l4"), axial_level("l5_s1", 4)])
+    pictures = draw(study(), localisation)
     assert pictures[0].title.endswith("no level found")
     assert [p.title for p in pictures[1:]] == [
         "L3/L4: series 6, slice 3, 0.4 mm away",
@@ -80,8 +80,8 @@ def test_nothing_is_drawn_where_nothing_is():
 
 
 def test_pictures_are_small():
-    found = Localisation([point(level, 20.0, 18.0 * k) for k, level in enumerate(LEVELS)])
-    assert all(len(picture.png) < 120_000 for picture in draw(study(), found))
+    localisation = Localisation([point(level, 20.0, 18.0 * k) for k, level in enumerate(LEVELS)])
+    assert all(len(picture.png) < 120_000 for picture in draw(study(), localisation))
 
 
 def test_a_slice_that_does_not_exist_is_refused():

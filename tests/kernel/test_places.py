@@ -13,10 +13,10 @@ from lumbar.labels import LEVELS, SAGITTAL_T1, SAGITTAL_T2
 from lumbar.models.heatmap import HeatmapNet
 from lumbar.stages.decode import Peak, decode_levels, source_to_heat
 from lumbar.stages.heat import (
-    AS_IT_IS,
     DISC,
-    MEAN_BACK_MM,
+    MEAN_SPINE_MM,
     N_CANAL,
+    NEUTRAL_POSE,
     SAGITTAL_POINTS,
     STRIDE,
     VIEWS,
@@ -26,7 +26,15 @@ from lumbar.stages.heat import (
     sagittal_heat,
 )
 from lumbar.stages.localise import axial_picks
-from lumbar.stages.place import agreed, blended, expected_foramen, fuse_levels, numbering_warnings, place_points, shown
+from lumbar.stages.place import (
+    consensus,
+    expected_foramen,
+    fuse_levels,
+    fuse_place,
+    inside_or_own,
+    numbering_warnings,
+    place_points,
+)
 from lumbar.stages.points import Localisation
 from stage_studies import LEVELS_MM, stack_of, study_of
 
@@ -57,10 +65,10 @@ def heat_of(study, description, number, shift_mm=(0.0, 0.0, 0.0), foramen_mm=FOR
 
 
 def placed(maps):
-    found = Localisation()
-    confidence = fuse_levels(maps, found)
-    place_points(maps, [np.ones((len(item.stack.volume), 3)) for item in maps], found, confidence)
-    return found
+    localisation = Localisation()
+    confidence = fuse_levels(maps, localisation)
+    place_points(maps, [np.ones((len(stack_heat.stack.volume), 3)) for stack_heat in maps], localisation, confidence)
+    return localisation
 
 
 class Brightness(HeatmapNet):
@@ -76,7 +84,8 @@ class Brightness(HeatmapNet):
 
 
 @pytest.mark.parametrize(
-    ("row", "column", "pose"), [(40, 60, AS_IT_IS), (25, 45, AS_IT_IS), (70, 30, AS_IT_IS), (40, 60, (14.0, 1.2))]
+    ("row", "column", "pose"),
+    [(40, 60, NEUTRAL_POSE), (25, 45, NEUTRAL_POSE), (70, 30, NEUTRAL_POSE), (40, 60, (14.0, 1.2))],
 )
 def test_all_views_of_a_slice_see_a_place_where_it_is(row, column, pose):
     study = study_of()
@@ -91,12 +100,12 @@ def test_all_views_of_a_slice_see_a_place_where_it_is(row, column, pose):
     assert network.asked == len(stack.volume)
     every = sagittal_heat(study, SAGITTAL_T2, 0, [network], augment=True, pose=pose)
     assert network.asked == (1 + len(VIEWS)) * len(stack.volume)
-    for item in (one, every):
-        place = source_to_heat(item.grid, STRIDE, np.array([column, row]))
-        heat = item.heat[1, DISC] * (item.heat[1, DISC] > 0.3)
+    for stack_heat in (one, every):
+        place = source_to_heat(stack_heat.grid, STRIDE, np.array([column, row]))
+        heat = stack_heat.heat[1, DISC] * (stack_heat.heat[1, DISC] > 0.3)
         yy, xx = np.mgrid[: heat.shape[0], : heat.shape[1]]
-        found = np.array([(heat * xx).sum(), (heat * yy).sum()]) / heat.sum()
-        assert np.linalg.norm(found - place) * STRIDE * 2.0 < 0.6  # mm
+        centroid = np.array([(heat * xx).sum(), (heat * yy).sum()]) / heat.sum()
+        assert np.linalg.norm(centroid - place) * STRIDE * 2.0 < 0.6  # mm
     assert every.heat.max() == pytest.approx(one.heat.max(), abs=0.1)
 
 
@@ -104,7 +113,7 @@ def lying(angle_deg, times):
     """The mean back's levels, turned towards the feet and so many times as large, as patient points."""
     angle = np.deg2rad(angle_deg)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    back, down = (np.array(MEAN_BACK_MM) @ turn.T * times).T
+    back, down = (np.array(MEAN_SPINE_MM) @ turn.T * times).T
     return {level: (0.0, float(back[k]) + 3.0, -float(down[k]) - 5.0) for k, level in enumerate(LEVELS)}
 
 
@@ -116,20 +125,20 @@ def test_the_pose_is_how_a_patient_lies_beside_the_mean_back(angle, times):
     del levels["l2_l3"]
     assert pose_of(stack, NETWORK, levels) == pytest.approx((angle, times), abs=1e-6)
     del levels["l5_s1"]
-    assert pose_of(stack, NETWORK, levels) == AS_IT_IS  # too few to tell
+    assert pose_of(stack, NETWORK, levels) == NEUTRAL_POSE  # too few to tell
 
 
 @pytest.mark.parametrize(("angle", "times"), [(50.0, 1.0), (0.0, 0.5), (0.0, 1.7)])
 def test_a_pose_that_no_patient_has_is_not_followed(angle, times):
     stack = study_of().series[SAGITTAL_T2][0]
-    assert pose_of(stack, NETWORK, lying(angle, times)) == AS_IT_IS
+    assert pose_of(stack, NETWORK, lying(angle, times)) == NEUTRAL_POSE
 
 
 def test_the_axial_slice_of_l5_s1_is_the_discs_and_not_the_canal_points():
     block = stack_of("block", "axial", 3, n=5)
     fine = replace(block, origins_mm=block.origins_mm * np.array([1.0, 1.0, 1.5 / 11]))  # 1.5 mm apart, from -3 mm
-    found = Localisation(levels_mm={"l4_l5": (0.0, 0.0, 34.0), "l5_s1": (0.0, 0.0, 0.0)})
-    (picks,) = axial_picks([fine], found)
+    localisation = Localisation(levels_mm={"l4_l5": (0.0, 0.0, 34.0), "l5_s1": (0.0, 0.0, 0.0)})
+    (picks,) = axial_picks([fine], localisation)
     assert [(level, index) for level, index, _ in picks] == [("l5_s1", 3)]
 
 
@@ -175,25 +184,25 @@ def test_series_move_towards_what_all_say_unless_they_lie_apart():
     }
     assert len(apart) == 5
     assert max(apart.values()) < 2.2  # of 4 mm
-    np.testing.assert_allclose(blended(np.zeros(3), np.array([0.0, 9.0, 0.0])), 0.0)
+    np.testing.assert_allclose(fuse_place(np.zeros(3), np.array([0.0, 9.0, 0.0])), 0.0)
 
 
 def test_a_blended_place_that_a_series_does_not_show_is_not_taken():
     stack = study_of().series[SAGITTAL_T2][0]
     own = stack.to_patient(0, 40, 30)
     outwards = own + 1.4 * (stack.to_patient(0, 40, 30) - stack.to_patient(1, 40, 30))
-    np.testing.assert_allclose(shown(stack, outwards, own), own)
+    np.testing.assert_allclose(inside_or_own(stack, outwards, own), own)
     beside = stack.to_patient(0, 40, -3)
-    np.testing.assert_allclose(shown(stack, beside, own), own)
+    np.testing.assert_allclose(inside_or_own(stack, beside, own), own)
     near = stack.to_patient(0, 42, 31)
-    np.testing.assert_allclose(shown(stack, near, own), near)
+    np.testing.assert_allclose(inside_or_own(stack, near, own), near)
 
 
 def test_every_series_gets_its_canal_and_foraminal_points():
     study = study_of()
-    found = placed([heat_of(study, SAGITTAL_T2, 0), heat_of(study, SAGITTAL_T1, 1)])
-    assert len(found.sagittal_points) == 2 * 15
-    for point in found.sagittal_points:
+    localisation = placed([heat_of(study, SAGITTAL_T2, 0), heat_of(study, SAGITTAL_T1, 1)])
+    assert len(localisation.sagittal_points) == 2 * 15
+    for point in localisation.sagittal_points:
         sign = {"left": 1, "right": -1, None: 0}[point.side]
         wanted = np.array(LEVELS_MM[point.level]) + (FORAMEN_MM * (sign, 1, 1) if sign else 0)
         assert np.linalg.norm(np.array(point.xyz_mm) - wanted) < 1.5
@@ -203,8 +212,8 @@ def test_every_series_gets_its_canal_and_foraminal_points():
 def test_series_that_agree_outvote_a_taller_stray():
     at = np.array([15.0, 0.0, 0.0])
     peaks = [Peak(at, 0.5, 0, 0), Peak(at + 1.0, 0.5, 1, 0), Peak(at + np.array([0.0, 12.0, 0.0]), 0.8, 2, 0), None]
-    assert np.linalg.norm(agreed(peaks) - at) < 3.0
-    assert agreed([None, Peak(at, 0.01, 0, 0)]) is None  # heat that is no evidence
+    assert np.linalg.norm(consensus(peaks) - at) < 3.0
+    assert consensus([None, Peak(at, 0.01, 0, 0)]) is None  # heat that is no evidence
 
 
 def test_a_stray_foramen_of_one_series_is_pulled_to_the_others():
@@ -212,7 +221,7 @@ def test_a_stray_foramen_of_one_series_is_pulled_to_the_others():
     maps = [heat_of(study, SAGITTAL_T2, 0), heat_of(study, SAGITTAL_T1, 1)]
     stray = heat_of(study, SAGITTAL_T1, 2, foramen_mm=FORAMEN_MM + np.array([0.0, 0.0, 9.0]))
     stray.heat[:, N_CANAL : N_CANAL + 5] *= 0.9
-    found = placed([*maps, stray])
+    localisation = placed([*maps, stray])
     alone = placed([stray])
 
     def errors(places):
@@ -220,8 +229,8 @@ def test_a_stray_foramen_of_one_series_is_pulled_to_the_others():
         return [np.linalg.norm(np.array(p.xyz_mm) - LEVELS_MM[p.level] - FORAMEN_MM) for p in left]
 
     assert min(errors(alone)) > 8.0
-    assert np.median(errors(found)) < 1.5  # its own heat is still seen, but the classifiers take the best series
-    assert max(p.confidence for p in found.sagittal_points if p.series_id == "t2") > 0.25
+    assert np.median(errors(localisation)) < 1.5  # its own heat is still seen, but the classifiers take the best series
+    assert max(p.confidence for p in localisation.sagittal_points if p.series_id == "t2") > 0.25
 
 
 def test_the_expected_foramen_follows_the_course_of_the_spine():
@@ -241,14 +250,14 @@ def test_the_expected_foramen_follows_the_course_of_the_spine():
 def test_a_series_one_level_off_is_named():
     study = study_of()
     maps = [heat_of(study, SAGITTAL_T2, 0), heat_of(study, SAGITTAL_T1, 1)]
-    found = Localisation()
-    fuse_levels(maps, found)
-    assert [line for line in numbering_warnings(maps, found) if "alone" in line] == []
+    localisation = Localisation()
+    fuse_levels(maps, localisation)
+    assert [line for line in numbering_warnings(maps, localisation) if "alone" in line] == []
     off = [maps[0], heat_of(study, SAGITTAL_T1, 1, shift_mm=(0.0, 0.0, 33.0))]
     off[1].heat *= 0.6
-    found = Localisation()
-    fuse_levels(off, found)
-    line = numbering_warnings(off, found)[0]
+    localisation = Localisation()
+    fuse_levels(off, localisation)
+    line = numbering_warnings(off, localisation)[0]
     assert line.startswith("series t1: alone it puts l1_l2")
 
 
@@ -261,10 +270,10 @@ def test_images_that_end_at_the_last_disc_are_doubted(is_transposed):
     if is_transposed:
         short = replace(short, volume=short.volume.transpose(0, 2, 1), row_mm=short.column_mm, column_mm=short.row_mm)
     study.series[SAGITTAL_T2] = [short]
-    item = heat_of(study, SAGITTAL_T2, 0)
-    found = Localisation()
-    fuse_levels([item], found)
-    (line,) = numbering_warnings([item], found)
+    stack_heat = heat_of(study, SAGITTAL_T2, 0)
+    localisation = Localisation()
+    fuse_levels([stack_heat], localisation)
+    (line,) = numbering_warnings([stack_heat], localisation)
     assert "too little sacrum to count from" in line
 
 
@@ -273,8 +282,8 @@ def test_a_step_twice_as_long_as_its_neighbours_is_not_taken():
     places = [np.array([0.0, 0.0, 25.0 * k]) for k in range(5, -1, -1)]  # T12/L1 to L5/S1
     labelled = [[Peak(xyz, 0.8, 0, 0)] for xyz in places[1:]]
     labelled[0] = [Peak(places[0], 0.8, 0, 0), Peak(places[1], 0.25, 0, 0)]
-    found = decode_levels(labelled, [Peak(xyz, 0.8, 0, 0) for xyz in places], 1)
-    for node, xyz in zip(found, places[1:], strict=True):
+    nodes = decode_levels(labelled, [Peak(xyz, 0.8, 0, 0) for xyz in places], 1)
+    for node, xyz in zip(nodes, places[1:], strict=True):
         assert node is not None
         np.testing.assert_allclose(node[0], xyz)
 
@@ -282,10 +291,12 @@ def test_a_step_twice_as_long_as_its_neighbours_is_not_taken():
 def test_a_level_beside_the_last_slice_of_a_series_takes_it_unless_a_stack_shows_the_level():
     block = stack_of("block", "axial", 3, n=5)
     short = replace(block, origins_mm=block.origins_mm * np.array([1.0, 1.0, 4 / 11]))  # 4 mm apart, from -8 to 8 mm
-    found = Localisation(levels_mm={"l3_l4": (0.0, 0.0, 14.0), "l4_l5": (0.0, 0.0, -16.0), "l5_s1": (0.0, 0.0, 0.0)})
-    (picks,) = axial_picks([short], found)
+    localisation = Localisation(
+        levels_mm={"l3_l4": (0.0, 0.0, 14.0), "l4_l5": (0.0, 0.0, -16.0), "l5_s1": (0.0, 0.0, 0.0)}
+    )
+    (picks,) = axial_picks([short], localisation)
     assert {level: index for level, index, _ in picks} == {"l5_s1": 2, "l3_l4": 4}  # 8 mm beside the stack is too far
     other = replace(short, origins_mm=short.origins_mm + np.array([0.0, 0.0, 22.0]))  # of the same series: shows L3/4
-    first, second = axial_picks([short, other], found)
+    first, second = axial_picks([short, other], localisation)
     assert [level for level, _, _ in first] == ["l5_s1"]
     assert [(level, index) for level, index, _ in second] == [("l3_l4", 0)]

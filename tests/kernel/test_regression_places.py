@@ -82,10 +82,10 @@ def localised(spacing_mm: float, target: StudyTargets, *, by_role: bool):
     return study, localise(study, networks)
 
 
-def slices_off(study: Study, found, target: StudyTargets) -> np.ndarray:
+def slices_off(study: Study, localisation, target: StudyTargets) -> np.ndarray:
     """By how many slices each T1 foraminal point lies farther out than the truth."""
     stack = study.series[SAGITTAL_T1][0]
-    points = [p for p in found.sagittal_points if p.description == SAGITTAL_T1 and p.side]
+    points = [p for p in localisation.sagittal_points if p.description == SAGITTAL_T1 and p.side]
     assert len(points) == 10
     off = []
     for point in points:
@@ -100,11 +100,11 @@ def slices_off(study: Study, found, target: StudyTargets) -> np.ndarray:
 @pytest.mark.parametrize("centre_mm", [0.0, -4.0])
 def test_foraminal_slices_are_the_true_ones_or_their_neighbours(spacing_mm, wide, centre_mm):
     target = truth(wide, centre_mm)
-    study, found = localised(spacing_mm, target, by_role=True)
-    off = slices_off(study, found, target)
+    study, localisation = localised(spacing_mm, target, by_role=True)
+    off = slices_off(study, localisation, target)
     assert np.abs(off).max() <= 1
     assert (off == 0).mean() >= 0.6
-    for point in found.sagittal_points:
+    for point in localisation.sagittal_points:
         where = target.canal_mm if point.side is None else target.foramen_mm[SIDES.index(point.side)]
         gap = np.array(point.xyz_mm) - where[LEVELS.index(point.level)]
         assert np.linalg.norm(gap[1:]) < 3.5
@@ -114,13 +114,13 @@ def test_foraminal_slices_are_the_true_ones_or_their_neighbours(spacing_mm, wide
 def test_presence_alone_chooses_the_most_medial_slice():
     """What bundles of before do, and why the recipe leaves it to the roles."""
     target = truth(1.0, 0.0)
-    study, found = localised(5.5, target, by_role=False)
-    assert np.median(slices_off(study, found, target)) <= -1
+    study, localisation = localised(5.5, target, by_role=False)
+    assert np.median(slices_off(study, localisation, target)) <= -1
 
 
 def test_a_side_without_slices_keeps_the_expected_place():
     target = truth(1.0, 0.0)
-    _, found = localised(4.4, replace(target, foramen_mm=np.full((2, 5, 3), np.nan)), by_role=True)
-    points = [p for p in found.sagittal_points if p.side]
+    _, localisation = localised(4.4, replace(target, foramen_mm=np.full((2, 5, 3), np.nan)), by_role=True)
+    points = [p for p in localisation.sagittal_points if p.side]
     assert points  # placed by anatomy
     assert max(p.confidence for p in points) < 0.06

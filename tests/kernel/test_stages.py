@@ -45,8 +45,8 @@ def test_levels_come_out_in_order_with_a_distractor_above_and_one_level_mislabel
     labelled = peaks_at(points)
     labelled[0].append(Peak(np.array([0, 0, 105.0]), 0.85, 0, 4))  # the disc above, called L1/2
     labelled[3].append(Peak(np.array(points[2]), 0.9, 0, 4))  # L3/4 called L4/5, more strongly than the true one
-    found = decode_levels(labelled, [p for level in labelled for p in level[:1]], 1)
-    for node, xyz in zip(found, points, strict=True):
+    nodes = decode_levels(labelled, [p for level in labelled for p in level[:1]], 1)
+    for node, xyz in zip(nodes, points, strict=True):
         assert node is not None
         np.testing.assert_allclose(node[0], xyz)
 
@@ -57,10 +57,10 @@ def test_a_level_without_any_peak_is_left_out_and_an_unlabelled_disc_fills_its_p
     labelled[4] = []
     assert decode_levels(labelled, [], 1)[4] is None
     disc = Peak(np.array(points[4]), 0.8, 0, 4)
-    found = decode_levels(labelled, [disc], 1)[4]
-    assert found is not None
-    np.testing.assert_allclose(found[0], points[4])
-    assert found[1] < 0.6  # less sure than a labelled one
+    node = decode_levels(labelled, [disc], 1)[4]
+    assert node is not None
+    np.testing.assert_allclose(node[0], points[4])
+    assert node[1] < 0.6  # less sure than a labelled one
 
 
 def test_nothing_found_is_nothing_invented():
@@ -105,19 +105,19 @@ def test_fused_levels_lie_where_the_heat_is():
             cx, cy = source_to_heat(grid, STRIDE, np.array([column, row]))
             heat[:, level] = np.exp(-0.5 * ((s - slice_) ** 2 + ((y - cy) / 0.8) ** 2 + ((x - cx) / 0.8) ** 2))
         maps.append(SagittalHeat(description, number, stack, grid, heat))
-    found = Localisation()
-    confidence = fuse_levels(maps, found)
+    localisation = Localisation()
+    confidence = fuse_levels(maps, localisation)
     assert set(confidence) == set(LEVELS)
     for level, xyz in LEVELS_MM.items():
-        assert np.linalg.norm(np.array(found.levels_mm[level]) - xyz) < 1.5
+        assert np.linalg.norm(np.array(localisation.levels_mm[level]) - xyz) < 1.5
 
 
 def test_sagittal_windows_walk_from_the_midline_outwards():
     study = study_of()
-    found = localisation_of(study)
+    localisation = localisation_of(study)
     for stack in (study.series[SAGITTAL_T1][0], study.series[SAGITTAL_T2][0]):
         stack.volume[:] = np.arange(9)[:, None, None] * 100.0
-    crops, mask = sagittal_crops(study, found, 2, SAGITTAL)
+    crops, mask = sagittal_crops(study, localisation, 2, SAGITTAL)
     middle = crops[:, :, 20, 20]
     assert mask.all()
     assert middle[0, 0] < middle[0, 1] < middle[0, 2]  # canal: right to left
@@ -129,21 +129,21 @@ def test_sagittal_windows_walk_from_the_midline_outwards():
 def test_what_is_not_there_is_masked():
     study = study_of()
     study.series[SAGITTAL_T1] = []
-    found = localisation_of(study_of())
-    found.sagittal_points = [p for p in found.sagittal_points if p.description == SAGITTAL_T2]
-    found.axial_levels = [a for a in found.axial_levels if a.level != "l5_s1"]
-    _, mask = sagittal_crops(study, found, 1, SAGITTAL)
+    localisation = localisation_of(study_of())
+    localisation.sagittal_points = [p for p in localisation.sagittal_points if p.description == SAGITTAL_T2]
+    localisation.axial_levels = [a for a in localisation.axial_levels if a.level != "l5_s1"]
+    _, mask = sagittal_crops(study, localisation, 1, SAGITTAL)
     assert mask[0].all()
     assert not mask[1:].any()
-    crops, mask = axial_crops(study, found, 4, AXIAL)
+    crops, mask = axial_crops(study, localisation, 4, AXIAL)
     assert not mask.any()
     assert (crops == 0).all()
 
 
 def test_the_axial_window_is_foot_to_head_around_the_nearest_slice():
     study = study_of()
-    found = localisation_of(study)
-    distances = [d for d, _, _ in axial_window(study, found, 2)]
+    localisation = localisation_of(study)
+    distances = [d for d, _, _ in axial_window(study, localisation, 2)]
     assert distances == sorted(distances)
     assert min(abs(d) for d in distances) < 1
     assert max(abs(d) for d in distances) < 0.7 * 34
@@ -151,11 +151,11 @@ def test_the_axial_window_is_foot_to_head_around_the_nearest_slice():
 
 def test_axial_levels_need_a_plane_within_reach():
     study = study_of()
-    found = Localisation(levels_mm=dict(LEVELS_MM))
+    localisation = Localisation(levels_mm=dict(LEVELS_MM))
     network = built(CONFIGS["axial_xy"])
-    axial_levels(study, found, [network])
-    assert [a.level for a in found.axial_levels] == list(LEVELS)
-    assert all(abs(a.distance_mm) < 3 for a in found.axial_levels)
+    axial_levels(study, localisation, [network])
+    assert [a.level for a in localisation.axial_levels] == list(LEVELS)
+    assert all(abs(a.distance_mm) < 3 for a in localisation.axial_levels)
     far = Localisation(levels_mm={k: (x, y, z + 200.0) for k, (x, y, z) in LEVELS_MM.items()})
     axial_levels(study, far, [network])
     assert far.axial_levels == []
@@ -205,10 +205,10 @@ def test_a_study_without_series_keeps_the_prior_everywhere():
 
 def test_jitter_moves_the_crop_and_none_is_exactly_nothing():
     study = study_of()
-    found = localisation_of(study)
-    still, _ = sagittal_crops(study, found, 2, SAGITTAL)
-    same, _ = sagittal_crops(study, found, 2, SAGITTAL, Jitter())
-    moved, _ = sagittal_crops(study, found, 2, SAGITTAL, Jitter(shift_mm=(6.0, 0.0)))
+    localisation = localisation_of(study)
+    still, _ = sagittal_crops(study, localisation, 2, SAGITTAL)
+    same, _ = sagittal_crops(study, localisation, 2, SAGITTAL, Jitter())
+    moved, _ = sagittal_crops(study, localisation, 2, SAGITTAL, Jitter(shift_mm=(6.0, 0.0)))
     np.testing.assert_array_equal(still, same)
     assert np.abs(still - moved).max() > 0.05
 

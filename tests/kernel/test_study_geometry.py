@@ -8,7 +8,7 @@ import pytest
 from kernel_dicom import write_dicom_cohort
 from lumbar.dicom.inspect import describe
 from lumbar.labels import AXIAL_T2, LEVELS, SAGITTAL_T1, SAGITTAL_T2
-from lumbar.stages.localise import GUESSED_GEOMETRY, lower_guessed
+from lumbar.stages.localise import GUESSED_GEOMETRY_FACTOR, lower_guessed_confidence
 from lumbar.stages.points import AxialLevel, Localisation, SagittalPoint
 from lumbar.study import read_descriptions, read_study
 from series_writer import AXIAL, SAGITTAL, echo, write
@@ -125,13 +125,13 @@ def test_confidence_falls_where_geometry_is_guessed_and_nothing_else_changes():
     for description in (SAGITTAL_T2, AXIAL_T2):
         study.series[description][0].is_geometry_guessed = True
     lowered = localisation_of(study)
-    lower_guessed(study, lowered)
+    lower_guessed_confidence(study, lowered)
     for before, after in zip(plain.sagittal_points, lowered.sagittal_points, strict=True):
-        factor = GUESSED_GEOMETRY if before.description == SAGITTAL_T2 else 1.0
+        factor = GUESSED_GEOMETRY_FACTOR if before.description == SAGITTAL_T2 else 1.0
         assert after == replace(before, confidence=before.confidence * factor)
     assert plain.axial_levels
     for before, after in zip(plain.axial_levels, lowered.axial_levels, strict=True):
-        assert after == replace(before, confidence=before.confidence * GUESSED_GEOMETRY)
+        assert after == replace(before, confidence=before.confidence * GUESSED_GEOMETRY_FACTOR)
     assert lowered.levels_mm == plain.levels_mm
 
 
@@ -152,6 +152,6 @@ def test_points_of_a_multi_frame_stack_carry_its_frames():
     study = study_of()
     stack = study.series[SAGITTAL_T2][0]
     stack.frame_numbers = list(range(21, 21 + len(stack.volume)))
-    found = Localisation()
-    append_point(found, stack, 0, SAGITTAL_T2, LEVELS[0], None, stack.to_patient(3, 40, 40), None, 0.8)
-    assert found.sagittal_points[0].frame == 24
+    localisation = Localisation()
+    append_point(localisation, stack, 0, SAGITTAL_T2, LEVELS[0], None, stack.to_patient(3, 40, 40), None, 0.8)
+    assert localisation.sagittal_points[0].frame == 24

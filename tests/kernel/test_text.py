@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from lumbar.errors import CohortError
-from lumbar.io.text import guard_log, known_words, masked_name, one_line, printable, public_line, unusual_names
+from lumbar.io.text import known_words, masked_name, one_line, printable, printable_log, public_line, unusual_names
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_an_error_is_one_line_and_names_are_hidden_before_it_is_cut():
 def test_the_log_is_safe_whoever_shows_it():
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
-    log = guard_log()
+    log = printable_log()
     log.addHandler(handler)
     try:
         log.warning("%s and %d", "a\x1b[31m\nb", 3)

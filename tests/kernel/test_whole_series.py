@@ -14,8 +14,9 @@ from lumbar.errors import ManifestError
 from lumbar.labels import AXIAL_T2, LEVELS, SAGITTAL_T1, SAGITTAL_T2
 from lumbar.models import build, name_of
 from lumbar.models.sequence import PositionMm
-from lumbar.stages.classify import all_levels, looks, run_levels, study_logits, target_mask
-from lumbar.stages.crop import SeriesPair, axial_window, level_crops, thinned
+from lumbar.stages.classify import all_levels, run_levels, series_to_classify, study_logits, target_mask
+from lumbar.stages.crop import axial_window, level_crops
+from lumbar.stages.crop_layout import SeriesPair, thinned
 from lumbar.study import Study
 from stage_studies import LEVELS_MM, localisation_of, mirrored, stack_of, study_of
 
@@ -207,11 +208,14 @@ def test_two_series_of_a_kind_are_two_looks_and_their_logits_are_averaged(descri
 
 def test_looks_pair_every_t2_with_every_t1():
     study = with_two(SAGITTAL_T1)
-    assert looks(found_on(study), network_of(SAGITTAL)) == [SeriesPair("t2", "t1"), SeriesPair("t2", "t1b")]
-    assert looks(found_on(study), network_of(replace(SAGITTAL, per_series=False))) == [None]
+    assert series_to_classify(found_on(study), network_of(SAGITTAL)) == [
+        SeriesPair("t2", "t1"),
+        SeriesPair("t2", "t1b"),
+    ]
+    assert series_to_classify(found_on(study), network_of(replace(SAGITTAL, per_series=False))) == [None]
     found = found_on(study)
     found.sagittal_points = [p for p in found.sagittal_points if p.description == SAGITTAL_T1]
-    assert looks(found, network_of(SAGITTAL)) == [SeriesPair(None, "t1"), SeriesPair(None, "t1b")]
+    assert series_to_classify(found, network_of(SAGITTAL)) == [SeriesPair(None, "t1"), SeriesPair(None, "t1b")]
 
 
 def test_without_per_series_the_surest_series_is_the_only_one():

@@ -9,8 +9,8 @@ from lumbar.errors import ManifestError
 from lumbar_publish import cli
 from lumbar_publish.cli import main
 from lumbar_publish.names import KAGGLE_HOURS, DatasetId, Layout
-from lumbar_publish.sealing.accelerators import ACCELERATORS, accelerator, of_metadata
-from lumbar_publish.sealing.metadata import kernel_metadata, noted_machine
+from lumbar_publish.sealing.accelerators import ACCELERATORS, accelerator, machine_from_metadata
+from lumbar_publish.sealing.metadata import configured_machine, kernel_metadata
 
 DATASET = DatasetId("me", "lumbar-kit")
 
@@ -21,8 +21,8 @@ def test_metadata_asks_for_the_machine_and_tells_it_again(name: str) -> None:
     kind = ACCELERATORS[name].kind
     assert (data["enable_gpu"], data["enable_tpu"]) == (kind == "gpu", kind == "tpu")
     assert data["machine_shape"] == ("" if name == "none" else name)
-    assert of_metadata(data).name == name
-    assert of_metadata(data).hours <= KAGGLE_HOURS
+    assert machine_from_metadata(data).name == name
+    assert machine_from_metadata(data).hours <= KAGGLE_HOURS
 
 
 def test_a_name_is_found_in_any_case() -> None:
@@ -30,9 +30,9 @@ def test_a_name_is_found_in_any_case() -> None:
 
 
 def test_a_machine_without_a_name_is_the_default_of_its_kind() -> None:
-    assert of_metadata({"enable_gpu": True}).name == "NvidiaTeslaT4"
-    assert of_metadata({"enable_tpu": True}).name == "TpuV5E8"
-    assert of_metadata({}).name == "none"
+    assert machine_from_metadata({"enable_gpu": True}).name == "NvidiaTeslaT4"
+    assert machine_from_metadata({"enable_tpu": True}).name == "TpuV5E8"
+    assert machine_from_metadata({}).name == "none"
 
 
 @pytest.mark.parametrize(
@@ -89,9 +89,9 @@ def test_option_is_noted_in_the_notebooks_metadata(build) -> None:
 @pytest.mark.parametrize("text", ["", "[]", '{"enable_gpu": true, "machine_shape": "NvidiaTeslaP100"}'])
 def test_metadata_that_says_nothing_valid_gives_the_default(tmp_path: Path, text: str) -> None:
     path = tmp_path / "kernel-metadata.json"
-    assert noted_machine(path) == ("NvidiaTeslaT4", "latest")
+    assert configured_machine(path) == ("NvidiaTeslaT4", "latest")
     path.write_text(text)
-    assert noted_machine(path) == ("NvidiaTeslaT4", "latest")
+    assert configured_machine(path) == ("NvidiaTeslaT4", "latest")
 
 
 def test_unknown_machine_is_refused_before_anything_is_sealed(build, layout: Layout) -> None:

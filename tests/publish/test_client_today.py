@@ -73,7 +73,7 @@ def test_an_old_client_is_refused_before_anything_is_done(
 @pytest.mark.parametrize("found", ["2.2.5", "2.3.0rc1", "3.0"])
 def test_newer_clients_are_taken(monkeypatch: pytest.MonkeyPatch, found: str) -> None:
     monkeypatch.setattr(client.importlib.metadata, "version", lambda _: found)
-    client.demand_client()
+    client.require_client()
 
 
 # ---- words and hints ----------------------------------------------------------------------------------------------

@@ -176,7 +176,7 @@ def test_estimate_leaves_out_the_study_that_warmed_up_and_counts_the_rest_once()
     assert (found.study_s, found.once_s) == (3.0, 21.0)
     assert found.hours == pytest.approx((21 + 720 * 3) / 3600)
     with pytest.raises(dry_run.CohortError, match=r"expected at most 9"):
-        Estimate(0.0, 46.0, 1, "cpu").demand_fit()
+        Estimate(0.0, 46.0, 1, "cpu").require_fit()
 
 
 def test_missing_data_folder_is_named(layout: Layout, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lumbar_publish.kaggle.reply import Reply, Trouble, own_words
+from lumbar_publish.kaggle.reply import Reply, Trouble, split_message
 
 NOT_FOUND = (
     "The resource was not found. Check the spelling of the reference you passed.\n"
@@ -43,10 +43,10 @@ RETIRED = "⚠ Warning: 'NvidiaTeslaP100' is retired.\n"
     ids=["hint", "retries", "bar", "warning", "bug", "lines", "exit 0", "no account", "traceback", "noise", "silence"],
 )
 def test_message_is_what_stands_before_the_first_blank_line(err: str, out: str, message: str, hint: str) -> None:
-    found, below = own_words(err, out)
-    assert found.startswith(message)
-    assert "search" not in found
-    assert below.split() == hint.split()
+    message_line, advice = split_message(err, out)
+    assert message_line.startswith(message)
+    assert "search" not in message_line
+    assert advice.split() == hint.split()
 
 
 def test_hint_is_no_part_of_the_message_and_does_not_decide_the_kind() -> None:

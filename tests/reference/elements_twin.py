@@ -18,16 +18,16 @@ def read_head(data, at, explicit, big):
 
 def read_elements(data, at, explicit, big, *, is_item=False):
     """{tag: (offset, length)} up to the pixel data, the end of an item, or of the data; and where that is."""
-    found = {}
+    values = {}
     while at + 8 <= len(data):
         tag, length, value = read_head(data, at, explicit, big)
         if tag == 0xFFFEE00D:
-            return found, value
-        found[tag] = (value, length)
+            return values, value
+        values[tag] = (value, length)
         if tag == 0x7FE00010 and not is_item:
-            return found, value
+            return values, value
         at = skip_sequence(data, value, explicit, big) if length == 0xFFFFFFFF else value + length
-    return found, at
+    return values, at
 
 
 def skip_sequence(data, at, explicit, big):

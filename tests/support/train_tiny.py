@@ -132,6 +132,15 @@ def tiny() -> Recipe:
 
 RECIPES["tiny"] = tiny
 
+
+def train(data: Path, out: Path, *more: str) -> int:
+    """The command line ``train`` with the tiny recipe, on the CPU and in this process; its exit code."""
+    from lumbar_train.__main__ import main
+
+    command = ["train", "--data", str(data), "--recipe", "tiny", "--out", str(out), "--workers", "0"]
+    return main([*command, "--device", "cpu", *more])
+
+
 if __name__ == "__main__":
     from lumbar_train.__main__ import main
 

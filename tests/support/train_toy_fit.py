@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lumbar.errors import LumbarError
 from lumbar_train.engine.distributed import Distributed, join_distributed
 from lumbar_train.engine.loop import fit
 from lumbar_train.engine.loop_config import LoopConfig
@@ -123,14 +124,17 @@ def main() -> None:
         run_toy(out_dir, ToyDataset(die_after=int(sys.argv[3]), how="kill"))
         return
     bad = int(sys.argv[4]) if len(sys.argv) > 4 else None
-    with join_distributed("cpu", say_slowly) as distributed:
-        run_toy(
-            out_dir,
-            ToyDataset(int(sys.argv[3]), bad=bad),
-            replace(TOY, accumulate=1),
-            distributed=distributed,
-            dropout=0.0,
-        )
+    try:
+        with join_distributed("cpu", say_slowly) as distributed:
+            run_toy(
+                out_dir,
+                ToyDataset(int(sys.argv[3]), bad=bad),
+                replace(TOY, accumulate=1),
+                distributed=distributed,
+                dropout=0.0,
+            )
+    except LumbarError as error:  # it has been said
+        raise SystemExit(1) from error
 
 
 if __name__ == "__main__":

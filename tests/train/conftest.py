@@ -101,3 +101,17 @@ def root(pristine_root: Path, tmp_path: Path) -> Path:
     for table in pristine_root.glob("*.csv"):
         shutil.copy(table, target)
     return target
+
+
+@pytest.fixture(scope="session")
+def tiny_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight studies that the tiny recipe can be trained on."""
+    import train_tiny
+
+    return train_tiny.write_cohort(tmp_path_factory.mktemp("tiny") / "cohort")
+
+
+@pytest.fixture
+def tiny_data(tiny_cohort: Path, tmp_path: Path) -> Path:
+    """A copy of it that a test may spoil; slices are hard links."""
+    return shutil.copytree(tiny_cohort, tmp_path / "data", copy_function=lambda a, b: Path(b).hardlink_to(a))

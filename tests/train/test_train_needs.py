@@ -14,8 +14,10 @@ import train_tiny
 from lumbar.errors import CohortError
 from lumbar_train.__main__ import main
 from lumbar_train.data.folds import FULL
+from lumbar_train.outputs.run_folder import RunFolder
 from lumbar_train.recipes import recipe_by_name
-from lumbar_train.stages.needs import check_plan, is_done, needs, steps_of
+from lumbar_train.stages.needs import check_plan, is_done, needs, plan_of
+from lumbar_train.stages.registry import chosen_stages, stage_by_name, stages_of
 
 FOLDS = (0, 1, 2)
 
@@ -27,60 +29,69 @@ def one_thread(monkeypatch):
     torch.set_num_threads(1)
 
 
-def leave(run: Path, step: str, *folds: int, tables: tuple[str, ...] = ("oof",)) -> None:
-    """What a step leaves on folds, as far as others look for it."""
-    (run / step / "pieces").mkdir(parents=True, exist_ok=True)
+def leave(run: Path, stage: str, *folds: int, tables: tuple[str, ...] = ("oof",)) -> None:
+    """What a stage leaves on folds, as far as others look for it."""
+    (run / stage / "pieces").mkdir(parents=True, exist_ok=True)
     for fold in folds:
         name = "full" if fold == FULL else f"fold{fold}"
-        (run / step / f"{name}.safetensors").touch()
+        (run / stage / f"{name}.safetensors").touch()
         for table in tables:
             if fold != FULL:
                 pd.DataFrame({"study_id": [fold], "fold": [fold]}).to_parquet(
-                    run / step / "pieces" / f"{table}.fold{fold}.parquet"
+                    run / stage / "pieces" / f"{table}.fold{fold}.parquet"
                 )
 
 
-def plan_of(recipe: str, folds: list[int], stages: tuple[str, ...] = ()) -> list[tuple[str, int]]:
-    partial = ("localise", "sagittal_classifier-first", "axial_subarticular-first", "axial_all-first")
-    once = ("aggregator", "denoise")
-    steps = [s for s in steps_of(recipe_by_name(recipe)) if not stages or s in stages]
-    return [
-        (step, fold)
-        for step in steps
-        for fold in ([FULL] if step in once else [f for f in sorted(folds) if f >= 0 or step not in partial])
-    ]
+def plan(recipe: str, folds: list[int], names: tuple[str, ...] = ()) -> list[tuple[str, int]]:
+    return plan_of(chosen_stages(recipe_by_name(recipe), names or None), folds)
 
 
-def check(run: Path, plan: list[tuple[str, int]], recipe: str = "model2") -> None:
-    steps = steps_of(recipe_by_name(recipe))
-    check_plan(run, plan, steps, FOLDS, is_denoised=recipe == "strong", command="train")
+def check(run: Path, pairs: list[tuple[str, int]], recipe: str = "model2") -> None:
+    check_plan(RunFolder(run), pairs, stages_of(recipe_by_name(recipe)), FOLDS, command="train")
+
+
+def is_there(run: Path, stage: str, fold: int) -> bool:
+    return is_done(RunFolder(run), stage_by_name(stage), fold)
+
+
+def wanted_by(stage: str, fold: int, recipe: str) -> set[tuple[str, int]]:
+    return needs(stage_by_name(stage), fold, FOLDS, stages_of(recipe_by_name(recipe)))
+
+
+def test_partial_stages_run_on_held_out_folds_and_joint_ones_once():
+    pairs = plan("strong", [0, FULL, 1, -2])
+    assert [fold for name, fold in pairs if name == "sagittal_xy"] == [-2, FULL, 0, 1]  # the longest first
+    for name in ("localise", "axial_all-first"):
+        assert [fold for other, fold in pairs if other == name] == [0, 1]
+    for name in ("denoise", "aggregator"):
+        assert [fold for other, fold in pairs if other == name] == [FULL]
 
 
 @pytest.mark.parametrize("recipe", ["model2", "strong"])
 def test_all_folds_together_need_nothing_else(tmp_path, recipe):
-    check(tmp_path, plan_of(recipe, [0, 1, 2, FULL, -2]), recipe)
-    check(tmp_path, plan_of(recipe, [0, 1, 2]), recipe)
+    check(tmp_path, plan(recipe, [0, 1, 2, FULL, -2]), recipe)
+    check(tmp_path, plan(recipe, [0, 1, 2]), recipe)
 
 
 @pytest.mark.parametrize("recipe", ["model2", "strong"])
 @pytest.mark.parametrize("folds", [[0, FULL], [0, 1, FULL], [FULL], [1]])
 def test_a_subset_of_folds_is_refused_with_the_command_that_makes_the_rest(tmp_path, recipe, folds):
     with pytest.raises(CohortError) as caught:
-        check(tmp_path, plan_of(recipe, folds), recipe)
+        check(tmp_path, plan(recipe, folds), recipe)
     line = str(caught.value)
     assert "\n" not in line
     missing = [k for k in FOLDS if k not in folds]
     assert f"sagittal_z ({'full' if FULL in folds else 'fold1'})" in line
     assert f"no output of sagittal_xy of fold {', '.join(map(str, missing))}" in line
     stages, _, of = line.partition("--stages ")[2].partition(" --folds ")
-    command = plan_of(recipe, [int(word) for word in of.split(",")], tuple(stages.split(",")))
+    command = plan(recipe, [int(word) for word in of.split(",")], tuple(stages.split(",")))
     assert command
     check(tmp_path, command, recipe)  # it stands alone, and then the call that was refused does too
-    for step, fold in command:
-        leave(tmp_path, step, fold, tables=("levels", "points", "axial") if step == "localise" else ("oof",))
-        if step == "denoise":
+    for stage, fold in command:
+        leave(tmp_path, stage, fold, tables=("levels", "points", "axial") if stage == "localise" else ("oof",))
+        if stage == "denoise":
             (tmp_path / "denoise/suspect_labels.parquet").touch()
-    check(tmp_path, plan_of(recipe, folds), recipe)
+    check(tmp_path, plan(recipe, folds), recipe)
 
 
 def test_outputs_of_an_earlier_call_count(tmp_path):
@@ -95,21 +106,21 @@ def test_outputs_of_an_earlier_call_count(tmp_path):
 def test_a_fold_whose_studies_gave_no_point_is_done(tmp_path):
     leave(tmp_path, "sagittal_xy", 0)
     pd.DataFrame({"study_id": [], "fold": []}).to_parquet(tmp_path / "sagittal_xy/pieces/oof.fold0.parquet")
-    assert is_done(tmp_path, "sagittal_xy", 0)
-    assert not is_done(tmp_path, "sagittal_xy", 1)
+    assert is_there(tmp_path, "sagittal_xy", 0)
+    assert not is_there(tmp_path, "sagittal_xy", 1)
 
 
 def test_weights_without_their_outputs_are_not_enough(tmp_path):
     (tmp_path / "axial_all").mkdir()
     (tmp_path / "axial_all/fold0.safetensors").touch()
-    assert not is_done(tmp_path, "axial_all", 0)
+    assert not is_there(tmp_path, "axial_all", 0)
 
 
 def test_classifiers_need_every_fold_and_the_suspect_labels_where_there_are_some():
-    assert needs("axial_all", 1, FOLDS, is_denoised=False) == {("localise", k) for k in FOLDS}
-    assert ("denoise", FULL) in needs("axial_all", FULL, FOLDS, is_denoised=True)
-    assert needs("axial_all-first", 1, FOLDS, is_denoised=True) == {("localise", k) for k in FOLDS}
-    assert needs("axial_xy", 1, FOLDS, is_denoised=True) == set()
+    assert wanted_by("axial_all", 1, "model2") == {("localise", k) for k in FOLDS}
+    assert ("denoise", FULL) in wanted_by("axial_all", FULL, "strong")
+    assert wanted_by("axial_all-first", 1, "strong") == {("localise", k) for k in FOLDS}
+    assert wanted_by("axial_xy", 1, "strong") == set()
 
 
 def test_a_subset_of_folds_trains_nothing_and_the_rest_may_follow(tmp_path, capsys):
@@ -118,7 +129,7 @@ def test_a_subset_of_folds_trains_nothing_and_the_rest_may_follow(tmp_path, caps
     command = ["train", "--data", str(data), "--recipe", "tiny", "--out", str(run), "--workers", "0", "--device", "cpu"]
     assert main([*command, "--folds", "0,full"]) == 1
     line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "sagittal_z (full): found no output of sagittal_xy of fold 1, expected it before this step" in line
+    assert "sagittal_z (full): found no output of sagittal_xy of fold 1, expected it before this stage" in line
     assert f"--data {data} --recipe tiny --out {run} --stages" in line
     assert not list(run.rglob("*.safetensors"))
     for folds in ("0", "1"):

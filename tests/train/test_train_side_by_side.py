@@ -87,7 +87,7 @@ class FakeRun:
     most: Counter[str] = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def work(self, step: str, fold: int) -> None:
+    def work(self, stage: str, fold: int) -> None:
         name = str(self.distributed.device)
         with self.lock:
             self.had[fold] = name
@@ -108,7 +108,7 @@ def fake_gpus(monkeypatch):
 def spread(devices: tuple[torch.device, ...], seconds: list[float], jobs: int) -> FakeRun:
     run = FakeRun(devices, dict(enumerate(seconds)))
     with ThreadPoolExecutor(jobs) as pool:
-        run_side_by_side(run, "axial_xy", list(range(len(seconds))), pool, jobs)
+        run_side_by_side(run, FakeRun.work, "axial_xy", list(range(len(seconds))), pool, jobs)
     assert sorted(run.had) == list(range(len(seconds)))
     return run
 

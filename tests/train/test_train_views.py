@@ -11,7 +11,7 @@ from lumbar.budget import Effort
 from lumbar.chains.main import predict_study
 from lumbar.config import AggregatorConfig
 from lumbar_train.recipes import Recipe, StageRecipe, recipe_by_name
-from lumbar_train.run import Run
+from lumbar_train.stages.localisers import localise_studies
 from stage_studies import localisation_of, study_of
 
 
@@ -23,15 +23,9 @@ def views_in_training(recipe: Recipe, monkeypatch) -> bool:
         asked.append(options.get("augment", True))
         return localisation_of(study)
 
-    monkeypatch.setattr("lumbar_train.run.localise", localise)
-    run = SimpleNamespace(
-        recipe=recipe,
-        cache=SimpleNamespace(study=lambda study_id: study_of()),
-        _load=lambda stage, fold: None,
-        _held_out=lambda fold, *stages, title: [7],
-        _leave=lambda fold, found, write: None,
-    )
-    Run.localise(run, 0)
+    monkeypatch.setattr("lumbar_train.stages.localisers.localise", localise)
+    run = SimpleNamespace(recipe=recipe, cache=SimpleNamespace(study=lambda study_id: study_of()))
+    localise_studies(run, None, [7])
     (view,) = asked
     return view
 

@@ -59,7 +59,7 @@ def own_code_sha256() -> str:
     return code_sha256(Path(lumbar.__file__).resolve().parent)
 
 
-def own_code_line(sealed: str) -> str:
+def code_mismatch(sealed: str) -> str:
     """What to say where the package that is running is not the one that a bundle was sealed with; else empty.
 
     Args:

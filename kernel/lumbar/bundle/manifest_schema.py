@@ -10,9 +10,9 @@ from typing import Any
 from lumbar.bundle.code_hash import digest
 from lumbar.config import CONFIGS, from_dict
 from lumbar.errors import ManifestError
-from lumbar.io.strict_json import demand_plain
+from lumbar.io.strict_json import require_printable
 from lumbar.labels import COLUMNS
-from lumbar.rules import Either, Many, Nothing, Object, Real, Rule, Text, Whole, demand, demand_fields, shown
+from lumbar.rules import AnyOf, Integer, ListOf, Null, Object, Real, Rule, Text, require, require_fields, shown
 
 SCHEMA = 1
 MAX_WEIGHTS = 1000
@@ -20,20 +20,20 @@ MAX_WEIGHT_BYTES = 1 << 34  # 16 GiB, more than the memory of Kaggle's GPUs
 
 _SHA256 = Text(64, r"[0-9a-f]{64}", "64 hexadecimal digits")
 _NAME = Text(64, r"[A-Za-z][A-Za-z0-9_]*", "a name of letters, digits and _")
-_LINE, _COUNT = Text(200), Whole(0, 10**12)
+_LINE, _COUNT = Text(200), Integer(0, 10**12)
 _PROBE: dict[str, Rule] = {
-    "seed": Whole(0, 2**32 - 1),
+    "seed": Integer(0, 2**32 - 1),
     "inputs": Object(),
-    "expected": Many(Real(-1e6, 1e6), 1, 64),
+    "expected": ListOf(Real(-1e6, 1e6), 1, 64),
     # of 1 + |expected|; a wide tolerance would prove nothing
     "tolerance": Real(0.0, 0.1),
 }
 
 # Fields that must be there: the JSON type first (so that the message can name it), then what its value must be.
 TOP_LEVEL: dict[str, tuple[type, Rule]] = {
-    "schema": (int, Whole(SCHEMA, SCHEMA)),
-    "dataset": (dict, Object({"id": _LINE, "version": Either((Nothing(), _COUNT, _LINE))})),
-    "code_sha256": (str, Either((_SHA256, Text(0, "", "nothing (not sealed)")))),
+    "schema": (int, Integer(SCHEMA, SCHEMA)),
+    "dataset": (dict, Object({"id": _LINE, "version": AnyOf((Null(), _COUNT, _LINE))})),
+    "code_sha256": (str, AnyOf((_SHA256, Text(0, "", "nothing (not sealed)")))),
     "recipe": (str, _LINE),
     "created_by": (str, _LINE),
     "cohort": (dict, Object({"fingerprint": _LINE, "studies": _COUNT, "description": _LINE})),
@@ -41,17 +41,17 @@ TOP_LEVEL: dict[str, tuple[type, Rule]] = {
     "oof": (dict, Object()),
     "versions": (dict, Object()),
     "training": (dict, Object()),
-    "forced": (list, Many(Text(4000), 0, 1000)),
-    "weights": (list, Many(Object(), 0, MAX_WEIGHTS)),
+    "forced": (list, ListOf(Text(4000), 0, 1000)),
+    "weights": (list, ListOf(Object(), 0, MAX_WEIGHTS)),
 }
 WEIGHT: dict[str, tuple[type, Rule]] = {
     "file": (str, Text(200)),
     "sha256": (str, _SHA256),
-    "bytes": (int, Whole(1, MAX_WEIGHT_BYTES)),
+    "bytes": (int, Integer(1, MAX_WEIGHT_BYTES)),
     "stage": (str, _NAME),
     "model": (str, _NAME),
     "config": (dict, Object()),
-    "fold": (int, Whole(-1000, 1000)),
+    "fold": (int, Integer(-1000, 1000)),
     "metrics": (dict, Object()),
     "probe": (dict, Object(_PROBE)),
 }
@@ -84,7 +84,7 @@ def check(path: Path, data: Any) -> None:
     """
     if not isinstance(data, dict):
         raise ManifestError(f"{path}: found {type(data).__name__}, expected an object with {', '.join(TOP_LEVEL)}")
-    demand_plain(path, data)
+    require_printable(path, data)
     if isinstance(data.get("schema"), bool) or data.get("schema") != SCHEMA:
         raise ManifestError(f"{path}: found schema {shown(data.get('schema'))}, expected {SCHEMA}")
     _check_fields(path, "", data, TOP_LEVEL)
@@ -106,7 +106,7 @@ def _check_fields(path: Path, where: str, data: Mapping[str, Any], kinds: Mappin
         for index, entry in enumerate(data["weights"][: MAX_WEIGHTS + 1]):
             if not isinstance(entry, dict):
                 raise ManifestError(f"{path}: weights[{index}]: found {type(entry).__name__}, expected an object")
-    demand_fields(f"{path}: {where}", data, {key: rule for key, (_, rule) in kinds.items()})
+    require_fields(f"{path}: {where}", data, {key: rule for key, (_, rule) in kinds.items()})
 
 
 def _check_entry(path: Path, index: int, entry: Mapping[str, Any]) -> None:
@@ -151,7 +151,7 @@ def _check_prior(path: Path, prior: dict[str, Any]) -> None:
     for column, row in prior.items():
         if column not in COLUMNS:
             raise ManifestError(f"{path}: prior: found column {shown(column)}, expected the 25 label columns")
-        if not Many(share, 3, 3).accepts(row) or abs(sum(row) - 1.0) > 1e-3:
+        if not ListOf(share, 3, 3).accepts(row) or abs(sum(row) - 1.0) > 1e-3:
             raise ManifestError(
                 f"{path}: prior of {column}: found {shown(row)}, expected 3 probabilities that sum to 1"
             )
@@ -163,8 +163,8 @@ def _check_code_files(path: Path, data: Mapping[str, Any]) -> None:
     if files is None:
         return
     where = f"{path}: code_files"
-    demand(where, files, Object())
+    require(where, files, Object())
     for place, sha256 in files.items():
-        demand(f"{where}: {shown(place)}", sha256, _SHA256)
+        require(f"{where}: {shown(place)}", sha256, _SHA256)
     if digest(files) != data["code_sha256"]:
         raise ManifestError(f"{where}: found hash {digest(files)[:12]}…, expected code_sha256 {data['code_sha256']!r}")

@@ -32,7 +32,7 @@ def load_networks(folder: Path, manifest: Manifest, device: str | torch.device =
     networks = Networks()
     for entry in manifest.weights:
         if entry.stage in STAGES:
-            _demand_use(entry)
+            _require_usable(entry)
             networks.by_stage.setdefault(entry.stage, []).append(load_network(manifest.path(entry), entry, device))
     missing = [stage for stage in STAGES if stage not in networks.by_stage]
     if missing:
@@ -40,7 +40,7 @@ def load_networks(folder: Path, manifest: Manifest, device: str | torch.device =
     return networks
 
 
-def _demand_use(entry: WeightEntry) -> None:
+def _require_usable(entry: WeightEntry) -> None:
     """Refuse a network whose answers the chain could not use: it would fail in every study instead of once, here."""
     points = entry.config.get("points")
     if entry.model == "heatmap" and points != _POINTS.get(entry.stage, points):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lumbar.dicom._jit import kernel
-from lumbar.dicom._rescale import DONE, ODD, rescale
+from lumbar.dicom._rescale import DONE, UNSUPPORTED, rescale
 from lumbar.dicom._scratch import scratch
 from lumbar.dicom.codecs.frames import only_fragment
 from lumbar.dicom.codecs.rle import PAD, unpack_words
@@ -33,7 +33,7 @@ _MAX_EXPANSION = 64  # bytes of pixels for each of the file: what RLE can do, an
 
 
 @dataclass(slots=True)
-class Usual:
+class FastPath:
     """A file whose pixels can be read that way, and what is known of them."""
 
     header: Header
@@ -76,7 +76,7 @@ class Usual:
             raise DicomError(f"{path}: found no memory for {shape} pixels, expected less to need") from error
 
 
-def find_usual(file: File) -> Usual | None:
+def find_fast_path(file: File) -> FastPath | None:
     """What ``fill`` needs of a file whose beginning at least was parsed, where it is one of the usual."""
     header, start, length = file.header, file.pixels_start, file.pixels_length
     kind = _KINDS.get(header.transfer_syntax_uid)
@@ -99,7 +99,7 @@ def find_usual(file: File) -> Usual | None:
     if not 0 < 2 * n_pixels <= (min(length, size - start) if kind == NATIVE else _MAX_EXPANSION * size):
         return None
     sign = 1 << (stored - 1) if header.pixel_representation == 1 else 0
-    return Usual(header, kind, size, start, n_pixels, (1 << stored) - 1, sign)
+    return FastPath(header, kind, size, start, n_pixels, (1 << stored) - 1, sign)
 
 
 @kernel
@@ -115,7 +115,7 @@ def rescale_rle(
 ) -> int:
     """``unpack_words`` into ``words``, which are scratch here, and on to ``out`` as ``rescale`` does."""
     if unpack_words(source, planes, words) < 0:
-        return ODD
+        return UNSUPPORTED
     return rescale(words, mask, sign, slope, intercept, out)
 
 

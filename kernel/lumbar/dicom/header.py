@@ -214,7 +214,7 @@ _GROUP_SPANS = scan.span_of(scan.SHARED_GROUPS), scan.span_of(scan.PER_FRAME_GRO
 _REASONS = {
     scan.TRUNCATED: "an element that passes the end of the data",
     scan.BAD_ITEM: "something else than an item inside a sequence",
-    scan.ODD_ELEMENT: "an element without a VR, outside its sequence or longer than it",
+    scan.MALFORMED_ELEMENT: "an element without a VR, outside its sequence or longer than it",
 }
 
 

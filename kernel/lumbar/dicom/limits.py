@@ -30,13 +30,13 @@ VOLUME_FLOOR = 2 << 30
 # Fragments (items) of encapsulated pixel data: one for each frame, or one for each so many bytes of the file. The
 # smallest in use hold some KB; every one costs a pair of numbers.
 MIN_FRAGMENT_BYTES = 256
-FEW_FRAGMENTS = 64  # in files of any size
+FRAGMENT_FLOOR = 64  # in files of any size
 MAX_FRAGMENTS = 1 << 18
 
 # JPEG: the standard's progressive scripts have 10 scans, the longest that optimisers write about 30. Each scan is a
 # pass over the whole image, even where it holds only a few bytes.
 MAX_SCANS = 64
-USUAL_SCANS = 16  # in images of any size
+SCAN_FLOOR = 16  # in images of any size
 MAX_SCANNED_PIXELS = 1 << 30  # for more: scans times the pixels of all frames
 MAX_SEGMENTS = 4096  # marker segments and tables before the last scan; a colour profile takes 255 at most
 
@@ -45,7 +45,7 @@ MAX_TILES = 1 << 14  # 4096 x 4096 pixels in tiles of 32 x 32; several frames sh
 MIN_TILE_BYTES = 14  # of one tile-part's header
 MAX_TILE_PARTS = 1 << 14
 MAX_LAYERS = 256  # Kakadu's largest profiles have 50
-FEW_PACKETS = 1 << 20  # in files of any size; an empty packet takes one byte, so more need as many bytes
+PACKET_FLOOR = 1 << 20  # in files of any size; an empty packet takes one byte, so more need as many bytes
 MAX_POSITIONS = 1 << 24  # in all frames: steps of the walk over precincts by position, many for each packet
 TILE_BYTES = 8192  # OpenJPEG's record of one tile
 CODE_BLOCK_BYTES = 700  # its record of one code-block, with the ten segments that it makes room for at once
@@ -97,7 +97,7 @@ def check_image(
 
 def max_fragments(n_frames: int, n_bytes: int) -> int:
     """Fragments that ``n_frames`` frames in a file of ``n_bytes`` bytes may be cut into."""
-    return min(MAX_FRAGMENTS, n_frames + FEW_FRAGMENTS + n_bytes // MIN_FRAGMENT_BYTES)
+    return min(MAX_FRAGMENTS, n_frames + FRAGMENT_FLOOR + n_bytes // MIN_FRAGMENT_BYTES)
 
 
 def check_volumes(series_id: str, n_pixels: int, n_bytes: int) -> None:

@@ -181,12 +181,12 @@ def _decode_encapsulated(file: File, problems: list[str]) -> np.ndarray:
     if header.pixel_data != "PixelData":
         raise DicomError(f"{header.path}: found {header.pixel_data} in {syntax_name(syntax)}, expected PixelData")
     module = codec(syntax)
-    if module is not None and syntax == RLE and (usual := direct.find_usual(file)) is not None:
-        fragment = only_fragment(file.source, usual.start)
+    if module is not None and syntax == RLE and (fast_path := direct.find_fast_path(file)) is not None:
+        fragment = only_fragment(file.source, fast_path.start)
         if fragment is not None:
-            usual_pixels: np.ndarray | None = module.decode_usual(fragment, header, usual.n_pixels, usual.mask)
-            if usual_pixels is not None:
-                return usual_pixels
+            gray_pixels: np.ndarray | None = module.decode_gray16(fragment, header, fast_path.n_pixels, fast_path.mask)
+            if gray_pixels is not None:
+                return gray_pixels
     from lumbar.dicom.codecs.codestream import identify  # here, since the usual slices never need it
 
     content = identify(first_fragment(file), header) if module is None else None

@@ -24,24 +24,26 @@ import numpy as np
 
 from lumbar.dicom._scratch import recycled, reused
 from lumbar.dicom.assembly.ordering import Plan, arrange
-from lumbar.dicom.assembly.padding import MAX_FLOAT, declared_range, doubt_padding, padding_ends
+from lumbar.dicom.assembly.padding import MAX_FLOAT, declared_range, padding_ends, reason_to_ignore_padding
 from lumbar.dicom.assembly.placing import Image, Notes, place
-from lumbar.dicom.assembly.repeats import LeftOut
-from lumbar.dicom.direct import find_usual
+from lumbar.dicom.assembly.repeats import Excluded
+from lumbar.dicom.direct import find_fast_path
 from lumbar.dicom.header import File, Header, read_file
 from lumbar.dicom.limits import check_memory, check_volumes
 from lumbar.dicom.pixels import read_slice
 from lumbar.dicom.stack import Stack
 from lumbar.errors import DicomError
 
-Item = TypeVar("Item")
+Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
 _MAX_EXPANSION = 64  # bytes of a volume for each byte of its files, beyond which slices are tried before it is made
 _HEAD_BYTES = 1 << 13  # of a file, for its header; where they do not do, the whole file is read
-_PATIENCE_S = 5e-3  # headers from a cached file are read more quickly by one thread than by several that take turns
+_SINGLE_THREAD_S = (
+    5e-3  # headers from a cached file are read more quickly by one thread than by several that take turns
+)
 _MAX_RESCALE = 1e9  # beyond this slope or intercept is damage, and float32 would overflow
-_MAX_ROUNDS = 8  # slices that stand in for damaged ones are tried so many times
+_MAX_REPLANS = 8  # slices that stand in for damaged ones are tried so many times
 _MAX_EXTRAS = 16  # doubles that are decoded only to name damage
 _MIN_FRAME_BYTES = 8  # of a file for each frame that it claims: an item's tag and length
 
@@ -78,13 +80,13 @@ class _Job:
 
 
 @dataclass(slots=True)
-class _Crew:
+class _ThreadTeam:
     """``count`` threads: the caller's and those of a pool."""
 
     pool: ThreadPoolExecutor
     count: int
 
-    def map(self, function: Callable[[Item], Result], items: list[Item], alone_s: float = 0.0) -> list[Result]:
+    def map(self, function: Callable[[Argument], Result], items: list[Argument], alone_s: float = 0.0) -> list[Result]:
         """Results of ``function``, in order; whatever it reads from a file is overwritten by what it reads next.
 
         The pool's threads join in when the caller has worked for ``alone_s`` seconds. All work far apart from each
@@ -133,18 +135,18 @@ def read_series(
     with ThreadPoolExecutor(max(1, count - 1)) as pool:
         for _ in range(count - 1):  # they are up by the time that headers are read
             pool.submit(int)
-        return _read(root, series_id, files, _Crew(pool, count), fallback_orientation, prefers_long_echo)
+        return _read(root, series_id, files, _ThreadTeam(pool, count), fallback_orientation, prefers_long_echo)
 
 
 def _read(
     root: str,
     series_id: str,
     files: list[tuple[str, str, int]],
-    crew: _Crew,
+    crew: _ThreadTeam,
     fallback_orientation: str,
     prefers_long_echo: bool,
 ) -> Series:
-    opened = crew.map(_open, files, alone_s=_PATIENCE_S)
+    opened = crew.map(_open, files, alone_s=_SINGLE_THREAD_S)
     images: list[Image] = []
     for result in opened:
         if isinstance(result, Image):
@@ -153,26 +155,26 @@ def _read(
             images.extend(result)
     for attempt in range(len(images) + 1):
         failures = _failures(opened)
-        good = [image for image in images if not image.failure and (attempt < _MAX_ROUNDS or image.is_decoded)]
+        good = [image for image in images if not image.failure and (attempt < _MAX_REPLANS or image.is_decoded)]
         if not good:
             raise DicomError(f"{root}: found no readable slice in {len(files)} files, expected some ({failures[0]})")
-        notes, left = Notes(failures), LeftOut()
+        notes, left = Notes(failures), Excluded()
         if n_untried := sum(not image.failure for image in images) - len(good):
-            notes.problems.append(f"{n_untried} slices left out, found {_MAX_ROUNDS} damaged ones in their stead")
+            notes.problems.append(f"{n_untried} slices left out, found {_MAX_REPLANS} damaged ones in their stead")
         plans = arrange(place(good, fallback_orientation, notes), notes, left, prefers_long_echo)
         doubtful = [image for plan in plans for image in _implausible(plan) if not image.is_decoded]
         if doubtful:  # before there is a volume of the size that they claim
             crew.map(_decode, _jobs((image, None) for image in doubtful))
             if any(image.failure for image in doubtful):
                 continue
-        planned = [slice_.image for plan in plans for slice_ in plan.items]
+        planned = [slice_.image for plan in plans for slice_ in plan.slices]
         n_pixels = sum([image.shape[0] * image.shape[1] for image in planned])
         check_volumes(series_id, n_pixels, sum([image.size for image in planned]))
         stacks = [_build(series_id, plan) for plan in plans]
         targets = [
             (slice_.image, out)
             for plan, stack in zip(plans, stacks, strict=True)
-            for slice_, out in zip(plan.items, stack.volume, strict=True)
+            for slice_, out in zip(plan.slices, stack.volume, strict=True)
         ]
         extras = [] if attempt else [image for image, _ in left.doubles + left.copies]
         jobs = _jobs([*targets, *((image, None) for image in extras[:_MAX_EXTRAS])])
@@ -238,7 +240,7 @@ def _open(file: tuple[str, str, int]) -> Image | list[Image] | DicomError:
             raise DicomError(f"{path}: found pixels of shape {shape}, expected 2-D")
         number, is_inverted = _instance_number(name, header, index), header.photometric_interpretation == "MONOCHROME1"
         if n_frames <= 1:
-            return Image(path, number, header, shape, is_inverted, parsed.size, find_usual(parsed))
+            return Image(path, number, header, shape, is_inverted, parsed.size, find_fast_path(parsed))
         _check_frames(parsed, n_frames)
         needed = n_frames * shape[0] * shape[1] * (header.pixel_dtype.itemsize + 4)  # as decoded, and in the volume
         n_held = max(parsed.size, parsed.source.size)
@@ -269,14 +271,14 @@ def _check_frames(parsed: File, n_frames: int) -> None:
 
 def _implausible(plan: Plan) -> list[Image]:
     """A stack's images where their files are smaller than one would expect from what the headers say: those may lie."""
-    images = [slice_.image for slice_ in plan.items]
+    images = [slice_.image for slice_ in plan.slices]
     claimed = sum([4 * image.shape[0] * image.shape[1] for image in images])
     return images if claimed > _MAX_EXPANSION * sum([image.size for image in images]) else []
 
 
 def _build(series_id: str, plan: Plan) -> Stack:
     """A stack whose volume is still to be filled."""
-    images = [slice_.image for slice_ in plan.items]
+    images = [slice_.image for slice_ in plan.slices]
     shape = (len(images), *images[0].shape)
     try:
         volume = recycled(shape, np.float32)
@@ -319,9 +321,9 @@ def _decode(job: _Job) -> None:
     """Decode one file's images, or say in each what failed."""
     image = job.image
     try:
-        if image.usual is not None and job.out is not None:
+        if image.fast_path is not None and job.out is not None:
             slope, intercept, problem = _scale(image)
-            if image.usual.fill(job.out, slope, intercept):
+            if image.fast_path.fill(job.out, slope, intercept):
                 image.is_decoded = True
                 job.problems = (problem,) if problem else ()
                 return
@@ -377,16 +379,16 @@ def _set_padding(stacks: list[Stack], plans: list[Plan]) -> list[str]:
     is_range = False
     declared = []
     for stack, plan in zip(stacks, plans, strict=True):
-        headers = [slice_.image.header for slice_ in plan.items]
+        headers = [slice_.image.header for slice_ in plan.slices]
         if all([header.pixel_padding_value is None and header.pixel_data == "PixelData" for header in headers]):
             continue
         if all(padding_ends(header)[0] is None for header in headers):
             continue
-        ranges = [declared_range(slice_.image.header, *_scale(slice_.image)[:2]) for slice_ in plan.items]
+        ranges = [declared_range(slice_.image.header, *_scale(slice_.image)[:2]) for slice_ in plan.slices]
         stack.padding = np.array([own or (math.nan, math.nan) for own in ranges], dtype=np.float32)
         declared.append(stack)
         is_range = is_range or any(padding_ends(header)[1] is not None for header in headers)
-    if not declared or not (doubt := doubt_padding(declared, is_range)):
+    if not declared or not (doubt := reason_to_ignore_padding(declared, is_range)):
         return []
     for stack in declared:
         stack.padding = None

@@ -38,10 +38,10 @@ _PREFIX = ".tmp-"
 _LEFTOVER = re.compile(r"\.tmp-.*-[0-9a-f]{12}", re.DOTALL)
 _OLD_SECONDS = 3600.0  # without locks, a temporary file that nobody has touched for so long is taken as left behind
 _LONGEST_NAME = 180  # bytes of the target's name that the temporary name repeats; a name has at most 255
-_swept: set[str] = set()  # folders in which this process has looked for leftovers
+_cleaned_folders: set[str] = set()  # folders in which this process has looked for leftovers
 
 
-class _Watched(io.FileIO):
+class _TrackedFile(io.FileIO):
     """A file that remembers why a write failed: libraries turn the reason into errors of their own."""
 
     failure: OSError | None = None
@@ -80,7 +80,7 @@ def atomic_file(
         error: the file cannot be written, even where a library in the block reports that in its own words.
     """
     with _temporary(path, error, sync) as (_, descriptor):
-        raw = _Watched(os.dup(descriptor), "wb")
+        raw = _TrackedFile(os.dup(descriptor), "wb")
         file = io.BufferedWriter(raw)
         try:
             yield cast(BinaryIO, file)
@@ -233,9 +233,9 @@ def _flush_folder(folder: Path) -> None:
 def _remove_leftovers(target: Path) -> None:
     """Once a folder and process: remove the temporary files of processes that were killed while they wrote."""
     folder = os.fspath(target.parent)
-    if folder in _swept:
+    if folder in _cleaned_folders:
         return
-    _swept.add(folder)
+    _cleaned_folders.add(folder)
     with suppress(OSError), os.scandir(folder or ".") as entries:
         for entry in entries:
             if entry.name == f".{target.name}.tmp":  # what versions without locks wrote

@@ -1,5 +1,6 @@
 """Standard output and error that never end a run: a reader that went away, a full disk or a closed stream loses lines,
-not predictions."""
+not predictions.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import sys
 from typing import Any, TextIO
 
 
-class PatientStream:
+class FaultTolerantStream:
     """A text stream whose failures are kept in ``failure`` instead of being raised; from then on nothing is written.
 
     Args:
@@ -49,8 +50,8 @@ class PatientStream:
                 os.close(nowhere)
 
 
-def make_patient() -> PatientStream:
+def guard_streams() -> FaultTolerantStream:
     """Replace this process's standard output and error; the new standard output."""
-    sys.stderr = PatientStream(sys.stderr)  # type: ignore[assignment]
-    sys.stdout = output = PatientStream(sys.stdout)  # type: ignore[assignment]
+    sys.stderr = FaultTolerantStream(sys.stderr)  # type: ignore[assignment]
+    sys.stdout = output = FaultTolerantStream(sys.stdout)  # type: ignore[assignment]
     return output

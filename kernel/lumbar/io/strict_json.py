@@ -40,7 +40,7 @@ def read_strictly(path: Path) -> tuple[bytes, Any]:
     return content, data
 
 
-def demand_plain(path: Path, data: Any) -> None:
+def require_printable(path: Path, data: Any) -> None:
     """Refuse values that are nested too deep, and text (keys too) that is too long or not printable.
 
     Raises:

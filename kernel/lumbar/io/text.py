@@ -39,7 +39,7 @@ _NAME_WORDS = _words(
     study sub submission t test tmp tra train truth tse txt uid v version vol w weights work working x y z"""
 )
 # Words of SeriesDescription, of the table's descriptions and of Manufacturer.
-_TRADE_WORDS = _words(
+_ACQUISITION_WORDS = _words(
     """ac acquisition agilent ap artifact asset ax axial b bh blade block body bruker c canon caipi coil contrast cor
     coronal cs csf cube cuda d de deep dicom dir dixon dl drive dual dwi ecg echo ep epi esaote f fast fat fatsat fe
     ff fiesta flair flash fonar fov fr frfse fs fse fuji fujifilm gad gadolinium ge gems gd gr gradient gre grase
@@ -59,7 +59,7 @@ _MASKED = re.compile(rf"{_MASK}[0-9a-f]{{4}}(\.[A-Za-z0-9]{{1,8}})?")
 _NAME_MARKS = frozenset(("-", "_", ".", "--", "__", "_-", "-_", "~"))
 # A path that starts at the root, or with a drive's letter, up to its last part; within quotes, up to their end.
 _ABSOLUTE = re.compile(r"(?<![\w./~…])(?:[A-Za-z]:[\\/]|/)(?=[^\s/'\",;:)(\]])(?:[^'\",;:)(\]\n]*/)?[^\s'\",;:)(\]]*")
-_HERE = "\0"  # stands for a root and its slash while a line is worked on
+_ROOT_MARK = "\0"  # stands for a root and its slash while a line is worked on
 _QUOTED = re.compile(r"(['\"])((?:[A-Za-z]:[\\/]|/|\0)[^'\"]*)\1")
 _INSIDE = re.compile(r"\0[^\s'\",;:)(\]]*")
 _SLASHES = re.compile(r"[\\/]")
@@ -133,7 +133,7 @@ def _is_known(word: str) -> bool:
     letters = _WORD.findall(word)
     if not letters:
         return len(word) <= 4 and word.isascii()
-    return word.lower() in _TRADE_WORDS or all(part.lower() in _TRADE_WORDS for part in letters)
+    return word.lower() in _ACQUISITION_WORDS or all(part.lower() in _ACQUISITION_WORDS for part in letters)
 
 
 class PublicText:
@@ -145,20 +145,20 @@ class PublicText:
     """
 
     def __init__(self, roots: Iterable[str | os.PathLike[str]] = (), names: Iterable[str] = ()) -> None:
-        spelled = {form: masked_name(os.path.basename(path)) for root in roots for path, form in _root_forms(root)}
+        spelled = {form: masked_name(os.path.basename(path)) for root in roots for path, form in _root_spellings(root)}
         self._roots = [
             (_root_pattern(form), short) for form, short in sorted(spelled.items(), key=lambda pair: -len(pair[0]))
         ]
-        forms = {form: masked_name(name) for name in names for form in _forms(name)}
+        forms = {form: masked_name(name) for name in names for form in _spellings(name)}
         self._names = [
             (form, _name_pattern(form), mask) for form, mask in sorted(forms.items(), key=lambda pair: -len(pair[0]))
         ]
 
     def __call__(self, text: str) -> str:
         """The line as it may be shown."""
-        text = text.replace(_HERE, "\\x00")
+        text = text.replace(_ROOT_MARK, "\\x00")
         for pattern, short in self._roots:
-            text = pattern.sub(lambda match, short=short: _HERE if match[0].endswith("/") else short, text)  # type: ignore[misc]
+            text = pattern.sub(lambda match, short=short: _ROOT_MARK if match[0].endswith("/") else short, text)  # type: ignore[misc]
         for form, pattern, mask in self._names:
             if form in text:
                 text = pattern.sub(mask, text)
@@ -191,21 +191,21 @@ def _root_pattern(form: str) -> re.Pattern[str]:
 
 def _masked_path(path: str) -> str:
     """A path below a root with its parts masked; of one that lies under none of the roots the last part."""
-    parts = _SLASHES.split(path.removeprefix(_HERE).rstrip("/"))
-    if path.startswith(_HERE):
+    parts = _SLASHES.split(path.removeprefix(_ROOT_MARK).rstrip("/"))
+    if path.startswith(_ROOT_MARK):
         return "/".join(masked_name(part) for part in parts)
     return f"{_HIDDEN}/{masked_name(parts[-1])}"
 
 
-def _root_forms(root: str | os.PathLike[str]) -> list[tuple[str, str]]:
+def _root_spellings(root: str | os.PathLike[str]) -> list[tuple[str, str]]:
     """A folder and how messages may spell it: as given, absolute, without links, each also as ``repr`` writes it."""
     given = os.fspath(root)
     spelled = {given, os.path.normpath(given), os.path.abspath(given), os.path.realpath(given)}
-    pairs = [(path.rstrip("/"), form) for path in spelled for form in _forms(path.rstrip("/"))]
+    pairs = [(path.rstrip("/"), form) for path in spelled for form in _spellings(path.rstrip("/"))]
     return [(path, form) for path, form in pairs if form not in ("", ".", "..", "/")]
 
 
-def _forms(text: str) -> set[str]:
+def _spellings(text: str) -> set[str]:
     """A name as it stands, and as ``repr``, ``printable`` and the folding of white space spell it."""
     folded = " ".join(text.split())
     return {text, repr(text)[1:-1], printable(text), folded, printable(folded)} - {""}
@@ -290,7 +290,7 @@ class PrintableLog(logging.Filter):
 _PRINTABLE_LOG = PrintableLog()
 
 
-def guard_log() -> logging.Logger:
+def printable_log() -> logging.Logger:
     """The kit's logger ``lumbar``, whose lines are safe to print from now on."""
     log = logging.getLogger("lumbar")
     log.addFilter(_PRINTABLE_LOG)

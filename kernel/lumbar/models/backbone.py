@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lumbar.config import BACKBONE_NAME, BackboneConfig
 from lumbar.errors import ManifestError
-from lumbar.rules import demand
+from lumbar.rules import require
 
 _TRIED_SIZE = 64  # pixels of the image on which a network of any size is tried
 PIXEL_MEAN, PIXEL_STD = 0.25, 0.25  # of normalised MR, air included; a constant of the code, not of a data set
@@ -76,7 +76,7 @@ def create_timm(config: BackboneConfig, **options: Any) -> nn.Module:
         ManifestError: timm does not know the name or refuses an option; a name that timm would look for on a hub or in
             a folder (``hf-hub:…``, ``local-dir:…``) is refused before timm sees it.
     """
-    demand("backbone", config.name, BACKBONE_NAME)
+    require("backbone", config.name, BACKBONE_NAME)
     if config.channels:
         options["channels"] = config.channels
     if config.stem_width:

@@ -31,7 +31,7 @@ class CropEncoder(nn.Module):
         self.features = self.backbone.features + config.level_embedding + width
 
     def forward(self, crops: Tensor, mask: Tensor, level: Tensor, position_mm: Tensor | None = None) -> Tensor:
-        """crops (B, S, H, W) in 0..1, mask (B, S) bool, level (B,) in 0..4, mm (B, S) → (B, S, features)."""
+        """Crops (B, S, H, W) in 0..1, mask (B, S) bool, level (B,) in 0..4, mm (B, S) → (B, S, features)."""
         b, s = mask.shape
         flat = torch.nonzero(mask.reshape(-1)).squeeze(1)
         if flat.numel() == 0:

@@ -13,7 +13,7 @@ from lumbar.models.backbone import PIXEL_MEAN, PIXEL_STD, check_size, create_tim
 from lumbar.models.examples import Examples, example_size
 
 GROUPS = 8
-POINT_BIAS = -4.0  # a sigmoid near 0.02: heatmaps are almost empty, training starts there
+INITIAL_POINT_BIAS = -4.0  # a sigmoid near 0.02: heatmaps are almost empty, training starts there
 
 
 def _block(n_in: int, n_out: int, stride: int = 1) -> nn.Sequential:
@@ -88,7 +88,7 @@ class HeatmapNet(nn.Module):
             coarse = merged[i]
         self.head = nn.Conv2d(merged[0], config.points + config.segments, 1)
         with torch.no_grad():
-            self.head.bias[: config.points] = POINT_BIAS  # type: ignore[index]
+            self.head.bias[: config.points] = INITIAL_POINT_BIAS  # type: ignore[index]
 
     def example_inputs(self, examples: Examples) -> tuple[Tensor, ...]:
         """Two slices with their neighbours."""

@@ -26,7 +26,7 @@ class MaskedBiLSTM(nn.Module):
         self.features = 2 * hidden
 
     def forward(self, steps: Tensor, mask: Tensor) -> Tensor:
-        """steps (B, S, n_in), mask (B, S) bool → (B, S, features)."""
+        """Steps (B, S, n_in), mask (B, S) bool → (B, S, features)."""
         lengths = mask.sum(dim=1)
         out = steps.new_zeros(*steps.shape[:2], self.features)
         rows = torch.nonzero(lengths).squeeze(1)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from lumbar.labels import LEVELS, SAGITTAL_T1, SAGITTAL_T2
 from lumbar.models.classifier import AxialClassifier, SagittalClassifier
 from lumbar.models.inference import Networks, forward
-from lumbar.stages.crop import Look, SeriesPair, crops_shape, filled, level_slices, sagittal_windows
+from lumbar.stages.crop import level_slices
+from lumbar.stages.crop_layout import Look, SeriesPair, crops_shape, filled, sagittal_windows
 from lumbar.stages.points import Localisation
 from lumbar.study import Study
 
@@ -24,7 +25,7 @@ Logits = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 
-def looks(localisation: Localisation, network: nn.Module) -> list[Look]:
+def series_to_classify(localisation: Localisation, network: nn.Module) -> list[Look]:
     """What a classifier looks at one after the other where it takes one series at a time; else one look at all.
 
     An axial classifier takes every axial series, a sagittal one every pair of a T2 and a T1 series.
@@ -62,7 +63,7 @@ class LevelTensors:
 
 
 def all_levels(study: Study, localisation: Localisation, network: nn.Module, look: Look = None) -> LevelTensors:
-    """Crops of all five levels for a classifier, of one of its ``looks``, padded to the longest sequence."""
+    """Crops of all five levels of one of a classifier's ``series_to_classify``, padded to the longest sequence."""
     assert isinstance(network, (SagittalClassifier, AxialClassifier))
     config = network.config
     slices = [level_slices(study, localisation, level, config, look=look) for level in range(len(LEVELS))]
@@ -133,12 +134,12 @@ def run_levels(network: nn.Module, tensors: LevelTensors, *, flip: bool) -> Tens
 def study_logits(
     study: Study, localisation: Localisation, folds: Sequence[nn.Module], *, flip: bool
 ) -> tuple[Tensor, Tensor]:
-    """Logits (5 levels, 5 conditions, 3) of one classifier, averaged over folds and looks, and which rest on images.
+    """Logits (5 levels, 5 conditions, 3) of one classifier, averaged over folds and series, and which rest on images.
 
-    A look counts for the levels that it shows.
+    A series counts only for the levels that it shows.
     """
     total, count = torch.zeros(len(LEVELS), 5, 3), torch.zeros(len(LEVELS), 5)
-    series = looks(localisation, folds[0])
+    series = series_to_classify(localisation, folds[0])
     for look in series:
         tensors = all_levels(study, localisation, folds[0], look)
         shown = target_mask(folds[0], tensors.mask)
@@ -162,7 +163,7 @@ def classify(
     all_folds: bool = True,
     skip: frozenset[str] = frozenset(),
 ) -> tuple[Logits, Mask]:
-    """Logits (M, 5, 5, 3) and mask (M, 5, 5) of the named classifiers, averaged over folds and looks.
+    """Logits (M, 5, 5, 3) and mask (M, 5, 5) of the named classifiers, averaged over folds and series.
 
     Those of skipped classifiers are masked.
     """

@@ -5,9 +5,7 @@ All tensors are float32 in 0..1, normalised per series (``Study.normalised``); o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +22,10 @@ from lumbar.geometry import (
     shifted,
 )
 from lumbar.labels import AXIAL_T2, LEVELS, SAGITTAL_T1, SAGITTAL_T2, SIDES
+from lumbar.stages.crop_layout import Crops, CropSlice, Images, Look, SeriesPair, crops_shape, filled, thinned
 from lumbar.stages.points import AxialLevel, Localisation, SagittalPoint, Xyz
 from lumbar.study import Study
 
-Images = NDArray[np.float32]
 Array = NDArray[np.float64]
 
 
@@ -50,46 +48,7 @@ class Jitter:
         return (x + share_x * side_mm, y + share_y * side_mm)
 
 
-STILL = Jitter()
-
-
-class SeriesPair(NamedTuple):
-    """A look of a sagittal classifier: the T2 and the T1 series that it reads; None where there is none."""
-
-    t2: str | None
-    t1: str | None
-
-
-Look = str | SeriesPair | None  # an axial series, a sagittal pair, or None: whatever there is, together
-
-
-@dataclass(frozen=True)
-class CropSlice:
-    """One slice of a level's crops: where it stands in the tensor, what it shows on which grid, how far it lies.
-
-    ``position_mm``: sagittal, from the level's canal point along the slices' normal, positive on the patient's left;
-    axial, from the level's canal point, positive above it.
-    """
-
-    window: int
-    step: int
-    stack: Stack
-    slice_index: int
-    grid: Grid
-    position_mm: float
-
-
-@dataclass(frozen=True)
-class Crops:
-    """Crops of one level as a classifier takes them.
-
-    ``images`` (windows, S, size, size) sagittal or (S, size, size) axial, ``mask`` and ``position_mm`` the same without
-    the last two axes; masked slices are 0.
-    """
-
-    images: Images
-    mask: NDArray[np.bool_]
-    position_mm: NDArray[np.float32]
+NO_JITTER = Jitter()
 
 
 def grid_images(study: Study, stack: Stack, grid: Grid, indices: list[int] | None = None) -> Images:
@@ -116,13 +75,13 @@ def spine_box(stack: Stack, levels_mm: dict[str, Xyz]) -> tuple[tuple[float, flo
 
 
 def role_inputs(
-    study: Study, stack: Stack, levels_mm: dict[str, Xyz], config: SliceRoleConfig, jitter: Jitter = STILL
+    study: Study, stack: Stack, levels_mm: dict[str, Xyz], config: SliceRoleConfig, jitter: Jitter = NO_JITTER
 ) -> Images:
     """Every slice of a sagittal stack cut to the box around the levels: (S, size, size)."""
     return grid_images(study, stack, role_grid(stack, levels_mm, config, jitter))
 
 
-def role_grid(stack: Stack, levels_mm: dict[str, Xyz], config: SliceRoleConfig, jitter: Jitter = STILL) -> Grid:
+def role_grid(stack: Stack, levels_mm: dict[str, Xyz], config: SliceRoleConfig, jitter: Jitter = NO_JITTER) -> Grid:
     """The box around the levels as a grid."""
     centre, side_mm = spine_box(stack, levels_mm)
     return make_grid(
@@ -157,7 +116,7 @@ def level_crops(
     localisation: Localisation,
     level: int,
     config: SagittalClassifierConfig | AxialClassifierConfig,
-    jitter: Jitter = STILL,
+    jitter: Jitter = NO_JITTER,
     look: Look = None,
 ) -> Crops:
     """One level's crops as ``config`` asks for them, of one look."""
@@ -170,7 +129,7 @@ def level_slices(
     localisation: Localisation,
     level: int,
     config: SagittalClassifierConfig | AxialClassifierConfig,
-    jitter: Jitter = STILL,
+    jitter: Jitter = NO_JITTER,
     look: Look = None,
 ) -> list[CropSlice]:
     """What ``level_crops`` shows, before any pixel is read."""
@@ -180,36 +139,8 @@ def level_slices(
     return axial_slices(study, localisation, level, config, jitter, look if isinstance(look, str) else None)
 
 
-def crops_shape(
-    config: SagittalClassifierConfig | AxialClassifierConfig, slices: Sequence[CropSlice]
-) -> tuple[int, ...]:
-    """Shape of the mask of these slices: (windows, S) sagittal, (S,) axial."""
-    length = max((one.step + 1 for one in slices), default=1) if config.max_slices else config.window
-    if isinstance(config, SagittalClassifierConfig):
-        return (2 if config.max_slices else 3, length)
-    return (length,)
-
-
-def sagittal_windows(config: SagittalClassifierConfig, condition: int) -> tuple[int, ...]:
-    """The windows that a condition of a sagittal classifier is read from."""
-    t1 = (1, 1) if config.max_slices else (1, 2)
-    return {0: (0,), 1: t1[:1], 2: t1[1:], 3: (0, t1[0]), 4: (0, t1[1])}[condition]
-
-
-def filled(study: Study, slices: Sequence[CropSlice], shape: tuple[int, ...], size: int) -> Crops:
-    """Slices sampled into images of ``size`` pixels a side; the mask has ``shape``."""
-    flat = int(np.prod(shape))
-    images = np.zeros((flat, size, size), np.float32)
-    mask, position = np.zeros(flat, bool), np.zeros(flat, np.float32)
-    for one in slices:
-        place = one.window * shape[-1] + one.step
-        images[place] = study.sampled(one.stack, one.slice_index, one.grid)
-        mask[place], position[place] = True, one.position_mm
-    return Crops(images.reshape(*shape, size, size), mask.reshape(shape), position.reshape(shape))
-
-
 def sagittal_crops(
-    study: Study, localisation: Localisation, level: int, config: SagittalClassifierConfig, jitter: Jitter = STILL
+    study: Study, localisation: Localisation, level: int, config: SagittalClassifierConfig, jitter: Jitter = NO_JITTER
 ) -> tuple[Images, NDArray[np.bool_]]:
     """Crops (windows, S, size, size) of one level and their mask (windows, S), as ``sagittal_slices`` lays them out."""
     crops = level_crops(study, localisation, level, config, jitter)
@@ -221,7 +152,7 @@ def sagittal_slices(
     localisation: Localisation,
     level: int,
     config: SagittalClassifierConfig,
-    jitter: Jitter = STILL,
+    jitter: Jitter = NO_JITTER,
     pair: SeriesPair | None = None,
 ) -> list[CropSlice]:
     """The slices of one level in T2 and T1; what is not there is left out.
@@ -295,13 +226,6 @@ def _whole_series(
     ]
 
 
-def thinned(n: int, most: int) -> list[int]:
-    """``most`` of ``n`` places in order, evenly spread with both ends; all where there are no more."""
-    if n <= most:
-        return list(range(n))
-    return [int(k) for k in np.round(np.linspace(0, n - 1, most))]
-
-
 def _level_grid(
     stack: Stack,
     point: SagittalPoint,
@@ -354,7 +278,7 @@ def axial_crops(
     localisation: Localisation,
     level: int,
     config: AxialClassifierConfig,
-    jitter: Jitter = STILL,
+    jitter: Jitter = NO_JITTER,
     series_id: str | None = None,
 ) -> tuple[Images, NDArray[np.bool_]]:
     """Crops (S, size, size) of one level's axial slices and their mask, as ``axial_slices`` lays them out."""
@@ -367,7 +291,7 @@ def axial_slices(
     localisation: Localisation,
     level: int,
     config: AxialClassifierConfig,
-    jitter: Jitter = STILL,
+    jitter: Jitter = NO_JITTER,
     series_id: str | None = None,
 ) -> list[CropSlice]:
     """One level's axial slices, foot to head: the window about the nearest one, or with ``max_slices`` all near it.
@@ -398,7 +322,7 @@ def axial_slices(
 
 
 def axial_grid_of(
-    study: Study, nearest: AxialLevel, stack: Stack, config: AxialClassifierConfig, jitter: Jitter = STILL
+    study: Study, nearest: AxialLevel, stack: Stack, config: AxialClassifierConfig, jitter: Jitter = NO_JITTER
 ) -> Grid:
     """The box about a level's left and right points, placed on the slices of a stack that may be another one."""
     reference = study.series[AXIAL_T2][nearest.stack]

@@ -51,7 +51,7 @@ def refine(heat: NDArray[np.float32], y: int, x: int, radius: int = 2) -> tuple[
     )
 
 
-def around(heat: NDArray[np.float32], s: int) -> NDArray[np.float32]:
+def heat_with_neighbours(heat: NDArray[np.float32], s: int) -> NDArray[np.float32]:
     """Heat (h, w) of a slice and its neighbours in (S, h, w) together: three views of one place err less than one."""
     return np.asarray(heat[max(0, s - 1) : s + 2].sum(axis=0))
 
@@ -87,14 +87,14 @@ def find_peaks(
     heights = heat[where[:, 0], where[:, 1], where[:, 2]]
     peaks = []
     for s, y, x in where[np.argsort(-heights)[:most]]:
-        x_px, y_px = heat_to_source(grid, stride, refine(around(heat, s), y, x))
+        x_px, y_px = heat_to_source(grid, stride, refine(heat_with_neighbours(heat, s), y, x))
         column = heat[max(0, s - 1) : s + 2, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2].max(axis=(1, 2))
-        index = through_plane(column, s, max(0, s - 1))
+        index = fractional_slice(column, s, max(0, s - 1))
         peaks.append(Peak(stack.to_patient(index, y_px, x_px), float(heat[s, y, x]), stack_index, int(s)))
     return peaks
 
 
-def through_plane(heights: NDArray[np.float32], s: int, first: int) -> float:
+def fractional_slice(heights: NDArray[np.float32], s: int, first: int) -> float:
     """Fractional slice index: centroid of the squared heights of the neighbouring slices, kept within half a slice."""
     weights = heights.astype(np.float64) ** 2
     if weights.sum() <= 0:

@@ -17,7 +17,7 @@ from lumbar.models.inference import forward
 from lumbar.models.regression import SagittalRegressionNet
 from lumbar.resample import warp
 from lumbar.stages.crop import grid_images, with_context
-from lumbar.stages.decode import Peak, around, heat_to_source, refine, source_to_heat, through_plane
+from lumbar.stages.decode import Peak, fractional_slice, heat_to_source, heat_with_neighbours, refine, source_to_heat
 from lumbar.stages.points import Xyz
 from lumbar.study import Study
 
@@ -29,11 +29,11 @@ SAGITTAL_POINTS = 11
 # How a heatmap network looks at a slice, view after view: turned by degrees, grid steps so many times as large. All are
 # taken from the patient's own pose: whoever lies aslant, or is small or tall, is seen as the network knows most people.
 VIEWS = ((0.0, 1.0), (10.0, 0.87), (-10.0, 1.15))
-AS_IT_IS = (0.0, 1.0)
+NEUTRAL_POSE = (0.0, 1.0)
 # The mean back: canal points L1/2 to L5/S1 about their centre, mm to the back and down; of synthetic patients.
-MEAN_BACK_MM = ((-3.7, -64.8), (-5.8, -31.8), (-4.4, 1.6), (1.7, 33.6), (12.3, 61.4))
-POSE_MOST_DEG = 35.0  # beyond this, or these sizes, the levels were misplaced, and no patient lies so
-POSE_STEPS = (0.65, 1.5)
+MEAN_SPINE_MM = ((-3.7, -64.8), (-5.8, -31.8), (-4.4, 1.6), (1.7, 33.6), (12.3, 61.4))
+MAX_POSE_DEG = 35.0  # beyond this, or these sizes, the levels were misplaced, and no patient lies so
+POSE_SCALES = (0.65, 1.5)
 STRIDE = 2  # heatmaps are at half the grid's resolution
 BATCH = 16
 
@@ -68,10 +68,12 @@ class SagittalHeat:
         if best is None or best[0] <= 0:
             return None
         _, s, y_best, x_best = best
-        x_px, y_px = heat_to_source(self.grid, STRIDE, refine(around(self.heat[:, channel], s), y_best, x_best))
+        x_px, y_px = heat_to_source(
+            self.grid, STRIDE, refine(heat_with_neighbours(self.heat[:, channel], s), y_best, x_best)
+        )
         y0, x0 = max(0, y_best - 1), max(0, x_best - 1)
         column = self.heat[max(0, s - 1) : s + 2, channel, y0 : y_best + 2, x0 : x_best + 2].max(axis=(1, 2))
-        index = through_plane(column, s, max(0, s - 1))
+        index = fractional_slice(column, s, max(0, s - 1))
         height = float(self.heat[s, channel, y_best, x_best])
         return Peak(self.stack.to_patient(index, y_px, x_px), height, self.number, s)
 
@@ -83,7 +85,7 @@ def sagittal_heat(
     networks: list[nn.Module],
     *,
     augment: bool = False,
-    pose: tuple[float, float] = AS_IT_IS,
+    pose: tuple[float, float] = NEUTRAL_POSE,
 ) -> SagittalHeat:
     """Heatmaps of one stack, averaged over networks. A regression network's points become small Gaussian spots.
 
@@ -97,7 +99,7 @@ def sagittal_heat(
     first = networks[0]
     assert isinstance(first, (HeatmapNet, SagittalRegressionNet))
     grid = sagittal_grid(stack, first)
-    views = [AS_IT_IS]
+    views = [NEUTRAL_POSE]
     if isinstance(first, HeatmapNet):
         views = [(angle + pose[0], step * pose[1]) for angle, step in VIEWS[: None if augment else 1]]
     grids = [
@@ -111,17 +113,17 @@ def sagittal_heat(
         heat = np.zeros_like(total)
         for network in networks:
             out = run_batches(network, images)
-            heat += out[:, :SAGITTAL_POINTS] if isinstance(network, HeatmapNet) else spots(out, view)
+            heat += out[:, :SAGITTAL_POINTS] if isinstance(network, HeatmapNet) else gaussian_heat(out, view)
         reach = np.ones((1, 1, size, size), np.float32)
         if view is not grids[0]:  # all are averaged where the first has them
-            heat, reach = moved(heat, view, grids[0]), moved(reach, view, grids[0])
+            heat, reach = resample_heat(heat, view, grids[0]), resample_heat(reach, view, grids[0])
         total += heat
         seen += reach[0, 0]
     by_role = isinstance(first, SagittalRegressionNet) and first.config.foramina_by_role
     return SagittalHeat(description, number, stack, grids[0], total / (len(networks) * seen), by_role)
 
 
-def moved(heat: Heat, view: Grid, grid: Grid) -> Heat:
+def resample_heat(heat: Heat, view: Grid, grid: Grid) -> Heat:
     """Heatmaps (S, C, size, size) of one view as another grid of the same size has them; 0 beyond the view."""
     corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     places = source_to_heat(view, STRIDE, heat_to_source(grid, STRIDE, corners))
@@ -136,18 +138,18 @@ def pose_of(stack: Stack, network: HeatmapNet, levels_mm: dict[str, Xyz]) -> tup
     where they lie as no patient's do, the stack is looked at as it is.
     """
     if len(levels_mm) < 4:
-        return AS_IT_IS
+        return NEUTRAL_POSE
     grid = sagittal_grid(stack, network)
     seen = np.array([project(stack, np.array(xyz))[1:] for xyz in levels_mm.values()])
     places = grid.to_grid(seen) * grid.mm_per_px
-    mean = np.array(MEAN_BACK_MM)[[LEVELS.index(level) for level in levels_mm]]
+    mean = np.array(MEAN_SPINE_MM)[[LEVELS.index(level) for level in levels_mm]]
     places, mean = places - places.mean(axis=0), mean - mean.mean(axis=0)
     along = float((places * mean).sum())
     across = float((mean[:, 0] * places[:, 1] - mean[:, 1] * places[:, 0]).sum())
     angle = float(np.degrees(np.arctan2(across, along)))
     step = float(np.hypot(along, across) / (mean**2).sum())
-    if abs(angle) > POSE_MOST_DEG or not POSE_STEPS[0] < step < POSE_STEPS[1]:
-        return AS_IT_IS
+    if abs(angle) > MAX_POSE_DEG or not POSE_SCALES[0] < step < POSE_SCALES[1]:
+        return NEUTRAL_POSE
     return angle, step
 
 
@@ -175,7 +177,7 @@ def run_batches(network: nn.Module, images: Heat) -> Heat:
     return np.asarray(torch.cat(outs).numpy())
 
 
-def spots(out: Heat, grid: Grid, sigma: float = 1.5) -> Heat:
+def gaussian_heat(out: Heat, grid: Grid, sigma: float = 1.5) -> Heat:
     """Coordinates (S, 11) as the heat that a perfect heatmap network would show; presence is the height.
 
     Canal and foraminal channels get the same spots: the regression network tells levels, not which structure a slice

@@ -27,9 +27,11 @@ Array = NDArray[np.float64]
 
 AXIAL_REACH_MM = 3.0  # farther than this no slice shows the level, unless its stack is coarser:
 AXIAL_REACH_STEPS = 0.75  # of the distance between slices
-AXIAL_FAR_MM = 7.0  # where no slice of a series comes so near, readers still mark one that ends beside the disc
+MAX_AXIAL_DISTANCE_MM = (
+    7.0  # where no slice of a series comes so near, readers still mark one that ends beside the disc
+)
 SUBARTICULAR_LATERAL_MM = 9.0
-GUESSED_GEOMETRY = 0.5  # factor on the confidence of points whose place in the patient rests on a guess
+GUESSED_GEOMETRY_FACTOR = 0.5  # factor on the confidence of points whose place in the patient rests on a guess
 
 
 def localise(study: Study, networks: Networks, *, all_folds: bool = True, augment: bool = True) -> Localisation:
@@ -46,7 +48,7 @@ def localise(study: Study, networks: Networks, *, all_folds: bool = True, augmen
     if not stacks:
         localisation.problems.append(f"study {study.study_id}: no sagittal series, so no level is localised")
         return localisation
-    nets = chosen(networks, "sagittal_xy", all_folds)
+    nets = folds_of(networks, "sagittal_xy", all_folds)
     maps = [sagittal_heat(study, *which, nets) for which in stacks]
     confidence = fuse_levels(maps, localisation)
     first = nets[0]
@@ -65,27 +67,27 @@ def localise(study: Study, networks: Networks, *, all_folds: bool = True, augmen
         absent = [level for level in LEVELS if level not in localisation.levels_mm]
         localisation.problems.append(f"study {study.study_id}: levels not found: {', '.join(absent)}")
     roles = [
-        slice_roles(study, stack_heat.stack, localisation, chosen(networks, "sagittal_z", all_folds))
+        slice_roles(study, stack_heat.stack, localisation, folds_of(networks, "sagittal_z", all_folds))
         for stack_heat in maps
     ]
     place_points(maps, roles, localisation, confidence)
     localisation.problems += [f"study {study.study_id}: {line}" for line in numbering_warnings(maps, localisation)]
-    axial_levels(study, localisation, chosen(networks, "axial_xy", all_folds))
-    lower_guessed(study, localisation)
+    axial_levels(study, localisation, folds_of(networks, "axial_xy", all_folds))
+    lower_guessed_confidence(study, localisation)
     return localisation
 
 
-def lower_guessed(study: Study, localisation: Localisation) -> None:
+def lower_guessed_confidence(study: Study, localisation: Localisation) -> None:
     """Lower the confidence of the points on stacks whose geometry is guessed; nothing else changes."""
     for k, point in enumerate(localisation.sagittal_points):
         if study.series[point.description][point.stack].is_geometry_guessed:
-            localisation.sagittal_points[k] = replace(point, confidence=point.confidence * GUESSED_GEOMETRY)
+            localisation.sagittal_points[k] = replace(point, confidence=point.confidence * GUESSED_GEOMETRY_FACTOR)
     for k, level in enumerate(localisation.axial_levels):
         if study.series[AXIAL_T2][level.stack].is_geometry_guessed:
-            localisation.axial_levels[k] = replace(level, confidence=level.confidence * GUESSED_GEOMETRY)
+            localisation.axial_levels[k] = replace(level, confidence=level.confidence * GUESSED_GEOMETRY_FACTOR)
 
 
-def chosen(networks: Networks, stage: str, all_folds: bool) -> list[nn.Module]:
+def folds_of(networks: Networks, stage: str, all_folds: bool) -> list[nn.Module]:
     """All folds of a stage, or the first."""
     folds = networks.stage(stage)
     return folds if all_folds else folds[:1]
@@ -151,7 +153,7 @@ def axial_picks(stacks: list[Stack], localisation: Localisation) -> list[list[tu
             if best is None or abs(distance) < abs(best[0]):
                 nearest[stack.series_id] = (distance, number, index)
         for series_id, (distance, number, index) in nearest.items():
-            if series_id not in reached and abs(distance) < AXIAL_FAR_MM:
+            if series_id not in reached and abs(distance) < MAX_AXIAL_DISTANCE_MM:
                 picks[number].append((level, index, distance))
     return picks
 

@@ -18,12 +18,12 @@ Array = NDArray[np.float64]
 
 CANAL_RADIUS_MM = 7.0  # how far a series' own point may lie from the fused one: patients move, but not by half a disc
 FORAMEN_RADIUS_MM = 10.0  # about where anatomy expects a foramen, and then
-FORAMEN_SERIES_MM = 6.0  # about where all series together see it
-AGREE_MM = 6.0  # series that see a foramen so close together support each other
+CONSENSUS_RADIUS_MM = 6.0  # about where all series together see it
+SUPPORT_RADIUS_MM = 6.0  # series that see a foramen so close together support each other
 FORAMEN_LATERAL_MM = (5.0, 36.0)  # distance of a foramen from the canal point, to its side
-ROLE_SEEN = 0.2  # a role so large says that some level is marked on the slice: one of at most five
+MIN_ROLE = 0.2  # a role so large says that some level is marked on the slice: one of at most five
 ROLE_LATERAL_SIGMA_MM = 4.0  # of a foramen about its expected place
-WIDE = (0.7, 1.4)  # narrow and wide patients
+LATERAL_SCALES = (0.7, 1.4)  # narrow and wide patients
 # Where a foramen is expected at each level: from the canal point, mm to the side, anterior, and up along the spine.
 # Towards the sacrum the pedicles stand wider, and fat in front of the sac moves it backwards.
 FORAMEN_OFFSET_MM = ((14.0, 5.0, 4.5), (14.5, 5.0, 4.5), (15.5, 5.0, 4.5), (17.0, 5.5, 4.0), (19.5, 6.5, 3.0))
@@ -34,8 +34,8 @@ RECESS_OFFSET_MM = ((3.7, -0.9), (3.6, -0.8), (3.6, -0.5), (4.0, 0.1), (4.4, 1.3
 FUSION_WEIGHT = 0.6
 MAX_FUSE_MM = 8.0  # a series that differs by more has truly moved, or shows something else: it keeps its own
 MIN_HEAT = 0.05  # heat below this is no evidence
-DISAGREE_MM = 17.0  # about half the way to the next disc
-SACRUM_MM = 55.0  # with less of the image below L5/S1 it may be L4/5, the sacrum lying out of view
+MAX_LEVEL_SHIFT_MM = 17.0  # about half the way to the next disc
+MIN_SACRUM_MM = 55.0  # with less of the image below L5/S1 it may be L4/5, the sacrum lying out of view
 
 
 def fuse_levels(maps: list[SagittalHeat], localisation: Localisation) -> dict[str, float]:
@@ -64,14 +64,14 @@ def numbering_warnings(maps: list[SagittalHeat], localisation: Localisation) -> 
             level
             for level, xyz in alone.levels_mm.items()
             if level in localisation.levels_mm
-            and np.linalg.norm(np.array(xyz)[1:] - np.array(localisation.levels_mm[level])[1:]) > DISAGREE_MM
+            and np.linalg.norm(np.array(xyz)[1:] - np.array(localisation.levels_mm[level])[1:]) > MAX_LEVEL_SHIFT_MM
         ]
         if len(apart) >= 2:
             lines.append(f"series {stack_heat.stack.series_id}: alone it puts {', '.join(apart)} on other discs")
     lowest = localisation.levels_mm.get(LEVELS[-1])
     if lowest is not None:
         below = max(_below_mm(stack_heat.stack, np.array(lowest)) for stack_heat in maps)
-        if below < SACRUM_MM:
+        if below < MIN_SACRUM_MM:
             lines.append(f"L5/S1 lies {max(below, 0):.0f} mm above the images' edge: too little sacrum to count from")
     return lines
 
@@ -98,22 +98,22 @@ def place_points(
                 place_canal(stack_heat, role, localisation, level, confidence[name])
     refine_levels(localisation)
     for k, point in enumerate(localisation.sagittal_points):
-        localisation.sagittal_points[k] = towards(maps, point, np.array(localisation.levels_mm[point.level]))
-    wide = [times_as_wide(maps, roles, localisation, k) for k in range(len(SIDES))]
+        localisation.sagittal_points[k] = fuse_canal_point(maps, point, np.array(localisation.levels_mm[point.level]))
+    lateral_scales = [measured_lateral_scale(maps, roles, localisation, k) for k in range(len(SIDES))]
     for level, name in enumerate(LEVELS):
         if name not in localisation.levels_mm:
             continue
         for k, side in enumerate(SIDES):
-            expected = expected_foramen(localisation, level, side, wide[k])
+            expected = expected_foramen(localisation, level, side, lateral_scales[k])
             seen = [
                 foramen_peak(stack_heat, role, localisation, level, k, expected, FORAMEN_RADIUS_MM)
                 for stack_heat, role in zip(maps, roles, strict=True)
             ]
-            place = agreed(seen)
+            place = consensus(seen)
             for stack_heat, role in zip(maps, roles, strict=True):
                 peak = None
                 if place is not None:
-                    peak = foramen_peak(stack_heat, role, localisation, level, k, place, FORAMEN_SERIES_MM)
+                    peak = foramen_peak(stack_heat, role, localisation, level, k, place, CONSENSUS_RADIUS_MM)
                 if peak is not None and peak.height >= MIN_HEAT:
                     height = peak.height * confidence[name]
                     assert place is not None
@@ -124,7 +124,7 @@ def place_points(
                         stack_heat.description,
                         name,
                         side,
-                        shown(stack_heat.stack, blended(peak.xyz_mm, place), peak.xyz_mm),
+                        inside_or_own(stack_heat.stack, fuse_place(peak.xyz_mm, place), peak.xyz_mm),
                         peak.slice_index,
                         height,
                     )
@@ -177,22 +177,22 @@ def place_canal(
         )
 
 
-def blended(own_mm: Array, all_mm: Array) -> Array:
+def fuse_place(own_mm: Array, all_mm: Array) -> Array:
     """A series' own place (3,) moved towards what all series say, unless they lie apart."""
     away = all_mm - own_mm
     return np.asarray(own_mm + (FUSION_WEIGHT if np.linalg.norm(away) <= MAX_FUSE_MM else 0.0) * away)
 
 
-def towards(maps: list[SagittalHeat], point: SagittalPoint, all_mm: Array) -> SagittalPoint:
+def fuse_canal_point(maps: list[SagittalHeat], point: SagittalPoint, all_mm: Array) -> SagittalPoint:
     """A canal point with its place blended; the slice that shows it best stays."""
-    xyz = blended(np.array(point.xyz_mm), all_mm)
+    xyz = fuse_place(np.array(point.xyz_mm), all_mm)
     stack_heat = next(m for m in maps if m.description == point.description and m.number == point.stack)
-    xyz = shown(stack_heat.stack, xyz, np.array(point.xyz_mm))
+    xyz = inside_or_own(stack_heat.stack, xyz, np.array(point.xyz_mm))
     _, x, y = project(stack_heat.stack, xyz)
     return replace(point, x_px=x, y_px=y, xyz_mm=as_xyz(xyz))
 
 
-def shown(stack: Stack, xyz_mm: Array, own_mm: Array) -> Array:
+def inside_or_own(stack: Stack, xyz_mm: Array, own_mm: Array) -> Array:
     """A blended place, or the series' own where the series does not show that one."""
     index, x, y = project(stack, xyz_mm)
     return xyz_mm if is_inside(stack, x, y) and _is_near(stack, index) else own_mm
@@ -203,7 +203,7 @@ def _is_near(stack: Stack, index: float) -> bool:
     return -1.0 <= index <= len(stack.volume)
 
 
-def times_as_wide(maps: list[SagittalHeat], roles: list[Array], localisation: Localisation, k: int) -> float:
+def measured_lateral_scale(maps: list[SagittalHeat], roles: list[Array], localisation: Localisation, k: int) -> float:
     """How far out the slices of a side's foramina lie, as a multiple of where anatomy puts them on the average.
 
     1 where heat tells the foramina's places, and where no slice of the side shows one.
@@ -221,19 +221,22 @@ def times_as_wide(maps: list[SagittalHeat], roles: list[Array], localisation: Lo
             total, weight = total + float(seen @ offset), weight + float(seen.sum())
     if weight < 0.5:
         return 1.0
-    return float(np.clip(total / weight / np.mean([FORAMEN_OFFSET_MM[level][0] for level in levels]), *WIDE))
+    return float(np.clip(total / weight / np.mean([FORAMEN_OFFSET_MM[level][0] for level in levels]), *LATERAL_SCALES))
 
 
-def expected_foramen(localisation: Localisation, level: int, side: str, wide: float = 1.0) -> Array:
+def expected_foramen(localisation: Localisation, level: int, side: str, lateral_scale: float = 1.0) -> Array:
     """Where anatomy puts a foramen: beside the canal point, in the frame of the spine's own course there (3,) mm.
 
-    ``wide``: so many times as far to the side as in most patients.
+    ``lateral_scale``: so many times as far to the side as in most patients.
     """
     lateral, anterior, course = spine_frame(localisation, level)
     aside, ahead, up = FORAMEN_OFFSET_MM[level]
     sign = 1.0 if side == "left" else -1.0
     return np.asarray(
-        np.array(localisation.levels_mm[LEVELS[level]]) + sign * wide * aside * lateral + ahead * anterior + up * course
+        np.array(localisation.levels_mm[LEVELS[level]])
+        + sign * lateral_scale * aside * lateral
+        + ahead * anterior
+        + up * course
     )
 
 
@@ -296,12 +299,12 @@ def role_peak(stack_heat: SagittalHeat, role: Array, near: Array, slices: list[i
     if not slices:
         return None
     away = lateral_mm(stack_heat.stack) - project_lateral(stack_heat.stack, near)
-    weight = np.minimum(role / ROLE_SEEN, 1.0) * np.exp(-0.5 * (away / ROLE_LATERAL_SIGMA_MM) ** 2)
+    weight = np.minimum(role / MIN_ROLE, 1.0) * np.exp(-0.5 * (away / ROLE_LATERAL_SIGMA_MM) ** 2)
     s = max(slices, key=lambda index: float(weight[index]))
     return Peak(np.asarray(near + away[s] * stack_heat.stack.normal), float(role[s]), stack_heat.number, s)
 
 
-def agreed(peaks: list[Peak | None]) -> Array | None:
+def consensus(peaks: list[Peak | None]) -> Array | None:
     """The place that the series' peaks support together, or None where no series shows anything.
 
     The peak with most heat around it, over all series, and from there the mean of what lies near, by heat.
@@ -309,8 +312,8 @@ def agreed(peaks: list[Peak | None]) -> Array | None:
     seen = [peak for peak in peaks if peak is not None and peak.height >= MIN_HEAT]
     if not seen:
         return None
-    best = max(seen, key=lambda peak: sum(support([other], peak.xyz_mm, AGREE_MM) for other in seen))
-    weights = [support([peak], best.xyz_mm, AGREE_MM) for peak in seen]
+    best = max(seen, key=lambda peak: sum(support([other], peak.xyz_mm, SUPPORT_RADIUS_MM) for other in seen))
+    weights = [support([peak], best.xyz_mm, SUPPORT_RADIUS_MM) for peak in seen]
     return np.average([peak.xyz_mm for peak in seen], axis=0, weights=weights)
 
 

@@ -34,10 +34,10 @@ from lumbar.budget import Effort
 from lumbar.bundle.manifest import Manifest
 from lumbar.chains.contract import Chain, Outcome, Probs
 from lumbar.errors import CohortError, LumbarError
-from lumbar.io.text import PublicText, guard_log, one_line, study_text
+from lumbar.io.text import PublicText, one_line, printable_log, study_text
 from lumbar.output.submission import normalise
 
-log = guard_log()
+log = printable_log()
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 

@@ -1,4 +1,4 @@
-"""The real ``kaggle`` command, with a time limit, and with its words read: its exit code is not believed."""
+"""The real ``kaggle`` command, with a time limit; its output is read, since its exit code is not reliable."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lumbar_publish.kaggle.credentials import hide_secrets
 from lumbar_publish.kaggle.kaggle_process import last_status
 from lumbar_publish.kaggle.reply import KaggleError, Reply, Trouble
 
-__all__ = ["LONG_S", "SHORT_S", "Client", "KaggleError", "Reply", "Trouble", "demand_client", "wait_for"]
+__all__ = ["LONG_S", "SHORT_S", "Client", "KaggleError", "Reply", "Trouble", "require_client", "wait_for"]
 
 SHORT_S = 180.0  # a question; the client's own retries on a dead network take 150, its start on a busy machine a minute
 LONG_S = 6 * 3600.0  # an upload
@@ -37,21 +37,21 @@ OLDEST_CLIENT = (2, 2, 5)
 T = TypeVar("T")
 
 
-def demand_client() -> None:
+def require_client() -> None:
     """Refuse a client that is too old.
 
     Raises:
-        KaggleError: no client, or an old one; names the command that mends it.
+        KaggleError: no client, or an old one; names the command that installs a newer one.
     """
     try:
-        found = importlib.metadata.version("kaggle")
+        version = importlib.metadata.version("kaggle")
     except importlib.metadata.PackageNotFoundError:
-        found = "none"
-    numbers = tuple(int(number) for number in re.findall(r"\d+", found)[:3])
+        version = "none"
+    numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:3])
     if numbers < OLDEST_CLIENT:
         oldest = ".".join(map(str, OLDEST_CLIENT))
         raise KaggleError(
-            f"kaggle client: found {found}, expected {oldest} or newer: run "
+            f"kaggle client: found {version}, expected {oldest} or newer: run "
             f"{sys.executable} -m pip install -U 'kaggle>={oldest}' six, then run this again"
         )
 
@@ -68,7 +68,7 @@ class Client:
         self.log = log
 
     def ask(self, *arguments: str, limit_s: float | None = None) -> Reply:
-        """A question that changes nothing: tried again when that can help.
+        """Run a command that changes nothing; it is repeated where that can help.
 
         Raises:
             KaggleError: no answer.
@@ -92,7 +92,7 @@ class Client:
         folder: Path | None = None,
         scratch: Path | None = None,
     ) -> Reply:
-        """A call that changes something: made once. Exit 0 proves nothing yet, but anything else is a failure.
+        """Run a command that changes something, once. Exit code 0 proves nothing; any other is a failure.
 
         Args:
             arguments: the command.
@@ -189,7 +189,7 @@ def _wait(process: subprocess.Popen[bytes], limit_s: float) -> int | None:
 def wait_for(look: Callable[[], T | None], what: str, limit_s: float, log: Callable[[str], None] = print) -> T:
     """Look again and again, less and less often, until ``look`` returns something.
 
-    Passing failures are borne while something has worked before; the run at Kaggle does not end with a bad minute.
+    Temporary failures are tolerated once a look has worked: the run at Kaggle goes on during a short outage.
 
     Raises:
         KaggleError: the time is over, or a failure that will not pass.
@@ -197,16 +197,16 @@ def wait_for(look: Callable[[], T | None], what: str, limit_s: float, log: Calla
     start_s, pause_s, failures, has_worked = time.monotonic(), _FIRST_PAUSE_S, 0, False
     while True:
         try:
-            found = look()
+            answer = look()
             failures, has_worked = 0, True
         except KaggleError as error:
             failures += 1
             if not error.trouble.may_pass or not has_worked or failures > _PATIENCE_FAILURES:
                 raise
             log(f"  {error}; still waiting")
-            found = None
-        if found is not None:
-            return found
+            answer = None
+        if answer is not None:
+            return answer
         if time.monotonic() - start_s + pause_s > limit_s:
             raise KaggleError(f"{what} took more than {limit_s / 3600:.2g} hours: run this again to go on waiting")
         time.sleep(pause_s)

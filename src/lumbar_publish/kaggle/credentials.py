@@ -1,4 +1,4 @@
-"""Where the ``kaggle`` client would find credentials, and how to keep their values out of sight."""
+"""Where the ``kaggle`` client would find credentials, and how to hide their values in output."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path
 
 _AGAIN = "then run this again"
 _HIDDEN = "[hidden]"
-_SHORTEST_SECRET = 6  # shorter values would blot out ordinary words
+_SHORTEST_SECRET = 6  # shorter values would also replace ordinary words
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """Where a token and a key lie; the client takes the token first, however stale it is. Values are never kept."""
+    """Where a token and a key lie; the client takes the token first, even an expired one. Values are never kept."""
 
     token_at: str | None
     key_at: str | None
 
     @classmethod
-    def found(cls) -> Credentials:
+    def locate(cls) -> Credentials:
         """Look where the client looks."""
         token, key = None, None
         if os.environ.get("KAGGLE_API_TOKEN"):

@@ -43,14 +43,14 @@ def image_line(record: dict[str, Any], dist: Path) -> str:
 def _versions(record: dict[str, Any]) -> dict[str, str]:
     """Versions as they are compared: of Python the minor version, of a library the release, whatever its build."""
     listed = record.get("versions")
-    found: dict[str, str] = {}
+    releases: dict[str, str] = {}
     for name, version in (listed if isinstance(listed, dict) else {}).items():
         release = str(version).partition("+")[0]
         if name == "python":
             release = ".".join(release.split(".")[:2])
         if name != _OURS:
-            found["opencv" if name.startswith("opencv") else name] = release
-    return found
+            releases["opencv" if name.startswith("opencv") else name] = release
+    return releases
 
 
 def _differing(ran: dict[str, str], rehearsed: dict[str, str]) -> list[str]:

@@ -32,10 +32,10 @@ class _StatusNotes(logging.Handler):
         self._path = path
 
     def emit(self, record: logging.LogRecord) -> None:
-        found = _STATUS.search(record.getMessage())
-        if found:
+        match = _STATUS.search(record.getMessage())
+        if match:
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(found[1] + "\n")
+                file.write(match[1] + "\n")
 
 
 def last_status(path: Path) -> int | None:

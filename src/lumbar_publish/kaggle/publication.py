@@ -17,8 +17,8 @@ from lumbar_publish.sealing.seal import Sealed, read_json
 AGAIN = "then run this again"
 
 
-def demand_owner(dataset: DatasetId) -> None:
-    """Refuse a placeholder.
+def require_owner(dataset: DatasetId) -> None:
+    """Refuse a dataset whose owner is still the placeholder.
 
     Raises:
         LumbarError: nobody has said yet whose dataset it is.
@@ -50,7 +50,7 @@ class Publication:
     client: Client = field(init=False)
 
     def __post_init__(self) -> None:
-        demand_owner(self.sealed.dataset)
+        require_owner(self.sealed.dataset)
         self.client = Client(self.log)
 
     @property
@@ -75,11 +75,11 @@ class Publication:
 
     @property
     def mark(self) -> str:
-        """What this publication is recognised by in logs and messages."""
+        """The text that identifies this publication in logs and submission messages."""
         return f"manifest {self.sealed.manifest_hash[:12]}"
 
     def noted(self, name: str) -> Any:
-        """What an earlier run noted under ``name``; None when nothing."""
+        """What an earlier run noted under ``name``; None when there is nothing."""
         path = self.folder / "notes.json"
         return read_json(path).get(name) if path.is_file() else None
 

@@ -1,4 +1,4 @@
-"""What accelerator time Kaggle leaves this week, said before any of it is spent."""
+"""How much accelerator time is left this week; shown before any of it is spent."""
 
 from __future__ import annotations
 

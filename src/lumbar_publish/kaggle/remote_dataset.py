@@ -79,7 +79,7 @@ def missing_files(client: Client, dataset: str, sealed: Path) -> list[str]:
 
 def _listed(client: Client, dataset: str) -> dict[str, int | None]:
     """Names and bytes (None where Kaggle does not say) of all files."""
-    found: dict[str, int | None] = {}
+    sizes: dict[str, int | None] = {}
     token, seen = "", set[str]()
     while token not in seen:
         seen.add(token)
@@ -87,10 +87,10 @@ def _listed(client: Client, dataset: str) -> dict[str, int | None]:
         reply = client.ask("datasets", "files", dataset, "--format", "json", "--page-size", "200", *more)
         for row in parse_json(reply.out) or []:
             size = str(row.get("size") or "")
-            found[str(row.get("name")).strip("/")] = int(size) if size.isdigit() else None
+            sizes[str(row.get("name")).strip("/")] = int(size) if size.isdigit() else None
         next_page = re.search(r"Next Page Token = (\S+)", reply.out)
         token = next_page[1] if next_page else ""
-    return found
+    return sizes
 
 
 def parse_json(text: str) -> Any:

@@ -50,11 +50,11 @@ class _Version:
     sources: tuple[Any, ...]
     machine: str
 
-    def is_same(self, found: _Version | None) -> bool:
+    def is_same(self, other: _Version | None) -> bool:
         """Whether a version of Kaggle's is this one; an accelerator that Kaggle does not name is taken on trust."""
-        if found is None or (found.cells, found.sources) != (self.cells, self.sources):
+        if other is None or (other.cells, other.sources) != (self.cells, self.sources):
             return False
-        return not found.machine or not self.machine or found.machine.lower() == self.machine.lower()
+        return not other.machine or not self.machine or other.machine.lower() == self.machine.lower()
 
 
 def _newest(client: Client, kernel: str, after: int) -> int:
@@ -81,10 +81,10 @@ def _pull(client: Client, reference: str) -> _Version | None:
             if error.trouble.is_no_answer:
                 raise
             return None
-        found = read_json(Path(scratch) / "kernel-metadata.json")
-        code = Path(scratch) / str(found.get("code_file"))
+        pulled = read_json(Path(scratch) / "kernel-metadata.json")
+        code = Path(scratch) / str(pulled.get("code_file"))
         cells = _cells(code.read_text(encoding="utf-8")) if code.is_file() else None
-        return _Version(cells, _sources(found), _machine(Path(scratch) / "kernel-metadata.json"))
+        return _Version(cells, _sources(pulled), _machine(Path(scratch) / "kernel-metadata.json"))
 
 
 def _cells(text: str) -> list[tuple[str, str]] | None:

@@ -1,4 +1,4 @@
-"""What the ``kaggle`` command said: its own words, the hint below them, and the kind of failure that they tell of."""
+"""Output of the ``kaggle`` command: its message, the hint below it, and the kind of failure that it reports."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class KaggleError(LumbarError):
 
 @dataclass(frozen=True)
 class Reply:
-    """What the client said; secrets are hidden.
+    """Output of one call of the client; secrets are hidden.
 
     ``status`` is the HTTP status of the last answer that it got, None without any; ``in_time`` is False for a client
     that had to be ended.
@@ -72,7 +72,7 @@ class Reply:
     @cached_property
     def said(self) -> tuple[str, str]:
         """Kaggle's own words in one line, and the hint that the client adds (empty without one)."""
-        return own_words(self.err, self.out)
+        return split_message(self.err, self.out)
 
     @property
     def message(self) -> str:
@@ -93,14 +93,14 @@ class Reply:
         return trouble_of_status(self.status or 0) if refused else trouble_of(self.message)
 
     def error(self, hint: str = "") -> KaggleError:
-        """The failure that this tells of.
+        """The exception for this reply.
 
         Args:
             hint: what to do about it; default: what helps against this kind of failure.
         """
         trouble = self.trouble
         if trouble is Trouble.CREDENTIALS:
-            return KaggleError(Credentials.found().advice(), trouble)
+            return KaggleError(Credentials.locate().advice(), trouble)
         advice = hint or _ADVICE.get(trouble, "")
         if self.command.startswith("kaggle competitions ") and trouble is Trouble.FORBIDDEN:
             advice = f"{_RULES}, then run this again"
@@ -145,11 +145,11 @@ def trouble_of_status(status: int) -> Trouble:
 
 
 def trouble_of(text: str) -> Trouble:
-    """The kind of failure that the client's words tell of."""
+    """The kind of failure, recognised by the client's words."""
     return next((kind for kind, sign in _SIGNS if re.search(sign, text)), Trouble.OTHER)
 
 
-def own_words(err: str, out: str) -> tuple[str, str]:
+def split_message(err: str, out: str) -> tuple[str, str]:
     """Kaggle's own words in one line, and the client's hint, from the two streams of a call.
 
     Errors stand in ``err``: the words of the server or of the client first, then, since 2.2.5, a blank line and advice
@@ -171,10 +171,10 @@ def own_words(err: str, out: str) -> tuple[str, str]:
 
 def _paragraphs(text: str) -> list[list[str]]:
     """Lines of a stream between its blank lines, without noise."""
-    found: list[list[str]] = [[]]
+    paragraphs: list[list[str]] = [[]]
     for line in text.splitlines():
         if not line.strip():
-            found.append([])
+            paragraphs.append([])
         elif not _NOISE.search(line):
-            found[-1].append(line.rstrip())
-    return [paragraph for paragraph in found if paragraph]
+            paragraphs[-1].append(line.rstrip())
+    return [paragraph for paragraph in paragraphs if paragraph]

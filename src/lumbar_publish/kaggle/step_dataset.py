@@ -36,7 +36,9 @@ def run(publication: Publication) -> None:
                 _done(publication)
                 publication.log(f"dataset {name}: {publication.mark} is there already, nothing to upload")
                 return
-            publication.log(f"dataset {name}: {publication.mark} lacks {_some(lacking)} there: uploading it whole")
+            publication.log(
+                f"dataset {name}: {publication.mark} lacks {_first_names(lacking)} there: uploading it whole"
+            )
     # An upload that Kaggle took, and that nobody saw served: for a while the version before it may still be, or (of a
     # dataset that was created) none at all.
     if publication.noted("uploaded_after") == [before] and (exists or _was_created_lately(publication)):
@@ -93,7 +95,7 @@ def _upload(publication: Publication, exists: bool) -> None:
         folder=folder, scratch=upload.notes_of(publication),
     )  # fmt: skip
     try:
-        _demand_taken(publication, exists, reply, files)
+        _require_accepted(publication, exists, reply, files)
     except KaggleError as error:
         # Uploads that Kaggle would not go on with, or files that it would not make a version of: start anew.
         refused = "Upload unsuccessful" not in reply.text and error.trouble in (Trouble.OTHER, Trouble.MISSING)
@@ -102,7 +104,7 @@ def _upload(publication: Publication, exists: bool) -> None:
         raise
 
 
-def _demand_taken(publication: Publication, exists: bool, reply: Reply, files: list[str]) -> None:
+def _require_accepted(publication: Publication, exists: bool, reply: Reply, files: list[str]) -> None:
     """Believe that Kaggle makes a version of all files only where the client says so of the version and of each.
 
     Raises:
@@ -111,7 +113,7 @@ def _demand_taken(publication: Publication, exists: bool, reply: Reply, files: l
     lost = sorted(set(re.findall(r"Upload unsuccessful: (\S+)", reply.text)))
     if lost:
         raise KaggleError(
-            f"upload of {_some(lost)} to {publication.dataset} failed half-way: check the network, {AGAIN}"
+            f"upload of {_first_names(lost)} to {publication.dataset} failed half-way: check the network, {AGAIN}"
         )
     if reply.returncode:
         raise reply.error()
@@ -121,7 +123,7 @@ def _demand_taken(publication: Publication, exists: bool, reply: Reply, files: l
         raise reply.error(f"the dataset was not {'versioned' if exists else 'created'}: mend that, {AGAIN}")
     unsent = [file for file in files if f"Upload successful: {file} " not in reply.out]
     if unsent:
-        raise KaggleError(f"{_some(unsent)} never reached {publication.dataset}: {AGAIN}")
+        raise KaggleError(f"{_first_names(unsent)} never reached {publication.dataset}: {AGAIN}")
 
 
 def _wait_served(publication: Publication, before: str | None) -> None:
@@ -139,18 +141,18 @@ def _wait_served(publication: Publication, before: str | None) -> None:
             raise KaggleError(f"dataset {name}: uploaded, but Kaggle shows none: check that the owner is you, {AGAIN}")
         if not ready:
             return None
-        found = newest_hash(publication.client, name)
-        if found not in (None, before, sent):
-            raise KaggleError(f"dataset {name}: Kaggle serves manifest {found[:12]}, sent was {sent[:12]}: {AGAIN}")
-        return found == sent or None
+        served = newest_hash(publication.client, name)
+        if served not in (None, before, sent):
+            raise KaggleError(f"dataset {name}: Kaggle serves manifest {served[:12]}, sent was {sent[:12]}: {AGAIN}")
+        return served == sent or None
 
     wait_for(look, f"processing of dataset {name}", _PROCESSING_LIMIT_S, publication.log)
     lacking = missing_files(publication.client, name, publication.sealed.folder)
     if lacking:
-        raise KaggleError(f"dataset {name}: Kaggle does not list {_some(lacking)}: {AGAIN}")
+        raise KaggleError(f"dataset {name}: Kaggle does not list {_first_names(lacking)}: {AGAIN}")
     publication.log(f"dataset {name}: {publication.mark} is published")
 
 
-def _some(names: list[str]) -> str:
+def _first_names(names: list[str]) -> str:
     """The first names, and how many more there are."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -14,7 +14,7 @@ from lumbar_publish.kaggle.publication import AGAIN, Publication
 from lumbar_publish.kaggle.remote_dataset import newest_hash, parse_json
 from lumbar_publish.kaggle.remote_kernel import pushed_version
 from lumbar_publish.rehearsal.submission import check_submission
-from lumbar_publish.sealing.accelerators import of_metadata
+from lumbar_publish.sealing.accelerators import machine_from_metadata
 from lumbar_publish.sealing.seal import read_json
 
 MAX_NOTEBOOK_BYTES = 1_000_000  # the server refuses larger ones
@@ -41,7 +41,7 @@ def run(publication: Publication) -> None:
         _save(publication, content)
         return
     if publication.noted("pushed") != content:
-        version = _found(publication) or _push(publication)
+        version = _accepted_push(publication) or _push(publication)
         publication.note(pushed=content, kernel_version=version, is_checked=False)
     version = int(publication.noted("kernel_version"))
     if not publication.noted("is_checked"):
@@ -57,7 +57,7 @@ def run(publication: Publication) -> None:
 
 
 class _RunFailed(KaggleError):
-    """The run ended without what it was for."""
+    """The run of the notebook failed, or left no valid submission."""
 
 
 def _content(publication: Publication) -> str:
@@ -67,7 +67,7 @@ def _content(publication: Publication) -> str:
     return f"{publication.kernel} {hashlib.sha256(data).hexdigest()}"
 
 
-def _found(publication: Publication) -> int | None:
+def _accepted_push(publication: Publication) -> int | None:
     """The version of an accepted push that was never noted: its process was killed, or it was made by hand."""
     layout = publication.layout
     after = max(int(publication.noted(name) or 0) for name in ("failed_version", "saved_version"))
@@ -119,7 +119,7 @@ def _push(publication: Publication, *options: str) -> int:
             f"{slug!r}: run `make seal` to make them agree"
         )
     # a run that hangs ends when the competition's time is over, not when the session's is: quota is scarce
-    seconds = round(of_metadata(metadata).hours * 3600)
+    seconds = round(machine_from_metadata(metadata).hours * 3600)
     folder = str(layout.kernel_metadata.parent)
     reply = publication.client.act("kernels", "push", "-p", folder, "-t", str(seconds), *options, limit_s=_PUSH_LIMIT_S)
     invalid = re.search(r"not valid (dataset|competition|kernel|model) sources.*?: (.*)", reply.text, re.DOTALL)
@@ -150,8 +150,8 @@ def _status(publication: Publication, version: int) -> tuple[str, str]:
 
 def _wait_run(publication: Publication, version: int) -> None:
     def look() -> tuple[str, str] | None:
-        found = _status(publication, version)
-        return None if found[0] in _RUNNING else found
+        status = _status(publication, version)
+        return None if status[0] in _RUNNING else status
 
     what = f"notebook {publication.kernel} version {version}"
     ending, reason = wait_for(look, f"the run of {what}", _RUN_LIMIT_S, publication.log)

@@ -33,11 +33,11 @@ def run(publication: Publication) -> None:
         )
     mark = f"{publication.mark}, notebook version {version}"
     rows = _rows(publication)
-    if _ours(publication, mark, rows) is None:
+    if _own_submission(publication, mark, rows) is None:
         _submit(publication, int(version), mark, rows)
 
     def look() -> dict[str, Any] | None:
-        row = _ours(publication, mark, _rows(publication))
+        row = _own_submission(publication, mark, _rows(publication))
         return row if row and "PENDING" not in str(row.get("status")).upper() else None
 
     row = wait_for(look, f"scoring of {mark}", _SCORING_LIMIT_S, publication.log)
@@ -75,7 +75,7 @@ def _listed(publication: Publication, reply: Reply, message: str, mark: str, bef
         rows = [row for row in _rows(publication) if str(row.get("ref")) not in before]
         # A list may cut descriptions short, or leave them out.
         started = [row for row in rows if message.startswith(str(row.get("description") or ""))]
-        return _ours(publication, mark, rows) or (started[0] if len(started) == 1 else None)
+        return _own_submission(publication, mark, rows) or (started[0] if len(started) == 1 else None)
 
     try:
         row = wait_for(look, "the listing", _LISTING_LIMIT_S, publication.log)
@@ -97,7 +97,7 @@ def _reason(publication: Publication, ref: str) -> str:
     return " ".join(text.split())[:_MOST_CHARACTERS].rstrip(".: ") or "Kaggle gives no reason"
 
 
-def _ours(publication: Publication, mark: str, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+def _own_submission(publication: Publication, mark: str, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Our submission among those listed, recognised by its message or by the number that it was noted with."""
     noted = publication.noted("submission")
     for row in rows:

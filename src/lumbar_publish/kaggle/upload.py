@@ -51,7 +51,7 @@ def prepare(publication: Publication) -> bool:
 
 
 def discard(publication: Publication) -> None:
-    """Forget the upload: it is done, or cannot go on."""
+    """Remove the upload's files: it is done, or cannot be continued."""
     for folder in (notes_of(publication), folder_of(publication)):
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""The whole rehearsal: seal, lay out what Kaggle would mount, run the notebook offline, judge what it leaves."""
+"""The whole rehearsal: seal, lay out what Kaggle would mount, run the notebook offline, check what it leaves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lumbar_publish.names import COMPETITION, DatasetId, Layout
 from lumbar_publish.rehearsal import sandbox
 from lumbar_publish.rehearsal.estimate import Estimate, estimate
 from lumbar_publish.rehearsal.submission import check_submission, largest_difference, study_ids
-from lumbar_publish.sealing.seal import Sealed, described, read_json, seal, verify_against_lock
+from lumbar_publish.sealing.seal import Sealed, describe_sealed, read_json, seal, verify_against_lock
 
 MOUNTS = ("new", "old")  # /kaggle/input/{datasets/<owner>,competitions}/<slug>, and /kaggle/input/<slug>
 _SITE, _HOME = "site", "home"
@@ -34,6 +34,7 @@ def lay_out(out: Path, sealed: Sealed, data: Path, *, mounts: str = "new", link_
         sealed: the dataset, copied in.
         data: competition folder; linked in when ``link_data``, else an empty folder is left to mount it on.
         mounts: form of the mount points, one of ``MOUNTS``.
+        link_data: link the data instead of leaving an empty folder.
 
     Returns:
         the tree's root and the competition's place in it.
@@ -96,13 +97,15 @@ def rehearse(
 
 
 def limits(kaggle_like: bool) -> str:
-    """What of Kaggle's limits holds in a rehearsal."""
+    """The part of the rehearsal's first line that names Kaggle's limits; empty without them."""
     if not kaggle_like:
         return ""
     return f", at most {sandbox.KAGGLE_CPUS} cores and {sandbox.KAGGLE_GIB} GiB a process"
 
 
-def judge(data: Path, out: Path, seconds: float, agree_with: Path | None = None, tolerance: float = 1e-4) -> Estimate:
+def check_rehearsal(
+    data: Path, out: Path, seconds: float, agree_with: Path | None = None, tolerance: float = 1e-4
+) -> Estimate:
     """Check what the rehearsal left, and print it.
 
     Raises:
@@ -137,10 +140,10 @@ def truth_line(data: Path, submission: Path) -> str:
     if not solution.is_file():
         return "score        unknown: no solution.csv beside the data"
     truth, table = read_table(solution, "the solution"), read_table(submission, "the submission")
-    found = score(truth[truth["study_id"].isin(study_ids(submission))], table)
+    result = score(truth[truth["study_id"].isin(study_ids(submission))], table)
     return (
-        f"score        {found.total:.4f} (spinal {found.spinal:.4f}, foraminal {found.foraminal:.4f}, "
-        f"subarticular {found.subarticular:.4f}, any severe {found.any_severe:.4f})"
+        f"score        {result.total:.4f} (spinal {result.spinal:.4f}, foraminal {result.foraminal:.4f}, "
+        f"subarticular {result.subarticular:.4f}, any severe {result.any_severe:.4f})"
     )
 
 
@@ -162,8 +165,8 @@ def main(argv: list[str] | None = None) -> int:
         seconds = rehearse(
             layout.notebook, sealed, options.data, options.out, mounts=options.mounts, kaggle_like=options.kaggle_like
         )
-        prediction = judge(options.data, options.out, seconds, agree_with=options.agree_with)
-        prediction.demand_fit()
+        prediction = check_rehearsal(options.data, options.out, seconds, agree_with=options.agree_with)
+        prediction.require_fit()
     except (LumbarError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
@@ -175,7 +178,7 @@ def _sealed(layout: Layout, options: argparse.Namespace) -> Sealed:
         return seal(layout, run=options.run, force=options.force)
     verify_against_lock(layout, layout.sealed)
     locked: dict[str, Any] = read_json(layout.lock)
-    return described(layout.sealed, DatasetId.parse(locked["dataset"]["id"]))
+    return describe_sealed(layout.sealed, DatasetId.parse(locked["dataset"]["id"]))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""How long the hidden test would take, from what a rehearsal took, and how that was got."""
+"""How long the hidden test would take, projected from the seconds of a rehearsal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lumbar_publish.names import HIDDEN_STUDIES, KAGGLE_HOURS
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds measured, and what they come to over the hidden test.
+    """Seconds measured, and what they project to for the hidden test.
 
     ``once_s`` is all that a study does not repeat (start, imports, compilation, weights, report); ``study_s`` is the
     wall time that one more study adds.
@@ -29,7 +29,7 @@ class Estimate:
         return (self.once_s + HIDDEN_STUDIES * self.study_s) / 3600
 
     def lines(self) -> list[str]:
-        """For the eye."""
+        """The lines that a rehearsal prints."""
         how = f"{self.once_s:.1f} s + {HIDDEN_STUDIES} x {self.study_s:.2f} s, measured here"
         return [
             f"seconds      {self.study_s:.2f} a study over {self.n_studies} studies, {self.once_s:.1f} once",
@@ -37,7 +37,7 @@ class Estimate:
             f"({how} on {os.cpu_count()} cores, {self.devices})",
         ]
 
-    def demand_fit(self) -> None:
+    def require_fit(self) -> None:
         """Raise when the hidden test would not end in time.
 
         Raises:

@@ -1,8 +1,8 @@
-"""What keeps a rehearsal honest: no network, a read-only input, Kaggle's limits, as far as the system allows.
+"""Isolation of a rehearsal: no network, a read-only input, Kaggle's limits, as far as the system allows.
 
 Best case (Linux): a network namespace with only its own loopback, which Jupyter needs, and a mount namespace in which
 the input is mounted read-only. Otherwise every process of the notebook refuses connections beyond loopback, and the
-input is protected by file permissions alone. Which one it was is said, never hidden.
+input is protected by file permissions alone. The rehearsal prints which one it was.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ for _name in ("connect", "connect_ex", "sendto"):
 
 @dataclass(frozen=True)
 class Isolation:
-    """How a command is cut off: what goes before it, and what that gives."""
+    """How a command is isolated: the command prefix, and what it provides."""
 
     prefix: tuple[str, ...]
     has_namespace: bool
@@ -62,7 +62,7 @@ class Isolation:
 
 @functools.cache
 def best_isolation() -> Isolation:
-    """The strongest isolation that this system gives us, found by trying."""
+    """The strongest isolation that this system allows, determined by trying."""
     for flags, mounts in ((("-n", "-m"), True), (("-r", "-n", "-m"), True), (("-n",), False), (("-r", "-n"), False)):
         prefix = ("unshare", *flags, "--")
         probe = [*prefix, sys.executable, "-c", _probe(mounts)]
@@ -132,7 +132,7 @@ def notebook_environment(kaggle: Path, site: Path, home: Path, keep: Sequence[st
         kaggle: what ``/kaggle`` would be.
         site: folder with ``sitecustomize.py``.
         home: an empty home.
-        keep: names kept besides.
+        keep: names of further variables to keep.
     """
     machine = ("PATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", *keep)
     home.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Submissions as rehearsal and publisher look at them; ``lumbar.output.submission`` knows what a valid one is."""
+"""Checks of submissions for rehearsal and publishing; ``lumbar.output.submission`` knows what a valid one is."""
 
 from __future__ import annotations
 

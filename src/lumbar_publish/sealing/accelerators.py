@@ -50,7 +50,7 @@ ACCELERATORS = {
         Accelerator("TpuV6E8", "tpu", f"TPU v6e-8, {_SOME}; this kernel computes on its CPU"),
     )
 }
-# Kaggle takes these names without a word and runs the notebook on what stands beside them.
+# Kaggle accepts these names without a warning and runs the notebook on the machine given here.
 _RETIRED = {
     "NvidiaTeslaP100": "NvidiaTeslaT4",
     "TpuV38": "TpuV5E8",
@@ -61,14 +61,14 @@ _RETIRED = {
 
 
 def accelerator(name: str) -> Accelerator:
-    """The machine of a name, in whatever case.
+    """Look up a machine by its name; upper and lower case do not matter.
 
     Raises:
-        ManifestError: Kaggle has none of this name any more, or never had; lists those that it has.
+        ManifestError: an unknown or retired name; the message lists the valid ones.
     """
     known = {key.lower(): machine for key, machine in ACCELERATORS.items()}
-    if found := known.get(name.strip().lower()):
-        return found
+    if machine := known.get(name.strip().lower()):
+        return machine
     retired = {key.lower(): instead for key, instead in _RETIRED.items()}.get(name.strip().lower())
     hint = f" (retired: Kaggle would run it on {retired})" if retired else ""
     raise ManifestError(f"accelerator {name!r}{hint}: expected one of {', '.join(ACCELERATORS)}")
@@ -89,7 +89,7 @@ def machine_metadata(machine: Accelerator, image: str) -> dict[str, Any]:
     }
 
 
-def of_metadata(metadata: dict[str, Any]) -> Accelerator:
+def machine_from_metadata(metadata: dict[str, Any]) -> Accelerator:
     """The machine that a ``kernel-metadata.json`` asks for.
 
     Raises:

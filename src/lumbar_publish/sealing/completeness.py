@@ -1,4 +1,4 @@
-"""Whether a run is whole and of one piece, before it is sealed."""
+"""Checks before sealing: a run is complete, and its parts belong together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def chain_of(data: dict[str, Any]) -> str:
     return BASELINE if {entry.get("stage") for entry in data.get("weights") or []} == {BASELINE} else "main"
 
 
-def objections(data: dict[str, Any], run: Path | None = None) -> list[str]:
+def completeness_errors(data: dict[str, Any], run: Path | None = None) -> list[str]:
     """Reasons not to seal: stages missing or unknown, recipes or configurations mixed. Empty when there is none.
 
     Args:
@@ -28,13 +28,13 @@ def objections(data: dict[str, Any], run: Path | None = None) -> list[str]:
         ManifestError: a ``recipe.json`` that is no JSON.
     """
     entries = data.get("weights") or []
-    found = {str(entry.get("stage")) for entry in entries}
+    present = {str(entry.get("stage")) for entry in entries}
     wanted = {BASELINE} if chain_of(data) == BASELINE else set(STAGES)
     reasons = []
-    missing = [stage for stage in STAGES if stage in wanted - found]
+    missing = [stage for stage in STAGES if stage in wanted - present]
     if missing or not entries:
-        reasons.append(f"no weights for {', '.join(missing or STAGES)}; found {', '.join(sorted(found)) or 'none'}")
-    unknown = sorted(found - set(STAGES) - {BASELINE})
+        reasons.append(f"no weights for {', '.join(missing or STAGES)}; found {', '.join(sorted(present)) or 'none'}")
+    unknown = sorted(present - set(STAGES) - {BASELINE})
     if unknown:
         reasons.append(f"unknown stages {', '.join(unknown)}")
     reasons += _recipes(data, entries, run)

@@ -9,7 +9,7 @@ from typing import Any
 from lumbar.errors import ManifestError
 from lumbar_publish.files import write_text
 from lumbar_publish.names import COMPETITION, NOTEBOOK, DatasetId
-from lumbar_publish.sealing.accelerators import DEFAULT, IMAGES, accelerator, machine_metadata, of_metadata
+from lumbar_publish.sealing.accelerators import DEFAULT, IMAGES, accelerator, machine_from_metadata, machine_metadata
 
 
 def dataset_metadata(dataset: DatasetId) -> dict[str, Any]:
@@ -52,11 +52,11 @@ def kernel_metadata(dataset: DatasetId, machine: str = DEFAULT, image: str = IMA
     } | machine_metadata(accelerator(machine), image)
 
 
-def noted_machine(path: Path) -> tuple[str, str]:
+def configured_machine(path: Path) -> tuple[str, str]:
     """Accelerator and image that a ``kernel-metadata.json`` asks for; the defaults where it says nothing valid."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        machine, image = of_metadata(data).name, data.get("docker_image_pinning_type")
+        machine, image = machine_from_metadata(data).name, data.get("docker_image_pinning_type")
     except (OSError, ValueError, AttributeError, ManifestError):
         return DEFAULT, IMAGES[0]
     return machine, image if image in IMAGES else IMAGES[0]

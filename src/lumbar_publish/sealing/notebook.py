@@ -32,8 +32,8 @@ MANIFEST_HASH = "{manifest_hash}"
 COMPETITION = "{competition}"
 
 kaggle = Path(os.environ.get("LUMBAR_KAGGLE_ROOT", "/kaggle"))
-found = [*kaggle.glob("input/*/{manifest}"), *kaggle.glob("input/datasets/*/*/{manifest}")]
-manifests = list(filter(lambda path: path.is_file() and path.stat().st_size <= {max_bytes}, found))
+candidates = [*kaggle.glob("input/*/{manifest}"), *kaggle.glob("input/datasets/*/*/{manifest}")]
+manifests = list(filter(lambda path: path.is_file() and path.stat().st_size <= {max_bytes}, candidates))
 hashes = list(map(lambda path: hashlib.sha256(path.read_bytes()).hexdigest(), manifests))
 bundle = dict(zip(hashes, manifests)).get(MANIFEST_HASH)
 if bundle is None:

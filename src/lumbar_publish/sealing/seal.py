@@ -18,8 +18,8 @@ from lumbar.bundle.manifest import FILE_NAME as MANIFEST
 from lumbar.errors import ManifestError
 from lumbar_publish.files import replaced_folder, write_text
 from lumbar_publish.names import DatasetId, Layout
-from lumbar_publish.sealing.completeness import chain_of, objections
-from lumbar_publish.sealing.metadata import dataset_metadata, kernel_metadata, noted_machine, write_json
+from lumbar_publish.sealing.completeness import chain_of, completeness_errors
+from lumbar_publish.sealing.metadata import configured_machine, dataset_metadata, kernel_metadata, write_json
 from lumbar_publish.sealing.notebook import notebook_json
 
 DATASET_METADATA = "dataset-metadata.json"
@@ -90,19 +90,19 @@ def _locked_weights(layout: Layout) -> Path:
     if is_sealed and manifests.manifest_hash(layout.sealed) == manifests.manifest_hash(layout.root):
         entries = read_data(layout.lock)["weights"]
         # One that differs among the demo's is a damaged one, and is refused; all differing are another run's.
-        if all(_lacking(entry, layout.demo_weights) for entry in entries):
+        if all(_weight_error(entry, layout.demo_weights) for entry in entries):
             return layout.sealed / "weights"
     return layout.demo_weights
 
 
-def _lacking(entry: dict[str, Any], weights: Path) -> str:
-    """What keeps an entry's file in ``weights`` from being sealed; empty when it is there and whole."""
+def _weight_error(entry: dict[str, Any], weights: Path) -> str:
+    """Why an entry's file in ``weights`` cannot be sealed; empty when it is there and complete."""
     source = weights / Path(str(entry.get("file", ""))).name
     if not source.is_file():
         return f"{source}: no such file, named by the manifest as {entry.get('file')!r}"
-    found = manifests.file_sha256(source)
-    if found != entry.get("sha256"):
-        return f"{source}: sha256 {found[:12]}…, the manifest says {str(entry.get('sha256'))[:12]}…"
+    actual = manifests.file_sha256(source)
+    if actual != entry.get("sha256"):
+        return f"{source}: sha256 {actual[:12]}…, the manifest says {str(entry.get('sha256'))[:12]}…"
     return ""
 
 
@@ -123,7 +123,7 @@ def seal(
         dataset: whose dataset; None keeps what the lock file says (or ``KAGGLE_USERNAME``).
         force: seal an incomplete or mixed run; the manifest then records what was wrong.
         as_demo: also make the weights the ones that the repository ships.
-        rehearse: called with the staged folder before it takes its place; what it raises leaves all as it was.
+        rehearse: called with the staged folder before it takes its place; an exception from it leaves all unchanged.
 
     Raises:
         ManifestError: an incomplete or mixed run, a weight that is not what its entry says, a place not writable.
@@ -144,11 +144,11 @@ def seal(
     _write_companions(layout, dataset)
     if as_demo:
         _keep_as_demo(layout)
-    return described(layout.sealed, dataset)
+    return describe_sealed(layout.sealed, dataset)
 
 
-def described(folder: Path, dataset: DatasetId) -> Sealed:
-    """What lies in a sealed folder."""
+def describe_sealed(folder: Path, dataset: DatasetId) -> Sealed:
+    """Entries, sizes and manifest hash of a sealed folder."""
     sizes = {entry.name: _size(entry) for entry in sorted(folder.iterdir())}
     return Sealed(folder, dataset, manifests.manifest_hash(folder), sizes)
 
@@ -165,21 +165,21 @@ def verify_against_lock(layout: Layout, folder: Path) -> str:
     if extra := extra_files(manifest):
         more = f" and {len(extra) - 3} more" if len(extra) > 3 else ""
         raise ManifestError(f"{folder}: found {', '.join(map(ascii, extra[:3]))}{more}, expected only what was sealed")
-    found, expected = manifest.hash, manifests.manifest_hash(layout.root)
-    if found != expected:
+    actual, expected = manifest.hash, manifests.manifest_hash(layout.root)
+    if actual != expected:
         there, here = manifest.data, read_data(layout.lock)
         # The list of code files says what its hash says.
         keys = (there.keys() | here.keys()) - {"code_files"}
         differing = sorted(key for key in keys if there.get(key) != here.get(key))
         raise ManifestError(
-            f"{folder}: manifest {found[:12]}, the lock file {layout.lock.name} says {expected[:12]}; "
+            f"{folder}: manifest {actual[:12]}, the lock file {layout.lock.name} says {expected[:12]}; "
             f"they differ in {', '.join(differing) or 'formatting'}"
         )
-    return found
+    return actual
 
 
 def extra_files(manifest: manifests.Manifest) -> list[str]:
-    """What lies in a sealed folder beside its code, and was not sealed."""
+    """Files in a sealed folder, outside its code, that were not sealed."""
     known = {manifest.folder / MANIFEST, manifest.folder / DATASET_METADATA}
     known |= {manifest.path(entry) for entry in manifest.weights}
     package = find_package(manifest.folder)
@@ -189,9 +189,9 @@ def extra_files(manifest: manifests.Manifest) -> list[str]:
 
 
 def _accepted(data: dict[str, Any], path: Path, run: Path | None, force: bool) -> list[str]:
-    """What was wrong and forced, now or when the lock file was written."""
+    """Completeness errors that ``--force`` accepted, now or when the lock file was written."""
     known = [str(reason) for reason in data.get("forced") or []]
-    new = [reason for reason in objections(data, run) if reason not in known]
+    new = [reason for reason in completeness_errors(data, run) if reason not in known]
     if new and not force:
         raise ManifestError(f"{path}: {'; '.join(new)} (--force seals it all the same and records that)")
     return sorted({*known, *new})
@@ -201,7 +201,7 @@ def _stage(folder: Path, layout: Layout, data: dict[str, Any], weights: Path, da
     for source in shipped_files(layout.kernel):
         _copy(source, folder / FOLDER / PACKAGE / source.relative_to(layout.kernel))
     for entry in data.get("weights") or []:
-        lacking = _lacking(entry, weights)
+        lacking = _weight_error(entry, weights)
         if lacking:
             hint = f": name the run that {layout.lock.name} was sealed from with --run RUN"
             raise ManifestError(lacking + (hint if weights == layout.demo_weights else ""))
@@ -228,7 +228,7 @@ def _write_companions(layout: Layout, dataset: DatasetId) -> None:
     data = read_json(layout.sealed / MANIFEST)
     write_text(layout.lock, (layout.sealed / MANIFEST).read_text(encoding="utf-8"))
     write_text(layout.notebook, notebook_json(dataset, manifests.manifest_hash(layout.sealed), chain_of(data)))
-    write_json(layout.kernel_metadata, kernel_metadata(dataset, *noted_machine(layout.kernel_metadata)))
+    write_json(layout.kernel_metadata, kernel_metadata(dataset, *configured_machine(layout.kernel_metadata)))
 
 
 def _keep_as_demo(layout: Layout) -> None:

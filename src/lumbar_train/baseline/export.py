@@ -14,7 +14,6 @@ import timm
 import torch
 
 import lumbar
-from lumbar.bundle.code_hash import own_code_sha256
 from lumbar.bundle.manifest import FILE_NAME, SCHEMA, WeightEntry, file_sha256, write_manifest
 from lumbar.bundle.probes import record_probe
 from lumbar.bundle.weights import load_network, save_network
@@ -58,7 +57,7 @@ def export(
     data = {
         "schema": SCHEMA,
         "dataset": {"id": "your-kaggle-name/lumbar-kit", "version": None},  # sealing puts the true one here
-        "code_sha256": own_code_sha256(),
+        "code_sha256": "",  # not sealed: sealing writes the hash of the code that it puts beside the weights
         "recipe": RECIPE,
         "created_by": f"lumbar {lumbar.__version__}",
         "cohort": {

@@ -110,9 +110,9 @@ class Cache:
             key = json.loads(_index_path(self.folder, study_id).read_text())["key"]
             path = _object_path(self.folder, key, ".bin")
             expected = json.loads(path.with_suffix(".json").read_text())["sha256"]
-            found = _hash_file(path)
-            if found != expected:
-                raise CohortError(f"{path}: study {study_id} has sha256 {found[:12]}, expected {expected[:12]}")
+            digest = _hash_file(path)
+            if digest != expected:
+                raise CohortError(f"{path}: study {study_id} has sha256 {digest[:12]}, expected {expected[:12]}")
 
 
 def build_cache(
@@ -241,18 +241,18 @@ def _open_study(folder: Path, key: str) -> Study:
     if content is None or not _is_whole(folder, key):
         raise CohortError(f"{path}: damaged or absent, expected a whole object; build the cache again")
     data = np.memmap(path, dtype=np.uint8, mode="r") if content["bytes"] else np.zeros(0, np.uint8)
-    series = {s["description"]: [_open_stack(data, item) for item in s["stacks"]] for s in content["series"]}
+    series = {s["description"]: [_open_stack(data, entry) for entry in s["stacks"]] for s in content["series"]}
     study = Study(study_id=content["study_id"], series=series, problems=content["problems"])
     study._windows.update({series_id: (low, high) for series_id, (low, high) in content["windows"].items()})
     return study
 
 
-def _open_stack(data: np.ndarray, item: dict[str, Any]) -> Stack:
-    dtype = np.dtype(item["dtype"])
-    n_bytes = dtype.itemsize * int(np.prod(item["shape"]))
-    stored = data[item["offset"] : item["offset"] + n_bytes].view(dtype).reshape(item["shape"])
+def _open_stack(data: np.ndarray, entry: dict[str, Any]) -> Stack:
+    dtype = np.dtype(entry["dtype"])
+    n_bytes = dtype.itemsize * int(np.prod(entry["shape"]))
+    stored = data[entry["offset"] : entry["offset"] + n_bytes].view(dtype).reshape(entry["shape"])
     volume: Any = stored if dtype == np.float32 else CompactVolume(stored)
-    return Stack(volume=volume, **{name: _decode(value) for name, value in item["fields"].items()})
+    return Stack(volume=volume, **{name: _decode(value) for name, value in entry["fields"].items()})
 
 
 def _is_whole(folder: Path, key: str) -> bool:
@@ -289,17 +289,17 @@ def _content_key(job: _Job) -> str:
 
 def _signature(root: Path, split: str, study_id: int, rows: pd.DataFrame) -> list[list[Any]]:
     """``[name, bytes, time]`` of each file of the study's series, sorted."""
-    found = []
+    slices = []
     for series_id in sorted(set(rows["series_id"])):
         with (
             suppress(FileNotFoundError),
-            os.scandir(root / f"{split}_images" / str(study_id) / str(series_id)) as items,
+            os.scandir(root / f"{split}_images" / str(study_id) / str(series_id)) as entries,
         ):
-            for item in items:
-                if item.name.lower().endswith(".dcm") and not item.name.startswith("."):
-                    stat = item.stat()
-                    found.append([f"{series_id}/{item.name}", stat.st_size, stat.st_mtime_ns])
-    return sorted(found)
+            for entry in entries:
+                if entry.name.lower().endswith(".dcm") and not entry.name.startswith("."):
+                    stat = entry.stat()
+                    slices.append([f"{series_id}/{entry.name}", stat.st_size, stat.st_mtime_ns])
+    return sorted(slices)
 
 
 def _hash_file(path: Path) -> str:

@@ -36,25 +36,25 @@ def used_sources(roots: tuple[str, ...]) -> dict[str, Path]:
         if name in used or name in WITHOUT_PIXELS:
             continue
         used[name] = modules[name]
-        left += [found for found in _imports(modules[name]) if found in modules]
+        left += [other for other in _imports(modules[name]) if other in modules]
     return used
 
 
 def _modules() -> dict[str, Path]:
     root = Path(lumbar.__file__).parent
-    found = {}
+    modules = {}
     for path in root.rglob("*.py"):
         parts = path.relative_to(root.parent).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return modules
 
 
 def _imports(path: Path) -> list[str]:
     """Names of modules that a file imports, also inside functions; packages on the way are left out."""
-    found = []
+    names = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return found
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return names

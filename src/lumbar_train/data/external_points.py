@@ -37,8 +37,8 @@ def check_external(points: pd.DataFrame, series: pd.DataFrame, path: Path, dropp
     described = series.drop_duplicates("series_id").set_index("series_id")["series_description"]
     kind = points["series_id"].map(described)
     if not len(points) or not kind.notna().any():
-        found = points["series_id"].nunique()
-        raise CohortError(f"{path}: none of {found} series is described in this cohort, expected its own series")
+        n_series = points["series_id"].nunique()
+        raise CohortError(f"{path}: none of {n_series} series is described in this cohort, expected its own series")
     for name in SIZE_COLUMNS:
         if name in points and not (points[name].isna() | (points[name] >= 1)).all():
             bad = points[name][points[name] < 1].iloc[0]
@@ -112,7 +112,7 @@ def canal_of_marks(study: Study, marks: Mapping[Place, Array], canal_mm: Array) 
         for level in np.flatnonzero(np.isfinite(own[:, 0])):
             xyz = study.series[description][number].to_patient(index, own[level, 1], own[level, 0])
             lifted.setdefault((description, number), []).append((int(level), np.asarray(xyz, dtype=float)))
-    found: list[list[Array]] = [[] for _ in LEVELS]
+    by_level: list[list[Array]] = [[] for _ in LEVELS]
     for (description, number), every in lifted.items():
         normal = study.series[description][number].normal
         labelled = canal_mm[np.isfinite(canal_mm[:, 0])] @ normal
@@ -121,9 +121,9 @@ def canal_of_marks(study: Study, marks: Mapping[Place, Array], canal_mm: Array) 
             if len(points):
                 across = points @ normal
                 middle = np.median(labelled) if len(labelled) else np.median(across)
-                found[wanted].append(points[int(np.abs(across - middle).argmin())])
+                by_level[wanted].append(points[int(np.abs(across - middle).argmin())])
     nothing = np.full(3, np.nan)
-    return np.array([np.mean(points, axis=0) if points else nothing for points in found])
+    return np.array([np.mean(points, axis=0) if points else nothing for points in by_level])
 
 
 def summary(study_of: Callable[[int], Study], points: pd.DataFrame, use: str) -> dict[str, Any]:
@@ -178,15 +178,15 @@ def _spread(values: Array) -> dict[str, float | None]:
     return {"n": len(values), "median_mm": float(np.median(values)), "p95_mm": float(np.percentile(values, 95))}
 
 
-def describe(found: Mapping[str, Any]) -> list[str]:
+def describe(points: Mapping[str, Any]) -> list[str]:
     """A ``summary`` in lines."""
-    counts = ", ".join(f"{n} {source}" for source, n in found["counts"].items())
-    levels = ", ".join(f"{n} {source}" for source, n in found["levels"].items())
+    counts = ", ".join(f"{n} {source}" for source, n in points["counts"].items())
+    levels = ", ".join(f"{n} {source}" for source, n in points["levels"].items())
     lines = [
-        f"points, the external ones {found['use']} the competition's: {counts}",
+        f"points, the external ones {points['use']} the competition's: {counts}",
         f"levels of studies with a sagittal canal point: {levels}",
     ]
-    for kind, apart in found["apart"].items():
+    for kind, apart in points["apart"].items():
         if apart["n"]:
             lines.append(
                 f"{kind} points that both mark on one slice: {apart['n']}, "

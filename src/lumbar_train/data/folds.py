@@ -17,7 +17,7 @@ from lumbar_train.data.tables import Cohort, read_cells
 from lumbar_train.errors import LeakError
 from lumbar_train.files import write_text
 
-FULL = -1  # the seed's name for the fit on all data; -2, -3, … are the same fit with other seeds
+FULL = -1  # the reference solution's number of the fit on all data; -2, -3, … are the same fit with other seeds
 
 
 def is_full(fold: int) -> bool:
@@ -122,8 +122,8 @@ def check_folds(folds: pd.DataFrame, cohort: Cohort, path: Path | str = "folds")
     n_folds = folds.groupby("study_id")["fold"].nunique()
     if (n_folds > 1).any():
         study = n_folds.index[n_folds > 1][0]
-        found = sorted(folds.loc[folds["study_id"] == study, "fold"].unique())
-        raise LeakError(f"{path}: study {study} is in folds {', '.join(map(str, found))}, expected one")
+        named = sorted(folds.loc[folds["study_id"] == study, "fold"].unique())
+        raise LeakError(f"{path}: study {study} is in folds {', '.join(map(str, named))}, expected one")
     twice = folds.loc[folds["study_id"].duplicated(), "study_id"]
     if len(twice):
         raise CohortError(f"{path}: study {twice.iloc[0]} has several rows, expected one ({len(twice)} rows too many)")
@@ -148,8 +148,8 @@ def split(folds: pd.DataFrame, fold: int) -> tuple[np.ndarray, np.ndarray]:
         return ids, ids[:0]
     is_held_out = folds["fold"].to_numpy() == fold
     if not is_held_out.any():
-        found = ", ".join(map(str, sorted(folds["fold"].unique())))
-        raise CohortError(f"fold {fold}: no study is in it; found folds {found}")
+        known = ", ".join(map(str, sorted(folds["fold"].unique())))
+        raise CohortError(f"fold {fold}: no study is in it; found folds {known}")
     return ids[~is_held_out], ids[is_held_out]
 
 
@@ -165,7 +165,7 @@ def check_split(train: Iterable[int], held_out: Iterable[int]) -> None:
 
 
 def with_seeds(folds: list[int], n_seeds: int) -> list[int]:
-    """The fit on all data as several, one a seed: -1, -2, …
+    """The fit on all data as several, one for each seed: -1, -2, and so on.
 
     Raises:
         CohortError: fewer than one.

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from lumbar.stages.crop import CropSlice
+from lumbar.stages.crop_layout import CropSlice
 
 Images = NDArray[np.float32]
 Mask = NDArray[np.bool_]

@@ -64,7 +64,7 @@ def check_points(
     slices = points[["study_id", "series_id", "instance_number"]].drop_duplicates()
     paths = [images / str(s) / str(e) / f"{i}.dcm" for s, e, i in slices.itertuples(index=False)]
     with ThreadPoolExecutor(8) as pool:  # opening files waits on the disk far more than on the processor
-        found = list(
+        headers = list(
             tqdm(
                 pool.map(lambda path: _geometry(path, reader), paths),
                 total=len(paths),
@@ -73,7 +73,7 @@ def check_points(
                 disable=not progress,
             )
         )
-    table = dict(zip(slices.itertuples(index=False, name=None), found, strict=True))
+    table = dict(zip(slices.itertuples(index=False, name=None), headers, strict=True))
     keys = points[["study_id", "series_id", "instance_number"]].itertuples(index=False, name=None)
     geometry = [table[key] for key in keys]
     points = in_own_pixels(points, geometry)

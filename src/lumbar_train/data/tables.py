@@ -231,9 +231,9 @@ def _titles(frame: pd.DataFrame, column: str, path: Path, known: dict[str, str])
     bad = ~cleaned.isin(known).to_numpy()
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
-        found = printable(frame[column].iloc[row], 64)
+        cell = printable(frame[column].iloc[row], 64)
         raise CohortError(
-            f"{path}: row {frame.index[row]}: unknown {column} {found!r}, expected one of {', '.join(known)}"
+            f"{path}: row {frame.index[row]}: unknown {column} {cell!r}, expected one of {', '.join(known)}"
         )
     return cleaned.map(known)
 

@@ -71,8 +71,8 @@ def study_targets(study: Study, points: pd.DataFrame, use: str = "beside") -> St
         external = canal_of_marks(study, marks, canal)
         first, second = (canal, external) if use == "beside" else (external, canal)
         canal = np.where(np.isfinite(first), first, second)
-    found = [AxialTarget(number, index, level, both) for (number, index, level), both in sorted(axial.items())]
-    return StudyTargets(canal, foramen, found, marks)
+    axial_targets = [AxialTarget(number, index, level, both) for (number, index, level), both in sorted(axial.items())]
+    return StudyTargets(canal, foramen, axial_targets, marks)
 
 
 def _lifted(

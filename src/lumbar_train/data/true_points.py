@@ -23,30 +23,31 @@ def true_localisation(study: Study, truth: pd.DataFrame) -> Localisation:
 
     Args:
         study: its stacks.
-        truth: the study's rows of ``place_errors.truth_points``.
+        truth: the study's rows of ``point_errors.truth_points``.
     """
     canal, foramen, lateral = _by_kind(truth)
-    found = Localisation(levels_mm={level: as_xyz(xyz) for level, xyz in canal.items()})
+    localisation = Localisation(levels_mm={level: as_xyz(xyz) for level, xyz in canal.items()})
     for description in (SAGITTAL_T2, SAGITTAL_T1):
         for number, stack in enumerate(study.series[description]):
             for level in canal:
                 sides = {None: canal[level]} | {side: foramen.get((level, side)) for side in SIDES}
                 for side, xyz in sides.items():
                     if xyz is not None:
-                        append_point(found, stack, number, description, level, side, xyz, None, 1.0)
+                        append_point(localisation, stack, number, description, level, side, xyz, None, 1.0)
     for number, stack in enumerate(study.series[AXIAL_T2]):
         for level, xyz in canal.items():
             entry = _axial(stack, number, level, xyz, [lateral.get((level, side)) for side in SIDES])
             if entry is not None:
-                found.axial_levels.append(entry)
-    return found
+                localisation.axial_levels.append(entry)
+    return localisation
 
 
 def _by_kind(
     truth: pd.DataFrame,
 ) -> tuple[dict[str, Array], dict[tuple[str, str], Array], dict[tuple[str, str], Array]]:
-    """Canal points by level; foraminal and subarticular points by level and side. A level without a canal point takes
-    the middle between its sides.
+    """Canal points by level; foraminal and subarticular points by level and side.
+
+    A level without a canal point takes the middle between its sides.
     """
     canal: dict[str, Array] = {}
     foramen: dict[tuple[str, str], Array] = {}

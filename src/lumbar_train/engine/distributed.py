@@ -118,7 +118,9 @@ def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
 
 
 @contextmanager
-def join_distributed(device: str = "auto", say: Callable[[Exception], None] | None = None) -> Iterator[Distributed]:
+def join_distributed(
+    device: str = "auto", on_refusal: Callable[[Exception], None] | None = None
+) -> Iterator[Distributed]:
     """Join the group that ``torchrun`` prepared (nccl on GPUs, gloo otherwise); alone without it.
 
     ``torchrun`` sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. The group is left at the end, also
@@ -126,9 +128,9 @@ def join_distributed(device: str = "auto", say: Callable[[Exception], None] | No
 
     Args:
         device: as ``pick_device`` takes it.
-        say: given a refusal under ``torchrun`` while the group is still whole; then the exit status is 1. ``torchrun``
-            ends the other processes of a machine as soon as one has ended, so none leaves before all have said theirs
-            (one that refuses alone waits for a minute). With None the refusal is raised.
+        on_refusal: told of an error under ``torchrun`` while the group is still whole, before it is raised.
+            ``torchrun`` ends the other processes of a machine as soon as one has ended, so none leaves before all have
+            told theirs (one that refuses alone waits for a minute).
     """
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     chosen = pick_device(device, local_rank)
@@ -144,11 +146,10 @@ def join_distributed(device: str = "auto", say: Callable[[Exception], None] | No
     try:
         yield Distributed(rank, world, chosen)
     except (LumbarError, OSError) as error:
-        if say is None:
-            raise
-        say(error)
+        if on_refusal is not None:
+            on_refusal(error)
         _take_leave(store, world)
-        raise SystemExit(1) from error
+        raise
     finally:
         dist.destroy_process_group()
 

@@ -21,14 +21,15 @@ A = TypeVar("A")
 T = TypeVar("T")
 
 
-class Work(Protocol):
-    """What has steps to do on folds."""
+class Placed(Protocol):
+    """What says where it is done."""
 
     distributed: Distributed
     devices: tuple[torch.device, ...]
 
-    def work(self, step: str, fold: int) -> None:
-        """One step on one fold."""
+
+P = TypeVar("P", bound=Placed)
+Work = Callable[[P, str, int], None]  # one stage on one fold; a function that a module holds by name
 
 
 def workers(jobs: int) -> AbstractContextManager[ProcessPoolExecutor | None]:
@@ -53,16 +54,25 @@ def _end_after(parent: BaseProcess) -> None:
     os._exit(1)
 
 
-def run_side_by_side(run: Work, step: str, folds: list[int], pool: Executor | None, jobs: int) -> None:
-    """One step on several folds, side by side where there is a pool; full fits first because they take longest."""
+def run_side_by_side(run: P, work: Work[P], stage: str, folds: list[int], pool: Executor | None, jobs: int) -> None:
+    """One stage on several folds in their order, side by side where there is a pool.
+
+    Args:
+        run: what ``work`` is given; in a pool a copy of it, placed on one device.
+        work: ``work(run, stage, fold)``.
+        stage: name of the stage.
+        folds: on which folds.
+        pool: of ``workers(jobs)``.
+        jobs: how many at a time.
+    """
     if pool is None:
         for fold in folds:
-            run.work(step, fold)
+            work(run, stage, fold)
         return
 
     def begin(fold: int, device: torch.device) -> Future[None]:
         assert pool is not None
-        return pool.submit(_task, run, step, fold, jobs, device)
+        return pool.submit(_task, run, work, stage, fold, jobs, device)
 
     for _ in hand_out(folds, jobs, run.devices or (run.distributed.device,), begin):
         pass
@@ -101,10 +111,10 @@ def usable_devices(name: str = "auto") -> tuple[torch.device, ...]:
     return tuple(torch.device("cuda", k) for k in range(torch.cuda.device_count()))
 
 
-def _task(run: Work, step: str, fold: int, jobs: int, device: torch.device) -> None:
+def _task(run: P, work: Work[P], stage: str, fold: int, jobs: int, device: torch.device) -> None:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
     if device.type == "cuda":
         torch.cuda.set_device(device)
     mine = copy.copy(run)
     mine.distributed = Distributed(device=device)
-    mine.work(step, fold)
+    work(mine, stage, fold)

@@ -16,7 +16,7 @@ from lumbar.labels import COLUMNS, SEVERITY_COLUMNS
 from lumbar.metric import score, score_arrays
 from lumbar.stages.aggregate import aggregate, level_confidence
 from lumbar.stages.classify import CLASSIFIERS
-from lumbar_train.data.folds import check_split, is_full
+from lumbar_train.data.folds import check_split, fold_name, is_full
 from lumbar_train.data.tables import Cohort
 from lumbar_train.engine.checkpoint import save_weights
 from lumbar_train.errors import TrainingError
@@ -25,9 +25,17 @@ from lumbar_train.outputs.oof import write_seen
 from lumbar_train.outputs.store import read_localisations, read_logits, write_frame
 from lumbar_train.recipes import StageRecipe
 from lumbar_train.stages.aggregate import fit_aggregator, pool_of
-from lumbar_train.stages.fitting import fold_name
+from lumbar_train.stages.context import RunContext
 
 FITTED, POOL = "fitted", "pool"
+
+
+def run_aggregator(run: RunContext) -> None:
+    """Fit the aggregators of a run, once every classifier's table of logits is known not to leak."""
+    for name in CLASSIFIERS:
+        run.out_of_fold(name)
+    folds = run.all_folds() + run.full_fits()
+    fit_aggregator_folds(run.out, run.cohort, run.fold_of, folds, run.recipe.stages["aggregator"], seed=run.seed)
 
 
 def fit_aggregator_folds(

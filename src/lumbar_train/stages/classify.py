@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from lumbar.config import AxialClassifierConfig, SagittalClassifierConfig
 from lumbar.labels import LEVELS
 from lumbar.stages.classify import MIRRORED, series_pairs
-from lumbar.stages.crop import Crops, CropSlice, Jitter, Look, crops_shape, filled, level_slices, sagittal_windows
+from lumbar.stages.crop import Jitter, level_slices
+from lumbar.stages.crop_layout import Crops, CropSlice, Look, crops_shape, filled, sagittal_windows
 from lumbar.stages.points import Localisation
 from lumbar.study import Study
 from lumbar_train.data.augment import AugmentConfig, apply, photometric
@@ -20,6 +21,7 @@ from lumbar_train.data.batched import View, drawn_intensities, drawn_mix, joined
 from lumbar_train.data.cache import Cache
 from lumbar_train.data.mixing import MixConfig, MixPlan, aligned, blended, draw_plan, shares
 from lumbar_train.stages.locate import Sample
+from lumbar_train.stages.samples import StudySamples
 
 Labels = NDArray[np.int8]
 
@@ -39,7 +41,7 @@ class Drawn:
     is_flipped: bool = False
 
 
-class LevelCrops:
+class LevelCrops(StudySamples):
     """(study, level) → crops, mask, level and the labels (5,) of its conditions, -1 where not to be graded.
 
     Args:
@@ -75,6 +77,7 @@ class LevelCrops:
             for level in range(5)
             if self._is_there(place, level) and (labels[study_id].reshape(5, 5)[list(self.targets), level] >= 0).any()
         ]
+        self.study_of_sample = [study_id for study_id, _ in self.items]
         self.of_level = [[study_id for study_id, level in self.items if level == k] for k in range(5)]
         self.on_device = augment is not None and augment.on_device
         self.photometric = photometric(augment) if augment and not augment.on_device else None
@@ -84,14 +87,6 @@ class LevelCrops:
         if isinstance(self.config, SagittalClassifierConfig):
             return LEVELS[level] in found.levels_mm
         return found.axial(LEVELS[level]) is not None
-
-    @property
-    def studies(self) -> set[int]:
-        """Every study whose images or labels are given."""
-        return {study_id for study_id, _ in self.items}
-
-    def __len__(self) -> int:
-        return len(self.items)
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         """mask, level (), labels (5,) int64 and crops, or what the device makes them of (``data.batched``).

@@ -36,8 +36,13 @@ _COLUMNS = ["study_id", "series_id", "condition", "level", "x", "y", "is_inside"
 
 @dataclass(frozen=True)
 class ConsistencyConfig:
-    """``margin``: share of the crop's side that is not central, at either edge; a series with more misses than
-    ``most_foraminal`` (of 10), ``most_canal`` (of 5) or ``most_subarticular`` (of 10) is left out.
+    """What is central, and how many misses are too many.
+
+    Attributes:
+        margin: share of the crop's side that is not central, at either edge.
+        most_foraminal: a series with more foraminal misses (of 10) is left out.
+        most_canal: the same of canal points (of 5).
+        most_subarticular: the same of subarticular points (of 10).
     """
 
     margin: float = 0.2

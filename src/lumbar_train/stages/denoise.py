@@ -18,8 +18,7 @@ from lumbar.labels import COLUMNS, SEVERITIES
 from lumbar_train.data.usable import write_suspect_counts
 from lumbar_train.outputs.store import read_frame, read_logits, write_frame
 
-FOLDER = "denoise"
-STEP = "denoise"
+NAME = "denoise"  # the stage, and its folder
 FIRST = "-first"  # ends the names of the classifiers' first round
 
 
@@ -80,7 +79,7 @@ def write_suspect_labels(
             "probability": probs[n, column, severity],
         }
     )
-    write_frame(run / FOLDER / "suspect_labels.parquet", frame)
+    write_frame(run / NAME / "suspect_labels.parquet", frame)
     reason = f"labels: {{}}, out-of-fold probability below {config.below:g} (left out of the second training only)"
     write_suspect_counts(run, {reason.format(name): int((severity == k).sum()) for k, name in enumerate(SEVERITIES)})
     return int(is_suspect.sum())
@@ -89,7 +88,7 @@ def write_suspect_labels(
 def without_suspect_labels(run: Path, labels: dict[int, NDArray[np.int8]]) -> dict[int, NDArray[np.int8]]:
     """Labels (25,) by study with the suspect ones missing."""
     out = {study_id: row.copy() for study_id, row in labels.items()}
-    frame = read_frame(run / FOLDER / "suspect_labels.parquet")
+    frame = read_frame(run / NAME / "suspect_labels.parquet")
     for study_id, column in zip(frame["study_id"], frame["column"], strict=True):
         out[int(study_id)][COLUMNS.index(column)] = -1
     return out

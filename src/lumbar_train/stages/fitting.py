@@ -1,22 +1,31 @@
-"""One fit of one stage: its name, its settings for the loop, its weights."""
+"""Fits the network of one stage on one fold, and predicts the studies that the fold holds out."""
 
 from __future__ import annotations
 
-import json
-import platform
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
-from lumbar_train.data.folds import FULL
-from lumbar_train.data.folds import fold_name as fold_name
-from lumbar_train.engine.loop_config import LoopConfig
-from lumbar_train.errors import TrainingError
-from lumbar_train.files import write_text
+from lumbar.config import to_dict
+from lumbar.models import build, name_of
+from lumbar_train.data.folds import FULL, check_split, is_full, split
+from lumbar_train.engine.checkpoint import load_weights
+from lumbar_train.engine.loop import fit
+from lumbar_train.engine.loop_config import FitResult, LoopConfig
+from lumbar_train.engine.optimisation import LossFunction
+from lumbar_train.engine.sampling import Dataset
 from lumbar_train.recipes import StageRecipe
+from lumbar_train.stages.classify import LevelCrops
+from lumbar_train.stages.context import RunContext
+from lumbar_train.stages.metric_finetune import MetricLoss, StudyCrops
+from lumbar_train.stages.stage import Fitted, Stage
+
+METRIC = "-metric"  # ends the name of the folder of a classifier's second round, on the metric itself
 
 
 def fit_seed(seed: int, fold: int) -> int:
@@ -25,7 +34,7 @@ def fit_seed(seed: int, fold: int) -> int:
 
 
 def loop_config(stage: StageRecipe, seed: int, overrides: dict[str, Any]) -> LoopConfig:
-    """A stage's fit as the loop's configuration."""
+    """How the loop fits a stage of a recipe; ``overrides`` are options that no recipe sets."""
     fit_ = stage.fit
     values = {
         "epochs": fit_.epochs,
@@ -42,31 +51,112 @@ def loop_config(stage: StageRecipe, seed: int, overrides: dict[str, Any]) -> Loo
     return LoopConfig(**(values | overrides))
 
 
-def load_weights(network: nn.Module, path: Path) -> nn.Module:
-    """Load a stage's weights strictly.
+def load_network(run: RunContext, stage: str, fold: int) -> nn.Module:
+    """A stage's network with the weights that it left on a fold, ready to predict.
 
     Raises:
         TrainingError: the stage has not been fitted, or its weights are another network's.
     """
-    if not path.is_file():
-        raise TrainingError(f"{path}: not found, expected the weights of an earlier stage; run that stage first")
-    try:
-        network.load_state_dict(load_file(path), strict=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise TrainingError(f"{path}: not weights of this {type(network).__name__} ({reason})") from error
-    return network
+    config = run.recipe.stages[stage].network
+    network = build(name_of(config), to_dict(config))
+    load_weights(run.folder.weights(stage, fold), network)
+    return network.to(run.distributed.device).eval()
 
 
-def has_begun(folder: Path) -> bool:
-    """Whether a fit has left something to resume."""
-    return (folder / "fit.json").is_file() or (folder / "checkpoint.pt").is_file()
+def run_on_fold(run: RunContext, stage: Stage, fold: int) -> None:
+    """Fit a stage on a fold, then leave its outputs for the studies that the fold holds out."""
+    if stage.on_fold is not None:
+        stage.on_fold(run, stage, fold)
+        return
+    network = fit_on_fold(run, stage, fold, stage.fitted) if stage.fitted else None
+    if stage.predicted is None:
+        return
+    if stage.predicted.load is not None:
+        network = stage.predicted.load(run, fold)
+    studies = run.held_out_studies(fold, stage.name, stage.predictors())
+    outputs = stage.predicted.predict(run, network, studies)
+    if not is_full(fold):
+        run.join_outputs(outputs, partial(stage.predicted.write, run, fold))
 
 
-def note_seconds(run: Path, step: str, seconds: float, device: torch.device) -> None:
-    """Add to ``seconds.json`` how long a step took, and on what."""
-    path = run / "seconds.json"
-    noted = json.loads(path.read_text()) if path.is_file() else {}
-    noted[step] = round(seconds, 1)
-    noted["machine"] = f"{platform.machine()}, {torch.get_num_threads()} threads, {device.type}"
-    write_text(path, json.dumps(noted, indent=1))
+def fit_on_fold(
+    run: RunContext, stage: Stage, fold: int, fitted: Fitted, *, without: Sequence[int] = (), suffix: str = ""
+) -> nn.Module:
+    """Fit a stage's network on the studies outside a fold (on all of them for a fit on all data), and keep it.
+
+    Args:
+        run: what is trained on what.
+        stage: whose network.
+        fold: whose studies are held out.
+        fitted: how.
+        without: further studies that are held out.
+        suffix: of the fit's folder and weights, where there are several fits on a fold.
+
+    Raises:
+        LeakError: a study of the fold is among those that are trained on.
+        TrainingError: as ``fit``.
+    """
+    recipe = stage.recipe_of(run.recipe)
+    train, held_out = split(run.folds, fold)
+    if without:
+        train, held_out = train[~np.isin(train, without)], np.union1d(held_out, without)
+    check_split(train, held_out)
+    samples = fitted.dataset(run, recipe, [int(k) for k in train])
+    seen = set(map(int, train)) | set(samples.studies)  # what is asked for and what is given
+    check_split(seen, held_out)
+    torch.manual_seed(run.seed * 1000 + fold + 1)
+    network = build(name_of(recipe.network), to_dict(recipe.network))
+    goes_on = run.resume and run.folder.has_begun(stage.name, fold, suffix)
+    if run.distributed.is_main and not goes_on:  # the other processes receive the main process's weights
+        run.start.apply(network)
+    config = loop_config(recipe.for_fold(fold), fit_seed(run.seed, fold), run.loop)
+    result = _fit(run, stage, fold, network, samples, fitted.loss(recipe.network), config, suffix)
+    load_weights(result.weights, network)
+    if isinstance(samples, LevelCrops) and recipe.fit.metric_epochs and not suffix:
+        _fit_on_metric(run, stage, fold, network, samples)
+    run.distributed.on_main(partial(run.folder.save_network, network, stage.name, fold, seen, suffix))
+    return network.eval()
+
+
+def _fit_on_metric(run: RunContext, stage: Stage, fold: int, network: nn.Module, samples: LevelCrops) -> None:
+    """A classifier's second round: a few epochs of whole studies on the metric itself, from the first's weights."""
+    recipe = stage.recipe_of(run.recipe)
+    studies = StudyCrops(samples)
+    labels = {k: samples.labels[k] for k in studies.study_ids}
+    config = loop_config(recipe, fit_seed(run.seed, fold), run.loop)
+    config = replace(
+        config,
+        epochs=recipe.fit.metric_epochs,
+        lr=recipe.fit.metric_lr or config.lr / 10,
+        batch_size=max(1, config.batch_size // 4),  # a study holds five levels
+    )
+    loss = MetricLoss(labels, tuple(samples.targets))
+    result = _fit(run, stage, fold, network, studies, loss, config, METRIC)
+    load_weights(result.weights, network)
+
+
+def _fit(
+    run: RunContext,
+    stage: Stage,
+    fold: int,
+    network: nn.Module,
+    samples: Dataset,
+    loss: LossFunction,
+    config: LoopConfig,
+    suffix: str = "",
+) -> FitResult:
+    identity: dict[str, Any] = {"recipe": run.recipe.name, "cohort": run.cohort.fingerprint, "fold": fold}
+    if run.points_use != "beside":
+        identity["points"] = run.points_use
+    if suffix:
+        identity["step"] = suffix.removeprefix("-")  # the word that earlier runs have noted
+    return fit(
+        network,
+        samples,
+        loss,
+        config=config,
+        out_dir=run.folder.fit(stage.name, fold, suffix),
+        resume=run.resume,
+        distributed=run.distributed,
+        identity=identity,
+    )

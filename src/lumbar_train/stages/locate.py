@@ -25,6 +25,7 @@ from lumbar_train.data.batched import View, drawn_intensities, joined, raw_image
 from lumbar_train.data.cache import Cache
 from lumbar_train.data.masks import MaskReader
 from lumbar_train.data.targets import StudyTargets, sagittal_stacks, slice_counts
+from lumbar_train.stages.samples import StudySamples
 
 Sample = dict[str, Tensor]
 Array = NDArray[np.float64]
@@ -94,7 +95,7 @@ def transform_of(augment: AugmentConfig | None) -> v2.Compose | None:
     return photometric(augment) if augment is not None and not augment.on_device else None
 
 
-class SagittalXY:
+class SagittalXY(StudySamples):
     """Slices of sagittal series → heatmaps of canal and foraminal points, and tissue where truth has it.
 
     A point shows in a slice with a height that falls with its distance from the slice's plane, so the heat tells the
@@ -113,20 +114,12 @@ class SagittalXY:
     ) -> None:
         self.cache, self.targets, self.config, self.augment = cache, targets, config, augment
         self.study_ids = [study_id for study_id, target in targets.items() if target.is_usable]
-        self.repeats, self.masks = repeats, masks
+        self.study_of_sample, self.masks = self.study_ids * repeats, masks
         self.photometric = transform_of(augment)
         self.collate = collate
 
-    @property
-    def studies(self) -> set[int]:
-        """Every study whose images or labels are given."""
-        return set(self.study_ids)
-
-    def __len__(self) -> int:
-        return len(self.study_ids) * self.repeats
-
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        """images (context, size, size), heat (points, h, w), known (points,), segments (h, w) with -1 = unknown."""
+        """Images (context, size, size), heat (points, h, w), known (points,), segments (h, w) with -1 = unknown."""
         study_id = self.study_ids[index % len(self.study_ids)]
         study, target = self.cache.study(study_id), self.targets[study_id]
         stacks = sagittal_stacks(study)
@@ -205,7 +198,7 @@ class SagittalRegression(SagittalXY):
         super().__init__(cache, targets, heatmap, augment, repeats=repeats)
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        """images (context, size, size), points (5, 2) in 0..1, known (5,), marked (5,) on this slice, presence ()."""
+        """Images (context, size, size), points (5, 2) in 0..1, known (5,), marked (5,) on this slice, presence ()."""
         study_id = self.study_ids[index % len(self.study_ids)]
         study, target = self.cache.study(study_id), self.targets[study_id]
         stacks = sagittal_stacks(study)
@@ -238,7 +231,7 @@ class SagittalRegression(SagittalXY):
         }
 
 
-class SliceRoles:
+class SliceRoles(StudySamples):
     """Whole sagittal series cut to the box around the levels → levels marked on each slice."""
 
     def __init__(
@@ -257,18 +250,11 @@ class SliceRoles:
             if target.is_usable and levels_mm.get(study_id)
             for k in range(len(sagittal_stacks(cache.study(study_id))))
         ]
+        self.study_of_sample = [study_id for study_id, _ in self.items]
         self.photometric = transform_of(augment)
 
-    @property
-    def studies(self) -> set[int]:
-        """Every study whose images or labels are given."""
-        return {study_id for study_id, _ in self.items}
-
-    def __len__(self) -> int:
-        return len(self.items)
-
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        """images (S, size, size), counts (S, 3), known (3,)."""
+        """Images (S, size, size), counts (S, 3), known (3,)."""
         study_id, k = self.items[index]
         study = self.cache.study(study_id)
         _, _, stack = sagittal_stacks(study)[k]
@@ -309,7 +295,7 @@ class SliceRoles:
         return out
 
 
-class AxialXY:
+class AxialXY(StudySamples):
     """Labelled axial slices → heatmaps (or coordinates) of the left and right subarticular points."""
 
     def __init__(
@@ -321,19 +307,12 @@ class AxialXY:
     ) -> None:
         self.cache, self.config, self.augment = cache, config, augment
         self.items = [(study_id, axial) for study_id, target in targets.items() for axial in target.axial]
+        self.study_of_sample = [study_id for study_id, _ in self.items]
         self.photometric = transform_of(augment)
         self.collate = collate
 
-    @property
-    def studies(self) -> set[int]:
-        """Every study whose images or labels are given."""
-        return {study_id for study_id, _ in self.items}
-
-    def __len__(self) -> int:
-        return len(self.items)
-
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        """images (1, size, size), points (2, 2) in 0..1, known (2,), and heat (2, h, w) for a heatmap network."""
+        """Images (1, size, size), points (2, 2) in 0..1, known (2,), and heat (2, h, w) for a heatmap network."""
         study_id, target = self.items[index]
         study = self.cache.study(study_id)
         stack = study.series[AXIAL_T2][target.stack]

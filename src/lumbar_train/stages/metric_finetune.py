@@ -1,4 +1,4 @@
-"""The second step of a classifier's training: whole studies, and the competition's metric itself as the loss."""
+"""The second round of a classifier's training: whole studies, and the competition's metric itself as the loss."""
 
 from __future__ import annotations
 
@@ -14,27 +14,21 @@ from lumbar_train.data.batched import finished
 from lumbar_train.stages.classify import LevelCrops, collate_crops
 from lumbar_train.stages.locate import Sample
 from lumbar_train.stages.losses import Batch, Figures, any_severe, metric_loss
+from lumbar_train.stages.samples import StudySamples
 
 N_LEVELS = 5
 
 
-class StudyCrops:
+class StudyCrops(StudySamples):
     """All five levels of a study as one sample, because the any-severe term needs the largest of five probabilities."""
 
     def __init__(self, levels: LevelCrops) -> None:
-        self.levels, self.study_ids = levels, sorted(levels.studies)
+        self.levels = levels
+        self.study_of_sample = self.study_ids = sorted(levels.studies)
         self.collate = collate_crops
 
-    @property
-    def studies(self) -> set[int]:
-        """Every study whose images or labels are given."""
-        return set(self.study_ids)
-
-    def __len__(self) -> int:
-        return len(self.study_ids)
-
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        """crops (5, …), mask (5, …), level (5,), labels (5 levels, 5 conditions)."""
+        """The batch of a study: crops (5, …), mask (5, …), level (5,), labels (5 levels, 5 conditions)."""
         study_id = self.study_ids[index]
         return collate_crops([self.levels.level_sample(study_id, level, rng) for level in range(N_LEVELS)])
 

@@ -1,4 +1,4 @@
-"""Which earlier out-of-fold outputs a step needs before it may run on a fold, and the command that makes missing ones.
+"""Which earlier out-of-fold outputs a stage needs before it may run on a fold, and the command that makes missing ones.
 
 A stage trains on what earlier networks say of studies that they have not seen. Such an output exists only for studies
 whose fold was fitted, so a stage that trains on all studies needs every fold of the stage before it.
@@ -7,131 +7,92 @@ whose fold was fitted, so a stage that trains on all studies needs every fold of
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from lumbar.errors import CohortError
-from lumbar.stages.classify import CLASSIFIERS
-from lumbar_train.data.folds import FULL, is_full
-from lumbar_train.outputs.store import folds_of
-from lumbar_train.recipes import Recipe
-from lumbar_train.stages import denoise
-from lumbar_train.stages.denoise import FIRST
-from lumbar_train.stages.fitting import fold_name
-from lumbar_train.stages.pseudo import PSEUDO, fold_of_labels, predictions_path
-
-LOCALISERS = ("sagittal_xy", "sagittal_z", "axial_xy")
-LOCALISE = "localise"
-LAST = "aggregator"
-STEPS = (*LOCALISERS, LOCALISE, *CLASSIFIERS, LAST)
-# The tables that a step leaves, one row or more a study that it holds out; other steps leave weights alone.
-TABLES = {
-    "sagittal_xy": ("oof",),
-    LOCALISE: ("levels", "points", "axial"),
-    **{f"{name}{suffix}": ("oof",) for name in CLASSIFIERS for suffix in ("", FIRST)},
-}
-
-Pair = tuple[str, int]  # a step on a fold
+from lumbar_train.data.folds import fold_name, is_full
+from lumbar_train.outputs.run_folder import RunFolder
+from lumbar_train.stages.stage import Pair, Stage
 
 
-def steps_of(recipe: Recipe) -> tuple[str, ...]:
-    """The steps of a recipe in order; denoising and softened labels each have a round of the classifiers before."""
-    place = STEPS.index(CLASSIFIERS[0])
-    before: tuple[str, ...] = ()
-    if recipe.denoise is not None:
-        before += (*(f"{name}{FIRST}" for name in CLASSIFIERS), denoise.STEP)
-    if recipe.pseudo is not None:
-        before += tuple(f"{name}{PSEUDO}" for name in CLASSIFIERS)
-    return (*STEPS[:place], *before, *STEPS[place:])
+def plan_of(stages: Iterable[Stage], use_folds: Sequence[int]) -> list[Pair]:
+    """Each stage on each of its folds, in the order in which they run."""
+    return [(stage.name, fold) for stage in stages for fold in stage.folds(use_folds)]
 
 
-def needs(step: str, fold: int, folds: Sequence[int], *, is_denoised: bool, is_softened: bool = False) -> set[Pair]:
-    """The steps on folds that must be done before ``step`` may run on ``fold``; ``folds`` are all that hold out.
+def needs(stage: Stage, fold: int, folds: Sequence[int], stages: Sequence[Stage]) -> set[Pair]:
+    """The stages on folds that must be done before ``stage`` may run on ``fold``.
 
-    The fold that is held out is not trained on; the classifiers need its localisation all the same, to predict it.
+    Args:
+        stage: what is to run.
+        fold: on which fold.
+        folds: all folds that hold out studies.
+        stages: all stages of the recipe; needs of others are left out.
     """
-    if step == "sagittal_z":
-        return {("sagittal_xy", k) for k in folds if k != fold}
-    if step == LOCALISE:
-        return {(name, fold) for name in LOCALISERS}
-    if step == denoise.STEP:
-        return {(f"{name}{FIRST}", k) for name in CLASSIFIERS for k in folds}
-    if step == LAST:
-        return {(name, k) for name in CLASSIFIERS for k in folds}
-    if step.removesuffix(FIRST).removesuffix(PSEUDO) in CLASSIFIERS:
-        pairs = {(LOCALISE, k) for k in folds}
-        if is_denoised and not step.endswith(FIRST):
-            pairs.add((denoise.STEP, FULL))
-        if is_softened and step in CLASSIFIERS:
-            pairs |= {(f"{name}{PSEUDO}", fold_of_labels(fold)) for name in CLASSIFIERS}
-        return pairs
-    return set()
+    known = {other.name for other in stages}
+    return set().union(*(need.pairs(fold, folds) for need in stage.needs if need.stage in known))
 
 
-def is_done(run: Path, step: str, fold: int) -> bool:
-    """Whether a run folder holds what a step on a fold leaves for others."""
-    if step == denoise.STEP:
-        return (run / denoise.FOLDER / "suspect_labels.parquet").is_file()
-    if step.endswith(PSEUDO):
-        return predictions_path(run, step.removesuffix(PSEUDO), fold).is_file()
-    if step != LOCALISE and not (run / step / f"{fold_name(fold)}.safetensors").is_file():
+def is_done(folder: RunFolder, stage: Stage, fold: int) -> bool:
+    """Whether a run folder holds what a stage on a fold leaves for others."""
+    if stage.runs_on == "all folds at once":
+        return all(folder.table(stage.name, table).is_file() for table in stage.tables)
+    if stage.leaves is not None:
+        return stage.leaves(folder.path, fold).is_file()
+    if stage.fitted and not folder.has_weights(stage.name, fold):
         return False
-    return is_full(fold) or all(fold in folds_of(run / step, table) for table in TABLES.get(step, ()))
+    return is_full(fold) or folder.has_rows_of(stage.name, stage.tables, fold)
 
 
 def check_plan(
-    run: Path,
+    folder: RunFolder,
     plan: Iterable[Pair],
-    steps: Sequence[str],
+    stages: Sequence[Stage],
     folds: Sequence[int],
     *,
-    is_denoised: bool,
-    is_softened: bool = False,
     command: str,
 ) -> None:
-    """Refuse steps on folds that need outputs which are neither there nor made by an earlier one of them.
+    """Refuse a plan that needs outputs which are neither there nor made by an earlier part of it.
 
     Args:
-        run: the run folder.
-        plan: steps on folds in the order in which they will run.
-        steps: all steps of the recipe, in order.
+        folder: the run folder.
+        plan: stages on folds in the order in which they will run.
+        stages: all stages of the recipe, in order.
         folds: all folds that hold out studies.
-        is_denoised: whether the recipe leaves suspect labels out of a second training of its classifiers.
-        is_softened: whether it mixes labels with predictions.
         command: the beginning of the command line that makes what is missing.
 
     Raises:
-        CohortError: one line that names the step, the missing folds and the command.
+        CohortError: one line that names the stage, the missing folds and the command.
     """
+    by_name = {stage.name: stage for stage in stages}
     made: set[Pair] = set()
     missing: dict[Pair, set[Pair]] = {}
-    for step, fold in plan:
-        wanted = needs(step, fold, folds, is_denoised=is_denoised, is_softened=is_softened)
-        if absent := {pair for pair in wanted - made if not is_done(run, *pair)}:
-            missing[(step, fold)] = absent
-        made.add((step, fold))
+    for name, fold in plan:
+        wanted = needs(by_name[name], fold, folds, stages)
+        if absent := {pair for pair in wanted - made if not is_done(folder, by_name[pair[0]], pair[1])}:
+            missing[(name, fold)] = absent
+        made.add((name, fold))
     if not missing:
         return
-    (step, fold), absent = next(iter(missing.items()))
-    first = min(absent, key=lambda pair: steps.index(pair[0]))[0]
-    of = ", ".join(str(k) for name, k in sorted(absent) if name == first and not is_full(k))
-    options = _options(run, set().union(*missing.values()), steps, folds, is_denoised, is_softened)
+    (name, fold), absent = next(iter(missing.items()))
+    order = list(by_name)
+    first = min(absent, key=lambda pair: order.index(pair[0]))[0]
+    of = ", ".join(str(k) for other, k in sorted(absent) if other == first and not is_full(k))
+    options = _options(folder, set().union(*missing.values()), by_name, folds)
     raise CohortError(
-        f"{step} ({fold_name(fold)}): found no output of {first}{f' of fold {of}' if of else ''}, "
-        f"expected it before this step; make it with: {command} {options}"
+        f"{name} ({fold_name(fold)}): found no output of {first}{f' of fold {of}' if of else ''}, "
+        f"expected it before this stage; make it with: {command} {options}"
     )
 
 
-def _options(
-    run: Path, missing: set[Pair], steps: Sequence[str], folds: Sequence[int], is_denoised: bool, is_softened: bool
-) -> str:
+def _options(folder: RunFolder, missing: set[Pair], by_name: dict[str, Stage], folds: Sequence[int]) -> str:
     """``--stages … --folds …`` of a call that can stand alone in this run folder."""
     every: set[Pair] = set()
     left = set(missing)
     while left:
-        pair = left.pop()
-        if pair not in every and not is_done(run, *pair):
+        name, fold = pair = left.pop()
+        if pair not in every and not is_done(folder, by_name[name], fold):
             every.add(pair)
-            left |= needs(*pair, folds, is_denoised=is_denoised, is_softened=is_softened)
-    names = [step for step in steps if any(step == name for name, _ in every)]
+            left |= needs(by_name[name], fold, folds, list(by_name.values()))
+    names = [name for name in by_name if any(name == other for other, _ in every)]
     of = sorted({fold for _, fold in every if not is_full(fold)}) or list(folds)
     return f"--stages {','.join(names)} --folds {','.join(map(str, of))}"

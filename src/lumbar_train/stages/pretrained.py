@@ -65,7 +65,7 @@ class Start:
                 module.network.load_state_dict(donor.state_dict(), strict=True)
 
     def _filled(self, config: BackboneConfig, options: dict[str, Any]) -> nn.Module:
-        """timm's network with its weights in; timm adapts the first convolution and drops the classifier."""
+        """The timm network with its weights; timm adapts the first convolution and drops the classifier."""
         overlay: dict[str, Any] = {}
         if config.name in self.files:
             overlay["state_dict"] = checkpoint(self.files[config.name], config)

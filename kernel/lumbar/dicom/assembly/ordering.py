@@ -1,4 +1,4 @@
-"""Placed images to stacks: grouped by plane and station, ordered in space, one image for each place.
+"""PlacedImage images to stacks: grouped by plane and station, ordered in space, one image for each place.
 
 Where nearly all images carry one position, or none, positions say nothing: SliceLocation orders them if it varies, else
 the instance number, and the stack is marked as guessed.
@@ -11,8 +11,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lumbar.dicom.assembly.placing import Notes, Placed, is_same_orientation, is_same_spacing, listed
-from lumbar.dicom.assembly.repeats import NEARLY_ALL, SAME_POSITION_MM, LeftOut, one_a_place, one_kind, place_ids
+from lumbar.dicom.assembly.placing import Notes, PlacedImage, is_same_orientation, is_same_spacing, listed
+from lumbar.dicom.assembly.repeats import (
+    NEARLY_ALL,
+    SAME_POSITION_MM,
+    Excluded,
+    choose_kind,
+    one_per_position,
+    place_ids,
+)
 from lumbar.dicom.header import Header
 from lumbar.dicom.stack import plane_normal
 
@@ -32,7 +39,7 @@ _MIN_SIDE = 2  # slices of such a station
 class Plan:
     """A stack before its pixels are read: its images in their order in space, and its geometry as in ``Stack``."""
 
-    items: list[Placed]
+    slices: list[PlacedImage]
     origins_mm: np.ndarray
     row_mm: np.ndarray
     column_mm: np.ndarray
@@ -40,13 +47,13 @@ class Plan:
     is_guessed: bool
 
 
-def arrange(placed: list[Placed], notes: Notes, left: LeftOut, prefers_long_echo: bool) -> list[Plan]:
+def arrange(placed: list[PlacedImage], notes: Notes, left: Excluded, prefers_long_echo: bool) -> list[Plan]:
     """The stacks of a series; images left out are noted in ``left``, one line for each reason in ``notes``."""
     arranger = _Arranger(left, prefers_long_echo)
     plans = [plan for group in _group(placed, notes) for plan in arranger.plans(group)]
     if len(plans) > _MAX_STACKS:
-        plans.sort(key=lambda plan: -len(plan.items))
-        n_left = sum(len(plan.items) for plan in plans[_MAX_STACKS:])
+        plans.sort(key=lambda plan: -len(plan.slices))
+        n_left = sum(len(plan.slices) for plan in plans[_MAX_STACKS:])
         notes.problems.append(f"{n_left} slices left out, found {len(plans)} stacks, expected at most {_MAX_STACKS}")
         del plans[_MAX_STACKS:]
     for reason, count in arranger.orders.items():
@@ -57,9 +64,9 @@ def arrange(placed: list[Placed], notes: Notes, left: LeftOut, prefers_long_echo
     return plans
 
 
-def _group(placed: list[Placed], notes: Notes) -> list[list[Placed]]:
+def _group(placed: list[PlacedImage], notes: Notes) -> list[list[PlacedImage]]:
     """Slices of one size, spacing, orientation and photometric sense each, in the order of the first of them."""
-    groups: list[list[Placed]] = []
+    groups: list[list[PlacedImage]] = []
     known: dict[tuple[object, ...], int] = {}  # most slices agree exactly with an earlier one
     n_left = 0
     for slice_ in placed:
@@ -81,7 +88,7 @@ def _group(placed: list[Placed], notes: Notes) -> list[list[Placed]]:
     return groups
 
 
-def _is_same_plane(one: Placed, other: Placed) -> bool:
+def _is_same_plane(one: PlacedImage, other: PlacedImage) -> bool:
     if one.image.shape != other.image.shape or one.image.is_inverted != other.image.is_inverted:
         return False
     return is_same_spacing(one.spacing, other.spacing) and is_same_orientation(one.cosines, other.cosines)
@@ -91,12 +98,12 @@ def _is_same_plane(one: Placed, other: Placed) -> bool:
 class _Arranger:
     """Makes the stacks of one group after the other, and keeps what there is to say about all of them."""
 
-    left: LeftOut
+    left: Excluded
     prefers_long_echo: bool
     orders: Counter[str] = field(default_factory=Counter)  # slices ordered without positions: why, and by what
     stations: list[str] = field(default_factory=list)
 
-    def plans(self, group: list[Placed]) -> list[Plan]:
+    def plans(self, group: list[PlacedImage]) -> list[Plan]:
         """The stacks of slices of one plane."""
         group = sorted(group, key=lambda slice_: (slice_.image.instance_number, slice_.image.frame or 0))
         cosines, spacing = np.array(group[0].cosines), group[0].spacing
@@ -124,25 +131,27 @@ class _Arranger:
             plans.append(Plan(items, origins[kept], row_mm, column_mm, step_mm, is_guessed))
         return plans
 
-    def _without_repeats(self, group: list[Placed], members: list[int], places: np.ndarray) -> list[int]:
+    def _without_repeats(self, group: list[PlacedImage], members: list[int], places: np.ndarray) -> list[int]:
         """Those of the members' indices that are kept, one for each of the places (n,) in mm along the normal."""
         own = places[members]
         if not _is_repeating(own):
             return members
         items = [group[index] for index in members]
-        kept = one_a_place(items, place_ids(own.tolist()), self.left, self.prefers_long_echo)
+        kept = one_per_position(items, place_ids(own.tolist()), self.left, self.prefers_long_echo)
         return [members[index] for index in kept]
 
-    def _without_positions(self, group: list[Placed], row_mm: np.ndarray, column_mm: np.ndarray, reason: str) -> Plan:
+    def _without_positions(
+        self, group: list[PlacedImage], row_mm: np.ndarray, column_mm: np.ndarray, reason: str
+    ) -> Plan:
         """One stack, centred on the origin, of slices whose positions say nothing."""
         normal, step_mm = plane_normal(row_mm, column_mm), _step(group[0].image.header)
         locations = _locations(group)
         if locations is not None:
-            kept = one_a_place(group, place_ids(locations), self.left, self.prefers_long_echo)
+            kept = one_per_position(group, place_ids(locations), self.left, self.prefers_long_echo)
             kept = sorted(kept, key=locations.__getitem__)
             places = np.array([locations[index] for index in kept])
         else:
-            kept = one_kind(group, self.left, self.prefers_long_echo)
+            kept = choose_kind(group, self.left, self.prefers_long_echo)
             places = step_mm * np.arange(len(kept))
         order = "instance number" if locations is None else "SliceLocation"
         self.orders[f"{reason}, ordered by {order}"] += len(kept)
@@ -158,7 +167,7 @@ def _is_repeating(places: np.ndarray) -> bool:
     return bool(np.any(np.diff(np.sort(places)) < SAME_POSITION_MM))
 
 
-def _is_one_position(group: list[Placed], origins: np.ndarray) -> bool:
+def _is_one_position(group: list[PlacedImage], origins: np.ndarray) -> bool:
     """Whether nearly all slices, of which none repeats another, carry one position (``origins`` (n, 3) mm).
 
     Where their SliceLocations differ, most of them will do.
@@ -176,7 +185,7 @@ def _is_one_position(group: list[Placed], origins: np.ndarray) -> bool:
     return len(times) < NEARLY_ALL * len(same)  # else it is one slice over time
 
 
-def _locations(group: list[Placed]) -> list[float] | None:
+def _locations(group: list[PlacedImage]) -> list[float] | None:
     """SliceLocation of each slice in mm, where all have it and it varies."""
     values = [slice_.image.header.slice_location for slice_ in group]
     known = [value for value in values if value is not None and abs(value) < 1e6]

@@ -64,7 +64,7 @@ def sampled_padding(stack: Stack, step: int) -> tuple[np.ndarray, np.ndarray]:
     return stack.padding[which, 0], stack.padding[which, 1]
 
 
-def doubt_padding(stacks: list[Stack], is_range: bool) -> str:
+def reason_to_ignore_padding(stacks: list[Stack], is_range: bool) -> str:
     """Why the padding that a series' stacks declare is not to be believed; empty where it is.
 
     It is not where nearly every pixel has it, nor where tissue has the declared value: where that lies among other

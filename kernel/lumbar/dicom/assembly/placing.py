@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from lumbar.dicom.direct import Usual
+from lumbar.dicom.direct import FastPath
 from lumbar.dicom.header import Header
 
 Value = TypeVar("Value")
@@ -47,7 +47,7 @@ class Image:
     shape: tuple[int, ...]
     is_inverted: bool
     size: int  # bytes of the file that it may count as its own
-    usual: Usual | None
+    fast_path: FastPath | None
     frame: int | None = None
     failure: str = ""  # why its pixels cannot be read, once that was tried
     is_decoded: bool = False
@@ -60,7 +60,7 @@ class Image:
 
 
 @dataclass(slots=True)
-class Placed:
+class PlacedImage:
     """An image with the geometry that grouping and ordering go by."""
 
     image: Image
@@ -89,7 +89,7 @@ def listed(items: list[int] | list[str]) -> str:
     return shown if len(items) <= _SHOWN else f"{shown} and {len(items) - _SHOWN} more"
 
 
-def place(images: list[Image], fallback_orientation: str, notes: Notes) -> list[Placed]:
+def place(images: list[Image], fallback_orientation: str, notes: Notes) -> list[PlacedImage]:
     """Geometry of each image; images that cannot be placed among the others are left out with a line."""
     origins = _origins(images)
     has_origins = any(origins)
@@ -118,7 +118,7 @@ def place(images: list[Image], fallback_orientation: str, notes: Notes) -> list[
     elif None in spacings:
         spacings = _completed(images, spacings, is_same_spacing, "PixelSpacing", notes)
     return [
-        Placed(image, own_cosines, own_spacing, origin, is_guessed)
+        PlacedImage(image, own_cosines, own_spacing, origin, is_guessed)
         for image, own_cosines, own_spacing, origin in zip(images, cosines, spacings, origins, strict=True)
         if own_cosines is not None and own_spacing is not None
     ]

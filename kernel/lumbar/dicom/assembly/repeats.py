@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from lumbar.dicom.assembly.placing import Image, Placed, listed
+from lumbar.dicom.assembly.placing import Image, PlacedImage, listed
 
 SAME_POSITION_MM = 1e-2
 NEARLY_ALL = 0.8
@@ -43,7 +43,7 @@ _TERMS |= {*_PHASE, *_REAL, *_IMAGINARY, *_MAGNITUDE, *_LATER}
 
 
 @dataclass(slots=True)
-class LeftOut:
+class Excluded:
     """Images that a series' stacks do without, and why."""
 
     copies: list[tuple[Image, Image]] = field(default_factory=list)  # each with the one that is kept
@@ -77,7 +77,9 @@ def place_ids(places: list[float]) -> list[int]:
     return ids
 
 
-def one_a_place(slices: list[Placed], places: list[int], left: LeftOut, prefers_long_echo: bool) -> list[int]:
+def one_per_position(
+    slices: list[PlacedImage], places: list[int], left: Excluded, prefers_long_echo: bool
+) -> list[int]:
     """Indices of the items that make the volume, one for each of ``places`` (a cluster's number for each item).
 
     Items are in the order of their instance numbers; of several at a place that nothing tells apart the first is kept.
@@ -86,7 +88,7 @@ def one_a_place(slices: list[Placed], places: list[int], left: LeftOut, prefers_
     for attribute in _ATTRIBUTES:
         if len({places[index] for index in kept}) == len(kept):
             return kept
-        kept = _one_kind(slices, kept, attribute, left, prefers_long_echo, places)
+        kept = _keep_best_kind(slices, kept, attribute, left, prefers_long_echo, places)
     first: dict[int, int] = {}
     for index in kept:
         same = first.setdefault(places[index], index)
@@ -95,7 +97,7 @@ def one_a_place(slices: list[Placed], places: list[int], left: LeftOut, prefers_
     return list(first.values())
 
 
-def one_kind(slices: list[Placed], left: LeftOut, prefers_long_echo: bool) -> list[int]:
+def choose_kind(slices: list[PlacedImage], left: Excluded, prefers_long_echo: bool) -> list[int]:
     """Indices of the items that make the volume where no place tells which repeat each other.
 
     Copies are known by their instance number; kinds are told apart where each has as many images.
@@ -107,11 +109,13 @@ def one_kind(slices: list[Placed], left: LeftOut, prefers_long_echo: bool) -> li
     for attribute in _ATTRIBUTES_WITHOUT_PLACES:
         sizes = Counter(_value(slices[index], attribute) for index in kept)
         if len(sizes) > 1 and len(set(sizes.values())) == 1 and min(sizes.values()) >= _MIN_CLASS:
-            kept = _one_kind(slices, kept, attribute, left, prefers_long_echo)
+            kept = _keep_best_kind(slices, kept, attribute, left, prefers_long_echo)
     return kept
 
 
-def _without_copies(slices: list[Placed], places: list[int], left: LeftOut, numbers: list[int | None]) -> list[int]:
+def _without_copies(
+    slices: list[PlacedImage], places: list[int], left: Excluded, numbers: list[int | None]
+) -> list[int]:
     """Indices of all items but those that agree with an earlier one in all that tells images apart."""
     seen: dict[tuple[Any, ...], int] = {}
     kept = []
@@ -127,11 +131,11 @@ def _without_copies(slices: list[Placed], places: list[int], left: LeftOut, numb
     return kept
 
 
-def _one_kind(
-    slices: list[Placed],
+def _keep_best_kind(
+    slices: list[PlacedImage],
     kept: list[int],
     attribute: str,
-    left: LeftOut,
+    left: Excluded,
     prefers_long_echo: bool,
     places: list[int] | None = None,
 ) -> list[int]:
@@ -168,7 +172,7 @@ def _is_repeated(members: list[int], kept: list[int], covered: set[int], places:
     return 2 * sum(places[index] in covered for index in others) > len(others)
 
 
-def _value(slice_: Placed, attribute: str) -> Any:
+def _value(slice_: PlacedImage, attribute: str) -> Any:
     """An attribute as it is compared: texts in capitals, times to 0.01 ms."""
     value = getattr(slice_.image.header, attribute)
     if isinstance(value, str):

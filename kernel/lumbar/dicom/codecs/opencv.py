@@ -16,7 +16,7 @@ from lumbar.dicom.codecs.jpeg2000_markers import SIZ_BYTES, check_siz, check_sty
 from lumbar.dicom.codecs.jpeg_markers import MarkerReader, check_room, check_size, refuse
 from lumbar.dicom.codecs.native import clear_unused_bits
 from lumbar.dicom.header import Header
-from lumbar.dicom.limits import MAX_SCANNED_PIXELS, MAX_SCANS, USUAL_SCANS
+from lumbar.dicom.limits import MAX_SCANNED_PIXELS, MAX_SCANS, SCAN_FLOOR
 from lumbar.errors import DicomError
 
 JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
@@ -39,12 +39,12 @@ def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
     header
         Gives size, type and photometric interpretation; its syntax counts only where the first bytes do not tell.
 
-    Returns
+    Returns:
     -------
     numpy.ndarray
         (rows, columns) or (rows, columns, 3) of ``header.pixel_dtype``, as pydicom gives it: colour is RGB.
 
-    Raises
+    Raises:
     ------
     DicomError
         For a codestream that is damaged or disagrees with the header.
@@ -87,7 +87,7 @@ def _check_scans(data: np.ndarray, path: str, offset: int, n_pixels: int) -> Non
 
     Entropy-coded data cannot hold the marker, so that there are at most as many scans as places where it is found.
     """
-    most = min(MAX_SCANS, max(USUAL_SCANS, MAX_SCANNED_PIXELS // n_pixels))
+    most = min(MAX_SCANS, max(SCAN_FLOOR, MAX_SCANNED_PIXELS // n_pixels))
     n_scans = data.tobytes().count(_START_OF_SCAN)
     if n_scans > most:
         raise refuse(path, offset, f"{n_scans} scans", f"at most {most} of {n_pixels} pixels")

@@ -27,7 +27,7 @@ from lumbar.errors import DicomError
 TRANSFER_SYNTAXES: tuple[str, ...] = ("1.2.840.10008.1.2.5",)
 
 PAD = 128  # longest run
-ODD = -1
+UNSUPPORTED = -1
 _ONE, _TWO, _EIGHT, _CHUNK = (np.uint64(n) for n in (1, 2, 8, 16))
 _HEADER_BYTES, _HALF, _LOW = (np.uint64(n) for n in (64, 32, 0xFFFFFFFF))
 _MAX_SEGMENTS = 15
@@ -94,7 +94,7 @@ def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
     return to_rgb(pixels, header, None)
 
 
-def decode_usual(data: np.ndarray, header: Header, n_pixels: int, mask: int) -> np.ndarray | None:
+def decode_gray16(data: np.ndarray, header: Header, n_pixels: int, mask: int) -> np.ndarray | None:
     """Pixels of a frame of 16-bit gray, ``data`` (n,) uint8 read-only; ``mask`` is of the bits stored.
 
     ``None`` where anything is not as expected: ``decode_frame`` says what is wrong. The caller has seen to it that the
@@ -115,20 +115,20 @@ def decode_usual(data: np.ndarray, header: Header, n_pixels: int, mask: int) -> 
 def unpack_words(source: np.ndarray, planes: np.ndarray, words: np.ndarray) -> int:
     """Decode a frame of two segments, ``source`` (n,) uint8 read-only, into ``words`` (n,) uint16.
 
-    ``planes`` (2, n + PAD) uint8 is scratch. Returns all bits that are set in any word, or ODD for anything but two
-    segments that fill their planes.
+    ``planes`` (2, n + PAD) uint8 is scratch. Returns all bits that are set in any word, or UNSUPPORTED for anything
+    but two segments that fill their planes.
     """
     size, n_pixels = np.uint64(source.size), np.uint64(words.size)
     if size < _HEADER_BYTES:
-        return ODD
+        return UNSUPPORTED
     head, tail = load_little(source, np.uint64(0)), load_little(source, _EIGHT)
     first, second = head >> _HALF, tail & _LOW
     if head & _LOW != _TWO or first < _HEADER_BYTES or second <= first or size <= second:
-        return ODD
+        return UNSUPPORTED
     if unpack(source, first, second, planes[0], n_pixels) != words.size:
-        return ODD
+        return UNSUPPORTED
     if unpack(source, second, size, planes[1], n_pixels) != words.size:
-        return ODD
+        return UNSUPPORTED
     return join_pairs(planes, words)
 
 

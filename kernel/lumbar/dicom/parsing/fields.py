@@ -19,7 +19,7 @@ _GEOMETRY_BITS = sum(1 << _NAMES.index(field) for field in _GEOMETRY)
 _PHOTOMETRIC_SPAN = scan.span_of(scan.TEXTS["photometric_interpretation"])
 _TEXT_SPANS = tuple((field, scan.span_of(tag)) for field, tag in scan.TEXTS.items() if field not in _IMAGE)
 
-_ODD = {field: (scan.span_of(tag), kind, count) for field, (tag, kind, count) in scan.NUMBERS.items()}
+_IRREGULAR = {field: (scan.span_of(tag), kind, count) for field, (tag, kind, count) in scan.NUMBERS.items()}
 
 Groups = FunctionalGroups | None
 
@@ -28,17 +28,17 @@ def _image_fields(head: bytes, workspace: np.ndarray, numbers: np.ndarray, group
     """The fields that decoding needs, from a header's bytes and what the walk found in them."""
     at = workspace.item
     fields: dict[str, object] = {field: None if (value := at(place)) < 0 else value for field, place in scan.SHORTS}
-    if at(scan.HAS_ODD_SHORTS):
+    if at(scan.HAS_IRREGULAR_SHORTS):
         for field, place in scan.SHORTS:
             if fields[field] is None and at(place - 1):
-                fields[field] = _read_odd(field, head, workspace)
+                fields[field] = _read_irregular(field, head, workspace)
     if fields["pixel_representation"] == 1:  # padding is stored as the pixels are (PS3.3 section C.7.5.1.1.2)
         for field in ("pixel_padding_value", "pixel_padding_range_limit"):
             padding = fields[field]
             if isinstance(padding, int) and 1 << 15 <= padding < 1 << 16:
                 fields[field] = padding - (1 << 16)
     frames = numbers.item(0)  # absent, as of nearly all files: NaN, which alone differs from itself
-    is_read = frames != frames and not at(scan.LEFT) & 1
+    is_read = frames != frames and not at(scan.UNPARSED) & 1
     fields["number_of_frames"] = None if is_read else _number_of_frames(head, workspace, numbers)
     start = at(_PHOTOMETRIC_SPAN)
     photometric = text_of(head[start : start + at(_PHOTOMETRIC_SPAN + 1)])
@@ -47,8 +47,8 @@ def _image_fields(head: bytes, workspace: np.ndarray, numbers: np.ndarray, group
 
 
 def _number_of_frames(head: bytes, workspace: np.ndarray, numbers: np.ndarray) -> object:
-    if workspace.item(scan.LEFT) & 1:
-        return _read_odd("number_of_frames", head, workspace)
+    if workspace.item(scan.UNPARSED) & 1:
+        return _read_irregular("number_of_frames", head, workspace)
     frames = numbers.item(0)
     return None if frames != frames else int(frames)  # NaN alone differs from itself
 
@@ -67,8 +67,8 @@ def _geometry_fields(head: bytes, workspace: np.ndarray, numbers: np.ndarray, gr
         "rescale_slope": slope,
         "rescale_intercept": intercept,
     }
-    if left := workspace.item(scan.LEFT) & _GEOMETRY_BITS:
-        _read_left(fields, left, head, workspace)
+    if left := workspace.item(scan.UNPARSED) & _GEOMETRY_BITS:
+        _read_unparsed(fields, left, head, workspace)
     spacing = fields["pixel_spacing"]
     if spacing is not None and min(spacing) <= 0:  # type: ignore[call-overload]
         fields["pixel_spacing"] = None
@@ -86,18 +86,18 @@ def _number_fields(head: bytes, workspace: np.ndarray, numbers: np.ndarray, grou
     fields["window_center"] = None if values[-2] is None else (values[-2],)
     fields["window_width"] = None if values[-1] is None else (values[-1],)
     fields.update(zip(_SINGLES, values[21:-2], strict=True))
-    if left := workspace.item(scan.LEFT) & ~_GEOMETRY_BITS & ~1:  # number_of_frames is an image's field
-        _read_left(fields, left, head, workspace)
+    if left := workspace.item(scan.UNPARSED) & ~_GEOMETRY_BITS & ~1:  # number_of_frames is an image's field
+        _read_unparsed(fields, left, head, workspace)
     if groups is not None:
         _add_groups(fields, _number_of_frames(head, workspace, numbers), groups)
     return fields
 
 
-def _read_left(fields: dict[str, object], left: int, head: bytes, workspace: np.ndarray) -> None:
+def _read_unparsed(fields: dict[str, object], left: int, head: bytes, workspace: np.ndarray) -> None:
     """Fields that the walk left to Python, by their bits."""
     while left:
         field = _NAMES[(left & -left).bit_length() - 1]
-        fields[field] = _read_odd(field, head, workspace)
+        fields[field] = _read_irregular(field, head, workspace)
         left &= left - 1
 
 
@@ -148,9 +148,9 @@ PARTS = (
 )
 
 
-def _read_odd(field: str, head: bytes, workspace: np.ndarray) -> int | float | tuple[float, ...] | None:
+def _read_irregular(field: str, head: bytes, workspace: np.ndarray) -> int | float | tuple[float, ...] | None:
     """A number that the walk left to Python: in another form or under another VR than the dictionary's."""
-    span, kind, count = _ODD[field]
+    span, kind, count = _IRREGULAR[field]
     start, length, _, letters = workspace[span : span + 4].tolist()
     vr, is_big = vr_text(letters), workspace.item(scan.IS_BIG) != 0
     raw = head[start : start + length]

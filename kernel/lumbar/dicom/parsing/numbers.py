@@ -18,7 +18,7 @@ DECIMAL = 2
 
 _GOOD = 1
 _EMPTY = 0
-_ODD = -1
+_IRREGULAR = -1
 _EXACT = 1 << 53
 _POWERS = np.array([10.0**exponent for exponent in range(23)])
 _BACKSLASH = 92
@@ -80,7 +80,7 @@ def _decimal(source: np.ndarray, start: int, stop: int) -> tuple[float, int, int
         end += 1
         if 48 <= byte <= 57:
             if stage >= _TRAILING:
-                return 0.0, _ODD, end
+                return 0.0, _IRREGULAR, end
             if stage >= _POWER:
                 power = power * 10 + byte - 48
                 stage = _POWER_DIGITS
@@ -90,10 +90,10 @@ def _decimal(source: np.ndarray, start: int, stop: int) -> tuple[float, int, int
                 exponent -= 1 if stage == _FRACTION else 0
                 stage = _FRACTION if stage == _FRACTION else _WHOLE
             if mantissa >= _EXACT or power > 999:
-                return 0.0, _ODD, end
+                return 0.0, _IRREGULAR, end
         elif byte == 32 or byte == 0:
             if stage == _POWER:
-                return 0.0, _ODD, end
+                return 0.0, _IRREGULAR, end
             stage = _LEADING if stage == _LEADING else _TRAILING
         elif byte == 46 and stage < _FRACTION:
             stage = _FRACTION
@@ -105,12 +105,12 @@ def _decimal(source: np.ndarray, start: int, stop: int) -> tuple[float, int, int
         elif (byte == 43 or byte == 45) and stage == _POWER and source[end - 2] > 57:  # right behind the E
             sign = 44 - byte
         else:
-            return 0.0, _ODD, end
+            return 0.0, _IRREGULAR, end
     if stage == _LEADING:
         return 0.0, _EMPTY, end
     exponent += sign * power
     if n_digits == 0 or stage == _POWER or exponent < -22 or exponent > 22:
-        return 0.0, _ODD, end
+        return 0.0, _IRREGULAR, end
     value = float(mantissa)
     value = value / _POWERS[-exponent] if exponent < 0 else value * _POWERS[exponent]
     return (-value if is_negative else value), _GOOD, end

@@ -99,7 +99,7 @@ class _Reader:
 
     def _element(self, at: int, tag: int) -> tuple[Element | None, bool]:
         """The first plausible reading of the element at ``at``, and whether it is the one that is as it should be."""
-        for check in (self._is_plausible, self._leads_on):
+        for check in (self._is_plausible, self._precedes_good_element):
             is_first = True
             for element in self._readings(at):
                 if element is not None and check(element.after, tag):
@@ -177,7 +177,7 @@ class _Reader:
         length = self.elements.long_at(self.data, at + 4)[0]
         return not self.is_explicit and (length == UNDEFINED or length <= len(self.data) - at - 8)
 
-    def _leads_on(self, at: int, tag: int) -> bool:
+    def _precedes_good_element(self, at: int, tag: int) -> bool:
         """Whether another malformed element may begin at ``at``: a larger tag, and a plausible one behind it."""
         if at + 8 > len(self.data) or not tag < (next_tag := self.elements.tag(at)) < scan.PIXEL_DATA:
             return False

@@ -25,7 +25,7 @@ END = 0  # the data ends after a whole element
 PIXELS = 1  # the pixel data element was reached; its value starts at the place returned
 TRUNCATED = -1  # an element's header or value passes the end
 BAD_ITEM = -2  # something other than an item inside a sequence
-ODD_ELEMENT = -3  # an element outside sequences that cannot stand there as it is written
+MALFORMED_ELEMENT = -3  # an element outside sequences that cannot stand there as it is written
 
 PIXEL_DATA = 0x7FE00010
 FLOAT_PIXEL_DATA, DOUBLE_FLOAT_PIXEL_DATA = 0x7FE00008, 0x7FE00009
@@ -108,9 +108,9 @@ def span_of(tag: int) -> int:
 # and small numbers that Python has to read.
 # Then four numbers of the transfer syntax and of each wanted tag: offset and length of the value, -1 and 0 where it is
 # absent; its first two bytes as a number, -1 where they are none; its VR as a number, 0 in implicit encoding.
-END_AT, LAST_VR, LEFT, DATASET, IS_EXPLICIT, IS_BIG = 0, 1, 2, 3, 4, 5
+END_AT, LAST_VR, UNPARSED, DATASET, IS_EXPLICIT, IS_BIG = 0, 1, 2, 3, 4, 5
 PLAIN, PLAIN_SIGN, PLAIN_ROWS, PLAIN_COLUMNS = 6, 7, 8, 9
-PIXEL_TAG, PIXEL_LENGTH, HAS_GROUPS, HAS_ODD_SHORTS = 10, 11, 12, 13
+PIXEL_TAG, PIXEL_LENGTH, HAS_GROUPS, HAS_IRREGULAR_SHORTS = 10, 11, 12, 13
 SYNTAX = 14
 SPANS = 18
 WORKSPACE = np.array([0] * SYNTAX + [-1, 0, -1, 0] * (1 + len(_TAGS)), np.int64)
@@ -146,7 +146,7 @@ def read_elements(source: np.ndarray, is_dataset: bool, workspace: np.ndarray, n
     """
     code = _walk(source, not is_dataset, workspace)
     if code >= 0 and code != NEEDS_SYNTAX:
-        workspace[LEFT] = _numbers.parse_numbers(source, workspace, _PLAN, numbers)
+        workspace[UNPARSED] = _numbers.parse_numbers(source, workspace, _PLAN, numbers)
         workspace[HAS_GROUPS] = 1 if workspace[_SHARED] >= 0 or workspace[_PER_FRAME] >= 0 else 0
         # Small numbers: the first two bytes of a value that is one by its VR; a note where it is not
         for index in range(_SHORT_SPANS.size):
@@ -156,8 +156,8 @@ def read_elements(source: np.ndarray, is_dataset: bool, workspace: np.ndarray, n
                 first, second = int(source[at]), int(source[at + 1])
                 workspace[span + 2] = first << 8 | second if workspace[IS_BIG] != 0 else second << 8 | first
             elif length > 0:
-                workspace[HAS_ODD_SHORTS] = 1
-        if code == PIXELS and not is_dataset and workspace[HAS_ODD_SHORTS] == 0:
+                workspace[HAS_IRREGULAR_SHORTS] = 1
+        if code == PIXELS and not is_dataset and workspace[HAS_IRREGULAR_SHORTS] == 0:
             workspace[PLAIN] = _find_plain(source, workspace)
     return code
 
@@ -289,7 +289,7 @@ def _walk(source: np.ndarray, is_file: bool, place: np.ndarray) -> int:
             # Delimiters and items without a sequence, and elements without a VR among those that have one: whatever
             # comes next may be read from a wrong place
             if tag >> 16 == 0xFFFE or (is_explicit and vr == 0):
-                return ODD_ELEMENT
+                return MALFORMED_ELEMENT
             if tag == PIXEL_DATA or tag == FLOAT_PIXEL_DATA or tag == DOUBLE_FLOAT_PIXEL_DATA:
                 place[END_AT], place[PIXEL_TAG], place[PIXEL_LENGTH] = value, tag, length
                 return PIXELS
@@ -297,7 +297,7 @@ def _walk(source: np.ndarray, is_file: bool, place: np.ndarray) -> int:
             if (vr == 0 or vr == _SQ) and 8 <= length <= size - value and source[value] >= 0xFE:
                 inner = _read_long(source, value + 4, is_big)
                 if inner != UNDEFINED and inner > length - 8 and int(source[value]) + int(source[value + 1]) == 0x1FD:
-                    return ODD_ELEMENT
+                    return MALFORMED_ELEMENT
             if tag < last_tag:  # out of order: not allowed, but seen
                 wanted = 0
             last_tag = tag

@@ -11,7 +11,7 @@ import torch
 from lumbar.config import AxialClassifierConfig, BackboneConfig, to_dict
 from lumbar.labels import AXIAL_T2, LEVELS
 from lumbar.models import build, name_of
-from lumbar.stages.classify import level_tensors, looks, study_logits
+from lumbar.stages.classify import level_tensors, series_to_classify, study_logits
 from lumbar.stages.crop import axial_crops, axial_window
 from lumbar.stages.points import AxialLevel, Localisation
 from lumbar.study import Study
@@ -34,22 +34,22 @@ def with_second_series() -> Study:
     return study
 
 
-def found_on(study: Study, *, levels: tuple[str, ...] = LEVELS) -> Localisation:
+def localised(study: Study, *, levels: tuple[str, ...] = LEVELS) -> Localisation:
     """Points on every axial series; the last series shows ``levels`` alone."""
-    found = localisation_of(study)
-    found.axial_levels = []
+    localisation = localisation_of(study)
+    localisation.axial_levels = []
     for number, stack in enumerate(study.series[AXIAL_T2]):
         shown = LEVELS if number == 0 else levels
         for level in shown:
             s, row, column = (float(v) for v in stack.to_voxel(np.array(LEVELS_MM[level])))
             index = round(s)
-            found.axial_levels.append(
+            localisation.axial_levels.append(
                 AxialLevel(
                     stack.series_id, level, stack.instance_numbers[index], 11.0 * (s - index),
                     (column + 4.0, row), (column - 4.0, row), stack=number, slice_index=index,
                 )
             )  # fmt: skip
-    return found
+    return localisation
 
 
 def alone(number: int) -> Study:
@@ -66,10 +66,10 @@ def network_of(config: AxialClassifierConfig) -> torch.nn.Module:
 def test_a_window_holds_slices_of_one_series_at_its_own_spacing():
     study = with_second_series()
     for number, series_id in enumerate(("ax", "ax2")):
-        window = axial_window(study, found_on(study), 2, series_id)
+        window = axial_window(study, localised(study), 2, series_id)
         assert {stack for _, stack, _ in window} == {number}
         assert np.diff([distance for distance, _, _ in window]) == pytest.approx(11.0)
-    both = axial_window(study, found_on(study), 2)
+    both = axial_window(study, localised(study), 2)
     assert np.diff([distance for distance, _, _ in both]) == pytest.approx(5.5)  # what older bundles were made for
 
 
@@ -77,8 +77,8 @@ def test_a_window_holds_slices_of_one_series_at_its_own_spacing():
 def test_the_logits_of_two_series_are_the_mean_of_those_of_each(flip):
     network = network_of(CONFIG)
     study = with_second_series()
-    out, shown = study_logits(study, found_on(study), [network], flip=flip)
-    each = [study_logits(item, found_on(item), [network], flip=flip) for item in (alone(0), alone(1))]
+    out, shown = study_logits(study, localised(study), [network], flip=flip)
+    each = [study_logits(one_study, localised(one_study), [network], flip=flip) for one_study in (alone(0), alone(1))]
     assert shown.all()
     torch.testing.assert_close(out, (each[0][0] + each[1][0]) / 2)
     assert (each[0][0] - each[1][0]).abs().max() > 1e-4
@@ -87,9 +87,9 @@ def test_the_logits_of_two_series_are_the_mean_of_those_of_each(flip):
 def test_a_series_counts_for_the_levels_that_it_shows():
     network = network_of(CONFIG)
     study = with_second_series()
-    found = found_on(study, levels=("l4_l5", "l5_s1"))
-    out, _ = study_logits(study, found, [network], flip=False)
-    first, _ = study_logits(alone(0), found_on(alone(0)), [network], flip=False)
+    localisation = localised(study, levels=("l4_l5", "l5_s1"))
+    out, _ = study_logits(study, localisation, [network], flip=False)
+    first, _ = study_logits(alone(0), localised(alone(0)), [network], flip=False)
     torch.testing.assert_close(out[:3], first[:3])
     assert (out[3:] - first[3:]).abs().amax(dim=(1, 2)).min() > 1e-5
 
@@ -98,7 +98,7 @@ def test_several_stacks_of_one_series_are_one_look():
     """Angled blocks, one a disc, are one series."""
     study = with_second_series()
     study.series[AXIAL_T2] = [replace(stack, series_id="ax") for stack in study.series[AXIAL_T2]]
-    assert looks(found_on(study), network_of(CONFIG)) == ["ax"]
+    assert series_to_classify(localised(study), network_of(CONFIG)) == ["ax"]
 
 
 def test_older_configurations_and_one_series_answer_as_they_did():
@@ -108,15 +108,15 @@ def test_older_configurations_and_one_series_answer_as_they_did():
     torch.manual_seed(0)
     older = build("axial_classifier", values).eval()
     study = with_second_series()
-    assert looks(found_on(study), older) == [None]
-    crops, mask = level_tensors(study, found_on(study), older)
-    out, _ = study_logits(study, found_on(study), [older], flip=False)
+    assert series_to_classify(localised(study), older) == [None]
+    crops, mask = level_tensors(study, localised(study), older)
+    out, _ = study_logits(study, localised(study), [older], flip=False)
     with torch.no_grad():
         torch.testing.assert_close(out, older(crops, mask, torch.arange(5)))
     one = alone(0)
     torch.testing.assert_close(
-        study_logits(one, found_on(one), [network_of(CONFIG)], flip=True)[0],
-        study_logits(one, found_on(one), [older], flip=True)[0],
+        study_logits(one, localised(one), [network_of(CONFIG)], flip=True)[0],
+        study_logits(one, localised(one), [older], flip=True)[0],
     )
 
 
@@ -125,9 +125,9 @@ def test_training_draws_one_series_a_sample_and_both_in_turn():
     cache = type("Cache", (), {"study": lambda self, study_id: study})()
     labels = {7: np.zeros(25, np.int8)}
     still = AugmentConfig(0.0, 0.0, 0.0, slices=0.0, contrast=0.0, shading=0.0, noise=0.0, blur=0.0, hole=0.0)
-    data = LevelCrops(cache, {7: found_on(study)}, labels, CONFIG, still)
-    found = found_on(study)
-    each = {name: axial_crops(study, found, 2, CONFIG, series_id=name)[0] for name in ("ax", "ax2")}
+    data = LevelCrops(cache, {7: localised(study)}, labels, CONFIG, still)
+    localisation = localised(study)
+    each = {name: axial_crops(study, localisation, 2, CONFIG, series_id=name)[0] for name in ("ax", "ax2")}
     drawn = []
     for seed in range(20):
         sample = data.sample(2, np.random.default_rng(seed))
@@ -140,5 +140,5 @@ def test_training_draws_one_series_a_sample_and_both_in_turn():
         ]
     assert len(drawn) == 20
     assert 4 <= drawn.count("ax") <= 16
-    plain = LevelCrops(cache, {7: found}, labels, CONFIG, None).sample(2, np.random.default_rng(3))
+    plain = LevelCrops(cache, {7: localisation}, labels, CONFIG, None).sample(2, np.random.default_rng(3))
     assert np.array_equal(plain["crops"].numpy(), each["ax"])

@@ -1,0 +1,54 @@
+"""The stages of a run in their order, each on its folds; a plan that cannot be carried out is refused first."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from functools import partial
+
+from lumbar_train.engine.fold_pool import run_side_by_side, workers
+from lumbar_train.stages.context import RunContext
+from lumbar_train.stages.fitting import run_on_fold
+from lumbar_train.stages.needs import check_plan, plan_of
+from lumbar_train.stages.registry import chosen_stages, stage_by_name, stages_of
+from lumbar_train.stages.stage import Pair, Stage
+
+
+def execute(run: RunContext, names: Iterable[str] | None = None, jobs: int = 1) -> None:
+    """Run stages (None: all of the recipe's) in their order, whatever the order of the names.
+
+    Args:
+        run: what is trained on what.
+        names: of stages.
+        jobs: how many folds go side by side, each in a process of its own.
+
+    Raises:
+        CohortError: the recipe has no such stage, or a stage needs outputs that nobody makes.
+        LumbarError: as the stages; what is finished stays, and ``resume`` goes on.
+    """
+    chosen = chosen_stages(run.recipe, names)
+    run.distributed.on_main(lambda: _check(run, plan_of(chosen, run.use_folds)))
+    jobs = 1 if run.distributed.is_many else jobs  # under torchrun all processes work on one fit
+    with workers(jobs) as pool:
+        for stage in chosen:
+            start = time.monotonic()
+            if stage.action is not None:
+                run.distributed.on_main(partial(stage.action, run))
+            else:
+                run_side_by_side(run, work, stage.name, stage.folds(run.use_folds), pool, jobs)
+            run.distributed.on_main(partial(_note_seconds, run, stage, time.monotonic() - start))
+
+
+def work(run: RunContext, stage: str, fold: int) -> None:
+    """One stage on one fold, in this process or in one of a pool."""
+    run.distributed.on_main(lambda: _check(run, [(stage, fold)]))
+    run_on_fold(run, stage_by_name(stage), fold)
+
+
+def _check(run: RunContext, plan: list[Pair]) -> None:
+    """Refuse before hours of work what needs the outputs of folds that nobody makes."""
+    check_plan(run.folder, plan, stages_of(run.recipe), run.all_folds(), command=run.command)
+
+
+def _note_seconds(run: RunContext, stage: Stage, seconds: float) -> None:
+    run.folder.add_seconds(stage.name, seconds, run.distributed.device)

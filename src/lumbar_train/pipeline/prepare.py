@@ -1,0 +1,136 @@
+"""From a competition folder to a run that can begin: tables read, studies decoded, folds laid out, recipe noted."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from lumbar_train.data.cache import Cache, build_cache
+from lumbar_train.data.duplicates import check_copies
+from lumbar_train.data.external_points import POINTS_FILE, USES, describe, summary
+from lumbar_train.data.folds import fold_name, make_folds, parse_folds, read_folds, with_seeds, write_folds
+from lumbar_train.data.tables import Cohort, read_cohort
+from lumbar_train.data.usable import drop_unreadable, write_dropped
+from lumbar_train.engine.distributed import Distributed
+from lumbar_train.engine.fold_pool import usable_devices
+from lumbar_train.files import write_text
+from lumbar_train.outputs.kept import check_kept, write_recipe
+from lumbar_train.outputs.run_folder import RunFolder
+from lumbar_train.overrides import with_overrides
+from lumbar_train.pipeline.options import TrainOptions
+from lumbar_train.recipes import Recipe, recipe_by_name, with_full_epochs
+from lumbar_train.stages.context import RunContext
+from lumbar_train.stages.pretrained import Start, parse_files, with_backbone
+
+
+def chosen_recipe(options: TrainOptions) -> tuple[Recipe, Start]:
+    """The recipe as the options change it, and what its backbones start from.
+
+    Raises:
+        LumbarError: an unknown recipe, stage, field or backbone, or a value that cannot be.
+    """
+    recipe = recipe_by_name(options.recipe)
+    if options.backbone is not None:
+        recipe = with_backbone(recipe, options.backbone)
+    recipe = with_full_epochs(recipe, list(options.full_epochs))
+    recipe = with_overrides(recipe, options.overrides)
+    is_pretrained = recipe.pretrained if options.pretrained is None else options.pretrained
+    return recipe, Start(is_pretrained, parse_files(list(options.backbone_weights), recipe))
+
+
+def prepare(options: TrainOptions, recipe: Recipe, start: Start, distributed: Distributed) -> RunContext:
+    """Read the cohort, decode it, drop what cannot be used, lay out the folds, and note all this in the run folder.
+
+    Every process of a group calls it: they share the decoding, and the main process writes.
+
+    Raises:
+        CohortError: the folder, a table or an option is not what it should be.
+        LeakError: a study, or a copy of it, lies in two folds.
+    """
+    whole = distributed.on_main(lambda: read_cohort(options.data, points_file=options.points))
+    cache = decode(options, whole, distributed)
+    cohort, folds = distributed.on_main(lambda: choose_cohort(options, whole, cache, recipe.n_folds))
+    run = RunContext(
+        cohort=cohort,
+        folds=folds,
+        recipe=recipe,
+        folder=RunFolder(options.out),
+        cache=cache,
+        use_folds=with_seeds(parse_folds(options.folds, folds), options.full_seeds or recipe.full_seeds),
+        seed=options.seed,
+        resume=options.resume,
+        distributed=distributed,
+        devices=usable_devices(options.device),
+        loop={"amp": options.amp, **({"workers": options.loaders} if options.loaders else {})},
+        start=start,
+        changes=options.changes(),
+        points_use=options.points_use if options.points else USES[0],
+        command=options.command(),
+    )
+    distributed.on_main(lambda: begin(run, options.stages))
+    if options.points:
+        distributed.on_main(lambda: note_points(run))
+    return run
+
+
+def decode(options: TrainOptions, whole: Cohort, distributed: Distributed) -> Cache:
+    """Decode every study once; the processes of a group take an equal share each."""
+    folder = options.cache or options.out / "cache"
+    mine = whole.series["study_id"].isin(whole.study_ids[distributed.rank :: distributed.world])
+    of_this_machine = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    workers = max(1, options.n_workers // of_this_machine) if options.n_workers else 0
+    series = whole.series[mine]
+    distributed.on_all(
+        lambda: build_cache(folder, options.data, whole.split, series, workers=workers, progress=distributed.is_main)
+    )
+    return Cache(folder)
+
+
+def choose_cohort(options: TrainOptions, whole: Cohort, cache: Cache, n_folds: int) -> tuple[Cohort, pd.DataFrame]:
+    """What of the cohort is trained on, and its folds: of a file, of the run as it was begun, or new ones."""
+    cohort = drop_unreadable(whole, cache)
+    for reason, count in cohort.dropped.items():
+        print(f"left out: {count} × {reason}")
+    own = RunFolder(options.out).folds
+    file = options.fold_file or (own if own.is_file() else None)
+    left_out = np.setdiff1d(whole.study_ids, cohort.study_ids)
+    folds = make_folds(cohort, n_folds, options.seed) if file is None else read_folds(file, cohort, left_out)
+    check_copies(cache, folds)
+    write_folds(own, folds)
+    write_dropped(options.out, whole, cohort)
+    return cohort, folds
+
+
+def begin(run: RunContext, stages: Iterable[str] | None) -> None:
+    """See that what the run folder keeps is of this recipe, then note the recipe there.
+
+    Raises:
+        CohortError: kept fits are of networks that this recipe has no more.
+    """
+    check_kept(run.out, run.recipe, fitted_anew(run, stages))
+    write_recipe(run.out, run.recipe, run.seed, run.changes)
+
+
+def fitted_anew(run: RunContext, stages: Iterable[str] | None) -> list[str]:
+    """The stages of which this call fits every kept network anew, so that it does not matter what they were.
+
+    Args:
+        run: a run that resumes fits none anew.
+        stages: what the call asks for; None for all of the recipe's.
+    """
+    if run.resume:
+        return []
+    mine = {fold_name(fold) for fold in run.use_folds}
+    return [name for name in (stages or run.recipe.stages) if run.folder.fits_of(name) <= mine]
+
+
+def note_points(run: RunContext) -> None:
+    """Leave for the report how many points come from where; say it in a few lines."""
+    counts = summary(run.cache.study, run.cohort.points, run.points_use)
+    write_text(run.out / POINTS_FILE, json.dumps(counts, indent=1) + "\n")
+    for line in describe(counts):
+        print(line)

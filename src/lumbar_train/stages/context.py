@@ -1,0 +1,122 @@
+"""What every stage of a run is given: cohort, folds, recipe, decoded studies, run folder, this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from lumbar_train.data.cache import Cache
+from lumbar_train.data.folds import is_full
+from lumbar_train.data.tables import Cohort
+from lumbar_train.data.targets import StudyTargets, study_targets
+from lumbar_train.engine.distributed import Distributed
+from lumbar_train.outputs.run_folder import RunFolder
+from lumbar_train.recipes import Recipe
+from lumbar_train.stages.pretrained import Start
+
+T = TypeVar("T")
+
+
+@dataclass
+class RunContext:
+    """One training run: what is trained on what, and where it is left. It can be sent to another process.
+
+    Attributes:
+        cohort: the labelled studies that are trained on.
+        folds: ``study_id, fold``.
+        recipe: networks and how each is fitted.
+        folder: where everything is left.
+        cache: the decoded studies.
+        use_folds: the folds of this call; -1 is the fit on all data, -2, -3, … the same with other seeds.
+        seed: of everything random.
+        resume: whether fits that were interrupted go on.
+        distributed: this process and its peers.
+        devices: for folds side by side; none: this process's own.
+        loop: options of the training loop that no recipe sets.
+        start: what backbones start from.
+        changes: what the command line changed in the recipe, in its words.
+        points_use: external points ``beside`` the competition's, or ``instead`` of them.
+        command: the beginning of a command line that continues this run.
+    """
+
+    cohort: Cohort
+    folds: pd.DataFrame
+    recipe: Recipe
+    folder: RunFolder
+    cache: Cache
+    use_folds: list[int]
+    seed: int = 0
+    resume: bool = False
+    distributed: Distributed = field(default_factory=Distributed)
+    devices: tuple[torch.device, ...] = ()
+    loop: dict[str, Any] = field(default_factory=dict)
+    start: Start = field(default_factory=Start)
+    changes: tuple[str, ...] = ()
+    points_use: str = "beside"
+    command: str = "python -m lumbar_train train"
+    targets: dict[int, StudyTargets] = field(default_factory=dict, init=False)
+    fold_of: dict[int, int] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self.fold_of = {int(s): int(f) for s, f in zip(self.folds["study_id"], self.folds["fold"], strict=True)}
+        grouped = dict(list(self.cohort.points.groupby("study_id")))
+        empty = self.cohort.points.iloc[:0]
+        for study_id in map(int, self.cohort.study_ids):
+            self.targets[study_id] = study_targets(
+                self.cache.study(study_id), grouped.get(study_id, empty), self.points_use
+            )
+
+    @property
+    def out(self) -> Path:
+        """The run folder's path."""
+        return self.folder.path
+
+    def labels(self) -> dict[int, np.ndarray]:
+        """Labels (25,) by study."""
+        return {int(s): row for s, row in zip(self.cohort.study_ids, self.cohort.labels, strict=True)}
+
+    def held_out_folds(self) -> list[int]:
+        """The folds of this call that hold out studies."""
+        return [fold for fold in self.use_folds if not is_full(fold)]
+
+    def full_fits(self) -> list[int]:
+        """The fits on all data of this call."""
+        return [fold for fold in self.use_folds if is_full(fold)]
+
+    def all_folds(self) -> list[int]:
+        """Every fold that holds out studies, whether it is of this call or not."""
+        return sorted(set(self.fold_of.values()))
+
+    def out_of_fold(self, stage: str, table: str = "oof") -> Path:
+        """Path of an earlier stage's table, once no row of it is known to leak; see ``RunFolder.out_of_fold``."""
+        return self.folder.out_of_fold(stage, table, self.folds)
+
+    def held_out_studies(self, fold: int, title: str, stages: Iterable[str]) -> Iterable[int]:
+        """This process's share of the studies that a fold holds out, with a progress bar.
+
+        Args:
+            fold: a fit on all data holds out none.
+            title: of the bar.
+            stages: those whose weights will predict the studies.
+
+        Raises:
+            LeakError: the weights of one of the stages have seen one of the studies.
+        """
+        ids = [] if is_full(fold) else sorted(k for k, held in self.fold_of.items() if held == fold)
+        for stage in stages if ids else ():
+            self.folder.check_unseen(stage, fold, ids)
+        is_shown = bool(ids) and self.distributed.is_main
+        mine = ids[self.distributed.rank :: self.distributed.world]
+        return tqdm(mine, desc=f"{title} (out of fold {fold})", unit="study", disable=not is_shown)
+
+    def join_outputs(self, outputs: dict[int, T], write: Callable[[dict[int, T]], None]) -> None:
+        """Join the processes' outputs by study; the main process writes them before any goes on to read."""
+        every = {study_id: value for part in self.distributed.gather(outputs) for study_id, value in part.items()}
+        self.distributed.on_main(lambda: write(dict(sorted(every.items()))))
