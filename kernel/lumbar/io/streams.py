@@ -1,6 +1,5 @@
 """Standard output and error that never end a run: a reader that went away, a full disk or a closed stream loses lines,
-not predictions.
-"""
+not predictions."""
 
 from __future__ import annotations
 

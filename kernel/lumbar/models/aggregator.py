@@ -51,7 +51,7 @@ class Aggregator(nn.Module):
         return logits, mask, log_prior
 
     def forward(self, logits: Tensor, mask: Tensor, log_prior: Tensor, confidence: Tensor | None = None) -> Tensor:
-        """Logits (N, M, 5, 5, 3), mask (N, M, 5, 5) bool, log_prior (5, 5, 3) → (N, 5, 5, 3).
+        """logits (N, M, 5, 5, 3), mask (N, M, 5, 5) bool, log_prior (5, 5, 3) → (N, 5, 5, 3).
 
         ``confidence`` (N, 5 levels, 4) in 0..1, of the canal, left and right foraminal points and the axial slice, is
         read only if the configuration asks for it; None is no confidence at all.

@@ -36,7 +36,7 @@ def is_ybr(header: Header, reader: MarkerReader | None) -> bool:
 def to_rgb(pixels: np.ndarray, header: Header, reader: MarkerReader | None) -> np.ndarray:
     """Return ``pixels`` (..., rows, columns, 3) as RGB where they are YBR_FULL, else unchanged.
 
-    Raises:
+    Raises
     ------
     DicomError
         For YBR_FULL that is not uint8, to which the standard's conversion does not apply.

@@ -60,7 +60,7 @@ def find_codestream(data: bytes, path: str) -> int:
 def check_siz(data: bytes, start: int, path: str, *, rows: int, columns: int, samples: int) -> Size:
     """Check the image and tile size segment (A.5.1) of the codestream at ``start``.
 
-    Raises:
+    Raises
     ------
     DicomError
         For a size other than the header's, a tile grid that misses the image or has more tiles than ``limits`` has or
@@ -97,7 +97,7 @@ def check_styles(data: bytes, start: int, path: str, size: Size, *, n_frames: in
     ``n_frames`` frames share what a file may ask for whatever its size; ``n_pixels_bytes`` is the memory that one
     frame's samples themselves take in decoding.
 
-    Raises:
+    Raises
     ------
     DicomError
         For more layers, tile-parts or packets than ``limits`` has, a style out of the standard's ranges, or records of

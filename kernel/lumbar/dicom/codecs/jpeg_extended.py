@@ -45,13 +45,13 @@ def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
     header
         Gives size, type and photometric interpretation.
 
-    Returns:
+    Returns
     -------
     numpy.ndarray
         (rows, columns) or (rows, columns, 3) of ``header.pixel_dtype``, as pydicom gives it: bits above BitsStored
         cleared, or copies of the sign.
 
-    Raises:
+    Raises
     ------
     DicomError
         For a codestream that is damaged, disagrees with the header, or uses what is named above.

@@ -47,13 +47,13 @@ def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
     header
         Gives size, type and photometric interpretation.
 
-    Returns:
+    Returns
     -------
     numpy.ndarray
         (rows, columns) or (rows, columns, 3) of ``header.pixel_dtype``, as pydicom gives it: signed data are extended
         from the codestream's precision, YBR_FULL becomes RGB.
 
-    Raises:
+    Raises
     ------
     DicomError
         For a codestream that is damaged, disagrees with the header, or uses what is named above.
@@ -126,7 +126,7 @@ def _decode_scan(data: np.ndarray, out: np.ndarray, frame: Frame, reader: Marker
 def _coding(precision: int, near: int, preset: Preset, path: str, offset: int) -> tuple[Coding, tuple[int, int, int]]:
     """Work out the parameters of a scan and its three thresholds (T.87 C.2.4.1.1, A.2.1), defaults where 0.
 
-    Raises:
+    Raises
     ------
     DicomError
         For values outside the ranges of table C.1.

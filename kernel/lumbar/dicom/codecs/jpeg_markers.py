@@ -117,7 +117,7 @@ class MarkerReader:
     path
         Names the file in refusals.
 
-    Attributes:
+    Attributes
     ----------
     frame
         The frame header, set by the first ``next_scan`` that returns a scan.
@@ -161,7 +161,7 @@ class MarkerReader:
         ``position``, where given, is an offset in the entropy-coded data of the scan before: what is left of that is
         passed over first.
 
-        Raises:
+        Raises
         ------
         DicomError
             For a segment that is cut off, out of the standard's ranges, or of a kind that no codec here decodes.
@@ -373,7 +373,7 @@ def open_frame(
 ) -> tuple[MarkerReader, Frame, Scan]:
     """Read up to the first scan of an image; its frame header must be one of ``markers``, ``expected`` in words.
 
-    Raises:
+    Raises
     ------
     DicomError
         For another process, no scan, or a segment that is damaged.

@@ -39,12 +39,12 @@ def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
     header
         Gives size, type and photometric interpretation; its syntax counts only where the first bytes do not tell.
 
-    Returns:
+    Returns
     -------
     numpy.ndarray
         (rows, columns) or (rows, columns, 3) of ``header.pixel_dtype``, as pydicom gives it: colour is RGB.
 
-    Raises:
+    Raises
     ------
     DicomError
         For a codestream that is damaged or disagrees with the header.
