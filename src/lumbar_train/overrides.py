@@ -2,7 +2,8 @@
 
 STAGE is a stage, ``*`` for every stage that has the field, or ``recipe`` for what belongs to none. FIELD is a field of
 the stage's network, fit, augmentation or mixing (``network.``, ``fit.``, ``augment.``, ``mixing.`` before it says
-which); ``backbone`` takes a timm name, and ``backbone.FIELD`` one of its fields. Tuples are written with commas.
+which); ``backbone`` takes a timm name, and ``backbone.FIELD`` one of its fields; a heatmap network's may be ``none``.
+Tuples are written with commas.
 """
 
 from __future__ import annotations
@@ -112,6 +113,8 @@ def _changed(config: Any, path: str, text: str, word: str) -> Any:
         if value is None:
             known = [field.name for field in dataclasses.fields(own)]
             raise CohortError(f"--set {word}: {first} has no field {rest!r}, expected {_near(rest, known)}")
+    elif first == "backbone" and text == "none" and isinstance(own, str):
+        value = ""  # a heatmap network's plain encoder
     elif first == "backbone":
         _check_backbone(text, word)
         value = BackboneConfig(text) if isinstance(own, BackboneConfig) else text
