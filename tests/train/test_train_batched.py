@@ -225,6 +225,15 @@ def test_the_blur_is_torchvisions():
     torch.testing.assert_close(out[1], images[1])
 
 
+def test_a_batch_without_any_slice_is_zeros():
+    data = crops_of(WHOLE, ORIGINAL, MixConfig(cutmix=0.5), n=1)
+    data.found[7].sagittal_points.clear()
+    batch = finished(data.collate([data.level_sample(7, level, RNG(level), data.mixing) for level in range(3)]))
+    assert batch["crops"].shape == (3, 2, 1, 40, 40)
+    assert not batch["crops"].any()
+    assert (batch["labels"] == -1).all()
+
+
 # How strong
 
 
