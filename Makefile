@@ -40,7 +40,7 @@ unexport PYTHONPATH
 help:
 	@echo "make dry-run          install, make two phantom studies, seal, run the notebook offline as Kaggle would"
 	@echo "make dry-run DATA=p   the same on your own studies (a competition folder); KAGGLE_LIKE=1 adds Kaggle's limits"
-	@echo "make test             every test (PYTEST_ARGS='-m \"not slow\"' for the quick ones)"
+	@echo "make test             every test, and the coverage (PYTEST_ARGS='-m \"not slow\"' for the quick ones)"
 	@echo "make quick            the tests to run before a commit"
 	@echo "make check            ruff (lint and format) and mypy"
 	@echo "make seal             stage dist/dataset (RUN=runs/mine for your own weights)"
@@ -112,10 +112,13 @@ seal: $(STAMP)
 
 # ---- proofs -------------------------------------------------------------------------------------------------------
 
-# as many workers of pytest as there are cores; a file's tests stay together, since they share what is costly to make
+# As many workers of pytest as there are cores. A file's tests stay together, since they share what is costly to make;
+# tests/conftest.py puts the slow files first, so that no worker is left with one at the end. A run of all tests ends
+# with the coverage of branches, and fails when that falls below the floor in pyproject.toml.
 WORKERS  ?= auto
+COVERAGE := $(if $(filter -m -k --lf --ff tests/% -m%,$(PYTEST_ARGS)),,--cov --cov-report=)
 test: $(STAMP)
-	$(PY) -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(COVERAGE) $(PYTEST_ARGS)
 
 quick: $(STAMP)
 	$(PY) -m pytest -q -m "not slow" $(QUICK)
@@ -153,4 +156,4 @@ hooks: $(STAMP)
 	$(PY) -m uv pip install --quiet --python $(PY) pre-commit && $(VENV)/bin/pre-commit install
 
 clean:
-	rm -rf dist .numba_cache .pytest_cache .mypy_cache .ruff_cache
+	rm -rf dist .numba_cache .pytest_cache .mypy_cache .ruff_cache .coverage .coverage.*

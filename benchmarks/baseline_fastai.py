@@ -1,11 +1,11 @@
-"""Fine-tuning beside fastai itself: same body, same images, same schedule, five seeds each, in turn.
+"""Compares fine-tuning with fastai itself: same body, same images, same schedule, five seeds each, in turn.
 
 Prints the validation accuracy of every seed, its mean, range and standard deviation for both sides, and seconds an
 epoch. Needs the extra ``fastai-check``, best in an environment of its own; without it the script says so and ends
-well. The images are drawn here: three kinds of discs with noise, hard enough that neither side reaches all of them.
-Order, dropout and augmentation are drawn by each side for itself, so that single seeds differ; that both compute the
-same from the same draws is tests/train/baseline/test_baseline_fastai.py's matter: losses and weights step by step
-over both cycles, and the pixels of the augmentation.
+well. The images are drawn here: three kinds of discs with noise, hard enough that neither side classifies all of them.
+Each side draws order, dropout and augmentation for itself, so single seeds differ. That both compute the same from the
+same random numbers is tested in tests/train/baseline/test_baseline_fastai.py: losses and weights of every step of both
+cycles, and the pixels of the augmentation.
 
 The body is by default the kit's small one (0.5 M parameters), on which all ten fits take a few minutes of one core
 and enough images and epochs can be afforded that the accuracy settles. ``--arch resnet18 --epochs 1 --seeds 1`` gives
@@ -18,12 +18,14 @@ from __future__ import annotations
 
 import argparse
 import time
+from typing import Any
 
 import numpy as np
 import torch
 
 from lumbar.chains.baseline import slice_logits
 from lumbar.config import BackboneConfig, BaselineConfig
+from lumbar.models.baseline import BaselineNet
 from lumbar_train.baseline.network import make_network, parameter_groups
 from lumbar_train.baseline.settings import ARCHS
 from lumbar_train.baseline.tune import Samples, Tuner, phases
@@ -54,12 +56,17 @@ def draw(n: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return pictures, classes
 
 
-def network_for(arch: str, size: int, seed: int):
-    """The same weights for both sides."""
+Images = tuple[np.ndarray, np.ndarray]  # (n, size, size) uint8 and their classes (n,)
+
+
+def network_for(arch: str, size: int, seed: int) -> BaselineNet:
+    """The same initial weights for both sides."""
     return make_network(BaselineConfig(ARCHS.get(arch, BackboneConfig(arch)), COLUMN, size=size), seed)
 
 
-def ours(arch: str, train, valid, *, seed: int, epochs: int, rate: float, batch: int, lr_mult: float):
+def ours(
+    arch: str, train: Images, valid: Images, *, seed: int, epochs: int, rate: float, batch: int, lr_mult: float
+) -> tuple[float, float]:
     """Accuracy and seconds an epoch of this kit's fine-tuning."""
     network = network_for(arch, train[0].shape[1], seed)
     samples = Samples(train[0], train[1].astype(np.int64), np.arange(len(train[1])))
@@ -68,11 +75,13 @@ def ours(arch: str, train, valid, *, seed: int, epochs: int, rate: float, batch:
     tuner.run(phases(rate, epochs, 1, lr_mult))
     seconds = (clock() - started) / (epochs + 1)
     network.eval()
-    found = slice_logits(network, valid[0]).argmax(axis=1)
-    return float((found == valid[1]).mean()), seconds
+    predicted = slice_logits(network, valid[0]).argmax(axis=1)
+    return float((predicted == valid[1]).mean()), seconds
 
 
-def theirs(arch: str, train, valid, *, seed: int, epochs: int, rate: float, batch: int, lr_mult: float):
+def theirs(
+    arch: str, train: Images, valid: Images, *, seed: int, epochs: int, rate: float, batch: int, lr_mult: float
+) -> tuple[float, float]:
     """The same of fastai: the same body from timm with one channel, ``vision_learner``'s head, ``fine_tune``."""
     from fastai.data.core import DataLoaders
     from fastai.learner import Learner
@@ -87,13 +96,13 @@ def theirs(arch: str, train, valid, *, seed: int, epochs: int, rate: float, batc
     images = [torch.from_numpy(part[0])[:, None].float() / 255 for part in (train, valid)]
     labels = [torch.from_numpy(part[1].astype(np.int64)) for part in (train, valid)]
     sets = [TensorDataset(*pair) for pair in zip(images, labels, strict=True)]
-    sets[1] = torch.utils.data.Subset(sets[1], range(batch))  # its validation is not what is timed
+    sets[1] = torch.utils.data.Subset(sets[1], range(batch))  # a short validation, because training is timed
     device = pick_device("auto")
     loaders = DataLoaders.from_dsets(*sets, bs=batch, num_workers=0, device=device)
     warps = setup_aug_tfms([Rotate(10.0, p=0.75), Zoom(max_zoom=1.1, p=0.75), Warp(0.2, p=0.75),
                             Brightness(0.2, p=0.75), Contrast(0.2, p=0.75)])  # fmt: skip
 
-    def augment_batch(learner) -> None:
+    def augment_batch(learner: Any) -> None:
         if learner.training:
             from fastai.vision.core import TensorImage
 
@@ -109,7 +118,7 @@ def theirs(arch: str, train, valid, *, seed: int, epochs: int, rate: float, batc
         def before_batch(self) -> None:
             augment_batch(self)
 
-    def splitter(model):
+    def splitter(model: BaselineNet) -> list[Any]:
         return [L([*g.weights, *g.biases, *g.norms]) for g in parameter_groups(model)]
 
     learner = Learner(loaders, network, loss_func=CrossEntropyLossFlat(), splitter=splitter, cbs=[Augment()])
@@ -118,11 +127,12 @@ def theirs(arch: str, train, valid, *, seed: int, epochs: int, rate: float, batc
         learner.fine_tune(epochs, base_lr=rate, freeze_epochs=1, lr_mult=lr_mult)
         seconds = (clock() - started) / (epochs + 1)
     network.eval()
-    found = slice_logits(network, valid[0]).argmax(axis=1)
-    return float((found == valid[1]).mean()), seconds
+    predicted = slice_logits(network, valid[0]).argmax(axis=1)
+    return float((predicted == valid[1]).mean()), seconds
 
 
 def main() -> None:
+    """Run the comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="small", help="small, or a timm name")
     parser.add_argument("--size", type=int, default=64)
@@ -147,19 +157,19 @@ def main() -> None:
         print(f"fastai is not installed ({error}): pip install '.[fastai-check]' in an environment of its own")
     train, valid = draw(options.images, options.size, 1), draw(options.valid, options.size, 2)
     names = [name for name in sides if options.only in (None, name)]
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    results: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for seed in range(options.seeds):
         for name in names:
             pair = sides[name](options.arch, train, valid, seed=seed, epochs=options.epochs, rate=options.lr,
                                batch=options.batch, lr_mult=options.lr_mult)  # fmt: skip
             print(f"  seed {seed} {name:<7} accuracy {pair[0]:.3f}, {pair[1]:.2f} s an epoch", flush=True)
-            found[name].append(pair)
+            results[name].append(pair)
     for name in names:
-        accuracy = np.array([pair[0] for pair in found[name]])
+        accuracy = np.array([pair[0] for pair in results[name]])
         print(
             f"{name:<7} accuracy {accuracy.mean():.3f}, from {accuracy.min():.3f} to {accuracy.max():.3f}, standard "
             f"deviation {accuracy.std(ddof=min(1, len(accuracy) - 1)):.3f}; "
-            f"{np.median([pair[1] for pair in found[name]]):.2f} s an epoch"
+            f"{np.median([pair[1] for pair in results[name]]):.2f} s an epoch"
         )
 
 

@@ -39,7 +39,7 @@ from pathlib import Path
 import imagecodecs  # encodes the corpus; also a peer
 import numpy as np
 
-os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # it complains about each JPEG 2000 picture without a colour space
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # OpenCV warns about every JPEG 2000 image without a colour space
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "kernel"), str(ROOT / "tests" / "support"), str(ROOT / "tests")]
 
@@ -69,6 +69,7 @@ def real_slices(study: Path) -> Iterator[np.ndarray]:
 
 
 def phantom_slices() -> Iterator[np.ndarray]:
+    """Drawn slices, (512, 512) float, used without the real study."""
     for seed in range(9):
         yield dicom_writer.noisy_slice((512, 512), seed=seed).astype(float)
 
@@ -88,6 +89,7 @@ def corpus(study: Path) -> dict[int, list[np.ndarray]]:
 
 
 def encode_jpeg_lossless(pixels: np.ndarray) -> bytes:
+    """JPEG Lossless of 12 bits, predictor 1."""
     return bytes(imagecodecs.jpeg_encode(pixels, lossless=True, bitspersample=12, predictor=1))
 
 
@@ -148,6 +150,7 @@ def write_corpus(folder: Path, sizes: dict[int, list[np.ndarray]]) -> dict[str, 
 
 
 def plain_read(path: Path) -> bytes:
+    """The bytes of a file and nothing else: the lower limit of every reader."""
     return open(path, "rb").read()
 
 
@@ -160,6 +163,7 @@ def with_fields(path: Path) -> Slice:
 
 
 def dicomsdl_with_fields(path: Path) -> object:
+    """Stored values and every field of our header, by dicomsdl."""
     import dicomsdl
 
     dataset = dicomsdl.open(str(path))
@@ -169,6 +173,7 @@ def dicomsdl_with_fields(path: Path) -> object:
 
 
 def pydicom_with_fields(path: Path) -> object:
+    """Pixels and every field of our header, by pydicom."""
     import pydicom
 
     dataset = pydicom.dcmread(path)
@@ -200,7 +205,7 @@ def file_peers(name: str) -> dict[str, Callable[[Path], object]]:
 
 
 def pydicom_alone(path: Path) -> np.ndarray:
-    """pydicom as Kaggle has it: its own decoder, in Python."""
+    """Pixels by pydicom's own decoder, in Python, which is what Kaggle has."""
     import pydicom
 
     dataset = pydicom.dcmread(path)
@@ -254,7 +259,7 @@ def measure(name: str, paths: list[Path], repeats: int, limit_s: float, clock: C
     order = list(readers)
     stop = time.perf_counter() + limit_s
     for _ in range(repeats):
-        order = order[1:] + order[:1]  # nobody always follows the reader that leaves the caches coldest
+        order = order[1:] + order[:1]  # so that no reader always runs after the one that leaves the coldest caches
         for reader in order:
             call = readers[reader]
             call(paths[0])
@@ -349,6 +354,7 @@ def measure_idle(seconds: float = 1.0) -> float:
 
 
 def main() -> None:
+    """Measure and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=60)
     parser.add_argument("--seconds", type=float, default=20.0, help="limit for one row of the table")

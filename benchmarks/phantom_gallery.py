@@ -1,4 +1,4 @@
-"""Phantoms beside the real study: montages, histograms, power spectra, contrasts.
+"""Compares phantoms with the real study: montages, histograms, power spectra, contrasts.
 
     python benchmarks/phantom_gallery.py --out dist/gallery
 
@@ -30,7 +30,7 @@ from lumbar_phantom.study import Painter, grain_tile
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-REAL = Path(__file__).parents[2] / "shared/real/lumbar_cc0/test_images/20180105"
+REAL = Path(__file__).resolve().parents[2] / "shared/real/lumbar_cc0/test_images/20180105"
 VIEWS = (
     "sagittal T1, midline",
     "sagittal T1, foramina",
@@ -41,7 +41,7 @@ VIEWS = (
 )
 REAL_SERIES = {"t1": "2018010501", "t2": "2018010502", "stir": "2018010503", "axial": "2018010504"}
 CROP_MM = {"sagittal": 230.0, "axial": 170.0}
-# Places in the real midline slice (file 6.dcm; muscle in 1.dcm), (x, y) in pixels of 512, read off the pictures
+# Pixels (x, y) of tissues in the real study with their slice (6.dcm is the midline), read off the images by hand
 REAL_PLACES = {
     "csf": (6, 262, 259),
     "disc": (6, 229, 234),
@@ -53,13 +53,14 @@ REAL_PLACES = {
 
 @dataclass(frozen=True)
 class View:
-    """One picture: (rows, columns) 0..1 and mm a pixel."""
+    """One image, (rows, columns) in 0..1, with its pixel spacing in mm."""
 
     image: np.ndarray
     spacing: float
 
 
 def _normalise(image: np.ndarray) -> np.ndarray:
+    """Map the robust range of the intensities to 0..1."""
     low, high = np.percentile(image, (1, 99.6))
     return np.clip((image - low) / max(high - low, 1e-6), 0, 1)
 
@@ -110,7 +111,8 @@ def phantom_views(seed: int, index: int) -> tuple[list[np.ndarray], dict[str, di
 
 
 def _tissue_means(body: volume.Volume, stack: StackPlan, origin: np.ndarray, image: np.ndarray) -> dict[str, float]:
-    found = painting.sample_labels(body, stack.shape, origin, stack.row_mm, stack.column_mm)
+    """Mean intensity of each tissue on a slice."""
+    tissue = painting.sample_labels(body, stack.shape, origin, stack.row_mm, stack.column_mm)
     groups = {
         "csf": [ts.CSF],
         "disc": [ts.NUCLEUS + j for j in an.LEVEL_DISCS],
@@ -118,11 +120,11 @@ def _tissue_means(body: volume.Volume, stack: StackPlan, origin: np.ndarray, ima
         "body": [ts.MARROW + i for i in range(5, 10)],
         "muscle": [ts.MUSCLE],
     }
-    return {name: float(image[np.isin(found, of)].mean()) for name, of in groups.items() if np.isin(found, of).any()}
+    return {name: float(image[np.isin(tissue, of)].mean()) for name, of in groups.items() if np.isin(tissue, of).any()}
 
 
 def real_views() -> tuple[list[np.ndarray], dict[str, dict[str, float]], list[View]] | None:
-    """The same of the real study, or None where it is absent."""
+    """The same as `phantom_views` for the real study, or None if it is absent."""
     if not REAL.exists():
         return None
 
@@ -162,6 +164,7 @@ def spectrum(view: View, bins: np.ndarray) -> np.ndarray:
 
 
 def _montage(rows: list[tuple[str, list[np.ndarray]]], path: Path) -> None:
+    """Save a grid of views, one row per patient."""
     figure, axes = plt.subplots(len(rows), len(VIEWS), figsize=(2.1 * len(VIEWS), 2.15 * len(rows)), squeeze=False)
     for r, (name, views) in enumerate(rows):
         for c, view in enumerate(views):
@@ -177,6 +180,7 @@ def _montage(rows: list[tuple[str, list[np.ndarray]]], path: Path) -> None:
 
 
 def _curves(path: Path, x: np.ndarray, rows: dict[str, list[np.ndarray]], titles: tuple[str, ...], log: bool) -> None:
+    """Save one plot per title, with a curve for each patient."""
     figure, axes = plt.subplots(1, len(titles), figsize=(3.2 * len(titles), 2.8))
     for name, curves in rows.items():
         for axis, curve, title in zip(axes, curves, titles, strict=True):
@@ -191,6 +195,7 @@ def _curves(path: Path, x: np.ndarray, rows: dict[str, list[np.ndarray]], titles
 
 
 def main() -> None:
+    """Write all figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("dist/gallery"))
     parser.add_argument("--studies", type=int, default=4)

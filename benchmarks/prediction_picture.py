@@ -1,8 +1,8 @@
-"""The README's picture: one study's answer (crosses) beside the truth (circles).
+"""Draws the README's picture: one study's predicted points (crosses) and true points (circles).
 
     python benchmarks/prediction_picture.py --data ROOT --weights dist/dataset --study ID --out docs/prediction.png
 
-ROOT is a synthetic cohort (``truth.parquet`` holds the circles). Without truth only the answer is drawn.
+ROOT is a synthetic cohort with ``truth.parquet``. Without it only the prediction is drawn.
 """
 
 from __future__ import annotations
@@ -28,14 +28,20 @@ SIZE = 460
 SAGITTAL_MM, AXIAL_MM = 250.0, 110.0
 
 
-def canvas_of(study: Study, description: str, stack: int, index: int, centre, field_mm: float):
-    item = study.series[description][stack]
-    grid = make_grid(item, size=SIZE, mm_per_px=field_mm / SIZE, centre_px=centre)
-    grey = (study.sampled(item, index, grid) ** 0.85 * 255).astype(np.uint8)
+def canvas_of(
+    study: Study, description: str, stack_index: int, index: int, centre: tuple[float, float], field_mm: float
+) -> tuple[np.ndarray, Grid]:
+    """A square of one slice around a point, as a colour image, and the grid on which it was sampled."""
+    stack = study.series[description][stack_index]
+    grid = make_grid(stack, size=SIZE, mm_per_px=field_mm / SIZE, centre_px=centre)
+    grey = (study.sampled(stack, index, grid) ** 0.85 * 255).astype(np.uint8)
     return cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR), grid
 
 
-def mark(canvas, grid: Grid, xy, level: str, text: str = "", *, is_truth: bool = False) -> None:
+def mark(
+    canvas: np.ndarray, grid: Grid, xy: tuple[float, float], level: str, text: str = "", *, is_truth: bool = False
+) -> None:
+    """Draw a point given in pixels of the slice: a circle for the truth, a cross for a prediction."""
     x, y = (round(v) for v in grid.to_grid(np.array(xy, float)))
     colour = COLOURS[level][::-1]
     if is_truth:
@@ -49,7 +55,10 @@ def mark(canvas, grid: Grid, xy, level: str, text: str = "", *, is_truth: bool =
         cv2.putText(canvas, text, (x + 24, y + 5), cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, 1, cv2.LINE_AA)
 
 
-def sagittal_panel(study: Study, result: StudyResult, truth, description: str, side: str | None):
+def sagittal_panel(
+    study: Study, result: StudyResult, truth: pd.DataFrame, description: str, side: str | None
+) -> np.ndarray:
+    """The sagittal slice nearest to the points of one side, or of the canal if side is None."""
     points = [result.localisation.best(description, level, side) for level in LEVELS]
     points = [p for p in points if p is not None]
     if not points:
@@ -67,28 +76,31 @@ def sagittal_panel(study: Study, result: StudyResult, truth, description: str, s
     return titled(canvas, f"{description}, slice {stack.instance_numbers[index]}{', ' + side if side else ''}")
 
 
-def axial_panel(study: Study, result: StudyResult, truth, level: str):
-    found = result.localisation.axial(level)
-    if found is None:
+def axial_panel(study: Study, result: StudyResult, truth: pd.DataFrame, level: str) -> np.ndarray:
+    """The axial slice of a level."""
+    chosen_slice = result.localisation.axial(level)
+    if chosen_slice is None:
         return titled(np.zeros((SIZE, SIZE, 3), np.uint8), f"{level_title(level)}: no axial slice")
-    stack = study.series[AXIAL_T2][found.stack]
-    centre = tuple((np.array(found.left_px) + np.array(found.right_px)) / 2)
-    canvas, grid = canvas_of(study, AXIAL_T2, found.stack, found.slice_index, centre, AXIAL_MM)
+    stack = study.series[AXIAL_T2][chosen_slice.stack]
+    centre = tuple((np.array(chosen_slice.left_px) + np.array(chosen_slice.right_px)) / 2)
+    canvas, grid = canvas_of(study, AXIAL_T2, chosen_slice.stack, chosen_slice.slice_index, centre, AXIAL_MM)
     chosen = truth[truth["condition"].str.contains("subarticular") & (truth["level"] == level)]
     for row in chosen.to_dict("records"):
         _, y, x = stack.to_voxel(np.array([row["x_mm"], row["y_mm"], row["z_mm"]]))
         mark(canvas, grid, (float(x), float(y)), level, is_truth=True)
-    mark(canvas, grid, found.left_px, level, "L")
-    mark(canvas, grid, found.right_px, level, "R")
-    return titled(canvas, f"Axial T2, {level_title(level)}, slice {found.instance_number}")
+    mark(canvas, grid, chosen_slice.left_px, level, "L")
+    mark(canvas, grid, chosen_slice.right_px, level, "R")
+    return titled(canvas, f"Axial T2, {level_title(level)}, slice {chosen_slice.instance_number}")
 
 
-def titled(canvas, text: str):
+def titled(canvas: np.ndarray, text: str) -> np.ndarray:
+    """The canvas with a line of text at its top."""
     cv2.putText(canvas, text, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
     return canvas
 
 
 def main() -> None:
+    """Predict one study and write the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", type=Path, default=Path("dist/dataset"))

@@ -54,22 +54,27 @@ STAGES = ("sagittal_xy", "sagittal_z", "axial_xy", *CLASSIFIERS)
 
 
 class Bench:
-    """A cohort with its true places, and each stage's data and loss on it."""
+    """A cohort with its true points, and each stage's data and loss on it.
+
+    Args:
+        root: the cohort.
+        folder: for the decoded cache.
+    """
 
     def __init__(self, root: Path, folder: Path) -> None:
         self.cohort: Cohort = read_cohort(root, progress=False)
         build_cache(folder, root, "train", self.cohort.series, workers=0, progress=False)
         self.cache = Cache(folder)
         points, truth = dict(list(self.cohort.points.groupby("study_id"))), truth_points(self.cohort)
-        self.targets, self.found = {}, {}
+        self.targets, self.localisations = {}, {}
         for study_id in map(int, self.cohort.study_ids):
             study = self.cache.study(study_id)
             self.targets[study_id] = study_targets(study, points.get(study_id, self.cohort.points.iloc[:0]))
-            self.found[study_id] = true_localisation(study, truth[truth["study_id"] == study_id])
+            self.localisations[study_id] = true_localisation(study, truth[truth["study_id"] == study_id])
         self.labels = dict(zip(map(int, self.cohort.study_ids), self.cohort.labels, strict=True))
 
     def stage(self, name: str, stage: StageRecipe) -> tuple[Any, Callable[..., Any]]:
-        """Data and loss."""
+        """Data and loss of one stage."""
         config, augment = stage.network, stage.augment
         if name == "sagittal_xy":
             if isinstance(config, SagittalRegressionConfig):
@@ -80,12 +85,12 @@ class Bench:
             data = SagittalXY(self.cache, self.targets, config, augment, repeats=stage.fit.repeats, masks=there)
             return data, losses.heatmap_loss
         if name == "sagittal_z":
-            levels = {k: v.levels_mm for k, v in self.found.items()}
+            levels = {k: v.levels_mm for k, v in self.localisations.items()}
             return SliceRoles(self.cache, self.targets, levels, config, augment), losses.slice_role_loss
         if name == "axial_xy":
             loss = losses.heatmap_loss if isinstance(config, HeatmapConfig) else losses.axial_regression_loss
             return AxialXY(self.cache, self.targets, config, augment), loss
-        data = LevelCrops(self.cache, self.found, self.labels, config, augment, stage.mixing)
+        data = LevelCrops(self.cache, self.localisations, self.labels, config, augment, stage.mixing)
         return data, losses.graded_loss
 
 
@@ -116,7 +121,7 @@ def measure(
         torch.cuda.reset_peak_memory_stats()
     for batch in kept:
         step(batch)
-    # by turns, so that whatever else the machine does falls on both
+    # In turns, so that other work on the machine affects both alike
     whole, alone = [], []
     for k in range(n_steps):
         whole.append(_seconds(lambda: step(next(source)), device))
@@ -171,6 +176,7 @@ def measure_loader(bench: Bench, name: str, stage: StageRecipe, n_steps: int, de
 
 
 def _seconds(action: Callable[[], None], device: torch.device) -> float:
+    """Time of an action: of the clock on a GPU, of the processor on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     clock = time.perf_counter if device.type == "cuda" else time.process_time
@@ -182,11 +188,12 @@ def _seconds(action: Callable[[], None], device: torch.device) -> float:
 
 
 def _resident_gib() -> float:
+    """Peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def full_size(recipe: Recipe, n_studies: int) -> Recipe:
-    """Enough repeats for whole batches from few studies."""
+    """The recipe with so many repeats that few studies fill whole batches."""
     stage = recipe.stages["sagittal_xy"]
     repeats = max(stage.fit.repeats, -(-2 * stage.fit.batch // n_studies))
     return replace(
@@ -195,6 +202,7 @@ def full_size(recipe: Recipe, n_studies: int) -> Recipe:
 
 
 def main() -> None:
+    """Measure every stage of the recipes and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a cohort; default: phantoms")
     parser.add_argument("--studies", type=int, default=3, help="phantoms to make; default: %(default)s")

@@ -19,16 +19,16 @@ def main(data: str, bundle: str, study_id: str, folder: str) -> None:
     manifest = verify(bundle)
     networks = load_networks(manifest.folder, manifest)
     study = read_study(Path(data), "test", int(study_id), read_descriptions(Path(data), "test"))
-    found = localise(study, networks)
-    for point in found.sagittal_points:
+    localisation = localise(study, networks)
+    for point in localisation.sagittal_points:
         x, y, z = point.xyz_mm
         where = f"{point.level} {point.side or 'canal'}"
         print(f"{where:<12} series {point.series_id}: ({x:.1f}, {y:.1f}, {z:.1f}) mm, heat {point.confidence:.2f}")
-    for number, picture in enumerate(draw(study, found)):
+    for number, picture in enumerate(draw(study, localisation)):
         path = Path(folder) / f"{study_id}-{number}.png"
         path.write_bytes(picture.png)
         print(f"{path}: {picture.title}")
-    for problem in [*study.problems, *found.problems]:
+    for problem in [*study.problems, *localisation.problems]:
         print(f"problem: {problem}")
 
 

@@ -1,7 +1,19 @@
-"""For all tests: workers of pytest share the machine's cores; the commands that tests start can be interrupted."""
+"""For all tests: workers of pytest share the machine's cores and what is costly to make; the slow files start first."""
+
+from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shared_folder import shared_folder
+
+ROOT = Path(__file__).resolve().parents[1]
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch and OpenMP are loaded; child processes inherit it
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -11,3 +23,32 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch and OpenMP are loaded; c
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell does that to what it starts in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers: files with slow tests first, so that the last ones to be handed out are short."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        slow = {test.path for test in items if test.get_closest_marker("slow")}
+        items.sort(key=lambda test: test.path not in slow)  # stable: the order within a file stays
+
+
+@pytest.fixture(scope="session")
+def phantom_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two phantom test studies, by the phantom's own command; to be read only."""
+
+    def make(folder: Path) -> None:
+        command = [sys.executable, "-m", "lumbar_phantom", "--out", str(folder), "--studies", "2", "--seed", "31"]
+        subprocess.run([*command, "--split", "test"], check=True, capture_output=True)
+
+    return shared_folder(tmp_path_factory, "phantom-cohort", make)
+
+
+@pytest.fixture(scope="session")
+def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The lock file and the demo weights as they lie in a sealed folder, without its code; to be read only."""
+
+    def make(folder: Path) -> None:
+        shutil.copytree(ROOT / "weights" / "demo", folder / "weights")
+        shutil.copy(ROOT / "weights_manifest.json", folder)
+
+    return shared_folder(tmp_path_factory, "demo-bundle", make)

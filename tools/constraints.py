@@ -1,7 +1,7 @@
 """Write ``constraints.txt`` from what is installed: ``python tools/constraints.py`` (``make constraints``).
 
-Every installed distribution is pinned, except those that no requirement of ours brings (``EXEMPT``). Pins of packages
-that this environment lacks (the extras ``bench`` and ``tensorboard``) stay as they are in the file.
+Every installed distribution is pinned, except those in ``EXEMPT``, which no requirement of ours brings. Pins of
+packages that this environment does not have (the extras ``bench`` and ``tensorboard``) stay as they are in the file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONSTRAINTS = REPOSITORY / "constraints.txt"
-# The project itself, and what comes with a virtual environment.
+# The project itself, and packages that come with a virtual environment.
 EXEMPT = {"lumbar-kit", "pip", "setuptools", "wheel", "distribute"}
 HEADER = """\
 # Versions this project is tested with (Python 3.11 and 3.12): every package of a development environment.
@@ -23,17 +23,17 @@ HEADER = """\
 
 
 def canonical(name: str) -> str:
-    """A distribution's name in the form that is compared (PEP 503)."""
+    """A distribution's name in its normalised form (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def installed() -> dict[str, str]:
-    """Version of every distribution that this interpreter imports; of two with one name, the first on the path."""
-    found: dict[str, str] = {}
+    """Version of every distribution that this interpreter can import; of two with one name, the first on the path."""
+    versions: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
-        # "+cu128" and the like name a build of the same release; an index knows it without
-        found.setdefault(canonical(distribution.metadata["Name"]), distribution.version.partition("+")[0])
-    return {name: version for name, version in found.items() if name not in EXEMPT}
+        # A local label such as "+cu128" names a build of a release; package indexes list the release without it
+        versions.setdefault(canonical(distribution.metadata["Name"]), distribution.version.partition("+")[0])
+    return {name: version for name, version in versions.items() if name not in EXEMPT}
 
 
 def pinned(path: Path = CONSTRAINTS) -> dict[str, str]:
@@ -49,7 +49,7 @@ def text(pins: dict[str, str]) -> str:
 
 
 def main() -> int:
-    """Replace the file; 0 always."""
+    """Write the file and print how many pins changed."""
     new = pinned() | installed()
     print(f"{CONSTRAINTS}: {len(new)} pins, {sum(pinned().get(name) != new[name] for name in new)} changed")
     CONSTRAINTS.write_text(text(new), encoding="utf-8")

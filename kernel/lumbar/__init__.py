@@ -1,9 +1,9 @@
 """Localise, crop, classify, aggregate: lumbar spine MR studies to graded probabilities, offline.
 
 ``predict`` and ``score`` are the two functions that most callers want; ``lumbar.dicom`` reads DICOM. Importing the
-package loads neither torch nor numba: what a name needs is imported when it is first asked for.
+package loads neither torch nor numba: the module behind a name is imported when the name is first used.
 
-Research use only. This package is all that ships to Kaggle; it imports nothing else of ours.
+Research use only. This package is all that ships to Kaggle; it imports no other package of this repository.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["CohortError", "DicomError", "LumbarError", "ManifestError", "Score",
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for (PEP 562)."""
+    """Import a public name when it is first used (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)

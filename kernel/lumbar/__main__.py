@@ -25,7 +25,7 @@ RESEARCH = "Research use only: not a medical device."
 
 
 def parser() -> argparse.ArgumentParser:
-    """Every command and option."""
+    """Build the parser of all commands and options."""
     main_parser = argparse.ArgumentParser(
         prog="python -m lumbar", description=f"Graded probabilities from lumbar spine MR studies, offline. {RESEARCH}"
     )
@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
 
     predict = commands.add_parser(
         "predict",
-        help="the chain over a competition folder",
+        help="predict every study of a competition folder",
         description="Predict every study of a competition folder. The bundle is verified first; then prior rows are "
         f"written, and each study replaces its own. {RESEARCH}",
     )
@@ -63,10 +63,10 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("--record", type=Path, metavar="JSON", help="also write the run record")
     predict.add_argument("--studies", type=_positive, metavar="N", help="only the first N studies")
     predict.add_argument(
-        "--workers", type=_positive, metavar="W", help="processes (default: one a GPU; one without GPU)"
+        "--workers", type=_positive, metavar="W", help="worker processes (default: one per GPU, or one without a GPU)"
     )
     predict.add_argument(
-        "--manifest-hash", metavar="SHA256", help="refuse a bundle whose manifest has another hash than this"
+        "--manifest-hash", metavar="SHA256", help="refuse a bundle whose manifest does not have this hash"
     )
 
     score = commands.add_parser(
@@ -79,8 +79,8 @@ def parser() -> argparse.ArgumentParser:
 
     inspect = commands.add_parser(
         "inspect",
-        help="what a DICOM file, series or study is",
-        description="Say what a DICOM file, series folder or study folder is: syntax, geometry, stacks, problems. "
+        help="describe a DICOM file, series or study",
+        description="Describe a DICOM file, series folder or study folder: syntax, geometry, stacks, problems. "
         "No patient's name, id or birth date is printed.",
     )
     inspect.add_argument("path", type=Path, metavar="PATH", help="a .dcm file, a series folder or a study folder")
@@ -95,7 +95,7 @@ def _positive(text: str) -> int:
 
 
 def run_predict(arguments: argparse.Namespace, started: float) -> None:
-    """``predict``: one line at the end. The time limit counts from ``started`` (``time.monotonic``)."""
+    """Run ``predict`` and print one line at the end. The time limit counts from ``started`` (``time.monotonic``)."""
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     from lumbar.run import predict
@@ -124,7 +124,7 @@ def run_predict(arguments: argparse.Namespace, started: float) -> None:
 
 
 def run_score(arguments: argparse.Namespace, _started: float) -> None:
-    """``score``: total and terms."""
+    """Run ``score``: print the total and its four terms."""
     from lumbar.metric import read_table, score
 
     result = score(read_table(arguments.solution, "the solution"), read_table(arguments.submission, "a submission"))
@@ -133,7 +133,7 @@ def run_score(arguments: argparse.Namespace, _started: float) -> None:
 
 
 def run_inspect(arguments: argparse.Namespace, _started: float) -> None:
-    """``inspect``: a description as text."""
+    """Run ``inspect``: print a description."""
     from lumbar.dicom.inspect import describe
 
     print(describe(arguments.path))
@@ -151,7 +151,7 @@ def main(argv: Sequence[str] | None = None, started: float | None = None) -> int
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     printable_log().setLevel(logging.INFO)
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a terminal of another encoding shows escapes, and no line is lost
+        if hasattr(stream, "reconfigure"):  # characters that the terminal's encoding lacks are written as escapes
             stream.reconfigure(errors="backslashreplace")
     use_numba_cache()
     commands = {"predict": run_predict, "score": run_score, "inspect": run_inspect}
@@ -167,10 +167,10 @@ def main(argv: Sequence[str] | None = None, started: float | None = None) -> int
 
 
 def command() -> int:
-    """``main`` for a process of its own: a time limit counts from the process's start, and SIGTERM ends it in order.
+    """Run ``main`` as a process: a time limit counts from the process's start, and SIGTERM ends it in an orderly way.
 
-    Lines that nobody can read any more are lost without ending anything: the result of ``predict`` is its files. The
-    other commands have no result but their lines, and fail with them.
+    Where standard output cannot be written any more (its reader is gone, the disk is full), ``predict`` goes on, since
+    its result is files. The other commands have no result but their output, and fail.
     """
     signal.signal(signal.SIGTERM, _terminate)
     output = guard_streams()
@@ -187,7 +187,7 @@ def _terminate(_number: int, _frame: Any) -> None:
 
 
 def leave(code: int) -> None:
-    """End the process, even when a study that was given up at the deadline still holds a thread or a process."""
+    """End the process, even where a study that was given up at the deadline still runs in a thread or a process."""
     sys.stdout.flush()
     sys.stderr.flush()
     is_held = any(thread.name.startswith("lumbar-") for thread in threading.enumerate())

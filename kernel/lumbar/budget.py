@@ -1,7 +1,8 @@
-"""The time limit: what effort the next study gets, and when to stop.
+"""The time limit: how much work the next study gets, and when to stop.
 
-Near the deadline test-time augmentation goes first, then folds, then models (docs/architecture.md, "When something
-fails"). Every decision is taken from measured seconds a study, so a slow disk and a slow network count alike.
+Near the deadline test-time augmentation is left out first, then folds, then models (docs/architecture.md, "When
+something fails"). Every decision rests on the measured seconds per study, in which slow disks and slow networks (the
+models) count alike.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ from lumbar.errors import CohortError
 Clock = Callable[[], float]
 
 _IMPORTED_S = time.monotonic()
-_START_UP_S = 60.0  # between a process's start and this import; more means that another program ran in it before
+_START_UP_S = 60.0  # at most, between a process's start and this import; after more, another program ran in it before
 
 _UNITS_S = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
 
 class Effort(enum.IntEnum):
-    """How much work a study gets; each step down does less than the one before."""
+    """How much work a study gets; each level does less than the one before."""
 
     FULL = 0  # every model, every fold, test-time augmentation
     NO_AUGMENTATION = 1  # every model, every fold, one view
     ONE_FOLD = 2  # every model, one set of weights each
-    ONE_MODEL = 3  # one classifier a view, one set of weights each
+    ONE_MODEL = 3  # the fewest classifiers that cover all columns, one set of weights each
 
     @property
     def uses_augmentation(self) -> bool:
@@ -48,12 +49,12 @@ class Effort(enum.IntEnum):
 
     @property
     def title(self) -> str:
-        """Words for the log and the report."""
+        """The level in words, for the log and the report."""
         return ("full effort", "no test-time augmentation", "one fold", "one model")[self]
 
 
 def parse_time_limit(text: str | float) -> float:
-    """Seconds of ``8.5h``, ``30m``, ``90s`` or a bare number of seconds.
+    """Return the seconds of ``8.5h``, ``30m``, ``90s`` or a bare number of seconds.
 
     Raises:
         CohortError: not a duration, or negative.
@@ -65,10 +66,10 @@ def parse_time_limit(text: str | float) -> float:
 
 
 def process_start() -> float:
-    """When this process was started, as ``time.monotonic`` counts; the import of this module where nothing says it.
+    """Return when this process was started, on the clock of ``time.monotonic``.
 
-    Linux says it in clock ticks since boot (proc(5): field 22 of /proc/self/stat). A shell that became Python by exec
-    keeps its own start there, which is no start of ours.
+    Linux gives it in clock ticks since boot (proc(5): field 22 of /proc/self/stat). On other systems, and where the
+    time given is that of a shell which became Python by ``exec``, it is when this module was imported.
     """
     try:
         after_name = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
@@ -81,23 +82,24 @@ def process_start() -> float:
 
 
 class Budget:
-    """Projects the end of a run from the studies done, and lowers the effort so that it ends in time.
+    """Estimates when a run will end from the studies done, and lowers the effort so that it ends in time.
 
     Args:
         limit_s: seconds from the start to the deadline.
         n_studies: studies to do.
         n_workers: studies done at the same time.
         clock: monotonic seconds; tests pass their own.
-        reserve_s: kept free for the last write, the report and the end of the process; default 2 % of the limit, at
-            least 5 s (or half of a limit below 10 s) and at most 90 s.
+        reserve_s: seconds kept free for the last write, the report and the end of the process; default 2 % of the
+            limit, at least 5 s (or half of a limit below 10 s) and at most 90 s.
         start_s: the clock's value at the start; default now.
     """
 
-    # A level never tried is taken to cost this share of the level above it until it has been measured.
+    # Until a level has been measured, it is assumed to take this share of the time of the level above it.
     _STEP_SHARE = 0.6
-    # Going back up needs this much slack, or the effort would flap between two levels.
+    # The effort is raised again only if the studies left fit into this share of the time left: else it would change
+    # back and forth.
     _UP_SLACK = 0.8
-    # Weight of the newest study in the running mean: recent studies tell of the machine as it is now.
+    # Weight of the newest study in the running mean: recent studies say most about the machine as it is now.
     _NEWEST = 0.2
     # Ending the workers, writing record and report, and leaving Python take so long on a busy machine.
     _LEAST_RESERVE_S = 5.0
@@ -127,18 +129,18 @@ class Budget:
         return self._clock() - self.start_s
 
     def remaining_s(self) -> float:
-        """Seconds that studies may still use: to the deadline, less the reserve."""
+        """Seconds that studies may still use: until the deadline, less the reserve."""
         return self.limit_s - self.reserve_s - self.elapsed_s()
 
     def gave_up(self) -> None:
-        """Note one study that will not be done; what it took says nothing of the others."""
+        """Note one study that will not be done; the time spent on it says nothing about the others."""
         self.n_left = max(0, self.n_left - 1)
 
     def finished(self, seconds: float, effort: Effort) -> None:
         """Note one study done at ``effort`` in ``seconds`` of one worker."""
         self.n_left = max(0, self.n_left - 1)
         count, mean = self._seen.get(effort, (0, 0.0))
-        # The first study of a level warms caches and compilers up: the second replaces it.
+        # The first study of a level also fills caches and compiles kernels: the second replaces it in the mean.
         share = 1.0 if count <= 1 else max(self._NEWEST, 1.0 / count)
         self._seen[effort] = (count + 1, mean + share * (seconds - mean))
 
@@ -146,7 +148,7 @@ class Budget:
         """Expected seconds of one study at ``effort``; None before any study is done."""
         if not self._seen:
             return None
-        # A level seen once holds a warm-up: believe it only while there is nothing better.
+        # The first study of a level took longer for that reason: it counts only while there is nothing better.
         known = {level: mean for level, (count, mean) in self._seen.items() if count > 1}
         if not known:
             lowest = max(self._seen)
@@ -160,7 +162,7 @@ class Budget:
         return None if each is None else each * self.n_left / self.n_workers
 
     def next_effort(self) -> Effort:
-        """The most work that still fits; the least there is when nothing fits."""
+        """The highest effort at which all studies left still fit; the lowest where none does."""
         remaining = self.remaining_s()
         for effort in Effort:
             projected = self.projected_s(effort)
@@ -174,6 +176,6 @@ class Budget:
         return self.effort
 
     def is_over(self) -> bool:
-        """Whether not even one more study at the least effort is expected to end in time."""
+        """Whether not even one more study at the lowest effort is expected to end in time."""
         least = self.study_seconds(Effort.ONE_MODEL) or 0.0
         return self.remaining_s() <= least

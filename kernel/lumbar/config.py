@@ -1,7 +1,7 @@
-"""Frozen configurations of the networks. What stands here is enough to rebuild a network and feed it.
+"""Frozen configurations of the networks: everything that is needed to rebuild a network and to make its input.
 
-Sizes of inputs live beside sizes of layers, because one is wrong without the other: the manifest stores the whole
-dataclass, the kernel rebuilds from it, and a key that it does not know is refused rather than ignored.
+The sizes of inputs and of layers stand together, since one is of no use without the other. The manifest stores the
+whole dataclass and the kernel rebuilds the network from it; a key that it does not know is refused, not ignored.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ T = TypeVar("T")
 class BackboneConfig:
     """A timm network used as feature extractor: one input channel unless said otherwise, global average pool.
 
-    ``channels`` narrows timm's ResNets; ``norm`` is ``batch`` (timm's own) or ``group`` (statistics never depend on
-    the batch, needed for small batches and equal results on several ranks).
+    ``channels`` narrows timm's ResNets; ``norm`` is ``batch`` (timm's own) or ``group`` (its statistics do not depend
+    on the batch, which small batches and equal results on several GPUs need).
     """
 
     name: str
@@ -66,8 +66,8 @@ class HeatmapConfig:
 class SagittalRegressionConfig:
     """Sagittal xy as coordinates: 5 neighbouring slices → 5 levels × (x, y) in 0..1 plus presence (solution 14p2).
 
-    Presence is that of the canal. With ``foramina_by_role`` the slice roles alone choose the foramina's slices; else
-    presence does so too, as in bundles of before, and the most medial slice of each side wins.
+    Presence is that of the canal. With ``foramina_by_role`` only the slice roles choose the foramina's slices. Without
+    it, as in older bundles, presence counts too, so that the most medial slice of each side is chosen.
     """
 
     backbone: BackboneConfig
@@ -86,7 +86,10 @@ class AxialRegressionConfig:
 
 @dataclass(frozen=True)
 class SliceRoleConfig:
-    """Sagittal z: a box around the five levels in every slice → levels marked on it: left, right, canal (14s10a)."""
+    """Sagittal z: each slice, cut to a box around the five levels → how many levels are marked on it (14s10a).
+
+    Counts of left foramina, right foramina and canal points.
+    """
 
     backbone: BackboneConfig
     size: int = 512
@@ -156,7 +159,7 @@ class AxialClassifierConfig:
 class AggregatorConfig:
     """Three small MLPs over every classifier's logits; ``models`` names the classifiers in the order of the input.
 
-    ``confidence``: how sure localisation was of each level's points is an input as well.
+    With ``confidence`` the localiser's confidence in each level's points is an input as well.
     """
 
     models: tuple[str, ...] = ("sagittal_classifier", "axial_subarticular", "axial_all")
@@ -167,7 +170,7 @@ class AggregatorConfig:
 
 @dataclass(frozen=True)
 class LevelSequenceConfig(AggregatorConfig):
-    """The same with a bidirectional GRU of ``hidden`` units over the five levels in the place of each MLP."""
+    """As ``AggregatorConfig``, with a bidirectional GRU of ``hidden`` units over the five levels for each MLP."""
 
 
 @dataclass(frozen=True)
@@ -175,9 +178,9 @@ class BaselineConfig:
     """One label column from whole 8-bit slices of one kind of series (the FastAI baseline): slice → 3 logits.
 
     ``slices`` central slices of each series enter (0: all), each a square of ``size`` pixels. ``balance`` holds the
-    share of each class in what the network was fitted on (after upsampling), so that its answer can be turned back to
-    the frequencies that the metric weighs; 0 marks a class that it has never seen. Logits are divided by
-    ``temperature``, chosen on held-out studies: above 1 where a network is surer than it is right.
+    share of each class among the slices that the network was fitted on (after upsampling), from which its output is
+    converted back to the true frequencies; 0 marks a class that it has never seen. Logits are divided by
+    ``temperature``, chosen on held-out studies: above 1 where a network is overconfident.
     """
 
     backbone: BackboneConfig
@@ -191,7 +194,7 @@ class BaselineConfig:
     temperature: float = 1.0
 
 
-# The registered names of the networks and what configures each; ``lumbar.models`` adds the classes.
+# The registered name of each network and its configuration; ``lumbar.models`` adds the classes.
 CONFIGS: dict[str, type] = {
     "heatmap": HeatmapConfig,
     "sagittal_regression": SagittalRegressionConfig,
@@ -204,8 +207,8 @@ CONFIGS: dict[str, type] = {
     "baseline": BaselineConfig,
 }
 
-# What a configuration from a file may hold. The ranges are far wider than any recipe's, and narrow enough that a
-# network of every value in range can be built in memory (its tensors are compared with the file's before).
+# What a configuration from a file may hold. The ranges are far wider than any recipe needs, and narrow enough that a
+# network with any of these values fits into memory (before that, its shapes are compared with those in the file).
 BACKBONE_NAME = Text(
     100,
     r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?",
@@ -275,7 +278,7 @@ LIMITS: dict[type, dict[str, Rule]] = {
     LevelSequenceConfig: _AGGREGATOR,
     BaselineConfig: {
         "backbone": Object(),
-        "column": Text(64),  # these four have their ranges in ``check_baseline``, which training asks as well
+        "column": Text(64),  # ``check_baseline`` has the ranges of these four: training uses it as well
         "description": Text(64),
         "size": Integer(1, 1024),
         "temperature": Number(),
@@ -288,17 +291,17 @@ LIMITS: dict[type, dict[str, Rule]] = {
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Plain JSON types of a configuration dataclass."""
+    """A configuration as plain JSON types."""
     values = dataclasses.asdict(config)
     return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
 def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
-    """Rebuild a configuration; lists become tuples.
+    """Rebuild a configuration of class ``kind`` from plain JSON types; lists become tuples.
 
     Raises:
-        ManifestError: a key that ``kind`` does not know, one that it needs and is missing, or a value of another type
-            or out of range (``LIMITS``).
+        ManifestError: a key that ``kind`` does not have, a required one that is missing, or a value of another type or
+            out of range (``LIMITS``).
     """
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - set(fields))
@@ -318,7 +321,7 @@ def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
 
 
 def _require_consistent(config: Any) -> None:
-    """Values that are in range each, and contradict each other."""
+    """Refuse values that contradict each other although each is in its range."""
     name = type(config).__name__
     if isinstance(config, AxialClassifierConfig) and config.box_mm[0] > config.box_mm[1]:
         raise ManifestError(f"{name}.box_mm: found {config.box_mm}, expected the smaller limit first")
@@ -329,7 +332,7 @@ def _require_consistent(config: Any) -> None:
 
 
 def check_baseline(config: BaselineConfig) -> None:
-    """Refuse a column, description, size or balance that cannot be.
+    """Refuse a column, description, size, balance or temperature that is not possible.
 
     Raises:
         ManifestError: naming the value and what was expected.

@@ -1,8 +1,8 @@
-"""Every refusal of the kit. A message names the file or value, what was found and what was expected."""
+"""The errors of the kit. A message names the file or value, what was found and what was expected."""
 
 
 class LumbarError(Exception):
-    """Base of all refusals; the command line prints its message as one line and exits 1."""
+    """Base of all errors of the kit; the command line prints its message as one line and exits with 1."""
 
 
 class DicomError(LumbarError):

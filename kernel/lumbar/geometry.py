@@ -1,8 +1,8 @@
-"""Sampling grids in the plane of a stack: fixed millimetres per pixel, canonical orientation, points carried along.
+"""Sampling grids in the plane of a stack: fixed millimetres per pixel, canonical orientation.
 
 A sagittal grid shows the patient facing left (x grows posterior, y grows towards the feet); an axial grid is the
-radiological view (x grows towards the patient's left, y grows posterior). One function makes the matrix, and both
-images and points go through it, so they cannot disagree.
+radiological view (x grows towards the patient's left, y grows posterior). One function makes the matrix that both
+images and points go through, so they cannot disagree.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Grid:
 
 
 def canonical_axes(stack: Stack) -> Array:
-    """Signed permutation (2, 2): columns are the source directions (x, y) of grid +x and grid +y, a unit pixel each."""
+    """Signed permutation (2, 2) whose columns are the source directions (x, y) of grid +x and grid +y."""
     steps = np.stack([stack.column_mm, stack.row_mm])
     units = steps / np.linalg.norm(steps, axis=1, keepdims=True)
     targets = np.array(_CANONICAL[stack.orientation])
@@ -66,15 +66,15 @@ def make_grid(
     angle_deg: float = 0.0,
     is_mirrored: bool = False,
 ) -> Grid:
-    """Grid of ``size`` pixels a side around ``centre_px`` (source x, y; the image's centre if None).
+    """Make a square grid over the slices of a stack.
 
     Args:
         stack: the stack whose slices are sampled.
-        size: pixels a side.
+        size: pixels on each side.
         mm_per_px: step of the grid.
-        centre_px: source pixel under the grid's centre.
+        centre_px: source pixel (x, y) under the grid's centre; None for the image's centre.
         angle_deg: the grid is turned by this angle; positive turns grid +x towards grid +y.
-        is_mirrored: grid x runs backwards (left and right change places in an axial view).
+        is_mirrored: grid x runs backwards (left and right are swapped in an axial view).
     """
     rows, columns = stack.volume.shape[1:]
     if centre_px is None:
@@ -92,10 +92,10 @@ def make_grid(
 
 
 def sample(image: NDArray[np.float32], grid: Grid, outside: float = 0.0) -> NDArray[np.float32]:
-    """Sample a slice (rows, columns) float32 on a grid: (size, size), ``outside`` beyond the image.
+    """Sample a slice (rows, columns) float32 on a grid: (size, size), with ``outside`` beyond the image.
 
-    Linear interpolation; where the grid is coarser than the pixels a Gaussian of matching width comes first, so that
-    fine texture is averaged and not aliased.
+    Interpolation is linear. Where the grid is coarser than the pixels, the image is first smoothed by a Gaussian of
+    matching width, so that fine texture is averaged and not aliased.
     """
     return warp(prefiltered(image, grid), grid.matrix, grid.size, outside)
 
@@ -107,7 +107,7 @@ def prefiltered(image: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
 
 
 def _smoothed(image: NDArray[np.float32], grid: Grid, sigma: float) -> NDArray[np.float32]:
-    """The image under a Gaussian where the grid reads it; the rest is left as it comes."""
+    """The image smoothed by a Gaussian where the grid reads it; 0 elsewhere."""
     corners = grid.to_source(np.array([(0, 0), (grid.size, 0), (0, grid.size), (grid.size, grid.size)]) - 0.5)
     margin = int(4 * sigma) + 3  # OpenCV's kernel for floats ends at 4 sigma
     rows, columns = image.shape
@@ -135,7 +135,7 @@ def is_inside(stack: Stack, x_px: float, y_px: float, margin_px: float = 0.0) ->
 
 
 def project(stack: Stack, xyz_mm: Array) -> tuple[float, float, float]:
-    """Patient point as (fractional slice, x_px, y_px) of a stack."""
+    """A patient point as (fractional slice, x_px, y_px) of a stack."""
     s, row, column = stack.to_voxel(np.asarray(xyz_mm, dtype=float))
     return float(s), float(column), float(row)
 

@@ -1,4 +1,4 @@
-"""The competition's vocabulary: conditions, levels, severities, series descriptions, and their order everywhere."""
+"""The competition's terms: conditions, levels, severities and series descriptions, in the order used everywhere."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The competition's score: three sample-weighted log losses and one for any severe canal, averaged.
 
-The construction is that of COMPETITION's metric with scikit-learn's ``log_loss`` (probabilities clipped to the
-machine epsilon); it is written with numpy alone, for speed and because the kernel needs nothing more.
+It is the competition's metric, with probabilities clipped to the machine epsilon as scikit-learn's ``log_loss`` clips
+them; written with numpy only, for speed and because the kernel ships without scikit-learn.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def score(solution: pd.DataFrame, submission: pd.DataFrame) -> Score:
 
 
 def score_arrays(labels: NDArray[np.int64], probs: NDArray[np.float64]) -> Score:
-    """Score arrays: ``labels`` (studies, 25) class index or -1, ``probs`` (studies, 25, 3) rows summing to 1.
+    """Score arrays: ``labels`` (studies, 25), a class index or -1, and ``probs`` (studies, 25, 3), rows summing to 1.
 
     Raises:
         CohortError: no label at all in one of the groups.
@@ -85,7 +85,9 @@ def _mean(losses: NDArray[np.float64], weights: NDArray[np.float64], group: str)
 
 
 def read_labels(solution: pd.DataFrame) -> tuple[list[int], NDArray[np.int64]]:
-    """Study ids and labels (studies, 25) as class index 0..2, -1 where empty, in the order of ``labels.COLUMNS``.
+    """Read a solution: study ids, and labels (studies, 25) as class index 0..2, -1 where empty.
+
+    Labels are in the order of ``labels.COLUMNS``.
 
     Raises:
         CohortError: a column is missing, a study appears twice, a study_id is no number, or a label is unknown.
@@ -111,7 +113,7 @@ def read_labels(solution: pd.DataFrame) -> tuple[list[int], NDArray[np.int64]]:
     for index, severity in enumerate(SEVERITIES):
         labels[text == severity] = index
         known |= text == severity
-    for row, column in np.argwhere(~known):  # blanks around a label, or in its place
+    for row, column in np.argwhere(~known):  # blanks around a label, or instead of one
         value = str(text[row, column]).strip()
         labels[row, column] = SEVERITIES.index(value) if value in SEVERITIES else -1
         known[row, column] = value in SEVERITIES or is_blank(value)
@@ -125,7 +127,7 @@ def read_labels(solution: pd.DataFrame) -> tuple[list[int], NDArray[np.int64]]:
 
 
 def align_submission(submission: pd.DataFrame, study_ids: list[int]) -> NDArray[np.float64]:
-    """Probabilities (studies, 25, 3) of a submission frame in the order of ``study_ids``, rows divided by their sum.
+    """Read a submission: probabilities (studies, 25, 3) in the order of ``study_ids``, each row divided by its sum.
 
     Raises:
         CohortError: as ``score``.
@@ -183,14 +185,14 @@ def _some(names: list[str]) -> str:
 
 
 def uniform_table() -> Prior:
-    """A third for every class of every column: what knowing nothing scores."""
+    """The table with a third for every class of every column."""
     return {column: np.full(3, 1.0 / 3.0) for column in COLUMNS}
 
 
 def prior_table(train: pd.DataFrame) -> Prior:
-    """Weighted (1/2/4) class frequencies (3,) of each of the 25 columns: the best constant under the metric.
+    """Class frequencies (3,) of each of the 25 columns, weighted 1/2/4: the best constant under the metric.
 
-    A class never seen in a column still gets the share of one tenth of a case, so that no row says "impossible".
+    A class that a column does not have counts as a tenth of a case, so that no probability is 0.
 
     Raises:
         CohortError: as for a solution.
@@ -205,7 +207,7 @@ def prior_table(train: pd.DataFrame) -> Prior:
 
 
 def constant_submission(study_ids: list[int], table: Mapping[str, NDArray[np.float64]]) -> pd.DataFrame:
-    """A submission frame that gives every study the same row per column."""
+    """A submission that gives every study the same probabilities."""
     rows = np.array([table[column] for column in COLUMNS])  # (25, 3)
     frame = pd.DataFrame(np.tile(rows, (len(study_ids), 1)), columns=list(SEVERITY_COLUMNS))
     frame.insert(0, "row_id", [f"{study_id}_{column}" for study_id in study_ids for column in COLUMNS])
@@ -213,9 +215,9 @@ def constant_submission(study_ids: list[int], table: Mapping[str, NDArray[np.flo
 
 
 def read_table(path: str | Path, name: str) -> pd.DataFrame:
-    """A CSV file as a frame, column names in lower case; ``name`` says in the message what was expected.
+    """Read a CSV file as a frame, column names in lower case; ``name`` says in messages what was expected.
 
-    ``study_id`` and probabilities are numbers, but for cells that are none, which stay text; empty cells are missing.
+    ``study_id`` and probabilities become numbers; cells that are no number stay text, and empty cells are missing.
 
     Raises:
         CohortError: the file is missing, empty or not a CSV table.

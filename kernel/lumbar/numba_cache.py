@@ -1,4 +1,4 @@
-"""Where compiled kernels are kept: numba asks for a folder that can be written, and a bundle is mounted read-only."""
+"""Where compiled kernels are kept: numba needs a folder that can be written, and a bundle is mounted read-only."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 
 def use_numba_cache() -> None:
-    """Point numba's cache at a folder that can be written, unless the caller did: a bundle is mounted read-only.
+    """Set ``NUMBA_CACHE_DIR`` to a folder that can be written, unless it is set already.
 
-    Must run before numba is imported. Without any writable place the kernels are compiled anew in memory.
+    Must run before numba is imported. Without any such folder each process compiles the kernels again.
     """
     if os.environ.get("NUMBA_CACHE_DIR"):
         return
@@ -19,7 +19,7 @@ def use_numba_cache() -> None:
     for folder in (Path(home) / "lumbar-numba", Path(tempfile.gettempdir()) / f"lumbar-numba-{user}"):
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Compiled code is loaded from here: a folder that is somebody else's is not used.
+            # Compiled code is loaded from here, so a folder that belongs to another user is not used.
             if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
                 continue
             with tempfile.TemporaryFile(dir=folder):

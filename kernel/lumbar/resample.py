@@ -1,7 +1,7 @@
 """Linear interpolation of an image under an affine map, the same in every library version.
 
-OpenCV below 5 rounds the weights of ``warpAffine`` to 1/32 pixel, OpenCV 5 does not. Networks trained with one would
-see other images with the other: up to 0.01 of the range, enough to choose another slice.
+OpenCV below 5 rounds the weights of ``warpAffine`` to 1/32 pixel, OpenCV 5 does not. A network trained with one version
+would see other images with the other: they differ by up to 0.01 of the range, enough to choose another slice.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ def _fill(image: NDArray[np.float32], matrix: NDArray[np.float64], outside: floa
 def warp(
     image: NDArray[np.float32], matrix: NDArray[np.float64], size: int, outside: float = 0.0
 ) -> NDArray[np.float32]:
-    """Sample ``image`` (rows, columns) at the points that a map gives, in double precision.
+    """Sample an image under an affine map, in double precision.
 
     Args:
-        image: float32.
-        matrix: (2, 3), from a pixel (x, y, 1) of the result to one of the image.
+        image: (rows, columns) float32.
+        matrix: (2, 3), takes a pixel (x, y, 1) of the result to one of the image.
         size: rows and columns of the result.
         outside: value of all pixels beyond the image's edge.
 

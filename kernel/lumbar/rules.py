@@ -1,4 +1,4 @@
-"""Rules for values that come from a file: a type, a range or a pattern, and words for what was expected."""
+"""Rules for values that come from a file: a type, a range or a pattern, and how a message says what was expected."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _short.maxlevel = 2
 
 
 def shown(value: Any) -> str:
-    """A wrong value for a message: short, on one line, nothing that a terminal would obey."""
+    """A wrong value as a message shows it: short, in one line, without control characters."""
     try:
         text = _short.repr(value)
     except ValueError:  # Python refuses to write out whole numbers of more than 4300 digits
@@ -58,7 +58,7 @@ def require(where: str, value: Any, rule: Rule) -> None:
 
 @dataclass(frozen=True)
 class Integer:
-    """A whole number within [low, high], divisible by ``step``; True and 1.0 are none."""
+    """A whole number within [low, high] that ``step`` divides; True and 1.0 do not count as one."""
 
     low: int
     high: int
@@ -92,7 +92,7 @@ class Real:
 
     def accepts(self, value: Any) -> bool:
         """Whether ``value`` is of this kind."""
-        # Compared before anything is computed: a whole number of 400 digits is no float.
+        # The range comes first: a whole number of 400 digits cannot be converted to a float.
         if not isinstance(value, int | float) or isinstance(value, bool) or not self.low <= value <= self.high:
             return False
         return math.isfinite(value) and not (self.above and value == self.low)
@@ -100,7 +100,7 @@ class Real:
 
 @dataclass(frozen=True)
 class Number:
-    """Any number, NaN included: what its range is, another check says."""
+    """Any number, NaN included; its range is checked elsewhere."""
 
     expected: str = "a number"
 
@@ -142,7 +142,7 @@ class Text:
 
 @dataclass(frozen=True)
 class ListOf:
-    """A list of ``fewest`` to ``most`` values of one rule; ``is_set``: none twice."""
+    """A list of ``fewest`` to ``most`` values of one rule; with ``is_set`` no value may come twice."""
 
     each: Rule
     fewest: int
@@ -191,7 +191,7 @@ class AnyOf:
 
 @dataclass(frozen=True)
 class Object:
-    """A JSON object; its values are looked at by ``require_fields``, key by key."""
+    """A JSON object; ``require_fields`` checks its values, key by key."""
 
     optional: Mapping[str, Rule] = field(default_factory=dict)
     expected: str = "an object"
@@ -202,10 +202,10 @@ class Object:
 
 
 def require_fields(where: str, values: Mapping[str, Any], rules: Mapping[str, Rule]) -> None:
-    """Refuse an object whose known keys hold values of another kind; keys without a rule are left alone.
+    """Refuse an object whose values do not follow the rules; keys without a rule are ignored.
 
     Args:
-        where: what stands before a key in a message, such as ``weights[3].``.
+        where: what a message puts before a key, such as ``weights[3].``.
         values: the object.
         rules: key → rule; an ``Object`` has rules of its own for the keys inside.
 

@@ -1,9 +1,10 @@
-"""A whole run: manifest first, prior rows, then study after study, inside the time limit, whatever the studies hold."""
+"""A whole run: verify the bundle, write prior rows, then predict study after study, inside the time limit."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pandas as pd
 
 from lumbar.budget import Budget, Clock, parse_time_limit
 from lumbar.bundle.code_hash import code_mismatch
-from lumbar.bundle.manifest import verify
+from lumbar.bundle.manifest import Manifest, verify
 from lumbar.chains.contract import Chain
 from lumbar.chains.registry import chain_of
 from lumbar.errors import CohortError
@@ -30,6 +31,23 @@ from lumbar.workers.worker import Setup
 log = printable_log()
 
 N_PICTURED = 10  # studies with pictures in the report: 720 studies stay under a few MB
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What a run reads, checked before any work."""
+
+    root: Path
+    split: str
+    manifest: Manifest
+    chain: Chain
+    study_ids: list[int]
+    descriptions: pd.DataFrame
+
+    def table_problems(self, study_id: int | None) -> list[str]:
+        """Lines about a study's rows in the table of series; None: about rows that belong to no study."""
+        lines: dict[int | None, list[str]] = self.descriptions.attrs.get(PROBLEMS, {})
+        return lines.get(study_id, [])
 
 
 def predict(
@@ -50,19 +68,17 @@ def predict(
     processes: bool = True,
     progress: bool = False,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Predict every study of a split.
-
-    The work is done in processes of their own, so that a study that crashes one costs itself and nothing else. A chain
-    that cannot be sent to a process (a function that no module holds by name) runs in threads of this one instead.
+    """Predict every study of a split, in worker processes: a study that crashes one costs itself and no other.
 
     Args:
         root: a competition folder with ``{split}_images`` and ``{split}_series_descriptions.csv``.
         weights: a bundle: ``weights_manifest.json`` and the files that it names.
         out: submission.csv, whole and valid from the first write on; None writes none.
         split: ``test`` or ``train``.
-        chain: ``main``, ``baseline``, or a ``Chain``.
+        chain: ``main``, ``baseline``, or a ``Chain``; one that cannot be sent to a process runs in threads.
         time_limit: ``8.5h``, ``30m``, ``90s`` or seconds, from ``started`` on.
-        report: report.html; record: the run record as JSON.
+        report: the report as HTML.
+        record: the run record as JSON.
         studies: the first N only, or these ids; None for all.
         workers: how many, at most one a study; None for one a GPU, or one where there is none.
         manifest_hash: the manifest that the caller was made for; None takes any.
@@ -79,65 +95,93 @@ def predict(
         CohortError: the folder is no competition folder, or an output cannot be written or is an input.
         LumbarError: no worker could load the weights.
     """
-    limit_s = parse_time_limit(time_limit)
-    budget = Budget(limit_s, 0, clock=clock, start_s=started)
+    budget = Budget(parse_time_limit(time_limit), 0, clock=clock, start_s=started)
     use_numba_cache()
+    outputs = {"out": out, "report": report, "record": record}
+    inputs = _check_inputs(Path(root), weights, manifest_hash, chain, split, studies, outputs)
+    devices = _devices(inputs.chain, workers, len(inputs.study_ids))
+    pictured = frozenset(inputs.study_ids[:N_PICTURED] if report is not None else ())
+    schedule = Schedule(budget, _setup(inputs, len(devices)), inputs.study_ids, pictured, progress)
+    return _run(inputs, schedule, devices, processes, outputs)
+
+
+def _check_inputs(
+    root: Path,
+    weights: str | Path,
+    manifest_hash: str | None,
+    chain: str | Chain,
+    split: str,
+    studies: int | Sequence[int] | None,
+    outputs: Mapping[str, str | Path | None],
+) -> _Inputs:
+    """Verify the bundle, then the places of the outputs, then the tables: in this order, and before any work."""
     manifest = verify(weights, manifest_hash)
     functions = chain_of(chain, manifest)
-    root = Path(root)
-    check_destinations({"out": out, "report": report, "record": record}, root, manifest)
+    check_destinations(outputs, root, manifest)
     study_ids, descriptions = _studies(root, split, studies)
-    table_problems: dict[int | None, list[str]] = dict(descriptions.attrs.get(PROBLEMS, {}))
-    for key in (None, *study_ids):
-        for line in table_problems.get(key, []):
+    inputs = _Inputs(root, split, manifest, functions, study_ids, descriptions)
+    for study_id in (None, *study_ids):
+        for line in inputs.table_problems(study_id):
             log.warning("%s_series_descriptions.csv: %s", split, line)
-    devices = _devices(functions, workers, len(study_ids))
-    setup = Setup(
-        root=root,
-        split=split,
-        descriptions=descriptions,
-        manifest=manifest,
-        prior=np.array([manifest.prior[column] for column in COLUMNS]),
-        chain=functions,
+    return inputs
+
+
+def _setup(inputs: _Inputs, n_workers: int) -> Setup:
+    """What every worker gets; the schedule adds its device and its first study."""
+    return Setup(
+        root=inputs.root,
+        split=inputs.split,
+        descriptions=inputs.descriptions,
+        manifest=inputs.manifest,
+        prior=np.array([inputs.manifest.prior[column] for column in COLUMNS]),
+        chain=inputs.chain,
         device="",
-        n_threads=cpu_threads(len(devices)),
+        n_threads=cpu_threads(n_workers),
         first_study=None,
     )
-    pictured = frozenset(study_ids[:N_PICTURED] if report is not None else ())
-    schedule = Schedule(budget, setup, study_ids, pictured, progress)
+
+
+def _run(
+    inputs: _Inputs,
+    schedule: Schedule,
+    devices: list[str],
+    processes: bool,
+    outputs: Mapping[str, str | Path | None],
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Start the workers, predict all studies, and write submission, record and report."""
+    manifest, study_ids, limit_s = inputs.manifest, inputs.study_ids, schedule.budget.limit_s
     try:
         schedule.start(devices, processes)
         log.info(
             "manifest %s verified, %d studies to predict on %s, at most %.0f s",
             manifest.hash[:12], len(study_ids), ", ".join(schedule.devices) or "no device", limit_s,
         )  # fmt: skip
-        if own_code := code_mismatch(manifest.code_sha256):
-            log.info("%s", own_code)
-        submission = Submission(study_ids, manifest.prior, out)
+        if mismatch := code_mismatch(manifest.code_sha256):
+            log.info("%s", mismatch)
+        submission = Submission(study_ids, manifest.prior, outputs["out"])
         outcomes = schedule.run(submission)
     finally:
         schedule.stop()
-    if out is not None:
+    if (out := outputs["out"]) is not None:
         submission.write()
         validate(out, [row_id for study_id in study_ids for row_id in row_ids(study_id)])
     for outcome in outcomes:
-        outcome.problems[:0] = [
-            line for line in table_problems.get(outcome.study_id, []) if line not in outcome.problems
-        ]
-    data = build_record(manifest, schedule.devices, schedule.load_s, outcomes, table_problems.get(None, []), own_code)
-    write_extras(data, outcomes, submission, manifest, limit_s, record, report)
-    return submission.frame(), data
+        lines = inputs.table_problems(outcome.study_id)
+        outcome.problems[:0] = [line for line in lines if line not in outcome.problems]
+    record = build_record(manifest, schedule.devices, schedule.load_s, outcomes, inputs.table_problems(None), mismatch)
+    write_extras(record, outcomes, submission, manifest, limit_s, outputs["record"], outputs["report"])
+    return submission.frame(), record
 
 
 def _devices(chain: Chain, workers: int | None, n_studies: int) -> list[str]:
-    """The device of each worker; more workers than studies would have nothing to do."""
+    """The device of each worker; there are at most as many workers as studies."""
     gpus = cuda_devices() if chain.uses_gpu else []
     count = max(1, min(n_studies, workers if workers is not None else len(gpus)))
     return [gpus[index % len(gpus)] if gpus else "cpu" for index in range(count)]
 
 
 def _studies(root: Path, split: str, wanted: int | Sequence[int] | None) -> tuple[list[int], pd.DataFrame]:
-    """Ids to predict, in the order of the file, and the table of series."""
+    """The ids to predict, in the order of the submission, and the table of series."""
     table = read_series(root, split)
     tabled = table.studies()
     study_ids = expected_studies(root, split, list_studies(root, split, tabled), tabled)

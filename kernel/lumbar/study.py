@@ -1,4 +1,4 @@
-"""One study: its series read into stacks, sorted by description, with the intensity window that all stages share."""
+"""One study: its series as stacks, by description, with the intensity window that all stages share."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from lumbar.labels import DESCRIPTIONS
 __all__ = ["Study", "list_studies", "read_descriptions", "read_study", "robust_window"]
 
 WINDOW_PERCENTILES = (1.0, 99.0)
-_WINDOW_SAMPLES = 200_000  # pixels a series that the percentiles look at
-_MIN_WINDOW = 1e-30  # less than this, or this share of its start, is a constant to float32
+_WINDOW_SAMPLES = 200_000  # pixels of a series that the percentiles are taken from
+_MIN_WINDOW = 1e-30  # a narrower window, or one below this share of its start, is a constant in float32
 _MIN_WINDOW_SHARE = 1e-7
 
 
@@ -38,7 +38,7 @@ class Study:
     _windows: dict[str, tuple[float, float]] = field(default_factory=dict, repr=False)
 
     def window(self, series_id: str) -> tuple[float, float]:
-        """Robust intensity range (low, high) of a whole series in rescaled units, over all its stacks."""
+        """Robust intensity range (low, high) of a series in rescaled units, over all its stacks."""
         if series_id not in self._windows:
             stacks = [stack for stacks in self.series.values() for stack in stacks if stack.series_id == series_id]
             self._windows[series_id] = robust_window(stacks)
@@ -51,7 +51,7 @@ class Study:
     def sampled(self, stack: Stack, index: int, grid: Grid) -> NDArray[np.float32]:
         """Slice ``index`` on a grid: float32 (size, size) in 0..1, 0 outside the image.
 
-        Sampled first and scaled after, which costs a crop and not the whole slice.
+        It is sampled first and scaled after, so that only the crop is scaled and not the whole slice.
         """
         low, high = self.window(stack.series_id)
         return self._scale(stack, sample(self.raw(stack, index), grid, outside=high if stack.is_inverted else low))
@@ -63,7 +63,7 @@ class Study:
         if mask is None:
             return image
         low, high = self.window(stack.series_id)
-        # A little beyond the bright end, so that rounding leaves nothing of it once the image is turned over
+        # In an inverted image a little beyond the bright end, so that padding is exactly 0 after scaling
         dark = high + 1e-4 * (high - low) if stack.is_inverted else low
         return np.where(mask, np.float32(dark), image)
 
@@ -77,7 +77,7 @@ class Study:
 def robust_window(stacks: Sequence[Stack]) -> tuple[float, float]:
     """1st and 99th percentile over the stacks of one series; a constant series gets a window of width 1.
 
-    Declared padding is left out, unless nothing else is left.
+    Declared padding does not count, unless there is nothing else.
     """
     pixels = [stack.volume.reshape(-1) for stack in stacks]
     total = sum(values.size for values in pixels)
@@ -96,7 +96,7 @@ def robust_window(stacks: Sequence[Stack]) -> tuple[float, float]:
 
 
 def _outside_padding(stack: Stack, values: NDArray[np.float32], step: int) -> NDArray[np.bool_]:
-    """Which of every ``step``-th pixel (n,) of a stack are no declared padding."""
+    """Which of every ``step``-th pixel (n,) of a stack are not declared padding."""
     if stack.padding is None:
         return np.ones(values.shape, dtype=bool)
     low, high = sampled_padding(stack, step)
@@ -104,7 +104,7 @@ def _outside_padding(stack: Stack, values: NDArray[np.float32], step: int) -> ND
 
 
 def read_study(root: Path, split: str, study_id: int, descriptions: pd.DataFrame, workers: int | None = None) -> Study:
-    """Read every described series of a study. A series that cannot be read becomes a problem, not an exception.
+    """Read every series of a study that the table describes. One that cannot be read is a problem, not an exception.
 
     Paths in ``problems`` are relative to the study, and unusual names are masked (``lumbar.io.text``).
     """
@@ -124,7 +124,7 @@ def _read_described(root: Path, split: str, study_id: int, descriptions: pd.Data
         return study
     rows = descriptions[descriptions["study_id"] == study_id]
     for series_id, description in zip(rows["series_id"], rows["series_description"], strict=True):
-        if description not in DESCRIPTIONS:  # one odd row must not end a run over 720 studies
+        if description not in DESCRIPTIONS:  # one wrong row must not end a run over 720 studies
             expected = ", ".join(DESCRIPTIONS)
             study.problems.append(
                 f"series {series_id}: found description {shown(description)}, expected {expected}; unused"
@@ -148,7 +148,7 @@ def _read_described(root: Path, split: str, study_id: int, descriptions: pd.Data
 
 
 def _problems(series: Series) -> list[str]:
-    """A series' lines, each with its id, and one for all that was guessed about its geometry."""
+    """The problems of a series, each with its id; all guesses about its geometry become one line."""
     lines = [line for line in series.problems if line not in series.guesses]
     if series.guesses:
         guesses = "; ".join(series.guesses)

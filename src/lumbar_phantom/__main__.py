@@ -13,29 +13,29 @@ from lumbar_phantom.dicom_files import SYNTAXES
 
 
 def parser() -> argparse.ArgumentParser:
-    """Arguments of the command."""
-    out = argparse.ArgumentParser(prog="python -m lumbar_phantom", description="Write a synthetic lumbar MR cohort.")
-    out.add_argument("--out", required=True, help="folder to fill, in the competition's layout")
-    out.add_argument("--studies", type=int, required=True, help="number of studies")
-    out.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default 0)")
-    out.add_argument(
+    """The parser of the command's arguments."""
+    cli = argparse.ArgumentParser(prog="python -m lumbar_phantom", description="Write a synthetic lumbar MR cohort.")
+    cli.add_argument("--out", required=True, help="folder to fill, in the competition's layout")
+    cli.add_argument("--studies", type=int, required=True, help="number of studies")
+    cli.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default 0)")
+    cli.add_argument(
         "--pitfalls", default="real", help=f"real (default), none, all, or names: {', '.join(pitfalls.NAMES)}"
     )
-    out.add_argument("--split", choices=("train", "test"), default="train")
-    out.add_argument("--workers", type=int, default=1, help="processes (default 1)")
-    out.add_argument(
+    cli.add_argument("--split", choices=("train", "test"), default="train")
+    cli.add_argument("--workers", type=int, default=1, help="processes (default 1)")
+    cli.add_argument(
         "--masks",
         action="store_true",
-        help="also truth_masks/<study>/<series>.npz for sagittal series: 1 body, 2 disc, 3 sac, 4 sacrum",
+        help="also write truth_masks/<study>/<series>.npz of sagittal series: 1 body, 2 disc, 3 sac, 4 sacrum",
     )
-    out.add_argument(
+    cli.add_argument(
         "--wild",
         type=float,
         default=0.3,
-        help="share of series whose contrast is redrawn far beyond the realistic (default 0.3)",
+        help="share of series, 0 to 1, whose contrast is randomised far beyond the realistic (default 0.3)",
     )
-    out.add_argument("--syntax", choices=tuple(SYNTAXES), default="rle", help="transfer syntax (default rle)")
-    return out
+    cli.add_argument("--syntax", choices=tuple(SYNTAXES), default="rle", help="transfer syntax (default rle)")
+    return cli
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
             split=options.split,
             workers=options.workers,
             masks=options.masks,
-            wild=options.wild,
+            randomised_share=options.wild,
             syntax=options.syntax,
         )
     except (LumbarError, OSError) as error:

@@ -1,7 +1,7 @@
-"""The one numba decorator of the phantom: cached, no GIL, IEEE arithmetic (same seed, same bytes).
+"""The one numba decorator of the phantom: cached, without the GIL, IEEE arithmetic (same seed, same bytes).
 
-Numba's cache looks at the file of a kernel only, not at the kernels that it calls from other files. The cache
-therefore lives in a folder named by a hash of all kernels' sources: edit one, and all are compiled anew.
+Numba's cache looks only at the file of a kernel, not at the kernels in other files that it calls. The cache is
+therefore in a folder named by a hash of the sources of all kernels: if one is edited, all are compiled again.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ _FOLDER = _cache_folder()
 
 
 def kernel(function: Function) -> Function:
-    """Compile on first call; `_FOLDER` holds the machine code."""
-    before = _CONFIG.CACHE_DIR
+    """Compile a function on its first call; the machine code is kept in `_FOLDER`."""
+    configured = _CONFIG.CACHE_DIR
     if _FOLDER:
         _CONFIG.CACHE_DIR = _FOLDER
     try:
         compiled: Function = numba.njit(function, cache=True, nogil=True, error_model="numpy")
         return compiled
     finally:
-        _CONFIG.CACHE_DIR = before
+        _CONFIG.CACHE_DIR = configured

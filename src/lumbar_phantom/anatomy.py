@@ -1,6 +1,6 @@
-"""A patient's lumbar spine as numbers: sizes, spine curve, stations; disease is added by `disease`.
+"""A patient's lumbar spine as numbers: sizes, curve of the spine, stations; `disease` adds disease.
 
-Coordinates of the model: every vertebra has an upper and a lower *station*, a plane through its end plate with a frame
+The spine's own coordinates: every vertebra has an upper and a lower *station*, a plane through its end plate with axes
 (centre, left, posterior, up). A point between two stations is at fraction f of the wedge between their planes, with
 u (mm to the left) and v (mm to the back) interpolated between the two frames. Body segments (even) and disc segments
 (odd) alternate from T8 down to S5.
@@ -27,8 +27,10 @@ CX, CY, CZ, LX, LY, LZ, PX, PY, PZ, NX, NY, NZ = range(12)
 # Columns of Patient.stations: half width and depth of the body, canal depth, recess depth, interpedicular distance,
 # sac half width, half depth, gap to the posterior wall, cord radius
 WIDTH, DEPTH, CANAL, RECESS, IPD, SAC_A, SAC_B, SAC_GAP, CORD_R = range(9)
-# Columns of Patient.vertebrae; PED_Z: the pedicle's axis
-# below the upper end plate; HOLLOW_*: depth of the end plates, mm; SKEW_*: how much deeper they are towards the back
+# Columns of Patient.vertebrae, mm where nothing else is said. PED_*: the pedicle, PED_Z its axis below the upper end
+# plate; FACET_DEG: angle of the facet joints; PSOAS_*: half axes of psoas; MODIC_*: depth of end-plate changes, above 0
+# Modic 1, below 0 Modic 2; LESION: radius of a haemangioma; HOLLOW_*: concavity of the end plates; SKEW_*: how much
+# deeper they are towards the back
 (
     HEIGHT,
     PED_W,
@@ -49,7 +51,11 @@ WIDTH, DEPTH, CANAL, RECESS, IPD, SAC_A, SAC_B, SAC_GAP, CORD_R = range(9)
     SKEW_LOW,
 ) = range(17)
 N_VERTEBRA_COLUMNS = 17
-# Columns of Patient.discs
+# Columns of Patient.discs, mm where nothing else is said; _L and _R are the patient's sides. BULGE, CENTRAL, SUB_* and
+# FOR_*: disc material behind the rim all along it, in the middle, at the recess, at the foramen; *_U: lateral place;
+# FLAV_*: thickness of the ligamentum flavum; FACET_*, SAP_*: growth of the facet joint and of the tip of the superior
+# articular process; DESICCATION: 0..1; SPREAD: reach of disc material up and down; OSTEO: osteophytes; SCHMORL: depth
+# of a node; FISSURE_R: radius of a fissure
 (
     DISC_H,
     BULGE,
@@ -74,7 +80,10 @@ N_VERTEBRA_COLUMNS = 17
     FOR_U,
 ) = range(21)
 N_DISC_COLUMNS = 21
-# Entries of Patient.globals
+# Entries of Patient.trunk: subcutaneous fat, half width and depth of the trunk, radii of vessels (mm); FAT_FRACTION,
+# GAS_SHARE, DEEP_FAT: 0..1; KIDNEY_Z, LIVER_Z, BIFURCATION: station coordinates; LAMINECTOMY: the vertebra without a
+# lamina, from which the screws start, or -1; WALL: thickness of the abdominal wall; PAR_*: half axes of the
+# paraspinal muscles
 (
     SUBCUT_BACK,
     SUBCUT_FRONT,
@@ -82,7 +91,6 @@ N_DISC_COLUMNS = 21
     BODY_HALF_W,
     BODY_DEPTH,
     FAT_FRACTION,
-    CONUS_LEVEL,
     AORTA_R,
     IVC_R,
     KIDNEY_Z,
@@ -92,11 +100,11 @@ N_DISC_COLUMNS = 21
     GAS_SHARE,
     LAMINECTOMY,
     WALL,
-    SACRAL_DISC,
     PAR_W,
     PAR_D,
     DEEP_FAT,
-) = range(20)
+) = range(18)
+N_TRUNK_ENTRIES = 18
 
 _HEIGHT = (20.0, 21, 22, 23, 25, 26.5, 27.5, 28, 27.5, 27, 29, 23, 19, 16, 14)
 _DISC = (4.5, 4.5, 5, 5.5, 7, 8.6, 10, 11, 11.6, 10.6, 3.0, 1.8, 1.4, 1.2, 1.2)
@@ -150,10 +158,10 @@ _PSOAS_B = (0.0, 0, 0, 0, 6, 11, 15, 18.5, 21.5, 23, 21, 19, 17, 15, 14)
 # Tilt lost over each body and disc from S1's upper end plate upwards, degrees of lordosis
 _WEDGE_DISC = (-1.0, -1, -1, 0, 2, 4.5, 6.5, 8, 10, 13, 0, 0, 0, 0, 0)
 _WEDGE_BODY = (-3.5, -3.5, -3.5, -3.5, -3, -2, -0.5, 0.5, 1.5, 7, 0, 0, 0, 0, 0)
-# How far one person's wedges differ from what the whole curve asks of them, degrees (SD); most at the sacrum
+# Standard deviation, in degrees, of one person's wedges around what the whole curve implies; largest at the sacrum
 _WEDGE_DISC_SD = (1.0, 1, 1, 1, 1.5, 2, 2, 2.2, 2.5, 3.5, 0, 0, 0, 0, 0)
 _WEDGE_BODY_SD = (1.0, 1, 1, 1, 1, 1.2, 1.2, 1.2, 1.5, 2.5, 0, 0, 0, 0, 0)
-_SACRAL_TURN = (0.0, 4, 10, 16, 18)  # forward turn over S1..S5 going down
+_SACRAL_TURN = (0.0, 4, 10, 16, 18)  # forward turn of S1 to S5, degrees, going down
 
 
 VARIANTS = ("ordinary", "sacralised", "lumbarised", "scoliosis", "haemangioma", "metal")
@@ -161,21 +169,34 @@ VARIANTS = ("ordinary", "sacralised", "lumbarised", "scoliosis", "haemangioma", 
 
 @dataclass(slots=True)
 class Patient:
-    """One patient: arrays read by the numba kernels, in mm. Column names are this module's constants."""
+    """One patient as arrays for the numba kernels, in mm. Columns are named by this module's constants.
 
-    stations_geometry: np.ndarray  # (30, 12) centre, left, posterior, up of each end-plate plane, LPS
-    stations: np.ndarray  # (30, 9)
-    vertebrae: np.ndarray  # (15, 17)
-    discs: np.ndarray  # (15, 21)
-    globals: np.ndarray  # (20,)
-    roots: np.ndarray  # (n, 4) cauda equina: lateral and front-to-back position 0..1, radius mm, last station
+    Attributes:
+        stations_geometry: (30, 12) centre, left, posterior and up of each end-plate plane, in patient space (LPS).
+        stations: (30, 9) sizes at each end plate.
+        vertebrae: (15, 17).
+        discs: (15, 21), each below the vertebra of the same index.
+        trunk: (18,) sizes of everything around the spine.
+        roots: (n, 4) cauda equina: lateral and front-to-back position relative to the sac, radius in mm, last station.
+        scale: factor of all sizes.
+        variant: one of `VARIANTS`.
+        traits: age (years), bulk of the muscles; where they apply: fused (L5 with the sacrum), sacral_disc (at S1/S2),
+            slip (mm) and slip_disc.
+    """
+
+    stations_geometry: np.ndarray
+    stations: np.ndarray
+    vertebrae: np.ndarray
+    discs: np.ndarray
+    trunk: np.ndarray
+    roots: np.ndarray
     scale: float
     variant: str = "ordinary"
     traits: dict[str, float] = field(default_factory=dict)
 
 
 def sample_patient(rng: np.random.Generator, variant: str | None = None) -> Patient:
-    """Draw sizes and soft tissues of one healthy patient; `variant` forces one of VARIANTS."""
+    """Draw sizes and soft tissues of one healthy patient; `variant`, one of `VARIANTS`, is drawn where it is None."""
     scale = float(np.clip(rng.normal(0.98, 0.06), 0.83, 1.14))
     size = scale * np.exp(rng.normal(0, 0.025, 8))
     age = float(rng.uniform(25, 88))
@@ -209,7 +230,7 @@ def sample_patient(rng: np.random.Generator, variant: str | None = None) -> Pati
         stations,
         vertebrae,
         discs,
-        _globals(rng, scale, bulk, age),
+        _trunk_sizes(rng, scale, bulk, age),
         _cauda_equina(rng),
         scale,
         variant,
@@ -228,11 +249,11 @@ def _apply_variant(rng: np.random.Generator, patient: Patient) -> None:
         patient.discs[S1, DISC_H] = rng.uniform(6, 10)
         patient.stations[2 * S1 + 1, [WIDTH, DEPTH]] = (42 * patient.scale, 30 * patient.scale)
         patient.stations[2 * S1 + 2, [WIDTH, DEPTH]] = (40 * patient.scale, 28 * patient.scale)
-        patient.globals[SACRAL_DISC] = 1.0
+        patient.traits["sacral_disc"] = 1.0
     elif patient.variant == "haemangioma":
         patient.vertebrae[int(rng.integers(4, 10)), LESION] = rng.uniform(6, 11)
     elif patient.variant == "metal":
-        patient.globals[LAMINECTOMY] = float(rng.integers(7, 10))
+        patient.trunk[LAMINECTOMY] = float(rng.integers(7, 10))
 
 
 def _station_sizes(rng: np.random.Generator, scale: float, size: np.ndarray) -> np.ndarray:
@@ -253,14 +274,14 @@ def _station_sizes(rng: np.random.Generator, scale: float, size: np.ndarray) -> 
         stations[:, column] = mean * factor * _varied(rng, patients, levels, N_STATIONS)
     room = stations[:, CANAL] - 2 * stations[:, SAC_B] + 0.2  # fat in front of the sac leaves it most of its depth
     stations[:, SAC_GAP] = np.minimum(stations[:, SAC_GAP], room.clip(0.5))
-    # Around S2, from S1 to S3 (Macdonald et al. 1999); in some it thins from L5 on, and the fat that takes its place
-    # lies more in front of it or more behind
+    # The sac ends around S2, from S1 to S3 (Macdonald et al. 1999). In some people it thins from L5 on; fat takes its
+    # place, more of it in front of the sac or more behind
     sac_end = float(np.clip(rng.normal(11.1, 0.45), 10.5, 12.3))
     taper = np.clip((sac_end - at) / rng.uniform(1.3, 2.4), 0, 1) ** rng.uniform(0.4, 0.8)
     lost = 2 * np.maximum(stations[:, SAC_B], 0.0) * (1 - taper)
     stations[:, SAC_GAP] += lost * rng.uniform(0.15, 0.85)
     stations[:, [SAC_A, SAC_B]] = np.maximum(stations[:, [SAC_A, SAC_B]], 0.0) * taper[:, None]
-    conus = 5.2 + rng.normal(0, 0.4)  # L1 on average (Saifuddin et al. 1998)
+    conus = 5.2 + rng.normal(0, 0.4)  # the end of the cord, at L1 on average (Saifuddin et al. 1998)
     stations[:, CORD_R] = np.clip(np.where(at < conus - 0.9, 4.4, 4.4 * (conus - at) / 0.9), 0, 4.4) * scale
     return stations
 
@@ -275,14 +296,14 @@ def _cauda_equina(rng: np.random.Generator) -> np.ndarray:
     n = int(rng.integers(13, 20))
     roots = np.zeros((n, 4))
     roots[:, 0] = rng.uniform(-0.8, 0.8, n)
-    roots[:, 1] = np.clip(rng.beta(3.0, 1.6, n), 0.1, 0.92)  # supine: they sink to the back
+    roots[:, 1] = np.clip(rng.beta(3.0, 1.6, n), 0.1, 0.92)  # roots sink to the back in a patient who lies supine
     roots[:, 2] = rng.uniform(0.5, 0.95, n)
     roots[:, 3] = rng.uniform(13, 25, n)
     return roots
 
 
-def _globals(rng: np.random.Generator, scale: float, bulk: float, age: float) -> np.ndarray:
-    values = np.zeros(20)
+def _trunk_sizes(rng: np.random.Generator, scale: float, bulk: float, age: float) -> np.ndarray:
+    values = np.zeros(N_TRUNK_ENTRIES)
     obesity = float(rng.gamma(2.2, 0.45))
     values[SUBCUT_BACK] = 6 + 11 * obesity
     values[SUBCUT_FRONT] = 8 + 15 * obesity
@@ -306,10 +327,10 @@ def _globals(rng: np.random.Generator, scale: float, bulk: float, age: float) ->
 
 
 def place_stations(rng: np.random.Generator, patient: Patient) -> None:
-    """Stack the vertebrae into a curved spine; call after disease has set the disc heights.
+    """Stack the vertebrae into a curved spine, in place; to be called when disease has set the heights of the discs.
 
-    From flat backs with a steep sacrum to deep lordosis with a level one: a localiser that knows the average back only
-    puts the canal of a flat one several mm too high at L5/S1.
+    Backs range from flat to deeply lordotic. They must: a localiser that knows only the average back marks the canal of
+    a flat one several mm too high at L5/S1.
     """
     geometry, sizes = patient.stations_geometry, patient.vertebrae
     slope = float(np.clip(rng.normal(35, 9.5), 10, 60))
@@ -319,8 +340,8 @@ def place_stations(rng: np.random.Generator, patient: Patient) -> None:
             for k in range(2 * S1)
         ]
     )
-    left = 0.5 * wedges[2 * L1 :].sum() + 24  # worn discs flatten the back by half of what they lose
-    strength = float(np.clip((slope + rng.normal(9, 6)) / left, 0.4, 1.7))  # L1 leans back by about 9 degrees
+    available = 0.5 * wedges[2 * L1 :].sum() + 24  # worn discs flatten the back by half of what they lose
+    strength = float(np.clip((slope + rng.normal(9, 6)) / available, 0.4, 1.7))  # L1 leans back by about 9 degrees
     spread = np.array([(_WEDGE_DISC_SD if k % 2 else _WEDGE_BODY_SD)[k // 2] for k in range(2 * S1)])
     own = rng.normal(0, spread)
     own[2 * L1 :] -= spread[2 * L1 :] / spread[2 * L1 :].sum() * own[2 * L1 :].sum()  # L1 to S1 keeps its lordosis
@@ -329,10 +350,10 @@ def place_stations(rng: np.random.Generator, patient: Patient) -> None:
     for k in range(2 * S1 - 1, -1, -1):
         tilt[k] = tilt[k + 1] - wedges[k] * strength - own[k]
     turn = np.exp(rng.normal(0, 0.3))
-    table = rng.normal(4, 4)  # between S1's end plate and its back wall people differ by about 5 degrees
+    end_plate = rng.normal(4, 4)  # the angle between the end plate of S1 and its back differs by about 5 degrees
     for k in range(2 * S1 + 1, N_STATIONS):
         step = _SACRAL_TURN[k // 2 - S1] * turn * (0.8 if k % 2 else 0.5)
-        tilt[k] = tilt[k - 1] - step + (table if k == 2 * S1 + 1 else 0.0)
+        tilt[k] = tilt[k - 1] - step + (end_plate if k == 2 * S1 + 1 else 0.0)
     strong = patient.variant == "scoliosis"
     amplitude = rng.normal(0, 7.0 if strong else 1.6)
     phase, wave = rng.uniform(0, 2 * np.pi), rng.uniform(0.18, 0.34)
@@ -345,7 +366,7 @@ def place_stations(rng: np.random.Generator, patient: Patient) -> None:
     for k in range(N_STATIONS - 1):
         length = sizes[k // 2, HEIGHT] if k % 2 == 0 else patient.discs[k // 2, DISC_H]
         centres[k + 1] = centres[k] - length * _unit(frames[k, :, 2] + frames[k + 1, :, 2])
-        if k % 2 and k < 2 * S1:  # no two vertebrae stand quite flush
+        if k % 2 and k < 2 * S1:  # neighbouring vertebrae are never exactly in line
             centres[k + 1] += step_back[k] * frames[k + 1, :, 1]
     slip = patient.traits.get("slip", 0.0)
     if slip:
@@ -358,12 +379,12 @@ def place_stations(rng: np.random.Generator, patient: Patient) -> None:
 
 
 def _disc_wedge_left(patient: Patient, disc: int) -> float:
-    """A collapsed disc loses its wedge."""
+    """Share of its wedge that a disc keeps: a collapsed one loses most of it."""
     return float(np.clip(patient.discs[disc, DISC_H] / (_DISC[disc] * patient.scale), 0.3, 1.1))
 
 
 def _frame(tilt: float, coronal: float, axial: float) -> np.ndarray:
-    """Columns left, posterior, up: tilt forwards about x, then coronal about y, then rotation about z."""
+    """Axes left, posterior, up as columns (3, 3): turned forwards about x, then about y, then about z (radians)."""
     ct, st = np.cos(tilt), np.sin(tilt)
     cc, sc = np.cos(coronal), np.sin(coronal)
     ca, sa = np.cos(axial), np.sin(axial)

@@ -1,4 +1,4 @@
-"""From an ideal slice to a scanner's: coil shading, acquired resolution with ringing, ghosts, wrap, Rician noise."""
+"""Turns an ideal slice into a scanner's: coil shading, acquired resolution with ringing, ghosts, Rician noise."""
 
 from __future__ import annotations
 
@@ -11,29 +11,55 @@ from scipy import fft
 
 @dataclass(frozen=True, slots=True)
 class Scanner:
-    """Settings of one series that its slices share."""
+    """Settings that all slices of a series share.
 
-    noise: float  # standard deviation relative to the bright tissues
-    acquired_mm: tuple[float, float]  # acquired pixel along rows and columns; finer images are interpolated
-    apodise: float  # 0 rings, 1 blurs
-    coil_mm: float  # depth at which a back coil has lost half its signal; 0 for none
+    Attributes:
+        noise: standard deviation, relative to the signal of bright tissues.
+        acquired_mm: acquired pixel size from row to row and from column to column; a finer image is interpolated.
+        apodise: filter of k-space: 0 leaves Gibbs ringing, 1 blurs most.
+        coil_mm: depth under the back at which a surface coil has lost half its gain; 0 for a body coil.
+        coil_floor: relative gain that remains far from a surface coil.
+        shade: (3, 3) wave vectors of slow shading, per mm.
+        shade_gain: strength of that shading.
+        ghost: strength of motion ghosts; 0 for none.
+        ghost_shift: frequency of the motion, in cycles per phase-encoding line.
+        swap_phase: phase is encoded along rows instead of along columns.
+        band: y in mm (LPS) in front of which a saturation band darkens; nan for none.
+        chemical: chemical shift, the displacement of fat in fine voxels along z and y.
+        wrap: share of the columns into which aliased tissue folds at either side; 0 for none.
+        centre_z: middle of the coil, mm.
+        reach_mm: half the length of the coil along z.
+    """
+
+    noise: float
+    acquired_mm: tuple[float, float]
+    apodise: float
+    coil_mm: float
     coil_floor: float
-    shade: np.ndarray  # (3, 3) wave vectors of slow shading, per mm
+    shade: np.ndarray
     shade_gain: float
     ghost: float
     ghost_shift: float
     swap_phase: bool
-    band: float  # y in mm (LPS) in front of which a saturation band darkens; nan for none
-    chemical: tuple[int, int]  # displacement of fat in fine voxels, along z and y
-    wrap: float  # share of the columns' far side that folds in; 0 for none
+    band: float
+    chemical: tuple[int, int]
+    wrap: float
     centre_z: float
-    reach_mm: float  # half length of the coil along z
+    reach_mm: float
 
 
 def draw_scanner(
     rng: np.random.Generator, field: float, contrast_randomisation: float, axial: bool, belly_y: float
 ) -> Scanner:
-    """Draw a series' scanner settings; low field is noisier."""
+    """Draw a series' settings; images of a low field are noisier.
+
+    Args:
+        rng: random stream.
+        field: tesla.
+        contrast_randomisation: 0 for realistic settings, up to 1 for a wider range.
+        axial: no saturation band then, but sometimes aliasing.
+        belly_y: y in mm (LPS) behind which no saturation band reaches.
+    """
     base = 0.018 + 0.038 * rng.gamma(1.6, 0.55) * (1.5 / field) ** 0.35
     noise = float(np.clip(base * np.exp(rng.normal(0, 0.25 + 0.3 * contrast_randomisation)), 0.006, 0.14))
     coil = rng.random() < (0.6 if axial else 0.75)
@@ -57,7 +83,7 @@ def draw_scanner(
 
 
 def _chemical(rng: np.random.Generator, field: float) -> tuple[int, int]:
-    """Up to two voxels along one axis, more at high field."""
+    """Displacement of fat along one axis: up to two voxels, up to one below 1.5 T."""
     size = int(rng.integers(0, 3 if field >= 1.5 else 2)) * int(rng.choice([-1, 1]))
     return (size, 0) if rng.random() < 0.5 else (0, size)
 
@@ -70,7 +96,16 @@ def shading(
     column_mm: np.ndarray,
     back_y: float,
 ) -> np.ndarray:
-    """Multiplicative brightness (rows, columns) float32 from the place of each pixel in the scanner."""
+    """Factor of the signal of each pixel, (rows, columns) float32, from its place in the scanner.
+
+    Args:
+        scanner: settings of the series.
+        shape: rows, columns.
+        origin: (3,) centre of pixel (0, 0), mm in patient space.
+        row_mm: (3,) step from row to row.
+        column_mm: (3,) step from column to column.
+        back_y: y of the skin of the back, where a surface coil lies.
+    """
     rows = np.arange(shape[0], dtype=np.float32)[:, None]
     columns = np.arange(shape[1], dtype=np.float32)[None, :]
     out = np.ones(shape, np.float32)
@@ -94,13 +129,23 @@ def shading(
 
 
 def scan(rng: np.random.Generator, image: np.ndarray, scanner: Scanner, spacing_mm: tuple[float, float]) -> np.ndarray:
-    """Magnitude image (rows, columns) float32 of an ideal one (bright tissues about 1)."""
+    """The magnitude image that a scanner makes of an ideal one.
+
+    Args:
+        rng: draws noise and the phase of ghosts.
+        image: (rows, columns) float32, bright tissues about 1.
+        scanner: settings of the series.
+        spacing_mm: of the image, from row to row and from column to column.
+
+    Returns:
+        (rows, columns) float32, 0 or more.
+    """
     rows, columns = image.shape
     image = image + rng.standard_normal(image.shape, dtype=np.float32) * np.float32(scanner.noise)
     spectrum = fft.rfft2(image)
     spectrum *= _window(rows, min(spacing_mm[0] / scanner.acquired_mm[0], 1.0), scanner.apodise, False)[:, None]
     spectrum *= _window(columns, min(spacing_mm[1] / scanner.acquired_mm[1], 1.0), scanner.apodise, True)[None, :]
-    if scanner.ghost > 0:  # periodic motion: every line in phase direction modulated
+    if scanner.ghost > 0:  # periodic motion modulates the lines of k-space along the phase direction
         axis, n = (1, columns // 2 + 1) if scanner.swap_phase else (0, rows)
         wave = 1 + scanner.ghost * np.cos(2 * np.pi * scanner.ghost_shift * np.arange(n) + rng.uniform(0, 6.28))
         spectrum *= (wave[None, :] if axis else wave[:, None]).astype(np.float32)
@@ -111,7 +156,7 @@ def scan(rng: np.random.Generator, image: np.ndarray, scanner: Scanner, spacing_
 
 
 def _window(n: int, share: float, apodise: float, half: bool) -> np.ndarray:
-    """Acquired k-space lines with a soft edge; the rest is filled with zeros, as scanners interpolate."""
+    """Weight of each k-space line: the acquired share with a soft edge, and zero-filling beyond, as scanners do."""
     frequency = np.abs(np.fft.rfftfreq(n) if half else np.fft.fftfreq(n)) * 2 / share
     edge = np.clip((frequency - (1 - apodise)) / max(apodise, 1e-3), 0, 1)
     return np.where(frequency <= 1, np.cos(0.5 * np.pi * edge) ** 2 * 0.92 + 0.08, 0).astype(np.float32)

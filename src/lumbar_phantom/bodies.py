@@ -42,7 +42,7 @@ NOTHING = ts.NOTHING
 
 @kernel
 def _disc_tissue(discs: np.ndarray, j: int, f: float, u: float, v: float, a: float, b: float, depth: float) -> int:
-    """Inside a disc: outer annulus dark, nucleus a flattened ellipsoid a little behind the centre."""
+    """Tissue inside a disc: dark outer annulus, and the nucleus, a flat ellipsoid a little behind the centre."""
     rn = (u / (0.70 * a)) ** 2 + ((v - 0.05 * b) / (0.68 * b)) ** 2
     across = abs(f - 0.5) / 0.5
     if rn + across * across * across < 1.0:
@@ -71,7 +71,7 @@ def column(
     v: float,
     back: float,
 ) -> int:
-    """Bodies, discs and the ligaments on them; NOTHING outside."""
+    """Vertebral bodies, discs and the ligaments on them; NOTHING outside. `back` is the front of the canal."""
     i = seg // 2
     a = lerp_column(stations, seg, f, WIDTH) * 0.5
     b = lerp_column(stations, seg, f, DEPTH) * 0.5
@@ -125,7 +125,7 @@ def _body_tissue(
     depth: float,
     back: float,
 ) -> int:
-    """Inside a body segment: hollow end plates, rim, marrow, vein, and disc pushed beyond the rim."""
+    """Tissue inside a body segment: concave end plates, cortex, marrow, vein, and disc material beyond the rim."""
     j, away = disc_distance(vertebrae, discs, 2 * i, f)
     if v > 0.0 and v > wall(stations, 2 * i, f, u) + 0.35 * discs[j, OSTEO] * bump(away, 2.5) - 0.2:
         return ANNULUS  # herniated material behind the body

@@ -1,4 +1,4 @@
-"""The spinal canal and its foramina: the sac with cord and roots, the fat around it, and the tables along the spine."""
+"""Tissue of the spinal canal and the foramina: sac, cord, roots, fat, flavum; and tables of their borders."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ HEIGHT, PED_W, PED_H, PED_Z = an.HEIGHT, an.PED_W, an.PED_H, an.PED_Z
 S1, SAC_A, CORD_R = an.S1, an.SAC_A, an.CORD_R
 CSF, CSF_FLOW, ROOT, CORD, VENOUS_PLEXUS = ts.CSF, ts.CSF_FLOW, ts.ROOT, ts.CORD, ts.VENOUS_PLEXUS
 EPIDURAL_FAT, FLAVUM, NOTHING = ts.EPIDURAL_FAT, ts.FLAVUM, ts.NOTHING
-STEPS = 28  # of the tables along a segment
-U_STEP = 0.4  # and across, mm
+# Resolution of the tables: steps along each segment, and mm from side to side
+STEPS = 28
+U_STEP = 0.4
 
 
 @kernel
@@ -32,7 +33,7 @@ def _capsule(
 
 @kernel
 def exiting_root(half: float, vertebrae: np.ndarray, i: int, z: float, au: float, q: float) -> bool:
-    """True inside the root that leaves under the pedicle of vertebra i (z below its upper end plate)."""
+    """Whether a point is in the root that leaves under the pedicle of vertebra i; z: mm below its upper end plate."""
     height, ped_h, ped_w = vertebrae[i, HEIGHT], vertebrae[i, PED_H], vertebrae[i, PED_W]
     if z < -12.0 or z > height + 6.0:
         return False
@@ -64,7 +65,7 @@ def canal(
 ) -> int:
     """Sac, roots, fat, flavum and foramen contents; NOTHING outside the canal and foramina.
 
-    row: this place's line of `profile_tables`: front, bony roof, flavum, front and back of the sac.
+    `row` is the entry of `profile_tables` at this place: front, bony roof, flavum, front and back of the sac.
     """
     au = abs(u)
     if row[3] < v < row[4]:
@@ -91,9 +92,9 @@ def canal(
 
 @kernel
 def _in_sac(roots_at: np.ndarray, u: float, v: float, low: float, high: float, station: float) -> int:
-    """CSF, cord or strands of the cauda equina; crowded when the sac is narrow.
+    """CSF, cord or strands of the cauda equina, which crowd together in a narrow sac.
 
-    roots_at (n + 1, 3): u in mm, place from front to back 0..1, radius; the first row is the cord.
+    `roots_at` is (n + 1, 3): u in mm, place from front to back 0..1, radius in mm; the first row is the cord.
     """
     cord = roots_at[0, 2]
     if cord > 0.5:
@@ -122,7 +123,7 @@ def root_table(out: np.ndarray, stations: np.ndarray, roots: np.ndarray) -> None
             out[seg, k, 0, 2] = lerp_column(stations, seg, f, CORD_R)
             spread = 1.0 - 0.25 * bump(station - 13.0, 6.0)
             for m in range(roots.shape[0]):
-                # Strands wander; each ends at its own height
+                # Strands do not run straight, and each ends at its own height
                 out[seg, k, m + 1, 0] = roots[m, 0] * (spread + 0.12 * math.sin(1.7 * station + m)) * a
                 out[seg, k, m + 1, 1] = roots[m, 1] + 0.07 * math.sin(1.3 * station + 2.0 * m)
                 out[seg, k, m + 1, 2] = roots[m, 2] if 9.0 < station < roots[m, 3] else 0.0

@@ -1,4 +1,4 @@
-"""A whole cohort in the competition's layout, study by study on any number of workers, with the same bytes."""
+"""Makes a whole cohort in the competition's layout; the bytes do not depend on the number of workers."""
 
 from __future__ import annotations
 
@@ -46,11 +46,30 @@ def make_cohort(
     split: str = "train",
     workers: int = 1,
     masks: bool = False,
-    wild: float = 0.3,
+    randomised_share: float = 0.3,
     syntax: str = "rle",
     progress: bool = True,
 ) -> list[StudyTables]:
-    """Write a cohort under root; returns the studies' tables. Raises CohortError where root cannot be written."""
+    """Write a cohort.
+
+    Args:
+        root: folder to fill.
+        studies: how many.
+        seed: the same seed gives the same bytes.
+        pitfalls: as `pitfalls.parse` returns them.
+        split: train or test.
+        workers: processes.
+        masks: also write tissue masks of the sagittal series.
+        randomised_share: share of series, 0..1, whose contrast is redrawn far beyond the realistic.
+        syntax: transfer syntax, a name in `dicom_files.SYNTAXES`.
+        progress: show a bar.
+
+    Returns:
+        the studies' rows of the tables, in the order of their index.
+
+    Raises:
+        CohortError: root cannot be written, or the syntax needs a package that is not installed.
+    """
     root = Path(root)
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -60,8 +79,8 @@ def make_cohort(
     except OSError as error:
         raise CohortError(f"{root}: cannot be written ({error.strerror}), expected a folder to fill") from error
     if syntax in OPTIONAL:
-        optional_encoder(syntax)  # refuse before any work
-    requests = [Request(str(root), split, seed, i, pitfalls, masks, wild, syntax) for i in range(studies)]
+        optional_encoder(syntax)  # refused here, before any study is made
+    requests = [Request(str(root), split, seed, i, pitfalls, masks, randomised_share, syntax) for i in range(studies)]
     done = list(
         tqdm(_run(requests, workers), total=studies, desc="phantom studies", unit="study", disable=not progress)
     )
@@ -79,16 +98,17 @@ def _run(requests: list[Request], workers: int) -> Iterator[StudyTables]:
 
 
 def label_table(studies: list[StudyTables]) -> pd.DataFrame:
-    """train.csv: 25 columns of severities, empty where not labelled."""
+    """Content of train.csv: 25 columns of severities, empty where a label is missing."""
     names = (*labels.SEVERITIES, None)
     rows = [[s.study_id, *(names[g] for g in s.case_labels.ravel())] for s in studies]
     return pd.DataFrame(rows, columns=["study_id", *labels.COLUMNS])
 
 
 def write_tables(root: Path, split: str, studies: list[StudyTables]) -> None:
-    """All CSV files and truth.parquet of a cohort; of both splits in one root, truth holds both.
+    """Write all CSV files and truth.parquet of a cohort; with both splits in one root, the truth holds both.
 
-    Raises CohortError where one cannot be written.
+    Raises:
+        CohortError: a table cannot be written.
     """
     solution = label_table(studies)
     write_atomically(root / ("train.csv" if split == "train" else "solution.csv"), csv_text(solution))
@@ -107,17 +127,17 @@ def write_tables(root: Path, split: str, studies: list[StudyTables]) -> None:
     truth = pd.DataFrame([r for s in studies for r in s.truth], columns=TRUTH_COLUMNS)
     path = root / "truth.parquet"
     if path.exists():
-        before = pd.read_parquet(path)
-        before = before[~before.study_id.isin(truth.study_id)]
+        stored = pd.read_parquet(path)
+        stored = stored[~stored.study_id.isin(truth.study_id)]
         other = "test" if split == "train" else "train"
-        if (root / f"{other}_images").exists() and len(before):
-            truth = pd.concat([before, truth], ignore_index=True)
+        if (root / f"{other}_images").exists() and len(stored):
+            truth = pd.concat([stored, truth], ignore_index=True)
     with atomic_file(path) as file:
         truth.to_parquet(file, index=False)
 
 
 def summary(studies: list[StudyTables]) -> str:
-    """Frequencies by condition and the floor score."""
+    """Text for the user: how often each severity occurs by condition, and the floor score."""
     grades = np.stack([s.grades for s in studies])
     narrowing = np.stack([s.narrowing for s in studies])
     lines = []

@@ -1,4 +1,4 @@
-"""One slice a file, with the few tags that the competition's files have."""
+"""Writes one DICOM file per slice, with the few tags that the competition's files have."""
 
 from __future__ import annotations
 
@@ -36,70 +36,90 @@ SYNTAXES = {
     "jpeg_ls": JPEGLSLossless,
     "jpeg_2000": JPEG2000Lossless,
 }
-OPTIONAL = {"jpeg_lossless": "ljpeg_encode", "jpeg_ls": "jpegls_encode", "jpeg_2000": "jpeg2k_encode"}  # of imagecodecs
+# Syntaxes that only the package imagecodecs can encode, with the name of its function
+OPTIONAL = {"jpeg_lossless": "ljpeg_encode", "jpeg_ls": "jpegls_encode", "jpeg_2000": "jpeg2k_encode"}
 _ENHANCED_MR = UID("1.2.840.10008.5.1.4.1.1.4.1")
 _IMPLEMENTATION = UID("1.2.826.0.1.3680043.10.1462.1")
 
 
 @dataclass(slots=True)
 class SliceFile:
-    """What one file holds. pixels: (rows, columns) uint16 or int16; geometry in mm, LPS."""
+    """The content of one DICOM file. Lengths are in mm, points and directions in patient space (LPS).
+
+    Attributes:
+        pixels: (rows, columns) uint16 or int16, 12 bits used.
+        origin: (3,) ImagePositionPatient, the centre of the first pixel.
+        row_direction: (3,) direction along a row, the first half of ImageOrientationPatient.
+        column_direction: (3,) direction along a column, its second half.
+        pixel_spacing: between rows, between columns.
+        slice_thickness: SliceThickness.
+        spacing_between_slices: SpacingBetweenSlices, from centre to centre.
+        instance_number: InstanceNumber.
+        study_uid: StudyInstanceUID.
+        series_uid: SeriesInstanceUID.
+        description: SeriesDescription.
+        options: what `study.header_options` draws: transfer syntax, and the pitfalls of a header.
+    """
 
     pixels: np.ndarray
     origin: np.ndarray
-    row_direction: np.ndarray  # direction of increasing column, as ImageOrientationPatient's first half
+    row_direction: np.ndarray
     column_direction: np.ndarray
-    spacing: tuple[float, float]  # between rows, between columns
-    thickness: float
-    gap_spacing: float
-    instance: int
+    pixel_spacing: tuple[float, float]
+    slice_thickness: float
+    spacing_between_slices: float
+    instance_number: int
     study_uid: str
     series_uid: str
     description: str
-    options: dict[str, object] = field(default_factory=dict)  # pitfalls of the header
+    options: dict[str, object] = field(default_factory=dict)
 
 
-def write_slice(path: Path, item: SliceFile) -> None:
-    """Write one DICOM file, whole or not at all. Raises CohortError where it cannot be written."""
-    options = item.options
-    syntax = SYNTAXES[str(options.get("syntax", "rle"))]
+def write_slice_file(path: Path, content: SliceFile) -> None:
+    """Write one DICOM file, whole or not at all.
+
+    Raises:
+        CohortError: the file cannot be written.
+    """
+    syntax = SYNTAXES[str(content.options.get("syntax", "rle"))]
     meta = FileMetaDataset()
     meta.FileMetaInformationVersion = b"\x00\x01"
     meta.MediaStorageSOPClassUID = _ENHANCED_MR
-    meta.MediaStorageSOPInstanceUID = UID(f"{item.series_uid}.{item.instance}")
+    meta.MediaStorageSOPInstanceUID = UID(f"{content.series_uid}.{content.instance_number}")
     meta.TransferSyntaxUID = syntax
     meta.ImplementationClassUID = _IMPLEMENTATION
     data = Dataset()
     data.file_meta = meta
-    data.SOPInstanceUID = f"{item.series_uid}.{item.instance}"
-    data.StudyInstanceUID, data.SeriesInstanceUID = item.study_uid, item.series_uid
-    data.SeriesDescription = item.description
+    data.SOPInstanceUID = f"{content.series_uid}.{content.instance_number}"
+    data.StudyInstanceUID, data.SeriesInstanceUID = content.study_uid, content.series_uid
+    data.SeriesDescription = content.description
     data.PatientPosition = "HFS"
-    data.InstanceNumber = item.instance
-    _geometry(data, item)
-    _pixels(data, item, options)
-    with atomic_file(path, sync="none") as file:  # thousands of them, and all can be made again
+    data.InstanceNumber = content.instance_number
+    _add_geometry(data, content)
+    _add_pixels(data, content)
+    # A cohort has thousands of files, and all can be made again: flushing each to disk would only cost time
+    with atomic_file(path, sync="none") as file:
         data.save_as(file, enforce_file_format=True)
 
 
 def _number(value: float) -> str:
-    """A decimal string of at most 16 characters (PS3.5 6.2)."""
+    """A decimal string (DS) of at most 16 characters (PS3.5 section 6.2)."""
     return f"{value:.9g}" if abs(value) >= 1e-4 else "0"
 
 
-def _geometry(data: Dataset, item: SliceFile) -> None:
-    data.ImagePositionPatient = [_number(v) for v in item.origin]
-    data.ImageOrientationPatient = [f"{v:.8f}" for v in (*item.row_direction, *item.column_direction)]
-    data.PixelSpacing = [_number(v) for v in item.spacing]
-    if not item.options.get("missing_optional_tags"):
-        data.SliceThickness = _number(item.thickness)
-        data.SpacingBetweenSlices = _number(item.gap_spacing)
-        normal = np.cross(item.row_direction, item.column_direction)
-        data.SliceLocation = _number(float(item.origin @ normal))
+def _add_geometry(data: Dataset, content: SliceFile) -> None:
+    data.ImagePositionPatient = [_number(v) for v in content.origin]
+    data.ImageOrientationPatient = [f"{v:.8f}" for v in (*content.row_direction, *content.column_direction)]
+    data.PixelSpacing = [_number(v) for v in content.pixel_spacing]
+    if not content.options.get("missing_optional_tags"):
+        data.SliceThickness = _number(content.slice_thickness)
+        data.SpacingBetweenSlices = _number(content.spacing_between_slices)
+        normal = np.cross(content.row_direction, content.column_direction)
+        data.SliceLocation = _number(float(content.origin @ normal))
 
 
-def _pixels(data: Dataset, item: SliceFile, options: dict[str, object]) -> None:
-    pixels = item.pixels
+def _add_pixels(data: Dataset, content: SliceFile) -> None:
+    pixels, options = content.pixels, content.options
     data.SamplesPerPixel = 1
     data.PhotometricInterpretation = "MONOCHROME1" if options.get("monochrome1") else "MONOCHROME2"
     data.Rows, data.Columns = pixels.shape
@@ -127,7 +147,11 @@ def _pixels(data: Dataset, item: SliceFile, options: dict[str, object]) -> None:
 
 
 def optional_encoder(syntax: str) -> Callable[[np.ndarray], bytes]:
-    """An encoder that this package does not need itself. Raises CohortError where imagecodecs is not installed."""
+    """The encoder of a syntax in `OPTIONAL`, from imagecodecs, which nothing else here needs.
+
+    Raises:
+        CohortError: imagecodecs is not installed.
+    """
     try:
         module = importlib.import_module("imagecodecs")
     except ImportError as error:

@@ -1,7 +1,7 @@
 """Degeneration: correlated latent severity per level, condition and side, turned into disc, facet and flavum changes.
 
-The change at each place is solved so that the *measured* narrowing reaches its target; what a change does to its
-neighbours (a bulge narrows the recess too) is then measured, not assumed.
+The size of each change is searched until the *measured* narrowing reaches its target. What a change does elsewhere
+(a bulge narrows the recess, too) is measured afterwards, not assumed.
 """
 
 from __future__ import annotations
@@ -16,13 +16,19 @@ from lumbar_phantom import anatomy as an
 from lumbar_phantom import space
 from lumbar_phantom.rates import MODERATE_CUT, SEVERE_CUT, TARGET_RATES
 
-ROOT_AREA = 26.0  # mm2 of the foramen that the root itself fills
+ROOT_AREA = 26.0  # mm2 of the foramen that the nerve root itself fills
 _NORMAL = NormalDist()
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
-    """Healthy sizes of one patient: canal (5,), recess (2, 5), foramen (2, 5)."""
+class Sizes:
+    """Free space of one patient at the five levels; the first axis of the paired ones is left, right.
+
+    Attributes:
+        canal: (5,) least cross-section of the sac, mm2.
+        recess: (2, 5) least depth of the subarticular recess, mm.
+        foramen: (2, 5) area of the foramen, mm2.
+    """
 
     canal: np.ndarray
     recess: np.ndarray
@@ -33,29 +39,29 @@ def _arrays(patient: an.Patient) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return patient.stations, patient.vertebrae, patient.discs
 
 
-def measure_sizes(patient: an.Patient) -> Reference:
-    """Areas and depths as they are now; sides in the order left, right."""
+def measure_sizes(patient: an.Patient) -> Sizes:
+    """The patient's sizes as they are now."""
     arrays = _arrays(patient)
     canal = np.array([space.least_sac_area(*arrays, j) for j in an.LEVEL_DISCS])
     recess = np.array([[space.recess_depth(*arrays, j, s) for j in an.LEVEL_DISCS] for s in (1.0, -1.0)])
     foramen = np.array([[space.foramen_area(*arrays, j, s) for j in an.LEVEL_DISCS] for s in (1.0, -1.0)])
-    return Reference(canal, recess, foramen)
+    return Sizes(canal, recess, foramen)
 
 
-def narrowing(patient: an.Patient, reference: Reference) -> np.ndarray:
-    """Measured narrowing 0..1 of the 25 columns, (5 conditions, 5 levels) in the order of `labels.CONDITIONS`."""
+def narrowing(patient: an.Patient, healthy: Sizes) -> np.ndarray:
+    """Measured narrowing, (5 conditions, 5 levels) in the order of `labels.CONDITIONS`: 0 healthy, 1 closed."""
     now = measure_sizes(patient)
-    canal = 1 - now.canal / reference.canal
-    foramen = (reference.foramen - now.foramen) / (reference.foramen - ROOT_AREA)
-    recess = 1 - now.recess / reference.recess
+    canal = 1 - now.canal / healthy.canal
+    foramen = (healthy.foramen - now.foramen) / (healthy.foramen - ROOT_AREA)
+    recess = 1 - now.recess / healthy.recess
     return np.asarray(np.clip(np.concatenate([canal[None], foramen, recess]), 0.0, 1.0))
 
 
 def draw_latents(rng: np.random.Generator, age: float) -> tuple[np.ndarray, np.ndarray]:
-    """Standard normal severities: (5 conditions, 5 levels), and degeneration of the five discs."""
+    """Latent severities of standard normal distribution, (5 conditions, 5 levels), and the wear of the five discs."""
     person = 0.8 * rng.standard_normal() + 0.6 * (age - 56) / 18
-    chain = rng.standard_normal(6)
-    level = (chain[:-1] + 0.7 * chain[1:]) / np.sqrt(1.49)
+    shared = rng.standard_normal(6)  # each level shares one of these with the next level
+    level = (shared[:-1] + 0.7 * shared[1:]) / np.sqrt(1.49)
     disc = 0.55 * person + 0.6 * level + 0.55 * rng.standard_normal(5)
     latents = np.zeros((5, 5))
     latents[0] = 0.42 * person + 0.50 * level + 0.25 * disc + 0.60 * rng.standard_normal(5)
@@ -71,7 +77,7 @@ def draw_latents(rng: np.random.Generator, age: float) -> tuple[np.ndarray, np.n
 
 
 def targets(latents: np.ndarray) -> np.ndarray:
-    """Narrowing wanted for each latent: straight between the two cuts in normal quantiles, levelling out below."""
+    """Target narrowing of each latent severity, (5, 5): linear through both grading thresholds, flattened towards 0."""
     out = np.zeros((5, 5))
     for c in range(5):
         for k in range(5):
@@ -84,23 +90,23 @@ def targets(latents: np.ndarray) -> np.ndarray:
     return np.clip(out, 0.0, 0.93)
 
 
-def degenerate(rng: np.random.Generator, patient: an.Patient) -> Reference:
-    """Give a patient disease; returns the healthy sizes that narrowing is measured against."""
-    reference = measure_sizes(patient)
+def degenerate(rng: np.random.Generator, patient: an.Patient) -> Sizes:
+    """Give a patient disease, in place; returns the healthy sizes that narrowing is measured against."""
+    healthy = measure_sizes(patient)
     latents, disc = draw_latents(rng, patient.traits["age"])
     wanted = targets(latents)
     _wear(rng, patient, disc)
     for k, j in enumerate(an.LEVEL_DISCS):
-        _narrow_canal(rng, patient, reference, k, j, wanted[0, k])
+        _narrow_canal(rng, patient, healthy, k, j, wanted[0, k])
         for side in range(2):
-            _narrow_recess(rng, patient, reference, k, j, side, wanted[3 + side, k])
-            _narrow_foramen(rng, patient, reference, k, j, side, wanted[1 + side, k])
+            _narrow_recess(rng, patient, healthy, k, j, side, wanted[3 + side, k])
+            _narrow_foramen(rng, patient, healthy, k, j, side, wanted[1 + side, k])
     _slip(rng, patient, disc)
-    return reference
+    return healthy
 
 
 def _wear(rng: np.random.Generator, patient: an.Patient, disc: np.ndarray) -> None:
-    """Desiccation, height loss, spurs, end-plate change; thoracic and sacral discs wear with the person's age."""
+    """Desiccation, height loss, osteophytes, end-plate changes; other discs than the five wear as those on average."""
     discs = patient.discs
     for j in range(an.N_VERTEBRAE - 1):
         level = disc[j - 5] if 5 <= j <= 9 else rng.normal(0.5 * disc.mean() - 0.3, 0.7)
@@ -125,8 +131,8 @@ def _wear(rng: np.random.Generator, patient: an.Patient, disc: np.ndarray) -> No
         discs[j, an.SPREAD] = rng.uniform(3.0, 8.0)
 
 
-def _solve(apply: Callable[[float], None], measure: Callable[[], float], wanted: float, high: float) -> None:
-    """Smallest size whose measured narrowing reaches `wanted`, by bisection; nothing where it is there already."""
+def _grow(apply: Callable[[float], None], measure: Callable[[], float], wanted: float, high: float) -> None:
+    """Apply the smallest size whose measured narrowing reaches `wanted`, found by bisection; 0 if that is enough."""
     apply(0.0)
     if measure() >= wanted:
         return
@@ -141,7 +147,7 @@ def _solve(apply: Callable[[float], None], measure: Callable[[], float], wanted:
     apply(high)
 
 
-def _narrow_canal(rng: np.random.Generator, patient: an.Patient, ref: Reference, k: int, j: int, wanted: float) -> None:
+def _narrow_canal(rng: np.random.Generator, patient: an.Patient, healthy: Sizes, k: int, j: int, wanted: float) -> None:
     discs, base = patient.discs, patient.discs[j].copy()
     soft, ligament = rng.uniform(0.15, 1.0), rng.uniform(0.2, 0.9)
     bulging = rng.uniform(0.1, 0.6)
@@ -153,13 +159,13 @@ def _narrow_canal(rng: np.random.Generator, patient: an.Patient, ref: Reference,
         discs[j, [an.FLAV_L, an.FLAV_R]] = base[an.FLAV_L] + 0.62 * ligament * size
 
     def measure() -> float:
-        return float(1 - space.least_sac_area(*_arrays(patient), j) / ref.canal[k])
+        return float(1 - space.least_sac_area(*_arrays(patient), j) / healthy.canal[k])
 
-    _solve(apply, measure, wanted, 16.0)
+    _grow(apply, measure, wanted, 16.0)
 
 
 def _narrow_recess(
-    rng: np.random.Generator, patient: an.Patient, ref: Reference, k: int, j: int, side: int, wanted: float
+    rng: np.random.Generator, patient: an.Patient, healthy: Sizes, k: int, j: int, side: int, wanted: float
 ) -> None:
     discs = patient.discs
     share = rng.uniform(0.15, 0.95)
@@ -169,13 +175,13 @@ def _narrow_recess(
         discs[j, an.FACET_L + side] = (1 - share) * size
 
     def measure() -> float:
-        return float(1 - space.recess_depth(*_arrays(patient), j, 1.0 - 2.0 * side) / ref.recess[side, k])
+        return float(1 - space.recess_depth(*_arrays(patient), j, 1.0 - 2.0 * side) / healthy.recess[side, k])
 
-    _solve(apply, measure, wanted, 9.0)
+    _grow(apply, measure, wanted, 9.0)
 
 
 def _narrow_foramen(
-    rng: np.random.Generator, patient: an.Patient, ref: Reference, k: int, j: int, side: int, wanted: float
+    rng: np.random.Generator, patient: an.Patient, healthy: Sizes, k: int, j: int, side: int, wanted: float
 ) -> None:
     discs = patient.discs
     share = rng.uniform(0.2, 0.85)
@@ -186,9 +192,9 @@ def _narrow_foramen(
 
     def measure() -> float:
         area = space.foramen_area(*_arrays(patient), j, 1.0 - 2.0 * side)
-        return float((ref.foramen[side, k] - area) / (ref.foramen[side, k] - ROOT_AREA))
+        return float((healthy.foramen[side, k] - area) / (healthy.foramen[side, k] - ROOT_AREA))
 
-    _solve(apply, measure, wanted, 16.0)
+    _grow(apply, measure, wanted, 16.0)
 
 
 def _slip(rng: np.random.Generator, patient: an.Patient, disc: np.ndarray) -> None:

@@ -1,7 +1,8 @@
-"""The floor as a submission: ``python -m lumbar_phantom.oracle``, what one who knew every narrowing would answer.
+"""Writes the floor of a phantom cohort as a submission: ``python -m lumbar_phantom.oracle``.
 
-Nobody can beat it but by luck, for what is left is the readers' noise. A narrowing that ``truth.parquet`` does not
-hold (its series was left out) is answered by the cohort's own weighted frequencies.
+The floor is the answer of an oracle that knows every true narrowing. Only luck can beat it, because what remains is the
+noise of the readers. Where ``truth.parquet`` has no narrowing (the series was not acquired), the oracle answers with
+the cohort's own weighted frequencies.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ _WEIGHTS = np.array(labels.SEVERITY_WEIGHTS)
 
 
 def oracle_frame(root: Path, split: str) -> pd.DataFrame:
-    """The submission of a labelled phantom cohort.
+    """The oracle's submission for one split of a labelled phantom cohort.
 
     Raises:
-        CohortError: no truth, or no labels.
+        CohortError: there is no truth, or there are no labels.
     """
     table = root / ("train.csv" if split == "train" else "solution.csv")
     for path in (table, root / "truth.parquet"):
@@ -56,7 +57,7 @@ def oracle_frame(root: Path, split: str) -> pd.DataFrame:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the floor; 0 on success, 1 with one line on bad input."""
+    """Run the command: 0 on success, 1 with one line on bad input."""
     parser = argparse.ArgumentParser(prog="python -m lumbar_phantom.oracle", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, metavar="ROOT", help="phantom cohort with truth.parquet")
     parser.add_argument("--split", choices=("train", "test"), default="test", help="default: %(default)s")

@@ -1,4 +1,4 @@
-"""A labelled volume in one series' contrast, and planes sampled from it through the thickness of a slice."""
+"""Gives a labelled volume the contrast of one series, and samples planes from it over the thickness of a slice."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _paint(
     shifts: np.ndarray,
     table: np.ndarray,
     fat: np.ndarray,
-    moved: np.ndarray,
+    shift: np.ndarray,
     grain: np.ndarray,
     texture: np.ndarray,
     out: np.ndarray,
@@ -25,17 +25,24 @@ def _paint(
 ) -> None:
     """Signal of every voxel, smoothed by (1, 2, 1) / 4 along each axis.
 
-    table and fat: signal per label of what stays and of what a chemical shift moves by `moved` (z, y) voxels.
-    labels (z, y, x) uint8; shifts (z, 2) whole voxels in x and y by which each layer lies off the first; out and
-    scratch like labels, float32; texture (n, n, n) float32 of mean 0, n a power of two.
+    Args:
+        labels: (z, y, x) uint8.
+        shifts: (z, 2) whole voxels in x and y by which each layer lies off the first.
+        table: (256,) signal per label of what stays in place.
+        fat: (256,) signal per label of what the chemical shift displaces.
+        shift: (2,) that displacement in voxels along z and y.
+        grain: (256,) strength of the texture per label.
+        texture: (n, n, n) float32 of mean 0, n a power of two.
+        out: (z, y, x) float32, filled.
+        scratch: (z, y, x) float32, overwritten.
     """
     nz, ny, nx = labels.shape
     mask = texture.shape[0] - 1
     row = np.zeros(nx, np.float32)
     plane = np.zeros((ny, nx), np.float32)
     for z in range(nz):
-        zf = min(max(z - moved[0], 0), nz - 1)
-        sx, sy = shifts[z, 0] - shifts[zf, 0], shifts[z, 1] - shifts[zf, 1] - moved[1]
+        zf = min(max(z - shift[0], 0), nz - 1)
+        sx, sy = shifts[z, 0] - shifts[zf, 0], shifts[z, 1] - shifts[zf, 1] - shift[1]
         for y in range(ny):
             yf = min(max(y + sy, 0), ny - 1)
             ty = (y + shifts[z, 1]) & mask
@@ -69,7 +76,7 @@ def _paint(
 
 @dataclass(slots=True)
 class Painted:
-    """A volume in one series' contrast: float32 signal on the grids of a `Volume`."""
+    """A volume in one series' contrast: float32 signal on the two grids of the `Volume` in `body`."""
 
     fine: np.ndarray
     coarse: np.ndarray
@@ -82,25 +89,31 @@ def paint(
     grain: np.ndarray,
     texture: np.ndarray,
     fat_share: np.ndarray | None = None,
-    moved: tuple[int, int] = (0, 0),
+    chemical_shift: tuple[int, int] = (0, 0),
 ) -> Painted:
-    """Give labels their signal: table and grain (256,) float32 per label, texture a cubic tile of mean 0.
+    """Give every voxel its signal.
 
-    The share fat_share (256,) of a label's signal is displaced by `moved` fine voxels (z, y): chemical shift.
+    Args:
+        body: labels.
+        table: (256,) float32 signal per label.
+        grain: (256,) float32 strength of the texture per label.
+        texture: cubic tile (n, n, n) float32 of mean 0, n a power of two.
+        fat_share: (256,) share of a label's signal that the chemical shift displaces; None for none.
+        chemical_shift: displacement in fine voxels along z and y.
     """
-    share = np.zeros(256, np.float32) if fat_share is None or moved == (0, 0) else fat_share
+    share = np.zeros(256, np.float32) if fat_share is None or chemical_shift == (0, 0) else fat_share
     water, fat = (table * (1 - share)).astype(np.float32), (table * share).astype(np.float32)
-    by = np.array(moved, np.int64)
+    shift = np.array(chemical_shift, np.int64)
     fine = np.empty(body.fine.shape, np.float32)
     shifts = np.round((body.fine_origin - body.fine_origin[0]) / FINE_MM).astype(np.int64)
-    _paint(body.fine, shifts, water, fat, by, grain, texture, fine, np.empty_like(fine))
+    _paint(body.fine, shifts, water, fat, shift, grain, texture, fine, np.empty_like(fine))
     coarse = np.empty(body.coarse.shape, np.float32)
     _paint(
         body.coarse,
         np.zeros((len(coarse), 2), np.int64),
         water,
         fat,
-        by // 2,
+        shift // 2,  # the coarse voxels are twice as large
         grain,
         texture,
         coarse,
@@ -171,7 +184,17 @@ def sample(
     normal: np.ndarray,
     thickness: float,
 ) -> np.ndarray:
-    """Mean signal over the slice's thickness at every pixel of a plane, (rows, columns) float32."""
+    """Mean signal over the thickness of a slice at every pixel, (rows, columns) float32.
+
+    Args:
+        painted: signal.
+        shape: rows, columns.
+        origin: (3,) centre of pixel (0, 0), mm in patient space.
+        row_mm: (3,) step from row to row.
+        column_mm: (3,) step from column to column.
+        normal: (3,) unit vector across the slice.
+        thickness: of the slice, mm.
+    """
     out = np.empty(shape, np.float32)
     count = max(3, int(np.ceil(thickness / 1.3)))
     offsets = ((np.arange(count) + 0.5) / count - 0.5) * thickness * 1.05
@@ -203,7 +226,7 @@ def label_at(
     coarse: np.ndarray,
     coarse_origin: np.ndarray,
 ) -> int:
-    """Nearest label at one point of patient space."""
+    """Nearest label at one point of patient space; air outside of both volumes."""
     iz = math_floor((z - fine_z) / FINE_MM + 0.5)
     if 0 <= iz < fine.shape[0]:
         ix = math_floor((x - fine_origin[iz, 0]) / FINE_MM + 0.5)
@@ -241,7 +264,7 @@ def _labels(
 def sample_labels(
     body: Volume, shape: tuple[int, int], origin: np.ndarray, row_mm: np.ndarray, column_mm: np.ndarray
 ) -> np.ndarray:
-    """Nearest label at every pixel of a plane, (rows, columns) uint8, for masks and tests."""
+    """Nearest label at every pixel of a plane, (rows, columns) uint8; arguments as in `sample`. For masks and tests."""
     out = np.zeros(shape, np.uint8)
     _labels(out, origin, row_mm, column_mm, body.fine, body.fine_origin, body.fine_z, body.coarse, body.coarse_origin)
     return out

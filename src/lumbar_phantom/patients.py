@@ -1,4 +1,4 @@
-"""One whole patient from (seed, index): anatomy, disease, grades and the places a reader would mark."""
+"""One whole patient from (seed, index): anatomy, disease, grades, and the points that a reader would mark."""
 
 from __future__ import annotations
 
@@ -10,31 +10,47 @@ from lumbar_phantom import anatomy as an
 from lumbar_phantom import disease, severity, space
 from lumbar_phantom.streams import stream
 
-HABITS = (0.0, 0.7)  # of readers; see `canal_point`
-MEAN_HABIT = 0.5 * (HABITS[0] + HABITS[1])  # of the points that are called true
+CANAL_HABITS = (0.0, 0.7)  # range of readers' habits in marking the canal; see `canal_point`
+MEAN_CANAL_HABIT = 0.5 * (CANAL_HABITS[0] + CANAL_HABITS[1])  # the truth is what the mean reader marks
 
 
 @dataclass(slots=True)
 class Case:
-    """A patient with truth: narrowing and grades (5 conditions, 5 levels), points (5, 5, 3) in mm LPS."""
+    """A patient with truth; arrays are (5 conditions, 5 levels).
+
+    Attributes:
+        patient: the anatomy, with its disease.
+        narrowing: true narrowing, 0..1.
+        grades: 0, 1, 2 as one reader gives them.
+        labels: the same, -1 where train.csv is empty.
+        points: (5, 5, 3) where each condition is seen best, mm in patient space (LPS).
+    """
 
     patient: an.Patient
     narrowing: np.ndarray
-    grades: np.ndarray  # 0, 1, 2 as read
-    labels: np.ndarray  # the same with -1 where train.csv is empty
+    grades: np.ndarray
+    labels: np.ndarray
     points: np.ndarray
 
 
 def make_case(
     seed: int, index: int, *, transitional: bool = False, missing: bool = False, variant: str | None = None
 ) -> Case:
-    """Draw the patient of one study; needs no image, so that frequencies are cheap to check."""
+    """Draw the patient of one study; needs no image, so that frequencies are cheap to check.
+
+    Args:
+        seed: of the cohort.
+        index: of the study.
+        transitional: the lumbosacral vertebra is transitional: sacralised or lumbarised.
+        missing: some labels are missing.
+        variant: one of `anatomy.VARIANTS`; takes precedence over `transitional`.
+    """
     if transitional and variant is None:
         variant = str(stream(seed, index, "variant").choice(["sacralised", "lumbarised"]))
     patient = an.sample_patient(stream(seed, index, "patient"), variant)
-    reference = disease.degenerate(stream(seed, index, "disease"), patient)
+    healthy = disease.degenerate(stream(seed, index, "disease"), patient)
     an.place_stations(stream(seed, index, "curve"), patient)
-    narrowing = disease.narrowing(patient, reference)
+    narrowing = disease.narrowing(patient, healthy)
     grades = severity.simulate_reader(stream(seed, index, "reader"), narrowing)
     labels = severity.omit_labels(stream(seed, index, "omitted"), grades) if missing else grades
     return Case(patient, narrowing, grades, labels, reader_points(patient))
@@ -54,11 +70,14 @@ def to_patient(patient: an.Patient, seg: int, f: float, u: float, v: float) -> n
 
 
 def reader_points(patient: an.Patient) -> np.ndarray:
-    """Mid-sac behind the disc; the foramen's middle between the pedicles; the recess beside the sac."""
+    """Where each condition is marked, (5 conditions, 5 levels, 3) in mm of patient space.
+
+    The middle of the sac behind the disc, the middle of the foramen between the pedicles, the recess beside the sac.
+    """
     arrays = (patient.stations, patient.vertebrae, patient.discs)
     points = np.zeros((5, 5, 3))
     for k, j in enumerate(an.LEVEL_DISCS):
-        points[0, k] = canal_point(patient, j, MEAN_HABIT)
+        points[0, k] = canal_point(patient, j, MEAN_CANAL_HABIT)
         for side, sign in enumerate((1.0, -1.0)):
             points[1 + side, k] = _foramen_point(patient, j, sign)
             seg, f, u = 2 * j + 1, 0.6, sign * 8.5
@@ -68,10 +87,10 @@ def reader_points(patient: an.Patient) -> np.ndarray:
 
 
 def canal_point(patient: an.Patient, j: int, habit: float) -> np.ndarray:
-    """Mid-sac behind the back edge of disc j, as a reader with such a habit sees it.
+    """The middle of the sac behind the back edge of disc j, as a reader with this habit marks it.
 
-    No standard says what behind means: square to the canal (habit 0), or straight back in the image (1). At L5/S1,
-    where the canal leans back, the two lie about 4 mm apart; whoever marks hundreds of studies does something between.
+    No standard says what "behind" means: at a right angle to the canal (habit 0), or straight back in the image
+    (habit 1). At L5/S1, where the canal leans back, the two lie about 4 mm apart. Readers do something in between.
     """
     arrays = (patient.stations, patient.vertebrae, patient.discs)
     edge = to_patient(patient, 2 * j + 1, 0.5, 0.0, space.wall(patient.stations, 2 * j + 1, 0.5, 0.0))
@@ -92,7 +111,7 @@ def canal_point(patient: an.Patient, j: int, habit: float) -> np.ndarray:
 
 def _mid_sac(arrays: tuple[np.ndarray, np.ndarray, np.ndarray], seg: int, f: float) -> float:
     low, high = space.sac(*arrays, seg, f, 0.0)
-    if (low, high) == (0.0, -1.0):  # it has ended: the canal's middle
+    if (low, high) == (0.0, -1.0):  # the sac ends higher up: take the middle of the bony canal
         low, high = space.front(*arrays, seg, f, 0.0), space.roof(*arrays, seg, f, 0.0)
     return float(0.5 * (low + high))
 

@@ -1,11 +1,11 @@
-"""The ways in which the competition's data surprises, by name, each at its real rate by default."""
+"""The oddities of the competition's data, by name; by default each occurs at its real rate."""
 
 from __future__ import annotations
 
 from lumbar.errors import CohortError
 from lumbar_phantom.streams import stream
 
-# name: share of studies. From the counts in the public tables; shares of what was never counted are small guesses.
+# Name: share of studies, from counts in the public tables; where there is no count, a small guess.
 RATES = {
     "missing_t1": 2 / 1975,
     "missing_t2": 1 / 1975,
@@ -32,13 +32,14 @@ RATES = {
     "short_series": 0.02,
 }
 NAMES = tuple(RATES)
-_PER_STUDY = 4  # of `all`
+_PER_STUDY = 4  # pitfalls of each study in the mode `all`
 
 
 def parse(text: str) -> tuple[str, ...]:
-    """The argument of --pitfalls: real, none, all, or names separated by commas.
+    """Parse the argument of --pitfalls: real, none, all, or names separated by commas.
 
-    Raises CohortError for an unknown name.
+    Raises:
+        CohortError: an unknown name, or none.
     """
     if text in ("real", "none", "all"):
         return (text,)
@@ -53,7 +54,7 @@ def parse(text: str) -> tuple[str, ...]:
 
 
 def draw(seed: int, index: int, mode: tuple[str, ...]) -> frozenset[str]:
-    """Pitfalls of one study. `all` gives every study some and, over 30 studies, each at least once."""
+    """Pitfalls of one study; the mode `all` gives each study some, and each pitfall to at least one of 30 studies."""
     if mode == ("none",):
         return frozenset()
     if mode == ("real",):
@@ -61,6 +62,6 @@ def draw(seed: int, index: int, mode: tuple[str, ...]) -> frozenset[str]:
         return frozenset(name for name, c in zip(NAMES, chance, strict=True) if c < RATES[name])
     if mode == ("all",):
         n = len(NAMES)
-        some = {NAMES[(index + 6 * k) % n] for k in range(_PER_STUDY)}
-        return frozenset(some - {"missing_t2"} if "missing_t1" in some else some)
+        chosen = {NAMES[(index + 6 * k) % n] for k in range(_PER_STUDY)}
+        return frozenset(chosen - {"missing_t2"} if "missing_t1" in chosen else chosen)
     return frozenset(mode)

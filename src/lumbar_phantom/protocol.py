@@ -1,8 +1,8 @@
-"""Which series are taken and where their slices lie: sagittal stacks, axial blocks, along or across the discs."""
+"""Which series are acquired and where their slices lie: sagittal stacks, and axial ones with or without angulation."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -12,7 +12,17 @@ from lumbar_phantom import anatomy as an
 
 @dataclass(slots=True)
 class StackPlan:
-    """Parallel slices: origins (n, 3) of pixel (0, 0) in mm, ordered along the normal; steps per row and column."""
+    """Parallel slices, ordered along their normal; mm in patient space (LPS).
+
+    Attributes:
+        origins: (n, 3) centre of pixel (0, 0) of each slice.
+        row_mm: (3,) step from one row to the next.
+        column_mm: (3,) step from one column to the next.
+        normal: (3,) unit vector from one slice to the next.
+        shape: rows, columns.
+        thickness: of a slice.
+        spacing: between the centres of neighbouring slices.
+    """
 
     origins: np.ndarray
     row_mm: np.ndarray
@@ -25,21 +35,35 @@ class StackPlan:
 
 @dataclass(slots=True)
 class SeriesPlan:
-    """One series: what it is called, its contrast, its stacks, and each slice's instance number."""
+    """One series.
+
+    Attributes:
+        description: as in the table of series.
+        kind: contrast: t1, t2 or stir.
+        stacks: its slices.
+        instances: of each stack, the instance numbers (n,) of its slices.
+    """
 
     description: str
-    kind: str  # t1, t2 or stir
+    kind: str
     stacks: list[StackPlan]
     instances: list[np.ndarray] = field(default_factory=list)
 
 
 def sagittal_stack(rng: np.random.Generator, patient: an.Patient, *, non_square: bool, short: bool) -> StackPlan:
-    """A sagittal block over both foramina, T11 or so to the sacrum."""
+    """A sagittal stack that covers both foramina, and the spine from about T11 to the sacrum.
+
+    Args:
+        rng: draws field of view, matrix and angulation.
+        patient: where the spine lies.
+        non_square: fewer columns than rows, or fewer rows than columns.
+        short: only 8 to 10 slices.
+    """
     geometry = patient.stations_geometry
     count = int(rng.choice([8, 9, 10])) if short else int(np.clip(rng.normal(17, 3), 11, 38))
     spacing = float(np.clip(rng.normal(4.4, 0.45), 3.3, 5.5))
     if count < 13:
-        spacing = max(spacing, 4.5)
+        spacing = max(spacing, 4.5)  # few slices must still reach the foramina
     thickness = spacing * float(rng.uniform(0.78, 1.0))
     top, bottom = geometry[10, :3], geometry[20, :3]
     lean = np.arctan2(top[0] - bottom[0], top[2] - bottom[2])  # along the lumbar spine
@@ -71,7 +95,7 @@ def sagittal_stack(rng: np.random.Generator, patient: an.Patient, *, non_square:
     )
 
 
-def _axial_block(
+def _axial_stack(
     centre: np.ndarray,
     normal: np.ndarray,
     left: np.ndarray,
@@ -82,6 +106,7 @@ def _axial_block(
     spacing: float,
     rows: int,
 ) -> StackPlan:
+    """Axial slices around a point: `places` (n,) are their positions along the normal, mm."""
     normal = normal / np.linalg.norm(normal)
     left = left - normal * (left @ normal)
     left = left / np.linalg.norm(left)
@@ -94,7 +119,12 @@ def _axial_block(
 
 
 def axial_series(rng: np.random.Generator, patient: an.Patient, pitfalls: frozenset[str]) -> list[list[StackPlan]]:
-    """One list of stacks per axial series."""
+    """The stacks of each axial series, one list per series.
+
+    With the pitfall `mixed_blocks` a series has one stack per disc, each in the plane of its disc, from L5/S1 upwards;
+    without it, one stack of parallel slices over all levels. `partial_axial` leaves out upper or lower levels,
+    `several_axial` gives two series.
+    """
     geometry = patient.stations_geometry
     size = int(rng.choice([256, 320, 320, 384, 384, 448, 512, 512]))
     fov = float(np.clip(rng.normal(190, 22), 140, 260))
@@ -111,11 +141,11 @@ def axial_series(rng: np.random.Generator, patient: an.Patient, pitfalls: frozen
         count = int(rng.integers(3, 8))
         stacks = []
         for k in levels:
-            g = 0.5 * (geometry[2 * an.LEVEL_DISCS[k] + 1] + geometry[2 * an.LEVEL_DISCS[k] + 2])
+            disc = 0.5 * (geometry[2 * an.LEVEL_DISCS[k] + 1] + geometry[2 * an.LEVEL_DISCS[k] + 2])
             tilt = np.deg2rad(rng.normal(0, 3))
-            normal = g[9:12] * np.cos(tilt) + g[6:9] * np.sin(tilt)
+            normal = disc[9:12] * np.cos(tilt) + disc[6:9] * np.sin(tilt)
             places = (np.arange(count) - (count - 1) / 2 + rng.uniform(-0.3, 0.3)) * spacing
-            stacks.append(_axial_block(g[:3] + shift, normal, left, places, *common))
+            stacks.append(_axial_stack(disc[:3] + shift, normal, left, places, *common))
         stacks = stacks[::-1]
     else:
         first, last = an.LEVEL_DISCS[levels[0]], an.LEVEL_DISCS[levels[-1]]
@@ -127,30 +157,22 @@ def axial_series(rng: np.random.Generator, patient: an.Patient, pitfalls: frozen
         half = 0.5 * float((top[:3] - bottom[:3]) @ normal) + rng.uniform(8, 22)
         count = int(np.clip(round(2 * half / spacing), 5, 192))
         places = (np.arange(count) - (count - 1) / 2) * spacing
-        stacks = [_axial_block(centre + shift, normal, left, places, *common)]
+        stacks = [_axial_stack(centre + shift, normal, left, places, *common)]
     if "several_axial" not in pitfalls:
         return [stacks]
     if len(stacks) > 1:
         cut = int(rng.integers(1, len(stacks)))
         return [stacks[:cut], stacks[cut:]]
-    again = stacks[0]
-    keep = max(5, len(again.origins) // 3)
-    part = StackPlan(
-        again.origins[:keep] + again.normal * rng.uniform(0, 2),
-        again.row_mm,
-        again.column_mm,
-        again.normal,
-        again.shape,
-        again.thickness,
-        again.spacing,
-    )
-    return [[again], [part]]
+    whole = stacks[0]
+    n_repeated = max(5, len(whole.origins) // 3)
+    repeated = replace(whole, origins=whole.origins[:n_repeated] + whole.normal * rng.uniform(0, 2))
+    return [[whole], [repeated]]
 
 
 def plan_study(rng: np.random.Generator, patient: an.Patient, pitfalls: frozenset[str]) -> list[SeriesPlan]:
-    """All series of a study with instance numbers."""
+    """All series of a study, with instance numbers."""
     base = sagittal_stack(rng, patient, non_square="non_square" in pitfalls, short="short_series" in pitfalls)
-    water = "stir" if rng.random() < 0.25 else "t2"
+    t2_kind = "stir" if rng.random() < 0.25 else "t2"
     plans: list[SeriesPlan] = []
     other = sagittal_stack(rng, patient, non_square="non_square" in pitfalls, short=False)
     t1_stack = other if rng.random() < 0.15 else base
@@ -159,18 +181,19 @@ def plan_study(rng: np.random.Generator, patient: an.Patient, pitfalls: frozense
         if "two_t1" in pitfalls:
             plans.append(SeriesPlan(SAGITTAL_T1, "t1", [other]))
     if "missing_t2" not in pitfalls:
-        plans.append(SeriesPlan(SAGITTAL_T2, water, [base]))
+        plans.append(SeriesPlan(SAGITTAL_T2, t2_kind, [base]))
     plans += [SeriesPlan(AXIAL_T2, "t2", stacks) for stacks in axial_series(rng, patient, pitfalls)]
-    direction = rng.random() < 0.5
+    t2_is_reversed = rng.random() < 0.5
     for plan in plans:
-        turned = direction ^ ("reversed_order" in pitfalls and plan.description != SAGITTAL_T2)
-        plan.instances = _number(rng, plan.stacks, turned, pitfalls)
+        is_reversed = t2_is_reversed ^ ("reversed_order" in pitfalls and plan.description != SAGITTAL_T2)
+        plan.instances = _instance_numbers(rng, plan.stacks, is_reversed, pitfalls)
     return plans
 
 
-def _number(
-    rng: np.random.Generator, stacks: list[StackPlan], turned: bool, pitfalls: frozenset[str]
+def _instance_numbers(
+    rng: np.random.Generator, stacks: list[StackPlan], is_reversed: bool, pitfalls: frozenset[str]
 ) -> list[np.ndarray]:
+    """Instance numbers of each stack, in the order of its slices or against it; one stack goes on after the other."""
     start = int(rng.integers(900, 5020)) if "large_instances" in pitfalls else 1
     out = []
     for stack in stacks:
@@ -180,5 +203,5 @@ def _number(
         else:
             numbers = start + np.arange(count)
         start = int(numbers[-1]) + 1
-        out.append(numbers[::-1].copy() if turned else numbers)
+        out.append(numbers[::-1].copy() if is_reversed else numbers)
     return out

@@ -14,7 +14,7 @@ import numpy as np
 from lumbar_phantom import anatomy as an
 from lumbar_phantom import tissue_labels as ts
 
-# label: (T1, T2, PD, texture)
+# Label: (T1, T2, PD, texture)
 _TISSUE: dict[int, tuple[float, float, float, float]] = {
     ts.AIR: (1000, 50, 0.0, 0.0),
     ts.SKIN: (900, 40, 0.55, 0.1),
@@ -60,26 +60,34 @@ _NUCLEUS_WET, _NUCLEUS_DRY = (1350.0, 125.0, 0.92, 0.05), (900.0, 40.0, 0.60, 0.
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """One series' weighting, times in ms; kind is t1, t2 or stir."""
+    """Weighting of one series.
+
+    Attributes:
+        kind: t1, t2 or stir.
+        tr: repetition time, ms.
+        te: echo time, ms.
+        ti: inversion time, ms; 0 without inversion.
+        field: tesla.
+    """
 
     kind: str
     tr: float
     te: float
     ti: float
-    field: float  # tesla
+    field: float
 
 
 def tissue_parameters(rng: np.random.Generator, patient: an.Patient) -> np.ndarray:
-    """(N_TISSUES, 4) T1, T2, PD, texture of one patient."""
+    """T1 (ms), T2 (ms), proton density and texture of every label in one patient, (N_TISSUES, 4)."""
     table = np.zeros((ts.N_TISSUES, 4))
     for label, values in _TISSUE.items():
         table[label] = values
-    yellow = np.clip(0.25 + 0.006 * (patient.traits["age"] - 25) + rng.normal(0, 0.12), 0, 0.9)  # fat in the marrow
+    fat = np.clip(0.25 + 0.006 * (patient.traits["age"] - 25) + rng.normal(0, 0.12), 0, 0.9)  # of the bone marrow
     for i in range(an.N_VERTEBRAE):
         table[ts.MARROW + i] = _MARROW
-        table[ts.MARROW + i, 0] = 760 - 400 * yellow + rng.normal(0, 14)
-        table[ts.MARROW + i, 1] += 12 * yellow + rng.normal(0, 1.5)
-    table[ts.POSTERIOR_MARROW, 0] = 700 - 400 * yellow
+        table[ts.MARROW + i, 0] = 760 - 400 * fat + rng.normal(0, 14)
+        table[ts.MARROW + i, 1] += 12 * fat + rng.normal(0, 1.5)
+    table[ts.POSTERIOR_MARROW, 0] = 700 - 400 * fat
     for j in range(an.N_VERTEBRAE):
         dry = patient.discs[j, an.DESICCATION] if j <= an.S1 else 0.7
         table[ts.NUCLEUS + j] = np.array(_NUCLEUS_WET) * (1 - dry) + np.array(_NUCLEUS_DRY) * dry
@@ -87,7 +95,7 @@ def tissue_parameters(rng: np.random.Generator, patient: an.Patient) -> np.ndarr
 
 
 def draw_sequence(rng: np.random.Generator, kind: str, field: float) -> Sequence:
-    """Parameters as protocols have them, at this field."""
+    """Draw parameters from the range of clinical protocols at this field (tesla)."""
     if kind == "t1":
         return Sequence(kind, rng.uniform(400, 800), rng.uniform(7, 20), 0.0, field)
     if kind == "stir":
@@ -97,7 +105,7 @@ def draw_sequence(rng: np.random.Generator, kind: str, field: float) -> Sequence
 
 
 def signal(parameters: np.ndarray, sequence: Sequence) -> np.ndarray:
-    """Spin-echo signal per label, arbitrary units (fully relaxed water = 1)."""
+    """Spin-echo signal of each row of `tissue_parameters`; fully relaxed water has 1."""
     t1 = parameters[:, 0].clip(1) * (sequence.field / 1.5) ** 0.33  # Bottomley et al. 1984
     t2, density = parameters[:, 1].clip(1), parameters[:, 2]
     recovery = 1 - np.exp(-sequence.tr / t1)
@@ -111,20 +119,24 @@ def randomised_signal(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Signal and texture per label, (256,) float32 each.
 
-    contrast_randomisation 0 keeps a real look with each tissue a few per cent off; 1 redraws every tissue's
-    brightness widely, so that a network learns shapes and neighbours rather than a contrast.
+    Args:
+        rng: random stream.
+        parameters: of `tissue_parameters`.
+        sequence: weighting of the series.
+        contrast_randomisation: 0 looks real, with each tissue a few per cent off; at 1 the brightness of every tissue
+            is redrawn in a wide range, so that a network learns shapes and neighbours instead of a contrast.
     """
     varied = parameters.copy()
     spread = 0.06 + 0.25 * contrast_randomisation
     varied[:, :2] *= np.exp(rng.normal(0, spread, (len(varied), 2)))
     varied[:, 2] *= np.exp(rng.normal(0, 0.5 * spread, len(varied)))
-    # Vertebrae share one marrow, discs one water: their own differences stay small
+    # All vertebrae get the same change of their marrow, all discs of their nucleus: they differ little from each other
     for start in (ts.MARROW, ts.NUCLEUS):
         group = slice(start, start + an.N_VERTEBRAE)
         varied[group] = parameters[group] * (varied[start] / parameters[start].clip(1e-9))
     level = signal(varied, sequence)
     flow = rng.uniform(0, 1)
-    moving = rng.uniform(0.15, 0.9) if sequence.kind != "t1" and rng.random() < 0.35 else 1.0
+    flow_void = rng.uniform(0.15, 0.9) if sequence.kind != "t1" and rng.random() < 0.35 else 1.0
     level[[ts.ARTERY, ts.VEIN]] += flow * rng.uniform(0.0, 0.35, 2) * np.quantile(level, 0.8) * (rng.random(2) < 0.4)
     if contrast_randomisation > 0:
         level = level / level.max()
@@ -134,13 +146,13 @@ def randomised_signal(
         lift = rng.uniform(0, 0.12 * contrast_randomisation, len(level))
         level = level * factor + np.where(parameters[:, 2] > 0.03, lift, 0)
         level = level ** np.exp(rng.normal(0, 0.25 * contrast_randomisation))
-        if contrast_randomisation > 0.75:  # no weighting at all: every tissue any brightness
+        if contrast_randomisation > 0.75:  # a contrast that no sequence has: any brightness for every tissue
             share = rng.uniform(0.3, 1.0)
-            anything = rng.uniform(0.03, 1.0, len(level))
+            arbitrary = rng.uniform(0.03, 1.0, len(level))
             for start in (ts.MARROW, ts.NUCLEUS):
-                anything[start : start + an.N_VERTEBRAE] = anything[start]
-            level = np.where(parameters[:, 2] > 0.03, (1 - share) * level + share * anything, level)
-    level[ts.CSF_FLOW] = level[ts.CSF] * moving
+                arbitrary[start : start + an.N_VERTEBRAE] = arbitrary[start]
+            level = np.where(parameters[:, 2] > 0.03, (1 - share) * level + share * arbitrary, level)
+    level[ts.CSF_FLOW] = level[ts.CSF] * flow_void
     grain = varied[:, 3] * np.exp(rng.normal(0, 0.3 + 0.4 * contrast_randomisation))
     out = np.zeros((2, 256), np.float32)
     out[0, : len(level)] = level / np.quantile(level[parameters[:, 2] > 0], 0.97)
@@ -148,6 +160,7 @@ def randomised_signal(
     return out[0], out[1]
 
 
+# Share of a label's signal that comes from fat, which the chemical shift displaces
 FAT_SHARE = np.zeros(256, np.float32)
 for _label, _share in (
     (ts.FAT, 1.0),

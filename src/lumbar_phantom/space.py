@@ -1,7 +1,11 @@
-"""Boundaries of canal, recess and foramen as functions of the spine's own coordinates.
+"""Borders of canal, recess and foramen in the spine's own coordinates, which `anatomy` defines.
 
-The tissue kernel draws with these functions and the measurement integrates them: what is labelled is what is drawn.
-Arguments: segment index, fraction f in it, u (mm, + left); results are v in mm from the line of body centres.
+The same functions are used to draw the tissue and to measure the narrowing, so that labels and images agree.
+
+Arguments are the index `seg` of a segment, the fraction `f` in it, and u (mm, positive to the left); results are v (mm,
+positive to the back, 0 at the line of body centres). Names in all kernels: `i` a vertebra, `j` a disc (the one below
+vertebra j), `au` the absolute value of u, `half` half the distance between the pedicles, `q` mm behind the back of the
+vertebral body.
 """
 
 from __future__ import annotations
@@ -24,7 +28,6 @@ LAST = an.N_VERTEBRAE - 1
 
 PLL = 0.8  # posterior longitudinal ligament, mm
 SAP_TIP = 12.5  # reach of the superior articular process above its upper end plate, mm
-ROOT_R = 2.8  # dorsal root ganglion, mm
 
 
 @kernel
@@ -60,7 +63,7 @@ def smooth(x: float, low: float, high: float) -> float:
 
 @kernel
 def protrusion(discs: np.ndarray, j: int, u: float) -> float:
-    """Disc material beyond the rim at the back, mm, at lateral place u."""
+    """Disc material behind the rim of the vertebral body at u, mm."""
     d = discs[j]
     au = abs(u)
     sub, fora = (d[SUB_L], d[FOR_L]) if u > 0 else (d[SUB_R], d[FOR_R])
@@ -74,7 +77,7 @@ def protrusion(discs: np.ndarray, j: int, u: float) -> float:
 
 @kernel
 def disc_distance(vertebrae: np.ndarray, discs: np.ndarray, seg: int, f: float) -> tuple[int, float]:
-    """Nearest disc and the distance from its slab along the spine, mm (0 inside)."""
+    """The nearest disc, and how far away it is along the spine, mm (0 inside)."""
     i = seg // 2
     if seg % 2 == 1:
         return i, 0.0
@@ -87,7 +90,7 @@ def disc_distance(vertebrae: np.ndarray, discs: np.ndarray, seg: int, f: float) 
 
 @kernel
 def wall(stations: np.ndarray, seg: int, f: float, u: float) -> float:
-    """Back of the vertebral body or of a healthy disc at lateral place u."""
+    """Back of the vertebral body or of a healthy disc at u."""
     a = lerp_column(stations, seg, f, WIDTH) * 0.5
     b = lerp_column(stations, seg, f, DEPTH) * 0.5
     t = min(abs(u) / a, 0.985)
@@ -98,7 +101,7 @@ def wall(stations: np.ndarray, seg: int, f: float, u: float) -> float:
 
 @kernel
 def front(stations: np.ndarray, vertebrae: np.ndarray, discs: np.ndarray, seg: int, f: float, u: float) -> float:
-    """Front of the canal: body, disc and what the disc has pushed out; without the ligament."""
+    """Front of the canal: vertebral body, disc, and what has come out of the disc; without the ligament."""
     j, away = disc_distance(vertebrae, discs, seg, f)
     back = wall(stations, seg, f, u)
     if away > 12.0:
@@ -110,7 +113,7 @@ def front(stations: np.ndarray, vertebrae: np.ndarray, discs: np.ndarray, seg: i
 
 @kernel
 def below_upper(vertebrae: np.ndarray, discs: np.ndarray, seg: int, f: float, i: int) -> float:
-    """Place along the spine in mm below the upper end plate of vertebra i (nominal heights)."""
+    """Distance along the spine below the upper end plate of vertebra i, mm; negative above it."""
     k = seg // 2
     here = f * vertebrae[k, HEIGHT] if seg % 2 == 0 else vertebrae[k, HEIGHT] + f * discs[k, DISC_H]
     while k > i:
@@ -124,7 +127,7 @@ def below_upper(vertebrae: np.ndarray, discs: np.ndarray, seg: int, f: float, i:
 
 @kernel
 def facet_zone(vertebrae: np.ndarray, discs: np.ndarray, seg: int, f: float, j: int) -> float:
-    """How much the facet joint of disc j bounds the canal here, 0..1."""
+    """How much the facet joint of disc j forms the back wall of the canal here, 0..1."""
     z = below_upper(vertebrae, discs, seg, f, j + 1)
     return smooth(z, -SAP_TIP - 3.0, -SAP_TIP + 3.5) * (1.0 - smooth(z, 1.0, 8.0))
 
@@ -161,7 +164,7 @@ def bony_roof(stations: np.ndarray, vertebrae: np.ndarray, discs: np.ndarray, se
         return posterior + canal - (canal - recess) * (au / half) ** 1.8
     # Foramen: bounded by the superior process at disc level, by the pars higher up
     spur = discs[j, SAP_L] if u > 0 else discs[j, SAP_R]
-    # Keyhole: wide around the root, narrow between disc and superior process
+    # A foramen has the shape of a keyhole: wide around the root, narrow between disc and superior process
     low = 2.3 * smooth(below_upper(vertebrae, discs, seg, f, j + 1), -11.0, 0.0)
     lateral = recess + 0.30 * (au - half) - low * smooth(au, half, half + 3.5) - spur * smooth(au, half, half + 3.5)
     return posterior + lateral * zone + (10.5 + 0.1 * (au - half)) * (1.0 - zone)
@@ -192,7 +195,7 @@ def roof(stations: np.ndarray, vertebrae: np.ndarray, discs: np.ndarray, seg: in
 def sac(
     stations: np.ndarray, vertebrae: np.ndarray, discs: np.ndarray, seg: int, f: float, u: float
 ) -> tuple[float, float]:
-    """Front and back of the thecal sac at lateral place u; back < front where there is none."""
+    """Front and back of the thecal sac at u; (0, -1) where there is none."""
     a = lerp_column(stations, seg, f, SAC_A)
     b = lerp_column(stations, seg, f, SAC_B)
     if a < 0.8 or abs(u) >= a:

@@ -1,4 +1,4 @@
-"""Which tissue is at a point of the spine's own coordinates: the numba kernels that draw the spine itself."""
+"""Numba kernels that draw the spine: which tissue is at a point of its own coordinates (see `anatomy`, `space`)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,7 @@ from lumbar_phantom import tissue_labels as ts
 from lumbar_phantom._jit import kernel
 from lumbar_phantom.bodies import column
 from lumbar_phantom.canal import STEPS, U_STEP, canal
-from lumbar_phantom.space import (
-    SAP_TIP,
-    below_upper,
-    lerp_column,
-    smooth,
-    union,
-)
+from lumbar_phantom.space import SAP_TIP, below_upper, lerp_column, smooth, union
 
 HEIGHT, PED_W, PED_H, PED_Z, SPINOUS, SPIN_H = an.HEIGHT, an.PED_W, an.PED_H, an.PED_Z, an.SPINOUS, an.SPIN_H
 TRANSVERSE, FACET_DEG, DISC_H, FACET_L, FACET_R = an.TRANSVERSE, an.FACET_DEG, an.DISC_H, an.FACET_L, an.FACET_R
@@ -32,7 +26,7 @@ NOTHING = ts.NOTHING
 
 @kernel
 def _ellipse(x: float, y: float, z: float, rx: float, ry: float, rz: float) -> float:
-    """About how deep inside an ellipsoid, mm; negative outside."""
+    """Approximate depth inside an ellipsoid, mm; negative outside."""
     r = math.sqrt((x / rx) ** 2 + (y / ry) ** 2 + (z / rz) ** 2)
     return (1.0 - r) * min(rx, min(ry, rz))
 
@@ -60,7 +54,7 @@ def _upper_arch(vertebrae: np.ndarray, i: int, z: float, au: float, q: float, ha
 
 @kernel
 def _joint_place(vertebrae: np.ndarray, j: int, au: float, q: float, half: float) -> tuple[float, float]:
-    """Across (+ behind) and along (+ outwards) the facet joint of disc j, mm."""
+    """Place relative to the facet joint of disc j, mm: across it (positive behind) and along it (positive outwards)."""
     angle = math.radians(vertebrae[j, FACET_DEG])
     ca, sa = math.cos(angle), math.sin(angle)
     across = -(au - half - 4.0) * sa + (q - 14.0) * ca
@@ -108,7 +102,7 @@ def arch(
     stations: np.ndarray,
     vertebrae: np.ndarray,
     discs: np.ndarray,
-    gl: np.ndarray,
+    trunk: np.ndarray,
     seg: int,
     f: float,
     u: float,
@@ -130,7 +124,7 @@ def arch(
         depth = -9.0
         if i < S1:
             depth = _upper_arch(vertebrae, i, z, au, q, half)
-            depth = union(depth, _lamina(stations, vertebrae, gl, i, z, u, v, q, limit))
+            depth = union(depth, _lamina(stations, vertebrae, trunk, i, z, u, v, q, limit))
             depth = union(depth, _inferior_process(vertebrae, discs, i, z, u, q, half))
         elif i == S1 and q < 14.0:
             r = math.sqrt(((au - half - 8.0) / 9.0) ** 2 + ((z - 8.0) / 9.0) ** 2)
@@ -153,7 +147,7 @@ def arch(
 def _lamina(
     stations: np.ndarray,
     vertebrae: np.ndarray,
-    gl: np.ndarray,
+    trunk: np.ndarray,
     i: int,
     z: float,
     u: float,
@@ -166,10 +160,10 @@ def _lamina(
     if z < 0.25 * height or z > 1.75 * height:
         return -9.0
     au = abs(u)
-    if int(gl[LAMINECTOMY]) == i and au < 12.0:
+    if int(trunk[LAMINECTOMY]) == i and au < 12.0:
         return -9.0
     best = -9.0
-    slope = 0.16 * (z - 0.7 * height)  # leans back going down
+    slope = 0.16 * (z - 0.7 * height)  # its lower end lies further back
     end = height + 0.12 * height
     if au < 0.5 * stations[2 * i, IPD] + 4.0:
         behind = v - limit - max(slope, 0.0)
@@ -216,17 +210,17 @@ def _screw(
     stations: np.ndarray,
     vertebrae: np.ndarray,
     discs: np.ndarray,
-    gl: np.ndarray,
+    trunk: np.ndarray,
     seg: int,
     f: float,
     u: float,
     v: float,
 ) -> bool:
-    """True in the void around a pedicle screw and its head, of two neighbouring vertebrae."""
+    """Whether a point is in the signal void around the pedicle screws of two neighbouring vertebrae."""
     posterior = lerp_column(stations, seg, f, DEPTH) * 0.5
     q, au = v - posterior, abs(u)
     half = 0.5 * lerp_column(stations, seg, f, IPD)
-    first = int(gl[LAMINECTOMY])
+    first = int(trunk[LAMINECTOMY])
     for i in range(first, first + 2):
         z = below_upper(vertebrae, discs, seg, f, i) - vertebrae[i, PED_Z]
         across = half + 0.5 * vertebrae[i, PED_W] + 0.25 * (q + 5.0) - au
@@ -244,15 +238,15 @@ def spine(
     discs: np.ndarray,
     profiles: np.ndarray,
     roots_at: np.ndarray,
-    gl: np.ndarray,
+    trunk: np.ndarray,
     seg: int,
     f: float,
     thick: float,
     u: float,
     v: float,
 ) -> int:
-    """Tissue of the spine at (u, v) in a segment; NOTHING where muscles and organs begin."""
-    if gl[LAMINECTOMY] >= 0.0 and _screw(stations, vertebrae, discs, gl, seg, f, u, v):
+    """Tissue of the spine at (u, v) in a segment; NOTHING outside, where muscles and organs begin."""
+    if trunk[LAMINECTOMY] >= 0.0 and _screw(stations, vertebrae, discs, trunk, seg, f, u, v):
         return METAL_T
     step = min(int(f * STEPS), STEPS - 1)
     row = profiles[seg, step, int(u / U_STEP + profiles.shape[2] // 2 + 0.5)]
@@ -270,7 +264,7 @@ def spine(
         if label in (CSF, CSF_FLOW, CORD):
             return label
     if au < 7.0 or (au < 34.0 and q < 36.0) or q < 22.0:
-        bone = arch(stations, vertebrae, discs, gl, seg, f, u, v, row[1])
+        bone = arch(stations, vertebrae, discs, trunk, seg, f, u, v, row[1])
         if bone != NOTHING:
             return bone
     if label != NOTHING:

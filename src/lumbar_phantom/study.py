@@ -1,4 +1,4 @@
-"""Render one study: volume, series, files, and the rows of every table."""
+"""Makes one study: patient, volume, series, files, and its rows of every table."""
 
 from __future__ import annotations
 
@@ -20,12 +20,23 @@ from lumbar_phantom.protocol import SeriesPlan, StackPlan, plan_study
 from lumbar_phantom.streams import stream
 from lumbar_phantom.tables import StudyTables
 
-TEST_OFFSET = 1_000_000  # index offset of the test split: the same seed gives other patients
+TEST_OFFSET = 1_000_000  # added to the index in the test split, so that the same seed gives other patients
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to make of one study."""
+    """Which study to make, in a form that can be sent to a worker process.
+
+    Attributes:
+        root: folder of the cohort.
+        split: train or test.
+        seed: of the cohort.
+        index: of the study in its split, from 0.
+        pitfalls: as `pitfalls.parse` returns them.
+        masks: also write tissue masks of the sagittal series.
+        randomised_share: share of series, 0..1, whose contrast is redrawn far beyond the realistic.
+        syntax: transfer syntax, a name in `dicom_files.SYNTAXES`.
+    """
 
     root: str
     split: str
@@ -33,7 +44,7 @@ class Request:
     index: int
     pitfalls: tuple[str, ...] = ("real",)
     masks: bool = False
-    wild: float = 0.3  # share of series whose contrast is redrawn far beyond the realistic
+    randomised_share: float = 0.3
     syntax: str = "rle"
 
 
@@ -52,7 +63,7 @@ def study_case(request: Request) -> tuple[Case, frozenset[str]]:
 
 
 def write_study(request: Request) -> StudyTables:
-    """Draw and write one study's files; returns its rows."""
+    """Draw one study and write its files; returns its rows of the tables."""
     index = request.index + (TEST_OFFSET if request.split == "test" else 0)
     case, pitfalls = study_case(request)
     study_id = study_number(request.seed, index)
@@ -77,7 +88,7 @@ def write_study(request: Request) -> StudyTables:
             grain,
             plan,
             field_strength,
-            request.wild,
+            request.randomised_share,
         )
         options = header_options(stream(request.seed, index, "header", number), pitfalls)
         options.setdefault("syntax", request.syntax)
@@ -96,7 +107,7 @@ def grain_tile(rng: np.random.Generator) -> np.ndarray:
 
 
 def header_options(rng: np.random.Generator, pitfalls: frozenset[str]) -> dict[str, object]:
-    """What this series' headers have or lack."""
+    """Transfer syntax and unusual tags of one series' headers: options of `dicom_files.SliceFile`."""
     options: dict[str, object] = {}
     for name in ("missing_optional_tags", "monochrome1"):
         if name in pitfalls:
@@ -113,7 +124,7 @@ def header_options(rng: np.random.Generator, pitfalls: frozenset[str]) -> dict[s
 
 
 class Painter:
-    """Draws the slices of one series."""
+    """Draws the slices of one series, all with one contrast and one scanner."""
 
     def __init__(
         self,
@@ -124,24 +135,24 @@ class Painter:
         grain: np.ndarray,
         plan: SeriesPlan,
         field_strength: float,
-        wild: float,
+        randomised_share: float,
     ) -> None:
         self.rng = rng
-        contrast_randomisation = float(rng.uniform(0.3, 1.0)) if rng.random() < wild else 0.0
+        contrast_randomisation = float(rng.uniform(0.3, 1.0)) if rng.random() < randomised_share else 0.0
         sequence = sequences.draw_sequence(rng, plan.kind, field_strength)
         table, texture = sequences.randomised_signal(rng, parameters, sequence, contrast_randomisation)
         body_y = float(np.median(patient.stations_geometry[10:20, 1]))
-        self.back_y = body_y + 75.0 + float(patient.globals[an.SUBCUT_BACK])
+        self.back_y = body_y + 75.0 + float(patient.trunk[an.SUBCUT_BACK])
         axial = plan.description == labels.AXIAL_T2
         self.scanner = artefacts.draw_scanner(rng, field_strength, contrast_randomisation, axial, body_y)
         self.painted = painting.paint(body, table, texture, grain, sequences.FAT_SHARE, self.scanner.chemical)
         self.peak = float(np.exp(rng.uniform(np.log(250), np.log(3200))))
 
     def slice(self, stack: StackPlan, origin: np.ndarray) -> np.ndarray:
-        """One slice, uint16 of at most 12 bits."""
+        """One slice, (rows, columns) uint16 of at most 12 bits."""
         plane = (stack.row_mm, stack.column_mm, stack.normal, stack.thickness)
         out = painting.sample(self.painted, stack.shape, origin, *plane)
-        if self.scanner.wrap > 0:  # what lies beyond one edge folds in at the other
+        if self.scanner.wrap > 0:  # aliasing: what lies beyond one edge of the field of view appears at the other
             rows, columns = stack.shape
             width = int(columns * self.scanner.wrap)
             out[:, -width:] += painting.sample(self.painted, (rows, width), origin - width * stack.column_mm, *plane)
@@ -169,17 +180,17 @@ def _write_series(
                 pixels = np.ascontiguousarray(pixels[: pixels.shape[0] - 16])
             if options.get("monochrome1"):
                 pixels = (4095 - pixels).astype(np.uint16)
-            dicom_files.write_slice(
+            dicom_files.write_slice_file(
                 folder / f"{instance}.dcm",
                 dicom_files.SliceFile(
                     pixels=pixels,
                     origin=origin,
                     row_direction=stack.column_mm / column_step,
                     column_direction=stack.row_mm / row_step,
-                    spacing=(float(row_step), float(column_step)),
-                    thickness=stack.thickness,
-                    gap_spacing=stack.spacing,
-                    instance=int(instance),
+                    pixel_spacing=(float(row_step), float(column_step)),
+                    slice_thickness=stack.thickness,
+                    spacing_between_slices=stack.spacing,
+                    instance_number=int(instance),
                     study_uid=f"{study_id}.1",
                     series_uid=f"{series_id}.1.1",
                     description=plan.description,
@@ -188,21 +199,23 @@ def _write_series(
             )
 
 
-_CLASSES = np.zeros(256, np.uint8)
-_CLASSES[ts.MARROW : ts.MARROW + an.S1] = 1
-_CLASSES[[ts.BASIVERTEBRAL, ts.HAEMANGIOMA, ts.EDEMA, ts.FAT_MARROW]] = 1
-_CLASSES[ts.NUCLEUS : ts.NUCLEUS + 15] = 2
-_CLASSES[[ts.ANNULUS, ts.INNER_ANNULUS, ts.FISSURE]] = 2
-_CLASSES[[ts.CSF, ts.CSF_FLOW, ts.ROOT, ts.CORD]] = 3
-_CLASSES[ts.MARROW + an.S1 : ts.MARROW + 15] = 4
+# Class in a mask of each tissue label: 1 vertebral body, 2 disc, 3 thecal sac, 4 sacrum
+_MASK_CLASS = np.zeros(256, np.uint8)
+_MASK_CLASS[ts.MARROW : ts.MARROW + an.S1] = 1
+_MASK_CLASS[[ts.BASIVERTEBRAL, ts.HAEMANGIOMA, ts.EDEMA, ts.FAT_MARROW]] = 1
+_MASK_CLASS[ts.NUCLEUS : ts.NUCLEUS + 15] = 2
+_MASK_CLASS[[ts.ANNULUS, ts.INNER_ANNULUS, ts.FISSURE]] = 2
+_MASK_CLASS[[ts.CSF, ts.CSF_FLOW, ts.ROOT, ts.CORD]] = 3
+_MASK_CLASS[ts.MARROW + an.S1 : ts.MARROW + 15] = 4
 
 
 def mask_slice(body: volume.Volume, stack: StackPlan, origin: np.ndarray) -> np.ndarray:
     """(rows, columns) uint8: 0 background, 1 vertebral body, 2 disc, 3 thecal sac (and roots), 4 sacrum."""
-    found = painting.sample_labels(body, stack.shape, origin, stack.row_mm, stack.column_mm)
-    classes = _CLASSES[found]
+    tissue = painting.sample_labels(body, stack.shape, origin, stack.row_mm, stack.column_mm)
+    classes = _MASK_CLASS[tissue]
+    # Cortical bone belongs to the vertebra that it encloses: the nearest class within two pixels
     grown = ndimage.maximum_filter(np.where((classes == 1) | (classes == 4), classes, 0), 5)
-    return np.asarray(np.where((found == ts.CORTEX) & (grown > 0), grown, classes), np.uint8)
+    return np.asarray(np.where((tissue == ts.CORTEX) & (grown > 0), grown, classes), np.uint8)
 
 
 def _write_masks(request: Request, study_id: int, series_id: int, plan: SeriesPlan, body: volume.Volume) -> None:

@@ -1,4 +1,4 @@
-"""What one study adds to the cohort's tables."""
+"""The rows that one study adds to the cohort's tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ import numpy as np
 
 @dataclass(slots=True)
 class StudyTables:
-    """Rows of the cohort's tables for one study."""
+    """Rows of the cohort's tables for one study.
+
+    Attributes:
+        study_id: of the study.
+        case_labels: (5, 5) grades as in train.csv, -1 where a label is missing.
+        narrowing: (5, 5) true narrowing, 0..1.
+        grades: (5, 5) grades, none missing.
+        descriptions: rows of the table of series.
+        coordinates: rows of the table of label coordinates.
+        truth: rows of truth.parquet.
+    """
 
     study_id: int
     case_labels: np.ndarray

@@ -1,8 +1,8 @@
-"""Tissue labels of the patient model: one byte a voxel, so that contrast is chosen per series by a look-up table."""
+"""Tissue labels of the patient model, one byte per voxel; each series looks up its own signal for each label."""
 
 from __future__ import annotations
 
-NOTHING = -1  # not decided here: left to the muscles and organs
+NOTHING = -1  # returned by a kernel outside of its own structures
 AIR = 0
 SKIN = 1
 FAT = 2  # subcutaneous

@@ -41,7 +41,7 @@ BOWEL_FLUID, GAS, KIDNEY, MEDULLA, LIVER, FATTY_MUSCLE = (
 )
 URINE, SPLEEN, BOWEL_CONTENT, MARROW, ROOT = ts.URINE, ts.SPLEEN, ts.BOWEL_CONTENT, ts.MARROW, ts.ROOT
 NOTHING = ts.NOTHING
-CELL = 33.0  # lattice of bowel loops, mm
+CELL = 33.0  # size of a cell of the lattice that holds the bowel loops, mm
 
 
 @kernel
@@ -56,9 +56,9 @@ def value_noise(tile: np.ndarray, x: float, y: float, z: float, cell: float, see
 
 
 @kernel
-def _muscle(tile: np.ndarray, gl: np.ndarray, u: float, v: float, z: float, extra: float, seed: int) -> int:
-    """Muscle with streaks of fat along the fibres, more of them where `extra` is."""
-    share = gl[FAT_FRACTION] + extra
+def _muscle(tile: np.ndarray, trunk: np.ndarray, u: float, v: float, z: float, extra: float, seed: int) -> int:
+    """Muscle with streaks of fat along its fibres; `extra` is added to the patient's own share of fat."""
+    share = trunk[FAT_FRACTION] + extra
     streak = value_noise(tile, u, v, z * 0.14, 2.4, seed)
     coarse = value_noise(tile, u, v, z * 0.25, 10.0, seed + 1)
     level = 0.55 * streak + 0.45 * coarse
@@ -75,7 +75,7 @@ def near_spine(
     tile: np.ndarray,
     stations: np.ndarray,
     vertebrae: np.ndarray,
-    gl: np.ndarray,
+    trunk: np.ndarray,
     seg: int,
     f: float,
     u: float,
@@ -84,18 +84,18 @@ def near_spine(
 ) -> int:
     """Psoas, paraspinal muscles, sacrum's wings, great vessels; NOTHING elsewhere."""
     au = abs(u)
-    lam = seg + f  # station coordinate: 10 is the top of L1, 20 the top of S1
+    station = seg + f  # station coordinate: 10 is the top of L1, 20 the top of S1
     a = lerp_column(stations, seg, f, WIDTH) * 0.5
     b = lerp_column(stations, seg, f, DEPTH) * 0.5
     q = v - b
-    seed = int(gl[BOWEL_SEED])
-    if lam > 2 * S1 - 1.2:
-        label = _pelvis(tile, stations, vertebrae, gl, lam, a, b, u, v, z)
+    seed = int(trunk[BOWEL_SEED])
+    if station > 2 * S1 - 1.2:
+        label = _pelvis(tile, stations, vertebrae, trunk, station, a, b, u, v, z)
         if label != NOTHING:
             return label
     # Paraspinal muscles: multifidus at the spinous processes, erector spinae outside, quadratus lumborum in front
     if q > 6.0 and au < 80.0:
-        label = _paraspinal(tile, stations, vertebrae, gl, seg, f, lam, au, u, v, q, z, seed)
+        label = _paraspinal(tile, stations, vertebrae, trunk, seg, f, station, au, u, v, q, z, seed)
         if label != NOTHING:
             return label
     i = min(seg // 2, 14)
@@ -104,16 +104,16 @@ def near_spine(
     ra = vertebrae[i, PSOAS_A] * (1 - t) + vertebrae[k, PSOAS_A] * t
     rb = vertebrae[i, PSOAS_B] * (1 - t) + vertebrae[k, PSOAS_B] * t
     if ra > 2.0:
-        out = smooth(lam, 17.5, 24.0)
+        out = smooth(station, 17.5, 24.0)
         cu = 0.95 * a + 0.66 * ra + 20.0 * out
         cv = 0.22 * b - 1.0 - 19.0 * out
         r = ((au - cu) / ra) ** 2 + ((v - cv) / rb) ** 2
         if r < 1.0:
-            return _muscle(tile, gl, u, v, z, -0.08, seed + 7)
+            return _muscle(tile, trunk, u, v, z, -0.08, seed + 7)
     # Muscles between the transverse processes, behind psoas and beside the foramen
-    if -9.0 < q < 9.5 and au < a + 1.2 * ra + 6.0 and lam < 20.5:
-        return _muscle(tile, gl, u, v, z, 0.12, seed + 29)
-    return _vessels(gl, lam, u, v, b)
+    if -9.0 < q < 9.5 and au < a + 1.2 * ra + 6.0 and station < 20.5:
+        return _muscle(tile, trunk, u, v, z, 0.12, seed + 29)
+    return _vessels(trunk, station, u, v, b)
 
 
 @kernel
@@ -121,10 +121,10 @@ def _paraspinal(
     tile: np.ndarray,
     stations: np.ndarray,
     vertebrae: np.ndarray,
-    gl: np.ndarray,
+    trunk: np.ndarray,
     seg: int,
     f: float,
-    lam: float,
+    station: float,
     au: float,
     u: float,
     v: float,
@@ -132,11 +132,11 @@ def _paraspinal(
     z: float,
     seed: int,
 ) -> int:
-    low = smooth(lam, 15.0, 23.0)
+    low = smooth(station, 15.0, 23.0)
     canal_depth = lerp_column(stations, seg, f, CANAL)
-    width, deep = gl[PAR_W] * (1.05 - 0.16 * low), gl[PAR_D] * (1.08 - 0.25 * low)
+    width, deep = trunk[PAR_W] * (1.05 - 0.16 * low), trunk[PAR_D] * (1.08 - 0.25 * low)
     edge = 8.0 + 0.22 * au  # plane of the transverse processes
-    # Two bellies: r < 1 inside
+    # Two muscle bellies; a point is inside where r < 1
     cu = 0.92 * width
     r_out = ((au - cu) / width) ** 2 + ((q - edge - 0.92 * deep) / deep) ** 2.0
     mult_w, mult_d = 12.5 + 7.0 * low, 0.5 * (canal_depth + 26.0)
@@ -145,45 +145,45 @@ def _paraspinal(
         if r_mult > 0.94:
             return FAT
         # Pads of fat on laminae and facet joints, under multifidus; larger towards the sacrum
-        pad = gl[DEEP_FAT] * (6.0 + 9.0 * low) * (value_noise(tile, u, v, z, 13.0, seed + 61) + 0.1)
+        pad = trunk[DEEP_FAT] * (6.0 + 9.0 * low) * (value_noise(tile, u, v, z, 13.0, seed + 61) + 0.1)
         if q - canal_depth - 4.0 < pad:
             return FAT
-        return _muscle(tile, gl, u, v, z, 0.03 + 0.20 * low, seed + 11)
+        return _muscle(tile, trunk, u, v, z, 0.03 + 0.20 * low, seed + 11)
     if r_out < 1.0:
         septum = abs(au - 0.98 * width - 2.5 * math.sin(0.3 * q))
-        if septum < 0.7 and lam < 18.0:
+        if septum < 0.7 and station < 18.0:
             return FAT
-        return _muscle(tile, gl, u, v, z, 0.12 * low, seed + 13)
+        return _muscle(tile, trunk, u, v, z, 0.12 * low, seed + 13)
     if r_out < 1.06 and q > edge + 0.9 * deep:
         return LIGAMENT  # thoracolumbar fascia
-    if q > edge and au < cu and q < edge + 1.55 * deep and lam < 23.0:
+    if q > edge and au < cu and q < edge + 1.55 * deep and station < 23.0:
         return FAT
-    if 12.0 < lam < 19.0:
+    if 12.0 < station < 19.0:
         r = ((au - 56.0) / 21.0) ** 2 + ((q - 9.0 - 0.1 * au + 5.0) / 8.0) ** 2
         if r < 1.0:
-            return _muscle(tile, gl, u, v, z, 0.0, seed + 17)
+            return _muscle(tile, trunk, u, v, z, 0.0, seed + 17)
     return NOTHING
 
 
 @kernel
-def _vessels(gl: np.ndarray, lam: float, u: float, v: float, b: float) -> int:
-    split = gl[BIFURCATION]
-    ra, rv = gl[AORTA_R], gl[IVC_R]
+def _vessels(trunk: np.ndarray, station: float, u: float, v: float, b: float) -> int:
+    split = trunk[BIFURCATION]
+    ra, rv = trunk[AORTA_R], trunk[IVC_R]
     front = -b - 3.0
-    if lam < split:
+    if station < split:
         if (u - 7.0) ** 2 + (v - front + ra) ** 2 < ra * ra:
             return ARTERY
-    elif lam < 26.0:
-        t = lam - split
+    elif station < 26.0:
+        t = station - split
         for side in (-1.0, 1.0):
             du, dv = u - 4.0 - side * (5.0 + 6.5 * t), v - front + 0.7 * ra + 0.4 * t
             if du * du + dv * dv < (0.62 * ra) ** 2:
                 return ARTERY
-    if lam < split + 1.0:
+    if station < split + 1.0:
         if ((u + 15.0) / rv) ** 2 + ((v - front + 0.6 * rv) / (0.72 * rv)) ** 2 < 1.0:
             return VEIN
-    elif lam < 26.0:
-        t = lam - split - 1.0
+    elif station < 26.0:
+        t = station - split - 1.0
         for side in (-1.0, 1.0):
             du, dv = u + 6.0 - side * (6.0 + 6.0 * t), v - front + 0.2 * rv - 0.6 * t
             if du * du / 1.6 + dv * dv < (0.58 * rv) ** 2:
@@ -196,8 +196,8 @@ def _pelvis(
     tile: np.ndarray,
     stations: np.ndarray,
     vertebrae: np.ndarray,
-    gl: np.ndarray,
-    lam: float,
+    trunk: np.ndarray,
+    station: float,
     a: float,
     b: float,
     u: float,
@@ -206,10 +206,10 @@ def _pelvis(
 ) -> int:
     """Wings and back of the sacrum, ilium, sacroiliac joint, gluteal and iliac muscles."""
     au = abs(u)
-    seed = int(gl[BOWEL_SEED])
-    deep = lam - 2 * S1  # 0 at the top of S1
+    seed = int(trunk[BOWEL_SEED])
+    deep = station - 2 * S1  # 0 at the top of S1
     # Sacral wing: from the body outwards, thinning
-    if deep > -0.35 and lam < 2 * S1 + 7.0:
+    if deep > -0.35 and station < 2 * S1 + 7.0:
         reach = 52.0 - 5.2 * max(deep, 0.0)
         tilt = 0.22 * (au - a)
         fore = -0.15 * b + tilt - 2.0
@@ -226,7 +226,7 @@ def _pelvis(
                 return ROOT if hole < 0.28 else ts.EPIDURAL_FAT
             return CORTEX if inside < 1.2 else MARROW + S1
     # Ilium: a blade outside the wing, joint between
-    if lam > 2 * S1 - 1.2:
+    if station > 2 * S1 - 1.2:
         joint = 54.5 - 5.2 * max(deep, 0.0)
         blade = joint + 4.0 + max(0.0, (8.0 - v)) * 0.62 - 4.0 * min(deep, 0.0)
         across = abs(au - blade - 4.0)
@@ -235,21 +235,21 @@ def _pelvis(
             if across < thickness:
                 return CORTEX if across > thickness - 1.4 else MARROW + S1
             if au < blade and v < 4.0 and au > blade - 22.0 and deep > -0.6:
-                return _muscle(tile, gl, u, v, z, 0.0, seed + 19)
+                return _muscle(tile, trunk, u, v, z, 0.0, seed + 19)
             if au > blade and au < blade + 34.0 and v > -60.0:
-                return _muscle(tile, gl, u, v, z, 0.06, seed + 23)
+                return _muscle(tile, trunk, u, v, z, 0.06, seed + 23)
     # Back of the sacrum: median crest between multifidus
-    if deep > 0.0 and au < 3.0 and b < v < b + lerp_column(stations, min(int(lam), 27), 0.5, CANAL) + 9.0 - deep:
+    if deep > 0.0 and au < 3.0 and b < v < b + lerp_column(stations, min(int(station), 27), 0.5, CANAL) + 9.0 - deep:
         return MARROW + S1 if au < 2.0 else CORTEX
     return NOTHING
 
 
 @kernel
-def _bowel(tile: np.ndarray, bowel: np.ndarray, gl: np.ndarray, x: float, y: float, z: float, seed: int) -> int:
-    """Loops of bowel as blobs, at most one per cell of a lattice, in mesenteric fat.
+def _bowel(tile: np.ndarray, bowel: np.ndarray, trunk: np.ndarray, x: float, y: float, z: float, seed: int) -> int:
+    """Loops of bowel as blobs in mesenteric fat, at most one in each cell of a lattice.
 
-    bowel: (32, 32, 32, 6) presence, place in the cell (x, y, z), size, content and stretch, 0..1 but for size in mm.
-    A blob stays within 23 mm of its cell's middle half, so the eight nearest cells are enough.
+    `bowel` is (32, 32, 32, 6), of `volume.bowel_loops`: place in the cell (x, y, z) 0..1, radius in mm (negative: no
+    blob), content 0..1, stretch along z. A blob stays so near to its cell that the eight nearest cells are enough.
     """
     gx, gy, gz = x / CELL + 512.0, y / CELL + 512.0, z / CELL + 512.0
     ix, iy, iz = int(gx - 0.5), int(gy - 0.5), int(gz - 0.5)
@@ -267,7 +267,7 @@ def _bowel(tile: np.ndarray, bowel: np.ndarray, gl: np.ndarray, x: float, y: flo
         return BOWEL_WALL if vessel > 0.80 else VISCERAL_FAT
     if best > -1.9:
         return BOWEL_WALL
-    share = gl[GAS_SHARE]
+    share = trunk[GAS_SHARE]
     if kind < share:
         return GAS
     if kind < share + 0.22:
@@ -281,7 +281,7 @@ def _bowel(tile: np.ndarray, bowel: np.ndarray, gl: np.ndarray, x: float, y: flo
 def torso(
     tile: np.ndarray,
     bowel: np.ndarray,
-    gl: np.ndarray,
+    trunk: np.ndarray,
     outline: np.ndarray,
     row: int,
     x: float,
@@ -290,8 +290,9 @@ def torso(
     sx: float,
     sy: float,
 ) -> int:
-    """Tissue away from the spine. outline row: back y, front y, centre x, half width, lam (station coordinate)."""
-    back, fore, cx, half, lam = outline[row, 0], outline[row, 1], outline[row, 2], outline[row, 3], outline[row, 4]
+    """Tissue away from the spine; `row` is the row of `volume.body_outline` at this height."""
+    back, fore, cx, half = outline[row, 0], outline[row, 1], outline[row, 2], outline[row, 3]
+    station = outline[row, 4]
     groove = 5.0 * bump(x - sx, 13.0)
     centre = back - 0.42 * (back - fore)
     dx = (x - cx) / half
@@ -309,28 +310,28 @@ def torso(
     if depth < 1.8:
         return SKIN
     side = min(1.0, abs(dx) ** 2 / (dx * dx + dy * dy + 1e-9))
-    thick = gl[SUBCUT_SIDE] * side + (gl[SUBCUT_BACK] if y > centre else gl[SUBCUT_FRONT]) * (1 - side)
-    seed = int(gl[BOWEL_SEED])
+    thick = trunk[SUBCUT_SIDE] * side + (trunk[SUBCUT_BACK] if y > centre else trunk[SUBCUT_FRONT]) * (1 - side)
+    seed = int(trunk[BOWEL_SEED])
     if depth < thick:
         septa = abs(value_noise(tile, x, y, z, 11.0, seed + 41) - 0.5)
         return ts.INTERSPINOUS if septa < 0.006 else FAT
-    ring = gl[WALL] * (1.0 if y < sy - 5.0 else 0.8)
+    ring = trunk[WALL] * (1.0 if y < sy - 5.0 else 0.8)
     if (y < sy + 12.0 or (y < sy + 32.0 and abs(x - sx) > 72.0)) and depth < thick + ring:
         if abs(x - sx) < 6.0 and y < centre and depth > thick + 3.0:
-            return VISCERAL_FAT  # linea alba: a thin sheet
+            return VISCERAL_FAT  # linea alba
         within = depth - thick
         if abs(within - 0.36 * ring) < 0.6 or abs(within - 0.68 * ring) < 0.5:
             return FAT if abs(x - sx) > 55.0 else MUSCLE
         return MUSCLE
-    return _organs(tile, bowel, gl, lam, x, y, z, sx, sy, seed)
+    return _organs(tile, bowel, trunk, station, x, y, z, sx, sy, seed)
 
 
 @kernel
 def _organs(
     tile: np.ndarray,
     bowel: np.ndarray,
-    gl: np.ndarray,
-    lam: float,
+    trunk: np.ndarray,
+    station: float,
     x: float,
     y: float,
     z: float,
@@ -340,7 +341,7 @@ def _organs(
 ) -> int:
     for side in (-1.0, 1.0):
         ku, kv = (x - sx - side * 62.0), (y - sy + 4.0)
-        kz = (lam - gl[KIDNEY_Z] - (0.4 if side < 0 else 0.0)) * 18.0
+        kz = (station - trunk[KIDNEY_Z] - (0.4 if side < 0 else 0.0)) * 18.0
         ku = ku - side * 0.18 * kz
         r = math.sqrt((ku / 29.0) ** 2 + (kv / 25.0) ** 2 + (kz / 54.0) ** 2)
         if r < 1.0:
@@ -350,20 +351,20 @@ def _organs(
             return MEDULLA if r < 0.72 and value_noise(tile, x, y, z, 9.0, seed + 51) > 0.5 else KIDNEY
         if r < 1.25:
             return VISCERAL_FAT
-    lv = (lam - gl[LIVER_Z] + 5.5) * 17.0
+    lv = (station - trunk[LIVER_Z] + 5.5) * 17.0
     if ((x - sx + 85.0) / 75.0) ** 2 + ((y - sy + 45.0) / 75.0) ** 2 + (lv / 95.0) ** 2 < 1.0:
         return VEIN if value_noise(tile, x, y, z, 12.0, seed + 53) > 0.83 else LIVER
-    lv = (lam - gl[KIDNEY_Z] + 4.0) * 17.0
+    lv = (station - trunk[KIDNEY_Z] + 4.0) * 17.0
     if ((x - sx - 98.0) / 32.0) ** 2 + ((y - sy - 2.0) / 45.0) ** 2 + (lv / 50.0) ** 2 < 1.0:
         return SPLEEN
     if y > sy + 8.0:
         return VISCERAL_FAT
-    if lam > 22.0:
-        if ((x - sx) / 38.0) ** 2 + ((y - sy + 78.0) / 34.0) ** 2 + ((lam - 28.5) * 12.0 / 36.0) ** 2 < 1.0:
+    if station > 22.0:
+        if ((x - sx) / 38.0) ** 2 + ((y - sy + 78.0) / 34.0) ** 2 + ((station - 28.5) * 12.0 / 36.0) ** 2 < 1.0:
             return URINE
         rectum = ((x - sx + 3.0) / 15.0) ** 2 + ((y - sy + 24.0) / 13.0) ** 2
-        if lam > 23.5 and rectum < 1.0:
+        if station > 23.5 and rectum < 1.0:
             return BOWEL_CONTENT if rectum < 0.6 else BOWEL_WALL
     if y > sy - 22.0 and abs(x - sx) < 90.0:
         return VISCERAL_FAT
-    return _bowel(tile, bowel, gl, x, y, z, seed)
+    return _bowel(tile, bowel, trunk, x, y, z, seed)

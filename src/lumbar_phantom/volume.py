@@ -1,7 +1,7 @@
-"""The patient as two volumes of tissue labels, and planes sampled from them through the thickness of a slice.
+"""Fills two volumes with the tissue labels of a patient.
 
-The fine volume follows the spine: every axial layer is shifted to the spine's place, so that end plates, flavum and
-roots have enough voxels without a large box. The coarse one holds the whole trunk.
+The fine volume follows the spine: each axial layer is shifted to where the spine is, so that end plates, flavum and
+roots get small voxels without a large volume. The coarse one holds the whole trunk.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from lumbar_phantom.torso import near_spine, torso
 
 FINE_MM = 0.75
 COARSE_MM = 1.5
-FINE_HALF_X, FINE_FRONT, FINE_BACK = 40.0, 32.0, 62.0  # mm around the line of body centres
+# Extent of the fine volume around the line of body centres, and of both around the origin, mm
+FINE_HALF_X, FINE_FRONT, FINE_BACK = 40.0, 32.0, 62.0
 HALF_X, HALF_Z = 135.0, 192.0
 N_STATIONS = an.N_STATIONS
 DEPTH = an.DEPTH
@@ -29,30 +30,52 @@ AIR, FAT, MUSCLE, VISCERAL_FAT, NUCLEUS = ts.AIR, ts.FAT, ts.MUSCLE, ts.VISCERAL
 
 
 class Body(NamedTuple):
-    """What the labels of a patient follow from, as arrays that a kernel takes."""
+    """All that decides the labels of a patient, in a form that a numba kernel takes.
 
-    geometry: np.ndarray  # stations of the spine in patient space
+    Attributes:
+        geometry: the patient's `stations_geometry`.
+        stations: as in `anatomy.Patient`, like the next two.
+        vertebrae: per vertebra.
+        discs: per disc.
+        profiles: borders of the canal, from `canal.profile_tables`.
+        roots_at: cord and cauda equina, from `canal.root_table`.
+        trunk: as in `anatomy.Patient`.
+        tile: `noise_tile` for the streaks of muscles and for organs.
+        bowel: `bowel_loops`.
+        outline: `body_outline`, one row per mm.
+        outline_z: z of the outline's first row, mm.
+    """
+
+    geometry: np.ndarray
     stations: np.ndarray
     vertebrae: np.ndarray
     discs: np.ndarray
-    profiles: np.ndarray  # of the canal, from `profile_tables`
-    roots_at: np.ndarray  # cord and cauda equina, from `root_table`
-    sizes: np.ndarray  # of the trunk: the patient's `globals`
-    tile: np.ndarray  # noise for muscle streaks and organs
+    profiles: np.ndarray
+    roots_at: np.ndarray
+    trunk: np.ndarray
+    tile: np.ndarray
     bowel: np.ndarray
-    outline: np.ndarray  # of the skin, a row a mm
-    outline_z: float  # mm, of the outline's first row
+    outline: np.ndarray
+    outline_z: float
 
 
 @dataclass(slots=True)
 class Volume:
-    """Label volumes, (z, y, x) uint8; the fine one with a shift per layer."""
+    """Tissue labels of a patient; positions are mm in patient space (LPS).
+
+    Attributes:
+        fine: (z, y, x) uint8, voxels of `FINE_MM`; each layer has its own origin.
+        fine_origin: (layers, 2) x and y of voxel (0, 0) of each layer.
+        fine_z: z of the first layer.
+        coarse: (z, y, x) uint8, voxels of `COARSE_MM`.
+        coarse_origin: (3,) x, y, z of voxel (0, 0, 0).
+    """
 
     fine: np.ndarray
-    fine_origin: np.ndarray  # (layers, 2): x and y in mm of voxel (0, 0) of each layer
+    fine_origin: np.ndarray
     fine_z: float
     coarse: np.ndarray
-    coarse_origin: np.ndarray  # (3,) x, y, z in mm of voxel (0, 0, 0)
+    coarse_origin: np.ndarray
 
 
 @kernel
@@ -63,7 +86,18 @@ def _distance(geometry: np.ndarray, k: int, x: float, y: float, z: float) -> flo
 
 @kernel
 def locate(geometry: np.ndarray, x: float, y: float, z: float, hint: int) -> tuple[int, float, float, float, float]:
-    """Segment, fraction, thickness of the segment there (mm), u and v (mm) of a point in patient space."""
+    """Coordinates in the spine of a point in patient space (mm); `patients.to_patient` is the inverse.
+
+    Args:
+        geometry: the patient's `stations_geometry`.
+        x: of the point.
+        y: of the point.
+        z: of the point.
+        hint: segment to start the search at.
+
+    Returns:
+        segment, fraction in it, its thickness there (mm), u and v (mm).
+    """
     seg = min(max(hint, 0), N_STATIONS - 2)
     above = _distance(geometry, seg, x, y, z)
     below = _distance(geometry, seg + 1, x, y, z)
@@ -100,18 +134,26 @@ def _fill(
     known_origin: np.ndarray,
     known_mm: float,
 ) -> None:
-    """Label every voxel; xs, ys hold each layer's own origin and the step: (layers, 2).
+    """Label every voxel.
 
-    known: a volume of twice the step known_mm / 2 on the same lattice (or an empty one); where its eight voxels
-    around a place agree on a tissue without fine structure, that is the answer.
+    Args:
+        out: (layers, rows, columns) uint8, filled.
+        xs: (layers, 2) x of each layer's first voxel, and the step, mm.
+        ys: (layers, 2) the same along y.
+        zs: (layers,) z of each layer.
+        body: the patient.
+        known: a volume of twice the step on the same lattice, or an empty one. Where its eight voxels around a place
+            agree on a tissue without fine structure, that is taken without a closer look.
+        known_origin: (3,) of `known`, mm.
+        known_mm: step of `known`.
     """
-    geometry, stations, vertebrae, discs, profiles, roots_at, sizes, tile, bowel, outline, outline_z = body
+    geometry, stations, vertebrae, discs, profiles, roots_at, trunk, tile, bowel, outline, outline_z = body
     hint = 10
     for iz in range(out.shape[0]):
         z = zs[iz]
         row = min(max(math_floor(z - outline_z + 0.5), 0), outline.shape[0] - 1)
         sx, sy = outline[row, 5], outline[row, 6]
-        muscle_end = outline[row, 0] - sizes[SUBCUT_BACK] - 9.0
+        muscle_end = outline[row, 0] - trunk[SUBCUT_BACK] - 9.0
         for iy in range(out.shape[1]):
             y = ys[iz, 0] + ys[iz, 1] * iy
             for ix in range(out.shape[2]):
@@ -126,21 +168,21 @@ def _fill(
                     seg, f, thick, u, v = locate(geometry, x, y, z, hint)
                     hint = seg
                     if abs(u) < 56.0 and -34.0 < v < 72.0:
-                        label = spine(stations, vertebrae, discs, profiles, roots_at, sizes, seg, f, thick, u, v)
+                        label = spine(stations, vertebrae, discs, profiles, roots_at, trunk, seg, f, thick, u, v)
                     if label < 0:
-                        label = near_spine(tile, stations, vertebrae, sizes, seg, f, u, v, z)
+                        label = near_spine(tile, stations, vertebrae, trunk, seg, f, u, v, z)
                         if label > 0 and y > muscle_end:
-                            around = torso(tile, bowel, sizes, outline, row, x, y, z, sx, sy)
+                            around = torso(tile, bowel, trunk, outline, row, x, y, z, sx, sy)
                             if around <= FAT:
                                 label = around
                 if label < 0:
-                    label = torso(tile, bowel, sizes, outline, row, x, y, z, sx, sy)
+                    label = torso(tile, bowel, trunk, outline, row, x, y, z, sx, sy)
                 out[iz, iy, ix] = label
 
 
 @kernel
 def _agreed(known: np.ndarray, origin: np.ndarray, step: float, x: float, y: float, z: float) -> int:
-    """The label that all voxels around a place share if it is one without fine structure, else -1."""
+    """The label that all eight voxels around a place share if it has no fine structure, else -1."""
     fx, fy, fz = (x - origin[0]) / step, (y - origin[1]) / step, (z - origin[2]) / step
     if fx < 0.0 or fy < 0.0 or fz < 0.0:
         return -1
@@ -148,7 +190,7 @@ def _agreed(known: np.ndarray, origin: np.ndarray, step: float, x: float, y: flo
     if ix >= known.shape[2] - 1 or iy >= known.shape[1] - 1 or iz >= known.shape[0] - 1:
         return -1
     label = known[iz, iy, ix]
-    # Muscle holds streaks of fat that the coarsest lattice would miss
+    # The streaks of fat in muscles are too thin for the coarsest lattice
     if not (label <= FAT or label == VISCERAL_FAT or label >= NUCLEUS or (label == MUSCLE and step < 2.0)):
         return -1
     for k in range(1, 8):
@@ -176,8 +218,13 @@ def spine_line(patient: an.Patient, z: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def body_outline(patient: an.Patient, z: np.ndarray) -> np.ndarray:
-    """Per mm of height: back y, front y, centre x, half width, station coordinate, spine x and y."""
-    sx, sy, lam = spine_line(patient, z)
+    """Outline of the skin, and the place of the spine, at the heights z.
+
+    Returns:
+        (n, 7): y of the back, y of the front, x of the centre, half width, station coordinate, x and y of the spine; mm
+        except the station coordinate.
+    """
+    sx, sy, station = spine_line(patient, z)
     tips = np.zeros(an.N_VERTEBRAE)
     heights = np.zeros(an.N_VERTEBRAE)
     for i in range(an.N_VERTEBRAE):
@@ -189,12 +236,12 @@ def body_outline(patient: an.Patient, z: np.ndarray) -> np.ndarray:
     back = np.interp(z, heights[order], tips[order])
     width = np.exp(-0.5 * (np.arange(-60, 61) / 22.0) ** 2)
     smooth = np.convolve(np.pad(back, 60, mode="edge"), width / width.sum(), mode="valid")
-    gl = patient.globals
-    back = np.maximum(smooth, back - 2) + gl[an.SUBCUT_BACK] * (1 + 0.45 * np.clip((lam - 14) / 8, 0, 1)) + 2
+    trunk = patient.trunk
+    back = np.maximum(smooth, back - 2) + trunk[an.SUBCUT_BACK] * (1 + 0.45 * np.clip((station - 14) / 8, 0, 1)) + 2
     mean_y = np.convolve(np.pad(sy, 60, mode="edge"), width / width.sum(), mode="valid")
-    fore = mean_y - 18 - gl[an.BODY_DEPTH] - 6 * np.sin((lam - 8) / 6)
-    half = gl[an.BODY_HALF_W] * (1 + 0.05 * np.cos((lam - 22) / 4))
-    return np.stack([back, fore, 0.5 * sx, half, lam, sx, sy], 1)
+    fore = mean_y - 18 - trunk[an.BODY_DEPTH] - 6 * np.sin((station - 8) / 6)
+    half = trunk[an.BODY_HALF_W] * (1 + 0.05 * np.cos((station - 22) / 4))
+    return np.stack([back, fore, 0.5 * sx, half, station, sx, sy], 1)
 
 
 def noise_tile(rng: np.random.Generator, side: int = 64) -> np.ndarray:
@@ -208,7 +255,7 @@ def noise_tile(rng: np.random.Generator, side: int = 64) -> np.ndarray:
 
 
 def bowel_loops(rng: np.random.Generator) -> np.ndarray:
-    """Blobs for `torso`: (32, 32, 32, 6) float32."""
+    """Random bowel loops, (32, 32, 32, 6) float32; `torso` explains the columns."""
     loops = rng.random((32, 32, 32, 6), dtype=np.float32)
     present = rng.random((32, 32, 32)) < 0.72
     loops[..., :3] = 0.2 + 0.6 * loops[..., :3]
@@ -228,7 +275,7 @@ def tables(patient: an.Patient) -> tuple[np.ndarray, np.ndarray]:
 
 
 def build(patient: an.Patient, rng: np.random.Generator) -> Volume:
-    """Label both volumes of a patient; rng draws muscle streaks and bowel."""
+    """Label both volumes of a patient; `rng` draws the streaks of muscles and the bowel."""
     outline_z = -HALF_Z - 20.0
     outline = body_outline(patient, np.arange(outline_z, HALF_Z + 20.5, 1.0))
     profiles, roots_at = tables(patient)
@@ -239,7 +286,7 @@ def build(patient: an.Patient, rng: np.random.Generator) -> Volume:
         patient.discs,
         profiles,
         roots_at,
-        patient.globals,
+        patient.trunk,
         noise_tile(rng),
         bowel_loops(rng),
         outline,
@@ -252,7 +299,7 @@ def build(patient: an.Patient, rng: np.random.Generator) -> Volume:
     coarse = _fill_box(start, extent, COARSE_MM, body, sketch, start, 2 * COARSE_MM)
     z_fine = np.arange(-HALF_Z, HALF_Z, FINE_MM)
     x, y, _ = spine_line(patient, z_fine)
-    # Whole voxels, so that neighbouring layers and the coarse volume lie on one lattice
+    # Layers are shifted by whole voxels, so that all of them and the coarse volume lie on one lattice
     origin = np.round(np.stack([x - FINE_HALF_X, y - FINE_FRONT], 1) / FINE_MM) * FINE_MM
     across = int(2 * FINE_HALF_X / FINE_MM) + 1
     fine = np.zeros((len(z_fine), int((FINE_FRONT + FINE_BACK) / FINE_MM) + 1, across), np.uint8)
@@ -279,7 +326,7 @@ def _fill_box(
     known_origin: np.ndarray,
     known_mm: float,
 ) -> np.ndarray:
-    """Labels (z, y, x) of a box at one step, helped by a coarser volume."""
+    """Labels (z, y, x) of a box of `extent` mm at one step; `known` as in `_fill`."""
     nx, ny, nz = (int(length / step) + 1 for length in extent)
     out = np.zeros((nz, ny, nx), np.uint8)
     steps = np.full(nz, step)

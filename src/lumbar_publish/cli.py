@@ -12,10 +12,11 @@ from lumbar.bundle.manifest import manifest_hash, read_manifest
 from lumbar.errors import LumbarError
 from lumbar.io.text import one_line
 from lumbar_publish.files import write_text
-from lumbar_publish.kaggle import step_dataset, step_kernel, step_submit
+from lumbar_publish.kaggle import step_dataset, step_kernel, step_submit, step_tag
 from lumbar_publish.kaggle.client import Client, KaggleError, require_client
 from lumbar_publish.kaggle.publication import Publication, require_owner
 from lumbar_publish.kaggle.quota import quota_line
+from lumbar_publish.kaggle.store import TARGETS, store_of
 from lumbar_publish.names import DEFAULT_SLUG, DatasetId, Layout
 from lumbar_publish.sealing.accelerators import (
     ACCELERATORS,
@@ -26,7 +27,8 @@ from lumbar_publish.sealing.accelerators import (
     machine_metadata,
 )
 from lumbar_publish.sealing.completeness import chain_of
-from lumbar_publish.sealing.metadata import configured_machine, write_json
+from lumbar_publish.sealing.metadata import bundle_sources, configured_machine, configured_model_version, write_json
+from lumbar_publish.sealing.model_card import remove_model_metadata, write_model_metadata
 from lumbar_publish.sealing.seal import (
     Sealed,
     describe_sealed,
@@ -40,7 +42,8 @@ from lumbar_publish.sealing.seal import (
 from lumbar_publish.sealing.smoke_test import run_chain, run_networks
 
 ALL = "all"
-STEPS = {"dataset": step_dataset.run, "kernel": step_kernel.run, "submit": step_submit.run}  # in their order
+BUNDLE = "bundle"  # the step that goes by its target's name on the command line
+STEPS = {BUNDLE: step_dataset.run, "kernel": step_kernel.run, "submit": step_submit.run}  # in their order
 LATER = ("kernel", "submit")  # steps that go on with what lies sealed
 MakeSample = Callable[[Path], None]
 
@@ -58,22 +61,27 @@ def main(layout: Layout, make_sample: MakeSample, argv: list[str] | None = None)
         if options.verify:
             print(f"{options.verify}: manifest {verify_against_lock(layout, options.verify)}, as the lock file says")
             return 0
-        if options.publish and not options.message:
-            raise LumbarError("--publish needs notes for the version: add -m NOTES")
-        if options.no_run and options.publish not in ("kernel", ALL):
-            raise LumbarError("--no-run saves the notebook without running it: add --publish kernel -m NOTES")
+        _check_options(options)
+        if options.tag:
+            step_tag.require_repository(layout)
+        target = _target(layout, options)
         machine = accelerator(options.accelerator or configured_machine(layout.kernel_metadata)[0])
         if options.publish:
             dataset = DatasetId.choose(locked_dataset(layout), options.owner, options.slug)
-            _check_account(dataset, options.publish, None if options.no_run else machine)
+            _check_account(dataset, target, options.publish, None if options.no_run else machine)
         sealed = _seal(layout, options, make_sample)
         _note_machine(layout, options)
+        _note_target(layout, sealed, target)
         print(summary(sealed))
         if options.publish:
-            publication = Publication(layout, sealed, options.message, runs_notebook=not options.no_run)
+            publication = Publication(layout, sealed, options.message, runs_notebook=not options.no_run, target=target)
+            if options.tag:
+                step_tag.warn_of_changes(publication)
             for step, run in STEPS.items():
                 if options.publish in (step, ALL) and not (options.no_run and step == "submit"):
                     run(publication)
+            if options.tag:
+                step_tag.run(publication)
     except (LumbarError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
         if isinstance(error, KaggleError) and error.hint:
@@ -85,8 +93,36 @@ def main(layout: Layout, make_sample: MakeSample, argv: list[str] | None = None)
     return 0
 
 
-def _check_account(dataset: DatasetId, step: str, machine: Accelerator | None) -> None:
-    """Check account and network before the minutes that sealing takes.
+def _check_options(options: argparse.Namespace) -> None:
+    """Refuse options that lack the one that they belong to.
+
+    Raises:
+        LumbarError: says which to add.
+    """
+    if options.publish and not options.message:
+        raise LumbarError("--publish needs notes for the version: add -m NOTES")
+    if options.no_run and options.publish not in ("kernel", ALL):
+        raise LumbarError("--no-run saves the notebook without running it: add --publish kernel -m NOTES")
+    if options.tag and (options.no_run or options.publish not in ("submit", ALL)):
+        raise LumbarError("--tag names the score: add --publish -m NOTES, or --publish submit -m NOTES")
+
+
+def _target(layout: Layout, options: argparse.Namespace) -> str:
+    """Where the bundle goes: as asked for, else as last; the step that takes it there gets one name for both.
+
+    Raises:
+        LumbarError: a step that names one and ``--as`` the other.
+    """
+    asked = options.target
+    if options.publish in TARGETS:
+        if asked not in (None, options.publish):
+            raise LumbarError(f"--publish {options.publish}: found --as {asked}, expected --as {options.publish}")
+        asked, options.publish = options.publish, BUNDLE
+    return asked or ("dataset" if configured_model_version(layout.kernel_metadata) is None else "model")
+
+
+def _check_account(dataset: DatasetId, target: str, step: str, machine: Accelerator | None) -> None:
+    """Meet an account that Kaggle refuses, or a network that is not there, before the minutes that sealing takes.
 
     Also says what quota is left, where a notebook may be run (``machine`` is None where it will not).
     """
@@ -95,7 +131,7 @@ def _check_account(dataset: DatasetId, step: str, machine: Accelerator | None) -
     client = Client()
     if step not in LATER:
         try:
-            client.ask("datasets", "status", str(dataset))
+            store_of(target, client, dataset).is_ready()
         except KaggleError as error:
             if error.trouble.is_no_answer:
                 raise
@@ -111,6 +147,20 @@ def _note_machine(layout: Layout, options: argparse.Namespace) -> None:
         data = read_json(layout.kernel_metadata)
         write_json(layout.kernel_metadata, data | machine_metadata(accelerator(machine), image))
     print(f"notebook: {accelerator(machine)}, image {image}, at most {accelerator(machine).hours:g} hours")
+
+
+def _note_target(layout: Layout, sealed: Sealed, target: str) -> None:
+    """Write what the plain client needs for the target: which of the two the notebook gets, and a model's card."""
+    data = read_json(layout.kernel_metadata)
+    if target == "model":
+        write_model_metadata(sealed.folder, sealed.dataset)
+        version = configured_model_version(layout.kernel_metadata) or 1
+        sources = bundle_sources(sealed.dataset, version)
+    else:
+        remove_model_metadata(sealed.folder)
+        sources = bundle_sources(sealed.dataset)
+    if any(data.get(name) != value for name, value in sources.items()):
+        write_json(layout.kernel_metadata, data | sources)
 
 
 def summary(sealed: Sealed) -> str:
@@ -170,9 +220,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--publish",
         nargs="?",
-        choices=[ALL, *STEPS],
+        choices=[ALL, *TARGETS, *LATER],
         const=ALL,
-        help="then create or version the dataset, push the notebook, submit it; or one of these steps",
+        help="then create or version the dataset (or model), push the notebook, submit it; or one of these steps",
+    )
+    parser.add_argument(
+        "--as",
+        dest="target",
+        choices=TARGETS,
+        help="publish the bundle as a Kaggle Dataset or as a version of a Kaggle Model; default: as last, else dataset",
     )
     parser.add_argument("-m", "--message", metavar="NOTES", help="version notes and submission message")
     parser.add_argument(
@@ -187,6 +243,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--no-run", action="store_true", help="with --publish kernel: save the notebook on Kaggle, do not run it"
+    )
+    parser.add_argument(
+        "--tag", action="store_true", help="then tag the commit with versions, manifest and score (git tag)"
     )
     parser.add_argument("--verify", type=Path, metavar="FOLDER", help="check a sealed folder against the lock file")
     return parser

@@ -14,6 +14,7 @@ COMPETITION = "rsna-2024-lumbar-spine-degenerative-classification"
 PLACEHOLDER_OWNER = "your-kaggle-name"  # sealing accepts it, publishing does not
 DEFAULT_SLUG = "lumbar-kit"
 NOTEBOOK = "submit_notebook.ipynb"
+MODEL_FRAMEWORK, MODEL_VARIATION = "pyTorch", "default"
 HIDDEN_STUDIES = 720  # about, in the hidden test
 KAGGLE_HOURS = 9.0
 TIME_LIMIT = "8.5h"  # what the notebook allows itself
@@ -108,8 +109,18 @@ class DatasetId:
         return self.owner == PLACEHOLDER_OWNER
 
     @property
+    def model(self) -> str:
+        """``owner/slug`` of the model under which the same bundle can be published; Kaggle wants it in lower case."""
+        return f"{self.owner.lower()}/{self.slug}"
+
+    @property
+    def variation(self) -> str:
+        """The model's one variation: ``owner/slug/framework/name``, the handle that kagglehub takes."""
+        return f"{self.model}/{MODEL_FRAMEWORK}/{MODEL_VARIATION}"
+
+    @property
     def title(self) -> str:
-        """The dataset's title."""
+        """The dataset's title, and the model's."""
         return _title(self.slug)
 
     @property

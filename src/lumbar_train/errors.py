@@ -1,4 +1,4 @@
-"""Refusals of training, beside those of ``lumbar.errors``."""
+"""Errors of training, beside those of ``lumbar.errors``."""
 
 from __future__ import annotations
 

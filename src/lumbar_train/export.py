@@ -1,4 +1,4 @@
-"""A run's weights in the form that is sealed: half-precision safetensors and a manifest with configs and probes."""
+"""Exports the weights of a run as they are sealed: half-precision safetensors and a manifest."""
 
 from __future__ import annotations
 

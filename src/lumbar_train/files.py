@@ -1,17 +1,18 @@
-"""Files that are either whole or absent, by ``lumbar.io.files``; refusals are training's, and folders are made."""
+"""Writes files that are whole or absent, as ``lumbar.io.files`` does; makes folders, and raises TrainingError."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from lumbar.io import files
 from lumbar.io.files import DISK_FULL, Sync
 from lumbar_train.errors import TrainingError
 
-__all__ = ["DISK_FULL", "atomic_file", "make_folder", "write_bytes", "write_text", "write_with"]
+__all__ = ["DISK_FULL", "atomic_file", "make_folder", "read_object", "write_bytes", "write_text", "write_with"]
 
 
 @contextmanager
@@ -44,6 +45,15 @@ def write_with(path: Path, writer: Callable[[BinaryIO], object], sync: Sync = "f
     """Let ``writer(file)`` fill the file, atomically."""
     with atomic_file(path, sync) as file:
         writer(file)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Content of a JSON object that a run wrote for itself; empty if the file is absent, damaged or no object."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def make_folder(folder: Path) -> None:

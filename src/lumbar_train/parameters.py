@@ -1,6 +1,6 @@
-"""How many parameters each network of a recipe has, beside those of the solution that ``model2`` follows.
+"""Counts the parameters of each network of a recipe, beside those of the reference solution that ``model2`` follows.
 
-The solution's networks are rebuilt here from its configurations, layer by layer as far as weights go: timm backbone,
+The reference networks are rebuilt here from its configurations, layer by layer as far as weights go: timm backbone,
 embeddings, LSTMs, linear heads. Nothing is computed with them, so they are built without memory for their weights.
 """
 

@@ -24,7 +24,7 @@ from lumbar.config import (
 )
 from lumbar.errors import CohortError
 from lumbar.stages.classify import CLASSIFIERS
-from lumbar_train.data.augment import ORIGINAL, WILD, AugmentConfig
+from lumbar_train.data.augment import LOCALISER_AUGMENT, SOLUTION_AUGMENT, AugmentConfig
 from lumbar_train.data.folds import is_full
 from lumbar_train.data.mixing import MixConfig
 from lumbar_train.stages.consistency import ConsistencyConfig
@@ -113,12 +113,12 @@ def demo() -> Recipe:
             "sagittal_xy": StageRecipe(
                 HeatmapConfig(points=11, size=256, mm_per_px=1.3, context=3),
                 Fit(epochs=10, lr=2e-3, batch=16, repeats=6, ema=0.99),
-                WILD,
+                LOCALISER_AUGMENT,
             ),
             "sagittal_z": StageRecipe(
                 SliceRoleConfig(_SMALL, size=80, hidden=48),
                 Fit(epochs=5, lr=1e-3, batch=4, ema=0.99),
-                replace(WILD, shift_mm=6.0, turn_deg=8.0, zoom=0.12),
+                replace(LOCALISER_AUGMENT, shift_mm=6.0, turn_deg=8.0, zoom=0.12),
             ),
             "axial_xy": StageRecipe(
                 HeatmapConfig(points=2, size=160, mm_per_px=1.2, context=1, widths=(16, 24, 32, 48, 64), segments=0),
@@ -162,7 +162,7 @@ def model2() -> Recipe:
     locate = AugmentConfig(
         shift_mm=20.0, turn_deg=10.0, zoom=0.15, contrast=0.3, shading=0.1, noise=0.02, hole=0.5, on_device=True
     )
-    axial_crops = replace(ORIGINAL, keep_slices=(0.5, 0.9))  # cfg_dh_29a2: aug_seq_range
+    axial_crops = replace(SOLUTION_AUGMENT, keep_slices=(0.5, 0.9))  # cfg_dh_29a2: aug_seq_range
     # All slices: sagittal series of the competition have at most 38; +- 0.7 of the gap between levels (29a2:
     # sequence_buffer_ratio_ax) is +- 24 mm, 32 slices of 1.5 mm.
     axial: dict[str, Any] = {"per_series": True, "max_slices": 32}
@@ -185,7 +185,7 @@ def model2() -> Recipe:
                     _RW_T, own_sequences=True, conditions=(0, 1, 2, 3, 4), per_series=True, max_slices=40
                 ),
                 replace(fit, epochs=5),
-                ORIGINAL,
+                SOLUTION_AUGMENT,
             ),
             "axial_subarticular": StageRecipe(AxialClassifierConfig(_RW_T, **axial), fit, axial_crops),
             "axial_all": StageRecipe(
@@ -208,7 +208,7 @@ def strong() -> Recipe:
     fit on all data.
     """
     base = model2()
-    axial = replace(WILD, shift_mm=15.0, turn_deg=12.0, zoom=0.2, on_device=True)
+    axial = replace(LOCALISER_AUGMENT, shift_mm=15.0, turn_deg=12.0, zoom=0.2, on_device=True)
     stages = {name: replace(stage, fit=replace(stage.fit, ema=0.999)) for name, stage in base.stages.items()}
     for name in CLASSIFIERS:
         # TheoViel's crop models take 10 epochs with mixup always on; the 2nd place mixes with chance 0.3 over 40.
@@ -222,7 +222,7 @@ def strong() -> Recipe:
     stages["sagittal_xy"] = StageRecipe(
         HeatmapConfig(points=11, size=384, mm_per_px=0.9, context=5, backbone="efficientnetv2_rw_t"),
         Fit(12, 4e-4, 32, repeats=16, ema=0.999),
-        replace(WILD, on_device=True),
+        replace(LOCALISER_AUGMENT, on_device=True),
     )
     stages["axial_xy"] = StageRecipe(
         HeatmapConfig(points=2, size=320, mm_per_px=0.7, context=1, segments=0, backbone="efficientnetv2_rw_t"),

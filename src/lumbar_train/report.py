@@ -95,7 +95,7 @@ def report_on(
 
 
 def _is_own_cohort(run: Path, cohort: Cohort) -> bool:
-    """By the studies, not by the fingerprint: that also changes with an external table of points."""
+    """Whether a run was trained on a cohort, by its studies: the fingerprint also changes with external points."""
     folds = run / "folds.csv"
     if not folds.is_file() or not (run / "aggregator" / "oof.parquet").is_file():
         return False
@@ -266,7 +266,7 @@ def _worst_cases(evaluation: Evaluation) -> list[dict[str, Any]]:
 
 
 def _worst_rows(evaluation: Evaluation, row: int, n: int = 3) -> str:
-    """The study's costliest columns in words."""
+    """The columns that cost a study most, in words."""
     grades, probs = evaluation.labels[row], evaluation.answer[row]
     weights = np.array((*labels.SEVERITY_WEIGHTS, 0.0))[grades]
     picked = probs[np.arange(len(grades)), np.maximum(grades, 0)]
@@ -292,7 +292,7 @@ def _pictures(evaluation: Evaluation, study_id: int) -> list[Picture]:
 
 
 def _finite(value: Any) -> Any:
-    """JSON knows no NaN: such a figure is null."""
+    """Replace NaN and infinities by None, because JSON has no word for them."""
     if isinstance(value, dict):
         return {name: _finite(inner) for name, inner in value.items()}
     if isinstance(value, list):

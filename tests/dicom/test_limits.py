@@ -1,21 +1,19 @@
 """What a small file may ask for: every cap is reached, by a file of a few KB, and ends in one line."""
 
 import os
-import re
 import struct
 import subprocess
 import sys
-from io import BytesIO
 from pathlib import Path
 
 import cv2
 import imagecodecs
 import numpy as np
 import pytest
-from PIL import Image
 
 import rle_encoder
-from codec_frames import noisy_image
+from codec_frames import j2k, noisy_image, with_siz
+from dicom_files import refusal, save
 from dicom_writer import JPEG_LOSSLESS, RLE, element, encapsulated_file, image_elements, item, meta, noisy_slice
 from lumbar.dicom import direct, limits, pixels, read_series, read_slice
 from lumbar.dicom.codecs import fallback
@@ -26,21 +24,9 @@ BASELINE, EXTENDED, JPEG_LS, JPEG2000, HTJ2K = (f"1.2.840.10008.1.2.4.{end}" for
 SHAPE = (20, 28)
 
 
-def save(folder, data):
-    path = folder / "1.dcm"
-    path.write_bytes(data)
-    return path
-
-
-def refusal(folder, data):
-    """The one line that a file ends in."""
-    with pytest.raises(DicomError) as caught:
-        read_slice(save(folder, data))
-    text = str(caught.value)
-    assert "\n" not in text
-    assert "found" in text
-    assert "expected" in text
-    return text
+def refusal_of(folder, data):
+    """The one line that reading a file ends in."""
+    return refusal(read_slice, save(folder, data))
 
 
 def blank_rle(n_pixels, n_segments):
@@ -62,37 +48,6 @@ def with_segments(jpeg, segments):
     return jpeg[:at] + segments + jpeg[at:]
 
 
-def j2k(image, **options):
-    bits = 8 * image.itemsize
-    return imagecodecs.jpeg2k_encode(image, level=0, codecformat="j2k", bitspersample=bits, reversible=True, **options)
-
-
-def with_siz(stream, **values):
-    """A JPEG 2000 stream with other numbers in SIZ: x1, y1, x0, y0, tile_x, tile_y, tile_x0, tile_y0."""
-    out = bytearray(stream)
-    for name, value in values.items():
-        at = 8 + 4 * ("x1", "y1", "x0", "y0", "tile_x", "tile_y", "tile_x0", "tile_y0").index(name)
-        out[at : at + 4] = value.to_bytes(4, "big")
-    return bytes(out)
-
-
-def with_cod(stream, *, layers=None, precincts=None, block=None, style=None):
-    """A JPEG 2000 stream with other numbers in its coding style."""
-    at = stream.index(b"\xff\x52")
-    length = int.from_bytes(stream[at + 2 : at + 4], "big")
-    cod = bytearray(stream[at + 4 : at + 2 + length])
-    if layers is not None:
-        cod[2:4] = layers.to_bytes(2, "big")
-    if block is not None:
-        cod[6:8] = block
-    if style is not None:
-        cod[8] = style
-    if precincts is not None:
-        cod[0] |= 1
-        cod[10:] = bytes([precincts] * (cod[5] + 1))
-    return stream[: at + 2] + struct.pack(">H", len(cod) + 2) + bytes(cod) + stream[at + 2 + length :]
-
-
 @pytest.mark.parametrize(("syntax", "bits"), [(JPEG_LS, 16), (JPEG2000, 16), (BASELINE, 8), (RLE, 16)])
 def test_a_blank_slice_of_four_thousand_squared_is_read_however_few_bytes_it_has(tmp_path, syntax, bits):
     blank = np.zeros((4096, 4096), f"u{bits // 8}")
@@ -110,7 +65,7 @@ def test_a_blank_slice_of_four_thousand_squared_is_read_however_few_bytes_it_has
 
 def test_jpeg_ls_of_a_billion_pixels_in_a_few_bytes_is_refused(tmp_path):
     frame = with_size(jpeg_ls_twin.encode(noisy_image(SHAPE, 8), 8)[0], 32767, 32767, 0xF7) + bytes(8192)
-    text = refusal(tmp_path, encapsulated_file([frame], (32767, 32767), JPEG_LS, allocated=8))
+    text = refusal_of(tmp_path, encapsulated_file([frame], (32767, 32767), JPEG_LS, allocated=8))
     assert f"a frame of 32767 x 32767 pixels, expected at most {limits.MAX_FRAME_PIXELS}" in text
 
 
@@ -126,13 +81,13 @@ def test_the_size_in_a_codestream_must_be_the_headers(tmp_path, syntax):
         JPEG2000: lambda: with_siz(j2k(image), x1=60000, tile_x=60000),
     }[syntax]()
     shape = (200, 280) if syntax == RLE else SHAPE
-    refusal(tmp_path, encapsulated_file([frame], shape, syntax, allocated=8))
+    refusal_of(tmp_path, encapsulated_file([frame], shape, syntax, allocated=8))
 
 
 def test_frames_that_need_more_memory_than_a_small_file_may_are_refused(tmp_path):
     blank = j2k(np.zeros((4096, 4096), np.uint16))
     n_most = limits.MEMORY_FLOOR // (2 * 4096 * 4096)
-    text = refusal(tmp_path, encapsulated_file([blank] * n_most, (4096, 4096), JPEG2000, frames=n_most))
+    text = refusal_of(tmp_path, encapsulated_file([blank] * n_most, (4096, 4096), JPEG2000, frames=n_most))
     assert f"{n_most} frame(s) of 4096 x 4096 samples" in text
     assert f"bytes of memory, expected at most {limits.MEMORY_FLOOR}" in text
 
@@ -146,12 +101,12 @@ def test_more_memory_is_granted_to_larger_files():
 
 def test_more_frames_than_any_study_has_are_refused(tmp_path):
     n = limits.MAX_FRAMES + 1
-    text = refusal(tmp_path, encapsulated_file([b"\0\0"] * 10, (1, 1), RLE, frames=n))
+    text = refusal_of(tmp_path, encapsulated_file([b"\0\0"] * 10, (1, 1), RLE, frames=n))
     assert f"{n} frames, expected at most {limits.MAX_FRAMES}" in text
 
 
 def test_a_flood_of_empty_fragments_is_refused_before_they_are_listed(tmp_path):
-    text = refusal(tmp_path, encapsulated_file([b""] * 50_000, SHAPE, RLE))
+    text = refusal_of(tmp_path, encapsulated_file([b""] * 50_000, SHAPE, RLE))
     most = limits.FRAGMENT_FLOOR + 1 + 400_000 // limits.MIN_FRAGMENT_BYTES
     assert abs(int(text.split("more than ")[1].split()[0]) - most) < 4
 
@@ -181,7 +136,7 @@ def test_a_syntax_without_a_decoder_is_refused_before_its_items_are_looked_at(tm
     monkeypatch.setattr(fallback, "split_frames", None)
     monkeypatch.setattr("pydicom.dcmread", None)
     monkeypatch.setattr("pydicom.pixels.decoders.base.Decoder.is_available", property(lambda _: False))
-    text = refusal(tmp_path, encapsulated_file([b""] * 1000, SHAPE, syntax))
+    text = refusal_of(tmp_path, encapsulated_file([b""] * 1000, SHAPE, syntax))
     assert syntax in text
     assert "plugin" in text
 
@@ -189,7 +144,7 @@ def test_a_syntax_without_a_decoder_is_refused_before_its_items_are_looked_at(tm
 def test_what_a_plugin_decodes_has_its_fragments_counted_first(tmp_path, monkeypatch):
     monkeypatch.setattr("pydicom.dcmread", None)
     monkeypatch.setattr("pydicom.pixels.decoders.base.Decoder.is_available", property(lambda _: True))
-    assert "fragments" in refusal(tmp_path, encapsulated_file([b""] * 1000, SHAPE, HTJ2K))
+    assert "fragments" in refusal_of(tmp_path, encapsulated_file([b""] * 1000, SHAPE, HTJ2K))
 
 
 def progressive(image):
@@ -202,7 +157,7 @@ def test_a_progressive_image_of_more_scans_than_any_encoder_writes_is_refused(tm
     last = data[data.rindex(b"\xff\xda") : -2]
     assert read_slice(save(tmp_path, encapsulated_file([data], SHAPE, BASELINE, allocated=8))).pixels.shape == SHAPE
     bomb = data[:-2] + last * limits.MAX_SCANS + b"\xff\xd9"
-    text = refusal(tmp_path, encapsulated_file([bomb], SHAPE, BASELINE, allocated=8))
+    text = refusal_of(tmp_path, encapsulated_file([bomb], SHAPE, BASELINE, allocated=8))
     assert f"scans, expected at most {limits.MAX_SCANS}" in text
 
 
@@ -210,7 +165,7 @@ def test_scans_count_for_more_in_large_images(tmp_path, monkeypatch):
     data = progressive(noisy_image(SHAPE, 8))
     monkeypatch.setattr("lumbar.dicom.codecs.opencv.MAX_SCANNED_PIXELS", 3 * SHAPE[0] * SHAPE[1])
     monkeypatch.setattr("lumbar.dicom.codecs.opencv.SCAN_FLOOR", 2)
-    assert "expected at most 3 of 560 pixels" in refusal(
+    assert "expected at most 3 of 560 pixels" in refusal_of(
         tmp_path, encapsulated_file([data], SHAPE, BASELINE, allocated=8)
     )
 
@@ -222,14 +177,14 @@ def test_scans_count_for_more_in_large_images(tmp_path, monkeypatch):
 )
 def test_a_flood_of_marker_segments_is_refused(tmp_path, segment):
     frame = with_segments(imagecodecs.jpeg_encode(noisy_slice(SHAPE), lossless=True, bitspersample=12), segment * 5000)
-    text = refusal(tmp_path, encapsulated_file([frame], SHAPE, JPEG_LOSSLESS, stored=12))
+    text = refusal_of(tmp_path, encapsulated_file([frame], SHAPE, JPEG_LOSSLESS, stored=12))
     assert f"more than {limits.MAX_SEGMENTS} marker segments and tables" in text or "found pixel" in text
 
 
 def test_many_tables_in_one_segment_count_one_by_one(tmp_path):
     tables = (b"\xff\xc4" + struct.pack(">H", 2 + 17 * 3000) + bytes(17 * 3000)) * 2
     frame = with_segments(imagecodecs.jpeg_encode(noisy_slice(SHAPE), lossless=True, bitspersample=12), tables)
-    assert "marker segments and tables" in refusal(
+    assert "marker segments and tables" in refusal_of(
         tmp_path, encapsulated_file([frame], SHAPE, JPEG_LOSSLESS, stored=12)
     )
 
@@ -246,65 +201,8 @@ def test_a_second_scan_of_the_same_component_is_refused(tmp_path):
     data = imagecodecs.jpeg_encode(image, lossless=True)
     at = data.index(b"\xff\xda")
     first = b"\xff\xda\0\x08\x01" + data[at + 5 : at + 7] + data[at + 11 : at + 14] + data[at + 14 : -2]
-    text = refusal(tmp_path, encapsulated_file([data[:at] + first * 50], image.shape, JPEG_LOSSLESS, allocated=8))
+    text = refusal_of(tmp_path, encapsulated_file([data[:at] + first * 50], image.shape, JPEG_LOSSLESS, allocated=8))
     assert "a second scan of components [0], expected some of [1, 2]" in text
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (lambda data: with_siz(data, tile_x=1, tile_y=1), "tiles of 1 x 1"),
-        (lambda data: with_cod(data, layers=65535), "65535 quality layers, expected 1 to 256"),
-        (lambda data: with_cod(data, layers=0), "0 quality layers"),
-        (lambda data: with_cod(data, precincts=0x00), "precincts at|packets in|bytes of memory"),
-        (lambda data: with_cod(data, precincts=0x0F, layers=256), "precincts at|packets in"),
-        (lambda data: with_cod(data, block=b"\0\0", style=4), "bytes of memory"),
-        (lambda data: with_cod(data, block=b"\x0f\x0f"), "code-blocks of 2"),
-        (lambda data: data[: data.index(b"\xff\x52")] + data[data.index(b"\xff\x5c") :], "no coding style"),
-        (lambda data: data[:-2] + b"\xff\x90\0\x0a\0\0\0\0\0\x0e\1\0\xff\x93" * 20000, "tile-parts"),
-    ],
-)
-def test_jpeg_2000_that_claims_more_records_than_its_bytes_hold_is_refused(tmp_path, change, reason):
-    shape = (2048, 2048)
-    data = change(j2k(np.zeros(shape, np.uint16)))
-    assert re.search(reason, refusal(tmp_path, encapsulated_file([data], shape, JPEG2000)))
-
-
-def test_the_frames_of_a_file_share_the_tiles_that_their_bytes_do_not_hold(tmp_path):
-    shape = (256, 256)
-    data = with_siz(j2k(np.zeros(shape, np.uint16)), tile_x=4, tile_y=4)
-    frames = [data] * 100
-    text = refusal(tmp_path, encapsulated_file(frames, shape, JPEG2000, frames=100))
-    assert f"4096 tiles in {len(data) + len(data) % 2} bytes" in text
-
-
-def test_a_coding_style_hidden_in_a_tile_part_counts(tmp_path):
-    data = j2k(np.zeros((2048, 2048), np.uint16))
-    cod = data[data.index(b"\xff\x52") :][: 2 + int.from_bytes(data[data.index(b"\xff\x52") + 2 :][:2], "big")]
-    at = data.index(b"\xff\x93")
-    hidden = cod[:6] + b"\xff\xff" + cod[8:]
-    start = data.index(b"\xff\x90")
-    length = int.from_bytes(data[start + 6 : start + 10], "big") + len(hidden)
-    data = data[: start + 6] + length.to_bytes(4, "big") + data[start + 10 : at] + hidden + data[at:]
-    assert "65535 quality layers" in refusal(tmp_path, encapsulated_file([data], (2048, 2048), JPEG2000))
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"tile_size": (32, 32)},
-        {"num_resolutions": 7, "progression": "CPRL"},
-        {"codeblock_size": (4, 4)},
-        {"precinct_size": (64, 64), "progression": "PCRL"},
-        {"quality_layers": [*list(range(40, 0, -1)), 0]},
-    ],
-)
-def test_usual_tiles_blocks_precincts_and_layers_of_jpeg_2000_are_read(tmp_path, options):
-    image, out = noisy_image((300, 260), 16), BytesIO()
-    Image.fromarray(image).save(out, "JPEG2000", irreversible=False, no_jp2=True, **options)
-    data = out.getvalue()
-    image = imagecodecs.jpeg2k_decode(data)
-    assert np.array_equal(read_slice(save(tmp_path, encapsulated_file([data], image.shape, JPEG2000))).pixels, image)
 
 
 CHILD = """
@@ -354,7 +252,7 @@ def raising(*_args, **_kwargs):
 def test_where_memory_ends_read_slice_says_so_in_one_line(tmp_path, monkeypatch, place):
     monkeypatch.setattr(place, raising)
     monkeypatch.setattr("lumbar.dicom.pixels.only_fragment", lambda *_: None)
-    assert "no memory" in refusal(tmp_path, encapsulated_file([rle_encoder.encode(noisy_slice(SHAPE))], SHAPE, RLE))
+    assert "no memory" in refusal_of(tmp_path, encapsulated_file([rle_encoder.encode(noisy_slice(SHAPE))], SHAPE, RLE))
 
 
 def test_where_memory_ends_a_series_names_the_slice(tmp_path, monkeypatch):
@@ -372,7 +270,7 @@ def test_where_memory_ends_a_series_names_the_slice(tmp_path, monkeypatch):
 
 def test_compressed_pixels_of_one_bit_are_refused(tmp_path):
     frame = imagecodecs.jpeg_encode(noisy_image(SHAPE, 8))
-    assert "1 bit(s)" in refusal(tmp_path, encapsulated_file([frame], SHAPE, BASELINE, allocated=1))
+    assert "1 bit(s)" in refusal_of(tmp_path, encapsulated_file([frame], SHAPE, BASELINE, allocated=1))
 
 
 def test_an_extended_offset_table_of_huge_offsets_is_left_aside(tmp_path):
@@ -380,7 +278,7 @@ def test_an_extended_offset_table_of_huge_offsets_is_left_aside(tmp_path):
     offsets = struct.pack("<2Q", 0, (1 << 64) - 8)
     extra = [(0x7FE00001, "OV", offsets), (0x7FE00002, "OV", offsets)]
     parts = [frames[0][:64], frames[0][64:], frames[1]]
-    text = refusal(tmp_path, encapsulated_file(parts, SHAPE, RLE, frames=2, extra=extra))
+    text = refusal_of(tmp_path, encapsulated_file(parts, SHAPE, RLE, frames=2, extra=extra))
     assert "3 fragments without a usable offset table" in text
     assert read_slice(save(tmp_path, encapsulated_file(frames, SHAPE, RLE, frames=2, extra=extra))).pixels.shape[0] == 2
 
@@ -388,7 +286,7 @@ def test_an_extended_offset_table_of_huge_offsets_is_left_aside(tmp_path):
 def test_an_item_cut_off_by_the_end_of_the_file_is_refused(tmp_path):
     body = meta(RLE) + image_elements(SHAPE)
     for tail in (b"", b"\xfe\xff\0\xe0", item(b"") + b"\xfe\xff\0\xe0\xff\xff\xff\xff"):
-        refusal(tmp_path, body + element(0x7FE00010, "OB", tail, length=0xFFFFFFFF))
+        refusal_of(tmp_path, body + element(0x7FE00010, "OB", tail, length=0xFFFFFFFF))
 
 
 def test_volumes_of_many_frames_count_as_memory_of_their_file(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from dicom_writer import EXPLICIT, RLE, element, encapsulated_file, native_file, noisy_slice, text
 from lumbar.dicom import Stack, read_series, read_slice
-from lumbar.dicom import series as series_module
+from lumbar.dicom.assembly import images as images_module
 from lumbar.dicom.inspect import describe
 from lumbar.dicom.stack import plane_normal
 from lumbar.errors import DicomError
@@ -215,14 +215,14 @@ def test_a_header_longer_than_the_part_read_first(folder):
 def test_slow_files_are_opened_by_several_threads(folder, monkeypatch):
     for number in range(1, 9):
         write(folder, number, position=(0, 0, number), orientation=AXIAL)
-    threads, read = set(), series_module.read_file
+    threads, read = set(), images_module.read_file
 
     def slow(path, limit=None):
         time.sleep(0.02)
         threads.add(threading.get_ident())
         return read(path, limit)
 
-    monkeypatch.setattr(series_module, "read_file", slow)
+    monkeypatch.setattr(images_module, "read_file", slow)
     assert order(read_series(folder, workers=3).stacks[0]) == list(range(1, 9))
     assert len(threads) == 3
 

@@ -8,7 +8,7 @@ from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, RLELossl
 
 from dicom_writer import DEFLATED, EXPLICIT, native_file
 from lumbar.dicom import read_series
-from lumbar.dicom import series as series_module
+from lumbar.dicom.header import Header
 from lumbar.errors import DicomError
 from rle_encoder import encode
 from series_writer import SAGITTAL, write
@@ -140,7 +140,7 @@ def test_a_damaged_file_of_many_frames_is_named_once(tmp_path):
 
 @pytest.mark.parametrize("claimed", [6, 2_000_000_000])
 def test_more_frames_than_a_file_can_hold_are_refused_before_any_is_made(tmp_path, monkeypatch, claimed):
-    monkeypatch.setattr(series_module.Header, "of_frame", lambda *_: pytest.fail("a frame's header was made"))
+    monkeypatch.setattr(Header, "of_frame", lambda *_: pytest.fail("a frame's header was made"))
     (tmp_path / "9").mkdir()
     (tmp_path / "9" / "1.dcm").write_bytes(native_file(numbered(2, (100, 100)), EXPLICIT, frames=claimed))
     with pytest.raises(DicomError, match=f"found NumberOfFrames {claimed} in .* bytes, expected at most 2"):

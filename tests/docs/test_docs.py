@@ -44,6 +44,10 @@ def test_every_dotted_name_exists(document):
     assert doc_checks.names(document.read_text()) == []
 
 
+def test_every_name_stands_in_the_file_that_is_given_with_it(document):
+    assert doc_checks.placed(document.read_text()) == []
+
+
 def test_every_step_in_the_drawings_of_the_architecture_exists():
     text = "\n".join(re.findall(r"^ {4}.*$", (ROOT / "docs" / "architecture.md").read_text(), re.M))
     drawn = [name for name in DRAWN.findall(text) if not name.endswith((".json", ".html", ".csv", ".py"))]
@@ -80,6 +84,7 @@ def test_every_row_of_the_security_page_names_what_is_there():
         (doc_checks.options, "with `--wilder` it"),
         (doc_checks.names, "`lumbar.dicom.read_everything`"),
         (doc_checks.names, "lumbar_train.stages.no_module"),
+        (doc_checks.placed, "(`no_such_name` in `kernel/lumbar/metric.py`)"),
     ],
 )
 def test_a_wrong_name_would_be_seen(check, text):
@@ -98,14 +103,26 @@ def test_a_right_name_passes(check, text):
     assert check(text) == []
 
 
+@pytest.mark.parametrize("page", ["add-a-stage.md", "add-a-transfer-syntax.md"])
+def test_every_line_that_a_diff_shows_or_removes_stands_in_its_file(page):
+    for path, lines in doc_checks.diffs((ROOT / "docs" / page).read_text()):
+        standing = {line.strip() for line in (ROOT / path).read_text().splitlines()}
+        assert [line for line in lines if line not in standing] == [], path
+
+
+def test_a_line_of_a_diff_that_is_gone_would_be_seen():
+    text = "In `kernel/lumbar/errors.py`:\n\n```diff\n class NoSuchError(Exception):\n+    x = 1\n@@\n-y = 2\n```\n"
+    assert doc_checks.diffs(text) == [("kernel/lumbar/errors.py", ["class NoSuchError(Exception):", "y = 2"])]
+
+
 # ---- worked examples ----------------------------------------------------------------------------------------------
 
 
 def blocks(name):
     """The Python blocks of a document, without the indent of the list that they stand in."""
     text = (ROOT / "docs" / name).read_text()
-    found = re.findall(r"^( *)```python\n(.*?)^ *```", text, re.M | re.S)
-    return [re.sub(f"^{indent}", "", body, flags=re.M) for indent, body in found]
+    matches = re.findall(r"^( *)```python\n(.*?)^ *```", text, re.M | re.S)
+    return [re.sub(f"^{indent}", "", body, flags=re.M) for indent, body in matches]
 
 
 def as_module(monkeypatch, name, source, folder):
@@ -131,11 +148,14 @@ def test_the_worked_transfer_syntax_decodes_a_file(monkeypatch, tmp_path):
     (tmp_path / "whole.dcm").write_bytes(encapsulated_file([words], expected.shape, SYNTAX))
     (tmp_path / "cut.dcm").write_bytes(encapsulated_file([words[:-2]], expected.shape, SYNTAX))
     np.testing.assert_array_equal(read_slice(tmp_path / "whole.dcm").pixels, expected)
+    words_above = (~expected ^ 0xF000).astype("<u2").tobytes()  # bits above the twelve that are stored
+    (tmp_path / "above.dcm").write_bytes(encapsulated_file([words_above], expected.shape, SYNTAX, stored=12))
+    np.testing.assert_array_equal(read_slice(tmp_path / "above.dcm").pixels, expected)
     with pytest.raises(DicomError, match="found 238 bytes, expected 240"):
         read_slice(tmp_path / "cut.dcm")
 
 
-def test_the_worked_stage_is_built_probed_fitted_and_used(monkeypatch, tmp_path, sample_root):
+def test_the_worked_stage_is_built_probed_fitted_and_used(monkeypatch, tmp_path, phantom_cohort):
     import torch
 
     from lumbar import config, models
@@ -162,9 +182,9 @@ def test_the_worked_stage_is_built_probed_fitted_and_used(monkeypatch, tmp_path,
     assert models.name_of(network.config) == "series_kind"
     check_probe(network, record_probe(network), "series_kind")
 
-    table = read_descriptions(sample_root, "test")
+    table = read_descriptions(phantom_cohort, "test")
     study_id = int(table["study_id"].iloc[0])
-    study = read_study(sample_root, "test", study_id, table)
+    study = read_study(phantom_cohort, "test", study_id, table)
     cache = types.SimpleNamespace(study=lambda _: study)
     for augment in (None, AugmentConfig()):
         samples = training.SeriesKinds(cache, [study_id], network.config, augment)

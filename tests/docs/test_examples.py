@@ -21,24 +21,26 @@ def test_every_example_fits_on_a_page():
         assert len(path.read_text().splitlines()) <= 40, path.name
 
 
-def test_a_series_is_read_and_described(sample_root, capsys):
-    series = sorted((sample_root / "test_images").glob("*/*"))[0]
+def test_a_series_is_read_and_described(phantom_cohort, capsys):
+    series = sorted((phantom_cohort / "test_images").glob("*/*"))[0]
     example("read_a_series").main(str(series))
     out = capsys.readouterr().out
     assert "stack, (" in out
     assert "read in" in out
 
 
-def test_a_submission_is_scored_with_its_interval(sample_root, capsys):
-    example("score_a_submission").main(str(sample_root / "solution.csv"), str(sample_root / "sample_submission.csv"))
+def test_a_submission_is_scored_with_its_interval(phantom_cohort, capsys):
+    example("score_a_submission").main(
+        str(phantom_cohort / "solution.csv"), str(phantom_cohort / "sample_submission.csv")
+    )
     out = capsys.readouterr().out
     assert "total" in out
     assert "95 % interval" in out
 
 
 @pytest.mark.slow
-def test_a_study_is_localised_and_drawn(sample_root, demo_bundle, tmp_path, capsys):
-    study_id = pd.read_csv(sample_root / "test_series_descriptions.csv")["study_id"].iloc[0]
-    example("localise_a_study").main(str(sample_root), str(demo_bundle), str(study_id), str(tmp_path))
+def test_a_study_is_localised_and_drawn(phantom_cohort, demo_bundle, tmp_path, capsys):
+    study_id = pd.read_csv(phantom_cohort / "test_series_descriptions.csv")["study_id"].iloc[0]
+    example("localise_a_study").main(str(phantom_cohort), str(demo_bundle), str(study_id), str(tmp_path))
     assert "l5_s1 canal" in capsys.readouterr().out
     assert len(list(tmp_path.glob("*.png"))) >= 2

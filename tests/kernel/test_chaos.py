@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 import lumbar.chains.main
-from kernel_dicom import SERIES, SIZE, write_dicom_cohort, write_slice
+from kernel_dicom import SERIES, SIZE, write_dicom_cohort
 from kernel_untrained import write_untrained_bundle
 from lumbar.errors import ManifestError
 from lumbar.labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2, row_ids
 from lumbar.output.submission import validate
 from lumbar.run import predict
+from slice_writer import write_slice
 
 HERE = Path(__file__).resolve().parent
 STUDIES = (11, 12, 13, 14)
@@ -127,7 +128,10 @@ def test_a_series_of_another_body_part(root, bundle, calm, tmp_path):
     yy, xx = np.mgrid[:SIZE, :SIZE] - SIZE / 2
     for number in range(1, 10):  # coronal slices of a bright ball, far away
         pixels = 2000.0 * (np.hypot(yy, xx) < 20) + rng.uniform(0, 50, (SIZE, SIZE))
-        write_slice(folder / f"{number}.dcm", pixels, (900, 5.0 * number, 700), (1, 0, 0), (0, 0, -1), 3.0, number)
+        write_slice(
+            folder / f"{number}.dcm", pixels, number=number, origin=(900, 5.0 * number, 700),
+            orientation=(1, 0, 0, 0, 0, -1), spacing_mm=3.0,
+        )  # fmt: skip
     rows, studies = run_and_check(root, bundle, tmp_path)
     assert_others_are_calm(rows, calm, 11)
     assert studies[11]["status"] == "predicted"

@@ -19,7 +19,7 @@ UNTOUCHED = "what was there before is untouched"
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch):
     """As in a new process: no folder has been looked through yet."""
-    monkeypatch.setattr(files, "_swept", set())
+    monkeypatch.setattr(files, "_cleaned_folders", set())
 
 
 def names(folder):
@@ -64,7 +64,7 @@ def failing(call, monkeypatch, error):
         raise error
 
     if call == "write":
-        monkeypatch.setattr(files._Watched, "write", fail)
+        monkeypatch.setattr(files._TrackedFile, "write", fail)
     else:
         monkeypatch.setattr(f"os.{call}", fail)
 
@@ -135,7 +135,7 @@ def test_a_library_that_hides_why_a_write_failed_is_seen_through(tmp_path, monke
         self.failure = FULL
         raise FULL
 
-    monkeypatch.setattr(files._Watched, "write", full)
+    monkeypatch.setattr(files._TrackedFile, "write", full)
     with (
         pytest.raises(CohortError, match=r"No space left on device.*the disk is full"),
         atomic_file(tmp_path / "f") as f,
@@ -238,7 +238,7 @@ def test_without_locks_only_old_leftovers_are_removed(tmp_path, monkeypatch):
 def test_many_writers_of_one_file_leave_one_of_theirs_and_nothing_else(tmp_path):
     def work(k):
         for _ in range(20):
-            files._swept.clear()
+            files._cleaned_folders.clear()
             write_atomically(tmp_path / "file", str(k) * 1000)
 
     threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]

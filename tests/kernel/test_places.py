@@ -1,4 +1,4 @@
-"""From heat to points: series support each other, and doubts about the numbering are spoken."""
+"""From heat to points: series support each other, and numbering that is not certain gives a warning."""
 
 from dataclasses import replace
 

@@ -7,7 +7,7 @@ from kernel_bundles import write_bundle
 from lumbar.bundle.manifest import read_manifest
 from lumbar.chains.contract import Outcome, Picture
 from lumbar.labels import COLUMNS
-from lumbar.output.record import build_record
+from lumbar.output.record import build_record, versions
 from lumbar.output.report import render
 from lumbar.output.submission import Submission
 
@@ -49,6 +49,17 @@ def test_a_small_run_is_shown_whole(tmp_path):
     assert "owner/slug (recipe demo)" in html
     assert "Limit 8.5 h" in re.sub(r"\s+", " ", html)
     assert "All studies" not in html
+
+
+def test_a_run_on_other_versions_than_the_bundle_was_rehearsed_on_says_so_in_one_line(tmp_path):
+    here = versions()
+    assert "<dt>rehearsed</dt>" not in page(tmp_path, [outcome(1)])  # a bundle that notes nothing
+    html = page(tmp_path, [outcome(1)], rehearsed=here | {"lumbar": "9.9", "torch": here["torch"] + "+cu999"})
+    assert "<dt>rehearsed</dt><dd>on the same versions</dd>" in html
+    html = page(tmp_path, [outcome(1)], rehearsed=here | {"python": "3.2.1", "torch": "1.0"})
+    python, torch = ".".join(here["python"].split(".")[:2]), here["torch"].partition("+")[0]
+    line = f"on other versions: python {python} (rehearsed 3.2), torch {torch} (rehearsed 1.0)"
+    assert f"<dt>rehearsed</dt><dd>{line}</dd>" in html
 
 
 def test_the_page_needs_nothing_else(tmp_path):

@@ -193,7 +193,7 @@ def test_each_pitfall_is_in_the_files(tmp_path, unpainted, name):
     points = pd.read_csv(tmp_path / "train_label_coordinates.csv")
     every = [d for slices in headers.values() for d in slices]
     t1, t2, axial = (_series(headers, described, d) for d in labels.DESCRIPTIONS)
-    found = {
+    is_there = {
         "missing_t1": lambda: not t1,
         "missing_t2": lambda: not t2,
         "two_t1": lambda: len(t1) == 6,
@@ -221,7 +221,7 @@ def test_each_pitfall_is_in_the_files(tmp_path, unpainted, name):
         "other_syntax": lambda: all(d.file_meta.TransferSyntaxUID != pydicom.uid.RLELossless for d in every),
         "short_series": lambda: all(len(s) <= 10 for s in t2),
     }
-    assert found[name]()
+    assert is_there[name]()
     for d in every:
         assert d.pixel_array.shape == (d.Rows, d.Columns)
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,7 +22,8 @@ from lumbar_publish import cli
 from lumbar_publish.kaggle import client
 from lumbar_publish.names import Layout
 from lumbar_publish.sealing.seal import seal
-from publish.kaggle_server import KEY, USER, Dataset, KaggleServer, Kernel, run_output
+from publish import forked_client
+from publish.kaggle_server import KEY, USER, Dataset, KaggleServer, Kernel, run_output, wait_until
 
 Publish = Callable[..., tuple[int, str, str]]
 
@@ -136,10 +141,43 @@ def competition(tmp_path: Path) -> Path:
     return root
 
 
+# By these a process measures its coverage; hundreds of short calls would spend more time on that than on their work.
+_MEASURING = ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START")
+
+
+@pytest.fixture(scope="session")
+def client_forks() -> Iterator[str | None]:
+    """Socket of a process that forks the real client for each call (``forked_client``); None where that cannot be."""
+    if sys.platform != "linux":
+        yield None
+        return
+    folder = tempfile.mkdtemp(prefix="kaggle-")  # the path of a socket must be short
+    path = os.path.join(folder, "s")
+    command = [sys.executable, "-P", forked_client.__file__, "--serve", path, str(client._PROCESS)]
+    environment = {name: value for name, value in os.environ.items() if name not in _MEASURING}
+    environment |= {"PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "ignore"}
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE) as process:
+        assert wait_until(lambda: os.path.exists(path), 600)
+        yield path
+        assert process.stdin
+        process.stdin.close()
+    shutil.rmtree(folder)
+
+
 @pytest.fixture
-def kaggle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KaggleServer]:
-    """A server, and an environment in which the client finds it and a good key, and nothing of this machine's."""
+def kaggle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, client_forks: str | None
+) -> Iterator[KaggleServer]:
+    """A server, and an environment in which the client finds it and a good key, and nothing of this machine's.
+
+    The client is forked, except in tests marked ``own_process``.
+    """
     server = KaggleServer()
+    if client_forks and not request.node.get_closest_marker("own_process"):
+        for name in _MEASURING:
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(forked_client.SOCKET, client_forks)
+        monkeypatch.setattr(client, "_PROCESS", Path(forked_client.__file__))
     server.output = run_output
     for name in [name for name in os.environ if name.startswith("KAGGLE_")]:
         monkeypatch.delenv(name)

@@ -1,4 +1,4 @@
-"""The calls of the loopback Kaggle: what they change, and what they refuse.
+"""The calls of the loopback Kaggle: what they change, and what they refuse (those of models are in ``kaggle_models``).
 
 Each refusal names where it is known from: an issue or pull request of github.com/Kaggle/kaggle-cli ("#N") or of
 another repository, or the source of the client (kaggle 2.2.5, ``kaggle_api_extended.py``) or of kagglesdk 0.1.38.
@@ -13,7 +13,9 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-USER, TOKEN = "tester", "KGAT_0123456789abcdef"
+from publish.kaggle_models import ModelCalls
+from publish.kaggle_refusal import TOKEN, USER, Refusal
+
 REQUIRED = {
     "GetDatasetStatus": ("ownerSlug", "datasetSlug"),
     "StartBlobUpload": ("type", "name", "contentLength", "lastModifiedEpochSeconds"),
@@ -30,19 +32,21 @@ REQUIRED = {
     "ListDatasetFiles": ("ownerSlug", "datasetSlug"),
     "DownloadDataset": ("ownerSlug", "datasetSlug"),
     "DownloadDataFiles": ("competitionName",),
+    "GetDataset": ("ownerSlug", "datasetSlug"),
+    "GetModel": ("ownerSlug", "modelSlug"),
+    "CreateModel": ("ownerSlug", "slug", "title", "isPrivate", "description"),
+    "UpdateModel": ("ownerSlug", "modelSlug", "updateMask"),
+    "GetModelInstance": ("ownerSlug", "modelSlug", "framework", "instanceSlug"),
+    "CreateModelInstance": ("ownerSlug", "modelSlug", "body"),
+    "UpdateModelInstance": ("ownerSlug", "modelSlug", "framework", "instanceSlug", "updateMask"),
+    "CreateModelInstanceVersion": ("ownerSlug", "modelSlug", "framework", "instanceSlug", "body"),
+    "ListModelInstanceVersionFiles": ("ownerSlug", "modelSlug", "framework", "instanceSlug"),
+    "DownloadModelInstanceVersion": ("ownerSlug", "modelSlug", "framework", "instanceSlug", "versionNumber"),
 }
 _SLUG = r"[a-z0-9]+(-[a-z0-9]+)*"
 _MOST_FILES = 1000  # "The file count exceeds the maximum of 1000" (whirlwide/candlestick_retriever #15)
 _MOST_SOURCE_BYTES = 1_000_000
 _RUNNING = ("QUEUED", "RUNNING", "NEW_SCRIPT")
-
-
-class Refusal(Exception):
-    """An HTTP status with a message."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 @dataclass
@@ -54,6 +58,7 @@ class Blob:
     data: bytes = b""
     is_whole: bool = False
     is_expired: bool = False
+    kind: str = "DATASET"
 
 
 @dataclass
@@ -80,10 +85,11 @@ class Kernel:
     older: dict[int, str] = field(default_factory=dict)
 
 
-class Calls:
+class Calls(ModelCalls):
     """State, and one method a call."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.datasets: dict[str, Dataset] = {}
         self.kernels: dict[str, Kernel] = {}
         self.submissions: list[dict] = []
@@ -126,24 +132,30 @@ class Calls:
     def on_GetDatasetStatus(self, request: dict) -> dict:
         # 404 for a dataset that there is not, and for those of others (#368: "use this for your own datasets");
         # also for one that was created a moment ago (googlecolab/colabtools #294: 404, "after a while it worked").
-        found = self._dataset(request, 404, "Dataset not found")
-        if found.hidden_looks > 0:
-            found.hidden_looks -= 1
+        dataset = self._dataset(request, 404, "Dataset not found")
+        if dataset.hidden_looks > 0:
+            dataset.hidden_looks -= 1
             raise Refusal(404, "Dataset not found")
-        if found.looks_left > 0:
-            found.looks_left -= 1
+        if dataset.looks_left > 0:
+            dataset.looks_left -= 1
             return {"status": "BLOBS_RECEIVED"}
         return {"status": "READY"}
+
+    def on_GetDataset(self, request: dict) -> dict:
+        dataset = self._dataset(request, 403, "Permission 'datasets.get' was denied")
+        # client source, dataset_status: "current_version_number"; the version that is served
+        return {"ref": f"{request['ownerSlug']}/{request['datasetSlug']}", "title": "t",
+                "currentVersionNumber": self._served_index(dataset) + 1}  # fmt: skip
 
     def on_GetDatasetMetadata(self, request: dict) -> dict:
         self._dataset(request, 403, "Permission 'datasets.get' was denied")
         return {"info": {"datasetSlug": request["datasetSlug"], "licenses": [{"name": "other"}]}}
 
     def on_StartBlobUpload(self, request: dict) -> dict:
-        if request["type"] != "DATASET":  # kagglesdk: ApiBlobType; what else it may be is no dataset's file
+        if request["type"] not in ("DATASET", "MODEL"):  # kagglesdk: ApiBlobType; what else it may be is no bundle's
             raise Refusal(400, f"blob type {request['type']}")
         token = f"blob{len(self.blobs)}"
-        self.blobs[token] = Blob(request["name"], int(request["contentLength"]))
+        self.blobs[token] = Blob(request["name"], int(request["contentLength"]), kind=request["type"])
         return {"token": token, "createUrl": f"http://localhost/upload/{token}"}
 
     def on_CreateDataset(self, request: dict) -> dict:
@@ -163,13 +175,13 @@ class Calls:
 
     def on_CreateDatasetVersion(self, request: dict) -> dict:
         # 403 with these words for a dataset that there is not, or not ours (#642)
-        found = self._dataset(request, 403, "Permission 'datasets.update' was denied")
-        if found.looks_left > 0:  # the same while the version before is processed (Kaggle/kagglehub #181)
+        dataset = self._dataset(request, 403, "Permission 'datasets.update' was denied")
+        if dataset.looks_left > 0:  # the same while the version before is processed (Kaggle/kagglehub #181)
             raise Refusal(403, "Permission 'datasets.update' was denied")
         if not request["body"].get("versionNotes"):
             raise Refusal(400, "versionNotes missing")
         name = f"{request['ownerSlug']}/{request['datasetSlug']}"
-        return self._add_version(name, request["body"].get("files", []), found)
+        return self._add_version(name, request["body"].get("files", []), dataset)
 
     def on_ListDatasetFiles(self, request: dict) -> dict:
         files = sorted(self._served(request).items())
@@ -203,18 +215,25 @@ class Calls:
         return dataset.versions[index] if index >= 0 else {}
 
     def _add_version(self, name: str, files: list[dict], dataset: Dataset) -> dict:
-        stored: dict[str, bytes] = {}
-        for file in files:
-            blob = self.blobs.get(file["token"])
-            if blob is None or not blob.is_whole:  # words of #373 for files that it does not have
-                return _creation_error("Failed to resolve the necessary information from the request.")
-            stored |= self._unpacked(blob.name, blob.data)
+        stored = self.stored(files, "DATASET")
+        if stored is None:  # words of #373 for files that it does not have
+            return _creation_error("Failed to resolve the necessary information from the request.")
         if len(stored) > _MOST_FILES:
             return _creation_error(f"The file count exceeds the maximum of {_MOST_FILES}")
         dataset.versions.append(stored)
         dataset.looks_left = self.processing_looks
         self.datasets[name] = dataset
         return {"status": "Ok", "url": f"https://www.kaggle.com/datasets/{name}", "error": "", "invalidTags": []}
+
+    def stored(self, files: list[dict], kind: str) -> dict[str, bytes] | None:
+        """Content of the uploads that tokens name, unpacked; None where one did not arrive, or is of another kind."""
+        content: dict[str, bytes] = {}
+        for file in files:
+            blob = self.blobs.get(file["token"])
+            if blob is None or not blob.is_whole or blob.kind != kind:
+                return None
+            content |= self._unpacked(blob.name, blob.data)
+        return content
 
     def _unpacked(self, name: str, data: bytes) -> dict[str, bytes]:
         """Archives are unpacked by the server into a folder of their name (#111)."""
@@ -258,18 +277,21 @@ class Calls:
         kernel.statuses = list(self.run_statuses) if runs else ["COMPLETE"]
         self.kernels[request["slug"]] = kernel
         bad = [source for source in request.get("datasetDataSources", []) if source not in self.datasets]
+        models = request.get("modelDataSources", [])
         return {
             "url": f"https://www.kaggle.com/code/{request['slug']}",
             "versionNumber": len(kernel.versions),
             "error": "",
             "invalidDatasetSources": bad,
+            # kagglesdk, ApiSaveKernelResponse: a field of its own, which the client does not print
+            "invalidModelSources": [source for source in models if not self.has_model_version(source)],
         }
 
     def on_GetKernel(self, request: dict) -> dict:
         kernel, number = self._kernel_version(request)
         pushed = kernel.versions[number - 1]
         names = ("language", "kernelType", "isPrivate", "enableGpu", "enableTpu", "enableInternet", "machineShape")
-        names += ("datasetDataSources", "competitionDataSources")
+        names += ("datasetDataSources", "competitionDataSources", "modelDataSources")
         metadata = {name: pushed[name] for name in names if name in pushed}
         slug = request["kernelSlug"]
         return {

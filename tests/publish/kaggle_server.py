@@ -18,7 +18,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 from lumbar.labels import COLUMNS
-from publish.kaggle_calls import REQUIRED, TOKEN, USER, Calls, Dataset, Kernel, Refusal
+from publish.kaggle_calls import REQUIRED, Calls, Dataset, Kernel
+from publish.kaggle_refusal import TOKEN, USER, Refusal
 
 __all__ = ["KEY", "TOKEN", "USER", "Dataset", "KaggleServer", "Kernel", "Refusal", "run_output", "wait_until"]
 
@@ -152,6 +153,8 @@ class KaggleServer(Calls):
         data: bytes | None
         if parts[0] == "competition":
             data = self.competitions.get(parts[1].removesuffix(".zip"))
+        elif parts[0] == "model":
+            data = self.model_file(parts[1:])
         elif parts[0] == "storage":
             data = self.datasets["/".join(parts[1:3])].versions[int(parts[3])].get("/".join(parts[4:]))
         else:
@@ -165,11 +168,11 @@ class KaggleServer(Calls):
     def _check_auth(self, http: BaseHTTPRequestHandler, method: str) -> None:
         if method == "IntrospectToken":
             return
-        found = http.headers.get("Authorization", "")
+        sent = http.headers.get("Authorization", "")
         good = {"Basic " + base64.b64encode(f"{USER}:{KEY}".encode()).decode()}
         if self.token_is_valid:
             good.add(f"Bearer {TOKEN}")
-        if found not in good:
+        if sent not in good:
             raise Refusal(401, "Unauthorized")
 
 

@@ -51,28 +51,28 @@ def test_two_gpu_runs_at_a_time_and_no_more(kaggle: KaggleServer) -> None:
 # ---- the client's version -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("found", ["2.2.4", "1.7.4.5", "2.1", None])
+@pytest.mark.parametrize("version", ["2.2.4", "1.7.4.5", "2.1", None])
 def test_an_old_client_is_refused_before_anything_is_done(
-    kaggle: KaggleServer, publish: Publish, layout: Layout, monkeypatch: pytest.MonkeyPatch, found: str | None
+    kaggle: KaggleServer, publish: Publish, layout: Layout, monkeypatch: pytest.MonkeyPatch, version: str | None
 ) -> None:
-    def version(_: str) -> str:
-        if found is None:
+    def installed(_: str) -> str:
+        if version is None:
             raise importlib.metadata.PackageNotFoundError
-        return found
+        return version
 
-    monkeypatch.setattr(client.importlib.metadata, "version", version)
+    monkeypatch.setattr(client.importlib.metadata, "version", installed)
     code, _, err = publish()
     assert code == 1
     line = error_line(err)
-    assert f"kaggle client: found {found or 'none'}, expected 2.2.5 or newer: run " in line
+    assert f"kaggle client: found {version or 'none'}, expected 2.2.5 or newer: run " in line
     assert "pip install -U 'kaggle>=2.2.5'" in line
     assert not kaggle.calls
     assert not layout.sealed.exists()
 
 
-@pytest.mark.parametrize("found", ["2.2.5", "2.3.0rc1", "3.0"])
-def test_newer_clients_are_taken(monkeypatch: pytest.MonkeyPatch, found: str) -> None:
-    monkeypatch.setattr(client.importlib.metadata, "version", lambda _: found)
+@pytest.mark.parametrize("version", ["2.2.5", "2.3.0rc1", "3.0"])
+def test_newer_clients_are_taken(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    monkeypatch.setattr(client.importlib.metadata, "version", lambda _: version)
     client.require_client()
 
 

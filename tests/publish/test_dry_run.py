@@ -172,9 +172,9 @@ def test_kaggle_like_limits_reach_the_notebook(layout: Layout, competition: Path
 
 def test_estimate_leaves_out_the_study_that_warmed_up_and_counts_the_rest_once() -> None:
     record = {"studies": [{"seconds": 9.0}, {"seconds": 2.0}, {"seconds": 4.0}], "devices": ["cpu"]}
-    found = estimate(record, 30.0)
-    assert (found.study_s, found.once_s) == (3.0, 21.0)
-    assert found.hours == pytest.approx((21 + 720 * 3) / 3600)
+    projection = estimate(record, 30.0)
+    assert (projection.study_s, projection.once_s) == (3.0, 21.0)
+    assert projection.hours == pytest.approx((21 + 720 * 3) / 3600)
     with pytest.raises(dry_run.CohortError, match=r"expected at most 9"):
         Estimate(0.0, 46.0, 1, "cpu").require_fit()
 
@@ -217,6 +217,6 @@ def test_rehearsal_killed_in_its_middle_and_run_again(layout: Layout, competitio
 def test_the_probe_of_an_isolation_runs_where_it_is_allowed() -> None:
     """The probe is text that another process runs: a wrong import in it would pass for "not allowed"."""
     sandbox.best_isolation.cache_clear()
-    found = sandbox.best_isolation()
+    isolation = sandbox.best_isolation()
     allowed = subprocess.run(["unshare", "-n", "true"], capture_output=True, check=False).returncode == 0
-    assert found.has_namespace == allowed
+    assert isolation.has_namespace == allowed

@@ -73,6 +73,16 @@ def test_own_data_needs_no_phantom(clone: Path) -> None:
     assert "--kaggle-like" not in make(clone, "-n", "dry-run", "KAGGLE_LIKE=0").stdout
 
 
+@pytest.mark.parametrize(
+    ("arguments", "is_measured"),
+    [("", True), ("-v -rfE --durations=40", True), ('-m "not slow"', False), ("tests/docs", False), ("-k x", False)],
+)
+def test_coverage_is_measured_where_all_tests_run(clone: Path, arguments: str, is_measured: bool) -> None:
+    command = make(clone, "-n", "test", f"PYTEST_ARGS={arguments}").stdout
+    assert ("--cov" in command) == is_measured
+    assert command.rstrip().endswith(arguments)
+
+
 def test_parity_rehearses_both_images(clone: Path) -> None:
     both = make(clone, "-n", "parity").stdout
     for venv, out in ((".venv-parity", "dist/parity"), (".venv-parity-next", "dist/parity-next")):

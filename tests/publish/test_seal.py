@@ -11,8 +11,10 @@ from safetensors.numpy import save_file
 
 from lumbar.bundle.manifest import read_manifest, verify, write_manifest
 from lumbar.errors import CohortError, LumbarError, ManifestError
+from lumbar.output.record import versions
 from lumbar_publish.cli import main
 from lumbar_publish.names import DatasetId, Layout
+from lumbar_publish.sealing import seal as seal_module
 from lumbar_publish.sealing.seal import code_sha256, seal, verify_against_lock
 from lumbar_publish.sealing.smoke_test import run_chain
 
@@ -50,6 +52,17 @@ def test_sealing_twice_gives_the_same_bytes_times_and_hash(layout: Layout) -> No
     assert len(times) == 1
     assert second.manifest_hash == first.manifest_hash
     assert (layout.lock.read_bytes(), layout.notebook.read_bytes()) == (lock, notebook)
+
+
+def test_manifest_notes_the_versions_it_was_rehearsed_on(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = seal(layout)
+    assert read_manifest(first.folder).data["rehearsed"] == versions()
+    # the same content sealed on another machine is the same bundle; other content was tried on that machine
+    elsewhere = versions() | {"torch": "1.0"}
+    monkeypatch.setattr(seal_module, "versions", lambda: elsewhere)
+    assert seal(layout).manifest_hash == first.manifest_hash
+    (layout.kernel / "stages" / "__init__.py").write_text("x = 1\n")
+    assert read_manifest(seal(layout).folder).data["rehearsed"] == elsewhere
 
 
 def test_lock_file_is_the_sealed_manifest(layout: Layout) -> None:

@@ -28,19 +28,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two phantom test studies, by the phantom's own command."""
-    folder = tmp_path_factory.mktemp("sample") / "cohort"
-    command = [sys.executable, "-m", "lumbar_phantom", "--out", str(folder), "--studies", "2", "--seed", "31"]
-    subprocess.run([*command, "--split", "test"], check=True, capture_output=True)
-    return folder
-
-
 @pytest.mark.slow
-def test_dry_run_of_two_studies(root: Path, sample: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dry_run_of_two_studies(root: Path, phantom_cohort: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = root / "dist" / "dry-run"
-    code = dry_run.main(["--root", str(root), "--data", str(sample), "--out", str(out), "--kaggle-like"])
+    code = dry_run.main(["--root", str(root), "--data", str(phantom_cohort), "--out", str(out), "--kaggle-like"])
     captured = capsys.readouterr()
     assert code == 0, captured.err
     assert "50 of 50, valid; 0 of 2 studies left at the prior" in captured.out

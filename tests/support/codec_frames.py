@@ -2,6 +2,7 @@
 
 from dataclasses import fields
 
+import imagecodecs
 import numpy as np
 
 from lumbar.dicom.header import Header
@@ -97,3 +98,17 @@ def mutations(data, count, seed=0):
             if len(copy) < 2:
                 break
         yield bytes(copy)
+
+
+def j2k(image, **options):
+    bits = 8 * image.itemsize
+    return imagecodecs.jpeg2k_encode(image, level=0, codecformat="j2k", bitspersample=bits, reversible=True, **options)
+
+
+def with_siz(stream, **values):
+    """A JPEG 2000 stream with other numbers in SIZ: x1, y1, x0, y0, tile_x, tile_y, tile_x0, tile_y0."""
+    out = bytearray(stream)
+    for name, value in values.items():
+        at = 8 + 4 * ("x1", "y1", "x0", "y0", "tile_x", "tile_y", "tile_x0", "tile_y0").index(name)
+        out[at : at + 4] = value.to_bytes(4, "big")
+    return bytes(out)

@@ -60,7 +60,7 @@ def image_elements(
     order = ">H" if how.get("big") else "<H"
     samples = shape[2] if len(shape) == 3 else 1
     stored = stored or allocated
-    found = [
+    elements = [
         (0x00280002, "US", struct.pack(order, samples)),
         (0x00280004, "CS", text(photometric or ("RGB" if samples == 3 else "MONOCHROME2"))),
         (0x00280010, "US", struct.pack(order, shape[0])),
@@ -71,11 +71,11 @@ def image_elements(
         (0x00280103, "US", struct.pack(order, signed)),
     ]
     if samples == 3:
-        found.append((0x00280006, "US", struct.pack(order, planar)))
+        elements.append((0x00280006, "US", struct.pack(order, planar)))
     if frames is not None:
-        found.append((0x00280008, "IS", text(str(frames))))
-    found = [entry for entry in found if entry[0] not in [more[0] for more in extra]] + list(extra)
-    return b"".join(element(tag, vr, value, **how) for tag, vr, value in sorted(found))
+        elements.append((0x00280008, "IS", text(str(frames))))
+    elements = [entry for entry in elements if entry[0] not in [more[0] for more in extra]] + list(extra)
+    return b"".join(element(tag, vr, value, **how) for tag, vr, value in sorted(elements))
 
 
 def native_file(pixels, syntax=EXPLICIT, *, extra=(), tail=b"", has_meta=True, before=b"", frames=None, **image):

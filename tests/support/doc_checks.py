@@ -17,6 +17,8 @@ HOMES = {"lumbar": ROOT / "kernel", **{f"lumbar_{name}": ROOT / "src" for name i
 # Made by the worked examples of docs/add-a-*.md
 EXAMPLES = {
     "kernel/lumbar/dicom/codecs/inverted.py",
+    "tests/dicom/test_inverted.py",
+    "tests/reference/inverted_twin.py",
     "kernel/lumbar/models/series_kind.py",
     "kernel/lumbar/stages/series_kind.py",
     "src/lumbar_train/stages/series_kind.py",
@@ -34,14 +36,26 @@ _FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.M | re.S)
 _MAKE = re.compile(r"\bmake ([a-z][a-z-]*)")
 _COMMAND = re.compile(r"(?:-m (lumbar(?:_\w+)?)(?![\w.])|python (build_dataset\.py))([^\n`#]*)")
 _NAME = re.compile(r"(?<![\w./-])(lumbar(?:_phantom|_train|_publish)?(?:\.[A-Za-z_]\w*)+)")
+_PLACED = re.compile(r"`(\w+)`(?:,\s+`(\w+)`)*\s+(?:in|of)\s+`((?:kernel|src|tests)/[\w/]+\.py)`")
 _OPTION = re.compile(r"`(--?[a-z][a-z-]*)[^`]*`")
 
 
 def paths(text, folder=ROOT):
     """Paths that are not there."""
-    found = [name for name in _PATH.findall(text) if name not in EXAMPLES and not (ROOT / name).exists()]
-    found += [name for name in _LINK.findall(text) if not (folder / name).exists()]
-    return list(dict.fromkeys(found))
+    missing = [name for name in _PATH.findall(text) if name not in EXAMPLES and not (ROOT / name).exists()]
+    missing += [name for name in _LINK.findall(text) if not (folder / name).exists()]
+    return list(dict.fromkeys(missing))
+
+
+def diffs(text):
+    """(path, lines) of each diff: the file named last before it, and the lines that it shows as there or removes."""
+    shown = []
+    for match in _FENCE.finditer(text):
+        if match[1] == "diff":
+            path = _PATH.findall(text[: match.start()])[-1]
+            lines = [line[1:].strip() for line in match[2].splitlines() if line[:1] in (" ", "-")]
+            shown.append((path, [line for line in lines if line]))
+    return shown
 
 
 def code(text):
@@ -60,22 +74,22 @@ def targets(text):
 @functools.cache
 def commands(name):
     """Command → options, from the calls of ``add_parser`` and ``add_argument``; "" where there is no command."""
-    found = {"": set()}
+    options_of = {"": set()}
     for source in SOURCES[name]:
         for function in ast.walk(ast.parse((ROOT / source).read_text())):
             if isinstance(function, ast.FunctionDef):
-                _collect(function, found)
-    return found
+                _collect(function, options_of)
+    return options_of
 
 
-def _collect(function, found):
+def _collect(function, options_of):
     parsers = {}
     for node in ast.walk(function):
         if isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(node.value, ast.Call):
             target = node.targets[0] if isinstance(node, ast.Assign) else node.target
             if getattr(node.value.func, "attr", "") == "add_parser":
                 parsers[getattr(target, "id", "")] = node.value.args[0].value
-                found.setdefault(node.value.args[0].value, set())
+                options_of.setdefault(node.value.args[0].value, set())
     only = next(iter(parsers.values())) if len(parsers) == 1 else ""
     for node in ast.walk(function):
         if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
@@ -83,7 +97,7 @@ def _collect(function, found):
             words = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
             flags = {word for word in words if isinstance(word, str) and word.startswith("-")}
             if flags:  # `add = parser.add_argument` hides whose it is: the only one's there
-                found[parsers.get(owner, only)] |= flags
+                options_of[parsers.get(owner, only)] |= flags
 
 
 def calls(text):
@@ -119,6 +133,16 @@ def names(text):
     return [name for name in dict.fromkeys(_NAME.findall(text)) if name not in made and not exists(name)]
 
 
+def placed(text):
+    """Names said to stand in a file (`name` in `path`) that do not."""
+    wrong = []
+    for *names_said, path in _PLACED.findall(text):
+        file = ROOT / path
+        standing = defined(file) if file.is_file() else set()
+        wrong += [f"{name} in {path}" for name in names_said if name and name not in standing]
+    return wrong
+
+
 def exists(name):
     """Whether a dotted name is a module, or is defined or imported in one."""
     parts = name.split(".")
@@ -139,19 +163,19 @@ def module_file(parts):
 @functools.cache
 def defined(file):
     """Names at the top of a module, those that it imports on demand included, and those of its classes' members."""
-    found = set()
+    names_there = set()
     tree = ast.parse(file.read_text())
     for node in [
         *tree.body,
         *(inner for outer in tree.body if isinstance(outer, ast.ClassDef) for inner in outer.body),
     ]:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            found.add(node.name)
+            names_there.add(node.name)
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
-            found |= {alias.asname or alias.name for alias in node.names}
+            names_there |= {alias.asname or alias.name for alias in node.names}
         elif isinstance(node, (ast.Assign, ast.AnnAssign)):
             for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-                found |= {name.id for name in ast.walk(target) if isinstance(name, ast.Name)}
-            if isinstance(node.value, ast.Dict) and "_HOMES" in found:
-                found |= {key.value for key in node.value.keys if isinstance(key, ast.Constant)}
-    return found
+                names_there |= {name.id for name in ast.walk(target) if isinstance(name, ast.Name)}
+            if isinstance(node.value, ast.Dict) and "_HOMES" in names_there:
+                names_there |= {key.value for key in node.value.keys if isinstance(key, ast.Constant)}
+    return names_there

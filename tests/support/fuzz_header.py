@@ -36,9 +36,9 @@ TEXTS = (
 def elements(data):
     """(start, length field, its size, value, end, is big, has VR) of each element and item, outermost first."""
     at = 132 if data[128:132] == b"DICM" else 0
-    found, is_meta, is_big = [], True, False
+    elements, is_meta, is_big = [], True, False
     stack = [len(data)]
-    while at + 8 <= len(data) and len(found) < 2000:
+    while at + 8 <= len(data) and len(elements) < 2000:
         while len(stack) > 1 and at >= stack[-1]:
             stack.pop()
         order = ">" if is_big else "<"
@@ -58,14 +58,14 @@ def elements(data):
         length = int.from_bytes(data[field : field + size], "big" if is_big else "little")
         value = field + size
         end = value if length == UNDEFINED else min(value + length, len(data))
-        found.append((at, field, size, value, end, is_big, has_vr))
+        elements.append((at, field, size, value, end, is_big, has_vr))
         if tag == scan.PIXEL_DATA and len(stack) == 1:
             break
         is_sequence = data[value : value + 4] in (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
         if length != UNDEFINED and (is_sequence or tag == ITEM):
             stack.append(end)
         at = value if length == UNDEFINED or is_sequence or tag == ITEM else end
-    return found
+    return elements
 
 
 def mutate(out, rng):

@@ -209,8 +209,8 @@ def verdict(path):
     from lumbar.errors import DicomError
 
     try:
-        found = read_slice(path)
-        header, pixels = found.header, found.pixels
+        one_slice = read_slice(path)
+        header, pixels = one_slice.header, one_slice.pixels
         n_frames = header.number_of_frames or 1
         shape = header.frame_shape if n_frames <= 1 else (n_frames, *header.frame_shape)
         with np.errstate(all="ignore"):  # float pixels may hold anything
@@ -234,8 +234,8 @@ def _in_the_fields(header):
     from dataclasses import asdict
 
     frames = max(1, header.number_of_frames or 1)
-    for found in (header, header.of_frame(frames - 1)):
-        for field, value in asdict(found).items():
+    for view in (header, header.of_frame(frames - 1)):
+        for field, value in asdict(view).items():
             if isinstance(value, str) and field != "path" and not value.isprintable():
                 return f"{field} of {value!r}, with control characters"
             numbers = value if isinstance(value, tuple) else (value,)

@@ -2,31 +2,12 @@
 
 import numpy as np
 import pandas as pd
-import pydicom
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
 
 from lumbar.labels import AXIAL_T2, DESCRIPTIONS, SAGITTAL_T1, SAGITTAL_T2, SEVERITY_COLUMNS, row_ids
+from series_writer import AXIAL, SAGITTAL
+from slice_writer import write_slice
 
 SIZE = 64
-
-
-def write_slice(path, pixels, origin, row_cosines, column_cosines, spacing, number):
-    """One uncompressed 16-bit slice with the tags that geometry needs and no others."""
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.4"
-    meta.MediaStorageSOPInstanceUID = f"1.2.3.{number}"
-    data = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
-    data.Rows, data.Columns = pixels.shape
-    data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 12, 11, 0
-    data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
-    data.InstanceNumber = number
-    data.ImagePositionPatient = [float(value) for value in origin]
-    data.ImageOrientationPatient = [float(value) for value in (*row_cosines, *column_cosines)]
-    data.PixelSpacing = [spacing, spacing]
-    data.PixelData = pixels.astype("<u2").tobytes()
-    pydicom.dcmwrite(path, data, enforce_file_format=True)
 
 
 def anatomy(x, y, z, rng):
@@ -52,13 +33,13 @@ def write_study(folder, first_series_id, seed, descriptions=DESCRIPTIONS):
             if is_axial:
                 y, x = np.meshgrid(steps, steps, indexing="ij")
                 pixels = anatomy(x, y, np.full_like(x, at), rng)
-                write_slice(target / f"{number}.dcm", pixels, (steps[0], steps[0], at), (1, 0, 0), (0, 1, 0), spacing,
-                            number)  # fmt: skip
+                write_slice(target / f"{number}.dcm", pixels, number=number, origin=(steps[0], steps[0], at),
+                            orientation=AXIAL, spacing_mm=spacing)  # fmt: skip
             else:
                 down, y = np.meshgrid(-steps, steps, indexing="ij")
                 pixels = anatomy(np.full_like(y, at), y, down, rng)
-                write_slice(target / f"{number}.dcm", pixels, (at, steps[0], -steps[0]), (0, 1, 0), (0, 0, -1), spacing,
-                            number)  # fmt: skip
+                write_slice(target / f"{number}.dcm", pixels, number=number, origin=(at, steps[0], -steps[0]),
+                            orientation=SAGITTAL, spacing_mm=spacing)  # fmt: skip
         rows.append((series_id, description))
     return rows
 

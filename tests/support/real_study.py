@@ -127,10 +127,10 @@ def cropped(study, below_mm):
     return changed(study, change), marks
 
 
-def errors_mm(found, marks, side):
+def errors_mm(localisation, marks, side):
     """(series, level) → distance in the sagittal plane from the mark, mm."""
     return {
         (point.series_id, point.level): float(np.linalg.norm((np.array(point.xyz_mm) - marks[side, point.level])[1:]))
-        for point in found.sagittal_points
+        for point in localisation.sagittal_points
         if point.side == side
     }

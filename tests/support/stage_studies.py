@@ -71,16 +71,16 @@ def mirrored(study: Study) -> Study:
 def localisation_of(study: Study, *, is_mirrored: bool = False) -> Localisation:
     """Points of ``LEVELS_MM`` on every series; with ``is_mirrored`` those of the mirrored patient."""
     sign = -1.0 if is_mirrored else 1.0
-    found = Localisation(levels_mm={k: (sign * x, y, z) for k, (x, y, z) in LEVELS_MM.items()})
+    localisation = Localisation(levels_mm={k: (sign * x, y, z) for k, (x, y, z) in LEVELS_MM.items()})
     for description in (SAGITTAL_T2, SAGITTAL_T1):
         stack = study.series[description][0]
-        for level, xyz in found.levels_mm.items():
+        for level, xyz in localisation.levels_mm.items():
             for side in (None, *SIDES):
                 lateral = {None: 0.0, "left": 16.0, "right": -16.0}[side]
                 point = np.add(xyz, (lateral, -6.0 if side else 0.0, 0.0))
                 s, row, column = stack.to_voxel(point)
                 index = int(np.clip(np.round(s), 0, len(stack.volume) - 1))
-                found.sagittal_points.append(
+                localisation.sagittal_points.append(
                     SagittalPoint(
                         stack.series_id,
                         level,
@@ -95,13 +95,13 @@ def localisation_of(study: Study, *, is_mirrored: bool = False) -> Localisation:
                     )
                 )
     stack = study.series[AXIAL_T2][0]
-    for level, xyz in found.levels_mm.items():
+    for level, xyz in localisation.levels_mm.items():
         s, row, column = stack.to_voxel(np.array(xyz))
         index = round(float(s))
         if not 0 <= index < len(stack.volume):
             continue
         step = 9.0 / stack.spacing_mm[1]
-        found.axial_levels.append(
+        localisation.axial_levels.append(
             AxialLevel(
                 stack.series_id,
                 level,
@@ -112,4 +112,4 @@ def localisation_of(study: Study, *, is_mirrored: bool = False) -> Localisation:
                 slice_index=index,
             )
         )
-    return found
+    return localisation

@@ -12,8 +12,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from lumbar import labels
 from lumbar.config import (
@@ -26,32 +24,13 @@ from lumbar.config import (
 )
 from lumbar_train.data.augment import AugmentConfig
 from lumbar_train.recipes import RECIPES, Fit, Recipe, StageRecipe
+from series_writer import AXIAL, SAGITTAL
+from slice_writer import write_slice
 
 SIZE = 40
 STEP_MM = 5.0
-SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
-AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 SMALL = BackboneConfig("resnet10t", channels=(8, 8, 8, 16), stem_width=16, norm="group")
 CROPS = {"size": 24, "window": 3, "hidden": 8, "level_embedding": 4, "position_embedding": 4}
-
-
-def write_slice(path: Path, number: int, origin: tuple[float, ...], cosines: tuple[float, ...], pixels: np.ndarray):
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = MRImageStorage
-    meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[str(path)])
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    item = Dataset()
-    item.file_meta = meta
-    item.SOPClassUID, item.SOPInstanceUID = MRImageStorage, meta.MediaStorageSOPInstanceUID
-    item.InstanceNumber = number
-    item.Rows, item.Columns = pixels.shape
-    item.ImagePositionPatient, item.ImageOrientationPatient = list(origin), list(cosines)
-    item.PixelSpacing = [STEP_MM, STEP_MM]
-    item.SamplesPerPixel, item.PhotometricInterpretation = 1, "MONOCHROME2"
-    item.BitsAllocated, item.BitsStored, item.HighBit, item.PixelRepresentation = 16, 12, 11, 0
-    item.PixelData = pixels.astype("<u2").tobytes()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    item.save_as(path, enforce_file_format=True)
 
 
 def write_cohort(root: Path, n_studies: int = 8) -> Path:
@@ -105,7 +84,10 @@ def _write_series(root: Path, study: int, sid: int, name: str, grades: np.ndarra
         top = half - (6.0 + shift) * STEP_MM
         origin = (-half, -half, top - 7 * STEP_MM * (9 - i) / 2) if is_axial else (-24.0 + 12 * i, -half, half)
         path = root / "train_images" / str(study) / str(sid) / f"{i + 1}.dcm"
-        write_slice(path, i + 1, origin, AXIAL if is_axial else SAGITTAL, np.clip(pixels, 0, 4095))
+        write_slice(
+            path, np.clip(pixels, 0, 4095), number=i + 1, origin=origin, spacing_mm=STEP_MM,
+            orientation=AXIAL if is_axial else SAGITTAL,
+        )  # fmt: skip
     return points
 
 

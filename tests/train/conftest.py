@@ -8,34 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from lumbar import labels
+from series_writer import AXIAL, SAGITTAL
+from slice_writer import write_slice
 
 SIZE = 32
-SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
-AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 N_STUDIES = 6
-
-
-def write_slice(path: Path, number: int, origin: tuple[float, ...], cosines: tuple[float, ...], pixels: np.ndarray):
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = MRImageStorage
-    meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[str(path)])
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    item = Dataset()
-    item.file_meta = meta
-    item.SOPClassUID, item.SOPInstanceUID = MRImageStorage, meta.MediaStorageSOPInstanceUID
-    item.InstanceNumber = number
-    item.Rows, item.Columns = pixels.shape
-    item.ImagePositionPatient, item.ImageOrientationPatient = list(origin), list(cosines)
-    item.PixelSpacing = [4.0, 4.0]
-    item.SamplesPerPixel, item.PhotometricInterpretation = 1, "MONOCHROME2"
-    item.BitsAllocated, item.BitsStored, item.HighBit, item.PixelRepresentation = 16, 12, 11, 0
-    item.PixelData = pixels.astype("<u2").tobytes()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    item.save_as(path, enforce_file_format=True)
 
 
 def _write_study(root: Path, study: int, rng: np.random.Generator) -> tuple[list[dict], list[dict]]:
@@ -48,8 +27,8 @@ def _write_study(root: Path, study: int, rng: np.random.Generator) -> tuple[list
             origin = (-64.0, -64.0, 50.0 - 10 * i) if is_axial else (-24.0 + 8 * i, -64.0, 64.0)
             pixels = rng.integers(0, 4000, (SIZE, SIZE))
             write_slice(
-                root / "train_images" / str(study) / str(sid) / f"{i + 1}.dcm",
-                i + 1, origin, AXIAL if is_axial else SAGITTAL, pixels,
+                root / "train_images" / str(study) / str(sid) / f"{i + 1}.dcm", pixels, number=i + 1, origin=origin,
+                orientation=AXIAL if is_axial else SAGITTAL, spacing_mm=4.0,
             )  # fmt: skip
         for k, level in enumerate(labels.LEVELS):
             y = 6.0 + 5 * k

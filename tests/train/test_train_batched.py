@@ -20,7 +20,7 @@ from lumbar.config import (
 from lumbar.labels import SAGITTAL_T1, SAGITTAL_T2
 from lumbar.models import build, name_of
 from lumbar.stages.heat import SAGITTAL_POINTS
-from lumbar_train.data.augment import ORIGINAL, AugmentConfig, covered
+from lumbar_train.data.augment import SOLUTION_AUGMENT, AugmentConfig, covered
 from lumbar_train.data.batched import _blurred, coloured, drawn_intensities, finished
 from lumbar_train.data.mixing import MixConfig
 from lumbar_train.data.targets import AxialTarget, StudyTargets
@@ -147,7 +147,7 @@ def test_the_device_samples_the_same_localiser_images_as_the_loader(name):
 
 
 def test_losses_make_the_images_themselves():
-    data = crops_of(WHOLE, replace(ORIGINAL, on_device=True), MixConfig(cutmix=0.5))
+    data = crops_of(WHOLE, replace(SOLUTION_AUGMENT, on_device=True), MixConfig(cutmix=0.5))
     network = build(name_of(WHOLE), to_dict(WHOLE))
     loss, figures = losses.graded_loss(network, data.collate([data.sample(k, RNG(k)) for k in range(4)]))
     loss.backward()
@@ -169,7 +169,7 @@ def test_whole_studies_of_the_metric_step_are_made_on_the_device_too():
 
 
 def test_a_sample_looks_the_same_in_any_batch():
-    data = crops_of(WHOLE, ORIGINAL, MixConfig(cutmix=0.3, mixup=0.3))
+    data = crops_of(WHOLE, SOLUTION_AUGMENT, MixConfig(cutmix=0.3, mixup=0.3))
     assert data.on_device
     samples = {k: data.sample(k, RNG(k)) for k in range(6)}
     whole = finished(data.collate([samples[k] for k in range(6)]))["crops"]
@@ -179,7 +179,7 @@ def test_a_sample_looks_the_same_in_any_batch():
 
 
 def test_intensities_are_drawn_from_the_sample_and_leave_the_global_generator_alone():
-    data = crops_of(SAGITTAL, replace(ORIGINAL, invert=0.3, blur=0.5), n=1)
+    data = crops_of(SAGITTAL, replace(SOLUTION_AUGMENT, invert=0.3, blur=0.5), n=1)
     state = torch.random.get_rng_state()
     one, again, other = (finished(data.collate([data.sample(2, RNG(seed))]))["crops"] for seed in (3, 3, 4))
     assert torch.equal(state, torch.random.get_rng_state())
@@ -226,8 +226,8 @@ def test_the_blur_is_torchvisions():
 
 
 def test_a_batch_without_any_slice_is_zeros():
-    data = crops_of(WHOLE, ORIGINAL, MixConfig(cutmix=0.5), n=1)
-    data.found[7].sagittal_points.clear()
+    data = crops_of(WHOLE, SOLUTION_AUGMENT, MixConfig(cutmix=0.5), n=1)
+    data.localisations[7].sagittal_points.clear()
     batch = finished(data.collate([data.level_sample(7, level, RNG(level), data.mixing) for level in range(3)]))
     assert batch["crops"].shape == (3, 2, 1, 40, 40)
     assert not batch["crops"].any()
@@ -238,7 +238,7 @@ def test_a_batch_without_any_slice_is_zeros():
 
 
 def test_the_solutions_strengths_are_what_its_configurations_say():
-    draws = [crops_of(SAGITTAL, ORIGINAL, n=1)._jitter(RNG(seed)) for seed in range(600)]
+    draws = [crops_of(SAGITTAL, SOLUTION_AUGMENT, n=1)._jitter(RNG(seed)) for seed in range(600)]
     angles = np.array([jitter.angle_deg for jitter in draws])
     scales = np.array([1 / jitter.scale for jitter in draws])
     shifts = np.array([jitter.shift for jitter in draws])
@@ -271,7 +271,7 @@ def test_a_shift_of_a_share_moves_a_crop_by_that_share_of_its_side():
 
 @pytest.mark.parametrize("on_device", [False, True])
 def test_many_small_holes(on_device):
-    config = replace(ORIGINAL, contrast=0.0, shading=0.0, noise=0.0, blur=0.0, on_device=on_device, move=0.0)
+    config = replace(SOLUTION_AUGMENT, contrast=0.0, shading=0.0, noise=0.0, blur=0.0, on_device=on_device, move=0.0)
     data = crops_of(AXIAL, config, n=1)
     without = crops_of(AXIAL, replace(config, hole=0.0), n=1)
     shares = []

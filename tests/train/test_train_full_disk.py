@@ -34,7 +34,7 @@ def test_a_full_disk_is_one_line_and_the_former_file_stands(tmp_path, monkeypatc
     path = tmp_path / "file"
     path.write_bytes(b"old")
     written = [0]
-    real = files._Watched.write
+    real = files._TrackedFile.write
 
     def write(self, data):
         written[0] += len(memoryview(data).cast("B"))
@@ -44,7 +44,7 @@ def test_a_full_disk_is_one_line_and_the_former_file_stands(tmp_path, monkeypatc
         return real(self, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(files._Watched, "write", write)
+        patch.setattr(files._TrackedFile, "write", write)
         with pytest.raises(LumbarError, match=r"No space left on device.*the disk is full; what was there") as caught:
             WRITERS[kind](path)
     assert "\n" not in str(caught.value)
@@ -64,7 +64,7 @@ def test_a_phantom_cohort_on_a_full_disk_is_one_line(tmp_path, monkeypatch):
         self.failure = OSError(28, "No space left on device")
         raise self.failure
 
-    monkeypatch.setattr(files._Watched, "write", write)
+    monkeypatch.setattr(files._TrackedFile, "write", write)
     with pytest.raises(LumbarError, match=r"train\.csv: cannot be written \(No space left on device\)"):
         write_tables(tmp_path, "train", [])
     assert list(tmp_path.iterdir()) == []

@@ -153,7 +153,7 @@ def test_a_label_counts_where_one_of_its_series_is_right():
     config = replace(SAGITTAL, per_series=True, max_slices=20)
     still = replace(recipe_by_name("model2").stages["sagittal_classifier"].augment, move=0.0, on_device=True)
     data = LevelCrops(OneStudy(study), {7: localisation}, {7: COUNTED}, config, still, left_out=result.left_out)
-    shown = {p.series_id for p in data.found[7].sagittal_points}
+    shown = {p.series_id for p in data.localisations[7].sagittal_points}
     assert shown == {"t1", "t2"}
 
 

@@ -330,7 +330,6 @@ def test_frozen_parameters_stay(tmp_path):
 
 
 def test_channels_last_and_tensorboard_are_options(tmp_path):
-    pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
     run_toy(tmp_path, ToyDataset(), replace(TOY, epochs=1, channels_last=True, tensorboard=True))
     assert list((tmp_path / "tensorboard").iterdir())
 
@@ -360,6 +359,17 @@ def test_a_gpu_that_is_not_there_is_refused():
     assert pick_device("auto").type == "cpu"
     with pytest.raises(TrainingError, match="torch sees no GPU"):
         pick_device("cuda")
+    with pytest.raises(TrainingError, match="device: found 'gpu', expected auto, cpu, cuda"):
+        pick_device("gpu")
+
+
+def test_a_gpu_beyond_those_at_hand_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert pick_device("cuda", 1) == pick_device("cuda:1") == torch.device("cuda", 1)
+    for name, local_rank in (("cuda:2", 0), ("cuda", 2)):
+        with pytest.raises(TrainingError, match=f"device {name}: found 2 GPUs, expected one of this number"):
+            pick_device(name, local_rank)
 
 
 def test_weights_of_another_network_are_refused(tmp_path):

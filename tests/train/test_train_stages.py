@@ -19,7 +19,7 @@ from lumbar.stages.classify import level_tensors
 from lumbar.stages.crop import grid_images, role_inputs, with_context
 from lumbar.stages.heat import sagittal_grid
 from lumbar.stages.localise import axial_grid
-from lumbar_train.data.augment import WILD, AugmentConfig, apply, photometric
+from lumbar_train.data.augment import LOCALISER_AUGMENT, AugmentConfig, apply, photometric
 from lumbar_train.data.targets import slice_counts, study_targets
 from lumbar_train.recipes import RECIPES, recipe_by_name
 from lumbar_train.stages.classify import LevelCrops
@@ -139,7 +139,7 @@ def test_heat_peaks_at_the_point_and_fades_through_the_plane(cache, targets):
     assert heights[0] < 0.01
 
 
-@pytest.mark.parametrize("config", [AugmentConfig(), WILD])
+@pytest.mark.parametrize("config", [AugmentConfig(), LOCALISER_AUGMENT])
 def test_augmentation_draws_from_its_own_generator_only(config):
     images = RNG(0).random((3, 24, 24), dtype=np.float32)
     transform = photometric(config)

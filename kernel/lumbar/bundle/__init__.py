@@ -1,1 +1,1 @@
-"""A sealed bundle: what belongs to it, whether it is whole and ours, and the networks that it holds."""
+"""A sealed bundle: what it must hold, whether it is complete and unchanged, and the networks in it."""

@@ -1,8 +1,9 @@
 """The hash of the package that ships, and whether a bundle's copy of it is the one that was sealed.
 
-The rule: for every file of the package, sorted by its place, the line ``place NUL sha256-of-the-file NEWLINE``; the
-hash is the sha256 of these lines. ``__pycache__`` folders are left out. Sealing writes it into the manifest; the
-notebook's first cell (in short form), ``build_dataset.py --verify`` and ``predict`` compare it.
+The rule: for every file of the package, sorted by its place (its path relative to the package), there is the line
+``place NUL sha256-of-the-file NEWLINE``; the hash is the sha256 of these lines. ``__pycache__`` folders are left out.
+Sealing writes the hash into the manifest; the notebook's first cell (in short form), ``build_dataset.py --verify`` and
+``predict`` compare it.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from lumbar.io.regular_file import file_sha256, kind_of
 FOLDER, PACKAGE = "code", "lumbar"  # places in a bundle: code/lumbar, or lumbar where the archive's folder was dropped
 BYTECODE = "__pycache__"
 
-# What may ship from the package's folder; anything else there (caches, editors' backups) stays at home.
+# Endings of the files that ship; anything else in the package's folder (caches, editors' backups) does not.
 SHIPPED = {".py", ".j2", ".html", ".css", ".js", ".json", ".csv", ".txt", ".typed"}
-IMPORTABLE = {".py", ".pyc", ".pyd", ".so", ".pth"}  # endings of what Python might load beside the package
-MAX_FILES = 5000  # of a package in a bundle
-_NAMED = 3  # files that a message names
+IMPORTABLE = {".py", ".pyc", ".pyd", ".so", ".pth"}  # endings of files that Python might import
+MAX_FILES = 5000  # entries of a package in a bundle
+_NAMED = 3  # files that a message names; of the others it gives the number
 
 
 def shipped_files(package: Path) -> list[Path]:
@@ -39,12 +40,12 @@ def shipped_files(package: Path) -> list[Path]:
 
 
 def shipped_hashes(package: Path) -> dict[str, str]:
-    """Place and sha256 of each file that ships."""
+    """The sha256 of each file that ships, by its place."""
     return {path.relative_to(package).as_posix(): file_sha256(path) for path in shipped_files(package)}
 
 
 def digest(hashes: Mapping[str, str]) -> str:
-    """One hash of places and sha256s, by the rule above."""
+    """The hash of files given by place and sha256, by the rule above."""
     lines = (f"{place}\0{hashes[place]}\n".encode("utf-8", "surrogateescape") for place in sorted(hashes))
     return hashlib.sha256(b"".join(lines)).hexdigest()
 
@@ -60,10 +61,10 @@ def own_code_sha256() -> str:
 
 
 def code_mismatch(sealed: str) -> str:
-    """What to say where the package that is running is not the one that a bundle was sealed with; else empty.
+    """A sentence that says that the running package is not the one a bundle was sealed with; empty where it is.
 
     Args:
-        sealed: the manifest's ``code_sha256``; empty for a bundle that nobody sealed.
+        sealed: the manifest's ``code_sha256``; empty for a bundle that was never sealed.
     """
     own = own_code_sha256()
     if sealed in ("", own):
@@ -72,7 +73,7 @@ def code_mismatch(sealed: str) -> str:
 
 
 def sealed_hashes(package: Path) -> dict[str, str]:
-    """Place and sha256 of every file of a bundle's package, whatever its kind; only ``__pycache__`` is left out.
+    """The sha256 of every file of a bundle's package by its place, whatever its ending, but for ``__pycache__``.
 
     Raises:
         ManifestError: a symbolic link, a FIFO or the like, or more than ``MAX_FILES`` entries.
@@ -98,7 +99,7 @@ def sealed_hashes(package: Path) -> dict[str, str]:
 
 
 def find_package(bundle: Path) -> Path | None:
-    """A bundle's copy of the package: ``code/lumbar``, else ``lumbar``, else None (weights alone)."""
+    """The folder of a bundle's copy of the package: ``code/lumbar`` or ``lumbar``; None where it holds weights only."""
     for place in (bundle / FOLDER / PACKAGE, bundle / PACKAGE):
         if os.path.lexists(place):
             return place
@@ -106,19 +107,19 @@ def find_package(bundle: Path) -> Path | None:
 
 
 def verify_code(bundle: Path, expected: str, listed: Mapping[str, str] | None = None) -> Path | None:
-    """Compare a bundle's copy of the package, where it holds one, with the hash that its manifest gives.
+    """Compare a bundle's copy of the package, if it has one, with the hash in its manifest.
 
     Args:
         bundle: the folder of the manifest.
         expected: the manifest's ``code_sha256``.
-        listed: place → sha256 of each sealed file, where the manifest lists them: the message can then name files.
+        listed: place → sha256 of each sealed file, where the manifest lists them, so that a message can name files.
 
     Returns:
-        The package's folder; None for a bundle of weights alone.
+        The package's folder; None for a bundle with weights only.
 
     Raises:
-        ManifestError: another hash, a link, or something beside the package that Python could import instead of the
-            standard library or an installed package.
+        ManifestError: the hash differs, there is a link, or beside the package lies something that Python could import
+            instead of the standard library or an installed package.
     """
     package = find_package(bundle)
     if package is None:
@@ -139,7 +140,7 @@ def verify_code(bundle: Path, expected: str, listed: Mapping[str, str] | None = 
 
 
 def shadows(bundle: Path, package: Path) -> list[Path]:
-    """What lies beside a bundle's package and could be imported by name once the package's folder is on the path."""
+    """What lies beside a bundle's package and could be imported once its folder is on Python's path."""
     expected = {FOLDER, "weights"} if package.parent != bundle else {PACKAGE, "weights"}
     beside = [
         entry
@@ -165,7 +166,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _differences(hashes: Mapping[str, str], listed: Mapping[str, str] | None) -> str:
-    """Which files are too many, missing or changed, as far as it can be told."""
+    """Which files are extra, missing or changed, as far as the manifest lets us tell."""
     if listed is None:
         extra = [place for place in sorted(hashes) if Path(place).suffix not in SHIPPED]
         return f" (not of the kinds that ship: {_some(extra)})" if extra else ""

@@ -1,8 +1,8 @@
-"""The weights' manifest: what belongs to a bundle, and whether what lies on disk is it. Needs no torch.
+"""The weights' manifest: what a bundle holds, and whether the files on disk are those. Needs no torch.
 
-``weights_manifest.json`` lists each file with hash, size, and the config that rebuilds its network, and gives the hash
-of the code that was sealed with them; the kernel verifies all of it before any compute. Hash of a manifest = sha256 of
-the file's bytes. What a manifest must be, ``manifest_schema`` says.
+``weights_manifest.json`` lists each file of weights with its hash, its size and the configuration that rebuilds its
+network, and gives the hash of the code that was sealed with them. All of it is verified before anything is computed.
+The hash of a manifest is the sha256 of its file. ``manifest_schema`` says what a manifest must contain.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FILE_NAME = "weights_manifest.json"
 
 @dataclass(frozen=True, slots=True)
 class WeightEntry:
-    """One file of weights: where it lies, what it must be, and what rebuilds and proves its network."""
+    """One file of weights: where it lies, its hash and size, and what rebuilds its network and proves it."""
 
     file: str  # relative to the manifest, with forward slashes
     sha256: str
@@ -60,21 +60,21 @@ class Manifest:
     training: dict[str, Any]
     forced: list[Any]
     weights: tuple[WeightEntry, ...]
-    data: dict[str, Any] = field(repr=False)  # the JSON as it stands, for those who write the next one
+    data: dict[str, Any] = field(repr=False)  # the JSON as it was read, to write the next manifest from
 
     def of_stage(self, stage: str) -> list[WeightEntry]:
         """The entries of one stage, in the manifest's order."""
         return [entry for entry in self.weights if entry.stage == stage]
 
     def path(self, entry: WeightEntry) -> Path:
-        """Where an entry's file lies; a mount that unpacked the folder flat is found too."""
+        """Where an entry's file lies: at its listed place, or beside the manifest where folders were dropped."""
         listed = self.folder / entry.file
         flat = self.folder / PurePosixPath(entry.file).name
         return flat if flat.is_file() and not listed.is_file() else listed
 
 
 def manifest_hash(folder: str | Path) -> str:
-    """sha256 of the manifest file's bytes, in hex.
+    """Return the sha256 of the manifest file, in hex.
 
     Raises:
         ManifestError: there is no manifest.
@@ -84,10 +84,10 @@ def manifest_hash(folder: str | Path) -> str:
 
 
 def write_manifest(path: str | Path, data: Mapping[str, Any]) -> None:
-    """Write canonical JSON (sorted keys, indent 1, final newline): equal data give equal bytes and thus one hash.
+    """Write a manifest as canonical JSON (sorted keys, indent 1, final newline): equal data have equal hashes.
 
     Raises:
-        ManifestError: the data are not a valid manifest, or hold a value that JSON cannot.
+        ManifestError: the data are no valid manifest, or hold a value that JSON has no form for.
     """
     target = Path(path)
     try:
@@ -107,8 +107,8 @@ def read_manifest(folder: str | Path) -> Manifest:
         folder: the bundle, or the manifest file itself.
 
     Raises:
-        ManifestError: no manifest, not JSON, another schema, or a field that is missing, of the wrong kind or out of
-            range (``manifest_schema``).
+        ManifestError: there is no manifest, it is not JSON, has another schema, or a field that is missing, of the
+            wrong type or out of range (``manifest_schema``).
     """
     path = _manifest_path(folder)
     content, data = read_strictly(path)
@@ -124,15 +124,15 @@ def read_manifest(folder: str | Path) -> Manifest:
 
 
 def verify(folder: str | Path, expected_hash: str | None = None) -> Manifest:
-    """Read the manifest and compare all that it stands for: every file's size and sha256, and the code, if it is there.
+    """Read the manifest, and compare the size and sha256 of every file, and the code where the bundle has it.
 
     Args:
-        folder: the bundle; weights alone (a run's export), or with the code that they were sealed with.
+        folder: the bundle: weights only (a run's export), or with the code that was sealed with them.
         expected_hash: the manifest hash that the caller was made for; None takes any.
 
     Raises:
-        ManifestError: as ``read_manifest``, another hash, a file that is missing or differs, or code that is not what
-            was sealed; the message names it.
+        ManifestError: as ``read_manifest``; also another hash, a file that is missing or differs, or code that is not
+            what was sealed. The message names it.
     """
     manifest = read_manifest(folder)
     if expected_hash is not None and manifest.hash != expected_hash:

@@ -1,4 +1,4 @@
-"""What a weights manifest must be: types, ranges, names and what must agree. Checked once, before any use."""
+"""What a weights manifest must contain: fields, types, ranges and names. Checked once, before any use."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _PROBE: dict[str, Rule] = {
     "seed": Integer(0, 2**32 - 1),
     "inputs": Object(),
     "expected": ListOf(Real(-1e6, 1e6), 1, 64),
-    # of 1 + |expected|; a wide tolerance would prove nothing
+    # a share of 1 + |expected|; a wide tolerance would prove nothing
     "tolerance": Real(0.0, 0.1),
 }
 
-# Fields that must be there: the JSON type first (so that the message can name it), then what its value must be.
+# Fields that must be there: the JSON type (for the message), then the rule for the value.
 TOP_LEVEL: dict[str, tuple[type, Rule]] = {
     "schema": (int, Integer(SCHEMA, SCHEMA)),
     "dataset": (dict, Object({"id": _LINE, "version": AnyOf((Null(), _COUNT, _LINE))})),
@@ -55,7 +55,7 @@ WEIGHT: dict[str, tuple[type, Rule]] = {
     "metrics": (dict, Object()),
     "probe": (dict, Object(_PROBE)),
 }
-# Which networks can serve a stage. Another one would be found out only by the first study, and by every one.
+# Which networks can serve a stage. With another one every study would fail, and nothing before it.
 SERVES: dict[str, set[str]] = {
     "sagittal_xy": {"heatmap", "sagittal_regression"},
     "sagittal_z": {"slice_role"},
@@ -69,18 +69,18 @@ SERVES: dict[str, set[str]] = {
 
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,99}"
 _FILE = Text(200, rf"(?:{_PART}/){{0,4}}{_PART}\.safetensors")
-_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
+_RESERVED_NAMES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
 
 
 def check(path: Path, data: Any) -> None:
-    """Refuse anything that is not a manifest by the tables above.
+    """Refuse a JSON value that is not a manifest as the tables above describe it.
 
     Args:
         path: the manifest file, for the messages.
         data: the JSON value.
 
     Raises:
-        ManifestError: "path: field: found …, expected …", on one line.
+        ManifestError: "path: field: found …, expected …", in one line.
     """
     if not isinstance(data, dict):
         raise ManifestError(f"{path}: found {type(data).__name__}, expected an object with {', '.join(TOP_LEVEL)}")
@@ -90,6 +90,7 @@ def check(path: Path, data: Any) -> None:
     _check_fields(path, "", data, TOP_LEVEL)
     _check_prior(path, data["prior"])
     _check_code_files(path, data)
+    _check_rehearsed(path, data)
     names: set[str] = set()
     for index, entry in enumerate(data["weights"]):
         _check_entry(path, index, entry)
@@ -115,7 +116,7 @@ def _check_entry(path: Path, index: int, entry: Mapping[str, Any]) -> None:
     _check_file_name(path, where, entry["file"])
     stage, model = entry["stage"], entry["model"]
     if model not in CONFIGS:
-        return  # ``models.build`` refuses it; a manifest of networks to come may be looked at
+        return  # ``models.build`` refuses it: a manifest with networks of a later version can still be read
     if model not in SERVES.get(stage, {model}):
         expected = " or ".join(sorted(SERVES[stage]))
         raise ManifestError(f"{path}: {where}model: found {model!r} for stage {stage!r}, expected {expected}")
@@ -126,10 +127,10 @@ def _check_entry(path: Path, index: int, entry: Mapping[str, Any]) -> None:
 
 
 def _check_file_name(path: Path, where: str, name: str) -> None:
-    """A relative place with plain letters, written in one way only, that every file system takes for the same file."""
+    """Refuse a file name unless it is a relative path that means the same file on every system."""
     parts = PurePosixPath(name).parts
     is_plain = _FILE.accepts(name) and "/".join(parts) == name and not any(part.endswith(".") for part in parts)
-    if not is_plain or any(part.split(".")[0].lower() in _DEVICES for part in parts):
+    if not is_plain or any(part.split(".")[0].lower() in _RESERVED_NAMES for part in parts):
         raise ManifestError(
             f"{path}: {where}file: found {shown(name)}, expected a .safetensors inside the folder, such as "
             "weights/name.safetensors (letters, digits, . _ + = - and at most 200 of them)"
@@ -137,7 +138,7 @@ def _check_file_name(path: Path, where: str, name: str) -> None:
 
 
 def _check_once(path: Path, name: str, names: set[str]) -> None:
-    """Refuse a second file of the same last name: a mount that drops the folders would give one file for both."""
+    """Refuse two files with the same last name: where a mount drops the folders, only one of them would be left."""
     key = unicodedata.normalize("NFC", PurePosixPath(name).name).casefold()
     if key in names:
         raise ManifestError(f"{path}: {name} is listed twice, expected once (upper and lower case are the same)")
@@ -157,8 +158,16 @@ def _check_prior(path: Path, prior: dict[str, Any]) -> None:
             )
 
 
+def _check_rehearsed(path: Path, data: Mapping[str, Any]) -> None:
+    """The versions on which the bundle was tried when it was sealed, where they are noted."""
+    if "rehearsed" not in data:
+        return
+    require(f"{path}: rehearsed", data["rehearsed"], Object())
+    require_fields(f"{path}: rehearsed.", data["rehearsed"], dict.fromkeys(data["rehearsed"], _LINE))
+
+
 def _check_code_files(path: Path, data: Mapping[str, Any]) -> None:
-    """The list of sealed code files, where there is one: it must give the code hash that stands beside it."""
+    """Check the list of sealed code files, if there is one: its hash must be ``code_sha256``."""
     files = data.get("code_files")
     if files is None:
         return

@@ -1,7 +1,7 @@
-"""Probes: a network's answer to a seeded input, recorded at sealing and compared before use.
+"""Probes: a network's output for a seeded input, recorded at sealing and compared before use.
 
-A probe tells whether code, library versions and weights still belong together. Each network says what it looks at
-(``example_inputs``); the pixels go through the normalisation and sampling that real ones get.
+A probe shows whether code, library versions and weights still belong together. Each network gives the form of its input
+(``example_inputs``); the pixels go through the same normalisation and sampling as real ones.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from lumbar.stages.crop import grid_images, with_context
 from lumbar.stages.eight_bit import as_input, probe_slices
 from lumbar.study import Study
 
-PROBE_VALUES = 24  # outputs kept of each probe
-PROBE_TOLERANCE = 0.02  # of 1 + |expected|: covers half precision on a GPU, not a changed layer
+PROBE_VALUES = 24  # output values that a probe keeps
+PROBE_TOLERANCE = 0.02  # as a share of 1 + |expected|: allows for half precision on a GPU, not for a changed layer
 
 
 @dataclass(frozen=True)
@@ -38,20 +38,20 @@ class SeededExamples:
     seed: int
 
     def images(self, n: int, size: int) -> Tensor:
-        """Images (n, size, size) in 0..1, sampled from a made-up study as crops are from a real one."""
+        """Images (n, size, size) in 0..1, sampled from a made-up study in the way of real crops."""
         return torch.from_numpy(probe_images(self.seed, n, size))
 
     def with_neighbours(self, n: int, size: int, context: int) -> Tensor:
-        """The same, each with its neighbours as channels: (n, context, size, size)."""
+        """The same images, each with its neighbours as channels: (n, context, size, size)."""
         return torch.from_numpy(with_context(probe_images(self.seed, n, size), context))
 
     def whole_slices(self, size: int) -> Tensor:
-        """Whole slices of 8 bits as the baseline's networks take them: (n, 1, size, size)."""
+        """Whole 8-bit slices as input of the baseline's networks: (2, 1, size, size)."""
         return as_input(probe_slices(self.seed, size))
 
 
 def probe_images(seed: int, n: int, size: int) -> NDArray[np.float32]:
-    """Seeded images (n, size, size) float32 in 0..1, through the normalisation and sampling that real ones get."""
+    """Seeded images (n, size, size) float32 in 0..1, normalised and sampled in the way of real ones."""
     rng = np.random.default_rng(seed)
     coarse = rng.random((n, 12, 14)) * 900.0 + 40.0
     volume = coarse.repeat(4, axis=1).repeat(4, axis=2).astype(np.float32)
@@ -77,7 +77,7 @@ def probe_inputs(network: nn.Module, seed: int) -> tuple[Tensor, ...]:
 
 
 def run_probe(network: nn.Module, seed: int) -> list[float]:
-    """Evenly spaced values of a network's answer to its seeded input."""
+    """Evenly spaced values of a network's output for its seeded input."""
     out = forward(network, *probe_inputs(network, seed)).flatten()
     step = max(1, out.numel() // PROBE_VALUES)
     return [round(float(value), 5) for value in out[::step][:PROBE_VALUES]]
@@ -94,11 +94,15 @@ def _input_shapes(inputs: Sequence[Tensor]) -> dict[str, list[int]]:
 
 
 def check_probe(network: nn.Module, probe: Mapping[str, Any], name: str) -> None:
-    """Compare a network's answer with the manifest's.
+    """Compare a network's output with the one that the manifest gives.
+
+    Args:
+        network: as loaded.
+        probe: the manifest's entry.
+        name: the file of its weights, for the message.
 
     Raises:
-        ManifestError: naming the file, the value found and the value expected: code, library versions and weights do
-            not belong together.
+        ManifestError: the outputs differ: code, library versions and weights do not belong together.
     """
     if not {"seed", "expected", "tolerance"} <= probe.keys():
         raise ManifestError(f"{name}: found probe {shown(dict(probe))}, expected seed, expected, tolerance")

@@ -20,11 +20,11 @@ from lumbar.rules import shown
 from lumbar.stages.classify import CLASSIFIERS
 from lumbar.stages.heat import SAGITTAL_POINTS
 
-_POINTS = {"sagittal_xy": SAGITTAL_POINTS, "axial_xy": 2}  # of a heatmap network, by stage
+_POINTS = {"sagittal_xy": SAGITTAL_POINTS, "axial_xy": 2}  # number of points of a heatmap network, by stage
 
 
 def load_networks(folder: Path, manifest: Manifest, device: str | torch.device = "cpu") -> Networks:
-    """Rebuild every network that the manifest lists and load its weights, strictly.
+    """Rebuild every network that the manifest lists, and load its weights.
 
     Raises:
         ManifestError: an unknown model or key, tensors that do not fit, or a stage of the chain without weights.
@@ -41,7 +41,7 @@ def load_networks(folder: Path, manifest: Manifest, device: str | torch.device =
 
 
 def _require_usable(entry: WeightEntry) -> None:
-    """Refuse a network whose answers the chain could not use: it would fail in every study instead of once, here."""
+    """Refuse a network whose output the chain cannot use: else every study would fail instead of this one check."""
     points = entry.config.get("points")
     if entry.model == "heatmap" and points != _POINTS.get(entry.stage, points):
         raise ManifestError(f"{entry.file}: found {points} points, expected {_POINTS[entry.stage]} for {entry.stage}")
@@ -51,7 +51,7 @@ def _require_usable(entry: WeightEntry) -> None:
 
 
 def load_network(path: Path, entry: WeightEntry, device: str | torch.device = "cpu") -> nn.Module:
-    """One network in float32 and evaluation mode from its safetensors file (stored in any float precision).
+    """Load one network from its safetensors file, of any float precision, as float32 and in evaluation mode.
 
     Raises:
         ManifestError: the file is not safetensors or its tensors do not fit the config.
@@ -67,10 +67,10 @@ def load_network(path: Path, entry: WeightEntry, device: str | torch.device = "c
 
 
 def _read_tensors(path: Path, entry: WeightEntry) -> dict[str, Tensor]:
-    """The file's tensors, once their shapes are those that the config asks for.
+    """Read a file's tensors after their shapes were compared with those that the configuration asks for.
 
-    A config is text: it may ask for more memory than the machine has. A file holds the bytes that its header declares,
-    so that shapes which agree bound what the network takes, before anything is allocated.
+    A configuration is text and may ask for more memory than the machine has. A safetensors file really holds the bytes
+    that its header declares, so a network with the shapes of its tensors is no larger than the file.
 
     Raises:
         ManifestError: no safetensors file, or shapes that differ.
@@ -88,7 +88,7 @@ def _read_tensors(path: Path, entry: WeightEntry) -> dict[str, Tensor]:
 
 
 def _difference(shapes: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]]) -> str:
-    """The first tensor that is missing, of another shape, or too many; empty where there is none."""
+    """A sentence about the first tensor that is missing, has another shape or is extra; empty where all agree."""
     for name, shape in expected.items():
         if name not in shapes:
             return f"{name} is missing, expected shape {list(shape)}"
@@ -99,7 +99,7 @@ def _difference(shapes: Mapping[str, Sequence[int]], expected: Mapping[str, Sequ
 
 
 def save_network(network: nn.Module, path: Path, *, half: bool = True) -> None:
-    """Write a network's state as safetensors, floats in half precision if ``half``; same weights, same bytes.
+    """Write a network's state as safetensors, floats in half precision with ``half``; equal weights give equal bytes.
 
     Raises:
         ManifestError: the file cannot be written; what stood at ``path`` still stands.

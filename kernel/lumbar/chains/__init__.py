@@ -1,1 +1,1 @@
-"""Chains: the functions that lead one study from its folder to probabilities and pictures."""
+"""Chains: the functions that take one study from its folder to probabilities and pictures."""

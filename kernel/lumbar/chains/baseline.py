@@ -1,4 +1,4 @@
-"""The baseline chain of one study: 8-bit slices → one network a column → the mean over slices. No localiser."""
+"""The baseline chain of one study: 8-bit slices → one network for each column → the mean over slices. No localiser."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from lumbar.stages.points import Localisation
 from lumbar.study import Study, read_study
 
 STAGE = "baseline"
-_BATCH = 64  # slices at once through a network: memory stays small on a CPU too
-_PICTURED = 5
+_BATCH = 64  # slices that go through a network at once: memory stays small on a CPU too
+_PICTURED = 5  # slices of each description in the report
 
 View = tuple[str, int, int]  # description, size, slices
 
 
 @dataclass
 class BaselineNetworks:
-    """The networks of each column: one full fit, or several folds to be averaged."""
+    """The networks of each label column: one full fit, or several folds whose outputs are averaged."""
 
     by_column: dict[str, list[BaselineNet]] = field(default_factory=dict)
 
 
 def load(manifest: Manifest, device: str) -> BaselineNetworks:
-    """Load column by column, each proven by its probe as it comes: no more than one file is ever held beside.
+    """Load the networks one by one, each checked by its probe, so that only one file is in memory beside them.
 
     Raises:
         ManifestError: an entry that is no baseline network, tensors that do not fit, or a probe that differs.
@@ -58,18 +58,25 @@ def load(manifest: Manifest, device: str) -> BaselineNetworks:
 def read(
     wanted: Sequence[str], root: Path, split: str, study_id: int, descriptions: pd.DataFrame, workers: int | None
 ) -> Study:
-    """Read only the series that the networks look at; the others cost no time and give no problems."""
+    """Read only the series whose description is among ``wanted``; the others cost no time and give no problems."""
     table = descriptions[descriptions["series_description"].isin(list(wanted))]
     study = read_study(root, split, study_id, table, workers)
-    unasked = {f"study {study_id}: no {name} series" for name in DESCRIPTIONS if name not in wanted}
-    study.problems = [line for line in study.problems if line not in unasked]
+    expected = {f"study {study_id}: no {name} series" for name in DESCRIPTIONS if name not in wanted}
+    study.problems = [line for line in study.problems if line not in expected]
     return study
 
 
 def predict(
     study: Study, networks: BaselineNetworks, prior: NDArray[np.float64], effort: Effort = Effort.FULL
 ) -> StudyResult:
-    """Probabilities (25, 3) of one study; a column without network or image keeps exactly its prior (25, 3)."""
+    """Predict one study: probabilities (25, 3); a column without network or image keeps exactly its prior.
+
+    Args:
+        study: its stacks.
+        networks: of one bundle.
+        prior: (25, 3), rows sum to 1.
+        effort: what to leave out when time is short.
+    """
     result = StudyResult(probs=np.array(prior, dtype=np.float64), localisation=Localisation())
     images: dict[View, NDArray[np.uint8]] = {}
     seconds = {"convert": 0.0, "classify": 0.0}
@@ -98,14 +105,14 @@ def predict(
 
 
 def view_of(network: BaselineNet) -> View:
-    """What a network wants to see: networks that agree share the converted slices."""
+    """The slices that a network takes: networks with the same view share the converted slices."""
     return network.config.description, network.config.size, network.config.slices
 
 
 def _images(study: Study, view: View, limit: int | None) -> NDArray[np.uint8]:
     description, size, n_slices = view
     chosen = choose_slices(study, description, n_slices)
-    if limit is not None and len(chosen) > limit:  # little time left: the middle alone
+    if limit is not None and len(chosen) > limit:  # little time left: only the slices in the middle
         middle = (len(chosen) - limit) // 2
         chosen = chosen[middle : middle + limit]
     return np.array([eight_bit(study, chosen_slice, size) for chosen_slice in chosen], dtype=np.uint8)
@@ -123,12 +130,18 @@ def slice_logits(network: BaselineNet, images: NDArray[np.uint8]) -> NDArray[np.
 def slice_probs(
     logits: NDArray[np.float64], prior: NDArray[np.float64], balance: Sequence[float], temperature: float = 1.0
 ) -> NDArray[np.float64]:
-    """Probabilities (N, 3) as the metric wants them from logits (N, 3) of a network fitted on balanced classes.
+    """Probabilities (N, 3) under the true class frequencies, from logits (N, 3) of a network fitted on balanced ones.
 
-    With upsampled classes a network estimates p(class | slice) under equal frequencies. Bayes' rule puts the true
-    ones back: times ``prior`` (3,), the weighted (1/2/4) frequencies, over ``balance`` (3,), those that it was fitted
-    on. A class that it never saw keeps its prior. ``temperature`` divides the logits first: at 1 the network is
-    believed, far above 1 only the prior is left (Guo et al. 2017, On calibration of modern neural networks).
+    A network that was fitted on upsampled classes estimates p(class | slice) under those frequencies. Bayes' rule
+    brings the true ones back: its estimate times ``prior`` over ``balance``.
+
+    Args:
+        logits: of one or more slices.
+        prior: (3,), the class frequencies weighted 1/2/4 as the metric does.
+        balance: (3,), the share of each class among the slices that the network was fitted on; a class with 0 keeps
+            its prior.
+        temperature: divides the logits first. At 1 the network is believed; far above 1 only the prior is left (Guo
+            et al. 2017, On calibration of modern neural networks).
     """
     shares = np.asarray(balance, dtype=np.float64)
     is_known = shares > 0
@@ -142,12 +155,12 @@ def slice_probs(
 def combine(
     logits: NDArray[np.float64], prior: NDArray[np.float64], balance: Sequence[float], temperature: float = 1.0
 ) -> NDArray[np.float64]:
-    """Probabilities (3,) of a study: the mean over its slices' (N, 3), which must be one or more."""
+    """Probabilities (3,) of a study: the mean of ``slice_probs`` over its slices, of which there is at least one."""
     return np.asarray(slice_probs(logits, prior, balance, temperature).mean(axis=0))
 
 
 def draw(study: Study, _result: StudyResult) -> list[Picture]:
-    """Central slices as the networks see them (at 256 px)."""
+    """Draw the central slices as the networks see them, at 256 pixels."""
     pictures = []
     for description in DESCRIPTIONS:
         for chosen_slice in choose_slices(study, description, _PICTURED)[:_PICTURED]:

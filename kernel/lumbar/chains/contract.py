@@ -1,4 +1,4 @@
-"""What a chain is, and what it gives: the types that a run, its workers and its report share."""
+"""What a chain is and what it returns: the types that a run, its workers and its report share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Probs = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A drawn slice for the report; ``png`` is a whole PNG file."""
+    """A drawn slice for the report; ``png`` is the content of a PNG file."""
 
     title: str
     png: bytes
@@ -28,7 +28,7 @@ class Picture:
 
 @dataclass
 class Outcome:
-    """What became of one study. ``probs`` (25, 3), or None: its prior stays."""
+    """What became of one study. ``probs`` is (25, 3), or None where its prior stays."""
 
     study_id: int
     probs: Probs | None = None
@@ -37,18 +37,18 @@ class Outcome:
     sagittal_points: list[dict[str, Any]] = field(default_factory=list)
     axial_levels: list[dict[str, Any]] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
-    failure: str = ""  # one line, why the prior stays
-    is_device_lost: bool = False  # the device answers no more: the worker must be replaced
+    failure: str = ""  # one line that says why the prior stays
+    is_device_lost: bool = False  # the device does not respond any more: the worker must be replaced
 
     @property
     def status(self) -> str:
-        """``predicted`` or ``prior``, as the run record says."""
+        """``predicted`` or ``prior``, as in the run record."""
         return "prior" if self.probs is None else "predicted"
 
 
 @dataclass
 class StudyResult:
-    """Probabilities (25, 3) in the order of ``labels.COLUMNS``, what led to them, and seconds by stage."""
+    """Probabilities (25, 3) in the order of ``labels.COLUMNS``, the points behind them, and seconds by stage."""
 
     probs: Probs
     localisation: Localisation
@@ -60,10 +60,13 @@ class StudyResult:
 class Chain:
     """The functions of a chain. Each must be importable by name, so that a worker process finds it.
 
-    ``read(root, split, study_id, descriptions, workers)`` gives a study; ``load(manifest, device)`` networks that
-    passed their probes; ``predict(study, networks, prior, effort)`` a result with ``probs``, ``localisation``,
-    ``problems`` and ``seconds``; ``draw(study, result)`` pictures. ``uses_gpu``: its networks run on a GPU
-    where there is one.
+    Attributes:
+        read: (root, split, study_id, descriptions, workers) → a study.
+        load: (manifest, device) → the networks, which passed their probes.
+        predict: (study, networks, prior, effort) → a result with ``probs``, ``localisation``, ``problems`` and
+            ``seconds`` (``StudyResult``).
+        draw: (study, result) → pictures for the report.
+        uses_gpu: whether the networks run on a GPU where there is one.
     """
 
     read: Callable[[Path, str, int, pd.DataFrame, int | None], Any]
@@ -74,5 +77,5 @@ class Chain:
 
 
 def draw_nothing(_study: Any, _result: Any) -> list[Picture]:
-    """No pictures."""
+    """Return no pictures."""
     return []

@@ -1,4 +1,4 @@
-"""Chains by name. A chain's module is imported when one of its functions is called: torch and numba come only then."""
+"""Chains by name. A chain's module, and with it torch and numba, is imported when one of its functions is called."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ MAIN = _chain("main")
 
 
 def baseline_chain(manifest: Manifest) -> Chain:
-    """The chain without localiser; it reads only the series that the manifest's networks look at."""
+    """The baseline chain, which reads only the series that the manifest's networks take."""
     wanted = sorted({str(entry.config.get("description", SAGITTAL_T1)) for entry in manifest.of_stage("baseline")})
     return _chain("baseline", tuple(wanted))
 
 
 def chain_of(chain: str | Chain, manifest: Manifest) -> Chain:
-    """The functions of a chain by name.
+    """Return a chain by its name; a ``Chain`` is returned as it is.
 
     Raises:
         ManifestError: the bundle holds no weights for it, or there is no such chain.

@@ -1,7 +1,7 @@
-"""DICOM files to arrays and stacks in patient space, by numba kernels.
+"""Reads DICOM files as arrays, and series as stacks in patient space, with decoders compiled by numba.
 
-Never imports torch. A transfer syntax is one module with three names (``TRANSFER_SYNTAXES``, ``decode_frame``,
-``warm_up``) and a row in ``pixels.CODECS``; it is imported when the first file needs it.
+It never imports torch. A transfer syntax is one module in ``codecs`` (``lumbar.dicom.pixels.Codec``) and a row in
+``lumbar.dicom.pixels.CODECS``; the module is imported when the first file needs it.
 """
 
 from lumbar.dicom.header import Header, read_header

@@ -1,9 +1,10 @@
 """Working memory of decoders, kept from frame to frame.
 
-Taking half a megabyte from the system and giving it back costs more page faults than decoding costs time. Who reads
-slice after slice and keeps none of them (``reused``) has the file's bytes and the pixels put into such memory, too.
-Volumes are made in the memory of earlier ones that nobody refers to any more (``recycled``): a megabyte of fresh pages
-costs 0.1 ms at best, half of what decoding it from RLE costs, and 2 ms where a virtual machine's host has to find it.
+To take half a megabyte from the system for each slice, and give it back, would take longer than decoding, because of
+page faults. A caller that reads slice after slice and keeps none of them (``reused``) gets the file's bytes and the
+pixels in such memory as well. Volumes are made in the memory of earlier volumes that are not used any more
+(``recycled``): a megabyte of new pages takes 0.1 ms at best, half as long as decoding it from RLE, and 2 ms where the
+host of a virtual machine has to provide it.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-_MAX_KEPT = 1 << 24
-_MIN_RECYCLED, _MAX_FREE = 1 << 20, 1 << 27
-_idle: list[dict[str, np.ndarray]] = []  # what threads have left that are done: others go on with it
+_MAX_KEPT = 1 << 24  # bytes of one array that is kept
+_MIN_RECYCLED, _MAX_FREE = 1 << 20, 1 << 27  # bytes of an array that is recycled, and of all that wait for that
+_idle: list[dict[str, np.ndarray]] = []  # the arrays of threads that have ended their reading, for the next ones
 
 
 class _Own(threading.local):
-    """A thread's arrays by their use, and whether results are put there, too."""
+    """A thread's arrays by their use, and whether it puts results into them as well."""
 
     def __init__(self) -> None:
         self.arrays: dict[str, np.ndarray] = {}
@@ -34,7 +35,7 @@ _own = _Own()
 
 
 def scratch(size: int, use: str = "work") -> np.ndarray:
-    """``(size,)`` uint8 of any content, valid until the thread asks again for this use; large ones are not kept."""
+    """An array ``(size,)`` uint8 of any content, valid until the thread asks for the same use again."""
     arrays = _own.arrays
     kept = arrays.get(use)
     if kept is None or kept.size < size:
@@ -45,7 +46,7 @@ def scratch(size: int, use: str = "work") -> np.ndarray:
 
 
 def fresh(shape: tuple[int, ...], dtype: npt.DTypeLike, use: str) -> np.ndarray:
-    """An array of any content for a result; within ``reused`` the thread's own, which its next result overwrites."""
+    """A new array of any content for a result; within ``reused`` the thread's own, which its next result overwrites."""
     if not _own.is_reusing:
         return np.empty(shape, dtype)
     dtype = np.dtype(dtype)
@@ -53,13 +54,13 @@ def fresh(shape: tuple[int, ...], dtype: npt.DTypeLike, use: str) -> np.ndarray:
 
 
 def fresh_bytes(size: int, use: str) -> np.ndarray:
-    """``fresh`` for ``(size,)`` uint8, in less time: two files are read for each slice of a series."""
+    """``fresh`` for ``(size,)`` uint8, which takes less time: it is called twice for each slice of a series."""
     return scratch(size, use) if _own.is_reusing else np.empty(size, np.uint8)
 
 
 @contextlib.contextmanager
 def reused() -> Iterator[None]:
-    """Whatever this thread reads inside is valid until it reads the next."""
+    """Within this block, what the thread has read is valid only until it reads the next file."""
     before = _own.arrays, _own.is_reusing
     try:
         _own.arrays = _idle.pop()
@@ -74,16 +75,16 @@ def reused() -> Iterator[None]:
 
 
 class _Block:
-    """Memory of an array made from it; every view of that array keeps it, and after the last it is free again."""
+    """The memory of a recycled array. All views of the array refer to it; after the last one it is free again."""
 
-    free: ClassVar[dict[int, np.ndarray]] = {}  # memory that waits for the next array, by its identity
+    free: ClassVar[dict[int, np.ndarray]] = {}  # memory that waits for the next array, by its ``id``
 
     def __init__(self, memory: np.ndarray) -> None:
         self.memory = memory
         self.__array_interface__ = memory.__array_interface__
 
     def __del__(self) -> None:
-        """Give the memory back. This runs in any thread at any moment, so each step leaves things whole by itself."""
+        """Put the memory among the free. This may run in any thread at any moment, so each step must be atomic."""
         free, memory = self.free, self.memory
         if memory.size <= _MAX_FREE:
             free[id(memory)] = memory
@@ -93,7 +94,7 @@ class _Block:
 
 
 def recycled(shape: tuple[int, ...], dtype: npt.DTypeLike) -> np.ndarray:
-    """A new array of any content, in memory that was used before if there is some."""
+    """A new array of any content, in memory that was used before if possible."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size < _MIN_RECYCLED:
         return np.empty(shape, dtype)

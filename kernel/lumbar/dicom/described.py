@@ -1,4 +1,4 @@
-"""A series read by what the table of series says it is: the same in ``predict`` and in ``inspect``."""
+"""Reading a series by its description in the table of series, for ``predict`` and for ``inspect``."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import os
 from lumbar.dicom.series import Series, read_series
 from lumbar.labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2
 
-# The orientation of a described series: expected of its stacks, and assumed where no file says one.
+# The orientation that a description stands for: expected of the stacks, and assumed where no file has one.
 ORIENTATIONS = {SAGITTAL_T1: "sagittal", SAGITTAL_T2: "sagittal", AXIAL_T2: "axial"}
-UNKNOWN_ORIENTATION = "sagittal"  # of a series that no table describes
+UNKNOWN_ORIENTATION = "sagittal"  # for a series without a description
 
 
 def orientation_of(description: str | None) -> str:
-    """The orientation of a series with that description; of an unknown one ``sagittal``, as most of a spine's are."""
+    """The orientation that a description stands for; if unknown, ``sagittal``, as most series of a spine are."""
     return ORIENTATIONS.get(description or "", UNKNOWN_ORIENTATION)
 
 
 def read_described(folder: str | os.PathLike[str], description: str | None, workers: int | None = None) -> Series:
-    """Read a series' folder as what the table of series says that it is; ``None``: no table says.
+    """Read a series' folder, with the orientation and the echo that its description stands for.
 
-    Of several echoes at the same places T2 means the longest.
+    For T2 that is the longest of several echoes at the same positions. ``None`` stands for no description.
 
     Raises:
         DicomError: as ``read_series``.

@@ -1,8 +1,9 @@
-"""The usual slices straight into a volume: one frame of 16-bit gray, uncompressed, RLE or JPEG Lossless.
+"""The fast path for slices of one frame of 16-bit gray, uncompressed, in RLE or JPEG Lossless: straight into a volume.
 
-The bytes are read and one compiled call does the rest. Threads that read a series spend nearly all their time outside
-Python then: whoever comes back to it may have to wait for another, and the waking costs more than parsing does. What
-the call does not expect it leaves alone; ``read_slice`` decodes it or says what is wrong with it.
+The file's bytes are read, and one compiled call does the rest. So threads that read a series spend nearly all their
+time outside of Python: to come back they may have to wait for another thread, and to be woken takes longer than to
+parse a header.
+Files that the call does not support are left to ``read_slice``, which decodes them or says what is wrong.
 """
 
 from __future__ import annotations
@@ -29,23 +30,26 @@ _KINDS = {
     "1.2.840.10008.1.2.4.57": JPEG,
     "1.2.840.10008.1.2.4.70": JPEG,
 }
-_MAX_EXPANSION = 64  # bytes of pixels for each of the file: what RLE can do, and JPEG cannot
+_MAX_EXPANSION = 64  # bytes of pixels for each byte of the file, which RLE can reach and JPEG cannot
 
 
 @dataclass(slots=True)
 class FastPath:
-    """A file whose pixels can be read that way, and what is known of them."""
+    """A file whose pixels can be read on the fast path, and what that needs to know."""
 
     header: Header
     kind: str  # NATIVE, RLE or JPEG
     size: int  # bytes of the file
     start: int  # offset of the pixel data's value
     n_pixels: int
-    mask: int  # of the bits stored
-    sign: int  # the highest of them, where they are signed; else 0
+    mask: int  # the bits stored
+    sign: int  # the highest of them where values are signed, else 0
 
     def fill(self, out: np.ndarray, slope: float, intercept: float) -> bool:
-        """Read the file into ``out`` (rows, columns) float32, in rescaled units; ``False``: it is none of the usual.
+        """Read the file into ``out`` (rows, columns) float32, in rescaled units.
+
+        Returns:
+            Whether that was possible; if not, ``read_slice`` must read the file.
 
         Raises:
             DicomError: it cannot be read, is damaged, or needs more memory than there is.
@@ -64,12 +68,12 @@ class FastPath:
             if self.kind == RLE:
                 planes, words = scratch(2 * (n + PAD)).reshape(2, n + PAD), scratch(2 * n, "pixels").view(np.uint16)
                 return rescale_rle(fragment, planes, words, self.mask, self.sign, slope, intercept, flat) == DONE
-            from lumbar.dicom.codecs import jpeg_lossless  # here, since others need not wait for it
+            from lumbar.dicom.codecs import jpeg_lossless  # late: slices in RLE do not need it
             from lumbar.dicom.codecs.codestream import identify
 
             content = identify(fragment, self.header)
             if content is not None and self.header.transfer_syntax_uid not in content.syntaxes:
-                return False  # another process than announced: the general way decodes it and says so
+                return False  # it is coded otherwise than announced: ``read_slice`` decodes it and says so
             return jpeg_lossless.fill(fragment, self.header, self.mask, self.sign, slope, intercept, flat)
         except MemoryError as error:
             path, shape = self.header.path, self.header.frame_shape
@@ -77,7 +81,7 @@ class FastPath:
 
 
 def find_fast_path(file: File) -> FastPath | None:
-    """What ``fill`` needs of a file whose beginning at least was parsed, where it is one of the usual."""
+    """The fast path of a file, of which at least the header was parsed; ``None`` where there is none for it."""
     header, start, length = file.header, file.pixels_start, file.pixels_length
     kind = _KINDS.get(header.transfer_syntax_uid)
     stored = header.stored_bits
@@ -113,14 +117,14 @@ def rescale_rle(
     intercept: float,
     out: np.ndarray,
 ) -> int:
-    """``unpack_words`` into ``words``, which are scratch here, and on to ``out`` as ``rescale`` does."""
+    """Decode a frame in RLE into ``words`` (working memory), and from there into ``out`` as ``rescale`` does."""
     if unpack_words(source, planes, words) < 0:
         return UNSUPPORTED
     return rescale(words, mask, sign, slope, intercept, out)
 
 
 def warm_up(syntaxes: tuple[str, ...]) -> None:
-    """Compile what series of ``syntaxes`` need, besides what their slices do."""
+    """Compile what series of ``syntaxes`` need beside the codecs (or load it from numba's cache)."""
     words, out = np.zeros(1, np.uint16), np.zeros(1, np.float32)
     kinds = {_KINDS.get(syntax) for syntax in syntaxes}
     rescale(words, 1, 0, 1.0, 0.0, out)

@@ -1,7 +1,7 @@
-"""DICOM headers: what a file says about its image, by a compiled walk over the elements it holds.
+"""DICOM headers: what a file says about its image, read by a compiled walk over its data elements.
 
-Everything is read that can be read: a missing preamble or file meta (as pydicom's ``force=True``), implicit, explicit,
-big-endian and deflated encodings, sequences of undefined length. No tag is required here; who needs one says so.
+Files are read without preamble or file meta (as with pydicom's ``force=True``), in implicit, explicit, big-endian and
+deflated encodings, and with sequences of undefined length. No tag is required here; code that needs one checks it.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ _SPECIAL = (DEFLATED, EXPLICIT_BIG)
 
 
 def _absent() -> None:
-    """A default that leaves no attribute of the class behind, which would hide a field that is still to be made."""
+    """Default of fields that are parsed later: a plain default would be an attribute of the class and hide them."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says about its image; ``None`` where the tag is absent, empty or not what its type allows.
+    """What a file says about its image; ``None`` where a tag is absent, empty or has a value that its type forbids.
 
     Fields are DICOM keywords in snake_case (PS3.6). Lengths are in mm, times in ms, field strength in tesla.
     ``image_orientation_patient`` holds the direction of a row (increasing column), then of a column (increasing row);
     ``pixel_spacing`` the distance between rows, then between columns. ``image_type`` is the text with its backslashes;
-    the two limits of padding are stored values, signed where the pixels are. ``problems`` holds a line for each element
-    that was malformed and recovered from. A header read from a file makes its fields when they are first asked for.
+    the limits of padding are stored values, signed where the pixels are. ``problems`` holds a line for each malformed
+    element in spite of which the file was read. A header from a file parses its fields when they are first used.
     """
 
     path: str
@@ -106,7 +106,7 @@ class Header:
     if not TYPE_CHECKING:  # or every name would count as an attribute
 
         def __getattr__(self, name: str) -> object:
-            """Fields that are not there yet, and with each those that come at the same cost."""
+            """Parse a field that is not there yet, together with those that take no extra time."""
             fields = self.__dict__
             unread = fields.get("_unread")
             if unread is not None:
@@ -120,14 +120,14 @@ class Header:
             raise AttributeError(f"'Header' object has no attribute {name!r}")
 
     def __getstate__(self) -> dict[str, object]:
-        """Fields only: the bytes that they come from may hold the patient's name."""
+        """Return the fields only, because the bytes that they come from may hold the patient's name."""
         return {field: getattr(self, field) for field in self.__dataclass_fields__}
 
     def of_frame(self, index: int) -> Header:
-        """The header of the frame ``index`` (from 0) alone, with number_of_frames 1.
+        """The header of the frame ``index`` (from 0), with number_of_frames 1.
 
-        What the functional groups say of that frame comes first, then what the data set says outside of them, then
-        the groups that all frames share. A header that was pickled has lost the groups: they may name the patient.
+        Values are taken from the functional groups of that frame, else from the data set outside of the groups, else
+        from the groups that all frames share. A header that was pickled has no groups, since they may name the patient.
 
         Raises:
             DicomError: there is no such frame.
@@ -196,17 +196,17 @@ _FLOAT_TAGS = {scan.FLOAT_PIXEL_DATA: "FloatPixelData", scan.DOUBLE_FLOAT_PIXEL_
 
 @dataclass(slots=True)
 class File:
-    """A parsed file: its header, its bytes and where the pixel data lie in them."""
+    """A parsed file: its header, its bytes, and where in them the pixel data are."""
 
     header: Header
-    source: np.ndarray  # (n,) uint8; the file, or what it inflates to
+    source: np.ndarray  # (n,) uint8; the file's bytes, inflated where they are deflated
     is_big: bool
     pixels_start: int  # offset of the pixel data's value; -1 where there is none
     pixels_length: int  # its length; -1 where undefined (encapsulated)
     pixels_vr: str  # two letters; empty in implicit encoding
     offset_table: tuple[np.ndarray, np.ndarray] | None  # extended offset table: offsets and lengths, uint64
-    plain: np.ndarray | None  # (rows, columns), a view: the pixels, where one frame of 16-bit gray needs no decoding
-    size: int = 0  # bytes of the file itself, where it was read from one
+    plain: np.ndarray | None  # (rows, columns), a view of the pixels, for one frame of 16-bit gray without compression
+    size: int = 0  # bytes of the file, where there is one
 
 
 _TABLE_SPANS = scan.span_of(scan.OFFSETS), scan.span_of(scan.OFFSET_LENGTHS)
@@ -219,19 +219,19 @@ _REASONS = {
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
-    """Header of the DICOM file at ``path``; the pixels are not read.
+    """Read the header of the DICOM file at ``path``, without its pixels.
 
     Raises:
-        DicomError: the file cannot be opened, or is not DICOM, or ends inside the header.
+        DicomError: the file cannot be opened, is not DICOM, or ends inside the header.
     """
     return read_file(path, limit=_HEAD_BYTES).header
 
 
 def read_file(path: str | os.PathLike[str], limit: int | None = None) -> File:
-    """Parse the file at ``path``, reading at first no more than ``limit`` bytes of it.
+    """Read and parse the file at ``path``; only its first ``limit`` bytes where those hold the whole header.
 
     Raises:
-        DicomError: the file cannot be opened, or is not DICOM, or ends inside the header.
+        DicomError: the file cannot be opened, is not DICOM, or ends inside the header.
     """
     name = os.fspath(path)
     descriptor, size = open_file(name)
@@ -243,7 +243,7 @@ def read_file(path: str | os.PathLike[str], limit: int | None = None) -> File:
                 file.size = size
                 return file
             except DicomError:
-                pass  # the whole file may do
+                pass  # try again with the whole file
         source = read_start(name, descriptor, size)
     finally:
         os.close(descriptor)
@@ -256,7 +256,7 @@ def parse(name: str, source: np.ndarray, is_whole: bool = True) -> File:
     """Parse the bytes of a file, ``source`` (n,) uint8; with ``is_whole`` false they are only its beginning.
 
     Raises:
-        DicomError: not DICOM, or ended inside the header (with ``is_whole`` false also: the pixel data not reached).
+        DicomError: the bytes are not DICOM, or end inside the header (with ``is_whole`` false: before the pixel data).
     """
     workspace, numbers = scan.WORKSPACE.copy(), scan.NO_NUMBERS.copy()
     code = scan.read_elements(source, False, workspace, numbers)
@@ -296,7 +296,7 @@ def parse(name: str, source: np.ndarray, is_whole: bool = True) -> File:
 
 
 def _header(name: str, syntax: str, head: bytes, workspace: np.ndarray, numbers: np.ndarray, has_groups: int) -> Header:
-    """A header that makes its fields at first use."""
+    """Make a header that parses its fields at first use."""
     header = object.__new__(Header)
     groups = None
     if has_groups:
@@ -315,16 +315,16 @@ def _header(name: str, syntax: str, head: bytes, workspace: np.ndarray, numbers:
 
 
 def _recovered(name: str, source: np.ndarray, syntax: str, code: int, workspace: np.ndarray) -> File | None:
-    """A file with malformed elements whose pixels are beyond doubt all the same; else ``None``."""
-    has_image = workspace[scan.SPANS + 2 :: 4].max() >= 0  # else there is nothing to compare pixels with
+    """Read a file in spite of malformed elements, where its pixels are certain all the same; else ``None``."""
+    has_image = workspace[scan.SPANS + 2 :: 4].max() >= 0  # else there is nothing to compare the pixels' size with
     if source.size > MAX_RECOVERED_BYTES or not syntax or (code == scan.END and not has_image):
         return None
-    from lumbar.dicom.parsing.recovery import recover  # here, since nearly all files are well-formed
+    from lumbar.dicom.parsing.recovery import recover  # late: nearly all files are well-formed
 
     is_big, start = syntax == EXPLICIT_BIG, workspace.item(scan.DATASET)
     is_encapsulated = syntax not in (*_LITTLE, *_SPECIAL)
     letters = source[start + 4 : start + 6].tobytes()
-    # What the first element looks like decides, as in the walk, unless it is the one that is malformed
+    # The form of the first element decides, as in the walk, unless it is malformed itself
     is_explicit = syntax != IMPLICIT_LITTLE if not workspace[scan.IS_EXPLICIT] else letters.isalpha()
     recovered = recover(source.tobytes(), start, is_big, is_explicit, is_encapsulated)
     if recovered is None:
@@ -344,7 +344,11 @@ def _recovered(name: str, source: np.ndarray, syntax: str, code: int, workspace:
 def _read_special(
     name: str, source: np.ndarray, syntax: str, is_whole: bool, workspace: np.ndarray, numbers: np.ndarray
 ) -> tuple[int, str, np.ndarray]:
-    """Read a data set whose syntax is missing, deflated or big-endian: code, syntax, and the bytes it was read from."""
+    """Read a data set whose transfer syntax is missing, deflated or big-endian.
+
+    Returns:
+        The walk's code, the transfer syntax, and the bytes that the data set was read from.
+    """
     dataset = workspace.item(scan.DATASET)
     workspace[scan.SPANS :] = scan.WORKSPACE[scan.SPANS :]
     if syntax == DEFLATED:
@@ -352,11 +356,11 @@ def _read_special(
             raise DicomError(f"{name}: found a part of a deflated file, expected the whole")
         source = _inflate(name, source, dataset)
         workspace[scan.DATASET] = 0
-    is_bare = not syntax
+    is_bare = not syntax  # no file meta
     if is_bare:
         first = source[dataset : dataset + 6].tobytes()
         is_explicit = len(first) == 6 and 65 <= first[4] <= 90 and 65 <= first[5] <= 90
-        # A group of 0x0400 and more at the start is a small one in the other byte order (as pydicom guesses)
+        # A group number of 0x0400 or more at the start is a small number in the other byte order (as in pydicom)
         is_big = is_explicit and first[1] >= 4
         syntax = EXPLICIT_BIG if is_big else EXPLICIT_LITTLE if is_explicit else IMPLICIT_LITTLE
     workspace[scan.IS_BIG] = int(syntax == EXPLICIT_BIG)
@@ -367,7 +371,7 @@ def _read_special(
 
 
 def _offset_table(head: bytes, workspace: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """The extended offset table, or ``None`` where its two halves do not match."""
+    """The extended offset table (offsets, lengths), or ``None`` where the two do not match."""
     halves = []
     for span in _TABLE_SPANS:
         offset, length = workspace[span : span + 2].tolist()
@@ -378,7 +382,7 @@ def _offset_table(head: bytes, workspace: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _inflate(name: str, source: np.ndarray, start: int) -> np.ndarray:
-    """The data set of a deflated file (PS3.5 section A.5: raw deflate after the file meta)."""
+    """Inflate the data set of a deflated file (PS3.5 section A.5: raw deflate after the file meta)."""
     most = min(MAX_INFLATED_BYTES, max(MIN_INFLATED_BYTES, MAX_INFLATED_PER_BYTE * source.size))
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     plain, rest = bytearray(), source[start:].tobytes()

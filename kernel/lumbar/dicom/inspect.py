@@ -1,4 +1,4 @@
-"""What a DICOM file, a series or a study is, as text for people. Never a name, an id or a birth date of the patient."""
+"""Descriptions of a DICOM file, a series or a study as text, without name, id or birth date of the patient."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from lumbar.io.text import PublicText, known_words, masked_name, unusual_names
 
 
 def describe(path: str | os.PathLike[str]) -> str:
-    """Several lines about a DICOM file, a series' folder (``*.dcm`` inside) or a study's (series' folders inside).
+    """Describe a DICOM file, a series' folder (with ``*.dcm`` files) or a study's folder (with series' folders).
 
     Paths are relative to ``path``, names of files and folders that may be a person's are masked, and of free text
-    only the words of the trade are shown (``lumbar.io.text``).
+    only known words are shown (``lumbar.io.text``).
 
     Raises:
-        DicomError: nothing there that is DICOM; the message names ``path`` as it was given.
+        DicomError: there is nothing that is DICOM; the message names ``path`` as it was given.
     """
     root = Path(path)
     folder = root if root.is_dir() else root.parent
@@ -89,23 +89,23 @@ def _about(header: Header) -> list[str]:
 
 
 def _syntax(header: Header) -> str:
-    """The transfer syntax by name; a UID that is none is free text."""
+    """The name of the transfer syntax; a value that is not a UID is shown as free text."""
     uid = header.transfer_syntax_uid
     return syntax_name(uid if re.fullmatch(r"[0-9.]{1,64}", uid) else known_words(uid))
 
 
 def _shown(value: object, unit: str = "") -> str:
-    """A tag's value for the eye."""
+    """A tag's value as text."""
     if value is None or value == "":
         return "absent"
     return f"{known_words(value) if isinstance(value, str) else value}{unit}"
 
 
 def find_description(folder: Path) -> tuple[str | None, str]:
-    """What a series' folder is said to be, and by what, in a few words.
+    """The description of a series' folder, and in a few words where it is from.
 
-    In a competition's folder (``ROOT/{split}_images/STUDY/SERIES``) the table of series says it; ``None`` where there
-    is no such table, or none of the three descriptions for this series.
+    In a competition's folder (``ROOT/{split}_images/STUDY/SERIES``) it is from the table of series; ``None`` where
+    there is no such table, or it has none of the three descriptions for this series.
     """
     images = folder.absolute().parent.parent
     split, is_images, _ = images.name.partition("_images")
@@ -113,14 +113,14 @@ def find_description(folder: Path) -> tuple[str | None, str]:
         return None, "no table of series, since the folder lies in no {split}_images/study"
     table = f"{split}_series_descriptions.csv"
     try:
-        from lumbar.io.tables import read_descriptions  # here, since only this needs pandas
+        from lumbar.io.tables import read_descriptions  # late: nothing else here needs pandas
 
         rows = read_descriptions(images.parent, split)
     except CohortError:
         return None, f"no {table} that can be read"
     own = (folder.absolute().parent.name, folder.name)
     columns = (rows[name] for name in ("study_id", "series_id", "series_description"))
-    # Compared as Python's texts: pandas refuses a folder's name that is no UTF-8.
+    # Compared as Python strings, because pandas refuses a folder's name that is not UTF-8.
     described = [name for *ids, name in zip(*columns, strict=True) if (*map(str, ids),) == own and name in ORIENTATIONS]
     if not described:
         return None, f"{table} has none of the descriptions that predict uses for it"

@@ -1,16 +1,16 @@
-"""One file to pixels: which module decodes which transfer syntax, and what is done around it."""
+"""The pixels of one file: which codec decodes which transfer syntax, and what is done before and after it."""
 
 from __future__ import annotations
 
 import importlib
 import os
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Protocol, cast
 
 import numpy as np
 
 from lumbar.dicom import direct
-from lumbar.dicom.codecs import fallback, native
+from lumbar.dicom.codecs import fallback, native, rle
 from lumbar.dicom.codecs.frames import first_fragment, is_item, only_fragment, split_frames
 from lumbar.dicom.header import File, Header, parse, read_file
 from lumbar.dicom.limits import check_image
@@ -19,7 +19,7 @@ from lumbar.errors import DicomError
 
 RLE = "1.2.840.10008.1.2.5"
 
-# Transfer syntax -> module with TRANSFER_SYNTAXES, decode_frame and warm_up; imported at first use.
+# Transfer syntax → module in ``codecs`` with the names of ``Codec``; imported at first use.
 CODECS = {
     RLE: "rle",
     "1.2.840.10008.1.2.4.50": "opencv",
@@ -32,15 +32,39 @@ CODECS = {
     "1.2.840.10008.1.2.4.91": "opencv",
 }
 GE_PRIVATE = "1.2.840.113619.5.2"
-_WORKING_BYTES = 8  # of a codec, for each sample, where nothing says which it will be
+_WORKING_BYTES = 8  # of memory for each sample, where it is not known yet which codec will decode it
 _SUBSAMPLED = ("YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420")
+
+
+class Codec(Protocol):
+    """What the module of a transfer syntax provides (docs/add-a-transfer-syntax.md)."""
+
+    TRANSFER_SYNTAXES: tuple[str, ...]
+
+    def decode_frame(self, data: np.ndarray, header: Header) -> np.ndarray:
+        """Decode one frame.
+
+        Args:
+            data: (n,) uint8, the frame's bytes.
+            header: gives the sizes, the type of the samples and the photometric interpretation.
+
+        Returns:
+            ``(rows, columns)``, or ``(rows, columns, samples)`` for colour, of ``header.pixel_dtype`` and with
+            pydicom's values: bits above BitsStored are cleared or copy the sign, and YBR_FULL becomes RGB.
+
+        Raises:
+            DicomError: data that are damaged, disagree with the header, or use what the codec does not decode.
+        """
+
+    def warm_up(self) -> None:
+        """Compile the kernels, or load them from numba's cache."""
 
 
 @dataclass(frozen=True)
 class Slice:
-    """A file's header and pixels: ``(rows, columns)``, with frames before and samples after where there are several.
+    """A file's header and its pixels: ``([frames,] rows, columns[, samples])``.
 
-    ``problems`` holds a line for each thing that the file says wrongly about its pixels and that was seen through.
+    ``problems`` holds a line for each statement of the file about its pixels that is wrong and was corrected.
     """
 
     header: Header
@@ -49,15 +73,16 @@ class Slice:
 
 
 def read_slice(path: str | os.PathLike[str]) -> Slice:
-    """Header and pixels of the DICOM file at ``path``; pixels have pydicom's values and dtype.
+    """Read header and pixels of the DICOM file at ``path``; pixels have pydicom's values and dtype.
 
-    Bits above BitsStored are cleared (or copy the sign). Colour is returned as RGB where it was YBR_FULL, as pydicom
-    does; palette images as their indices. Uncompressed pixels are a view of the file's bytes. Where the transfer syntax
-    is not that of the pixels they are decoded as what their own markers say, and ``Slice.problems`` says so.
+    Bits above BitsStored are cleared, or copy the sign. YBR_FULL becomes RGB, as in pydicom; palette images stay
+    indices. Uncompressed pixels are a view of the file's bytes. Where the pixels are coded otherwise than the transfer
+    syntax says, they are decoded by their own markers, and ``Slice.problems`` says so.
 
     Raises:
-        DicomError: not DICOM, no pixels, sizes that do not fit the data, damaged data, an unknown syntax, or more
-            memory asked for than there is or than ``lumbar.dicom.limits`` allows. Nothing else is raised.
+        DicomError: the file is not DICOM, has no pixels, sizes that do not fit its data, damaged data or an unknown
+            transfer syntax, or asks for more memory than there is or than ``lumbar.dicom.limits`` allows. No other
+            error is raised.
     """
     problems: list[str] = []
     try:
@@ -68,7 +93,7 @@ def read_slice(path: str | os.PathLike[str]) -> Slice:
 
 
 def warm_up(syntaxes: tuple[str, ...] = (RLE,)) -> None:
-    """Compile, or load from numba's cache, what files of ``syntaxes`` need; best while weights load."""
+    """Compile what files of these transfer syntaxes need (or load it from numba's cache), before the first is read."""
     parse("warm-up", np.frombuffer(bytearray(128) + b"DICM", np.uint8))
     native.warm_up()
     direct.warm_up(syntaxes)
@@ -78,14 +103,18 @@ def warm_up(syntaxes: tuple[str, ...] = (RLE,)) -> None:
             module.warm_up()
 
 
-def codec(syntax: str) -> Any:
-    """The module that decodes ``syntax``, or ``None`` where our own code does not."""
+def codec(syntax: str) -> Codec | None:
+    """The module that decodes a transfer syntax, or ``None`` where the kit has none for it."""
     name = CODECS.get(syntax)
-    return importlib.import_module(f"lumbar.dicom.codecs.{name}") if name else None
+    return _codec_module(name) if name else None
+
+
+def _codec_module(name: str) -> Codec:
+    return cast(Codec, importlib.import_module(f"lumbar.dicom.codecs.{name}"))
 
 
 def decode(file: File, problems: list[str] | None = None) -> np.ndarray:
-    """Pixels of a parsed file, as ``read_slice`` returns them; lines for ``Slice.problems`` are added to ``problems``.
+    """Decode the pixels of a parsed file, as ``read_slice`` returns them; adds lines for ``Slice.problems``.
 
     Raises:
         DicomError: as ``read_slice``.
@@ -113,14 +142,14 @@ def _decode_native(file: File) -> np.ndarray:
         file = _in_little_endian(file)
     pixels = native.clear_unused_bits(native.decode_file(file, n_frames), header)
     if (header.samples_per_pixel or 1) != 1:
-        from lumbar.dicom.codecs.colour import to_rgb  # here, since no slice of a spine needs it
+        from lumbar.dicom.codecs.colour import to_rgb  # late: slices of a spine have no colour
 
         pixels = to_rgb(pixels, header, None)
     return pixels[0] if n_frames == 1 else pixels
 
 
 def _is_encapsulated(file: File, problems: list[str]) -> bool:
-    """Whether the pixel data are items: as the syntax says, unless their length and first bytes leave no doubt."""
+    """Whether the pixel data are fragments: as the transfer syntax says, unless their length and first bytes differ."""
     header, length = file.header, file.pixels_length
     syntax = header.transfer_syntax_uid
     if syntax in native.TRANSFER_SYNTAXES:
@@ -150,7 +179,7 @@ def _is_encapsulated(file: File, problems: list[str]) -> bool:
 
 
 def _native_size(header: Header) -> int:
-    """Bytes of all frames where they are not compressed."""
+    """Bytes of all frames without compression."""
     n_samples = max(1, header.number_of_frames or 1)
     for size in header.frame_shape:
         n_samples *= size
@@ -158,10 +187,10 @@ def _native_size(header: Header) -> int:
 
 
 def _in_little_endian(file: File) -> File:
-    """A file of GE's private syntax with its words of 16 bits turned round, as GDCM and DCMTK read them.
+    """A file of GE's private syntax with the bytes of its 16-bit words swapped, as GDCM and DCMTK read them.
 
-    Files that were written anew keep the syntax's name, but have little-endian pixels. Where only those leave the bits
-    above BitsStored empty, they are taken for that.
+    Files that another program has rewritten keep the syntax's UID but have little-endian pixels. A file is taken for
+    one of these if the bits above BitsStored are empty only in that byte order.
     """
     header, length = file.header, file.pixels_length // 2 * 2
     if header.bits_allocated != 16 or length <= 0:
@@ -180,15 +209,11 @@ def _decode_encapsulated(file: File, problems: list[str]) -> np.ndarray:
     syntax = header.transfer_syntax_uid
     if header.pixel_data != "PixelData":
         raise DicomError(f"{header.path}: found {header.pixel_data} in {syntax_name(syntax)}, expected PixelData")
-    module = codec(syntax)
-    if module is not None and syntax == RLE and (fast_path := direct.find_fast_path(file)) is not None:
-        fragment = only_fragment(file.source, fast_path.start)
-        if fragment is not None:
-            gray_pixels: np.ndarray | None = module.decode_gray16(fragment, header, fast_path.n_pixels, fast_path.mask)
-            if gray_pixels is not None:
-                return gray_pixels
-    from lumbar.dicom.codecs.codestream import identify  # here, since the usual slices never need it
+    if syntax == RLE and (gray_pixels := _decode_gray_rle(file)) is not None:
+        return gray_pixels
+    from lumbar.dicom.codecs.codestream import identify  # late: most slices do not need it
 
+    module = codec(syntax)
     content = identify(first_fragment(file), header) if module is None else None
     if module is None and content is None and syntax not in native.TRANSFER_SYNTAXES:
         return fallback.decode(file, f"transfer syntax {syntax_name(syntax)}")
@@ -202,14 +227,23 @@ def _decode_encapsulated(file: File, problems: list[str]) -> np.ndarray:
     check_image(*check, max(content.working_bytes if content else _WORKING_BYTES, header.pixel_dtype.itemsize))
     if content is not None and syntax not in content.syntaxes:
         problems.append(f"found {content.name} in the pixel data, expected {syntax_name(syntax)}; decoded as found")
-        module = importlib.import_module(f"lumbar.dicom.codecs.{content.module}")
+        module = _codec_module(content.module)
     if module is None:
         return _join_native(file, parts, problems)
     return _decode_frames(parts, header, module)
 
 
-def _decode_frames(parts: list[np.ndarray], header: Header, module: Any) -> np.ndarray:
-    """Frames (frames, rows, columns[, samples]) from the bytes of each; without the first axis where it is one."""
+def _decode_gray_rle(file: File) -> np.ndarray | None:
+    """Pixels of one frame of 16-bit gray in RLE, as most MR slices are; ``None`` for any other file."""
+    fast_path = direct.find_fast_path(file)
+    fragment = None if fast_path is None else only_fragment(file.source, fast_path.start)
+    if fast_path is None or fragment is None:
+        return None
+    return rle.decode_gray16(fragment, file.header, fast_path.n_pixels, fast_path.mask)
+
+
+def _decode_frames(parts: list[np.ndarray], header: Header, module: Codec) -> np.ndarray:
+    """Decode frames from the bytes of each: (frames, rows, columns[, samples]); one frame without the first axis."""
     frame: np.ndarray = module.decode_frame(parts[0], header)
     if len(parts) == 1:
         return frame
@@ -221,7 +255,7 @@ def _decode_frames(parts: list[np.ndarray], header: Header, module: Any) -> np.n
 
 
 def _join_native(file: File, parts: list[np.ndarray], problems: list[str]) -> np.ndarray:
-    """Uncompressed frames that were put into items all the same, where each has the size of one."""
+    """Read uncompressed frames that lie in fragments nevertheless, where each fragment has the size of a frame."""
     header = file.header
     size = _native_size(header) // len(parts)
     if any(not size <= part.size <= size + (size & 1) for part in parts):

@@ -1,4 +1,4 @@
-"""Names of the transfer syntaxes that an image may come in (PS3.6 annex A)."""
+"""Names of the transfer syntaxes of images (PS3.6 annex A)."""
 
 NAMES = {
     "1.2.840.10008.1.2": "Implicit VR Little Endian",
@@ -22,5 +22,5 @@ NAMES = {
 
 
 def syntax_name(uid: str) -> str:
-    """``RLE Lossless (1.2.840.10008.1.2.5)``."""
+    """The name and UID of a transfer syntax, such as ``RLE Lossless (1.2.840.10008.1.2.5)``."""
     return f"{NAMES.get(uid, 'unknown syntax')} ({uid})"

@@ -1,1 +1,1 @@
-"""Files other than DICOM: atomic writing, tables, JSON, and text that is fit to be shown."""
+"""Files other than DICOM: atomic writing, tables, JSON, and text that is safe to show."""

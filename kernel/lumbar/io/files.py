@@ -1,7 +1,7 @@
-"""The one way in which this kit writes files: whole or not at all, and nothing left behind.
+"""How this kit writes all files: completely or not at all, with nothing left behind.
 
-A file is written under another name in the same folder, flushed to the disk, and renamed over the old one. Whoever
-reads ``path``, at any moment and after any kill or power cut, finds the former file or the new one.
+A file is written under another name in the same folder, flushed to the disk, and renamed over the old one. At any
+moment, and after a kill or a power cut, ``path`` is either the former file or the new one.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ except ImportError:  # not on every system
 Sync = Literal["folder", "file", "none"]
 """How far a write is flushed before it counts as done.
 
-``folder``: file and folder entry, so that even after a power cut the new file is there. ``file``: the content alone,
-so that after a power cut the former or the new file is there, whole. ``none``: for many small files that another file,
-written after them, vouches for.
+``folder``: the content and the folder's entry, so that even after a power cut the new file is there. ``file``: only the
+content, so that after a power cut either the former or the new file is there, complete. ``none``: nothing, for many
+small files that count only once another file is written after them.
 """
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PREFIX = ".tmp-"
 _LEFTOVER = re.compile(r"\.tmp-.*-[0-9a-f]{12}", re.DOTALL)
-_OLD_SECONDS = 3600.0  # without locks, a temporary file that nobody has touched for so long is taken as left behind
-_LONGEST_NAME = 180  # bytes of the target's name that the temporary name repeats; a name has at most 255
-_cleaned_folders: set[str] = set()  # folders in which this process has looked for leftovers
+_OLD_SECONDS = 3600.0  # on systems without locks, a temporary file that was not touched for so long was left behind
+_LONGEST_NAME = 180  # bytes of the target's name that the temporary name repeats; a file name has at most 255
+_cleaned_folders: set[str] = set()  # folders in which this process has removed leftovers
 
 
 class _TrackedFile(io.FileIO):
-    """A file that remembers why a write failed: libraries turn the reason into errors of their own."""
+    """A file that keeps the error of a write that failed, since libraries replace it by errors of their own."""
 
     failure: OSError | None = None
 
@@ -57,12 +57,12 @@ class _TrackedFile(io.FileIO):
 def write_atomically(
     path: str | os.PathLike[str], content: str | bytes, error: type[LumbarError] = CohortError, sync: Sync = "folder"
 ) -> None:
-    """Replace ``path`` in one step by ``content``, text as UTF-8.
+    """Replace ``path`` in one step by ``content``; text is written as UTF-8.
 
     Raises:
-        error: the file cannot be written; what stood at ``path`` still stands.
+        error: the file cannot be written; the former file at ``path`` is unchanged.
     """
-    # A lone surrogate (of a file name that is no UTF-8) must not cost the whole file.
+    # A lone surrogate (from a file name that is not UTF-8) must not make the write fail.
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     with atomic_file(path, error, sync) as file:
         file.write(data)
@@ -72,12 +72,12 @@ def write_atomically(
 def atomic_file(
     path: str | os.PathLike[str], error: type[LumbarError] = CohortError, sync: Sync = "folder"
 ) -> Iterator[BinaryIO]:
-    """A new file, open for writing, that takes the name ``path`` when the block ends well.
+    """Open a new file for writing, which gets the name ``path`` when the block ends without an error.
 
-    Whatever ends the block otherwise, an interrupt included, removes it.
+    Any error in the block, and an interrupt too, removes it.
 
     Raises:
-        error: the file cannot be written, even where a library in the block reports that in its own words.
+        error: the file cannot be written, even where a library in the block replaced the error by its own.
     """
     with _temporary(path, error, sync) as (_, descriptor):
         raw = _TrackedFile(os.dup(descriptor), "wb")
@@ -90,14 +90,14 @@ def atomic_file(
                 raise raw.failure from failure
             raise
         finally:
-            raw.close()  # what is buffered after a failure is not worth another one
+            raw.close()  # not the buffered file, which after a failure would try to write its buffer and fail again
 
 
 @contextmanager
 def atomic_path(
     path: str | os.PathLike[str], error: type[LumbarError] = CohortError, sync: Sync = "folder"
 ) -> Iterator[Path]:
-    """As ``atomic_file``, for libraries that open the file by its name: the block writes the path that it is given.
+    """As ``atomic_file``, for libraries that open the file by its name: the block writes to the path that it gets.
 
     Raises:
         error: the file cannot be written.
@@ -112,10 +112,10 @@ def atomic_path(
 
 
 def check_writable(path: str | os.PathLike[str], error: type[LumbarError] = CohortError) -> None:
-    """Find out before any work whether ``path`` can be written, leaving what stands there as it is.
+    """Check before any work that ``path`` can be written, without changing it.
 
     Raises:
-        error: it cannot.
+        error: it cannot be written.
     """
     target = _target(path, error)
     try:
@@ -157,9 +157,9 @@ def _target(path: str | os.PathLike[str], error: type[LumbarError]) -> Path:
     try:
         mode = os.stat(target).st_mode
     except OSError as failure:
-        if failure.errno == errno.ENAMETOOLONG:  # the temporary name would not be
+        if failure.errno == errno.ENAMETOOLONG:  # writing would not notice it: the temporary name is shorter
             raise _refusal(path, failure, error) from None
-        return target  # not there yet, or a problem that writing will name
+        return target  # it does not exist yet, or writing will report the problem
     except ValueError as failure:  # a zero byte in the name
         raise error(f"{path!r}: cannot be written ({failure}), expected a file's name") from None
     if stat.S_ISDIR(mode):
@@ -172,25 +172,25 @@ def _target(path: str | os.PathLike[str], error: type[LumbarError]) -> Path:
 def _refusal(path: str | os.PathLike[str], failure: OSError, error: type[LumbarError]) -> LumbarError:
     reason = failure.strerror or str(failure)
     if failure.filename is not None and _PREFIX not in str(failure.filename):
-        reason += f": {failure.filename}"  # another file's failure, inside the block
+        reason += f": {failure.filename}"  # the block failed at another file
     note = ": the disk is full" if failure.errno in DISK_FULL else ""
     untouched = "what was there before is untouched"
     return error(f"{path}: cannot be written ({reason}), expected a writable file{note}; {untouched}")
 
 
 def _create(target: Path) -> tuple[Path, int]:
-    """A new file with a name of its own beside the target, locked for as long as the descriptor is open."""
+    """Make a new file with a unique name beside the target, locked as long as its descriptor is open."""
     stem = os.fsdecode(os.fsencode(target.name)[:_LONGEST_NAME])
     while True:
         temporary = target.with_name(f"{_PREFIX}{stem}-{uuid.uuid4().hex[:12]}")
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
         if not _lock(descriptor) or _is_same_file(temporary, descriptor):
             return temporary, descriptor
-        os.close(descriptor)  # another process took it for a leftover before it was locked
+        os.close(descriptor)  # another process removed it as a leftover before it was locked
 
 
 def _lock(descriptor: int) -> bool:
-    """Mark a file as in use; the system takes the mark away with the process. False where there are no locks."""
+    """Mark a file as in use, until its process ends. False where the system has no locks."""
     if fcntl is None:
         return False
     try:
@@ -208,7 +208,7 @@ def _is_same_file(path: Path, descriptor: int) -> bool:
 
 
 def _flush(temporary: Path, descriptor: int, sync: Sync) -> None:
-    """The content to the disk; a library may have put another file in the place of the one that is open."""
+    """Flush the content to the disk, also where a library has replaced the open file by another one."""
     if sync == "none":
         return
     os.fsync(descriptor)
@@ -221,7 +221,7 @@ def _flush(temporary: Path, descriptor: int, sync: Sync) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """The folder's entry to the disk, where the system knows how."""
+    """Flush the folder's entries to the disk, on systems that can."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -231,14 +231,14 @@ def _flush_folder(folder: Path) -> None:
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Once a folder and process: remove the temporary files of processes that were killed while they wrote."""
+    """Remove the temporary files of processes that were killed while they wrote; once for each folder and process."""
     folder = os.fspath(target.parent)
     if folder in _cleaned_folders:
         return
     _cleaned_folders.add(folder)
     with suppress(OSError), os.scandir(folder or ".") as entries:
         for entry in entries:
-            if entry.name == f".{target.name}.tmp":  # what versions without locks wrote
+            if entry.name == f".{target.name}.tmp":  # as older versions of the kit named it
                 with suppress(OSError):
                     os.unlink(entry.path)
             elif _LEFTOVER.fullmatch(entry.name):
@@ -247,7 +247,7 @@ def _remove_leftovers(target: Path) -> None:
 
 
 def _remove_abandoned(path: str) -> None:
-    """Remove the file unless somebody still writes it, which its lock says or, where there are none, its age."""
+    """Remove a temporary file unless a process still writes it: its lock shows that, or its age on systems without."""
     descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     try:
         try:
@@ -259,6 +259,6 @@ def _remove_abandoned(path: str) -> None:
         except OSError:
             has_locks = False
         if has_locks or time.time() - os.fstat(descriptor).st_mtime > _OLD_SECONDS:
-            os.unlink(path)  # while the lock is held, or its owner could take it in between
+            os.unlink(path)  # while this process holds the lock, so that no other starts to use the file
     finally:
         os.close(descriptor)

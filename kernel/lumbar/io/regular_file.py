@@ -1,4 +1,4 @@
-"""Opening files of a bundle: regular files only, so that a FIFO or a device never makes a reader wait or run on."""
+"""Opening files of a bundle: regular files only, since reading a FIFO or a device may never end."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _KINDS = {
 
 
 def kind_of(mode: int) -> str:
-    """Plain words for what ``st_mode`` says a path is."""
+    """In words, what kind of file a mode (``st_mode``) describes."""
     return _KINDS.get(stat.S_IFMT(mode), "a regular file")
 
 
 def open_regular(path: str | Path, what: str) -> BinaryIO:
-    """Open a regular file for reading; never waits for a writer at the other end of a FIFO.
+    """Open a regular file for reading, without waiting where it is a FIFO.
 
     Args:
         path: the file; a symbolic link is followed.
         what: what was expected there, for the message.
 
     Raises:
-        ManifestError: it cannot be opened, or is something else than a regular file.
+        ManifestError: it cannot be opened, or is not a regular file.
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     try:
@@ -50,10 +50,10 @@ def open_regular(path: str | Path, what: str) -> BinaryIO:
 
 
 def read_regular(path: str | Path, max_bytes: int, what: str) -> bytes:
-    """All bytes of a regular file of at most ``max_bytes`` bytes.
+    """Read a regular file of at most ``max_bytes`` bytes.
 
     Raises:
-        ManifestError: as ``open_regular``, more bytes, or a read that fails.
+        ManifestError: as ``open_regular``; also where there are more bytes or reading fails.
     """
     with open_regular(path, what) as file:
         try:
@@ -66,10 +66,10 @@ def read_regular(path: str | Path, max_bytes: int, what: str) -> bytes:
 
 
 def file_sha256(path: str | Path) -> str:
-    """sha256 of a regular file in hex, read in pieces.
+    """Return the sha256 of a regular file in hex, reading it in pieces.
 
     Raises:
-        ManifestError: as ``open_regular``, or a read that fails.
+        ManifestError: as ``open_regular``; also where reading fails.
     """
     digest = hashlib.sha256()
     with open_regular(path, "a regular file") as file:

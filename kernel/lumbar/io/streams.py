@@ -1,5 +1,7 @@
-"""Standard output and error that never end a run: a reader that went away, a full disk or a closed stream loses lines,
-not predictions."""
+"""Standard output and error that never end a run.
+
+Where their reader is gone, the disk is full or the stream is closed, lines are lost, but no predictions.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,10 @@ from typing import Any, TextIO
 
 
 class FaultTolerantStream:
-    """A text stream whose failures are kept in ``failure`` instead of being raised; from then on nothing is written.
+    """A text stream that keeps its first error in ``failure`` instead of raising it, and from then on writes nothing.
 
     Args:
-        stream: what it stands for; None (a process whose stream was closed) is taken as one that failed.
+        stream: the stream that it replaces; None for a process whose stream was closed: then nothing is written.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
@@ -21,12 +23,12 @@ class FaultTolerantStream:
         self._stream = stream if stream is not None else open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
     def write(self, text: str) -> int:
-        """Write as far as that is possible; the characters asked for."""
+        """Write ``text`` if possible; returns its length in any case."""
         self._try(lambda: self._stream.write(text))
         return len(text)
 
     def flush(self) -> None:
-        """Hand on what is buffered as far as that is possible."""
+        """Write what is buffered if possible."""
         self._try(self._stream.flush)
 
     def __getattr__(self, name: str) -> Any:
@@ -40,7 +42,7 @@ class FaultTolerantStream:
             self._to_nowhere()
 
     def _to_nowhere(self) -> None:
-        """What is still buffered, and all that follows, goes to the null device, or Python's exit would fail on it."""
+        """Send what is still buffered, and all that follows, to the null device: else Python's exit would fail."""
         with contextlib.suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             try:
@@ -50,7 +52,7 @@ class FaultTolerantStream:
 
 
 def guard_streams() -> FaultTolerantStream:
-    """Replace this process's standard output and error; the new standard output."""
+    """Replace this process's standard output and error by streams that do not fail; returns the former."""
     sys.stderr = FaultTolerantStream(sys.stderr)  # type: ignore[assignment]
     sys.stdout = output = FaultTolerantStream(sys.stdout)  # type: ignore[assignment]
     return output

@@ -1,4 +1,4 @@
-"""JSON of a bundle, read strictly: bounded in size, depth and numbers, no key twice, printable text only."""
+"""JSON of a bundle, read strictly: limited in size, depth and numbers, without repeated keys, printable text only."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from lumbar.rules import is_printable, shown
 MAX_BYTES = 4 << 20  # a manifest of 150 weights has about 0.3 MB
 MAX_DEPTH = 32
 MAX_TEXT = 20_000  # characters of one text
-_MAX_DIGITS = 19  # of a whole number: 64 bits
+_MAX_DIGITS = 19  # of a whole number, as 64 bits hold
 
 
 def read_strictly(path: Path) -> tuple[bytes, Any]:
-    """The bytes of a manifest and the value that they hold.
+    """Read a manifest: its bytes, and the JSON value in them.
 
     Raises:
-        ManifestError: not a regular file, too large, not JSON, or values that no manifest has: nested deeper than
-            Python can read, a key twice in one object, NaN or infinity, a number beyond 64 bits.
+        ManifestError: not a regular file, too large, not JSON, or with values that no manifest has: nested too deep for
+            Python, a key twice in one object, NaN or infinity, a number beyond 64 bits.
     """
     content = read_regular(path, MAX_BYTES, "the weights' manifest")
     try:
@@ -41,7 +41,7 @@ def read_strictly(path: Path) -> tuple[bytes, Any]:
 
 
 def require_printable(path: Path, data: Any) -> None:
-    """Refuse values that are nested too deep, and text (keys too) that is too long or not printable.
+    """Refuse values that are nested too deep, and text (also keys) that is too long or not printable.
 
     Raises:
         ManifestError: naming the file and the value.
@@ -90,5 +90,5 @@ def _real(text: str) -> float:
 
 
 def _one_line(error: ValueError) -> str:
-    """A parser's message, without the bytes that a UnicodeDecodeError carries."""
+    """A parser's message in one line, shortened where it holds the file's bytes, as that of a UnicodeDecodeError."""
     return shown(str(error))[1:-1] if len(str(error)) > 200 else " ".join(str(error).split())

@@ -1,7 +1,7 @@
-"""What tables mean: ids, numbers, descriptions, and the table of series. One reader for the kernel and for training.
+"""Values in tables: ids, numbers, descriptions; and the table of series. The kernel and training use the same reader.
 
-Ids are read as text: ``123``, ``123.0``, ``1.23E+02``, `` 123 `` and ``"123"`` are one id. What a row lacks is said of
-that row, and changes no other.
+Ids are parsed from text: ``123``, ``123.0``, ``1.23E+02``, `` 123 `` and ``"123"`` are the same id. A problem in one
+row is reported for that row and does not change how others are read.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from lumbar.io.text_table import TableError, TextTable, read_text_table
 from lumbar.labels import DESCRIPTIONS, SEVERITY_COLUMNS
 
 MAX_ID = (1 << 63) - 1
-PROBLEMS = "problems"  # of a frame's attrs: lines by study
+PROBLEMS = "problems"  # key in a frame's attrs: lines by study
 SERIES_COLUMNS = ("study_id", "series_id", "series_description")
-# What spreadsheets and programs write where there is nothing, in lower case; those that pandas takes so.
+# What spreadsheets and programs write for an empty cell, in lower case, as pandas knows them.
 BLANKS = frozenset(("", "#n/a", "#n/a n/a", "#na", "<na>", "n/a", "na", "nan", "-nan", "none", "null"))
 
-_MOST_LINES = 20  # of one study, or of none, about rows of the table
+_MOST_LINES = 20  # about rows of the table, for one study (or for rows of no study)
 _WHOLE = re.compile(r"[+-]?[0-9]+")
 _GROUPS = r"([ '’])[0-9]{3}(?:\2[0-9]{3})*|,[0-9]{3}(?:,[0-9]{3})+|\.[0-9]{3}(?:\.[0-9]{3})+"
 _GROUPED = re.compile(rf"([+-]?[0-9]{{1,3}}(?:{_GROUPS}))(?:[.,]0{{0,2}})?")
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]+(?:[.,][0-9]*)?|[.,][0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
-_ROUNDED_DIGITS = 4  # so many digits before an exponent that reaches beyond them: a spreadsheet's rounding
+_ROUNDED_DIGITS = 4  # a number with so many digits and a larger exponent was rounded by a spreadsheet
 _DESCRIPTIONS = {re.sub(r"[\s_/-]+", "", name.lower()): name for name in DESCRIPTIONS}
 
 
@@ -43,10 +43,10 @@ class RowProblem:
 
     Attributes:
         row: its number as a spreadsheet shows it.
-        study_id: None where the row does not say whose it is.
+        study_id: the row's study; None where the row does not say.
         text: row, value found, value expected.
-        remedy: what becomes of it.
-        is_fatal: not merely repeated or empty: training refuses such a table.
+        remedy: what the kernel does with the row.
+        is_fatal: False where the row is only repeated or empty; training refuses a table with a fatal problem.
     """
 
     row: int
@@ -62,7 +62,7 @@ class SeriesTable:
 
     Attributes:
         frame: the good rows: study_id, series_id (int64), series_description. ``frame.attrs[PROBLEMS]`` holds lines
-            by study, and under None those that cannot be told to belong to one; they go where the frame goes.
+            by study, and under None those that belong to no known study; copies of the frame keep them.
         problems: what is wrong, row by row.
     """
 
@@ -70,7 +70,7 @@ class SeriesTable:
     problems: list[RowProblem] = field(default_factory=list)
 
     def studies(self) -> list[int]:
-        """Ids that any row names, a bad row too: such a study is expected, even if nothing of it can be read."""
+        """Ids in any row, also in bad ones: these studies are expected, even if nothing of them can be read."""
         named = [problem.study_id for problem in self.problems if problem.study_id is not None]
         return list(dict.fromkeys([*map(int, self.frame["study_id"]), *named]))
 
@@ -79,20 +79,20 @@ class SeriesTable:
 
 
 def is_blank(cell: object) -> bool:
-    """Whether a cell holds nothing, in one of the ways in which programs write that."""
+    """Whether a cell is empty, in one of the ways in which programs write that."""
     if isinstance(cell, str):
         return len(cell) < 40 and cell.strip().lower() in BLANKS
     return cell is None or (isinstance(cell, float) and cell != cell) or str(cell).strip().lower() in BLANKS
 
 
 def parse_integer(value: object) -> int:
-    """A whole number as tables write it: ``123``, ``123.0``, ``1.23E+02``, ``1,391,030,535``, ``="123"``.
+    """Parse a whole number as tables write it: ``123``, ``123.0``, ``1.23E+02``, ``1,391,030,535``, ``="123"``.
 
     Raises:
-        ValueError: it is none, or a spreadsheet rounded it (``1.39103E+09``); says what was expected.
+        ValueError: it is not one, or a spreadsheet rounded it (``1.39103E+09``); the message says what was expected.
     """
     if isinstance(value, str) and len(value) <= 18 and value.isascii() and value.isdecimal():
-        return int(value)  # as nearly all are written
+        return int(value)  # the usual form
     text = re.sub(r'^(?:=?"(.*)"|\'(.*))$', lambda match: match[1] or match[2] or "", str(value).strip()).strip()
     if _WHOLE.fullmatch(text) and len(text) <= 40:
         return int(text)
@@ -114,10 +114,10 @@ def parse_integer(value: object) -> int:
 
 
 def parse_id(value: object) -> int:
-    """An id of a study or series: a whole number from 0 to 2**63 - 1.
+    """Parse the id of a study or series: a whole number from 0 to 2**63 - 1.
 
     Raises:
-        ValueError: it is none; says what was expected.
+        ValueError: it is not one; the message says what was expected.
     """
     number = parse_integer(value)
     if not 0 <= number <= MAX_ID:
@@ -126,10 +126,10 @@ def parse_id(value: object) -> int:
 
 
 def parse_number(value: object, has_decimal_comma: bool = False) -> float:
-    """A number as tables write it.
+    """Parse a number as tables write it.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not one.
     """
     if isinstance(value, str):
         value = value.replace(",", ".") if has_decimal_comma and value.count(",") == 1 and "." not in value else value
@@ -139,7 +139,7 @@ def parse_number(value: object, has_decimal_comma: bool = False) -> float:
 
 
 def shown(cell: object) -> str:
-    """A cell as a message may show it: an id or a word of the trade as it stands, anything else masked."""
+    """A cell as a message may show it: numbers and known words unchanged, anything else masked."""
     text = str(cell)
     if re.fullmatch(r"[0-9+\-.,eE' ]{1,40}", text):
         return repr(text)
@@ -148,7 +148,7 @@ def shown(cell: object) -> str:
 
 
 def description_of(cell: object) -> str | None:
-    """One of the three descriptions, whatever its case and blanks; None for any other text."""
+    """The one of the three descriptions that a cell means, regardless of case and blanks; None for any other text."""
     if cell in DESCRIPTIONS:
         return str(cell)
     return _DESCRIPTIONS.get(re.sub(r"[\s_/-]+", "", str(cell).lower()))
@@ -158,10 +158,10 @@ def description_of(cell: object) -> str | None:
 
 
 def read_series_table(path: str | os.PathLike[str]) -> SeriesTable:
-    """Read ``{split}_series_descriptions.csv`` row by row; a bad row is named and left out, the others stand.
+    """Read ``{split}_series_descriptions.csv`` row by row; a bad row is reported and left out.
 
     Raises:
-        TableError: no table at all, or a column missing.
+        TableError: the file is no table, or a column is missing.
         OSError: the file cannot be opened.
     """
     table = read_text_table(path, SERIES_COLUMNS)
@@ -192,7 +192,7 @@ def read_series_table(path: str | os.PathLike[str]) -> SeriesTable:
 
 
 def _bare_rows(table: TextTable) -> list[RowProblem]:
-    """One line for all rows without any value: a spreadsheet may leave a thousand."""
+    """One problem for all rows without any value, since a spreadsheet may add a thousand of them."""
     if not table.bare:
         return []
     rows = f"row {table.bare[0]}" + (f" and {len(table.bare) - 1} more" if len(table.bare) > 1 else "")
@@ -202,7 +202,7 @@ def _bare_rows(table: TextTable) -> list[RowProblem]:
 def _add_row(
     good: dict[tuple[int, int], tuple[str, int]], number: int, cells: Sequence[str], length: int, width: int
 ) -> RowProblem | None:
-    """Take a row in, or say why not."""
+    """Add a row to the good ones, or return why that is not possible."""
     ids: list[int | None] = []
     reasons: list[str] = []
     for name, cell in zip(SERIES_COLUMNS[:2], cells, strict=False):
@@ -231,10 +231,10 @@ def _add_row(
 
 
 def read_series(root: str | os.PathLike[str], split: str) -> SeriesTable:
-    """The series table of a split in a competition folder.
+    """Read the table of series of a split in a competition folder.
 
     Raises:
-        CohortError: the file is missing, is no table, or lacks one of its columns.
+        CohortError: the file is missing, is no table, or does not have all columns.
     """
     path = Path(root) / f"{split}_series_descriptions.csv"
     if not path.exists():
@@ -249,7 +249,7 @@ def read_series(root: str | os.PathLike[str], split: str) -> SeriesTable:
 
 
 def read_descriptions(root: str | os.PathLike[str], split: str) -> pd.DataFrame:
-    """The good rows of a split's table of series: study_id, series_id (int64), series_description (str).
+    """Read the good rows of a split's table of series: study_id, series_id (int64), series_description (str).
 
     Raises:
         CohortError: as ``read_series``.
@@ -258,12 +258,12 @@ def read_descriptions(root: str | os.PathLike[str], split: str) -> pd.DataFrame:
 
 
 def list_studies(root: str | os.PathLike[str], split: str, tabled: Iterable[int] | None = None) -> list[int]:
-    """Ids of all studies that the table or the image folder names, ascending.
+    """List the ids of all studies in the table or with a folder, ascending.
 
     Args:
         root: competition folder.
         split: ``train`` or ``test``.
-        tabled: studies of the table where it was read already.
+        tabled: studies of the table of series, where it was read already.
 
     Raises:
         CohortError: no image folder, or no study at all.
@@ -282,12 +282,12 @@ def list_studies(root: str | os.PathLike[str], split: str, tabled: Iterable[int]
 
 
 def typed_frame(table: TextTable) -> pd.DataFrame:
-    """A table's cells as values: ids and probabilities as numbers, nothing as None.
+    """A table's cells as values: ids and probabilities become numbers, empty cells None.
 
-    A cell that is no number stays text, for the reader to name, and leaves the others what they are.
+    A cell that is no number stays text, so that the caller can report it; the other cells still become numbers.
 
     Raises:
-        TableError: a row has more cells than there are columns, or two columns have one name.
+        TableError: a row has more cells than there are columns, or two columns have the same name.
     """
     for number, length in zip(table.numbers, table.lengths, strict=True):
         if length > len(table.columns):
@@ -315,7 +315,7 @@ def _value(cell: object, parse: Callable[[object], float]) -> object:
 
 
 def csv_text(frame: pd.DataFrame, float_format: str | None = None) -> str:
-    """A frame as CSV without its index; text cells that a spreadsheet would run as formulas are disarmed."""
+    """A frame as CSV without its index; text that a spreadsheet would run as a formula is quoted (``csv_cell``)."""
     safe = frame.copy()
     for place, kind in enumerate(safe.dtypes):
         if kind.kind not in "biufcmM":

@@ -1,9 +1,9 @@
-"""What of foreign text may be shown: nothing that steers a terminal, and no name of a person.
+"""Making foreign text safe to show: without control characters and without names of persons.
 
-Names of files and folders, columns of tables and texts inside DICOM files come from outside. On their way to a
-terminal, log, record, report or table they pass through here: control characters are written out as escapes,
-absolute paths become relative to the data, file names that may be a person's become short masks, and of free text
-only the words of the trade are kept.
+Names of files and folders, columns of tables and texts inside DICOM files come from outside. Before they reach a
+terminal, log, record, report or table they go through this module: control characters are written as escapes, absolute
+paths become relative to the data, file names that may be a person's become short masks, and of free text only known
+words (of acquisitions, scanners and anatomy) are kept.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 from lumbar.errors import LumbarError
 
 FREE_TEXT_LENGTH = 64  # characters of a description or manufacturer that are shown
-LINE_LENGTH = 300  # characters of a foreign error's text
-_MESSAGE_LENGTH = 2000  # characters of our own refusals, which the command line prints
-_MAX_NAMES = 100_000  # names of a study's files that are looked at
+LINE_LENGTH = 300  # characters of the message of an error that is not ours
+_MESSAGE_LENGTH = 2000  # characters of our own errors' messages, which the command line prints
+_MAX_NAMES = 100_000  # names of a study's files that are checked
 _MASK = "name~"
 _HIDDEN = "…"
 
@@ -30,7 +30,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Words of file and folder names that tell nothing of a person; numbers between them are kept, as ids are.
+# Words in names of files and folders that say nothing about a person; numbers are kept as well, since ids are numbers.
 _NAME_WORDS = _words(
     """a ax axi axial b baseline code coordinates cor csv dataset dcm descriptions dicom dicomdir dist dwi e ep exam
     executed f file flair fold folds frame full gz h html i im ima image images img input instance ipynb iso json
@@ -38,7 +38,7 @@ _NAME_WORDS = _words(
     s safetensors sag sagittal sample se sequence ser series seq slice slices sms solution spine st stack std stir
     study sub submission t test tmp tra train truth tse txt uid v version vol w weights work working x y z"""
 )
-# Words of SeriesDescription, of the table's descriptions and of Manufacturer.
+# Words in SeriesDescription, in the table's descriptions and in Manufacturer that say nothing about a person.
 _ACQUISITION_WORDS = _words(
     """ac acquisition agilent ap artifact asset ax axial b bh blade block body bruker c canon caipi coil contrast cor
     coronal cs csf cube cuda d de deep dicom dir dixon dl drive dual dwi ecg echo ep epi esaote f fast fat fatsat fe
@@ -57,9 +57,9 @@ _WORD = re.compile(r"[^\W\d_]+")
 _PARTS = re.compile(r"[A-Za-z]+|[0-9]+|[^A-Za-z0-9]+")
 _MASKED = re.compile(rf"{_MASK}[0-9a-f]{{4}}(\.[A-Za-z0-9]{{1,8}})?")
 _NAME_MARKS = frozenset(("-", "_", ".", "--", "__", "_-", "-_", "~"))
-# A path that starts at the root, or with a drive's letter, up to its last part; within quotes, up to their end.
+# An absolute path, also with the letter of a drive, up to its last part; in quotes, up to the end of the quotes.
 _ABSOLUTE = re.compile(r"(?<![\w./~…])(?:[A-Za-z]:[\\/]|/)(?=[^\s/'\",;:)(\]])(?:[^'\",;:)(\]\n]*/)?[^\s'\",;:)(\]]*")
-_ROOT_MARK = "\0"  # stands for a root and its slash while a line is worked on
+_ROOT_MARK = "\0"  # replaces a root and its slash while a line is processed
 _QUOTED = re.compile(r"(['\"])((?:[A-Za-z]:[\\/]|/|\0)[^'\"]*)\1")
 _INSIDE = re.compile(r"\0[^\s'\",;:)(\]]*")
 _SLASHES = re.compile(r"[\\/]")
@@ -67,10 +67,10 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 def printable(value: object, limit: int | None = None) -> str:
-    """Text as one line that is safe to print: white space as blanks, all that cannot be seen as visible escapes.
+    r"""Text as one line that is safe to print: white space becomes blanks, what is invisible becomes escapes.
 
-    That covers control characters, terminal escape sequences, marks that change the reading direction, and the lone
-    surrogates of file names that are no UTF-8 (``\\xe9``). ``limit`` is the most characters of the result.
+    These are control characters, terminal escape sequences, marks that change the reading direction, and the lone
+    surrogates of file names that are not UTF-8 (``\xe9``). ``limit`` is the largest number of characters.
     """
     text = value if isinstance(value, str) else str(value)
     if not text.isprintable():
@@ -88,11 +88,11 @@ def _escape(char: str) -> str:
 
 
 def masked_name(name: str) -> str:
-    """A file's or folder's name where it can tell nothing of a person, else a short mask that stays the same.
+    """The name of a file or folder if it cannot be a person's, else a short mask, the same for the same name.
 
-    Numbers, UIDs and names of the words that scanners and this kit use pass (``12.dcm``, ``IM000123``,
-    ``series-3``). The mask is ``name~`` and four hex digits of the name's hash, with a file's extension: who has the
-    files can tell which is meant, and who has not can only guess.
+    Numbers, UIDs and names made of the words that scanners and this kit use are kept (``12.dcm``, ``IM000123``,
+    ``series-3``). A mask is ``name~`` and four hex digits of the name's hash, with the file's extension: only those who
+    have the files can tell which one is meant.
     """
     if name in ("", ".", "..", _HIDDEN) or _MASKED.fullmatch(name):
         return name
@@ -117,9 +117,9 @@ def _is_plain(part: str) -> bool:
 
 
 def known_words(value: object, limit: int = FREE_TEXT_LENGTH) -> str:
-    """Free text with every word that is none of the trade hidden: ``Sag T2 TSE Smith`` is ``Sag T2 TSE …``.
+    """Free text with all unknown words hidden: ``Sag T2 TSE Smith`` becomes ``Sag T2 TSE …``.
 
-    Numbers of up to four digits pass, longer ones may be an id or a date of birth.
+    Numbers of up to four digits are kept; longer ones may be an id or a date of birth.
     """
     text = printable(unicodedata.normalize("NFKC", printable(value)))[: 4 * limit]
     text = re.sub(r"[^\W_]+", lambda match: match[0] if _is_known(match[0]) else _HIDDEN, text)
@@ -137,11 +137,11 @@ def _is_known(word: str) -> bool:
 
 
 class PublicText:
-    """Makes lines fit for record, report and log: paths relative to ``roots``, unusual names masked, safe to print.
+    """Makes lines safe for record, report and log: with relative paths, masked names and printable characters.
 
     Args:
         roots: folders that paths are shown relative to, such as the study's and the competition's.
-        names: names of files and folders that are to be masked wherever a line holds them, see ``unusual_names``.
+        names: names of files and folders to be masked wherever a line contains them (``unusual_names``).
     """
 
     def __init__(self, roots: Iterable[str | os.PathLike[str]] = (), names: Iterable[str] = ()) -> None:
@@ -176,7 +176,7 @@ def _name_pattern(form: str) -> re.Pattern[str]:
     name = re.escape(form)
     if not form.isalpha():
         return re.compile(rf"(?<!\w){name}(?!\w)")
-    # A plain word may be one of the line's own (``nan``): only where a name stands.
+    # A plain word (``nan``) may also be one of the message's own words: it is masked only where a name can be.
     return re.compile(
         rf"(?<=[/\0]){name}(?!\w)|(?<!\w){name}(?=/)|(?<=['\"]){name}(?=['\"])|(?:^|(?<=: )){name}(?=:)"
         rf"|(?<=series ){name}(?!\w)|(?<=study ){name}(?!\w)|(?<=file ){name}(?!\w)|(?<=folder ){name}(?!\w)"
@@ -184,13 +184,13 @@ def _name_pattern(form: str) -> re.Pattern[str]:
 
 
 def _root_pattern(form: str) -> re.Pattern[str]:
-    # A short or relative one may be the end of another word.
+    # A short or relative path may also be the end of another word.
     before = "" if form.startswith("/") and len(form) > 3 else r"(?<![\w./-])"
     return re.compile(rf"{before}{re.escape(form)}(?:/|(?![\w.-]))")
 
 
 def _masked_path(path: str) -> str:
-    """A path below a root with its parts masked; of one that lies under none of the roots the last part."""
+    """A path below a root with its parts masked; of a path below no root only its last part."""
     parts = _SLASHES.split(path.removeprefix(_ROOT_MARK).rstrip("/"))
     if path.startswith(_ROOT_MARK):
         return "/".join(masked_name(part) for part in parts)
@@ -198,7 +198,7 @@ def _masked_path(path: str) -> str:
 
 
 def _root_spellings(root: str | os.PathLike[str]) -> list[tuple[str, str]]:
-    """A folder and how messages may spell it: as given, absolute, without links, each also as ``repr`` writes it."""
+    """Pairs of a folder and a spelling of it in messages: as given, absolute, without links, or as ``repr`` has it."""
     given = os.fspath(root)
     spelled = {given, os.path.normpath(given), os.path.abspath(given), os.path.realpath(given)}
     pairs = [(path.rstrip("/"), form) for path in spelled for form in _spellings(path.rstrip("/"))]
@@ -206,7 +206,7 @@ def _root_spellings(root: str | os.PathLike[str]) -> list[tuple[str, str]]:
 
 
 def _spellings(text: str) -> set[str]:
-    """A name as it stands, and as ``repr``, ``printable`` and the folding of white space spell it."""
+    """A name as it is, and as ``repr``, ``printable`` and ``one_line`` write it."""
     folded = " ".join(text.split())
     return {text, repr(text)[1:-1], printable(text), folded, printable(folded)} - {""}
 
@@ -214,14 +214,14 @@ def _spellings(text: str) -> set[str]:
 def study_text(
     root: str | os.PathLike[str], split: str, study_id: int, more_roots: Iterable[str | os.PathLike[str]] = ()
 ) -> PublicText:
-    """How lines about a study are shown: paths relative to its folder, and names of its files masked if unusual."""
+    """The ``PublicText`` of a study: paths relative to its folder, unusual names of its files masked."""
     images = os.path.join(root, f"{split}_images")
     folder = os.path.join(images, str(study_id))
     return PublicText((folder, images, root, *more_roots), unusual_names(folder))
 
 
 def unusual_names(folder: str | os.PathLike[str]) -> list[str]:
-    """Names of files and folders below ``folder`` that ``masked_name`` would mask, the longest first."""
+    """The names of files and folders below ``folder`` that ``masked_name`` masks, the longest first."""
     unusual: set[str] = set()
     n_seen = 0
     for _, folders, files in os.walk(folder):
@@ -235,9 +235,9 @@ def unusual_names(folder: str | os.PathLike[str]) -> list[str]:
 
 
 def one_line(error: BaseException, public: Callable[[str], str] = printable) -> str:
-    """An error as one line: our own message as it is, others with their type, made fit to show by ``public``.
+    """An error as one line, made safe to show by ``public``: our own message as it is, others with their type.
 
-    What is hidden is hidden before the line is cut, so that no half of a name is left over.
+    Names are masked before the line is cut, so that no part of a name is left at the end.
     """
     is_ours = isinstance(error, LumbarError)
     text = " ".join(public(str(error)).split())
@@ -246,7 +246,7 @@ def one_line(error: BaseException, public: Callable[[str], str] = printable) -> 
 
 
 def public_values(value: Any) -> Any:
-    """Plain JSON types with every text made safe to print, at any depth."""
+    """A value of plain JSON types with all texts in it made safe to print."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, dict):
@@ -257,14 +257,14 @@ def public_values(value: Any) -> Any:
 
 
 def page_value(value: object) -> object:
-    """What a page's template shows (jinja2's ``finalize``): text without control characters."""
+    """A value as a page shows it (jinja2's ``finalize``): text without control characters."""
     return printable(value) if type(value) is str else value
 
 
 def csv_cell(value: object) -> object:
-    """A table's cell that no spreadsheet takes for a formula: text that starts like one gets an apostrophe.
+    """A cell that no spreadsheet runs as a formula: text that starts like one gets an apostrophe (CSV injection).
 
-    Numbers stay numbers, those written as text too (OWASP, CSV injection).
+    Numbers are unchanged, also those written as text.
     """
     if not isinstance(value, str):
         return value
@@ -279,10 +279,10 @@ def csv_cell(value: object) -> object:
 
 
 class PrintableLog(logging.Filter):
-    """Every line of a log, one line and safe to print, whoever shows it."""
+    """Makes every message of a log one line that is safe to print."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Replace the record's message; it is never left out."""
+        """Replace the record's message; no record is left out."""
         record.msg, record.args = printable(record.getMessage()), None
         return True
 
@@ -291,7 +291,7 @@ _PRINTABLE_LOG = PrintableLog()
 
 
 def printable_log() -> logging.Logger:
-    """The kit's logger ``lumbar``, whose lines are safe to print from now on."""
+    """The kit's logger ``lumbar``, whose messages are made safe to print."""
     log = logging.getLogger("lumbar")
     log.addFilter(_PRINTABLE_LOG)
     return log

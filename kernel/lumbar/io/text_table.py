@@ -1,7 +1,7 @@
-"""Tables as people and spreadsheets write them, to cells of text: no row changes what another means.
+"""Reading tables as people and spreadsheets write them, to cells of text; no row influences how another is read.
 
-Comma, semicolon, tab or bar as separator, UTF-8 (with or without mark), UTF-16, UTF-32 or the Windows code page,
-quoted cells, any line ends, column names in any case, gzip.
+Separators may be commas, semicolons, tabs or bars; encodings UTF-8 (with or without mark), UTF-16, UTF-32 or the
+Windows code page. Cells may be quoted, line ends and the case of column names are free, and gzip is unpacked.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import pandas as pd
 
 from lumbar.errors import CohortError
 
-MAX_TABLE_BYTES = 1 << 28  # of a table once unpacked: the competition's largest has 4 MB
+MAX_TABLE_BYTES = 1 << 28  # of an unpacked table: the competition's largest has 4 MB
 _SEPARATORS = (",", ";", "\t", "|")
 
 
 class TableError(CohortError):
-    """A file that is no table; ``reason`` says why, without the file's name."""
+    """A file that is not a table; ``reason`` says why, without the file's name."""
 
     def __init__(self, message: str, reason: str = "") -> None:
         super().__init__(message)
@@ -38,15 +38,15 @@ class TableError(CohortError):
 
 @dataclass(frozen=True, slots=True)
 class TextTable:
-    """A table's cells as text, trimmed, nothing told apart yet.
+    """A table's cells as trimmed text.
 
     Attributes:
-        columns: names in lower case, blanks as underscores.
-        rows: cells of each row that holds anything, one for every column.
-        numbers: the rows' numbers as a spreadsheet shows them; the names stand in row 1.
+        columns: names in lower case, with underscores for blanks.
+        rows: the cells of each row that is not empty, one for every column.
+        numbers: the rows' numbers as a spreadsheet shows them; row 1 has the column names.
         lengths: how many cells each row had.
-        bare: numbers of rows that hold separators alone.
-        has_decimal_comma: whether ``12,5`` may be a number here, since the separator is no comma.
+        bare: numbers of the rows that hold only separators.
+        has_decimal_comma: whether ``12,5`` may be a number, because the separator is not a comma.
     """
 
     columns: list[str]
@@ -57,7 +57,7 @@ class TextTable:
     has_decimal_comma: bool
 
     def frame(self) -> pd.DataFrame:
-        """The cells as a frame of text, with the rows' numbers as index; of columns of one name the first."""
+        """The cells as a frame of text, with the rows' numbers as index; of columns with the same name the first."""
         frame = pd.DataFrame(self.rows, columns=self.columns, index=self.numbers, dtype=object)
         return frame.loc[:, ~frame.columns.duplicated()]
 
@@ -67,16 +67,16 @@ def read_text_table(path: str | os.PathLike[str], wanted: Iterable[str] = ()) ->
 
     Args:
         path: a regular file of at most ``MAX_TABLE_BYTES``.
-        wanted: names of columns that help to tell the separator.
+        wanted: names of expected columns, by which the separator is recognised.
 
     Raises:
-        TableError: the file is no text, too large, or empty.
+        TableError: the file is not text, too large, or empty.
         OSError: it cannot be opened.
     """
     text = _decode(_read_bytes(path))
     lines = text.split("\n", 1)
     separator = ""
-    if match := re.fullmatch(r'"?sep=(.)"?\r?', lines[0].strip(" ")):  # Excel's own note
+    if match := re.fullmatch(r'"?sep=(.)"?\r?', lines[0].strip(" ")):  # a line that Excel writes
         separator, text = match[1], lines[1] if len(lines) > 1 else ""
     separator = separator or _separator(text, {_column_name(name) for name in wanted})
     rows = _rows(text, separator)
@@ -114,7 +114,7 @@ def _read_bytes(path: str | os.PathLike[str]) -> bytes:
 
 
 def _unpack(data: bytes) -> bytes:
-    """All members of a gzip file, at most a byte more than is allowed."""
+    """The content of a gzip file, of at most one byte more than is allowed."""
     out = b""
     while data[:2] == b"\x1f\x8b" and len(out) <= MAX_TABLE_BYTES:
         unpacker = zlib.decompressobj(31)
@@ -156,11 +156,11 @@ def _as_text(data: bytes) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
-        return data.decode("cp1252", "replace")  # Latin-1 but for 27 signs
+        return data.decode("cp1252", "replace")  # Latin-1 except for 27 characters
 
 
 def _separator(text: str, wanted: set[str]) -> str:
-    """The separator by which the names' row gives most of the wanted columns, then most columns."""
+    """The separator with which the first row has most of the wanted columns, and then most columns."""
     head = next((line for line in text.split("\n") if line.strip(" ,;\t|\"'\0")), "")
 
     def merit(separator: str) -> tuple[int, int]:
@@ -171,13 +171,13 @@ def _separator(text: str, wanted: set[str]) -> str:
 
 
 def _rows(text: str, separator: str) -> list[list[str]]:
-    """Cells of all rows, trimmed; rows without any cell are empty lists."""
+    """The trimmed cells of all rows; a row without cells is an empty list."""
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
         return [[_trim(cell) for cell in row] for row in reader]
     except csv.Error:
         pass
-    # A stray quote, which would swallow the rows behind it, or a cell of any length: each line by itself
+    # A single quote would swallow the rows behind it, and a cell may be too long: so each line is read by itself
     most = csv.field_size_limit(MAX_TABLE_BYTES)
     try:
         lines = (next(csv.reader([line], delimiter=separator, skipinitialspace=True), []) for line in text.split("\n"))

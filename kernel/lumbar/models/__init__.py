@@ -1,4 +1,4 @@
-"""Networks only. ``build`` alone knows which name means which class and configuration."""
+"""The networks. ``build`` makes one from its registered name and its configuration."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def build(model: str, config: Mapping[str, Any]) -> nn.Module:
         return network(values)
     except ManifestError:
         raise
-    except Exception as error:  # torch and timm refuse what does not fit together in many ways
+    except Exception as error:  # torch and timm raise many types of errors for values that do not fit together
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise ManifestError(f"model {model!r}: cannot be built ({reason}), expected a config that fits it") from None
 
 
 def expected_shapes(model: str, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]] | None:
-    """Shape of every tensor that the network's file must hold; nothing of the network's size is allocated.
+    """Shape of every tensor that the network's file must hold, without allocating the network.
 
     Returns:
         name → shape; None where this version of timm cannot build the network without memory.
@@ -73,14 +73,14 @@ def expected_shapes(model: str, config: Mapping[str, Any]) -> dict[str, tuple[in
 def _shapes(model: str, config: str) -> dict[str, tuple[int, ...]] | None:
     values = json.loads(config)
     if model in MODELS:
-        configs.from_dict(MODELS[model][1], values)  # its refusals are final
+        configs.from_dict(MODELS[model][1], values)  # what this refuses is wrong, whatever timm can do
     try:
         with torch.device("meta"):
             network = build(model, values)
     except ManifestError:
         if model not in MODELS or not _is_built_by_timm(values):
             raise
-        return None  # some timm networks compute with values while they are built
+        return None  # some timm networks cannot be built without memory, since they compute with their values
     return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
 

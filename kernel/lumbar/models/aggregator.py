@@ -1,4 +1,4 @@
-"""The last step: three small MLPs, shared over levels and sides, turn every model's logits into final logits."""
+"""The aggregator: three small MLPs, shared over levels and sides, combine the logits of all classifiers."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from lumbar.config import AggregatorConfig
 from lumbar.models.examples import Examples
 
-_MIRRORED = (0, 2, 1, 4, 3)  # conditions with left and right changed over
+_MIRRORED = (0, 2, 1, 4, 3)  # indices of the conditions with left and right swapped
 _KINDS = (0, 1, 2, 3)  # of confidence: canal, left foramen, right foramen, axial slice
 _MIRRORED_KINDS = (0, 2, 1, 3)
 
 
 def _mlp(n_in: int, hidden: int, dropout: float) -> nn.Sequential:
     last = nn.Linear(hidden, 3)
-    nn.init.zeros_(last.weight)  # training starts from the pool of the models alone
+    nn.init.zeros_(last.weight)  # training starts from the weighted mean of the classifiers
     nn.init.zeros_(last.bias)
     return nn.Sequential(nn.Linear(n_in, hidden), nn.LeakyReLU(0.05), nn.Dropout(dropout), last)
 
@@ -24,10 +24,10 @@ def _mlp(n_in: int, hidden: int, dropout: float) -> nn.Sequential:
 class Aggregator(nn.Module):
     """Logits of M models (N, M, 5 conditions, 5 levels, 3) with mask (N, M, 5, 5) → final logits (N, 5, 5, 3).
 
-    Each target's answer is a base plus a correction: the base is a weighted mean of the models that saw it (a
-    logarithmic opinion pool, Genest & Zidek 1986; one weight a model and group), or the log prior where none did; the
-    MLP of its group sees all logits of the level, masks, and the log prior. For right-sided targets left and right
-    change places at the input, so one MLP serves both sides.
+    The output of each target is a base plus a correction. The base is a weighted mean of the models that saw it (a
+    logarithmic opinion pool, Genest & Zidek 1986; one weight for each model and group), or the log prior where none
+    did. The correction comes from the MLP of the target's group, whose input are all logits of the level, the masks and
+    the log prior. For targets on the right, left and right are swapped in the input, so that one MLP serves both sides.
     """
 
     def __init__(self, config: AggregatorConfig) -> None:
@@ -40,7 +40,7 @@ class Aggregator(nn.Module):
         self.pool = nn.Parameter(torch.zeros(3, n_models))  # softmax over the models that saw the target
 
     def example_inputs(self, examples: Examples) -> tuple[Tensor, ...]:
-        """One study's logits, some of them not there."""
+        """One study's logits, some of them masked."""
         rng = np.random.default_rng(examples.seed)
         n_models = len(self.config.models)
         logits = torch.from_numpy(rng.random((1, n_models, 5, 5, 3), dtype=np.float32) * 4 - 2)
@@ -51,10 +51,10 @@ class Aggregator(nn.Module):
         return logits, mask, log_prior
 
     def forward(self, logits: Tensor, mask: Tensor, log_prior: Tensor, confidence: Tensor | None = None) -> Tensor:
-        """logits (N, M, 5, 5, 3), mask (N, M, 5, 5) bool, log_prior (5, 5, 3) → (N, 5, 5, 3).
+        """Logits (N, M, 5, 5, 3), mask (N, M, 5, 5) bool, log_prior (5, 5, 3) → (N, 5, 5, 3).
 
         ``confidence`` (N, 5 levels, 4) in 0..1, of the canal, left and right foraminal points and the axial slice, is
-        read only if the configuration asks for it; None is no confidence at all.
+        used only if the configuration asks for it; None counts as 0.
         """
         n, m = logits.shape[:2]
         weights = mask.to(logits.dtype)

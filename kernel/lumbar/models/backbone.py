@@ -14,15 +14,20 @@ from lumbar.config import BACKBONE_NAME, BackboneConfig
 from lumbar.errors import ManifestError
 from lumbar.rules import require
 
-_TRIED_SIZE = 64  # pixels of the image on which a network of any size is tried
-PIXEL_MEAN, PIXEL_STD = 0.25, 0.25  # of normalised MR, air included; a constant of the code, not of a data set
+_TRIED_SIZE = 64  # side in pixels of the image on which a network for images of any size is tried
+PIXEL_MEAN, PIXEL_STD = 0.25, 0.25  # of normalised MR images with air; constants of the code, not of a data set
 
 
 class Backbone(nn.Module):
-    """Images (N, C, H, W) in 0..1 → features (N, ``features``). Normalisation lives inside; no caller can differ."""
+    """Images (N, C, H, W) in 0..1 → features (N, ``features``); it normalises its input itself."""
 
     def __init__(self, config: BackboneConfig, in_channels: int = 1, *, size: int) -> None:
-        """``size`` is the side of the images in pixels, which networks with windows or position tables are built for.
+        """Build the network.
+
+        Args:
+            config: names it.
+            in_channels: channels of the images.
+            size: side of the images in pixels; networks with windows or position tables are built for one size.
 
         Raises:
             ManifestError: timm cannot build the network, or it cannot take images of this size.
@@ -41,18 +46,18 @@ class Backbone(nn.Module):
 
 
 def is_fixed_size(name: str) -> bool:
-    """Whether a timm network is built for one size of images: windows, relative positions, position tables."""
+    """Whether a timm network is built for one size of images, because of windows or tables of positions."""
     cfg = timm.get_pretrained_cfg(name, allow_unregistered=True) if timm.is_model(name.split(".")[0]) else None
     return bool(cfg and cfg.fixed_input_size)
 
 
 def size_options(name: str, size: int) -> dict[str, Any]:
-    """What ``create_timm`` must be told for images of ``size`` pixels; nothing where any size will do."""
+    """The options of ``create_timm`` for images of ``size`` pixels; none where any size will do."""
     return {"img_size": size} if is_fixed_size(name) else {}
 
 
 def check_size(network: nn.Module, name: str, in_channels: int, size: int) -> None:
-    """Refuse a network that cannot take images of ``size`` pixels, those of its own stage or any.
+    """Refuse a network that cannot take images of ``size`` pixels.
 
     Raises:
         ManifestError: naming the backbone and the size.
@@ -70,11 +75,11 @@ def check_size(network: nn.Module, name: str, in_channels: int, size: int) -> No
 
 
 def create_timm(config: BackboneConfig, **options: Any) -> nn.Module:
-    """A timm network by name, without weights unless ``pretrained`` is among the options, as in training only.
+    """Build a timm network by name, without weights unless the options hold ``pretrained`` (in training only).
 
     Raises:
-        ManifestError: timm does not know the name or refuses an option; a name that timm would look for on a hub or in
-            a folder (``hf-hub:…``, ``local-dir:…``) is refused before timm sees it.
+        ManifestError: timm does not know the name or refuses an option, or the name is one that timm would look for on
+            a hub or in a folder (``hf-hub:…``, ``local-dir:…``).
     """
     require("backbone", config.name, BACKBONE_NAME)
     if config.channels:

@@ -1,4 +1,4 @@
-"""The baseline's network: a timm body without its own pooling, and the head that fastai puts on one."""
+"""The baseline's network: a timm body without its own pooling, and the head that fastai adds to a body."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class BaselineNet(nn.Module):
     of the last feature map, then twice batch norm, dropout and a linear layer without bias, with a ReLU between.
 
     Raises:
-        ManifestError: a column, description or size that cannot be.
+        ManifestError: a column, description or size that is not possible.
     """
 
     def __init__(self, config: BaselineConfig) -> None:
@@ -45,7 +45,7 @@ class BaselineNet(nn.Module):
             if isinstance(layer, nn.Linear):
                 nn.init.kaiming_normal_(layer.weight)
             elif isinstance(layer, nn.BatchNorm1d):
-                nn.init.constant_(layer.bias, 1e-3)  # fastai's
+                nn.init.constant_(layer.bias, 1e-3)  # as in fastai
 
     def example_inputs(self, examples: Examples) -> tuple[Tensor, ...]:
         """Whole slices."""

@@ -1,4 +1,4 @@
-"""Classifiers of one level: sequences of crops → logits per condition. Layout of sides is stated at each input."""
+"""Classifiers of one level: sequences of crops → logits of each condition."""
 
 from __future__ import annotations
 
@@ -102,9 +102,9 @@ class SagittalClassifier(nn.Module):
         if self.config.share_sides:
             canal_in = torch.cat([canal, (side[0] + side[1]) / 2], dim=1)
             side_in = [torch.cat([features, canal], dim=1) for features in side]
-        elif self.config.own_sequences:  # the solution's form: each head has its own sequence
+        elif self.config.own_sequences:  # as in solution 12y8: each head reads its own sequence
             canal_in, side_in = canal, side
-        else:  # as bundles of before: the mean of three sequences feeds every head
+        else:  # as in older bundles: every head reads the mean of the three sequences
             canal_in = torch.stack([canal, *side]).mean(dim=0)
             side_in = [canal_in, canal_in]
         out = crops.new_zeros(len(crops), 5, 3)

@@ -1,4 +1,4 @@
-"""What a network needs to give example inputs of itself: seeded pixels, and the size to ask for."""
+"""What a network needs to make an example of its input: a source of seeded pixels, and the size to ask for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lumbar.models.backbone import is_fixed_size
 
-_SIZE = 128  # of example images: small, so that proving a network costs little
+_SIZE = 128  # side of example images in pixels: small, so that a probe takes little time
 
 
 class Examples(Protocol):
@@ -27,7 +27,7 @@ class Examples(Protocol):
 
 
 def example_size(config: Any) -> int:
-    """Side in pixels of example images: small, unless the backbone takes images of its stage's own size alone."""
+    """Side in pixels of example images: small, unless the backbone takes only images of its own size."""
     backbone = getattr(config, "backbone", "")
     name = backbone if isinstance(backbone, str) else backbone.name
     size = int(config.size)

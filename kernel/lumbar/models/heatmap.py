@@ -13,11 +13,11 @@ from lumbar.models.backbone import PIXEL_MEAN, PIXEL_STD, check_size, create_tim
 from lumbar.models.examples import Examples, example_size
 
 GROUPS = 8
-INITIAL_POINT_BIAS = -4.0  # a sigmoid near 0.02: heatmaps are almost empty, training starts there
+INITIAL_POINT_BIAS = -4.0  # sigmoid 0.02: training starts with almost empty heatmaps, as the true ones are
 
 
 def _block(n_in: int, n_out: int, stride: int = 1) -> nn.Sequential:
-    """Two 3 × 3 convolutions with GroupNorm: statistics of one image only, whatever else is in the batch."""
+    """Two 3 × 3 convolutions with GroupNorm, whose statistics do not depend on the other images of the batch."""
     return nn.Sequential(
         nn.Conv2d(n_in, n_out, 3, stride=stride, padding=1, bias=False),
         nn.GroupNorm(GROUPS, n_out),
@@ -29,7 +29,7 @@ def _block(n_in: int, n_out: int, stride: int = 1) -> nn.Sequential:
 
 
 class PlainEncoder(nn.Module):
-    """Features at strides 2, 4, 8, …; one block a stride."""
+    """Features at strides 2, 4, 8, …, with one block for each stride."""
 
     def __init__(self, in_channels: int, widths: tuple[int, ...]) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class PlainEncoder(nn.Module):
 
 
 class TimmEncoder(nn.Module):
-    """timm ``features_only`` in the same form."""
+    """The same features from a timm network (``features_only``)."""
 
     def __init__(self, in_channels: int, name: str, size: int) -> None:
         super().__init__()

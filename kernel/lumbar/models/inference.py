@@ -1,4 +1,4 @@
-"""One way to run a network: on its own device, half precision on GPUs, float32 on CPU, no gradients."""
+"""How every network is run: on its own device, in half precision on a GPU and float32 on a CPU, without gradients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Networks:
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """Where a network's weights lie."""
+    """The device of a network's weights."""
     return next(network.parameters()).device
 
 

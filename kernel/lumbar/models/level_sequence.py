@@ -1,4 +1,4 @@
-"""An aggregator that reads the five levels as a sequence: what a level's neighbours show tells of the level itself."""
+"""An aggregator that reads the five levels as a sequence, so that the neighbours of a level count as well."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class OverLevels(nn.Module):
         self.rnn = nn.GRU(hidden, hidden, batch_first=True, bidirectional=True)
         self.drop = nn.Dropout(dropout)
         self.last = nn.Linear(2 * hidden, 3)
-        nn.init.zeros_(self.last.weight)  # training starts from the pool of the models alone
+        nn.init.zeros_(self.last.weight)  # training starts from the weighted mean of the classifiers
         nn.init.zeros_(self.last.bias)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ class OverLevels(nn.Module):
 
 
 class LevelSequenceAggregator(Aggregator):
-    """``Aggregator`` whose correction of a level depends on all five levels, in order; inputs and base are the same."""
+    """An ``Aggregator`` whose correction of a level depends on all five levels; its input and base are the same."""
 
     def __init__(self, config: LevelSequenceConfig) -> None:
         super().__init__(config)

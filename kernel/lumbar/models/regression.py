@@ -1,4 +1,4 @@
-"""Localisers that regress coordinates, as solutions 05b5 and 14p2 do, with the presence loss mended."""
+"""Localisers that regress coordinates, as solutions 05b5 and 14p2 do, with their presence loss corrected."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lumbar.models.examples import Examples, example_size
 class SagittalRegressionNet(nn.Module):
     """Five neighbouring slices (N, 5, size, size) in 0..1 → (N, 11): five levels × (x, y) in 0..1, presence logit.
 
-    Presence is one binary logit a slice (is a labelled level marked near it?), never a softmax over the batch.
+    Presence is one binary logit for each slice (is a level marked on it or near it?), not a softmax over the batch.
     """
 
     def __init__(self, config: SagittalRegressionConfig) -> None:

@@ -1,4 +1,4 @@
-"""Sequences of slices: a BiLSTM that never runs over padding, and the slice-role network (sagittal z)."""
+"""Sequences of slices: a BiLSTM that leaves out padding, and the slice-role network (sagittal z)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from lumbar.models.examples import Examples, example_size
 
 
 class MaskedBiLSTM(nn.Module):
-    """Bidirectional LSTM over the valid steps of each sequence, wherever they stand.
+    """Bidirectional LSTM over the valid steps of each sequence, wherever they are in it.
 
-    Valid steps are moved to the front (order kept), packed, and put back, so the answer depends on neither padding
-    nor batch mates. Output is 0 at invalid steps and for sequences without any valid step.
+    Valid steps are moved to the front in their order, packed, and put back, so that the output depends neither on
+    padding nor on the other sequences of the batch. It is 0 at invalid steps.
     """
 
     def __init__(self, n_in: int, hidden: int) -> None:
@@ -85,7 +85,7 @@ class SliceRoleNet(nn.Module):
         self.head = nn.Linear(self.rnn.features, 3)
 
     def example_inputs(self, examples: Examples) -> tuple[Tensor, ...]:
-        """Two series of four slices, one of them with two slices that are not there."""
+        """Two series of four slices, of which the second has two masked ones."""
         size = example_size(self.config)
         images = examples.images(8, size).view(2, 4, size, size)
         return images, torch.tensor([[True, True, True, True], [True, True, False, False]])

@@ -1,1 +1,1 @@
-"""What a run leaves: submission, record, report."""
+"""The outputs of a run: submission, record and report."""

@@ -1,4 +1,4 @@
-"""Where a run may write: to files that can be written, each one once, and never over what it reads."""
+"""Where a run may write: files that can be written, a different one for each output, and none of its inputs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TABLES = (
 
 
 def check_destinations(outputs: Mapping[str, str | Path | None], root: Path, manifest: Manifest) -> None:
-    """Find out before any work whether every output can be written without losing an input or another output.
+    """Check before any work that every output can be written without losing an input or another output.
 
     Args:
         outputs: the option's name → the path; None where nothing is written.
@@ -27,7 +27,7 @@ def check_destinations(outputs: Mapping[str, str | Path | None], root: Path, man
         manifest: of the bundle, whose files are inputs too.
 
     Raises:
-        CohortError: a path that cannot be written, that is (also by way of a link) an input, or that two outputs share.
+        CohortError: a path that cannot be written, is an input (also through a link), or belongs to two outputs.
     """
     taken: dict[str, str] = {}
     for name, path in outputs.items():
@@ -59,7 +59,7 @@ def _input_folders(root: Path, manifest: Manifest) -> Iterator[Path]:
 
 
 def _is_same(place: str, file: Path) -> bool:
-    """Whether both are one file on the disk, under whatever names."""
+    """Whether both names mean the same file on the disk."""
     try:
         return os.path.samefile(place, file)
     except (OSError, ValueError):

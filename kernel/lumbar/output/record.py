@@ -1,4 +1,4 @@
-"""The run record (docs/architecture.md), and writing it and the report beside a submission that already stands."""
+"""The run record (docs/architecture.md), and how it and the report are written after the submission."""
 
 from __future__ import annotations
 
@@ -31,11 +31,16 @@ def build_record(
     problems: Sequence[str] = (),
     own_code: str = "",
 ) -> dict[str, Any]:
-    """The run record in plain JSON types; seconds of a stage are summed over studies.
+    """Build the run record in plain JSON types, with all text safe to print; seconds are summed over studies.
 
-    ``problems`` are those of no study, such as rows of the table of series that name none; the record has the key
-    only where there are some. ``own_code`` says that other code ran than was sealed with the bundle; empty where it is
-    the same. All text in the record is safe to print.
+    Args:
+        manifest: of the bundle that was used.
+        devices: of the workers.
+        load_s: seconds that loading the weights took.
+        outcomes: what became of each study.
+        problems: lines that belong to no study, such as those about rows of the table of series that name none; the
+            record has the key only where there are some.
+        own_code: a sentence that other code ran than was sealed with the bundle; empty where it is the same.
     """
     seconds: dict[str, float] = {"load": load_s}
     for outcome in outcomes:
@@ -65,7 +70,7 @@ def build_record(
 
 
 def versions() -> dict[str, str]:
-    """Versions of ours, of Python, and of the libraries that the chain uses, as installed."""
+    """The installed versions of this package, of Python, and of the libraries that the chains use."""
     installed = {"lumbar": __version__, "python": platform.python_version()}
     for name in _LIBRARIES:
         try:
@@ -84,7 +89,17 @@ def write_extras(
     record: str | Path | None,
     report: str | Path | None,
 ) -> None:
-    """Record and report. The submission stands by now: what goes wrong here is a line in the log, not a lost run."""
+    """Write record and report beside a submission that already stands: a failure here is a line in the log.
+
+    Args:
+        data: the run record.
+        outcomes: what became of each study.
+        submission: the rows that stand.
+        manifest: of the bundle that was used.
+        limit_s: the time limit in seconds.
+        record: where the record goes; None: nowhere.
+        report: where the report goes; None: nowhere.
+    """
 
     def write_record(path: str | Path) -> None:
         write_atomically(path, json.dumps(data, indent=1) + "\n")
@@ -94,11 +109,11 @@ def write_extras(
 
         write_atomically(path, render(data, outcomes, submission, manifest, limit_s))
 
-    steps: list[tuple[str | Path | None, Callable[[str | Path], None]]] = [
+    extras: list[tuple[str | Path | None, Callable[[str | Path], None]]] = [
         (record, write_record),
         (report, write_report),
     ]
-    for path, write in steps:
+    for path, write in extras:
         if path is not None:
             try:
                 write(path)

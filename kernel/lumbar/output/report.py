@@ -1,4 +1,4 @@
-"""report.html: what a run did, as one self-contained page. Ids of studies and series only, no patient's identity."""
+"""report.html: what a run did, as one self-contained page, with ids of studies and series but no name of a patient."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from lumbar.io.text import page_value
 from lumbar.labels import CONDITIONS, LEVELS, level_title
 from lumbar.output.report_page import TEMPLATE
 from lumbar.output.submission import Submission
+from lumbar.output.versions import rehearsal_line
 
 _PROBLEMS_SHOWN = 3  # of a study in the table of all
 _PROBLEM_LENGTH = 160
@@ -31,7 +32,7 @@ def render(
     manifest: Manifest,
     limit_s: float,
 ) -> str:
-    """The page of a run.
+    """Fill in the page of a run.
 
     Args:
         record: the run record.
@@ -42,7 +43,7 @@ def render(
     """
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=page_value)
     pictured = [outcome for outcome in outcomes if outcome.pictures]
-    # A small run shows every study whole; a large one those with pictures, and all of them in the table.
+    # A small run shows every study in full; a large one those with pictures, and all studies in the table.
     shown = outcomes if len(outcomes) <= max(4, len(pictured)) else pictured
     predicted = [outcome.seconds.get("study", 0.0) for outcome in outcomes if outcome.probs is not None]
     devices = list(record["devices"])
@@ -63,6 +64,7 @@ def render(
         cohort=f"{manifest.cohort.get('studies', '?')} studies, {manifest.cohort.get('description', 'not described')}",
         problems=list(record.get("problems", ()))[:_PROBLEMS_LISTED],
         versions=", ".join(f"{name} {value}" for name, value in record["versions"].items()),
+        rehearsed=rehearsal_line(record["versions"], manifest.data.get("rehearsed")),
         levels=[level_title(level) for level in LEVELS],
         shown=[_shown(outcome, submission.probs(outcome.study_id)) for outcome in shown],
         table=[_line(outcome, submission.probs(outcome.study_id)) for outcome in outcomes]
@@ -119,7 +121,7 @@ def _rows(probs: Probs) -> list[dict[str, Any]]:
 
 
 def _whole(percent: NDArray[np.float64]) -> list[int]:
-    """Three percentages as whole numbers that sum to 100: the rest goes to the largest remainders."""
+    """Three percentages as whole numbers that sum to 100, rounded by the method of largest remainders."""
     floors = np.floor(percent).astype(int)
     for index in np.argsort(floors - percent)[: 100 - int(floors.sum())]:
         floors[index] += 1

@@ -1,4 +1,4 @@
-"""The report's page: one self-contained HTML file, styles and all, filled in by ``lumbar.output.report``."""
+"""The template of the report, one HTML file with its styles, which ``lumbar.output.report`` fills in."""
 
 TEMPLATE = """<!doctype html>
 <html lang="en">
@@ -95,6 +95,7 @@ footer { margin-top: 34px; color: var(--soft); font-size: 12.5px; }
     <dt>trained on</dt><dd>{{ cohort }}</dd>
     <dt>devices</dt><dd>{{ devices | join(", ") }}</dd>
     <dt>versions</dt><dd class="mono">{{ versions }}</dd>
+    {% if rehearsed %}<dt>rehearsed</dt><dd>{{ rehearsed }}</dd>{% endif %}
   </dl></div>
 </div>
 

@@ -1,4 +1,4 @@
-"""submission.csv: prior rows first, studies replace theirs, and at every moment a whole valid file on disk."""
+"""submission.csv: it begins with prior rows, each study replaces its own, and the file on disk is valid at any time."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ __all__ = ["Submission", "check_writable", "expected_studies", "normalise", "rea
 log = logging.getLogger("lumbar")
 
 HEADER = ",".join(("row_id", *SEVERITY_COLUMNS))
-_FLOOR = 1e-6  # no class is ever impossible: one wrong certain row would cost 36 nats
+_FLOOR = 1e-6  # of every probability: a wrong row with probability 0 would cost 36 nats
 _SUM_TOLERANCE = 1e-6
 
 
 def normalise(probs: NDArray[np.floating] | Sequence[Sequence[float]]) -> NDArray[np.float64]:
-    """Check and normalise one study's probabilities (25, 3): finite, at least 1e-6, rows summing to 1.
+    """Check one study's probabilities (25, 3), and make them at least 1e-6 with rows summing to 1.
 
     Raises:
         CohortError: another shape, a value that is not finite or is negative, or a row that sums to 0.
@@ -50,12 +50,12 @@ def normalise(probs: NDArray[np.floating] | Sequence[Sequence[float]]) -> NDArra
 
 
 class Submission:
-    """The rows of all studies, kept on disk as a whole.
+    """The rows of all studies, in memory and in a file that is always complete.
 
     Args:
         study_ids: in the order of the file.
-        prior: (normal_mild, moderate, severe) for each of the 25 columns, the row of a study not predicted.
-        path: the CSV file, written at every change; None keeps it in memory.
+        prior: (normal_mild, moderate, severe) for each of the 25 columns, for studies that are not predicted.
+        path: the CSV file, written again at every change; None: no file.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Submission:
         self.write()
 
     def replace(self, study_id: int, probs: NDArray[np.floating]) -> None:
-        """Put a study's own probabilities (25, 3) in place of its prior, on disk too.
+        """Replace a study's prior by its own probabilities (25, 3), in the file as well.
 
         Raises:
             CohortError: as ``normalise``; then nothing changes.
@@ -79,19 +79,19 @@ class Submission:
         self.write()
 
     def probs(self, study_id: int) -> NDArray[np.float64]:
-        """The (25, 3) probabilities that stand for a study now."""
+        """The probabilities (25, 3) that a study has now."""
         return self._probs[study_id]
 
     def frame(self) -> pd.DataFrame:
-        """What the file holds: row_id, normal_mild, moderate, severe."""
+        """The file's content as a frame: row_id, normal_mild, moderate, severe."""
         return pd.read_csv(io.StringIO(self.text()), dtype={"row_id": object})
 
     def text(self) -> str:
-        """The CSV file's content."""
+        """The file's content."""
         return HEADER + "\n" + "".join(self._text.values())
 
     def write(self) -> None:
-        """Write the file whole: a reader, or a kill, sees the old one or the new one.
+        """Write the file in one step, so that at any moment either the old or the new one is there.
 
         Raises:
             CohortError: the file cannot be written.
@@ -106,15 +106,18 @@ def _rows(study_id: int, probs: NDArray[np.float64]) -> str:
 
 
 def expected_studies(root: str | Path, split: str, present: Sequence[int], tabled: Sequence[int]) -> list[int]:
-    """Studies of the submission, in the order of the file.
+    """Return the studies of the submission, in the order of the file.
 
-    sample_submission.csv (test only) leads, for a row too many or too few costs the whole submission. Studies of the
-    series table that it lacks are added: the sample may have stayed behind when the test set was swapped. A sample
-    that shares no study with the data is of another test set, and a folder that neither names is not asked for.
+    Of the test set sample_submission.csv decides, because one row too many or too few makes the submission invalid.
+    Studies that are only in the table of series are added: the sample may not have been replaced with the test set. A
+    sample that shares no study with the data belongs to another test set and is ignored. A folder that is in neither of
+    the two gets no rows.
 
     Args:
-        present: studies of the table or with a folder.
-        tabled: studies of the table of series.
+        root: the competition folder.
+        split: ``test`` or ``train``.
+        present: studies that are in the table of series or have a folder.
+        tabled: studies that are in the table of series.
 
     Raises:
         CohortError: sample_submission.csv has no row_id column, or no row_id of the form <study_id>_<column>.
@@ -141,7 +144,7 @@ def expected_studies(root: str | Path, split: str, present: Sequence[int], table
 
 
 def _listed_studies(row_ids: Iterable[str]) -> tuple[dict[int, None], list[str]]:
-    """Studies of a sample's rows in their order, and the rows that are none, as a message may show them."""
+    """The studies of a sample's rows in their order, and the rows that name none, as a message may show them."""
     listed: dict[int, None] = {}
     wrong: list[str] = []
     for row_id in row_ids:
@@ -158,10 +161,10 @@ def _listed_studies(row_ids: Iterable[str]) -> tuple[dict[int, None], list[str]]
 
 
 def read_row_ids(path: str | Path) -> list[str]:
-    """The row_id column of a submission-like table.
+    """Read the row_id column of a table like a submission.
 
     Raises:
-        CohortError: the file is no table or lacks the column.
+        CohortError: the file is no table, or does not have the column.
     """
     table = read_table(path, "a table with the column row_id")
     if "row_id" not in table.columns:
@@ -174,7 +177,7 @@ def _names(table: pd.DataFrame) -> list[str]:
 
 
 def validate(path: str | Path, expected_row_ids: Sequence[str]) -> pd.DataFrame:
-    """Check a finished submission file as the competition would, and return it.
+    """Check a finished submission file as the competition does, and return it.
 
     Raises:
         CohortError: wrong columns, missing, repeated or unexpected rows, values that are not finite, negative, or

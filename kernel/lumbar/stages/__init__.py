@@ -1,1 +1,1 @@
-"""The steps from a study to probabilities: localise, crop, classify, aggregate. ``lumbar.chains.main`` joins them."""
+"""The stages from a study to probabilities: localise, crop, classify, aggregate. ``lumbar.chains.main`` joins them."""

@@ -1,4 +1,4 @@
-"""Aggregation: every model's logits → 25 × 3 probabilities."""
+"""Aggregation: the logits of every classifier → 25 × 3 probabilities."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def prior_array(prior: Mapping[str, Sequence[float]]) -> NDArray[np.float64]:
 
 
 def level_confidence(localisation: Localisation) -> NDArray[np.float32]:
-    """Confidence (5 levels, 4) in 0..1 of canal, left foramen, right foramen and axial slice; 0 where absent."""
+    """The localiser's confidence (5 levels, 4) in 0..1: canal, left foramen, right foramen, axial slice; 0: absent."""
     out = np.zeros((len(LEVELS), 4), np.float32)
     for row, level in enumerate(LEVELS):
         for kind, side in enumerate((None, *SIDES)):
@@ -39,10 +39,14 @@ def aggregate(
     networks: Sequence[nn.Module],
     confidence: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float64]:
-    """Probabilities (25, 3) from logits (M, 5, 5, 3) and mask (M, 5, 5), averaged over networks.
+    """Run the aggregators: probabilities (25, 3), averaged over networks.
 
-    A column that no model saw gets exactly its prior. ``confidence`` as ``level_confidence`` gives it goes to the
-    networks that ask for it.
+    Args:
+        logits: (M, 5 conditions, 5 levels, 3) of M classifiers.
+        mask: (M, 5, 5), which of them rest on images. A column that no classifier saw gets exactly its prior.
+        prior: (25, 3), rows sum to 1.
+        networks: the aggregators, one for each fold.
+        confidence: ``level_confidence``, for the networks whose configuration asks for it.
     """
     log_prior = torch.from_numpy(np.log(np.clip(prior, 1e-6, 1.0)).astype(np.float32)).view(5, 5, 3)
     total = np.zeros((25, 3))

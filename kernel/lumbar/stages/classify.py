@@ -19,7 +19,7 @@ from lumbar.stages.points import Localisation
 from lumbar.study import Study
 
 CLASSIFIERS = ("sagittal_classifier", "axial_subarticular", "axial_all")
-MIRRORED = (0, 2, 1, 4, 3)  # conditions of the mirrored patient
+MIRRORED = (0, 2, 1, 4, 3)  # the index that each condition has in the mirrored patient
 
 Logits = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -104,7 +104,7 @@ def mirrored_levels(network: nn.Module, tensors: LevelTensors) -> LevelTensors:
 
 
 def target_mask(network: nn.Module, mask: Tensor) -> Tensor:
-    """Which logits rest on images: (L, 5 conditions) bool from the crops' mask (L, …)."""
+    """Which logits rest on images: (L levels, 5 conditions) bool, from the crops' mask (L, …)."""
     out = torch.zeros(len(mask), 5, dtype=torch.bool, device=mask.device)
     if isinstance(network, SagittalClassifier):
         shown = mask.any(dim=2)
@@ -163,9 +163,16 @@ def classify(
     all_folds: bool = True,
     skip: frozenset[str] = frozenset(),
 ) -> tuple[Logits, Mask]:
-    """Logits (M, 5, 5, 3) and mask (M, 5, 5) of the named classifiers, averaged over folds and series.
+    """Run the classifiers: logits (M, 5 conditions, 5 levels, 3) and mask (M, 5, 5), averaged over folds and series.
 
-    Those of skipped classifiers are masked.
+    Args:
+        study: its stacks.
+        localisation: the points on them.
+        networks: of one bundle.
+        names: the M classifiers, in the order of the result.
+        flip: average with the mirrored patient.
+        all_folds: every fold's weights, and not the first alone.
+        skip: classifiers that do not run; their logits are masked.
     """
     logits = np.zeros((len(names), 5, 5, 3), np.float32)
     masks = np.zeros((len(names), 5, 5), bool)

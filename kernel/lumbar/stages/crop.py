@@ -1,6 +1,6 @@
-"""Tensors for the networks, cut from a study. Training and the kernel both come through here; only jitter is added.
+"""The networks' input, cut from a study. Training uses the same functions and adds only jitter.
 
-All tensors are float32 in 0..1, normalised per series (``Study.normalised``); outside the image is 0, never stretched.
+All arrays are float32 in 0..1, normalised per series (``Study.normalised``), 0 outside the image, never stretched.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def grid_images(study: Study, stack: Stack, grid: Grid, indices: list[int] | Non
 
 
 def with_context(images: Images, context: int) -> Images:
-    """Each slice with its neighbours as channels (S, size, size) → (S, context, size, size); ends repeat."""
+    """Each slice with its neighbours as channels: (S, size, size) → (S, context, size, size); end slices repeat."""
     half = context // 2
     steps = np.arange(len(images))[:, None] + np.arange(-half, context - half)[None]
     return images[np.clip(steps, 0, len(images) - 1)]
@@ -70,7 +70,7 @@ def spine_box(stack: Stack, levels_mm: dict[str, Xyz]) -> tuple[tuple[float, flo
     spacing_row, spacing_column = stack.spacing_mm
     extent = np.ptp(points, axis=0) * (spacing_column, spacing_row)
     centre = (points.min(axis=0) + points.max(axis=0)) / 2
-    missing = 5 - len(points)  # each level not found widens the box by one level's height
+    missing = 5 - len(points)  # each level that was not found widens the box by the height of one level
     return (float(centre[0]), float(centre[1])), float(max(extent.max() + 35.0 * missing, 80.0))
 
 
@@ -94,9 +94,9 @@ def role_grid(stack: Stack, levels_mm: dict[str, Xyz], config: SliceRoleConfig, 
 
 
 def level_frame(stack: Stack, level: int, levels_mm: dict[str, Xyz]) -> tuple[float, float]:
-    """Distance in mm to the farther neighbouring level and the spine's tilt in degrees at a level, in plane.
+    """Distance in mm from a level to the farther of its neighbours, and the spine's tilt in degrees, both in plane.
 
-    A positive tilt is the angle by which a grid must be turned for the spine to run straight down it.
+    The tilt is the angle by which a grid must be turned so that the spine runs straight down in it.
     """
     here = np.array(project(stack, np.array(levels_mm[LEVELS[level]]))[1:])
     steps = []
@@ -248,10 +248,10 @@ def _level_grid(
 def axial_window(
     study: Study, localisation: Localisation, level: int, series_id: str | None = None
 ) -> list[tuple[float, int, int]]:
-    """Axial slices near a level: (signed distance mm, stack, slice), foot to head.
+    """Axial slices near a level: (signed distance in mm, stack, slice), foot to head.
 
-    Slices of all series, or of the one named. A slice belongs to the window if the level's canal point is within 0.7 of
-    the gap to the neighbouring level of its plane and projects into its image.
+    Slices of all series, or of the one named. A slice counts as near if the level's canal point lies inside its image,
+    and its plane is closer than 0.7 times the distance to the neighbouring level.
     """
     name = LEVELS[level]
     if name not in localisation.levels_mm:

@@ -1,7 +1,7 @@
-"""Heatmaps to five ordered levels: peaks, then the best chain down the spine by dynamic programming.
+"""Heatmaps to five ordered levels: peaks, then the best sequence down the spine by dynamic programming.
 
-Labelled levels (one channel each) and unlabelled disc positions (one channel for all) fail in different ways; both
-enter the score, and their disagreement lowers the confidence.
+The channels of the levels (one each) and of the unlabelled discs (one for all) fail in different ways: both enter the
+score, and the confidence is lower where they disagree.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from lumbar.geometry import Grid
 
 Array = NDArray[np.float64]
 
-# Distance between neighbouring canal points, mm: adults measure about 27 (L1/2-L2/3) to 37 (L3/4-L4/5) and the last
-# step is shorter; wide enough for small and tall patients and for wrong spacing tags.
+# Expected distance between neighbouring canal points in mm: adults have about 27 (L1/2-L2/3) to 37 (L3/4-L4/5), and
+# less at the end. The sigma allows for small and tall patients and for wrong spacing tags.
 SPACING_MM = (34.0, 34.5, 33.5, 30.0)
-SPACING_SIGMA = 0.25  # of the logarithm
-RATIO_SIGMA = 0.16  # of the logarithm of two steps' ratio: one patient's steps differ by worn discs only
-TURN_SIGMA_DEG = 25.0  # change of direction from one step to the next
+SPACING_SIGMA = 0.25  # of the distance's logarithm
+RATIO_SIGMA = 0.16  # of the logarithm of the ratio of two distances: in one patient only worn discs make them differ
+TURN_SIGMA_DEG = 25.0  # of the change of direction from one distance to the next
 ABSENT_LOG = -5.0  # score of leaving a level out
 
 
@@ -52,12 +52,12 @@ def refine(heat: NDArray[np.float32], y: int, x: int, radius: int = 2) -> tuple[
 
 
 def heat_with_neighbours(heat: NDArray[np.float32], s: int) -> NDArray[np.float32]:
-    """Heat (h, w) of a slice and its neighbours in (S, h, w) together: three views of one place err less than one."""
+    """Heat (h, w) of slice ``s`` of (S, h, w) plus that of its neighbours: the sum of three is less noisy than one."""
     return np.asarray(heat[max(0, s - 1) : s + 2].sum(axis=0))
 
 
 def heat_to_source(grid: Grid, stride: int, xy: tuple[float, float] | Array) -> Array:
-    """Heatmap pixels (..., 2), x and y, as source pixels of the slice; heat pixel centres lie between grid pixels."""
+    """Heatmap pixels (..., 2), x and y, as source pixels of the slice; each covers ``stride`` grid pixels a side."""
     return grid.to_source((np.asarray(xy) + 0.5) * stride - 0.5)
 
 
@@ -76,7 +76,17 @@ def find_peaks(
     most: int = 4,
     floor: float = 0.03,
 ) -> list[Peak]:
-    """Peaks of one channel over all slices (S, h, w): local maxima of the volume, highest first."""
+    """Local maxima of one channel over all slices (S, h, w), highest first.
+
+    Args:
+        heat: in 0..1.
+        stack: the slices' stack.
+        grid: the grid that the heatmaps' images were sampled on.
+        stride: grid pixels for each heatmap pixel.
+        stack_index: kept in the peaks.
+        most: how many at most.
+        floor: lower maxima do not count.
+    """
     spread = np.zeros_like(heat)
     for s in np.flatnonzero(heat.max(axis=(1, 2)) >= floor):
         spread[s] = cv2.dilate(heat[s], np.ones((7, 7), np.uint8))
@@ -95,7 +105,10 @@ def find_peaks(
 
 
 def fractional_slice(heights: NDArray[np.float32], s: int, first: int) -> float:
-    """Fractional slice index: centroid of the squared heights of the neighbouring slices, kept within half a slice."""
+    """Slice index of a peak with a fraction: centroid of the squared heights of slice ``s`` and its neighbours.
+
+    ``heights`` begins at slice ``first``. The result differs from ``s`` by at most half a slice.
+    """
     weights = heights.astype(np.float64) ** 2
     if weights.sum() <= 0:
         return float(s)
@@ -113,7 +126,7 @@ def support(peaks: Sequence[Peak], xyz_mm: Array, radius_mm: float) -> float:
 
 
 def pair_score(upper: Array, lower: Array, step: int) -> float:
-    """Log score of two neighbouring levels' positions: lower is lower, and a plausible distance away."""
+    """Log score of the positions of two neighbouring levels: ``lower`` must lie below, at a plausible distance."""
     delta = lower - upper
     distance = float(np.linalg.norm(delta))
     if distance < 10 or delta[2] > -0.3 * distance:
@@ -122,7 +135,7 @@ def pair_score(upper: Array, lower: Array, step: int) -> float:
 
 
 def turn_score(a: Array, b: Array, c: Array, step: int) -> float:
-    """Log score of the spine's bend at ``b``, and of the second step's length beside the first's (number ``step``)."""
+    """Log score of the spine's bend at ``b``, and of the ratio of the distances a-b (number ``step``) and b-c."""
     u, v = b - a, c - b
     first, second = float(np.linalg.norm(u)) + 1e-9, float(np.linalg.norm(v)) + 1e-9
     cosine = float(u @ v) / (first * second)
@@ -134,36 +147,22 @@ def turn_score(a: Array, b: Array, c: Array, step: int) -> float:
 def decode_levels(
     labelled: Sequence[Sequence[Peak]], discs: Sequence[Peak], n_stacks: int
 ) -> list[tuple[Array, float] | None]:
-    """The best chain of five levels from labelled peaks (5 lists, pooled over stacks) and unlabelled disc peaks.
+    """Find the best sequence of five levels by dynamic programming.
 
-    A peak's own score is the log of its height joined with what the *other* stacks and the disc channel say at the
-    same place. The state of the dynamic programme is a pair of neighbours, so that bends are scored too; a level may
-    be absent at a price.
+    A peak's own score is the log of its height, combined with the support of the other stacks and of the disc channel
+    at the same place. Then distances and bends are scored. The state is a pair of neighbouring levels, so that bends
+    can be; a level may be left out at a price (``ABSENT_LOG``).
+
+    Args:
+        labelled: the peaks of each of the five levels, of all stacks.
+        discs: the peaks of the unlabelled disc channel, of all stacks.
+        n_stacks: how many stacks there are.
 
     Returns:
         Five entries: (patient position (3,), confidence in 0..1), or None where the level was not found.
     """
-    # Any disc may be any level at a discount: order and spacing then decide.
-    nodes: list[list[tuple[Array, float]]] = []
-    for level in range(5):
-        pooled = [(peak.xyz_mm, peak.height) for peak in labelled[level]]
-        pooled += [
-            (disc.xyz_mm, 0.2 * disc.height)
-            for disc in discs
-            if all(np.linalg.norm(disc.xyz_mm - xyz) > 10 for xyz, _ in pooled)
-        ]
-        scored = []
-        for xyz, height in pooled:
-            seen = {
-                stack: support([p for p in labelled[level] if p.stack == stack], xyz, 6.0) for stack in range(n_stacks)
-            }
-            agreement = sum(seen.values()) / max(1, n_stacks)
-            joint = 0.5 * height + 0.35 * agreement + 0.15 * support(discs, xyz, 8.0)
-            scored.append((xyz, joint))
-        scored.sort(key=lambda node: -node[1])
-        nodes.append(scored[:12])
-
-    # states: tuple of (index at level - 1, index at level); -1 is absent
+    nodes = [_candidates(peaks, discs, n_stacks) for peaks in labelled]
+    # For each state, (index at level - 1, index at level) with -1 for absent, the best score and its path
     table: dict[tuple[int, int], tuple[float, list[int]]] = {(-1, -1): (0.0, [])}
     for level in range(5):
         fresh: dict[tuple[int, int], tuple[float, list[int]]] = {}
@@ -182,8 +181,32 @@ def decode_levels(
     return [None if index < 0 else nodes[level][index] for level, index in enumerate(path)]
 
 
+def _candidates(peaks: Sequence[Peak], discs: Sequence[Peak], n_stacks: int) -> list[tuple[Array, float]]:
+    """The best 12 positions for one level, and their joint scores in 0..1.
+
+    Any disc may be any level, at a lower score: order and distances then decide.
+    """
+    pooled = [(peak.xyz_mm, peak.height) for peak in peaks]
+    pooled += [
+        (disc.xyz_mm, 0.2 * disc.height)
+        for disc in discs
+        if all(np.linalg.norm(disc.xyz_mm - xyz) > 10 for xyz, _ in pooled)
+    ]
+    scored = []
+    for xyz, height in pooled:
+        seen = [support([peak for peak in peaks if peak.stack == stack], xyz, 6.0) for stack in range(n_stacks)]
+        agreement = sum(seen) / max(1, n_stacks)
+        joint = 0.5 * height + 0.35 * agreement + 0.15 * support(discs, xyz, 8.0)
+        scored.append((xyz, joint))
+    scored.sort(key=lambda node: -node[1])
+    return scored[:12]
+
+
 def _step_score(nodes: list[list[tuple[Array, float]]], path: list[int], level: int, index: int) -> float:
-    """Spacing and bend of adding node ``index`` of ``level`` behind ``path``; an absent neighbour doubles the step."""
+    """Log score of distance and bend when node ``index`` of ``level`` follows ``path``.
+
+    Where levels in between are absent, the distance is divided among them.
+    """
     here = nodes[level][index][0]
     earlier = [(k, nodes[k][i][0]) for k, i in enumerate(path) if i >= 0]
     if not earlier:

@@ -1,4 +1,4 @@
-"""Slices as small 8-bit pictures, as the baseline sees them: the same function in training and in the kernel."""
+"""Slices as small 8-bit images, the baseline's input: training and the kernel use the same functions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ChosenSlice:
 
     @property
     def instance_number(self) -> int:
-        """As the slice's file is named."""
+        """The slice's instance number."""
         return self.stack.instance_numbers[self.index]
 
     @property
@@ -39,10 +39,10 @@ class ChosenSlice:
 
 
 def choose_slices(study: Study, description: str, n: int = 0) -> list[ChosenSlice]:
-    """The ``n`` central slices (0: all) of each series of a description, in the order of space.
+    """The ``n`` central slices (0: all) of each series of a description, in the order of their positions.
 
-    A series' stacks (other image sizes, other angles) count as one series: its slices are ordered together by their
-    place along the normal. Series come in the order of the study's table.
+    The stacks of a series (of different image sizes or angles) are taken together: their slices are ordered by their
+    positions along the normal. Series come in the order of the study's table.
     """
     by_series: dict[str, list[tuple[float, ChosenSlice]]] = {}
     for stack in study.series.get(description, []):
@@ -57,10 +57,10 @@ def choose_slices(study: Study, description: str, n: int = 0) -> list[ChosenSlic
 
 
 def eight_bit(study: Study, chosen: ChosenSlice, size: int) -> NDArray[np.uint8]:
-    """One slice as uint8 (size, size): 0 is the dark end of the series and 255 its bright end, MONOCHROME1 turned over.
+    """One slice as uint8 (size, size): 0 is the dark end of the series' window and 255 its bright end.
 
-    The whole image is kept and its proportions in millimetres too: the longer side fills the square, the rest is
-    dark. The window is one for the whole series (``Study.window``), so that neighbouring slices agree.
+    The whole image is kept, with its proportions in millimetres: the longer side fills the square, the rest is dark.
+    The window is that of the whole series (``Study.window``), so that neighbouring slices agree.
     """
     rows, columns = chosen.stack.volume.shape[1:]
     row_mm, column_mm = chosen.stack.spacing_mm
@@ -71,12 +71,12 @@ def eight_bit(study: Study, chosen: ChosenSlice, size: int) -> NDArray[np.uint8]
 
 def as_input(images: NDArray[np.uint8], device: torch.device | str = "cpu") -> torch.Tensor:
     """8-bit slices (N, H, W) as the network's input on a device: (N, 1, H, W) float32 in 0..1."""
-    writable = np.array(images, order="C")  # torch warns of arrays mapped from a file, which are not
-    return torch.from_numpy(writable).to(device).unsqueeze(1).float() / 255.0  # bytes travel, not floats
+    writable = np.array(images, order="C")  # torch warns about read-only arrays, such as those mapped from a file
+    return torch.from_numpy(writable).to(device).unsqueeze(1).float() / 255.0  # bytes are copied to the device
 
 
 def probe_slices(seed: int, size: int) -> NDArray[np.uint8]:
-    """Seeded 8-bit slices (2, size, size) through the conversion that real ones get, so that the probe proves it."""
+    """Seeded 8-bit slices (2, size, size), converted as real ones are, so that the probe covers the conversion."""
     rng = np.random.default_rng(seed)
     coarse = rng.random((2, 12, 14)) * 900.0 + 40.0
     stack = Stack(

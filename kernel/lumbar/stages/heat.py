@@ -1,4 +1,4 @@
-"""Heatmaps of one sagittal stack, from either kind of localiser, and the peaks near a place."""
+"""Heatmaps of one sagittal stack, from either kind of localiser, and the peak nearest to a position."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ Heat = NDArray[np.float32]
 
 N_CANAL, DISC = 5, 10  # channels of the sagittal heatmaps: canal levels, then foramen levels, then any disc
 SAGITTAL_POINTS = 11
-# How a heatmap network looks at a slice, view after view: turned by degrees, grid steps so many times as large. All are
-# taken from the patient's own pose: whoever lies aslant, or is small or tall, is seen as the network knows most people.
+# Views of a slice in test-time augmentation: (angle in degrees, factor of the grid's step). They are relative to the
+# patient's pose: the images of patients who lie at an angle, or are small or tall, are turned and scaled to the mean.
 VIEWS = ((0.0, 1.0), (10.0, 0.87), (-10.0, 1.15))
-NEUTRAL_POSE = (0.0, 1.0)
-# The mean back: canal points L1/2 to L5/S1 about their centre, mm to the back and down; of synthetic patients.
+NEUTRAL_POSE = (0.0, 1.0)  # angle in degrees, factor of the grid's step
+# The mean spine of synthetic patients: canal points L1/2 to L5/S1 relative to their centre, mm to the back and down.
 MEAN_SPINE_MM = ((-3.7, -64.8), (-5.8, -31.8), (-4.4, 1.6), (1.7, 33.6), (12.3, 61.4))
-MAX_POSE_DEG = 35.0  # beyond this, or these sizes, the levels were misplaced, and no patient lies so
+MAX_POSE_DEG = 35.0  # a larger angle, or a scale outside of these limits, means that levels were misplaced
 POSE_SCALES = (0.65, 1.5)
 STRIDE = 2  # heatmaps are at half the grid's resolution
 BATCH = 16
@@ -43,14 +43,22 @@ class SagittalHeat:
     """Heatmaps of one sagittal stack: (S, 11, size / 2, size / 2) in 0..1 on ``grid``."""
 
     description: str
-    number: int  # among the description's stacks
+    number: int  # index among the description's stacks
     stack: Stack
     grid: Grid
     heat: Heat
-    foramina_by_role: bool = False  # the heat tells nothing of foramina: slice roles and anatomy place them
+    foramina_by_role: bool = False  # the heatmaps do not show foramina: slice roles and anatomy place them
 
     def peak_near(self, channel: int, xyz_mm: Array, slices: list[int], radius_mm: float, weight: Array) -> Peak | None:
-        """The highest heat of a channel within a radius (in plane) of a patient point, over the given slices."""
+        """The highest heat of a channel near a patient point.
+
+        Args:
+            channel: of the heatmaps.
+            xyz_mm: (3,) the point.
+            slices: the slices that are searched.
+            radius_mm: how fast the heat counts less with its distance in the plane; it ends at 1.5 times this.
+            weight: (S,) factor for each slice.
+        """
         _, x, y = project(self.stack, xyz_mm)
         centre = source_to_heat(self.grid, STRIDE, np.array([x, y]))
         radius = radius_mm / (self.grid.mm_per_px * STRIDE)
@@ -90,10 +98,12 @@ def sagittal_heat(
     """Heatmaps of one stack, averaged over networks. A regression network's points become small Gaussian spots.
 
     Args:
-        study, description, number: which stack.
-        networks: of the stage.
-        augment: average a heatmap network's answers over all ``VIEWS``, and not the first alone.
-        pose: the patient's, as ``pose_of`` gives it, from which the views of a heatmap network are taken.
+        study: the study.
+        description: of the series.
+        number: index among the description's stacks.
+        networks: of the stage, one for each fold.
+        augment: average a heatmap network's output over all ``VIEWS``, and not only the first.
+        pose: the patient's (``pose_of``), which the views of a heatmap network are relative to.
     """
     stack = study.series[description][number]
     first = networks[0]
@@ -115,7 +125,7 @@ def sagittal_heat(
             out = run_batches(network, images)
             heat += out[:, :SAGITTAL_POINTS] if isinstance(network, HeatmapNet) else gaussian_heat(out, view)
         reach = np.ones((1, 1, size, size), np.float32)
-        if view is not grids[0]:  # all are averaged where the first has them
+        if view is not grids[0]:  # the mean is taken on the grid of the first view
             heat, reach = resample_heat(heat, view, grids[0]), resample_heat(reach, view, grids[0])
         total += heat
         seen += reach[0, 0]
@@ -124,7 +134,7 @@ def sagittal_heat(
 
 
 def resample_heat(heat: Heat, view: Grid, grid: Grid) -> Heat:
-    """Heatmaps (S, C, size, size) of one view as another grid of the same size has them; 0 beyond the view."""
+    """Heatmaps (S, C, size, size) of one view, resampled on another grid of the same size; 0 beyond the view."""
     corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     places = source_to_heat(view, STRIDE, heat_to_source(grid, STRIDE, corners))
     matrix = np.column_stack([places[1] - places[0], places[2] - places[0], places[0]])
@@ -132,10 +142,10 @@ def resample_heat(heat: Heat, view: Grid, grid: Grid) -> Heat:
 
 
 def pose_of(stack: Stack, network: HeatmapNet, levels_mm: dict[str, Xyz]) -> tuple[float, float]:
-    """How the levels lie in a stack beside the mean back: turned by degrees, so many times as large.
+    """The patient's pose in a stack: the angle in degrees and the scale of the spine relative to ``MEAN_SPINE_MM``.
 
-    The similarity that takes the mean back to the levels in least squares (Umeyama 1991). Without four levels, or
-    where they lie as no patient's do, the stack is looked at as it is.
+    They are those of the similarity transform that takes the mean spine to the levels in least squares (Umeyama 1991).
+    With fewer than four levels, or an implausible result, it is ``NEUTRAL_POSE``.
     """
     if len(levels_mm) < 4:
         return NEUTRAL_POSE
@@ -154,7 +164,7 @@ def pose_of(stack: Stack, network: HeatmapNet, levels_mm: dict[str, Xyz]) -> tup
 
 
 def sagittal_grid(stack: Stack, network: HeatmapNet | SagittalRegressionNet) -> Grid:
-    """The grid that a sagittal localiser sees: fixed millimetres, or the whole image for the regression network."""
+    """The grid of a sagittal localiser's input: fixed millimetres, or the whole image for the regression network."""
     size = network.config.size
     if isinstance(network, HeatmapNet):
         return make_grid(stack, size=size, mm_per_px=network.config.mm_per_px)
@@ -162,14 +172,14 @@ def sagittal_grid(stack: Stack, network: HeatmapNet | SagittalRegressionNet) -> 
 
 
 def whole_image_mm(stack: Stack) -> float:
-    """Side of the square that holds a whole image of a stack."""
+    """Side in mm of the square that holds a whole image of a stack."""
     rows, columns = stack.volume.shape[1:]
     spacing_row, spacing_column = stack.spacing_mm
     return float(max(rows * spacing_row, columns * spacing_column))
 
 
 def run_batches(network: nn.Module, images: Heat) -> Heat:
-    """A network over (N, C, H, W) in batches; sigmoid for heatmaps, raw outputs otherwise."""
+    """Run a network over (N, C, H, W) in batches: heatmaps after the sigmoid, other outputs as they are."""
     outs = []
     for start in range(0, len(images), BATCH):
         out = forward(network, torch.from_numpy(images[start : start + BATCH]))
@@ -178,10 +188,10 @@ def run_batches(network: nn.Module, images: Heat) -> Heat:
 
 
 def gaussian_heat(out: Heat, grid: Grid, sigma: float = 1.5) -> Heat:
-    """Coordinates (S, 11) as the heat that a perfect heatmap network would show; presence is the height.
+    """The output (S, 11) of a regression network as heatmaps: a Gaussian at each point, its presence as height.
 
-    Canal and foraminal channels get the same spots: the regression network tells levels, not which structure a slice
-    shows. Its presence is the canal's, so foramina are better placed by slice roles (``foramina_by_role``).
+    Canal and foraminal channels are the same: the regression network tells levels, not which structure a slice shows.
+    Its presence is that of the canal, so slice roles place the foramina better (``foramina_by_role``).
     """
     size = grid.size // STRIDE
     axis = np.arange(size)

@@ -25,22 +25,23 @@ from lumbar.study import Study
 
 Array = NDArray[np.float64]
 
-AXIAL_REACH_MM = 3.0  # farther than this no slice shows the level, unless its stack is coarser:
-AXIAL_REACH_STEPS = 0.75  # of the distance between slices
+# A slice shows a level if its plane is nearer than this, or than this share of the distance between slices.
+AXIAL_REACH_MM = 3.0
+AXIAL_REACH_STEPS = 0.75
 MAX_AXIAL_DISTANCE_MM = (
     7.0  # where no slice of a series comes so near, readers still mark one that ends beside the disc
 )
-SUBARTICULAR_LATERAL_MM = 9.0
+SUBARTICULAR_LATERAL_MM = 9.0  # from the canal point to the side, where the network shows nothing
 GUESSED_GEOMETRY_FACTOR = 0.5  # factor on the confidence of points whose place in the patient rests on a guess
 
 
 def localise(study: Study, networks: Networks, *, all_folds: bool = True, augment: bool = True) -> Localisation:
-    """All points of a study. What the images do not show is left out, or marked by a confidence near 0.
+    """Localise all points of a study. What the images do not show is left out, or has a confidence near 0.
 
     Args:
         study: its stacks.
         networks: of one bundle.
-        all_folds: every fold's weights, and not the first alone.
+        all_folds: every fold's weights, and not only the first.
         augment: test-time augmentation of the sagittal heatmaps.
     """
     localisation = Localisation()
@@ -52,7 +53,7 @@ def localise(study: Study, networks: Networks, *, all_folds: bool = True, augmen
     maps = [sagittal_heat(study, *which, nets) for which in stacks]
     confidence = fuse_levels(maps, localisation)
     first = nets[0]
-    if augment and isinstance(first, HeatmapNet):  # the first look told how the patient lies: look again, as he lies
+    if augment and isinstance(first, HeatmapNet):  # again, with the patient's pose that the first levels show
         poses = [pose_of(stack_heat.stack, first, localisation.levels_mm) for stack_heat in maps]
         maps = [
             sagittal_heat(study, *which, nets, augment=True, pose=pose)
@@ -78,7 +79,7 @@ def localise(study: Study, networks: Networks, *, all_folds: bool = True, augmen
 
 
 def lower_guessed_confidence(study: Study, localisation: Localisation) -> None:
-    """Lower the confidence of the points on stacks whose geometry is guessed; nothing else changes."""
+    """Lower the confidence of points on stacks whose geometry is guessed; nothing else changes."""
     for k, point in enumerate(localisation.sagittal_points):
         if study.series[point.description][point.stack].is_geometry_guessed:
             localisation.sagittal_points[k] = replace(point, confidence=point.confidence * GUESSED_GEOMETRY_FACTOR)
@@ -88,13 +89,13 @@ def lower_guessed_confidence(study: Study, localisation: Localisation) -> None:
 
 
 def folds_of(networks: Networks, stage: str, all_folds: bool) -> list[nn.Module]:
-    """All folds of a stage, or the first."""
+    """The networks of all folds of a stage, or only the first."""
     folds = networks.stage(stage)
     return folds if all_folds else folds[:1]
 
 
 def slice_roles(study: Study, stack: Stack, localisation: Localisation, networks: list[nn.Module]) -> Array:
-    """(S, 3) in 0..1: how much each slice looks like the left foraminal, right foraminal and canal slice."""
+    """Slice roles (S, 3) in 0..1: how much each slice looks like a left foraminal, right foraminal and canal slice."""
     total = np.zeros((len(stack.volume), 3))
     for network in networks:
         assert isinstance(network, SliceRoleNet)
@@ -105,7 +106,7 @@ def slice_roles(study: Study, stack: Stack, localisation: Localisation, networks
 
 
 def axial_levels(study: Study, localisation: Localisation, networks: list[nn.Module]) -> None:
-    """For each level and axial stack the nearest slice within reach, with its left and right points."""
+    """Add, for each level and axial stack, the nearest slice within reach, with its left and right points."""
     stacks = study.series[AXIAL_T2]
     for number, picks in enumerate(axial_picks(stacks, localisation)):
         if not picks:
@@ -159,13 +160,13 @@ def axial_picks(stacks: list[Stack], localisation: Localisation) -> list[list[tu
 
 
 def axial_reach_mm(stack: Stack) -> float:
-    """How far a level's canal point may lie from the plane of the slice that stands for it."""
+    """How far a level may lie from the plane of a slice that shows it."""
     steps = np.diff(stack.positions_mm)
     return max(AXIAL_REACH_MM, AXIAL_REACH_STEPS * float(np.median(steps)) if len(steps) else 0.0)
 
 
 def axial_grid(stack: Stack, network: HeatmapNet | AxialRegressionNet) -> Grid:
-    """The grid that an axial localiser sees."""
+    """The grid of an axial localiser's input."""
     size = network.config.size
     step = network.config.mm_per_px if isinstance(network, HeatmapNet) else whole_image_mm(stack) / size
     return make_grid(stack, size=size, mm_per_px=step)
@@ -178,7 +179,7 @@ def axial_points(
     localisation: Localisation,
     networks: list[nn.Module],
 ) -> list[tuple[tuple[float, float], tuple[float, float], float]]:
-    """Left point, right point (source x, y) and confidence for each picked slice of a stack, averaged over networks."""
+    """For each picked slice of a stack: left point, right point (source x, y) and confidence, the mean of networks."""
     stack = study.series[AXIAL_T2][number]
     canal = [project(stack, np.array(localisation.levels_mm[level]))[1:] for level, _, _ in picks]
     lefts, rights, heights = [], [], []
@@ -204,7 +205,7 @@ def axial_points(
         left = np.mean([row[k] for row in lefts], axis=0)
         right = np.mean([row[k] for row in rights], axis=0)
         height = float(np.mean([row[k] for row in heights]))
-        if height < MIN_HEAT:  # nothing seen: either side of the canal point
+        if height < MIN_HEAT:  # nothing seen: take points beside the canal point
             left = np.array(shifted(stack, (x, y), (SUBARTICULAR_LATERAL_MM, 0.0)))
             right = np.array(shifted(stack, (x, y), (-SUBARTICULAR_LATERAL_MM, 0.0)))
         answer.append(((float(left[0]), float(left[1])), (float(right[0]), float(right[1])), height))

@@ -1,4 +1,4 @@
-"""From heatmaps to points: levels fused over all series, then each series' own canal and foraminal points."""
+"""From heatmaps to points: levels fused over all series, then the canal and foraminal points of each series."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from lumbar.stages.points import Localisation, SagittalPoint, as_xyz
 
 Array = NDArray[np.float64]
 
-CANAL_RADIUS_MM = 7.0  # how far a series' own point may lie from the fused one: patients move, but not by half a disc
-FORAMEN_RADIUS_MM = 10.0  # about where anatomy expects a foramen, and then
-CONSENSUS_RADIUS_MM = 6.0  # about where all series together see it
+CANAL_RADIUS_MM = 7.0  # how far a series' canal point may lie from the fused one: patients move, but not by half a disc
+FORAMEN_RADIUS_MM = 10.0  # how far a foramen may lie from where anatomy expects it
+CONSENSUS_RADIUS_MM = 6.0  # how far it may lie in one series from where all series together see it
 SUPPORT_RADIUS_MM = 6.0  # series that see a foramen so close together support each other
 FORAMEN_LATERAL_MM = (5.0, 36.0)  # distance of a foramen from the canal point, to its side
-MIN_ROLE = 0.2  # a role so large says that some level is marked on the slice: one of at most five
-ROLE_LATERAL_SIGMA_MM = 4.0  # of a foramen about its expected place
-LATERAL_SCALES = (0.7, 1.4)  # narrow and wide patients
-# Where a foramen is expected at each level: from the canal point, mm to the side, anterior, and up along the spine.
-# Towards the sacrum the pedicles stand wider, and fat in front of the sac moves it backwards.
+MIN_ROLE = 0.2  # with a role of at least this, one of the (at most five) levels is marked on the slice
+ROLE_LATERAL_SIGMA_MM = 4.0  # how far a foramen lies from its expected position, to the side
+LATERAL_SCALES = (0.7, 1.4)  # of the distance to the side, in narrow and in wide patients
+# Where a foramen is expected at each level, from the canal point: mm to the side, anterior, and up along the spine.
+# Towards the sacrum the pedicles are farther apart, and fat in front of the thecal sac moves the sac backwards.
 FORAMEN_OFFSET_MM = ((14.0, 5.0, 4.5), (14.5, 5.0, 4.5), (15.5, 5.0, 4.5), (17.0, 5.5, 4.0), (19.5, 6.5, 3.0))
-# The middle between a level's recesses, in the same frame: anterior and up.
+# The middle between the two recesses of a level, from the canal point: mm anterior, and up along the spine.
 RECESS_OFFSET_MM = ((3.7, -0.9), (3.6, -0.8), (3.6, -0.5), (4.0, 0.1), (4.4, 1.3))
-# Two series of one patient differ by the localiser's error on each, about 2 mm, and by what the patient moved between
-# them, about 1.5 mm: the best guess of a series' own point is so far on the way to what all series say.
+# Two series of one patient differ by the localiser's error on each, about 2 mm, and by the patient's movement between
+# them, about 1.5 mm. So the best estimate of a series' point lies this share of the way from its own to the fused one.
 FUSION_WEIGHT = 0.6
-MAX_FUSE_MM = 8.0  # a series that differs by more has truly moved, or shows something else: it keeps its own
-MIN_HEAT = 0.05  # heat below this is no evidence
-MAX_LEVEL_SHIFT_MM = 17.0  # about half the way to the next disc
-MIN_SACRUM_MM = 55.0  # with less of the image below L5/S1 it may be L4/5, the sacrum lying out of view
+MAX_FUSE_MM = 8.0  # a series that differs by more keeps its own point: the patient moved, or it shows something else
+MIN_HEAT = 0.05  # less heat is no evidence
+MAX_LEVEL_SHIFT_MM = 17.0  # about half of the distance to the next disc
+MIN_SACRUM_MM = 55.0  # with less image below it, the lowest level may be L4/5, and the sacrum out of view
 
 
 def fuse_levels(maps: list[SagittalHeat], localisation: Localisation) -> dict[str, float]:
-    """Fill ``localisation.levels_mm`` from all series together; returns the confidence of each level."""
+    """Fill ``localisation.levels_mm`` from all series together, and return the confidence of each level."""
     labelled: list[list[Peak]] = [[] for _ in range(5)]
     discs: list[Peak] = []
     for number, stack_heat in enumerate(maps):
@@ -55,7 +55,7 @@ def fuse_levels(maps: list[SagittalHeat], localisation: Localisation) -> dict[st
 
 
 def numbering_warnings(maps: list[SagittalHeat], localisation: Localisation) -> list[str]:
-    """Reasons, one line each, why the levels may be misnumbered: a series that disagrees, a sacrum out of view."""
+    """Reasons why the levels may be numbered wrongly, a line each: a series that disagrees, a sacrum out of view."""
     lines = []
     for stack_heat in maps if len(maps) > 1 else []:
         alone = Localisation()
@@ -77,7 +77,7 @@ def numbering_warnings(maps: list[SagittalHeat], localisation: Localisation) -> 
 
 
 def _below_mm(stack: Stack, xyz_mm: Array) -> float:
-    """How far the image goes on towards the feet below a point, along the axis that runs that way."""
+    """How many mm the image continues below a point, along the image axis that runs towards the feet."""
     _, x, y = project(stack, xyz_mm)
     rows, columns = stack.volume.shape[1:]
     step, place, last = (
@@ -91,7 +91,14 @@ def _below_mm(stack: Stack, xyz_mm: Array) -> float:
 def place_points(
     maps: list[SagittalHeat], roles: list[Array], localisation: Localisation, confidence: dict[str, float]
 ) -> None:
-    """Canal and foraminal points of every series near the fused places, each on the slice that shows it best."""
+    """Add the canal and foraminal points of every series, each on the slice that shows it best.
+
+    Args:
+        maps: the heatmaps of each sagittal stack.
+        roles: the slice roles (S, 3) of each stack.
+        localisation: has the fused levels, and receives the points.
+        confidence: of each level, in 0..1.
+    """
     for stack_heat, role in zip(maps, roles, strict=True):
         for level, name in enumerate(LEVELS):
             if name in localisation.levels_mm:
@@ -101,90 +108,78 @@ def place_points(
         localisation.sagittal_points[k] = fuse_canal_point(maps, point, np.array(localisation.levels_mm[point.level]))
     lateral_scales = [measured_lateral_scale(maps, roles, localisation, k) for k in range(len(SIDES))]
     for level, name in enumerate(LEVELS):
-        if name not in localisation.levels_mm:
-            continue
-        for k, side in enumerate(SIDES):
-            expected = expected_foramen(localisation, level, side, lateral_scales[k])
-            seen = [
-                foramen_peak(stack_heat, role, localisation, level, k, expected, FORAMEN_RADIUS_MM)
-                for stack_heat, role in zip(maps, roles, strict=True)
-            ]
-            place = consensus(seen)
-            for stack_heat, role in zip(maps, roles, strict=True):
-                peak = None
-                if place is not None:
-                    peak = foramen_peak(stack_heat, role, localisation, level, k, place, CONSENSUS_RADIUS_MM)
-                if peak is not None and peak.height >= MIN_HEAT:
-                    height = peak.height * confidence[name]
-                    assert place is not None
-                    append_point(
-                        localisation,
-                        stack_heat.stack,
-                        stack_heat.number,
-                        stack_heat.description,
-                        name,
-                        side,
-                        inside_or_own(stack_heat.stack, fuse_place(peak.xyz_mm, place), peak.xyz_mm),
-                        peak.slice_index,
-                        height,
-                    )
-                else:
-                    where = expected if place is None else place
-                    append_point(
-                        localisation,
-                        stack_heat.stack,
-                        stack_heat.number,
-                        stack_heat.description,
-                        name,
-                        side,
-                        where,
-                        None,
-                        MIN_HEAT * confidence[name],
-                    )
+        if name in localisation.levels_mm:
+            for k, lateral_scale in enumerate(lateral_scales):
+                place_foramina(maps, roles, localisation, level, k, lateral_scale, confidence[name])
 
 
 def place_canal(
     stack_heat: SagittalHeat, roles: Array, localisation: Localisation, level: int, confidence: float
 ) -> None:
-    """A series' own canal point of a level, close to the fused one."""
-    name = LEVELS[level]
-    fused = np.array(localisation.levels_mm[name])
+    """Add the canal point of a level that one series shows, near the fused one."""
+    fused = np.array(localisation.levels_mm[LEVELS[level]])
     every = list(range(len(stack_heat.stack.volume)))
     peak = stack_heat.peak_near(level, fused, every, CANAL_RADIUS_MM, 0.35 + 0.65 * roles[:, 2])
     if peak is not None and peak.height >= MIN_HEAT:
-        append_point(
-            localisation,
-            stack_heat.stack,
-            stack_heat.number,
-            stack_heat.description,
-            name,
-            None,
-            peak.xyz_mm,
-            peak.slice_index,
-            peak.height * confidence,
-        )
+        _append(localisation, stack_heat, level, None, peak.xyz_mm, peak.slice_index, peak.height * confidence)
     else:
-        append_point(
-            localisation,
-            stack_heat.stack,
-            stack_heat.number,
-            stack_heat.description,
-            name,
-            None,
-            fused,
-            None,
-            MIN_HEAT * confidence,
-        )
+        _append(localisation, stack_heat, level, None, fused, None, MIN_HEAT * confidence)
+
+
+def place_foramina(
+    maps: list[SagittalHeat],
+    roles: list[Array],
+    localisation: Localisation,
+    level: int,
+    k: int,
+    lateral_scale: float,
+    confidence: float,
+) -> None:
+    """Add the foraminal points of one level and side (k: 0 left, 1 right) of every series.
+
+    All series together say where the foramen lies; each then keeps its own point near that, moved towards it.
+    """
+    side = SIDES[k]
+    expected = expected_foramen(localisation, level, side, lateral_scale)
+    seen = [
+        foramen_peak(stack_heat, role, localisation, level, k, expected, FORAMEN_RADIUS_MM)
+        for stack_heat, role in zip(maps, roles, strict=True)
+    ]
+    fused = consensus(seen)
+    for stack_heat, role in zip(maps, roles, strict=True):
+        peak = None
+        if fused is not None:
+            peak = foramen_peak(stack_heat, role, localisation, level, k, fused, CONSENSUS_RADIUS_MM)
+        if fused is not None and peak is not None and peak.height >= MIN_HEAT:
+            xyz_mm = inside_or_own(stack_heat.stack, fuse_place(peak.xyz_mm, fused), peak.xyz_mm)
+            _append(localisation, stack_heat, level, side, xyz_mm, peak.slice_index, peak.height * confidence)
+        else:
+            xyz_mm = expected if fused is None else fused
+            _append(localisation, stack_heat, level, side, xyz_mm, None, MIN_HEAT * confidence)
+
+
+def _append(
+    localisation: Localisation,
+    stack_heat: SagittalHeat,
+    level: int,
+    side: str | None,
+    xyz_mm: Array,
+    slice_index: int | None,
+    confidence: float,
+) -> None:
+    """``append_point`` for a point on the stack of a heatmap."""
+    stack, number, description = stack_heat.stack, stack_heat.number, stack_heat.description
+    append_point(localisation, stack, number, description, LEVELS[level], side, xyz_mm, slice_index, confidence)
 
 
 def fuse_place(own_mm: Array, all_mm: Array) -> Array:
-    """A series' own place (3,) moved towards what all series say, unless they lie apart."""
+    """A series' own point (3,) mm moved towards the point of all series, unless they are too far apart."""
     away = all_mm - own_mm
     return np.asarray(own_mm + (FUSION_WEIGHT if np.linalg.norm(away) <= MAX_FUSE_MM else 0.0) * away)
 
 
 def fuse_canal_point(maps: list[SagittalHeat], point: SagittalPoint, all_mm: Array) -> SagittalPoint:
-    """A canal point with its place blended; the slice that shows it best stays."""
+    """A canal point moved towards that of all series; the slice that shows it best stays."""
     xyz = fuse_place(np.array(point.xyz_mm), all_mm)
     stack_heat = next(m for m in maps if m.description == point.description and m.number == point.stack)
     xyz = inside_or_own(stack_heat.stack, xyz, np.array(point.xyz_mm))
@@ -193,20 +188,20 @@ def fuse_canal_point(maps: list[SagittalHeat], point: SagittalPoint, all_mm: Arr
 
 
 def inside_or_own(stack: Stack, xyz_mm: Array, own_mm: Array) -> Array:
-    """A blended place, or the series' own where the series does not show that one."""
+    """The fused point (3,) mm where the stack shows it, else the series' own."""
     index, x, y = project(stack, xyz_mm)
     return xyz_mm if is_inside(stack, x, y) and _is_near(stack, index) else own_mm
 
 
 def _is_near(stack: Stack, index: float) -> bool:
-    """Whether a fractional slice is one of the stack's, or within a slice of its ends."""
+    """Whether a fractional slice index lies in the stack, or at most one slice beyond its ends."""
     return -1.0 <= index <= len(stack.volume)
 
 
 def measured_lateral_scale(maps: list[SagittalHeat], roles: list[Array], localisation: Localisation, k: int) -> float:
-    """How far out the slices of a side's foramina lie, as a multiple of where anatomy puts them on the average.
+    """How far to the side the foraminal slices of a patient lie, relative to the mean of ``FORAMEN_OFFSET_MM``.
 
-    1 where heat tells the foramina's places, and where no slice of the side shows one.
+    It is measured from slice roles, for the networks that show no foramina; 1 for others, and where no slice shows one.
     """
     sign = 1.0 if SIDES[k] == "left" else -1.0
     levels = [level for level, name in enumerate(LEVELS) if name in localisation.levels_mm]
@@ -225,9 +220,9 @@ def measured_lateral_scale(maps: list[SagittalHeat], roles: list[Array], localis
 
 
 def expected_foramen(localisation: Localisation, level: int, side: str, lateral_scale: float = 1.0) -> Array:
-    """Where anatomy puts a foramen: beside the canal point, in the frame of the spine's own course there (3,) mm.
+    """Where anatomy expects a foramen, (3,) mm: beside the canal point, relative to the spine's direction there.
 
-    ``lateral_scale``: so many times as far to the side as in most patients.
+    ``lateral_scale`` is a factor on its distance to the side.
     """
     lateral, anterior, course = spine_frame(localisation, level)
     aside, ahead, up = FORAMEN_OFFSET_MM[level]
@@ -241,9 +236,9 @@ def expected_foramen(localisation: Localisation, level: int, side: str, lateral_
 
 
 def expected_recess(localisation: Localisation, level: int) -> Array:
-    """The middle between a level's subarticular recesses, which chooses its axial slice (3,) mm.
+    """The middle between the subarticular recesses of a level, (3,) mm, by which its axial slice is chosen.
 
-    Axial slices follow the disc, and the canal point need not: at L5/S1 it lies some mm below the disc's plane.
+    Axial slices follow the disc, which the canal point does not: at L5/S1 it lies a few mm below the disc's plane.
     """
     _, anterior, course = spine_frame(localisation, level)
     ahead, up = RECESS_OFFSET_MM[level]
@@ -251,7 +246,7 @@ def expected_recess(localisation: Localisation, level: int) -> Array:
 
 
 def spine_frame(localisation: Localisation, level: int) -> tuple[Array, Array, Array]:
-    """Unit vectors (3,) to the left, to the front and up along the spine's course at a level."""
+    """Unit vectors (3,) at a level: to the left, to the front, and up along the spine."""
     here = np.array(localisation.levels_mm[LEVELS[level]])
     ends = [
         np.array(localisation.levels_mm[LEVELS[k]])
@@ -279,7 +274,7 @@ def foramen_peak(
     near: Array,
     radius_mm: float,
 ) -> Peak | None:
-    """The best foraminal peak of a series on slices to the given side (k: 0 left, 1 right) of the canal."""
+    """The best foraminal peak of a series near a point, on slices to one side (k: 0 left, 1 right) of the canal."""
     stack = stack_heat.stack
     sign = 1.0 if SIDES[k] == "left" else -1.0
     offset = (lateral_mm(stack) - project_lateral(stack, np.array(localisation.levels_mm[LEVELS[level]]))) * sign
@@ -291,10 +286,10 @@ def foramen_peak(
 
 
 def role_peak(stack_heat: SagittalHeat, role: Array, near: Array, slices: list[int]) -> Peak | None:
-    """A foramen on the slice that the roles (S,) call foraminal, near the lateral place where it is expected.
+    """A foramen placed by slice roles (S,), for networks whose heatmaps do not show it.
 
-    Slices that hardly any level is marked on do not count; among the others the nearest to ``near`` (3,) mm is taken,
-    since lower levels lie farther out. In the plane the foramen lies where ``near`` does; the height is the role.
+    It is put on the slice with the best product of its role and its nearness to ``near`` (3,) mm, since the foramina of
+    lower levels lie farther to the side. In the plane it lies where ``near`` does; its height is the role.
     """
     if not slices:
         return None
@@ -305,9 +300,9 @@ def role_peak(stack_heat: SagittalHeat, role: Array, near: Array, slices: list[i
 
 
 def consensus(peaks: list[Peak | None]) -> Array | None:
-    """The place that the series' peaks support together, or None where no series shows anything.
+    """The point that the peaks of all series support best, or None where no series shows anything.
 
-    The peak with most heat around it, over all series, and from there the mean of what lies near, by heat.
+    It is the mean of the peaks near the one with most support, weighted by their heat.
     """
     seen = [peak for peak in peaks if peak is not None and peak.height >= MIN_HEAT]
     if not seen:
@@ -323,7 +318,7 @@ def lateral_mm(stack: Stack) -> Array:
 
 
 def project_lateral(stack: Stack, xyz_mm: Array) -> float:
-    """Position of a patient point on the axis of ``lateral_mm``."""
+    """Position of a patient point (3,) on the axis of ``lateral_mm``."""
     return float(np.asarray(xyz_mm) @ stack.normal)
 
 
@@ -335,12 +330,24 @@ def append_point(
     level: str,
     side: str | None,
     xyz_mm: Array,
-    s: int | None,
+    slice_index: int | None,
     confidence: float,
 ) -> None:
-    """Add a point to the localisation unless it lies outside the stack (``number`` among its description's)."""
+    """Add a point to the localisation unless it lies outside the stack.
+
+    Args:
+        localisation: receives the point.
+        stack: the stack that shows it.
+        number: index of the stack among those of its description.
+        description: of the stack's series.
+        level: of the point.
+        side: ``left`` or ``right`` for a foraminal point, None for a canal point.
+        xyz_mm: (3,) patient position.
+        slice_index: the slice that shows it best; None for the nearest.
+        confidence: in 0..1.
+    """
     index, x, y = project(stack, xyz_mm)
-    nearest = int(np.clip(round(index), 0, len(stack.volume) - 1)) if s is None else s
+    nearest = int(np.clip(round(index), 0, len(stack.volume) - 1)) if slice_index is None else slice_index
     if not is_inside(stack, x, y) or not _is_near(stack, index):
         return
     localisation.sagittal_points.append(
@@ -362,7 +369,7 @@ def append_point(
 
 
 def refine_levels(localisation: Localisation) -> None:
-    """Fused canal points as the confidence-weighted mean of what every series says."""
+    """Set each fused canal point to the mean of the series' canal points, weighted by squared confidence."""
     for level in list(localisation.levels_mm):
         points = [
             p for p in localisation.sagittal_points if p.level == level and p.side is None and p.confidence > MIN_HEAT

@@ -1,4 +1,4 @@
-"""What localisation hands on: points in patient space and axial slices by level, as the run record writes them."""
+"""The result of localisation: points in patient space and axial slices by level, as the run record writes them."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class SagittalPoint:
     y_px: float
     xyz_mm: Xyz
     confidence: float
-    stack: int = 0  # position among the study's stacks of that description
+    stack: int = 0  # index among the study's stacks of that description
     slice_index: int = 0
     description: str = ""
     frame: int | None = None
 
     def record(self) -> dict[str, Any]:
-        """Plain JSON types, the contract's keys only; ``frame`` where the file has several."""
+        """The point as plain JSON types, with the keys of the run record; ``frame`` only where the file has several."""
         return {
             "series_id": self.series_id,
             "level": self.level,
@@ -63,7 +63,7 @@ class AxialLevel:
     frame: int | None = None
 
     def record(self) -> dict[str, Any]:
-        """Plain JSON types, the contract's keys only; ``frame`` where the file has several."""
+        """The slice as plain JSON types, with the keys of the run record; ``frame`` only where the file has several."""
         return {
             "series_id": self.series_id,
             "level": self.level,
@@ -101,7 +101,7 @@ class Localisation:
         return list(dict.fromkeys(p.series_id for p in sorted(shown, key=lambda p: p.stack)))
 
     def axial_series(self, level: str | None = None) -> list[str]:
-        """The axial series that show a level, or any level: the order of the study's stacks, each once."""
+        """The axial series that show a level (None: any), each once, in the order of the study's stacks."""
         shown = [a for a in self.axial_levels if level in (None, a.level)]
         return list(dict.fromkeys(a.series_id for a in sorted(shown, key=lambda a: a.stack)))
 
@@ -112,7 +112,7 @@ class Localisation:
 
 
 def as_xyz(values: Any) -> Xyz:
-    """Three floats of an array."""
+    """An array of three numbers as a tuple of floats."""
     x, y, z = np.asarray(values, dtype=float)
     return (float(x), float(y), float(z))
 

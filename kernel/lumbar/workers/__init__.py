@@ -1,1 +1,1 @@
-"""Who predicts which study when: worker processes, the schedule over them, and the watchdog over both."""
+"""Who predicts which study when: worker processes, the pool and the schedule over them, and their time limits."""

@@ -1,4 +1,4 @@
-"""What this machine has to compute on, found without importing torch: that would cost seconds and 300 MB."""
+"""The devices of this machine, found without importing torch, which would take seconds and 300 MB."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 _TIMEOUT_S = 60.0  # of the process that asks the driver
 
-# In a process of its own: a process that has started the driver must not fork any more.
+# Run in a process of its own, because a process that has started the driver must not fork any more.
 _COUNT = """
 import ctypes
 driver, count = ctypes.CDLL({library!r}), ctypes.c_int(0)
@@ -24,9 +24,9 @@ print(0 if found else count.value)
 def cuda_devices() -> list[str]:
     """Names of the CUDA devices that torch will count.
 
-    torch is asked where it is loaded already, or where it is built for something else than CUDA. Otherwise the driver
-    is asked (``cuDeviceGetCount``, which heeds CUDA_VISIBLE_DEVICES as torch does): a torch built without CUDA, or a
-    system without the driver's library, has none.
+    torch itself is asked where it is loaded already, or is built for something else than CUDA. Otherwise the driver is
+    asked (``cuDeviceGetCount``, which follows CUDA_VISIBLE_DEVICES as torch does). A torch that is built without CUDA,
+    or a system without the driver's library, has no devices.
     """
     if "torch" in sys.modules:
         return _torch_devices()
@@ -82,7 +82,7 @@ def _count(library: str) -> int | None:
 
 
 def cpu_threads(n_workers: int) -> int | None:
-    """Threads for each of several workers on the CPU; None for one worker, which may have them all."""
+    """CPU threads for each of several workers; None for a single worker, which may use all."""
     if n_workers <= 1:
         return None
     try:

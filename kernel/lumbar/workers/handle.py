@@ -1,4 +1,4 @@
-"""The run's end of a worker: its process or thread, its pipe, and the studies that are open in it."""
+"""A worker as the run sees it: its process or thread, its pipe, and the studies that are open in it."""
 
 from __future__ import annotations
 
@@ -19,35 +19,36 @@ from lumbar.workers.worker import Setup, serve, serve_process
 
 log = logging.getLogger("lumbar")
 
-_END_S = 5.0  # a process that was killed is waited for so long; one that waits for a dead disk may not end at all
+_END_S = 5.0  # how long to wait for a process that was killed; one that waits for a dead disk may never end
 _NAME = "lumbar-worker"
 
 
 class Worker:
-    """A worker and what the run knows of it. Studies in it are read, then wait, then are in its networks.
+    """A worker and what the run knows about it. A study in it is read, then waits, then is in its networks.
 
     Args:
         setup: what it works on.
-        slot: its place among the workers; one that takes its place has the same.
-        is_process: a process of its own, which can be ended and replaced; else a daemon thread. Where no process can
-            be started it is a thread all the same.
+        slot: its number among the workers; a worker that replaces it has the same.
+        is_process: whether it is a process, which can be ended and replaced, or a daemon thread. Where no process can
+            be started it is a thread in any case.
     """
 
     def __init__(self, setup: Setup, slot: int, is_process: bool) -> None:
         self.setup, self.slot, self.is_process = setup, slot, is_process
         self.device = ""
         self.is_ready = False
-        self.reading: dict[int, float] = {}  # study → the run's clock when its reading began
-        self.waiting: dict[int, float] = {}  # read, not yet in the networks; values as above
+        # Times are the run's clock, in seconds.
+        self.reading: dict[int, float] = {}  # study → when its reading began
+        self.waiting: dict[int, float] = {}  # the same for studies that are read but not yet in the networks
         self.busy: int | None = None  # the study in the networks
-        self.busy_s = 0.0  # the run's clock when it went into them
-        self.counted_s = 0.0  # the same, or when the networks began to wait for it: what a study costs
-        self.idle_s = 0.0  # the run's clock when the networks had nothing to do
-        self.started_s = 0.0  # the run's clock when it was started
+        self.busy_s = 0.0  # when it went into them
+        self.counted_s = 0.0  # from when its seconds count: when the networks began to wait for it
+        self.idle_s = 0.0  # when the networks last ended a study
+        self.started_s = 0.0  # when the worker was started
         self.effort = Effort.FULL
-        self.alone: int | None = None  # a study that is tried again with nothing beside it
-        self.n_read = 0
-        self.retiring_s: float | None = None  # the run's clock when a reading in it was given up
+        self.alone: int | None = None  # a study that is tried again with no other study in the worker
+        self.n_read = 0  # readings that ended
+        self.retiring_s: float | None = None  # when a reading in it was given up; it gets no more studies
         if is_process:
             self.is_process = self._start_process()
         if not self.is_process:
@@ -55,18 +56,18 @@ class Worker:
 
     def _start_process(self) -> bool:
         """Start a process; False where that is not possible here."""
-        context = multiprocessing.get_context("spawn")  # a forked copy of a notebook would hold its locks
+        context = multiprocessing.get_context("spawn")  # a forked copy of a notebook would keep its locks for ever
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=serve_process, args=(theirs,), name=_NAME, daemon=True)
         try:
             with _without_interrupts(), _without_main():
                 self._process.start()
-        except (OSError, AssertionError) as error:  # no memory, no permission; a daemon may have no children
+        except (OSError, AssertionError) as error:  # no memory or permission, or this process is a daemon itself
             log.warning("no process can be started (%s): a crash would end this run", one_line(error))
             self.connection.close()
             return False
         finally:
-            theirs.close()  # or its end would never be noticed
+            theirs.close()  # with it open, the end of the process would not be noticed
         return True
 
     def _start_thread(self) -> None:
@@ -75,33 +76,33 @@ class Worker:
         self._thread.start()
 
     def open_studies(self) -> list[int]:
-        """All that may be the reason if it dies now: in the networks, waiting for them, being read."""
+        """The studies that may be the reason if it dies now: in the networks, waiting for them, or being read."""
         busy = [] if self.busy is None else [self.busy]
         return [*busy, *self.waiting, *self.reading]
 
     def forget(self) -> list[int]:
-        """Take all open studies out of its hands, in the order in which they would have been predicted."""
+        """Take away all open studies, and return them in the order in which they would have been predicted."""
         studies = self.open_studies()
         self.busy, self.alone = None, None
         self.waiting, self.reading = {}, {}
         return studies
 
     def send(self, message: Any) -> None:
-        """Tell the worker; that it is gone is found out by receiving."""
+        """Send a message; that the worker is gone is noticed when receiving."""
         try:
             self.connection.send(message)
         except OSError:
             log.debug("%s: gone", self.setup.device)
 
     def receive(self) -> Any:
-        """Its next message; None when it is gone."""
+        """Receive its next message; None when it is gone."""
         try:
             return self.connection.recv()
         except (EOFError, OSError):
             return None
 
     def ending(self) -> str:
-        """How a worker that is gone ended, in words."""
+        """How a worker that is gone has ended, in words."""
         if not self.is_process:
             return "its thread ended"
         self._process.join(timeout=_END_S)
@@ -116,7 +117,7 @@ class Worker:
             return f"its process was killed by signal {-code}"
 
     def stop(self) -> None:
-        """End it at once. A thread at work cannot be ended: it is left behind, and nobody waits for it."""
+        """End it at once. A thread that works cannot be ended: it is left behind and not waited for."""
         self.forget()
         if self.is_process:
             self._process.kill()
@@ -129,9 +130,9 @@ class Worker:
 
 @contextlib.contextmanager
 def _without_main() -> Iterator[None]:
-    """Hide the caller's main module from a process that is started: it would be run there a second time.
+    """Hide the caller's main module from a process that is being started, which would run it a second time.
 
-    A worker needs nothing of it, and a script without ``if __name__ == "__main__"`` would start workers without end.
+    A worker does not need it, and a script without ``if __name__ == "__main__"`` would start workers without end.
     """
     main = sys.modules.get("__main__")
     sys.modules["__main__"] = types.ModuleType("__main__")
@@ -146,11 +147,11 @@ def _without_main() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Start a process with SIGINT blocked: a terminal's Ctrl-C reaches workers too, and is the run's to answer."""
+    """Start a process with SIGINT blocked: Ctrl-C in a terminal also reaches the workers, but the run handles it."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # on its first start it lifts the block
+    resource_tracker.ensure_running()  # started later, it would unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -1,9 +1,9 @@
-"""The working side of a run: one device, one study in its networks at a time, told what to do over a pipe.
+"""The worker's side of a run: it has one device, predicts one study at a time, and gets its orders through a pipe.
 
-The same loop runs in a process of its own (the rule: a crash then costs one study) or in a thread of the calling
-process. It opens the next study's files in the background while the networks work, and the first one's while the
-weights load, so that the decoders are compiled by then. One study's failure ends here: it becomes an ``Outcome``
-without probabilities.
+The same loop runs in a process of its own (normally: a crash then costs one study) or in a thread of the calling
+process. It reads the next study's files in the background while the networks work, and the first one's while the
+weights load, so that the decoders are compiled by then. Where a study fails, the result is an ``Outcome`` without
+probabilities.
 
     run → worker   a ``Setup`` once ("booted" asked for it), then
                    ("read", study_id) · ("predict", study_id, effort, is_pictured) · ("stop",)
@@ -44,7 +44,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 @dataclass(frozen=True)
 class Setup:
-    """All that a worker needs, in a form that can be sent to a process."""
+    """What a worker needs, in a form that can be sent to a process."""
 
     root: Path
     split: str
@@ -53,12 +53,12 @@ class Setup:
     prior: Probs  # (25, 3)
     chain: Chain
     device: str  # "cpu", "cuda:0", …
-    n_threads: int | None  # of the CPU; None leaves the libraries' own choice
-    first_study: int | None  # read while the weights load
+    n_threads: int | None  # CPU threads; None leaves the choice to the libraries
+    first_study: int | None  # to be read while the weights load
 
 
 class Channel:
-    """The worker's end of the pipe. Readings report from threads of their own, so that sending takes a lock."""
+    """The worker's end of the pipe. Readings send from their own threads, so sending is protected by a lock."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -74,12 +74,12 @@ class Channel:
         return self._connection.recv()
 
     def close(self) -> None:
-        """Say nothing any more."""
+        """Close the pipe."""
         self._connection.close()
 
 
 class _Reading:
-    """One study being read in a daemon thread: a reading that hangs must not keep the worker from going on."""
+    """One study that is read in a daemon thread, so that a reading that hangs does not stop the worker."""
 
     def __init__(self, setup: Setup, study_id: int, channel: Channel) -> None:
         self._setup, self._study_id, self._channel = setup, study_id, channel
@@ -96,18 +96,18 @@ class _Reading:
             self._study = setup.chain.read(setup.root, setup.split, self._study_id, setup.descriptions, setup.n_threads)
         except Exception as error:
             self._error = error
-        except BaseException as error:  # SystemExit: to a thread no reason to end anything but itself
+        except BaseException as error:  # SystemExit in a thread must not end the worker
             self._error = LumbarError(one_line(error))
         try:
-            # Only now, and here: a folder that cannot be listed in time is no reason to wait anywhere else.
+            # This lists the study's folder, which may hang as reading did: so it is done in this thread.
             self.public = study_text(setup.root, setup.split, self._study_id, [setup.manifest.folder])
         finally:
             self.seconds = time.perf_counter() - self.started
-            with contextlib.suppress(OSError):  # the run is over
+            with contextlib.suppress(OSError):  # the run has ended
                 self._channel.send("opened", self._study_id, self.seconds)
 
     def result(self) -> Any:
-        """The study; raises what reading it raised."""
+        """Wait for the study, and return it; raises what reading it raised."""
         self._thread.join()
         if self._error is not None:
             raise self._error
@@ -115,12 +115,12 @@ class _Reading:
 
 
 def serve(connection: Connection, setup: Setup) -> None:
-    """Run a worker in the calling thread until it is told to stop or the run is gone."""
+    """Run a worker in the calling thread until it is told to stop or the run has ended."""
     _serve(Channel(connection), setup)
 
 
 def serve_process(connection: Connection) -> None:
-    """Run a worker in a process of its own: it asks for its setup, and its log goes to the run's."""
+    """Run a worker in this process: it asks for its setup, and sends its log to the run."""
     _end_with_parent()
     channel = Channel(connection)
     logging.getLogger().addHandler(_Forward(channel))
@@ -140,7 +140,7 @@ def serve_process(connection: Connection) -> None:
 
 
 class _Forward(logging.Handler):
-    """Sends log lines to the run, which knows where its reader looks: a notebook, a terminal with a bar, a file."""
+    """Sends log lines to the run, which knows where to show them: a notebook, a terminal with a bar, a file."""
 
     def __init__(self, channel: Channel) -> None:
         super().__init__()
@@ -152,18 +152,18 @@ class _Forward(logging.Handler):
             if record.exc_info and record.exc_info[1] is not None:
                 text += f" ({one_line(record.exc_info[1])})"
             self._channel.send("log", record.levelno, text)
-        except Exception:  # as logging does: a line that cannot be written ends nothing
+        except Exception:  # as in logging's own handlers: a line that cannot be written must not stop the work
             self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Nothing: the only place to complain is the pipe that failed."""
+        """Do nothing, since the pipe that failed is the only way to report it."""
 
 
 def _end_with_parent() -> None:
-    """See to it that this process never outlives the run, even one that was killed.
+    """Make this process end with the run, even if the run is killed.
 
-    A thread waits for the parent's end. On Linux the system ends this process too (prctl(2), PR_SET_PDEATHSIG), which
-    holds even while a library keeps the interpreter's lock.
+    A thread waits for the end of the parent process. On Linux the system itself ends this process as well (prctl(2),
+    PR_SET_PDEATHSIG), which works even while a library holds the interpreter's lock.
     """
     parent = multiprocessing.parent_process()
     if parent is None:
@@ -182,7 +182,7 @@ def _serve(channel: Channel, setup: Setup) -> None:
     try:
         _work(channel, setup)
     except (EOFError, OSError):
-        pass  # the run is gone: nobody wants the rest
+        pass  # the run has ended
     finally:
         channel.close()
 
@@ -196,7 +196,7 @@ def _work(channel: Channel, setup: Setup) -> None:
         networks, device = _load(setup)
         _limit_threads(setup.n_threads)
     except Exception as error:
-        is_ours = type(error).__module__ == LumbarError.__module__  # another's class may not arrive as it was sent
+        is_ours = type(error).__module__ == LumbarError.__module__  # classes of others may not survive pickling
         channel.send("refused", error if is_ours else LumbarError(one_line(error)))
         return
     idle_since = time.perf_counter()
@@ -219,19 +219,19 @@ def _answer(channel: Channel, outcome: Outcome) -> None:
         channel.send("done", outcome)
     except OSError:
         raise
-    except Exception as error:  # a chain that returned what cannot be sent
+    except Exception as error:  # the chain returned something that cannot be pickled
         channel.send("done", Outcome(outcome.study_id, failure=one_line(error)))
 
 
 def _limit_threads(n_threads: int | None) -> None:
-    if n_threads is not None and "torch" in sys.modules:  # a chain that loaded no networks needs none of it
+    if n_threads is not None and "torch" in sys.modules:  # not loaded by a chain without networks
         import torch
 
         torch.set_num_threads(n_threads)
 
 
 def _load(setup: Setup) -> tuple[Any, str]:
-    """Networks and the device they ended on: a GPU that this torch cannot use is replaced by the CPU."""
+    """Load the networks; returns them and their device. A GPU that this torch cannot use is replaced by the CPU."""
     try:
         return setup.chain.load(setup.manifest, setup.device), setup.device
     except LumbarError:
@@ -252,11 +252,17 @@ def attempt(
     is_pictured: bool,
     idle_since: float,
 ) -> Outcome:
-    """Predict one study. Whatever it raises is contained: one line, and its prior stays.
+    """Predict one study. Whatever is raised becomes one line in the outcome, and the study's prior stays.
 
     Args:
-        idle_since: when the networks had nothing to do (``time.perf_counter``): the study's seconds are the wall time
-            that it adds, so that waiting for its reading counts.
+        setup: the chain and its inputs.
+        networks: as the chain loaded them.
+        reading: the study, which may still be read.
+        study_id: its id.
+        effort: how much work it gets.
+        is_pictured: whether the report shows its pictures.
+        idle_since: when the networks had nothing to do any more (``time.perf_counter``). The seconds of a study are
+            the time that it adds to the run, so waiting for its reading counts.
     """
     outcome = Outcome(study_id)
     started = max(idle_since, reading.started)
@@ -286,6 +292,6 @@ def _draw(setup: Setup, study: Any, result: Any, outcome: Outcome) -> float:
     started = time.perf_counter()
     try:
         outcome.pictures = setup.chain.draw(study, result)
-    except Exception as error:  # a picture is never worth a prediction
+    except Exception as error:  # the prediction counts, even without pictures
         outcome.problems.append(f"study {study.study_id}: no pictures ({one_line(error)})")
     return time.perf_counter() - started

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from lumbar.errors import LumbarError
+from lumbar.output.versions import differences, releases
 from lumbar_publish.sealing.seal import read_json
 
 _RECORDS = "*/kaggle/working/record.json"  # of dry-run, parity and parity-next, below dist
-_OURS = "lumbar"  # part of the bundle, not of the image
 
 
 def image_line(record: dict[str, Any], dist: Path) -> str:
@@ -20,7 +20,7 @@ def image_line(record: dict[str, Any], dist: Path) -> str:
         dist: folder that holds the rehearsals; those of another manifest do not count.
     """
     ran = _versions(record)
-    if not ran:
+    if not releases(ran):
         return "image: the run's record names no versions"
     rehearsals = {}
     for path in sorted(dist.glob(_RECORDS)):
@@ -31,31 +31,15 @@ def image_line(record: dict[str, Any], dist: Path) -> str:
         if other.get("manifest_hash") == record.get("manifest_hash") and _versions(other):
             rehearsals[path.relative_to(dist).parts[0]] = _versions(other)
     if not rehearsals:
-        shown = ", ".join(f"{name} {version}" for name, version in ran.items())
+        shown = ", ".join(f"{name} {version}" for name, version in releases(ran).items())
         return f"image: {shown}; this bundle was not rehearsed here (`make parity` does that)"
-    differences = {name: _differing(ran, versions) for name, versions in rehearsals.items()}
-    nearest = min(differences, key=lambda name: len(differences[name]))
-    if not differences[nearest]:
+    changed = {name: differences(ran, versions) for name, versions in rehearsals.items()}
+    nearest = min(changed, key=lambda name: len(changed[name]))
+    if not changed[nearest]:
         return f"image: the versions of the rehearsal in {dist.name}/{nearest}"
-    return f"image: differs from the rehearsal in {dist.name}/{nearest}: {', '.join(differences[nearest])}"
+    return f"image: differs from the rehearsal in {dist.name}/{nearest}: {', '.join(changed[nearest])}"
 
 
-def _versions(record: dict[str, Any]) -> dict[str, str]:
-    """Versions as they are compared: of Python the minor version, of a library the release, whatever its build."""
+def _versions(record: dict[str, Any]) -> dict[str, Any]:
     listed = record.get("versions")
-    releases: dict[str, str] = {}
-    for name, version in (listed if isinstance(listed, dict) else {}).items():
-        release = str(version).partition("+")[0]
-        if name == "python":
-            release = ".".join(release.split(".")[:2])
-        if name != _OURS:
-            releases["opencv" if name.startswith("opencv") else name] = release
-    return releases
-
-
-def _differing(ran: dict[str, str], rehearsed: dict[str, str]) -> list[str]:
-    return [
-        f"{name} {ran.get(name, 'missing')} (rehearsed {rehearsed.get(name, 'without')})"
-        for name in sorted(ran.keys() | rehearsed.keys())
-        if ran.get(name) != rehearsed.get(name)
-    ]
+    return listed if isinstance(listed, dict) else {}

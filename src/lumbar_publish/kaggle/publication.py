@@ -11,6 +11,7 @@ from typing import Any
 from lumbar.errors import LumbarError
 from lumbar_publish.files import write_text
 from lumbar_publish.kaggle.client import Client
+from lumbar_publish.kaggle.store import Store, store_of
 from lumbar_publish.names import DatasetId, Layout
 from lumbar_publish.sealing.seal import Sealed, read_json
 
@@ -37,6 +38,7 @@ class Publication:
         notes: version notes and submission message.
         log: receives every line.
         runs_notebook: False saves the notebook on Kaggle without running it.
+        target: where the bundle goes, ``dataset`` or ``model``.
 
     Raises:
         LumbarError: nobody has said yet whose dataset it is.
@@ -47,16 +49,19 @@ class Publication:
     notes: str
     log: Callable[[str], None] = print
     runs_notebook: bool = True
+    target: str = "dataset"
     client: Client = field(init=False)
+    store: Store = field(init=False)
 
     def __post_init__(self) -> None:
         require_owner(self.sealed.dataset)
         self.client = Client(self.log)
+        self.store = store_of(self.target, self.client, self.sealed.dataset)
 
     @property
-    def dataset(self) -> str:
-        """The dataset's ``owner/slug``."""
-        return str(self.sealed.dataset)
+    def bundle(self) -> str:
+        """The bundle's place on Kaggle, for the eye: ``dataset owner/slug``."""
+        return f"{self.store.kind} {self.store.name}"
 
     @property
     def kernel(self) -> str:

@@ -1,4 +1,4 @@
-"""What Kaggle has of a dataset, by download and by list."""
+"""The bundle as a dataset of Kaggle's: whether it is there and whole, by download and by list, and its upload."""
 
 from __future__ import annotations
 
@@ -7,66 +7,163 @@ import json
 import re
 import tempfile
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lumbar.bundle.manifest import FILE_NAME as MANIFEST
-from lumbar_publish.kaggle.client import Client, KaggleError, Trouble
+from lumbar_publish.kaggle.client import LONG_S, Client, KaggleError, Reply, Trouble
+from lumbar_publish.names import DatasetId
+from lumbar_publish.sealing.metadata import bundle_sources
+from lumbar_publish.sealing.seal import UPLOAD_METADATA
 
-_METADATA = "dataset-metadata.json"
 # Of a weight file's bytes. Kaggle may count bytes as stored, and weights hardly compress: less was cut off.
 _WHOLE_SHARE = 0.8
 
 
-def newest_hash(client: Client, dataset: str) -> str | None:
-    """Manifest hash of the newest version that Kaggle serves; None when it has no manifest, or shows us no dataset.
+_STATUSES = r"^(not_yet_persisted|blobs_\w+|individual_blobs_\w+|ready|failed|error|deleted|reprocessing)$"
 
-    Raises:
-        KaggleError: no answer, or a refusal that leaves open what is there.
-    """
-    with tempfile.TemporaryDirectory(prefix="lumbar-remote-") as scratch:
+
+@dataclass(frozen=True)
+class DatasetStore:
+    """The dataset of a bundle (``store.Store``)."""
+
+    client: Client
+    bundle: DatasetId
+    kind: ClassVar[str] = "dataset"
+    taken: ClassVar[str] = "is being created"
+    unpacking_limit_s: ClassVar[float] = 0.0
+
+    @property
+    def name(self) -> str:
+        """``owner/slug``."""
+        return str(self.bundle)
+
+    @property
+    def page(self) -> str:
+        """Its page on Kaggle."""
+        return f"kaggle.com/datasets/{self.name}"
+
+    def prepare(self, sealed: Path) -> None:
+        """Nothing more than what is sealed is needed."""
+
+    def is_ready(self) -> bool | None:
+        """Whether the newest version is processed; None when there is no such dataset (or none that we may see).
+
+        Raises:
+            BrokenVersionError: Kaggle could not process it.
+            KaggleError: no answer.
+        """
         try:
-            client.ask("datasets", "download", dataset, "-f", MANIFEST, "-p", scratch, "-o", "-q")
+            reply = self.client.ask("datasets", "status", self.name)
         except KaggleError as error:
             if error.trouble in (Trouble.MISSING, Trouble.FORBIDDEN):  # Kaggle does not say which
                 return None
             raise
-        # The file is named after the last part of the address that it came from, and large ones come zipped.
-        files = [path for path in Path(scratch).iterdir() if path.is_file() and path.suffix != ".kaggle-partial"]
-        if len(files) != 1:
-            raise KaggleError(
-                f"{dataset}: download of {MANIFEST} left {len(files)} files, expected one: run this again"
+        words = re.findall(_STATUSES, reply.out, re.MULTILINE | re.IGNORECASE)
+        status = words[-1].lower() if words else ""
+        if status in ("failed", "error", "deleted"):
+            raise BrokenVersionError(
+                f"dataset {self.name}: status {status}: remove that version on {self.page}, then run this again"
             )
-        data = files[0].read_bytes()
-        if zipfile.is_zipfile(files[0]):
-            with zipfile.ZipFile(files[0]) as archive:
-                inside = [name for name in archive.namelist() if Path(name).name == MANIFEST]
-                if not inside:
+        return status == "ready"
+
+    def newest_hash(self) -> str | None:
+        """Manifest hash of the newest version that Kaggle serves; None without a manifest, or without a dataset.
+
+        Raises:
+            KaggleError: no answer, or a refusal that leaves open what is there.
+        """
+        with tempfile.TemporaryDirectory(prefix="lumbar-remote-") as scratch:
+            try:
+                self.client.ask("datasets", "download", self.name, "-f", MANIFEST, "-p", scratch, "-o", "-q")
+            except KaggleError as error:
+                if error.trouble in (Trouble.MISSING, Trouble.FORBIDDEN):  # Kaggle does not say which
                     return None
-                data = archive.read(inside[0])
-        return hashlib.sha256(data).hexdigest()
+                raise
+            return downloaded_hash(self.name, Path(scratch))
+
+    def missing_files(self, sealed: Path) -> list[str]:
+        """Files of the sealed folder that Kaggle does not list, and weights that it lists cut short.
+
+        Raises:
+            KaggleError: no answer.
+        """
+        return missing_files(list_files(self.client, "datasets", "files", self.name), sealed)
+
+    def version(self) -> int:
+        """Number of the newest version.
+
+        Raises:
+            KaggleError: no answer.
+        """
+        reply = self.client.ask("datasets", "status", self.name, "--format", "json(current_version_number)")
+        number = re.search(r'"current_version_number": (\d+)', reply.out)
+        if number is None:
+            raise reply.error("Kaggle names no version number: run this again")
+        return int(number[1])
+
+    def sources(self) -> dict[str, list[str]]:
+        """The fields of the notebook's metadata that attach it; Kaggle attaches the newest version."""
+        return bundle_sources(self.bundle)
+
+    def upload(self, exists: bool, notes: str, folder: Path, scratch: Path) -> Reply:
+        """Send what lies in ``folder``; what the client says is the caller's to believe."""
+        verb = ("version", "-p", ".", "-m", notes) if exists else ("create", "-p", ".")
+        return self.client.act(
+            "datasets", *verb, limit_s=LONG_S, progress=True, check=False, folder=folder, scratch=scratch
+        )
+
+    def complete(self, sealed: Path) -> None:
+        """Nothing else belongs to a dataset."""
 
 
-def missing_files(client: Client, dataset: str, sealed: Path) -> list[str]:
+class BrokenVersionError(KaggleError):
+    """Kaggle has a version that it could not process."""
+
+
+def downloaded_hash(name: str, folder: Path) -> str | None:
+    """Hash of the one manifest that a download left in ``folder``; None for an archive without one.
+
+    Raises:
+        KaggleError: not exactly one file.
+    """
+    # The file is named after the last part of the address that it came from, and large ones come zipped.
+    files = [path for path in folder.iterdir() if path.is_file() and path.suffix != ".kaggle-partial"]
+    if len(files) != 1:
+        raise KaggleError(f"{name}: download of {MANIFEST} left {len(files)} files, expected one: run this again")
+    data = files[0].read_bytes()
+    if zipfile.is_zipfile(files[0]):
+        with zipfile.ZipFile(files[0]) as archive:
+            inside = [entry for entry in archive.namelist() if Path(entry).name == MANIFEST]
+            if not inside:
+                return None
+            data = archive.read(inside[0])
+    return hashlib.sha256(data).hexdigest()
+
+
+def missing_files(listed: dict[str, int | None], sealed: Path, *, has_archives: bool = True) -> list[str]:
     """Files of the sealed folder that Kaggle does not list, and weights that it lists cut short.
 
     A folder counts as there when it or its archive is listed, or each of its files is: below other folders, without
     its own folder's name, or (where no folder is listed at all) by the file's name alone.
 
-    Raises:
-        KaggleError: no answer.
+    Args:
+        listed: names and bytes that Kaggle lists (None where it does not say).
+        sealed: the sealed folder.
+        has_archives: False where an archive that is listed is one that Kaggle has not unpacked yet.
     """
-    listed = _listed(client, dataset)
     endings: dict[str, list[int | None]] = {}
     for name, size in listed.items():
         parts = name.split("/")
         for start in range(len(parts)):
             endings.setdefault("/".join(parts[start:]), []).append(size)
     is_flat = not any("/" in name for name in listed)
+    kinds = ("", ".zip", ".tar") if has_archives else ()
     lacking = []
-    for path in sorted(p for p in sealed.rglob("*") if p.is_file() and p.name != _METADATA):
+    for path in sorted(p for p in sealed.rglob("*") if p.is_file() and p.name not in UPLOAD_METADATA):
         inside = path.relative_to(sealed)
-        if len(inside.parts) > 1 and any(f"{inside.parts[0]}{kind}" in listed for kind in ("", ".zip", ".tar")):
+        if len(inside.parts) > 1 and any(f"{inside.parts[0]}{kind}" in listed for kind in kinds):
             continue
         known = ("/".join(inside.parts[1:]) or inside.name, *([inside.name] if is_flat else []))
         sizes = [size for name in known for size in endings.get(name, [])]
@@ -77,20 +174,24 @@ def missing_files(client: Client, dataset: str, sealed: Path) -> list[str]:
     return lacking
 
 
-def _listed(client: Client, dataset: str) -> dict[str, int | None]:
-    """Names and bytes (None where Kaggle does not say) of all files."""
-    sizes: dict[str, int | None] = {}
+def list_files(client: Client, *command: str) -> dict[str, int | None]:
+    """Names and bytes (None where Kaggle does not say) of all files that a listing command shows, page by page.
+
+    Raises:
+        KaggleError: no answer.
+    """
+    listed: dict[str, int | None] = {}
     token, seen = "", set[str]()
     while token not in seen:
         seen.add(token)
         more = ("--page-token", token) if token else ()
-        reply = client.ask("datasets", "files", dataset, "--format", "json", "--page-size", "200", *more)
+        reply = client.ask(*command, "--format", "json", "--page-size", "200", *more)
         for row in parse_json(reply.out) or []:
             size = str(row.get("size") or "")
-            sizes[str(row.get("name")).strip("/")] = int(size) if size.isdigit() else None
+            listed[str(row.get("name")).strip("/")] = int(size) if size.isdigit() else None
         next_page = re.search(r"Next Page Token = (\S+)", reply.out)
         token = next_page[1] if next_page else ""
-    return sizes
+    return listed
 
 
 def parse_json(text: str) -> Any:

@@ -1,4 +1,4 @@
-"""Push the notebook attached to the dataset, wait for its run, fetch what it left and check it."""
+"""Push the notebook attached to the dataset or model, wait for its run, fetch what it left and check it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from lumbar.errors import CohortError
 from lumbar_publish.kaggle.client import KaggleError, wait_for
 from lumbar_publish.kaggle.image import image_line
 from lumbar_publish.kaggle.publication import AGAIN, Publication
-from lumbar_publish.kaggle.remote_dataset import newest_hash, parse_json
+from lumbar_publish.kaggle.remote_dataset import parse_json
 from lumbar_publish.kaggle.remote_kernel import pushed_version
 from lumbar_publish.rehearsal.submission import check_submission
 from lumbar_publish.sealing.accelerators import machine_from_metadata
+from lumbar_publish.sealing.metadata import write_json
 from lumbar_publish.sealing.seal import read_json
 
 MAX_NOTEBOOK_BYTES = 1_000_000  # the server refuses larger ones
@@ -31,11 +32,7 @@ def run(publication: Publication) -> None:
     Raises:
         KaggleError: it was refused, failed, or left no valid submission; says what to do.
     """
-    if newest_hash(publication.client, publication.dataset) != publication.sealed.manifest_hash:
-        raise KaggleError(
-            f"dataset {publication.dataset} is not at {publication.mark}: "
-            "run `build_dataset.py --publish dataset -m NOTES` first"
-        )
+    _attach(publication)
     content = _content(publication)
     if not publication.runs_notebook:
         _save(publication, content)
@@ -54,6 +51,22 @@ def run(publication: Publication) -> None:
             raise
         publication.note(is_checked=True)
     publication.log(f"notebook {publication.kernel} version {version}: complete, its submission is valid")
+
+
+def _attach(publication: Publication) -> None:
+    """Let the notebook's metadata name what Kaggle serves: of a model, the version that is this very bundle.
+
+    Raises:
+        KaggleError: Kaggle does not serve this bundle.
+    """
+    store = publication.store
+    if store.newest_hash() != publication.sealed.manifest_hash:
+        raise KaggleError(
+            f"{publication.bundle} is not at {publication.mark}: "
+            f"run `build_dataset.py --publish {store.kind} -m NOTES` first"
+        )
+    path = publication.layout.kernel_metadata
+    write_json(path, read_json(path) | store.sources())
 
 
 class _RunFailed(KaggleError):

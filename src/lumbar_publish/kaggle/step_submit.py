@@ -48,6 +48,7 @@ def run(publication: Publication) -> None:
             f"kaggle.com/competitions/{COMPETITION}/submissions, mend that, and publish a new version"
         )
     public, private = (str(row.get(name) or "not shown") for name in ("publicScore", "privateScore"))
+    publication.note(scores=[str(row.get("ref")), public, private])
     publication.log(f"submission {row.get('ref')}: public score {public}, private score {private}")
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from lumbar_publish.files import replaced_folder
 from lumbar_publish.kaggle.publication import Publication
-from lumbar_publish.sealing.seal import DATASET_METADATA
+from lumbar_publish.sealing.seal import UPLOAD_METADATA
 
 _STORED = {".safetensors"}  # hardly compress
 _OLDEST = (1980, 1, 1, 0, 0, 0)  # of a zip archive's entries; times are the manifest's matter
@@ -58,7 +58,7 @@ def discard(publication: Publication) -> None:
 
 def names(publication: Publication) -> list[str]:
     """Names under which the content is uploaded."""
-    return sorted(path.name for path in folder_of(publication).iterdir() if path.name != DATASET_METADATA)
+    return sorted(path.name for path in folder_of(publication).iterdir() if path.name not in UPLOAD_METADATA)
 
 
 def _holds(folder: Path, sealed: Path) -> bool:

@@ -16,13 +16,15 @@ from lumbar.errors import CohortError, LumbarError
 from lumbar.io.text import one_line
 from lumbar.metric import read_table, score
 from lumbar_publish.files import write_text
-from lumbar_publish.names import COMPETITION, DatasetId, Layout
+from lumbar_publish.names import COMPETITION, MODEL_FRAMEWORK, MODEL_VARIATION, DatasetId, Layout
 from lumbar_publish.rehearsal import sandbox
 from lumbar_publish.rehearsal.estimate import Estimate, estimate
 from lumbar_publish.rehearsal.submission import check_submission, largest_difference, study_ids
-from lumbar_publish.sealing.seal import Sealed, describe_sealed, read_json, seal, verify_against_lock
+from lumbar_publish.sealing.seal import UPLOAD_METADATA, Sealed, describe_sealed, read_json, seal, verify_against_lock
 
-MOUNTS = ("new", "old")  # /kaggle/input/{datasets/<owner>,competitions}/<slug>, and /kaggle/input/<slug>
+# The dataset and the competition: /kaggle/input/{datasets/<owner>,competitions}/<slug>, and formerly
+# /kaggle/input/<slug>; the model: /kaggle/input/[models/<owner>/]<slug>/<framework>/<variation>/<version>.
+MOUNTS = ("new", "old", "model", "old-model")
 _SITE, _HOME = "site", "home"
 
 
@@ -43,11 +45,9 @@ def lay_out(out: Path, sealed: Sealed, data: Path, *, mounts: str = "new", link_
     _remove(kaggle)
     for name in ("site", "home"):
         _remove(out / name)
-    dataset_at = Path("datasets", sealed.dataset.owner, sealed.dataset.slug) if mounts == "new" else sealed.dataset.slug
-    competition_at = Path("competitions", COMPETITION) if mounts == "new" else Path(COMPETITION)
-    place = kaggle / "input" / dataset_at
-    shutil.copytree(sealed.folder, place)
-    (place / "dataset-metadata.json").unlink()  # Kaggle keeps it to itself
+    competition_at = Path(COMPETITION) if mounts.startswith("old") else Path("competitions", COMPETITION)
+    place = kaggle / "input" / _bundle_at(sealed.dataset, mounts)
+    shutil.copytree(sealed.folder, place, ignore=shutil.ignore_patterns(*UPLOAD_METADATA))  # Kaggle keeps those
     competition = kaggle / "input" / competition_at
     competition.parent.mkdir(parents=True, exist_ok=True)
     if link_data:
@@ -60,6 +60,17 @@ def lay_out(out: Path, sealed: Sealed, data: Path, *, mounts: str = "new", link_
             os.chmod(Path(folder, name), 0o444)
         os.chmod(folder, 0o555)
     return kaggle, competition
+
+
+def _bundle_at(bundle: DatasetId, mounts: str) -> Path:
+    """Where Kaggle mounts the bundle, below ``/kaggle/input``."""
+    version = Path(MODEL_FRAMEWORK.lower(), MODEL_VARIATION, "1")
+    return {
+        "new": Path("datasets", bundle.owner, bundle.slug),
+        "old": Path(bundle.slug),
+        "model": Path("models", bundle.owner, bundle.slug) / version,
+        "old-model": Path(bundle.slug) / version,
+    }[mounts]
 
 
 def rehearse(

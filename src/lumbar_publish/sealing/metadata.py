@@ -1,4 +1,4 @@
-"""The two metadata files that the plain ``kaggle`` client reads."""
+"""The metadata of dataset and notebook that the plain ``kaggle`` client reads; a model's are in ``model_card``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ def dataset_metadata(dataset: DatasetId) -> dict[str, Any]:
     return {"id": str(dataset), "licenses": [{"name": "other"}], "title": dataset.title}
 
 
-def kernel_metadata(dataset: DatasetId, machine: str = DEFAULT, image: str = IMAGES[0]) -> dict[str, Any]:
+def kernel_metadata(
+    dataset: DatasetId, machine: str = DEFAULT, image: str = IMAGES[0], model_version: int | None = None
+) -> dict[str, Any]:
     """``kernel-metadata.json``: private, internet off, dataset and competition attached, two T4s unless said otherwise.
 
     Booleans are booleans (the client crashes on integers), and ``enable_internet`` is written because the client's
@@ -31,25 +33,49 @@ def kernel_metadata(dataset: DatasetId, machine: str = DEFAULT, image: str = IMA
         machine: name of the accelerator, ``none`` for the CPU.
         image: ``latest``, the image as it is when the notebook runs, the one that the parity pins follow; or
             ``original``, the image of the notebook's first version.
+        model_version: the model is attached in this version, instead of the dataset.
 
     Raises:
         ManifestError: an unknown accelerator or image.
     """
     if image not in IMAGES:
         raise ManifestError(f"image {image!r}: expected one of {', '.join(IMAGES)}")
-    return {
-        "code_file": f"../{NOTEBOOK}",
-        "competition_sources": [COMPETITION],
-        "dataset_sources": [str(dataset)],
-        "enable_internet": False,
-        "id": dataset.kernel,
-        "is_private": True,
-        "kernel_sources": [],
-        "kernel_type": "notebook",
-        "language": "python",
-        "model_sources": [],
-        "title": dataset.kernel_title,
-    } | machine_metadata(accelerator(machine), image)
+    return (
+        {
+            "code_file": f"../{NOTEBOOK}",
+            "competition_sources": [COMPETITION],
+            "enable_internet": False,
+            "id": dataset.kernel,
+            "is_private": True,
+            "kernel_sources": [],
+            "kernel_type": "notebook",
+            "language": "python",
+            "title": dataset.kernel_title,
+        }
+        | machine_metadata(accelerator(machine), image)
+        | bundle_sources(dataset, model_version)
+    )
+
+
+def bundle_sources(dataset: DatasetId, model_version: int | None = None) -> dict[str, list[str]]:
+    """The fields of ``kernel-metadata.json`` that attach the bundle.
+
+    Args:
+        dataset: the bundle's name.
+        model_version: of the model; None attaches the dataset, whose newest version Kaggle takes.
+    """
+    if model_version is None:
+        return {"dataset_sources": [str(dataset)], "model_sources": []}
+    return {"dataset_sources": [], "model_sources": [f"{dataset.variation}/{model_version}"]}
+
+
+def configured_model_version(path: Path) -> int | None:
+    """Version of the model that a ``kernel-metadata.json`` attaches; None where it attaches the dataset, or nothing."""
+    try:
+        sources = json.loads(path.read_text(encoding="utf-8"))["model_sources"]
+        return int(str(sources[0]).rpartition("/")[2])
+    except (OSError, ValueError, TypeError, LookupError):
+        return None
 
 
 def configured_machine(path: Path) -> tuple[str, str]:

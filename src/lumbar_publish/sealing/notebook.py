@@ -20,25 +20,29 @@ dataset; this page only finds it, checks that it is the right version, and calls
 # No def, no loop: what needs one belongs into the package, where tests reach it. Only the check of the package itself
 # must stand here, in short form (the rule is lumbar.bundle.code_hash's, a test compares both): it runs before that code
 _FIND = """\
-# Find the dataset and the competition at every place where Kaggle mounts them; never walk the images.
+# Find the bundle (a dataset, or a version of the model of the same name) and the competition at every place where
+# Kaggle mounts them; never walk the images.
 import hashlib
 import json
 import os
 import sys
 from pathlib import Path
 
-DATASET = "{dataset}"
+DATASET, MODEL = "{dataset}", "{model}"
 MANIFEST_HASH = "{manifest_hash}"
 COMPETITION = "{competition}"
 
 kaggle = Path(os.environ.get("LUMBAR_KAGGLE_ROOT", "/kaggle"))
-candidates = [*kaggle.glob("input/*/{manifest}"), *kaggle.glob("input/datasets/*/*/{manifest}")]
+candidates = [*kaggle.glob("input/*/{manifest}"), *kaggle.glob("input/datasets/*/*/{manifest}"),
+              *kaggle.glob(f"input/{{MODEL}}/*/*/*/{manifest}"),
+              *kaggle.glob(f"input/models/*/{{MODEL}}/*/*/*/{manifest}")]
 manifests = list(filter(lambda path: path.is_file() and path.stat().st_size <= {max_bytes}, candidates))
 hashes = list(map(lambda path: hashlib.sha256(path.read_bytes()).hexdigest(), manifests))
 bundle = dict(zip(hashes, manifests)).get(MANIFEST_HASH)
 if bundle is None:
-    sys.exit(f"Attach the latest version of dataset {{DATASET}} and run again: this notebook was made for manifest "
-             f"{{MANIFEST_HASH[:12]}}, mounted: {{dict(zip(map(str, manifests), hashes)) or 'no {manifest}'}}")
+    sys.exit(f"Attach the latest version of dataset {{DATASET}} (or of the model of that name) and run again: this "
+             f"notebook was made for manifest {{MANIFEST_HASH[:12]}}, "
+             f"mounted: {{dict(zip(map(str, manifests), hashes)) or 'no {manifest}'}}")
 
 # The code is checked before any of it is imported, by the hash in the manifest: exactly the files that were sealed,
 # and nothing beside them that Python could import in the place of a library.
@@ -66,7 +70,7 @@ mounts = [kaggle / "input" / "competitions" / COMPETITION, kaggle / "input" / CO
 competition = next(filter(Path.is_dir, mounts), None)
 if competition is None:
     sys.exit(f"Attach the competition {{COMPETITION}} and run again: it is at none of {{list(map(str, mounts))}}")
-print(f"dataset {{root}}, manifest {{MANIFEST_HASH[:12]}}, code {{digest[:12]}}; competition {{competition}}")
+print(f"bundle {{root}}, manifest {{MANIFEST_HASH[:12]}}, code {{digest[:12]}}; competition {{competition}}")
 """
 
 _PREPARE = """\
@@ -107,6 +111,7 @@ def notebook_json(dataset: DatasetId, manifest_hash: str, chain: str = "main") -
     """The notebook's text for a dataset id, the hash of its manifest (64 hex digits) and the chain that it runs."""
     values = {
         "dataset": str(dataset),
+        "model": dataset.slug,
         "manifest_hash": manifest_hash,
         "short_hash": manifest_hash[:12],
         "competition": COMPETITION,

@@ -16,13 +16,22 @@ from lumbar.bundle.code_hash import FOLDER, PACKAGE, digest, find_package, shipp
 from lumbar.bundle.code_hash import code_sha256 as code_sha256
 from lumbar.bundle.manifest import FILE_NAME as MANIFEST
 from lumbar.errors import ManifestError
+from lumbar.output.record import versions
 from lumbar_publish.files import replaced_folder, write_text
 from lumbar_publish.names import DatasetId, Layout
 from lumbar_publish.sealing.completeness import chain_of, completeness_errors
-from lumbar_publish.sealing.metadata import configured_machine, dataset_metadata, kernel_metadata, write_json
+from lumbar_publish.sealing.metadata import (
+    configured_machine,
+    configured_model_version,
+    dataset_metadata,
+    kernel_metadata,
+    write_json,
+)
+from lumbar_publish.sealing.model_card import MODEL_METADATA, VARIATION_METADATA, write_model_metadata
 from lumbar_publish.sealing.notebook import notebook_json
 
 DATASET_METADATA = "dataset-metadata.json"
+UPLOAD_METADATA = (DATASET_METADATA, MODEL_METADATA, VARIATION_METADATA)  # read by the client, never uploaded
 MAX_TOP_LEVEL = 50  # entries of a Kaggle dataset's top level
 # Time stamps are part of what is uploaded (archives hold them). They follow from the manifest: the same content always
 # has the same, and other content another, because the client takes a file of equal name, size and time for one whose
@@ -179,8 +188,8 @@ def verify_against_lock(layout: Layout, folder: Path) -> str:
 
 
 def extra_files(manifest: manifests.Manifest) -> list[str]:
-    """Files in a sealed folder, outside its code, that were not sealed."""
-    known = {manifest.folder / MANIFEST, manifest.folder / DATASET_METADATA}
+    """What lies in a sealed folder beside its code, and was not sealed."""
+    known = {manifest.folder / name for name in (MANIFEST, *UPLOAD_METADATA)}
     known |= {manifest.path(entry) for entry in manifest.weights}
     package = find_package(manifest.folder)
     inside = [path for path in manifest.folder.rglob("*") if package is None or package not in (path, *path.parents)]
@@ -208,6 +217,7 @@ def _stage(folder: Path, layout: Layout, data: dict[str, Any], weights: Path, da
         name = Path(str(entry.get("file", ""))).name
         entry["file"] = f"weights/{name}"
         _copy(weights / name, folder / entry["file"])
+    data["rehearsed"] = _rehearsed(layout, data)
     manifests.write_manifest(folder / MANIFEST, data)
     write_json(folder / DATASET_METADATA, dataset_metadata(dataset))
     stamp_s = _EPOCH_S + int(manifests.manifest_hash(folder), 16) % _SPREAD_S
@@ -219,6 +229,17 @@ def _stage(folder: Path, layout: Layout, data: dict[str, Any], weights: Path, da
         raise ManifestError(f"{folder}: {entries} entries at the top level, Kaggle takes at most {MAX_TOP_LEVEL}")
 
 
+def _rehearsed(layout: Layout, data: dict[str, Any]) -> dict[str, str]:
+    """The versions on which a bundle is tried when it is sealed, for the report of its run to compare with.
+
+    Sealing the same again keeps what the lock file notes: the same inputs give the same bytes on any machine.
+    """
+    locked = read_data(layout.lock) if layout.lock.is_file() else {}
+    noted = locked.pop("rehearsed", None)
+    same = locked == {key: value for key, value in data.items() if key != "rehearsed"}
+    return noted if noted and same else versions()
+
+
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
@@ -228,7 +249,11 @@ def _write_companions(layout: Layout, dataset: DatasetId) -> None:
     data = read_json(layout.sealed / MANIFEST)
     write_text(layout.lock, (layout.sealed / MANIFEST).read_text(encoding="utf-8"))
     write_text(layout.notebook, notebook_json(dataset, manifests.manifest_hash(layout.sealed), chain_of(data)))
-    write_json(layout.kernel_metadata, kernel_metadata(dataset, *configured_machine(layout.kernel_metadata)))
+    model_version = configured_model_version(layout.kernel_metadata)
+    metadata = kernel_metadata(dataset, *configured_machine(layout.kernel_metadata), model_version)
+    write_json(layout.kernel_metadata, metadata)
+    if model_version is not None:
+        write_model_metadata(layout.sealed, dataset)
 
 
 def _keep_as_demo(layout: Layout) -> None:

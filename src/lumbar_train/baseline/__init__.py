@@ -1,1 +1,1 @@
-"""The FastAI baseline done right: one network a label column over whole 8-bit slices, scored without a leak."""
+"""The FastAI-style baseline: one network per label column on whole 8-bit slices, scored on studies it has not seen."""

@@ -1,10 +1,10 @@
-"""Augmentation of a whole batch at once, as fastai's ``aug_transforms`` does it, but for the flip.
+"""Augmentation of a whole batch at once, like fastai's ``aug_transforms`` without its flip.
 
-Turn up to 10°, zoom up to 1.1 around a drawn place, perspective up to 0.2 along each axis, brightness and contrast up
-to 0.2 on the scale of log odds: each drawn for itself, and each for three images in four (docs.fast.ai/vision.augment).
-Given the same draws, the pixels are fastai's; a test compares the two. Its horizontal flip is left out: a sagittal
-slice flipped so has the belly where the back is, which no patient shows, and a patient mirrored left to right shows
-the same slices in reverse order, never a flipped slice.
+Rotation up to 10°, zoom up to 1.1 around a random centre, perspective up to 0.2 along each axis, brightness and
+contrast up to 0.2 on the scale of log odds. Each is drawn independently and applied to three images in four
+(docs.fast.ai/vision.augment). With the same random numbers the pixels are fastai's; a test compares the two. The
+horizontal flip is left out: it would put the belly of a sagittal slice where the back is, which no patient shows. (A
+patient mirrored from left to right shows the same slices in reverse order, not flipped slices.)
 """
 
 from __future__ import annotations
@@ -20,15 +20,23 @@ MAX_TURN_DEG = 10.0
 MAX_ZOOM = 1.1
 MAX_TILT = 0.2
 MAX_LIGHT = 0.2
-SHARE = 0.75
-_LEAST = 1e-7  # log odds are taken of values this far from 0 and 1
+PROBABILITY = 0.75  # that an image gets a change, for each kind of change
+_EPS = 1e-7  # values are kept this far from 0 and 1, where log odds are infinite
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What happens to each image of a batch, (N,) each: degrees, factor, place in 0..1, tilts, brightness, contrast.
+    """The changes of each image of a batch; every tensor is (N,).
 
-    Without change: 0°, zoom 1, tilts 0, brightness 0.5, contrast 1.
+    Attributes:
+        turn_deg: rotation, 0 for none.
+        zoom: factor, 1 for none.
+        centre_x: centre of the zoom, 0..1 across the image.
+        centre_y: the same along the columns.
+        tilt_x: perspective, 0 for none.
+        tilt_y: the same along the columns.
+        light: brightness, 0.5 for no change.
+        contrast: factor of the log odds, 1 for none.
     """
 
     turn_deg: Tensor
@@ -42,14 +50,22 @@ class Changes:
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """(N, 1, H, W) float in 0..1, square → the same; ``generator`` (on the CPU) decides everything."""
+    """Augment square images.
+
+    Args:
+        images: (N, 1, H, W) float in 0..1, H = W.
+        generator: on the CPU; the only source of chance.
+
+    Returns:
+        images of the same shape and range.
+    """
     return change(images, draw(len(images), generator))
 
 
 def draw(n: int, generator: torch.Generator) -> Changes:
-    """Changes of ``n`` images, on the CPU."""
+    """Draw the changes of ``n`` images, on the CPU."""
     share = torch.rand(8, n, generator=generator)
-    is_changed = torch.rand(8, n, generator=generator) < SHARE
+    is_changed = torch.rand(8, n, generator=generator) < PROBABILITY
     shift = (2 * share - 1) * is_changed  # -1..1, and 0 where nothing changes
     return Changes(
         turn_deg=MAX_TURN_DEG * shift[0],
@@ -64,18 +80,18 @@ def draw(n: int, generator: torch.Generator) -> Changes:
 
 
 def change(images: Tensor, changes: Changes) -> Tensor:
-    """(N, 1, H, W) float in 0..1, square, warped once and lit → the same shape and range."""
+    """Apply changes to square images (N, 1, H, W) in 0..1: one warp, then brightness and contrast."""
     on_device = Changes(**{name: value.to(images.device, images.dtype) for name, value in vars(changes).items()})
     warped = F.grid_sample(
         images, _grid(on_device, images), mode="bilinear", padding_mode="reflection", align_corners=True
     )
-    odds = torch.logit(warped, eps=_LEAST)  # black stays black there, white white
+    odds = torch.logit(warped, eps=_EPS)  # black stays black there, white white
     light, contrast = (value.view(-1, 1, 1, 1) for value in (on_device.light, on_device.contrast))
     return torch.sigmoid((odds + torch.logit(light)) * contrast)
 
 
 def _grid(changes: Changes, images: Tensor) -> Tensor:
-    """Where each pixel is taken from: (N, H, W, 2) in -1..1, the centres of the outermost pixels."""
+    """Where each pixel is taken from, (N, H, W, 2): -1 and 1 are the centres of the outermost pixels."""
     n, _, height, width = images.shape
     matrix = _perspective(changes) @ _affine(changes)  # (N, 3, 3)
     y = torch.linspace(-1, 1, height, device=images.device, dtype=images.dtype)
@@ -87,7 +103,7 @@ def _grid(changes: Changes, images: Tensor) -> Tensor:
 
 
 def _affine(changes: Changes) -> Tensor:
-    """(N, 3, 3): a turn of the zoomed window, which lies inside the image wherever its centre is drawn."""
+    """Rotation and zoom, (N, 3, 3); the zoomed window stays inside the image wherever its centre is."""
     angle = torch.deg2rad(changes.turn_deg)
     cos, sin, scale = torch.cos(angle), torch.sin(angle), 1 / changes.zoom
     x, y = ((1 - scale) * (2 * place - 1) for place in (changes.centre_x, changes.centre_y))
@@ -100,10 +116,11 @@ def _affine(changes: Changes) -> Tensor:
 
 
 def _perspective(changes: Changes) -> Tensor:
-    """(N, 3, 3) that takes (X - t_y·X·Y, Y - t_x·X·Y) to (X, Y) for the corners X, Y = ±1: one side grows, one shrinks.
+    """Perspective, (N, 3, 3): takes (X - t_y·X·Y, Y - t_x·X·Y) to (X, Y) for the corners X, Y = ±1.
 
-    fastai solves eight equations for each image. They have this closed form: the other way about, the matrix is
-    [[1-u², -uv, v], [-uv, 1-v², u], [v, u, 1]] with u = t_y, v = t_x, and its inverse, over 1-u²-v², is the one below.
+    One side of the image grows and the opposite one shrinks. fastai solves eight equations for each image; they have a
+    closed form. The matrix from the corners to the shifted corners is [[1-u², -uv, v], [-uv, 1-v², u], [v, u, 1]] with
+    u = t_y and v = t_x; its inverse, times 1-u²-v², is the one below.
     """
     u, v = changes.tilt_y, changes.tilt_x
     s = 1 - u * u - v * v

@@ -1,4 +1,4 @@
-"""Which images a fit trains on: split by study first, upsampled afterwards, and no copy ever on both sides."""
+"""Which images a fit trains on: split by study first, upsampled afterwards, with no copy of an image on both sides."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of the table of images.
+    """Both sides of a split, as rows of the table of images.
 
     Attributes:
         train: labelled images that the fit learns from, each once.
         held_out: all images of the fold, labelled or not.
-        n_copies: images left out of training because a held-out picture is the same, pixel by pixel.
+        n_copies: images left out of training because a held-out image is the same, pixel by pixel.
     """
 
     train: Rows
@@ -33,12 +33,13 @@ def split_images(table: pd.DataFrame, classes: NDArray[np.int8], train: set[int]
     """Split the images of a column by study.
 
     Args:
-        table: ``study_id`` and ``pixels`` (hash of the picture, empty for one without content) of each image.
+        table: ``study_id`` and ``pixels`` (hash of the pixels, empty for an image of one single value) of each image.
         classes: (N,) class of each image, -1 without label.
-        train, held_out: studies.
+        train: studies to learn from.
+        held_out: studies of the fold.
 
     Raises:
-        LeakError: a study on both sides.
+        LeakError: a study is on both sides.
     """
     check_split(train, held_out)
     studies = table["study_id"].to_numpy()
@@ -47,39 +48,42 @@ def split_images(table: pd.DataFrame, classes: NDArray[np.int8], train: set[int]
     pixels = table["pixels"]
     is_copy = is_train & pixels.isin(set(pixels[is_held_out]) - {""}).to_numpy()
     rows = np.flatnonzero(is_train & ~is_copy)
-    found = Split(rows, np.flatnonzero(is_held_out), int(is_copy.sum()))
-    check_images(table, found.train, found.held_out)
-    return found
+    split = Split(rows, np.flatnonzero(is_held_out), int(is_copy.sum()))
+    check_images(table, split.train, split.held_out)
+    return split
 
 
 def upsample(rows: Rows, classes: NDArray[np.int8], seed: int) -> Rows:
-    """Repeat rows until every class is as frequent as the most frequent one: (n classes × majority,).
+    """Repeat rows until every class is as frequent as the most frequent one.
 
-    Every image of a class appears equally often, but for a remainder that is drawn.
+    All images of a class appear equally often, or once more for some that are drawn.
 
     Args:
-        rows: (N,) to draw from.
+        rows: (N,) rows of images.
         classes: (N,) class of each, 0 or more.
-        seed: of the remainder.
+        seed: of the draw.
+
+    Returns:
+        (number of classes × size of the largest class,)
     """
     rng = np.random.default_rng(seed)
     counts = np.bincount(classes, minlength=3)
-    wanted = int(counts.max(initial=0))
+    per_class = int(counts.max(initial=0))
     parts = []
     for k in np.flatnonzero(counts):
         members = rows[classes == k]
-        rest = rng.choice(members, wanted % len(members), replace=False)
-        parts.append(np.concatenate([np.tile(members, wanted // len(members)), rest]))
+        rest = rng.choice(members, per_class % len(members), replace=False)
+        parts.append(np.concatenate([np.tile(members, per_class // len(members)), rest]))
     return np.concatenate(parts) if parts else rows[:0]
 
 
 def check_images(table: pd.DataFrame, train: Rows, held_out: Rows) -> None:
-    """Refuse an image, a study, or a copy of a picture on both sides, however it came there.
+    """Refuse rows that have an image, a study, or a copy of an image on both sides.
 
-    This is what upsampling before the split would do; it is asked again of the rows that a fit is really given.
+    Upsampling before the split would cause that. The check is made on the very rows that a fit gets.
 
     Raises:
-        LeakError: naming the first such image.
+        LeakError: names the first such image or study.
     """
     both = np.intersect1d(train, held_out)
     if both.size:

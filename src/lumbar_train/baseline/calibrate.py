@@ -1,8 +1,8 @@
-"""How far the networks may be believed: one temperature a condition, chosen on studies that they have not seen.
+"""Temperature scaling: one temperature per condition, chosen on studies that the networks have not seen.
 
-Networks fitted on upsampled images of few patients are surer than they are right. Dividing the logits by one number
-mends that without changing which class is likeliest under equal frequencies (Guo et al. 2017, On calibration of modern
-neural networks). The five levels of a condition and side share it: a column alone has too few severe studies.
+Networks fitted on upsampled images of few patients are overconfident. Dividing the logits by one number corrects that
+without changing which class is likeliest under equal frequencies (Guo et al. 2017, On calibration of modern neural
+networks). The five levels of a condition and side share it, because one column has too few severe studies.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from lumbar.chains.baseline import slice_probs
 from lumbar.labels import SEVERITY_WEIGHTS
 
 Probs = NDArray[np.float64]
-HOTTEST = 50.0  # the prior is left, in all but name
-COOLEST = 0.5
+MAX_TEMPERATURE = 50.0  # nothing but the prior remains
+MIN_TEMPERATURE = 0.5
 _WEIGHTS = np.array(SEVERITY_WEIGHTS)
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What a column's network says of the studies of its fold.
+    """Logits of one column's network for the studies of the fold that it has not seen.
 
     Attributes:
         condition: of the column.
         fold: held out.
         logits: (S, 3) of slices.
-        place: (S,) study of each slice, as its place among ``labels``.
-        labels: (N,) class of each study, -1 without.
+        study_index: (S,) study of each slice, as an index into ``labels``.
+        labels: (N,) class of each study, -1 without label.
         prior: (3,) weighted frequencies outside the fold.
         balance: (3,) shares that the network was fitted on.
     """
@@ -40,17 +40,17 @@ class HeldOut:
     condition: str
     fold: int
     logits: Probs
-    place: NDArray[np.int64]
+    study_index: NDArray[np.int64]
     labels: NDArray[np.int64]
     prior: Probs
     balance: Sequence[float]
 
     def probs(self, temperature: float) -> Probs:
-        """(N, 3): the mean over each study's slices."""
+        """Probabilities (N, 3) of the studies: the mean over each study's slices."""
         of_slices = slice_probs(self.logits, self.prior, self.balance, temperature)
         total = np.zeros((len(self.labels), 3))
-        np.add.at(total, self.place, of_slices)
-        return total / np.bincount(self.place, minlength=len(self.labels))[:, None]
+        np.add.at(total, self.study_index, of_slices)
+        return total / np.bincount(self.study_index, minlength=len(self.labels))[:, None]
 
 
 def loss(parts: Sequence[HeldOut], temperature: float) -> float:
@@ -65,26 +65,29 @@ def loss(parts: Sequence[HeldOut], temperature: float) -> float:
     return total / weight if weight else 0.0
 
 
-def choose(parts: Sequence[HeldOut]) -> float:
-    """The temperature with the least loss that a search between the bounds finds; 1 where none is better than that."""
+def choose_temperature(parts: Sequence[HeldOut]) -> float:
+    """The temperature of least loss between the bounds; 1 if the search finds none that is better than 1."""
     if not any((part.labels >= 0).any() for part in parts):
         return 1.0
-    found = minimize_scalar(
-        lambda log: loss(parts, float(np.exp(log))), bounds=(np.log(COOLEST), np.log(HOTTEST)), method="bounded"
+    minimum = minimize_scalar(
+        lambda log: loss(parts, float(np.exp(log))),
+        bounds=(np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE)),
+        method="bounded",
     )
-    warmth = round(float(np.exp(found.x)), 4)
-    return warmth if loss(parts, warmth) < loss(parts, 1.0) else 1.0
+    temperature = round(float(np.exp(minimum.x)), 4)
+    return temperature if loss(parts, temperature) < loss(parts, 1.0) else 1.0
 
 
 def temperatures(parts: Sequence[HeldOut]) -> dict[str, dict[str, float]]:
-    """By condition, for each fold the temperature that the other folds choose, and ``all`` for what ships.
+    """Temperatures by condition: for each fold the one that the other folds choose, and ``all`` for what ships.
 
-    A fold's own labels do not choose the temperature that its answers are scored with.
+    So a fold's own labels never choose the temperature that its answers are scored with.
     """
-    found: dict[str, dict[str, float]] = {}
+    by_condition: dict[str, dict[str, float]] = {}
     for condition in dict.fromkeys(part.condition for part in parts):
         own = [part for part in parts if part.condition == condition]
-        found[condition] = {
-            str(fold): choose([part for part in own if part.fold != fold]) for fold in sorted({p.fold for p in own})
-        } | {"all": choose(own)}
-    return found
+        folds = sorted({part.fold for part in own})
+        by_condition[condition] = {
+            str(fold): choose_temperature([part for part in own if part.fold != fold]) for fold in folds
+        } | {"all": choose_temperature(own)}
+    return by_condition

@@ -18,9 +18,9 @@ from lumbar_train.data.tables import read_cohort
 
 
 def add_commands(commands: Any) -> None:
-    """Add both commands to the parser's."""
+    """Add both commands to the subparsers of ``python -m lumbar_train``."""
     _add_baseline(commands)
-    compare = commands.add_parser("compare", help="baseline beside chain on studies that neither was fitted on")
+    compare = commands.add_parser("compare", help="compare baseline and chain on studies that neither was fitted on")
     compare.add_argument("--data", type=Path, required=True, metavar="ROOT", help="folder in the competition's layout")
     compare.add_argument("--split", choices=("train", "test"), default="test", help="test: labels in solution.csv")
     compare.add_argument("--baseline", type=Path, required=True, metavar="B", help="run, bundle or submission.csv")
@@ -32,9 +32,9 @@ def add_commands(commands: Any) -> None:
 
 def _add_baseline(commands: Any) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
-        "baseline", help="the FastAI baseline done right: one network a column over whole slices",
-        description="Fit one network a label column, held-out studies never seen: 8-bit slices, minority classes "
-        "upsampled inside the training folds, learning-rate finder, head first, then all layers.",
+        "baseline", help="FastAI-style baseline: one network per label column, on whole slices",
+        description="Fit one network per label column on 8-bit slices. Rare classes are upsampled inside the training "
+        "folds only, a learning-rate finder chooses the rate, the head is trained first, then all layers.",
     )  # fmt: skip
     add, default = parser.add_argument, Settings()
     add("--data", type=Path, required=True, metavar="ROOT", help="folder in the competition's layout")
@@ -43,26 +43,41 @@ def _add_baseline(commands: Any) -> None:
     add("--folds", help="how many, or a table study_id, fold such as a chain's folds.csv; default: --chain-run's, or 3")
     add("--no-full", action="store_true", help="leave out the fits on all data, which are what ships")
     add("--split", choices=("train", "test"), default="train", help="test: predict with RUN, do not train")
-    add("--chain-run", type=Path, metavar="RUN", help="run of the chain to show beside, out of fold on the same folds")
+    add("--chain-run", type=Path, metavar="RUN", help="run of the chain to compare with, out of fold on the same folds")
     add("--epochs", type=int, default=default.epochs, help="of all layers; default: %(default)s")
     add("--freeze-epochs", type=int, default=default.freeze_epochs, help="of the head alone; default: %(default)s")
     add("--arch", default=default.arch, help="small (0.4 M parameters) or any timm name; default: %(default)s")
     add("--pretrained", action="store_true", help="start from timm's weights (needs the internet)")
-    add("--size", type=int, default=default.size, help="pixels a side; default: %(default)s")
+    add("--size", type=int, default=default.size, help="height and width of an image in pixels; default: %(default)s")
     add("--slices", type=int, default=default.slices, help="central slices of each series; default: all")
     add("--description", default=default.description, help=f"which series; default: {SAGITTAL_T1}")
     add("--lr", type=float, default=0.0, dest="base_lr", help="peak rate; default: the finder's, for each fit")
-    add("--lr-mult", type=float, help="first layers learn so many times slower; default: 100 with --pretrained, else 1")
-    add("--batch-size", type=int, default=default.batch_size, help="images a step; default: %(default)s")
+    add(
+        "--lr-mult",
+        type=float,
+        help="how many times slower the first layers learn; default: 100 with --pretrained, else 1",
+    )
+    add("--batch-size", type=int, default=default.batch_size, help="images per step; default: %(default)s")
     add("--finder-steps", type=int, default=default.finder_steps, help="of the range test; default: %(default)s")
-    add("--stop-accuracy", type=float, default=0.0, metavar="A", help="train on until reached on studies kept apart")
-    add("--max-epochs", type=int, default=default.max_epochs, help="cap of --stop-accuracy; default: %(default)s")
-    add("--batch", type=int, default=100, help="studies a batch of the conversion; default: %(default)s")
-    add("--start-batch", type=int, default=0, help="conversion: take the batches before this one as they are")
-    add("--jobs", type=int, default=1, help="fits side by side; default: %(default)s")
+    add(
+        "--stop-accuracy",
+        type=float,
+        default=0.0,
+        metavar="A",
+        help="continue until studies kept apart are classified so well",
+    )
+    add(
+        "--max-epochs",
+        type=int,
+        default=default.max_epochs,
+        help="most epochs with --stop-accuracy; default: %(default)s",
+    )
+    add("--batch", type=int, default=100, help="studies per batch of the conversion; default: %(default)s")
+    add("--start-batch", type=int, default=0, help="trust earlier batches of the conversion without a check")
+    add("--jobs", type=int, default=1, help="fits at the same time; default: %(default)s")
     add("--amp", choices=("auto", "off", "bf16", "fp16"), default=default.amp,
         help="half precision: auto is by GPU, off on CPUs; bf16 is also for CPUs that compute in it")  # fmt: skip
-    add("--resume", action="store_true", help="go on where a killed run stopped")
+    add("--resume", action="store_true", help="continue an interrupted run")
     add("--seed", type=int, default=0)
     parser.set_defaults(action=run_baseline)
 
@@ -70,15 +85,15 @@ def _add_baseline(commands: Any) -> None:
 def run_baseline(args: argparse.Namespace) -> None:
     """Train, or predict the test split."""
     if args.split == "test":
-        path, found = predict_split(args.out, args.data, args.split, batch=args.batch, start_batch=args.start_batch)
-        print(f"submission: {path}" + (f"; {found}" if found else ""))
+        path, score = predict_split(args.out, args.data, args.split, batch=args.batch, start_batch=args.start_batch)
+        print(f"submission: {path}" + (f"; {score}" if score else ""))
         return
     settings = Settings(**{f.name: getattr(args, f.name) for f in fields(Settings) if hasattr(args, f.name)})
     check_settings(settings)
     columns = choose_columns(args.columns)
     cohort = read_cohort(args.data)
-    given = args.folds or (str(args.chain_run / "folds.csv") if args.chain_run else None)
-    cohort, folds = choose_folds(given, args.out, cohort, settings.seed)
+    folds_option = args.folds or (str(args.chain_run / "folds.csv") if args.chain_run else None)
+    cohort, folds = choose_folds(folds_option, args.out, cohort, settings.seed)
     for reason, count in cohort.dropped.items():
         print(f"left out: {count} × {reason}")
     torch.set_num_threads(max(1, torch.get_num_threads() // max(1, args.jobs)))
@@ -96,6 +111,6 @@ def run_baseline(args: argparse.Namespace) -> None:
 
 
 def run_compare(args: argparse.Namespace) -> None:
-    """The comparison page on studies that neither was fitted on."""
+    """Write the page that compares both on studies that neither was fitted on."""
     page = write_comparison(args.data, args.split, args.baseline, args.chain, args.prior or args.baseline, args.out)
     print(f"report: {page}")

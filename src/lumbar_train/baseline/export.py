@@ -1,4 +1,4 @@
-"""A baseline run's full fits in the form that is sealed, half precision, one file a column."""
+"""Exports a baseline run's full fits in the form that is sealed: half precision, one file per column."""
 
 from __future__ import annotations
 
@@ -37,9 +37,17 @@ def export(
     training: Mapping[str, Any],
     temperatures: Mapping[str, Mapping[str, float]],
 ) -> Path:
-    """Write ``RUN/export``: weights and manifest. Columns that could not be fitted are listed, and keep their prior.
+    """Write ``RUN/export``: weights and manifest.
 
-    Each network's configuration gets the temperature that the held-out studies chose for its condition.
+    A column that could not be fitted is listed in the manifest, and its prior is answered.
+
+    Args:
+        out: run folder.
+        results: content of each ``fit.json``, by column and fold.
+        cohort: that the run was fitted on.
+        oof: out-of-fold score by term of the metric.
+        training: noted in the manifest: seconds, machine, threads.
+        temperatures: by condition; ``all`` goes into the configuration of its networks.
 
     Raises:
         TrainingError: no column has a fit on all data.
@@ -56,7 +64,7 @@ def export(
     prior = cohort.prior()
     data = {
         "schema": SCHEMA,
-        "dataset": {"id": "your-kaggle-name/lumbar-kit", "version": None},  # sealing puts the true one here
+        "dataset": {"id": "your-kaggle-name/lumbar-kit", "version": None},  # replaced when the bundle is sealed
         "code_sha256": "",  # not sealed: sealing writes the hash of the code that it puts beside the weights
         "recipe": RECIPE,
         "created_by": f"lumbar {lumbar.__version__}",
@@ -80,12 +88,13 @@ def export(
 
 
 def _temperature(column: str, temperatures: Mapping[str, Mapping[str, float]]) -> float:
-    """1 where no fold could be fitted and measured."""
+    """Temperature of a column's condition; 1 if no fold could be fitted and measured."""
     condition = CONDITIONS[COLUMNS.index(column) // len(LEVELS)]
     return float(temperatures.get(condition, {}).get("all", 1.0))
 
 
 def _entry(out: Path, folder: Path, column: str, result: Mapping[str, Any], temperature: float) -> dict[str, Any]:
+    """Save a column's weights in the bundle; returns its entry in the manifest."""
     config = replace(from_dict(BaselineConfig, result["network"]), temperature=temperature)
     network = BaselineNet(config)
     load_weights(out / "fits" / column / "full" / "weights.safetensors", network)
@@ -102,12 +111,13 @@ def _entry(out: Path, folder: Path, column: str, result: Mapping[str, Any], temp
         metrics={"parameters": sum(p.numel() for p in network.parameters())},
         probe={},
     )
-    # the probe is taken from the file as the kernel will load it, rounding to half precision included
+    # The probe is recorded with the file as the kernel will load it, rounded to half precision
     probe = record_probe(load_network(file, entry))
     names = ("file", "sha256", "bytes", "stage", "model", "config", "fold", "metrics")
     return {name: getattr(replace(entry, probe=probe), name) for name in (*names, "probe")}
 
 
 def _row(values: np.ndarray) -> list[float]:
+    """Three probabilities with 8 decimals that sum to exactly 1."""
     rounded = [round(float(value), 8) for value in values[:2]]
     return [*rounded, round(1.0 - sum(rounded), 8)]

@@ -12,15 +12,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 START, END = 1e-6, 1.0
-FALLBACK = 2e-3  # fastai's own default, where the curve says nothing
-_LIMITS = (1e-4, 2e-2)  # a suggestion beyond these is the noise of a short test
-_SMOOTH = 0.9
-_DIVERGED = 4.0
+FALLBACK = 2e-3  # fastai's default rate, taken if the curve shows nothing
+_LIMITS = (1e-4, 2e-2)  # a suggestion outside comes from the noise of a short test
+_SMOOTHING = 0.9  # weight of the past in the running mean of the loss
+_DIVERGED = 4.0  # the test ends when the loss is so many times its minimum
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A range test: rates (N,), smoothed losses (N,), the suggestion, and why it is that one."""
+    """Result of a range test.
+
+    Attributes:
+        rates: (N,) learning rates.
+        losses: (N,) smoothed losses.
+        suggestion: learning rate to train with.
+        reason: why it is that one.
+    """
 
     rates: NDArray[np.float64]
     losses: NDArray[np.float64]
@@ -34,13 +41,13 @@ def find_rate(
     loss: Callable[[int], Tensor],
     n_steps: int,
 ) -> Curve:
-    """Run the test and put the network back as it was.
+    """Run the test, and restore the network's state afterwards.
 
     Args:
-        network: its state is restored.
+        network: to be tested.
         optimizer: over its parameters; each group keeps its ratio to the last group's rate.
         loss: ``loss(step)``, differentiable.
-        n_steps: at most so many steps, evenly spaced in the logarithm of the rate.
+        n_steps: steps at most, evenly spaced in the logarithm of the rate.
     """
     state = copy.deepcopy(network.state_dict())
     ratios = [group["lr"] / optimizer.param_groups[-1]["lr"] for group in optimizer.param_groups]
@@ -54,23 +61,23 @@ def find_rate(
         optimizer.zero_grad(set_to_none=True)
         value.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        mean = _SMOOTH * mean + (1 - _SMOOTH) * float(value.detach())
-        found = mean / (1 - _SMOOTH ** (step + 1))
-        if not np.isfinite(found):
+        mean = _SMOOTHING * mean + (1 - _SMOOTHING) * float(value.detach())
+        unbiased = mean / (1 - _SMOOTHING ** (step + 1))
+        if not np.isfinite(unbiased):
             break
-        smoothed.append(found)
-        best = min(best, found)
-        if found > _DIVERGED * best:
+        smoothed.append(unbiased)
+        best = min(best, unbiased)
+        if unbiased > _DIVERGED * best:
             break
     network.load_state_dict(state)
     return suggest(rates[: len(smoothed)], np.array(smoothed))
 
 
 def suggest(rates: NDArray[np.float64], losses: NDArray[np.float64]) -> Curve:
-    """A rate from a curve: where the loss falls fastest, but no more than a tenth of where it is least.
+    """Choose the rate at which the loss falls fastest, but at most a tenth of the rate at which it is lowest.
 
-    The steepest place alone is misled by noise near the end, a tenth of the minimum alone by a minimum that lies just
-    before divergence; the lower of both is safe.
+    The lower of the two is taken because each alone can be wrong: the steepest place by noise near the end, the minimum
+    because it may be just before divergence.
     """
     if len(losses) < 5:
         return Curve(rates, losses, FALLBACK, "the test ended at once: the default rate")
@@ -81,6 +88,6 @@ def suggest(rates: NDArray[np.float64], losses: NDArray[np.float64]) -> Curve:
     slopes = np.gradient(losses[first : least + 1], np.log10(rates[first : least + 1]))
     steepest = float(rates[first + int(np.argmin(slopes))])
     tenth = float(rates[least]) / 10
-    found = float(np.clip(min(steepest, tenth), *_LIMITS))
+    rate = float(np.clip(min(steepest, tenth), *_LIMITS))
     reason = "steepest fall" if steepest <= tenth else "a tenth of the rate of least loss"
-    return Curve(rates, losses, found, reason if found in (steepest, tenth) else f"{reason}, held within limits")
+    return Curve(rates, losses, rate, reason if rate in (steepest, tenth) else f"{reason}, held within limits")

@@ -1,4 +1,4 @@
-"""One column and fold: split, upsample, find the rate, tune, predict what was held out. Written whole or not at all."""
+"""One fit, of one column's network on one fold: split, upsample, find the rate, train, predict what was held out."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 
 from lumbar.chains.baseline import slice_logits
+from lumbar.config import to_dict
 from lumbar.io.tables import csv_text
 from lumbar.labels import COLUMNS, SEVERITIES
 from lumbar.models.baseline import BaselineNet
@@ -24,67 +25,76 @@ from lumbar_train.baseline.balance import Split, check_images, split_images, ups
 from lumbar_train.baseline.finder import Curve, find_rate
 from lumbar_train.baseline.network import freeze, make_network, make_optimizer
 from lumbar_train.baseline.settings import Settings
-from lumbar_train.baseline.tune import Phase, Samples, Tuner, more, phases, train_until
+from lumbar_train.baseline.tune import Phase, Samples, Tuner, extra_epoch, phases, train_until
 from lumbar_train.data.folds import FULL
 from lumbar_train.engine.checkpoint import save_weights
 from lumbar_train.engine.distributed import pick_device
 from lumbar_train.engine.fold_pool import end_with_parent
-from lumbar_train.files import write_text
+from lumbar_train.files import read_object, write_text
 from lumbar_train.outputs.store import write_frame
 
 LOGITS = ["logit_normal_mild", "logit_moderate", "logit_severe"]
-_KEPT_APART = 5  # one study in so many decides when to stop, where that is asked
-_FINDER_EPOCH = 10_000  # the range test draws batches and augmentation of its own
+_KEPT_APART = 5  # one training study in five is kept apart to decide when to stop, if that is asked for
+_FINDER_EPOCH = 10_000  # an epoch that no fit reaches, so that the range test has batches and augmentation of its own
 
 
 @dataclass(frozen=True)
 class Job:
-    """A fit to be done, in a form that can be sent to a process."""
+    """A fit to be done, in a form that can be sent to a process.
+
+    Attributes:
+        column: label column.
+        fold: the fold held out, FULL for none.
+        settings: of the run.
+        folder: of this fit.
+        work: folder of the images.
+        studies: of the cohort.
+        classes: of each study in this column, -1 without label.
+        held_out: studies of the fold.
+        device: to train on.
+    """
 
     column: str
-    fold: int  # the fold held out, FULL for none
+    fold: int
     settings: Settings
-    folder: Path  # of this fit
-    work: Path  # of the images
-    studies: tuple[int, ...]  # of the cohort
-    classes: tuple[int, ...]  # of each study in this column, -1 without label
+    folder: Path
+    work: Path
+    studies: tuple[int, ...]
+    classes: tuple[int, ...]
     held_out: frozenset[int]
     device: str = "auto"
 
     @property
     def identity(self) -> str:
-        """What must be the same for a finished fit to stand: settings, labels, folds and pictures."""
-        pictures = json.loads((self.work / "images.json").read_text("utf-8"))["key"]
+        """Hash of settings, labels, folds and images; a finished fit is kept only if it is the same."""
+        images = json.loads((self.work / "images.json").read_text("utf-8"))["key"]
         settings = asdict(self.settings)
-        if settings["amp"] == "auto":  # as it was before that could be chosen: such fits stand
+        if settings["amp"] == "auto":  # fits made before the option existed have no such entry, and are kept
             del settings["amp"]
         content = [settings, self.column, self.fold, self.studies, self.classes, sorted(self.held_out)]
-        return hashlib.sha256(json.dumps([content, pictures]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([content, images]).encode()).hexdigest()
 
 
 def finished(job: Job) -> dict[str, Any] | None:
-    """What a fit left, if it is done and of the same settings, studies and pictures."""
-    try:
-        found: dict[str, Any] = json.loads((job.folder / "fit.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if found.get("identity") == job.identity else None
+    """The result of a fit if it is finished and has the same settings, studies and images; else None."""
+    result = read_object(job.folder / "fit.json")
+    return result if result.get("identity") == job.identity else None
 
 
 def run_fit(job: Job) -> dict[str, Any]:
-    """Do the fit unless it is done; returns the content of ``fit.json``, which is written last.
+    """Do a fit unless it is finished; returns the content of ``fit.json``, which is written last.
 
-    A fit that was cut short goes on from its last saved epoch, to the same end. Training images of one class alone
-    cannot be learnt from: the fit is then ``constant``, with a line that says so, and its columns' prior stands in.
+    An interrupted fit continues from its last saved epoch and ends with the same weights. If all training images are of
+    one class, nothing can be learnt: the status is then ``constant`` with the reason, and the column's prior is used.
 
     Raises:
-        LeakError: an image, a study or a copy of an image on both sides.
-        TrainingError: a loss that is not finite, a disk that is full.
+        LeakError: an image, a study or a copy of an image is on both sides of the split.
+        TrainingError: the loss is not finite, or the disk is full.
     """
     done = finished(job)
     if done is not None:
         return done
-    _forget(job)
+    _remove_outdated(job)
     started = time.monotonic()
     table = pd.read_csv(job.work / "images.csv", keep_default_na=False)
     of_study = dict(zip(job.studies, job.classes, strict=True))
@@ -97,8 +107,8 @@ def run_fit(job: Job) -> dict[str, Any]:
     }  # fmt: skip
     present = np.unique(classes[split.train])
     if len(present) < 2:
-        found = f"one class ({SEVERITIES[present[0]]})" if len(present) else "no label"
-        result |= {"status": "constant", "reason": f"{job.column}, {fold_title(job.fold)}: found {found} among "
+        labels = f"one class ({SEVERITIES[present[0]]})" if len(present) else "no label"
+        result |= {"status": "constant", "reason": f"{job.column}, {fold_title(job.fold)}: found {labels} among "
                    f"{len(split.train)} training images, expected two or more; its constant stands in"}  # fmt: skip
     else:
         result |= _fit(job, table, classes, split)
@@ -111,18 +121,15 @@ def fold_title(fold: int) -> str:
     return "the fit on all data" if fold == FULL else f"fold {fold}"
 
 
-def _forget(job: Job) -> None:
-    """Remove what a fit of other settings left; a checkpoint of the same ones stays."""
-    mark = job.folder / "started.json"
-    try:
-        is_same = json.loads(mark.read_text("utf-8"))["identity"] == job.identity
-    except (OSError, ValueError, KeyError):
-        is_same = False
+def _remove_outdated(job: Job) -> None:
+    """Remove the files of earlier fits; a checkpoint stays if it has the same identity."""
+    started = job.folder / "started.json"
+    is_same = read_object(started).get("identity") == job.identity
     for name in ("fit.json", "weights.safetensors", "oof.parquet", "log.csv", "finder.csv"):
         (job.folder / name).unlink(missing_ok=True)
     if not is_same:
         (job.folder / "checkpoint.pt").unlink(missing_ok=True)
-        write_text(mark, json.dumps({"identity": job.identity}))
+        write_text(started, json.dumps({"identity": job.identity}))
 
 
 def _fit(job: Job, table: pd.DataFrame, classes: NDArray[np.int8], split: Split) -> dict[str, Any]:
@@ -144,9 +151,9 @@ def _fit(job: Job, table: pd.DataFrame, classes: NDArray[np.int8], split: Split)
     )  # fmt: skip
     rate, curve = _rate(job, tuner)
     cycles = phases(rate, settings.epochs, settings.freeze_epochs, settings.body_lr_mult)
-    told: dict[str, Any] = {}
+    stop: dict[str, Any] = {}
     if settings.stop_accuracy:
-        told = _until(tuner, cycles, rate, settings, pixels[apart], classes[apart])
+        stop = _train_to_accuracy(tuner, cycles, rate, settings, pixels[apart], classes[apart])
     else:
         tuner.run(cycles, resume=True)
     network.eval()
@@ -154,26 +161,20 @@ def _fit(job: Job, table: pd.DataFrame, classes: NDArray[np.int8], split: Split)
     write_text(job.folder / "log.csv", csv_text(pd.DataFrame(tuner.log)))
     if job.fold != FULL:
         write_frame(job.folder / "oof.parquet", predict_rows(network, table, pixels, split.held_out))
-    return told | {
-        "lr": rate, "lr_reason": curve.reason if curve else "as asked", "network": _plain(network),
+    return stop | {
+        "lr": rate, "lr_reason": curve.reason if curve else "as asked", "network": to_dict(network.config),
         "upsampled_images": len(rows), "kept_apart_images": len(apart), "epochs": tuner.epoch,
         "seconds_an_epoch": float(np.median([row["seconds"] for row in tuner.log])),
         "images_per_s": float(np.median([row["images_per_s"] for row in tuner.log])), "log": tuner.log,
     }  # fmt: skip
 
 
-def _plain(network: BaselineNet) -> dict[str, Any]:
-    from lumbar.config import to_dict
-
-    return to_dict(network.config)
-
-
 def _keep_apart(
     table: pd.DataFrame, rows: NDArray[np.int64], classes: NDArray[np.int8], settings: Settings, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows to learn from, and rows of other studies that say when to stop (none unless that is asked).
+    """Rows to learn from, and rows of other studies that decide when to stop (none unless that is asked for).
 
-    They come from the training folds: a stop that looked at the held-out fold would flatter its score.
+    Both come from the training folds: to stop by the held-out fold would make its score too good.
     """
     studies = np.unique(table["study_id"].to_numpy()[rows])
     if not settings.stop_accuracy or len(studies) < 2 * _KEPT_APART:
@@ -186,11 +187,11 @@ def _keep_apart(
     )
     is_learnt = np.isin(table["study_id"].to_numpy()[rows], learn)
     if len(np.unique(classes[rows[is_learnt]])) < len(np.unique(classes[rows])):
-        return rows, rows[:0]  # a class so rare that it would be lost: nothing is kept apart
+        return rows, rows[:0]  # a class would be lost from training: keep nothing apart
     return rows[is_learnt], rows[~is_learnt]
 
 
-def _until(
+def _train_to_accuracy(
     tuner: Tuner,
     cycles: list[Phase],
     rate: float,
@@ -198,7 +199,7 @@ def _until(
     images: NDArray[np.uint8],
     classes: NDArray[np.int8],
 ) -> dict[str, Any]:
-    """Train until the accuracy on the images kept apart; without any, the usual number of epochs."""
+    """Train until the accuracy is reached on the images kept apart; the usual epochs if there are no such images."""
     if not len(classes):
         tuner.run(cycles)
         return {"stop": "no studies could be kept apart to measure the accuracy: trained the usual epochs"}
@@ -207,17 +208,17 @@ def _until(
         tuner.network.eval()
         return float((slice_logits(tuner.network, np.asarray(images)).argmax(axis=1) == classes).mean())
 
-    found, added = train_until(
-        tuner, cycles, accuracy, settings.stop_accuracy, lambda k: more(rate, settings.body_lr_mult, k),
+    reached, added = train_until(
+        tuner, cycles, accuracy, settings.stop_accuracy, lambda k: extra_epoch(rate, settings.body_lr_mult, k),
         settings.max_epochs - settings.epochs,
     )  # fmt: skip
-    is_reached = "reached" if found >= settings.stop_accuracy else "not reached"
-    line = f"accuracy {found:.3f} on {len(classes)} images kept apart: {settings.stop_accuracy:g} {is_reached}"
-    return {"stop": f"{line} after {added} more epochs", "stop_accuracy": found}
+    outcome = "reached" if reached >= settings.stop_accuracy else "not reached"
+    line = f"accuracy {reached:.3f} on {len(classes)} images kept apart: {settings.stop_accuracy:g} {outcome}"
+    return {"stop": f"{line} after {added} more epochs", "stop_accuracy": reached}
 
 
 def _rate(job: Job, tuner: Tuner) -> tuple[float, Curve | None]:
-    """The asked-for rate, or the finder's: on the layers that learn first, and on this fit's own training images."""
+    """The rate that was asked for, or the finder's: for the layers that learn first, on this fit's training images."""
     settings = job.settings
     if settings.base_lr:
         return settings.base_lr, None
@@ -226,7 +227,7 @@ def _rate(job: Job, tuner: Tuner) -> tuple[float, Curve | None]:
     optimizer = make_optimizer(tuner.groups, [1 / mult, 1 / mult**0.5, 1.0], settings.weight_decay)
     tuner.network.train()
     torch.manual_seed(tuner.seed)
-    n = len(tuner.steps)
+    n = len(tuner.batches)
 
     def loss(step: int) -> torch.Tensor:
         return tuner.loss(_FINDER_EPOCH + step // n, step % n)
@@ -240,14 +241,14 @@ def _rate(job: Job, tuner: Tuner) -> tuple[float, Curve | None]:
 def predict_rows(
     network: BaselineNet, table: pd.DataFrame, pixels: NDArray[np.uint8], rows: NDArray[np.int64]
 ) -> pd.DataFrame:
-    """Logits of some images beside what names them."""
+    """Logits of some images, with study, series, instance number and path."""
     frame = table.iloc[rows][["study_id", "series_id", "instance_number", "image_path"]].reset_index(drop=True)
     frame[LOGITS] = slice_logits(network, np.ascontiguousarray(pixels[rows]))
     return frame
 
 
 def start_worker(n_threads: int) -> None:
-    """A process of a pool: its share of the cores; it ends with the one that started it."""
+    """Initialise a process of the pool: it uses its share of the cores, and ends when its parent ends."""
     end_with_parent()
     os.environ["OMP_NUM_THREADS"] = str(n_threads)
     torch.set_num_threads(n_threads)

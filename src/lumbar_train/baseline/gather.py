@@ -1,4 +1,4 @@
-"""Fits to answers: probabilities of studies and slices, each from weights that have not seen the study."""
+"""Gathers the out-of-fold answers of all fits: probabilities of studies and of slices, and figures of each column."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Answers:
     """Out-of-fold probabilities of a cohort.
 
     Attributes:
-        probs: (N, 25, 3), the answer: a column or study without a fit or image has its fold's prior.
-        untempered: (N, 25, 3), the same before logits are divided by a temperature.
-        balanced: (N, 25, 3), neither that nor balanced frequencies turned back: as the seed's networks say it.
-        prior: (N, 25, 3), of the studies outside each study's fold.
+        probs: (N, 25, 3) the answer; a column without a fit or a study without an image has its fold's prior.
+        untempered: (N, 25, 3) the same, but the logits are not divided by a temperature.
+        balanced: (N, 25, 3) untempered and for balanced classes, as the networks give them after upsampling.
+        prior: (N, 25, 3) weighted frequencies of the studies outside each study's fold.
         folds: (N,) fold of each study.
-        slices: by column, a row a slice: study, series, path, fold, probabilities, label.
-        temperatures: by condition and fold, and for ``all``.
+        slices: by column, one row per slice: study, series, path, fold, probabilities, label.
+        temperatures: by condition, for each fold and for ``all``.
     """
 
     probs: Probs
@@ -52,10 +52,16 @@ class Answers:
 def out_of_fold(
     fits: Path, results: Mapping[tuple[str, int], Mapping[str, Any]], cohort: Cohort, folds: pd.DataFrame
 ) -> Answers:
-    """Gather the held-out slices of every column and fold, under the same guard as the chain's outputs.
+    """Gather the held-out slices of every column and fold, with the same check for leaks as the chain's outputs.
+
+    Args:
+        fits: folder of all fits.
+        results: content of each ``fit.json``, by column and fold.
+        cohort: labelled studies.
+        folds: ``study_id, fold``.
 
     Raises:
-        LeakError: a slice of a study that the fit has seen.
+        LeakError: a slice is from a study that the fit has seen.
     """
     fold_of = dict(zip(folds["study_id"], folds["fold"], strict=True))
     own = np.array([fold_of[int(study)] for study in cohort.study_ids])
@@ -86,7 +92,7 @@ def out_of_fold(
             part = held_out[column, fold]
             frame = answer_frame(table, part.prior, part.balance, answers.temperatures[part.condition][str(fold)])
             frame.insert(3, "fold", fold)
-            by_study = {int(k): g for k, g in zip_groups(frame)}
+            by_study = {int(k): g for k, g in study_means(frame)}
             parts.append(Part(fold, frozenset(fitted[column, fold]["seen"]), by_study))
             frames.append(frame)
             rows = [row_of[int(study)] for study in np.unique(table["study_id"])]
@@ -111,22 +117,29 @@ def _held_out(
     prior: Probs,
     balance: Sequence[float],
 ) -> HeldOut:
-    studies, place = np.unique(table["study_id"].to_numpy(), return_inverse=True)
+    studies, study_index = np.unique(table["study_id"].to_numpy(), return_inverse=True)
     own = np.array([labels[row_of[int(study)]] for study in studies], dtype=np.int64)
     condition = CONDITIONS[COLUMNS.index(column) // len(LEVELS)]
-    return HeldOut(condition, fold, table[LOGITS].to_numpy(), place, own, prior, balance)
+    return HeldOut(condition, fold, table[LOGITS].to_numpy(), study_index, own, prior, balance)
 
 
-def zip_groups(frame: pd.DataFrame) -> list[tuple[int, Probs]]:
-    """Mean probabilities (3,) of each study's slices."""
+def study_means(frame: pd.DataFrame) -> list[tuple[int, Probs]]:
+    """Each study with the mean probabilities (3,) of its slices."""
     means = frame.groupby("study_id")[list(SEVERITY_COLUMNS)].mean()
     return list(zip(map(int, means.index), means.to_numpy(), strict=True))
 
 
 def answer_frame(frame: pd.DataFrame, prior: Probs, balance: Sequence[float], temperature: float = 1.0) -> pd.DataFrame:
-    """Rows of slices with logits as ``study_id, series_id, image_path, predicted_label`` and the probabilities.
+    """Turn logits into answers: ``study_id, series_id, image_path, predicted_label`` and the probabilities.
 
-    The label is the most likely class by plain frequencies: the metric's weights 1/2/4 are divided out.
+    Args:
+        frame: one row per slice, with its logits.
+        prior: (3,) weighted frequencies.
+        balance: shares of the classes that the network was fitted on.
+        temperature: divides the logits.
+
+    Returns:
+        the same rows; the label is the most likely class when the metric's weights 1/2/4 are divided out.
     """
     probs = slice_probs(frame[LOGITS].to_numpy(), prior, balance, temperature)
     out = frame[["study_id", "series_id", "image_path"]].copy()
@@ -136,24 +149,25 @@ def answer_frame(frame: pd.DataFrame, prior: Probs, balance: Sequence[float], te
 
 
 def write_predictions(folder: Path, slices: Mapping[str, pd.DataFrame]) -> None:
-    """``{column}_predictions.csv`` for each column."""
+    """Write ``{column}_predictions.csv`` for each column."""
     for column, frame in slices.items():
         write_text(folder / f"{column}_predictions.csv", csv_text(frame, float_format="%.6f"))
 
 
 def submission_frame(study_ids: Sequence[int], probs: Probs) -> pd.DataFrame:
-    """All rows as a submission spells them."""
+    """The submission of some studies; ``probs`` is (N, 25, 3)."""
     frame = pd.DataFrame(probs.reshape(-1, 3), columns=list(SEVERITY_COLUMNS))
     frame.insert(0, "row_id", [row for study in study_ids for row in row_ids(int(study))])
     return frame
 
 
 def column_figures(labels: NDArray[Any], probs: Probs, prior: Probs) -> dict[str, Any]:
-    """Figures of one column by study: accuracy, macro F1, log loss weighted 1/2/4, and that of its constant.
+    """Figures of one column: accuracy, macro F1, log loss weighted 1/2/4, and the same of the constant answer.
 
     Args:
         labels: (N,) class or -1.
-        probs, prior: (N, 3).
+        probs: (N, 3) answer.
+        prior: (N, 3) the constant answer to compare with.
     """
     is_known = labels >= 0
     label, p, constant = labels[is_known], probs[is_known], prior[is_known]
@@ -178,8 +192,8 @@ def column_figures(labels: NDArray[Any], probs: Probs, prior: Probs) -> dict[str
 
 
 def all_figures(labels: NDArray[Any], answers: Answers, columns: Sequence[str]) -> dict[str, Any]:
-    """Figures by column, over all folds and fold by fold, and the columns that do not beat their constant."""
-    found: dict[str, Any] = {}
+    """Figures by column, over all folds and for each, and the columns that are not better than their constant."""
+    by_column: dict[str, Any] = {}
     for column in columns:
         c = COLUMNS.index(column)
         whole = column_figures(labels[:, c], answers.probs[:, c], answers.prior[:, c])
@@ -192,6 +206,6 @@ def all_figures(labels: NDArray[Any], answers: Answers, columns: Sequence[str]) 
             for f in np.unique(answers.folds)
             for rows in [answers.folds == f]
         }
-        found[column] = whole
-    losers = [k for k, v in found.items() if v["studies"] and not v["log_loss"] < v["constant_log_loss"]]
-    return {"columns": found, "not_better_than_constant": losers, "temperatures": answers.temperatures}
+        by_column[column] = whole
+    not_better = [k for k, v in by_column.items() if v["studies"] and not v["log_loss"] < v["constant_log_loss"]]
+    return {"columns": by_column, "not_better_than_constant": not_better, "temperatures": answers.temperatures}

@@ -1,4 +1,4 @@
-"""A sealed baseline, or a run's export, measured on an unseen cohort as the chain is."""
+"""Evaluates a sealed baseline, or a run's export, on an unseen cohort, in the same way as the chain."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STAGE = "baseline"
 
 
 def is_baseline(run: Path) -> bool:
-    """Whether a run folder or bundle holds a baseline and nothing else."""
+    """Whether a run folder or bundle has the networks of a baseline and no others."""
     folder = run / "export" if (run / "export").is_dir() else run
     try:
         return {entry.stage for entry in read_manifest(folder).weights} == {STAGE}
@@ -32,11 +32,11 @@ def is_baseline(run: Path) -> bool:
 
 
 def evaluate_baseline(run: Path, cohort: Cohort, *, device: str = "cpu", progress: bool = True) -> Evaluation:
-    """Predict a labelled cohort with the kernel's own chain, study by study; a failure leaves the prior.
+    """Predict a labelled cohort with the kernel's own chain; a study that fails keeps the prior.
 
     Raises:
         LeakError: the weights were fitted on one of these studies.
-        ManifestError: a bundle that is not what it should be.
+        ManifestError: the bundle is damaged or incomplete.
     """
     folder = run if (run / FILE_NAME).is_file() else run / "export"
     manifest = verify(folder)
@@ -67,7 +67,7 @@ def evaluate_baseline(run: Path, cohort: Cohort, *, device: str = "cpu", progres
         study_ids=cohort.study_ids,
         labels=cohort.labels,
         answers=answers_by_name,
-        localisations={int(study): Localisation() for study in cohort.study_ids},  # none is made: it needs no localiser
+        localisations={int(study): Localisation() for study in cohort.study_ids},  # the baseline localises nothing
         sagittal=pd.DataFrame(),
         axial=pd.DataFrame(),
         problems=problems,

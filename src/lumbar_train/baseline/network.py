@@ -1,4 +1,4 @@
-"""A column's network for training: built, filled with pretrained weights where asked, and cut into three groups."""
+"""A column's network for training: its weights at the start, its three groups of parameters, its optimiser."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 
 
 def make_network(config: BaselineConfig, seed: int, *, pretrained: bool = False) -> BaselineNet:
-    """A network with seeded random weights; ``pretrained`` takes the body from timm.
+    """Build a network with seeded random weights; ``pretrained`` takes the body's weights from timm.
 
     Raises:
-        TrainingError: timm's weights cannot be had.
+        TrainingError: timm cannot get the weights.
     """
     torch.manual_seed(seed)
     network = BaselineNet(config)
@@ -36,7 +36,7 @@ def _pretrained_body(config: BaselineConfig) -> dict[str, Any]:
         raise TrainingError(f"--pretrained: {name} is narrowed here, and has no weights; expected a timm name")
     try:
         body = timm.create_model(name, pretrained=True, in_chans=1, num_classes=0, global_pool="")
-    except Exception as error:  # the hub, the network and timm each have their own
+    except Exception as error:  # the hub, the network and timm each raise errors of their own
         reason = " ".join(str(error).split())[:200]
         raise TrainingError(
             f"--pretrained: timm cannot get the weights of {name} ({reason}); expected the internet or timm's cache"
@@ -46,7 +46,14 @@ def _pretrained_body(config: BaselineConfig) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters that share a learning rate. ``norms`` are those of normalisation layers, trained even when frozen."""
+    """Parameters that share a learning rate.
+
+    Attributes:
+        name: early, late or head.
+        weights: matrices and kernels.
+        biases: of all layers but the normalisation layers.
+        norms: weights and biases of normalisation layers, trained even when the group is frozen.
+    """
 
     name: str
     weights: list[nn.Parameter]
@@ -55,7 +62,7 @@ class Group:
 
 
 def parameter_groups(network: BaselineNet) -> list[Group]:
-    """Early body, late body, head: fastai cuts a ResNet after its second stage, other bodies are cut half way."""
+    """Groups early body, late body and head: a ResNet is cut after its second stage, as in fastai, others half way."""
     body: Any = network.body
     matcher = body.group_matcher(coarse=True)
     layer_of: dict[str, int] = group_with_matcher(body.named_parameters(), matcher, reverse=True)
@@ -64,15 +71,14 @@ def parameter_groups(network: BaselineNet) -> list[Group]:
     groups = [Group(name, [], [], []) for name in ("early", "late", "head")]
     for name, parameter in network.named_parameters():
         inside = name.removeprefix("body.")
-        place = 2 if inside == name else int(layer_of[inside] >= (n_layers + 1) // 2)
-        group = groups[place]
+        group = groups[2 if inside == name else int(layer_of[inside] >= (n_layers + 1) // 2)]
         target = group.norms if id(parameter) in is_norm else group.biases if parameter.ndim <= 1 else group.weights
         target.append(parameter)
     return groups
 
 
 def freeze(groups: list[Group], *, body: bool) -> None:
-    """Freeze the body but for its norms (as fastai does), or train everything."""
+    """Freeze the body except its norms, as fastai does; with ``body=False``, train everything."""
     for group in groups:
         is_frozen = body and group.name != "head"
         for parameter in (*group.weights, *group.biases):
@@ -82,10 +88,10 @@ def freeze(groups: list[Group], *, body: bool) -> None:
 
 
 def make_optimizer(groups: list[Group], rates: list[float], weight_decay: float) -> torch.optim.AdamW:
-    """Adam with fastai's constants: decoupled decay on weights alone, squared momentum 0.99, epsilon 1e-5.
+    """AdamW with fastai's constants: beta2 0.99, epsilon 1e-5.
 
     Args:
-        groups: early, late, head.
+        groups: early, late, head; frozen parameters are left out.
         rates: peak learning rate of each.
         weight_decay: of weights; norms and biases have none.
     """

@@ -1,4 +1,4 @@
-"""``RUN/report/index.html`` of a baseline, and the page that sets baseline beside chain: each one whole file."""
+"""Writes ``RUN/report/index.html`` of a baseline, and the page that compares baseline and chain."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ import numpy as np
 
 from lumbar.io.text import page_value
 from lumbar.labels import COLUMNS
-from lumbar_train.baseline.calibrate import HOTTEST
+from lumbar_train.baseline.calibrate import MAX_TEMPERATURE
 from lumbar_train.baseline.compare import Comparison, chain_oof, compare_unseen, with_floor
 from lumbar_train.baseline.gather import Answers
-from lumbar_train.baseline.look import plot_confusion, plot_finder, plot_samples
+from lumbar_train.baseline.plots import plot_confusion, plot_finder, plot_samples
 from lumbar_train.baseline.prepare import Images
 from lumbar_train.baseline.run import BaselineRun
 from lumbar_train.evaluation.plots import data_uri, plot_answers
 from lumbar_train.evaluation.scoring import TERMS, Interval
 from lumbar_train.files import write_bytes, write_text
 
-N_SAMPLES = 6  # pictures a severity
+N_SAMPLES = 6  # slices shown of each severity
 
 
 def report_run(
     run: BaselineRun, answers: Answers, figures: dict[str, Any], images: Images, chain_run: Path | None = None
 ) -> Path:
-    """Write the page of a run, its figures, and a picture of samples a column.
+    """Write the page of a run, its figures, and for each column a picture with sample slices.
 
     Args:
         run: what was asked for.
-        answers: out of fold.
+        answers: the out-of-fold answers.
         figures: of ``gather.all_figures``.
         images: the converted slices.
-        chain_run: a chain's run on the same studies and folds, to be set beside.
+        chain_run: a chain's run on the same studies and folds, to be compared with.
 
     Raises:
-        CohortError: the chain's run is of other studies or folds.
+        CohortError: the chain's run has other studies or folds.
     """
     cohort = run.cohort
-    steps = {
+    by_name = {
         "uniform": np.full(answers.probs.shape, 1 / 3),
         "prior": answers.prior,
         "baseline, balanced": answers.balanced,
@@ -49,48 +49,48 @@ def report_run(
         "baseline": answers.probs,
     }
     if chain_run is not None:
-        steps["chain"] = chain_oof(chain_run, cohort, run.folds)
+        by_name["chain"] = chain_oof(chain_run, cohort, run.folds)
     title = f"out of fold: {len(cohort)} studies, each by the fold that held it out"
-    comparison = Comparison(title, cohort.study_ids, cohort.labels, with_floor(steps, cohort))
+    comparison = Comparison(title, cohort.study_ids, cohort.labels, with_floor(by_name, cohort))
     folder = run.out / "report"
     columns = [_column(run, column, figures["columns"][column], images, folder) for column in run.columns]
     return _write(folder, comparison, columns, figures)
 
 
 def write_comparison(root: Path, split: str, baseline: Path, chain: Path, prior: Path, out: Path) -> Path:
-    """The page of both on unseen studies; arguments as ``compare.compare_unseen``."""
+    """Write the page that compares both on unseen studies; arguments as in ``compare.compare_unseen``."""
     return _write(out, compare_unseen(root, split, baseline, chain, prior), [], {})
 
 
 def _write(folder: Path, comparison: Comparison, columns: list[dict[str, Any]], figures: dict[str, Any]) -> Path:
-    found = comparison.figures()
+    scored = comparison.figures()
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         finalize=page_value,
     )
-    # earlier stages of the baseline's answer would only crowd the bars
-    drawn = {name: rows for name, rows in found["scores"].items() if not name.startswith("baseline, ")}
+    # Intermediate answers of the baseline are left out of the bars, which they would only crowd
+    drawn = {name: rows for name, rows in scored["scores"].items() if not name.startswith("baseline, ")}
     bars = {name: {term: Interval(*rows[term]) for term in TERMS} for name, rows in drawn.items()}
     text = environment.get_template("page.html.j2").render(
         title="The FastAI baseline, done right",
         subtitle=comparison.title,
-        verdict=found["verdict"],
+        verdict=scored["verdict"],
         terms=[term.replace("_", " ") for term in TERMS],
-        score_rows=[(name, [rows[t] for t in TERMS]) for name, rows in found["scores"].items()],
-        difference_rows=[(name, [rows[t] for t in TERMS]) for name, rows in found["differences"].items()],
+        score_rows=[(name, [rows[t] for t in TERMS]) for name, rows in scored["scores"].items()],
+        difference_rows=[(name, [rows[t] for t in TERMS]) for name, rows in scored["differences"].items()],
         bars=data_uri(plot_answers(bars)),
         columns=columns,
-        losers=figures.get("not_better_than_constant", []),
+        not_better=figures.get("not_better_than_constant", []),
         constant_fits=figures.get("constant_fits", []),
-        hottest=f"{HOTTEST:g}",
+        max_temperature=f"{MAX_TEMPERATURE:g}",
         temperatures=[
             (name.replace("_", " "), values["all"], [value for fold, value in values.items() if fold != "all"])
             for name, values in figures.get("temperatures", {}).items()
         ],
     )
-    write_text(folder / "figures.json", json.dumps(found, indent=1) + "\n")
+    write_text(folder / "figures.json", json.dumps(scored, indent=1) + "\n")
     write_text(folder / "index.html", text)
     return folder / "index.html"
 

@@ -1,4 +1,4 @@
-"""A run's full fits on new studies, slice by slice: CSV files by column and a whole submission."""
+"""Predicts new studies with a run's full fits: a CSV file per column, and the submission."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lumbar.output.submission import expected_studies, normalise
 from lumbar.stages.aggregate import prior_array
 from lumbar.study import list_studies, read_descriptions
 from lumbar_train.baseline.fit import LOGITS
-from lumbar_train.baseline.gather import answer_frame, submission_frame, write_predictions, zip_groups
+from lumbar_train.baseline.gather import answer_frame, study_means, submission_frame, write_predictions
 from lumbar_train.baseline.prepare import describe_problems, prepare
 from lumbar_train.engine.distributed import pick_device
 from lumbar_train.errors import TrainingError
@@ -25,14 +25,22 @@ from lumbar_train.files import write_text
 
 
 def predict_split(out: Path, root: Path, split: str, *, batch: int, start_batch: int) -> tuple[Path, Score | None]:
-    """Predict a split with what the run exported, and score it where ``solution.csv`` lies beside.
+    """Predict a split with the networks that a run exported; score it if there are labels.
+
+    Args:
+        out: run folder.
+        root: competition folder.
+        split: train or test.
+        batch: studies per batch of the conversion.
+        start_batch: earlier batches are trusted without a check.
 
     Returns:
-        the submission, and its score where the labels are known.
+        path of the submission, and its score if the labels are known.
 
     Raises:
         TrainingError: the run has exported nothing.
-        ManifestError, CohortError: weights or data that are not what they should be.
+        ManifestError: the weights are damaged or incomplete.
+        CohortError: the data are damaged or incomplete.
     """
     if not (out / "export").is_dir():
         raise TrainingError(f"{out / 'export'}: not found, expected a baseline run with its fits on all data")
@@ -51,17 +59,17 @@ def predict_split(out: Path, root: Path, split: str, *, batch: int, start_batch:
     prior = prior_array(manifest.prior)
     probs = np.tile(prior, (len(study_ids), 1, 1))
     row_of = {study: k for k, study in enumerate(study_ids)}
-    found: dict[str, pd.DataFrame] = {}
+    by_column: dict[str, pd.DataFrame] = {}
     for column, (network, *_) in tqdm(networks.by_column.items(), desc=f"predict {split}", unit="column"):
         c = COLUMNS.index(column)
         frame = images.table[["study_id", "series_id", "image_path"]].copy()
         frame[LOGITS] = slice_logits(network, np.asarray(images.pixels))
-        found[column] = answer_frame(frame, prior[c], network.config.balance, network.config.temperature)
-        for study, values in zip_groups(found[column]):
+        by_column[column] = answer_frame(frame, prior[c], network.config.balance, network.config.temperature)
+        for study, values in study_means(by_column[column]):
             if study in row_of:
                 probs[row_of[study], c] = values
     folder = out / f"predictions-{split}-{root.resolve().name}"
-    write_predictions(folder, found)
+    write_predictions(folder, by_column)
     frame = submission_frame(study_ids, np.stack([normalise(p) for p in probs]) if len(probs) else probs)
     write_text(folder / "submission.csv", csv_text(frame))
     solution = root / ("solution.csv" if split == "test" else "train.csv")

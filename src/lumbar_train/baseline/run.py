@@ -1,4 +1,4 @@
-"""The whole baseline: prepare, fit every column and fold side by side, gather, score, export."""
+"""The whole baseline: prepare the images, fit every column on every fold, gather, score, export."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from lumbar_train.data.tables import Cohort, read_study_ids
 from lumbar_train.engine.distributed import pick_device
 from lumbar_train.engine.fold_pool import hand_out, usable_devices
 from lumbar_train.errors import TrainingError
-from lumbar_train.files import write_text
+from lumbar_train.files import read_object, write_text
 from lumbar_train.outputs.store import write_frame
 
 Results = dict[tuple[str, int], dict[str, Any]]
@@ -40,17 +40,17 @@ Results = dict[tuple[str, int], dict[str, Any]]
 
 @dataclass
 class BaselineRun:
-    """What a run is asked for.
+    """The options of a run.
 
     Attributes:
         cohort: labelled studies.
         out: run folder.
-        settings: how to see and fit.
-        columns: which label columns, in the order of ``labels.COLUMNS``.
+        settings: of images and fits.
+        columns: label columns, in the order of ``labels.COLUMNS``.
         folds: ``study_id, fold``.
-        with_full: also fit on all data, which is what ships.
-        jobs: fits side by side.
-        resume: go on in a folder that holds fits.
+        with_full: also fit on all data; these fits are the ones that ship.
+        jobs: fits at the same time.
+        resume: continue in a folder that has fits.
     """
 
     cohort: Cohort
@@ -69,15 +69,15 @@ class BaselineRun:
 
     @property
     def use_folds(self) -> list[int]:
-        """Folds to hold out; FULL last, where it is asked for."""
+        """Folds to hold out, then FULL if it is asked for."""
         return [*sorted(map(int, self.folds["fold"].unique())), *([FULL] if self.with_full else [])]
 
 
 def choose_columns(names: str | None) -> list[str]:
-    """Comma-separated columns, or all 25; a whole condition may be named.
+    """Parse --columns: columns or whole conditions separated by commas; all 25 columns if nothing is given.
 
     Raises:
-        CohortError: a name that is no column and no condition.
+        CohortError: a name is neither a column nor a condition.
     """
     if not names:
         return list(COLUMNS)
@@ -89,21 +89,28 @@ def choose_columns(names: str | None) -> list[str]:
 
 
 def choose_folds(text: str | None, out: Path, cohort: Cohort, seed: int) -> tuple[Cohort, pd.DataFrame]:
-    """A number of folds, a table of them, or what the run folder holds; three by default.
+    """Parse --folds: a number of folds, or a table; by default those of the run folder, or three.
+
+    Args:
+        text: the option's value.
+        out: run folder.
+        cohort: labelled studies.
+        seed: of new folds.
 
     Returns:
-        the cohort, less the studies that a given table leaves out (the chain leaves out what has no readable series,
-        and both must be scored on the same studies), and the folds.
+        the cohort without the studies that a given table leaves out, and the folds. (The chain leaves out studies
+        without a readable series, and both must be scored on the same studies.)
 
     Raises:
-        CohortError, LeakError: as ``make_folds`` and ``read_folds``.
+        CohortError: as in ``make_folds`` and ``read_folds``.
+        LeakError: as in ``read_folds``.
     """
     if text is not None and not text.isdigit():
-        cohort = as_listed(cohort, Path(text))
+        cohort = without_unlisted(cohort, Path(text))
         return cohort, read_folds(text, cohort)
     kept = out / "folds.csv"
     if kept.is_file():
-        cohort = as_listed(cohort, kept)
+        cohort = without_unlisted(cohort, kept)
         folds = read_folds(kept, cohort)
         if text is not None and folds["fold"].nunique() != int(text):
             n_kept = folds["fold"].nunique()
@@ -112,8 +119,8 @@ def choose_folds(text: str | None, out: Path, cohort: Cohort, seed: int) -> tupl
     return cohort, make_folds(cohort, int(text or 3), seed)
 
 
-def as_listed(cohort: Cohort, path: Path) -> Cohort:
-    """The studies that a table of folds lists; what is wrong with the table is found by ``read_folds``."""
+def without_unlisted(cohort: Cohort, path: Path) -> Cohort:
+    """Leave out the studies that a table of folds does not list; ``read_folds`` checks the table itself."""
     try:
         listed = read_study_ids(path)
     except CohortError:
@@ -124,28 +131,36 @@ def as_listed(cohort: Cohort, path: Path) -> Cohort:
     return cohort.without(absent, {f"studies: not in {path.name}": len(absent)})
 
 
-def check_free(run: BaselineRun) -> None:
-    """Refuse to mix with another run's fits.
+def check_run_folder(run: BaselineRun) -> None:
+    """Refuse a folder with another run.
 
     Raises:
-        CohortError: the folder holds fits and ``resume`` is not asked for, or holds another kind of run.
+        CohortError: the folder has fits and ``resume`` is not asked for, or it has a run of the chain.
     """
     if (run.out / "fits").is_dir() and not run.resume:
         raise CohortError(f"{run.out}: holds fits, add --resume to go on with it or name another folder")
     recipe = run.out / "recipe.json"
-    if recipe.is_file() and json.loads(recipe.read_text("utf-8")).get("name") != RECIPE:
+    if recipe.is_file() and read_object(recipe).get("name") != RECIPE:
         raise CohortError(f"{run.out}: holds a run of the chain, expected a folder of its own for the baseline")
 
 
 def execute(run: BaselineRun, *, batch: int, start_batch: int) -> tuple[Answers, dict[str, Any], Results, Images]:
-    """Train and score; what was done before is kept.
+    """Prepare, fit and score; what is already finished is kept.
+
+    Args:
+        run: options.
+        batch: studies per batch of the conversion.
+        start_batch: earlier batches are trusted without a check.
+
+    Returns:
+        out-of-fold answers, figures of ``gather.all_figures``, content of each ``fit.json``, images.
 
     Raises:
-        LumbarError: as the steps; what is finished stays, and ``resume`` goes on.
+        LumbarError: of any part; what is finished stays, and ``resume`` continues.
     """
     check_settings(run.settings)
-    check_free(run)
-    # found now, not after hours of conversion: a network that cannot be built, weights that cannot be had
+    check_run_folder(run)
+    # A network that cannot be built, or weights that cannot be downloaded, are noticed before hours of conversion
     make_network(run.settings.network(run.columns[0]), 0, pretrained=run.settings.pretrained)
     images = prepare_run(run, batch, start_batch)
     write_folds(run.out / "folds.csv", run.folds)
@@ -155,7 +170,7 @@ def execute(run: BaselineRun, *, batch: int, start_batch: int) -> tuple[Answers,
     results = fit_all(run)
     answers = out_of_fold(run.out / "fits", results, run.cohort, run.folds)
     figures = summarise(run, answers, results)
-    _note(run, figures, time.monotonic() - started)
+    _write_seconds(run, time.monotonic() - started)
     return answers, figures, results, images
 
 
@@ -175,15 +190,15 @@ def prepare_run(run: BaselineRun, batch: int, start_batch: int) -> Images:
 
 
 def jobs_of(run: BaselineRun) -> list[Job]:
-    """Every fit of a run; the fits on all data last, so that a run that is cut short can be scored soonest."""
+    """All fits of a run, the fits on all data last: an interrupted run then has more folds to be scored on."""
     cohort = run.cohort
-    found = []
+    jobs = []
     for fold in run.use_folds:
         _, held_out = split(run.folds, fold)
         for column in run.columns:
             name = "full" if fold == FULL else f"fold{fold}"
             classes = cohort.labels[:, COLUMNS.index(column)]
-            found.append(
+            jobs.append(
                 Job(
                     column=column,
                     fold=fold,
@@ -195,14 +210,14 @@ def jobs_of(run: BaselineRun) -> list[Job]:
                     held_out=frozenset(map(int, held_out)),
                 )
             )
-    return found
+    return jobs
 
 
 def fit_all(run: BaselineRun) -> Results:
-    """Do all fits that are not done; a failing one ends the run, and what is finished stays.
+    """Do all fits that are not finished; one that fails ends the run, and what is finished stays.
 
     Raises:
-        TrainingError: no fit could learn anything, because each found one class alone.
+        TrainingError: every fit had labels of one class only.
     """
     jobs = jobs_of(run)
     results: Results = {}
@@ -245,7 +260,7 @@ def _run(jobs: Sequence[Job], n: int) -> Iterator[tuple[Job, dict[str, Any]]]:
 
 
 def summarise(run: BaselineRun, answers: Answers, results: Results) -> dict[str, Any]:
-    """Score, predictions and figures on disk."""
+    """Write the predictions and the figures; returns the figures."""
     cohort = run.cohort
     ids = list(map(int, cohort.study_ids))
     frame = submission_frame(ids, answers.probs)
@@ -263,17 +278,17 @@ def summarise(run: BaselineRun, answers: Answers, results: Results) -> dict[str,
     return figures
 
 
-def _note(run: BaselineRun, figures: dict[str, Any], seconds: float) -> None:
-    """``seconds.json``, summed over resumes."""
+def _write_seconds(run: BaselineRun, seconds: float) -> None:
+    """Write ``seconds.json``; the seconds of a resumed run are added up."""
     path = run.out / "seconds.json"
-    noted = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    noted["fits"] = round(noted.get("fits", 0.0) + seconds, 1)
-    noted["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, {run.jobs} jobs, {pick_device('auto').type}"
-    noted["torch_threads"] = torch.get_num_threads()
-    write_text(path, json.dumps(noted, indent=1))
+    training = read_object(path)
+    training["fits"] = round(training.get("fits", 0.0) + seconds, 1)
+    training["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, {run.jobs} jobs, {pick_device('auto').type}"
+    training["torch_threads"] = torch.get_num_threads()
+    write_text(path, json.dumps(training, indent=1))
 
 
 def export_run(run: BaselineRun, figures: dict[str, Any], results: Results) -> Path:
-    """``RUN/export``, ready to be sealed."""
-    training = json.loads((run.out / "seconds.json").read_text("utf-8"))
+    """Write ``RUN/export``, which can be sealed."""
+    training = read_object(run.out / "seconds.json")
     return export(run.out, results, run.cohort, figures["oof"], training, figures["temperatures"])

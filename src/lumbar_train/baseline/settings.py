@@ -1,4 +1,4 @@
-"""Everything that decides what a baseline run computes."""
+"""The settings that decide what a baseline run computes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lumbar.config import BackboneConfig, BaselineConfig
 from lumbar.errors import CohortError
 from lumbar.labels import DESCRIPTIONS, SAGITTAL_T1
 
-# Under 0.5 M parameters, for two CPU cores: timm's ten-layer ResNet, narrowed.
+# Below 0.5 M parameters, for two CPU cores: timm's ten-layer ResNet with fewer channels.
 SMALL = BackboneConfig("resnet10t", channels=(16, 32, 64, 128), stem_width=8)
 ARCHS = {"small": SMALL}
 FROM_SCRATCH_LR_MULT = 1.0
@@ -16,26 +16,26 @@ FROM_SCRATCH_LR_MULT = 1.0
 
 @dataclass(frozen=True)
 class Settings:
-    """How a baseline run sees and fits.
+    """What a baseline run sees, and how it fits its networks.
 
     Attributes:
         arch: ``small``, or any timm name.
         pretrained: start the body from timm's weights (needs the internet).
         description: which series.
-        size: pixels a side.
+        size: height and width of an image in pixels.
         slices: central slices of each series, 0 for all.
-        epochs: with all layers, after ``freeze_epochs`` of the head alone.
-        base_lr: peak rate of the head; 0 asks the finder, for each fit on its own training images.
-        lr_mult: the body's first layers learn so many times slower than the head once all are trained; None is
-            fastai's 100 with pretrained weights, and 1 without: slow layers keep what pre-training taught, and a body
-            of random weights has nothing to keep.
-        batch_size: images a step.
+        epochs: with all layers.
+        freeze_epochs: with the head alone, before that.
+        base_lr: peak rate of the head; 0 lets the finder choose, for each fit on its own training images.
+        lr_mult: how many times slower than the head the first layers learn once all are trained. None means fastai's
+            100 with pretrained weights, because slow layers keep what they have learnt before, and 1 without.
+        batch_size: images per step.
         weight_decay: decoupled, not on norms and biases.
         finder_steps: steps of the range test.
-        stop_accuracy: train on until a fifth of the training studies, kept apart, is classified this well; 0 is off.
-        max_epochs: cap of that.
-        seed: of everything.
-        amp: half precision of the training steps, as ``LoopConfig`` has it.
+        stop_accuracy: continue until a fifth of the training studies, kept apart, is classified this well; 0 is off.
+        max_epochs: most epochs with ``stop_accuracy``.
+        seed: of everything random.
+        amp: half precision of the training steps, as in ``LoopConfig``.
     """
 
     arch: str = "resnet34"
@@ -64,17 +64,17 @@ class Settings:
 
     @property
     def body_lr_mult(self) -> float:
-        """How many times slower the first layers learn."""
+        """How many times slower than the head the first layers learn."""
         if self.lr_mult is not None:
             return self.lr_mult
         return 100.0 if self.pretrained else FROM_SCRATCH_LR_MULT
 
 
 def check_settings(settings: Settings) -> None:
-    """Refuse what cannot be meant.
+    """Refuse values out of range.
 
     Raises:
-        CohortError: naming the option, the value found and those allowed.
+        CohortError: names the option, the value found and what is allowed.
     """
     if settings.description not in DESCRIPTIONS:
         raise CohortError(f"--description: found {settings.description!r}, expected one of {', '.join(DESCRIPTIONS)}")

@@ -17,9 +17,9 @@ from torchvision.transforms import v2
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Strengths; the defaults are for classifiers, ``WILD`` for localisers that must stand any scanner.
+    """Strengths; the defaults are for classifiers, ``LOCALISER_AUGMENT`` for localisers that must stand any scanner.
 
-    ``ORIGINAL`` is the solution's for classifiers. Turn, zoom and shift of classifiers are drawn from normal
+    ``SOLUTION_AUGMENT`` is the solution's for classifiers. Turn, zoom and shift of classifiers are drawn from normal
     distributions of half these sizes, or with ``uniform`` evenly between them. With ``on_device`` the loader hands out
     cut-outs of the slices, and the device of the fit warps, colours and mixes whole batches of them.
     """
@@ -44,7 +44,7 @@ class AugmentConfig:
     on_device: bool = False
 
 
-WILD = AugmentConfig(
+LOCALISER_AUGMENT = AugmentConfig(
     shift_mm=30.0,
     turn_deg=22.0,
     zoom=0.35,
@@ -61,7 +61,7 @@ WILD = AugmentConfig(
 # degrees with probability 0.7; 10 to 30 holes of 0.01 to 0.08 of the side with probability 0.8; brightness and contrast
 # by 0.1, for which our tone curve stands. Its crop to three quarters of the width, a further shift by an eighth, is not
 # taken over. Shading, noise and blur are ours and stay mild.
-ORIGINAL = AugmentConfig(
+SOLUTION_AUGMENT = AugmentConfig(
     shift_mm=0.0,
     shift=0.2,
     turn_deg=30.0,

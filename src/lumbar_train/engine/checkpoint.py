@@ -1,4 +1,4 @@
-"""Checkpoints: everything that decides what training does next, in one file that is whole or absent."""
+"""Weights and checkpoints: files that are whole or absent; a checkpoint holds all that decides how training goes on."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ from lumbar.errors import LumbarError
 from lumbar_train.errors import TrainingError
 
 T = TypeVar("T")
-PATIENCE = timedelta(hours=4)  # the first process joins tables and fits the aggregator while the others wait
-FAREWELL = timedelta(minutes=1)  # a refusal is mostly everybody's, and then all say it within moments
+GROUP_TIMEOUT = timedelta(hours=4)  # the main process joins tables and fits the aggregator while the others wait
+LEAVE_TIMEOUT = timedelta(minutes=1)  # mostly all processes refuse for the same reason, within moments
 
 
 @dataclass(frozen=True)
@@ -105,16 +105,22 @@ def _result(outcome: tuple[Any, Exception | None]) -> Any:
 
 
 def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
-    """``auto`` is the GPU of this local rank where there is one, else the CPU.
+    """The device of a name; ``auto`` is the GPU of this local rank where there is one, else the CPU.
 
     Raises:
-        TrainingError: a GPU is asked for and there is none.
+        TrainingError: no name of a device, or a GPU that is not there.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
+    try:
+        device = torch.device("cuda", local_rank) if name == "cuda" else torch.device(name)
+    except RuntimeError:
+        raise TrainingError(f"device: found {name!r}, expected auto, cpu, cuda, cuda:0, ...") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
         raise TrainingError(f"device {name}: torch sees no GPU, expected one; use cpu")
-    return torch.device("cuda", local_rank) if name == "cuda" else torch.device(name)
+    if device.type == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():
+        raise TrainingError(f"device {name}: found {torch.cuda.device_count()} GPUs, expected one of this number")
+    return device
 
 
 @contextmanager
@@ -140,23 +146,23 @@ def join_distributed(
     if world == 1 or "RANK" not in os.environ:
         yield Distributed(device=chosen)
         return
-    store, rank, world = next(rendezvous("env://", timeout=PATIENCE))
+    store, rank, world = next(rendezvous("env://", timeout=GROUP_TIMEOUT))
     backend = "nccl" if chosen.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=GROUP_TIMEOUT)
     try:
         yield Distributed(rank, world, chosen)
     except (LumbarError, OSError) as error:
         if on_refusal is not None:
             on_refusal(error)
-        _take_leave(store, world)
+        _leave_together(store, world)
         raise
     finally:
         dist.destroy_process_group()
 
 
-def _take_leave(store: Any, world: int) -> None:
-    """Wait until all have come here, but not for long: the others may be waiting for this process elsewhere."""
-    with suppress(RuntimeError):  # time is over, or the process that holds the store has left
+def _leave_together(store: Any, world: int) -> None:
+    """Wait until all processes have come here, but not for long: others may be waiting for this one elsewhere."""
+    with suppress(RuntimeError):  # a timeout, or the process that holds the store has ended
         if store.add("leaving", 1) == world:
             store.set("all are leaving", "")
-        store.wait(["all are leaving"], FAREWELL)
+        store.wait(["all are leaving"], LEAVE_TIMEOUT)

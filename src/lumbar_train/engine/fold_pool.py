@@ -40,9 +40,9 @@ def workers(jobs: int) -> AbstractContextManager[ProcessPoolExecutor | None]:
 
 
 def end_with_parent() -> None:
-    """Let this process of a pool end when the one that started it does.
+    """End this process of a pool when the process that started it ends.
 
-    Else a fit goes on for minutes after its run was killed, and writes beside the run that was started again.
+    Otherwise a fit goes on for minutes after its run was killed, and writes beside the run that was started again.
     """
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -83,7 +83,7 @@ def hand_out(
 ) -> Iterator[tuple[A, T]]:
     """Begin tasks in their order, ``jobs`` at a time, each on the device that the fewest are using; yield as they end.
 
-    A task that fails raises here; those that have begun go on to their end, and no other begins.
+    An error of a task is raised here: tasks that have begun run to their end, and no other begins.
     """
     load = [0] * len(devices)
     waiting = deque(tasks)

@@ -1,4 +1,4 @@
-"""How a fit is set up: its options, its result, precision, and the network's place among processes."""
+"""How a fit is set up: its options, its result, the precision, and the network among several processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lumbar_train.errors import TrainingError
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How to fit. ``batch_size`` counts the samples of an optimiser step over all processes and parts.
+    """Options of a fit. ``batch_size`` counts the samples of an optimiser step over all processes and parts.
 
     Attributes:
         epochs: passes over the data.
@@ -39,7 +39,7 @@ class LoopConfig:
         seed: of order, augmentation and dropout.
         workers: loader processes; 0 loads in this one.
         monitor: which value of ``validate`` decides what is best.
-        is_higher_better: its sense.
+        is_higher_better: whether a higher value is the better one.
         keep: ``last`` or ``best``: which weights the result names. ``last`` by default, because the best epoch was
             chosen on the very studies that the out-of-fold outputs are scored on.
         checkpoint_seconds: at least so often, and at each epoch's end, the state is saved.
@@ -111,7 +111,7 @@ def amp_dtype(config: LoopConfig, device: torch.device) -> torch.dtype | None:
 
 
 def autocast(config: LoopConfig, device: torch.device) -> AbstractContextManager[Any]:
-    """The precision that a fit with this configuration computes in, for validation and prediction."""
+    """Computes a block in the precision of a fit, for validation and prediction too."""
     dtype = amp_dtype(config, device)
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
@@ -126,7 +126,7 @@ def restore_scaler(scaler: torch.amp.GradScaler, state: Mapping[str, Any]) -> No
 
 
 def check_config(config: LoopConfig, n_samples: int) -> None:
-    """Refuse options that cannot be meant, and an empty dataset.
+    """Refuse options without a meaning, and an empty dataset.
 
     Raises:
         TrainingError: naming the option.
@@ -150,7 +150,7 @@ def place(model: nn.Module, config: LoopConfig, distributed: Distributed) -> nn.
 
 
 def wrap(model: nn.Module, config: LoopConfig, distributed: Distributed) -> Any:
-    """The network as the loss calls it: exchanging gradients, compiled."""
+    """The network as the loss calls it: with gradients exchanged between processes, and compiled if asked for."""
     network: Any = model
     if distributed.is_many:
         ids = [distributed.device.index] if distributed.device.type == "cuda" else None

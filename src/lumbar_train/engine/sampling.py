@@ -1,6 +1,7 @@
-"""Which samples make up which batch, on which process: a function of (seed, epoch, index) alone.
+"""Which samples make up which batch, on which process.
 
-Neither the number of processes, nor of loader workers, nor an interruption changes what a sample looks like.
+What a sample looks like depends on (seed, epoch, index) alone: not on the number of processes or of loader workers, nor
+on an interruption.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Dataset(Protocol):
 
 
 def epoch_order(n: int, seed: int, epoch: int, *, is_shuffled: bool = True) -> np.ndarray:
-    """Order of the samples in an epoch: (n,) int64, a permutation."""
+    """Order of the samples in an epoch: (n,) int64, a permutation of 0 to n - 1."""
     if not is_shuffled:
         return np.arange(n)
     return np.random.default_rng([seed, epoch]).permutation(n)
@@ -47,21 +48,28 @@ def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
 
 @dataclass(frozen=True)
 class Part:
-    """One forward pass of one process: the samples, and whether they count.
+    """One forward pass of one process.
 
     A batch too small for all processes leaves some without samples; those run the batch's first sample with no weight,
     because every process has to take part when gradients are exchanged.
+
+    Attributes:
+        epoch: 0-based.
+        step: of the epoch, 0-based.
+        indices: of the samples.
+        counts: False for a sample that is only run to take part.
+        is_last: whether it ends the step: gradients are exchanged and the optimiser moves.
     """
 
     epoch: int
     step: int
     indices: tuple[int, ...]
     counts: bool
-    is_last: bool  # of the step: gradients are exchanged and the optimiser moves
+    is_last: bool
 
 
 def step_parts(batch: np.ndarray, epoch: int, step: int, distributed: Distributed, accumulate: int) -> list[Part]:
-    """Cut a global batch into this process's forward passes; the same number on every process."""
+    """Cut a global batch into the forward passes of this process; every process gets the same number of them."""
     shares = np.array_split(batch, distributed.world)
     n_parts = max(1, min(accumulate, max(len(share) for share in shares)))
     pieces = np.array_split(shares[distributed.rank], n_parts)

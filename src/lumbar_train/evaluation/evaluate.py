@@ -1,4 +1,4 @@
-"""A run's or a bundle's figures on labelled studies: the only place where truth may enter."""
+"""Measures a run or a bundle on labelled studies."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _SAGITTAL = tuple(name.startswith("sagittal") for name in CLASSIFIERS)
 
 @dataclass
 class Evaluation:
-    """Everything that the report shows.
+    """What was measured; the report shows all of it.
 
     Attributes:
         title: what was scored, in words.
@@ -240,7 +240,7 @@ class _Outcome:
 
 @dataclass
 class _Bench:
-    """Studies through the stages, one read ahead; one study's failure leaves its prior, as in the kernel."""
+    """Leads studies through the stages, reading one ahead; a study that fails keeps its prior, as in the kernel."""
 
     cohort: Cohort
     networks: Networks

@@ -1,4 +1,4 @@
-"""``recipe.json``: a run folder's recipe as trained, and the guard that kept fits are read as they were trained."""
+"""``recipe.json``: the recipe that a run folder was trained with; its networks are not read as others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FILE = "recipe.json"
 
 
 def write_recipe(run: Path, recipe: Recipe, seed: int, words: Iterable[str] = ()) -> None:
-    """Leave the whole recipe, and the words that changed it, for those who read the run later."""
+    """Write the whole recipe, and the words that changed it."""
     stages = {
         name: {
             "network": to_dict(stage.network),
@@ -43,12 +43,12 @@ def write_recipe(run: Path, recipe: Recipe, seed: int, words: Iterable[str] = ()
 
 
 def check_kept(run: Path, recipe: Recipe, anew: Iterable[str]) -> None:
-    """Refuse to read the fits that a run folder keeps as other networks than they were trained as.
+    """Refuse a recipe whose networks differ from those that the run folder keeps weights of.
 
     Args:
         run: the run folder.
         recipe: what is to be used now.
-        anew: stages of which every kept fit is trained anew in this call.
+        anew: stages whose kept weights are all replaced in this call.
 
     Raises:
         CohortError: a stage, the field that differs, and both values.

@@ -1,4 +1,4 @@
-"""Out-of-fold outputs gathered under guard: no study is predicted, scored or passed on by weights that saw it."""
+"""The guards against leaks: no study is predicted, scored or passed on by weights that have seen it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Part(Generic[T]):
-    """What one fit says of studies that it has not seen.
+    """The outputs of one fit for studies that it has not seen.
 
     Attributes:
         fold: the fold that was held out.
@@ -70,7 +70,7 @@ def gather(parts: Iterable[Part[T]], folds: pd.DataFrame, *, is_complete: bool =
 
 
 def check_oof_frame(frame: pd.DataFrame, folds: pd.DataFrame, path: Path | str) -> None:
-    """Refuse a stored table whose rows do not come from the fold that the run holds each study out in.
+    """Refuse a stored table with rows that do not come from the fold that holds the study out.
 
     Raises:
         LeakError: a study in two folds, in another fold than ``folds`` says, or from a fit on all data.

@@ -1,4 +1,4 @@
-"""What one stage leaves for the next in a run folder: out-of-fold localisations and logits, as parquet, no pickle."""
+"""Tables that one stage leaves for the next in a run folder: out-of-fold localisations and logits, as parquet."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def write_frame(path: Path, frame: pd.DataFrame) -> None:
 def write_piece(folder: Path, fold: int, frame: pd.DataFrame, name: str = "oof") -> None:
     """Write one fold's out-of-fold rows, then the table of all folds there are.
 
-    Folds may run side by side: each owns its piece, one at a time joins them, and whoever is last sees them all.
+    Folds may run side by side: each writes its own piece, and they join the pieces one after the other, under a lock.
     """
     write_frame(folder / "pieces" / f"{name}.fold{fold}.parquet", frame)
     with open(folder / "pieces" / ".lock", "w") as lock:

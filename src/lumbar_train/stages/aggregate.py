@@ -13,7 +13,7 @@ from lumbar_train.recipes import Fit
 from lumbar_train.stages.losses import competition_loss
 
 POOL_RATE = 10.0  # learning rate of the pool's weights and scales, as a multiple of the MLPs'
-MODEL_DROP = 0.1  # chance that a model's logits are hidden in training, so that missing series are rehearsed
+MODEL_DROP = 0.1  # chance that a model's logits are hidden in training, so that it learns to do without a series
 
 
 def fit_aggregator(
@@ -26,12 +26,23 @@ def fit_aggregator(
     seed: int,
     confidence: NDArray[np.float32] | None = None,
 ) -> tuple[Aggregator, list[float]]:
-    """Fit on logits (N, M, 5, 5, 3), mask (N, M, 5, 5), labels (N, 25), prior (25, 3); gives network and losses.
+    """Fit an aggregator with AdamW and a cosine schedule.
 
-    ``confidence`` (N, 5, 4) of localisation is for configurations that ask for it.
+    With a batch as large as the cohort every step sees the metric itself; in smaller batches its normalisation by
+    weights is that of the batch.
 
-    Cosine schedule, AdamW. With a batch as large as the cohort every step sees the metric itself; in smaller batches
-    its normalisation by weights is that of the batch.
+    Args:
+        logits: (N, M, 5 conditions, 5 levels, 3) of M classifiers.
+        mask: (N, M, 5, 5) which of them rest on images.
+        labels: (N, 25), -1 missing.
+        prior: (25, 3).
+        config: of the network.
+        fit: how it is fitted.
+        seed: of initial weights and order.
+        confidence: (N, 5, 4) of localisation, for configurations that ask for it.
+
+    Returns:
+        The network, and the mean loss of each epoch.
     """
     torch.manual_seed(seed)
     network = build(name_of(config), to_dict(config)).train()

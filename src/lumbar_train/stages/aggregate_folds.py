@@ -1,4 +1,4 @@
-"""The aggregator's place in a run: fitted on out-of-fold logits, scored by fits on the other folds' studies only."""
+"""The aggregators of a run: fitted on out-of-fold logits, each scored on the studies of a fold that it has not seen."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run_aggregator(run: RunContext) -> None:
 def fit_aggregator_folds(
     run: Path, cohort: Cohort, fold_of: Mapping[int, int], use_folds: list[int], stage: StageRecipe, *, seed: int
 ) -> None:
-    """Fit one aggregator a fold and one on all, and score the studies that each of the former has not seen.
+    """Fit an aggregator for each fold and those on all studies; score the former on studies that they have not seen.
 
     Where the plain pool of the classifiers scores as well on those studies, all fits become that pool.
 
@@ -50,8 +50,8 @@ def fit_aggregator_folds(
         cohort: labels.
         fold_of: fold by study.
         use_folds: folds to fit on, all that hold out studies among them; their logits are there.
-        stage: configuration and fit.
-        seed: of the fits.
+        stage: configuration of the network, and how it is fitted.
+        seed: of initial weights and order.
 
     Raises:
         TrainingError: no held-out fold, or one that holds every study.

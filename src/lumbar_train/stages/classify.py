@@ -46,7 +46,7 @@ class LevelCrops(StudySamples):
 
     Args:
         cache: decoded studies.
-        found: where each study's levels are.
+        localisations: where each study's levels are.
         labels: (25,) by study.
         config: of the classifier.
         augment: None shows every sample as the kernel would.
@@ -58,7 +58,7 @@ class LevelCrops(StudySamples):
     def __init__(
         self,
         cache: Cache,
-        found: Mapping[int, Localisation],
+        localisations: Mapping[int, Localisation],
         labels: Mapping[int, Labels],
         config: SagittalClassifierConfig | AxialClassifierConfig,
         augment: AugmentConfig | None,
@@ -68,12 +68,12 @@ class LevelCrops(StudySamples):
         left_out: frozenset[str] = frozenset(),
     ) -> None:
         self.cache, self.labels, self.soft = cache, labels, soft
-        self.found = {study_id: _without(place, left_out) for study_id, place in found.items()}
+        self.localisations = {study_id: _without(place, left_out) for study_id, place in localisations.items()}
         self.config, self.augment, self.mixing = config, augment, mixing
         self.targets = config.conditions
         self.items = [
             (study_id, level)
-            for study_id, place in self.found.items()
+            for study_id, place in self.localisations.items()
             for level in range(5)
             if self._is_there(place, level) and (labels[study_id].reshape(5, 5)[list(self.targets), level] >= 0).any()
         ]
@@ -83,10 +83,10 @@ class LevelCrops(StudySamples):
         self.photometric = photometric(augment) if augment and not augment.on_device else None
         self.collate = collate_crops
 
-    def _is_there(self, found: Localisation, level: int) -> bool:
+    def _is_there(self, localisation: Localisation, level: int) -> bool:
         if isinstance(self.config, SagittalClassifierConfig):
-            return LEVELS[level] in found.levels_mm
-        return found.axial(LEVELS[level]) is not None
+            return LEVELS[level] in localisation.levels_mm
+        return localisation.axial(LEVELS[level]) is not None
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         """mask, level (), labels (5,) int64 and crops, or what the device makes them of (``data.batched``).
@@ -100,7 +100,7 @@ class LevelCrops(StudySamples):
     def level_sample(
         self, study_id: int, level: int, rng: np.random.Generator, mixing: MixConfig | None = None
     ) -> Sample:
-        """One level of a study, whether or not its points were found."""
+        """One level of a study, whether or not its points were localisation."""
         drawn = self._draw(study_id, level, rng)
         shape = crops_shape(self.config, drawn.slices)
         sample: Sample = {"level": torch.tensor(level), "labels": torch.from_numpy(drawn.labels.copy())}
@@ -124,9 +124,9 @@ class LevelCrops(StudySamples):
 
     def _draw(self, study_id: int, level: int, rng: np.random.Generator) -> Drawn:
         """Slices and labels, displaced and mirrored by chance."""
-        study, found, config = self.cache.study(study_id), self.found[study_id], self.config
+        study, localisation, config = self.cache.study(study_id), self.localisations[study_id], self.config
         jitter = self._jitter(rng)
-        slices = level_slices(study, found, level, config, jitter, self._look(found, level, rng))
+        slices = level_slices(study, localisation, level, config, jitter, self._look(localisation, level, rng))
         if self.augment is not None and self.augment.keep_slices != (1.0, 1.0):
             slices = self._kept(slices, rng)
         shown = {one.window for one in slices}
@@ -145,14 +145,14 @@ class LevelCrops(StudySamples):
         config = self.config
         return sagittal_windows(config, condition) if isinstance(config, SagittalClassifierConfig) else (0,)
 
-    def _look(self, found: Localisation, level: int, rng: np.random.Generator) -> Look:
+    def _look(self, localisation: Localisation, level: int, rng: np.random.Generator) -> Look:
         """The series to show: any that shows the level, in training by chance; None for all together."""
         if not self.config.per_series:
             return None
         if isinstance(self.config, AxialClassifierConfig):
-            looks: Sequence[Look] = found.axial_series(LEVELS[level])
+            looks: Sequence[Look] = localisation.axial_series(LEVELS[level])
         else:
-            looks = series_pairs(found, LEVELS[level])
+            looks = series_pairs(localisation, LEVELS[level])
         if not looks:
             return None
         return looks[int(rng.integers(len(looks)))] if self.augment is not None else looks[0]
@@ -291,14 +291,14 @@ class LevelCrops(StudySamples):
         return out * torch.from_numpy(mask)[..., None, None]
 
 
-def _without(found: Localisation, left_out: frozenset[str]) -> Localisation:
+def _without(localisation: Localisation, left_out: frozenset[str]) -> Localisation:
     """A localisation without the points of some series; the levels stay where they are."""
     if not left_out:
-        return found
+        return localisation
     return replace(
-        found,
-        sagittal_points=[point for point in found.sagittal_points if point.series_id not in left_out],
-        axial_levels=[level for level in found.axial_levels if level.series_id not in left_out],
+        localisation,
+        sagittal_points=[point for point in localisation.sagittal_points if point.series_id not in left_out],
+        axial_levels=[level for level in localisation.axial_levels if level.series_id not in left_out],
     )
 
 

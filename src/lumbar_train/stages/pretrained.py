@@ -152,7 +152,7 @@ def checkpoint(path: Path, config: BackboneConfig) -> dict[str, Tensor]:
     if missing:
         raise TrainingError(f"{path}: holds no {missing[0]} ({len(missing)} such tensors), expected {config.name}'s")
     for name, value in expected.items():
-        if name in state and not _fits(state[name], value, may_differ=name in first):
+        if name in state and not _agree(state[name], value, may_differ=name in first):
             shape, expected_shape = tuple(state[name].shape), tuple(value.shape)
             raise TrainingError(f"{path}: {name} has shape {shape}, expected {expected_shape} of {config.name}")
     return {name: state[name] for name in state if name in expected or name.startswith(heads or "\0")}
@@ -162,8 +162,8 @@ def _names(value: str | tuple[str, ...] | None) -> tuple[str, ...]:
     return () if value is None else (value,) if isinstance(value, str) else tuple(value)
 
 
-def _fits(tensor: Any, wanted: Tensor, *, may_differ: bool) -> bool:
-    """Whether shapes agree; ``may_differ``: in the number of input channels."""
+def _agree(tensor: Any, wanted: Tensor, *, may_differ: bool) -> bool:
+    """Whether shapes agree; with ``may_differ`` the number of input channels need not."""
     if not isinstance(tensor, torch.Tensor):
         return False
     a, b = list(tensor.shape), list(wanted.shape)

@@ -105,11 +105,13 @@ def test_training_and_kernel_see_the_same_pixels(done):
     study = read((SAGITTAL_T1,), root, "train", 103, descriptions, 1)
     chosen = choose_slices(study, SAGITTAL_T1, 3)
     table = pd.read_csv(run / "work" / "images.csv")
-    assert [item.instance_number for item in chosen] == table.loc[table["study_id"] == 103, "instance_number"].tolist()
+    assert [source.instance_number for source in chosen] == table.loc[
+        table["study_id"] == 103, "instance_number"
+    ].tolist()
     packed = np.load(run / "work" / "images.npy")
-    for item in chosen:
-        place = f"images/103/{item.series_id}/{item.instance_number}.png"
-        pixels = eight_bit(study, item, 32)
+    for source in chosen:
+        place = f"images/103/{source.series_id}/{source.instance_number}.png"
+        pixels = eight_bit(study, source, 32)
         assert (cv2.imread(str(run / "work" / place), cv2.IMREAD_GRAYSCALE) == pixels).all()
         assert (packed[table.index[table["image_path"] == place][0]] == pixels).all()
 
@@ -208,7 +210,10 @@ def test_no_series_of_the_description_is_refused(labelled, tmp_path, capsys):
     table = pd.read_csv(path)
     table[table["series_description"] != SAGITTAL_T1].to_csv(path, index=False)
     assert baseline(labelled, tmp_path / "run") == 1
-    assert "found no series described as 'Sagittal T1', expected some; found Axial T2" in capsys.readouterr().err
+    assert (
+        "found series described as Axial T2, Sagittal T2/STIR, expected some described as 'Sagittal T1'"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "run" / "fits").exists()
 
 

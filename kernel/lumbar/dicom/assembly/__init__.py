@@ -1,1 +1,1 @@
-"""Slices to stacks: each one's geometry, which belong together, and their order in space."""
+"""The images of a series to stacks: their geometry, which of them belong together, their order, and their pixels."""

@@ -1,7 +1,8 @@
-"""PlacedImage images to stacks: grouped by plane and station, ordered in space, one image for each place.
+"""Placed images to stacks: grouped by plane and station, ordered in space, one image for each position.
 
-Where nearly all images carry one position, or none, positions say nothing: SliceLocation orders them if it varies, else
-the instance number, and the stack is marked as guessed.
+A station is a block of slices at one position of the scanner's table. Where nearly all images have the same position,
+or none, positions say nothing: then SliceLocation orders them if it varies, else the instance number, and the stack is
+marked as guessed.
 """
 
 from __future__ import annotations
@@ -24,20 +25,20 @@ from lumbar.dicom.header import Header
 from lumbar.dicom.stack import plane_normal
 
 _DEFAULT_STEP_MM = 4.0
-_MIN_AT_ONE_POSITION = 3  # two images at one position are a double
-_MOST = 0.5  # of the slices at one position, where SliceLocation tells them apart
-_MAX_AT_ONE_POSITION = 512  # more images than any stack of a spine has are repeats of one slice
-_MAX_STACKS = 128  # of a series; what is beyond them is left out with a line
-# Slices of one stack may shift in their plane, those of another station lie a good part of the image away.
-_STATION_SHARE = 0.5  # of the field of view
-_SIDE_SHARE = 0.2  # where their planes lie among each other, as those of blocks that follow the spine do not
-_STATION_MM = 40.0  # and never less than this
-_MIN_SIDE = 2  # slices of such a station
+_MIN_AT_ONE_POSITION = 3  # of only two images at one position, one is a repeat
+_MOST = 0.5  # share of the slices at one position that is enough where their SliceLocations differ
+_MAX_AT_ONE_POSITION = 512  # more images than any stack of a spine has: they are repeats of one slice
+_MAX_STACKS = 128  # of a series; images beyond them are left out with a line
+# Slices of one stack may be shifted in their plane, but those of another station are a good part of the image away.
+_STATION_SHARE = 0.5  # of the field of view, for slices to belong to another station
+_SIDE_SHARE = 0.2  # the same where the two stations overlap along the normal
+_STATION_MM = 40.0  # and at least this distance
+_MIN_SIDE = 2  # slices that two stations which overlap have at least
 
 
 @dataclass(slots=True)
 class Plan:
-    """A stack before its pixels are read: its images in their order in space, and its geometry as in ``Stack``."""
+    """A stack before its pixels are read: its images, ordered in space, and its geometry as in ``Stack``."""
 
     slices: list[PlacedImage]
     origins_mm: np.ndarray
@@ -48,7 +49,14 @@ class Plan:
 
 
 def arrange(placed: list[PlacedImage], notes: Notes, left: Excluded, prefers_long_echo: bool) -> list[Plan]:
-    """The stacks of a series; images left out are noted in ``left``, one line for each reason in ``notes``."""
+    """Arrange the images of a series into stacks.
+
+    Args:
+        placed: the images with their geometry.
+        notes: receives a line for each reason why images are left out, and for each guess.
+        left: receives the images that are left out because they repeat others.
+        prefers_long_echo: of several echoes at the same positions take the longest, not the shortest.
+    """
     arranger = _Arranger(left, prefers_long_echo)
     plans = [plan for group in _group(placed, notes) for plan in arranger.plans(group)]
     if len(plans) > _MAX_STACKS:
@@ -65,9 +73,9 @@ def arrange(placed: list[PlacedImage], notes: Notes, left: Excluded, prefers_lon
 
 
 def _group(placed: list[PlacedImage], notes: Notes) -> list[list[PlacedImage]]:
-    """Slices of one size, spacing, orientation and photometric sense each, in the order of the first of them."""
+    """Groups of slices with the same size, spacing, orientation and photometric sense, ordered by their first slice."""
     groups: list[list[PlacedImage]] = []
-    known: dict[tuple[object, ...], int] = {}  # most slices agree exactly with an earlier one
+    known: dict[tuple[object, ...], int] = {}  # group by exact geometry, which most slices share with an earlier one
     n_left = 0
     for slice_ in placed:
         key = (slice_.image.shape, slice_.image.is_inverted, slice_.spacing, slice_.cosines)
@@ -96,15 +104,15 @@ def _is_same_plane(one: PlacedImage, other: PlacedImage) -> bool:
 
 @dataclass(slots=True)
 class _Arranger:
-    """Makes the stacks of one group after the other, and keeps what there is to say about all of them."""
+    """Makes the stacks of one group after the other, and collects what is to be reported about all of them."""
 
     left: Excluded
     prefers_long_echo: bool
-    orders: Counter[str] = field(default_factory=Counter)  # slices ordered without positions: why, and by what
+    orders: Counter[str] = field(default_factory=Counter)  # slices ordered without positions, by reason and order
     stations: list[str] = field(default_factory=list)
 
     def plans(self, group: list[PlacedImage]) -> list[Plan]:
-        """The stacks of slices of one plane."""
+        """The stacks of slices that lie in parallel planes."""
         group = sorted(group, key=lambda slice_: (slice_.image.instance_number, slice_.image.frame or 0))
         cosines, spacing = np.array(group[0].cosines), group[0].spacing
         row_mm, column_mm = cosines[3:] * spacing[0], cosines[:3] * spacing[1]
@@ -132,7 +140,7 @@ class _Arranger:
         return plans
 
     def _without_repeats(self, group: list[PlacedImage], members: list[int], places: np.ndarray) -> list[int]:
-        """Those of the members' indices that are kept, one for each of the places (n,) in mm along the normal."""
+        """The indices among ``members`` that are kept, one for each position along the normal (``places`` (n,) mm)."""
         own = places[members]
         if not _is_repeating(own):
             return members
@@ -143,7 +151,7 @@ class _Arranger:
     def _without_positions(
         self, group: list[PlacedImage], row_mm: np.ndarray, column_mm: np.ndarray, reason: str
     ) -> Plan:
-        """One stack, centred on the origin, of slices whose positions say nothing."""
+        """One stack of slices whose positions say nothing, centred on the origin."""
         normal, step_mm = plane_normal(row_mm, column_mm), _step(group[0].image.header)
         locations = _locations(group)
         if locations is not None:
@@ -163,30 +171,30 @@ class _Arranger:
 
 
 def _is_repeating(places: np.ndarray) -> bool:
-    """Whether two of the places (n,) in mm are the same."""
+    """Whether two of the positions (n,) in mm are the same."""
     return bool(np.any(np.diff(np.sort(places)) < SAME_POSITION_MM))
 
 
 def _is_one_position(group: list[PlacedImage], origins: np.ndarray) -> bool:
-    """Whether nearly all slices, of which none repeats another, carry one position (``origins`` (n, 3) mm).
+    """Whether nearly all slices have the same position (``origins`` (n, 3) mm), although they are different slices.
 
-    Where their SliceLocations differ, most of them will do.
+    Where their SliceLocations differ, it is enough if most have it.
     """
     steps = np.rint(origins / SAME_POSITION_MM).astype(np.int64)
     _, which, counts = np.unique(steps, axis=0, return_inverse=True, return_counts=True)
     same = [group[index] for index in np.flatnonzero(which.reshape(-1) == np.argmax(counts)).tolist()]
     if len(same) < max(_MIN_AT_ONE_POSITION, _MOST * len(group)):
         return False
-    if _locations(same) is not None:  # the two contradict each other
+    if _locations(same) is not None:  # different SliceLocations show that they are different slices
         return True
     if len(same) < NEARLY_ALL * len(group) or len(same) > _MAX_AT_ONE_POSITION:
         return False
     times = {slice_.image.header.temporal_position_identifier for slice_ in same} - {None}
-    return len(times) < NEARLY_ALL * len(same)  # else it is one slice over time
+    return len(times) < NEARLY_ALL * len(same)  # else they are one slice at several times
 
 
 def _locations(group: list[PlacedImage]) -> list[float] | None:
-    """SliceLocation of each slice in mm, where all have it and it varies."""
+    """SliceLocation of each slice in mm, if all slices have it and it varies; else ``None``."""
     values = [slice_.image.header.slice_location for slice_ in group]
     known = [value for value in values if value is not None and abs(value) < 1e6]
     if len(known) < len(group) or len(group) < 2:
@@ -196,11 +204,15 @@ def _locations(group: list[PlacedImage]) -> list[float] | None:
 
 
 def _stations(in_plane: np.ndarray, places: np.ndarray, view_mm: list[float]) -> list[list[int]]:
-    """Indices of slices that lie together in their plane, of their places (n, 2) mm in it, in the order of the first.
+    """Group slices into stations: lists of indices, ordered by their first.
 
-    Slices part where there is a gap wider than a good part of the field of view ``view_mm`` (of either axis), so that
-    a slow drift parts nothing. Less of a gap will do between slices that lie among each other along the normal
-    (``places`` (n,) mm): two stations that overlap.
+    Two stations are separated by a gap in the plane that is wider than a good part of the field of view, so that a slow
+    drift does not separate slices. A smaller gap is enough between slices that overlap along the normal.
+
+    Args:
+        in_plane: (n, 2) mm, the slices' positions in their plane.
+        places: (n,) mm, their positions along the normal.
+        view_mm: the field of view along both axes of the plane.
     """
     near_mm = [max(_STATION_MM, _SIDE_SHARE * view) for view in view_mm]
     if np.all(np.ptp(in_plane, axis=0) <= near_mm):
@@ -226,7 +238,7 @@ def _stations(in_plane: np.ndarray, places: np.ndarray, view_mm: list[float]) ->
 
 
 def _are_among(some: np.ndarray, others: np.ndarray) -> bool:
-    """Whether slices lie beside each other: their places (n,) in mm reach over half of the shorter extent of both."""
+    """Whether slices lie side by side: their positions along the normal, (n,) mm, overlap by half of the shorter."""
     if min(some.size, others.size) < _MIN_SIDE:
         return False
     shared = min(some.max(), others.max()) - max(some.min(), others.min())
@@ -234,7 +246,7 @@ def _are_among(some: np.ndarray, others: np.ndarray) -> bool:
 
 
 def _step(header: Header) -> float:
-    """Distance between slices that the header names, for stacks whose positions do not tell."""
+    """The header's distance between slices, for stacks whose positions do not give it."""
     for value in (header.spacing_between_slices, header.slice_thickness):
         if value is not None and 0.1 <= abs(value) <= 100:
             return abs(value)

@@ -1,9 +1,9 @@
-"""Pixels that a file declares to be padding: outside of the image, and of no intensity.
+"""Pixels that a file declares to be padding: they lie outside of the image and have no intensity.
 
-PixelPaddingValue (0028,0120), or the range from it to PixelPaddingRangeLimit (0028,0121), PS3.3 section C.7.5.1.1.2,
-and (0028,0122) to (0028,0125) of pixels that are floating-point numbers. All are stored values; a stack keeps the range
-in the rescaled units of its volume, one for each slice. The volume itself stays as it was read: who looks at
-intensities asks ``Stack.padding_mask`` which pixels are none.
+They have PixelPaddingValue (0028,0120), or lie between it and PixelPaddingRangeLimit (0028,0121), PS3.3 section
+C.7.5.1.1.2; floating-point pixels use (0028,0122) to (0028,0125). All these are stored values; a stack keeps the range
+in the rescaled units of its volume, for each slice. The volume itself is not changed: ``Stack.padding_mask`` tells
+which pixels are padding.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import numpy as np
 from lumbar.dicom.header import Header
 from lumbar.dicom.stack import Stack
 
-MAX_FLOAT = 1e20  # floating-point pixels and their padding are cut off here, so that float32 holds them rescaled
-_MAX_SHARE = 0.95  # of all pixels; more than that is no padding, or there is no image
-_N_BESIDE = 4  # values on either side that a padding value among tissue is compared with
-_PEAK = 4.0  # times as frequent as those values a padding value is
-_FLOAT_EDGE = 1e-6  # of a floating-point padding value, for what float32 rounds away
-_SAMPLES = 1 << 20  # pixels of a series that are looked at
+MAX_FLOAT = 1e20  # floating-point pixels and padding are clipped here, so that float32 holds them after rescaling
+_MAX_SHARE = 0.95  # of all pixels; where more have the padding value, it is not padding, or there is no image
+_N_BESIDE = 4  # values on either side that a padding value between those of tissue is compared with
+_PEAK = 4.0  # how many times as frequent as those values it must be
+_FLOAT_EDGE = 1e-6  # share by which the range of floating-point padding is widened, for the rounding of float32
+_SAMPLES = 1 << 20  # pixels of a series that are checked
 
 
 def declared_range(header: Header, slope: float, intercept: float) -> tuple[float, float] | None:
-    """Lowest and highest rescaled value of the declared padding, ``None`` where none is declared.
+    """Lowest and highest rescaled value of the declared padding; ``None`` where none is declared.
 
-    The range is half of a stored value's step wider on each side in sum, so that rounding to float32 changes nothing.
+    The range is a quarter of a stored value wider on each side, so that rounding to float32 changes nothing.
     """
     value, limit = padding_ends(header)
     if value is None:
@@ -41,7 +41,7 @@ def declared_range(header: Header, slope: float, intercept: float) -> tuple[floa
 
 
 def padding_ends(header: Header) -> tuple[float | None, float | None]:
-    """The padding value and the limit of its range, of the kind that the pixels are; ``None`` where absent."""
+    """The padding value and the limit of its range, of the type of the pixels; ``None`` where absent."""
     if header.pixel_data == "FloatPixelData":
         return header.float_pixel_padding_value, header.float_pixel_padding_range_limit
     if header.pixel_data == "DoubleFloatPixelData":
@@ -50,14 +50,14 @@ def padding_ends(header: Header) -> tuple[float | None, float | None]:
 
 
 def _as_stored(value: int, header: Header) -> int:
-    """A padding value as the pixels are read: the stored bits of it, signed where they are."""
+    """A padding value as the pixels are read: only its stored bits, signed where the pixels are."""
     bits = min(header.stored_bits or 16, 64)
     value &= (1 << bits) - 1
     return value - (1 << bits) if header.pixel_representation == 1 and value >> (bits - 1) else value
 
 
 def sampled_padding(stack: Stack, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """Range of padding, low and high (n,), of every ``step``-th pixel of a stack that declares one; NaN: none."""
+    """The range of padding, low and high (n,), for every ``step``-th pixel of a stack that declares one; NaN: none."""
     assert stack.padding is not None
     n_slices, rows, columns = stack.volume.shape
     which = np.arange(0, n_slices * rows * columns, step) // (rows * columns)
@@ -65,10 +65,11 @@ def sampled_padding(stack: Stack, step: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def reason_to_ignore_padding(stacks: list[Stack], is_range: bool) -> str:
-    """Why the padding that a series' stacks declare is not to be believed; empty where it is.
+    """Why the padding that a series' stacks declare is ignored; empty where it is believed.
 
-    It is not where nearly every pixel has it, nor where tissue has the declared value: where that lies among other
-    values and is not much more frequent than its neighbours (with ``is_range`` false: it is one value a slice).
+    It is ignored where nearly every pixel has it, and where tissue has the declared value as well: then the value lies
+    between others and is not much more frequent than its neighbours. The latter is checked with ``is_range`` false,
+    where the declared padding is one value and not a range.
     """
     stacks = [stack for stack in stacks if stack.padding is not None]
     step = max(1, sum(stack.volume.size for stack in stacks) // _SAMPLES)
@@ -76,7 +77,7 @@ def reason_to_ignore_padding(stacks: list[Stack], is_range: bool) -> str:
     for stack in stacks:
         values = stack.volume.reshape(-1)[::step]
         low, high = sampled_padding(stack, step)
-        reach = 2 * _N_BESIDE * (high - low)  # the range of one value is half a step wide
+        reach = 2 * _N_BESIDE * (high - low)  # the range of a single value is half a stored value wide
         is_below, is_above = values < low, values > high
         n_pixels += values.size
         n_padded += int(np.count_nonzero((low <= values) & (values <= high)))

@@ -1,30 +1,28 @@
-"""Where each image of a series lies: its own geometry, that of the others, or a guess that is named.
+"""The geometry of each image of a series: its own, that of the others, or a guess that is reported.
 
-Any geometric tag may be missing. An image that lacks its orientation or spacing takes that of the others where they
-agree. Where no image of the series has a tag, a default is taken, and every stack made of it is marked as guessed.
+Any geometric tag may be missing. An image without orientation or spacing takes that of the others where they agree.
+Where no image of the series has a tag, a default is taken, and the stacks are marked as guessed.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
 
-from lumbar.dicom.direct import FastPath
-from lumbar.dicom.header import Header
+from lumbar.dicom.assembly.images import Image
 
 Value = TypeVar("Value")
 
-# Angled blocks of an axial series differ by degrees, slices of one block by the rounding of their cosines.
+# Angled blocks of an axial series differ by degrees, slices of one block only by the rounding of their cosines.
 _SAME_ORIENTATION = math.cos(math.radians(0.5))
 _SAME_SPACING = 1e-3  # relative
-_SPACINGS_MM = (1e-3, 1e3)  # outside of these a spacing is damage
-_MAX_MM = 1e6  # from the scanner's origin; positions farther away are damage
-_SHOWN = 8  # numbers or names in a line, the rest is counted
+_SPACINGS_MM = (1e-3, 1e3)  # smaller and larger spacings are taken for errors
+_MAX_MM = 1e6  # from the scanner's origin; positions farther away are taken for errors
+_SHOWN = 8  # numbers or names that a line shows; of the others it gives the number
 
 # Direction of a row and of a column where ImageOrientationPatient is missing.
 DEFAULT_ORIENTATIONS = {
@@ -35,33 +33,8 @@ DEFAULT_ORIENTATIONS = {
 
 
 @dataclass(slots=True)
-class Image:
-    """One image of ``shape`` (rows, columns), of a file whose header was read.
-
-    ``frame`` is its frame number (from 1, PS3.3 section C.7.6.6) in a multi-frame file, else ``None``.
-    """
-
-    path: str
-    instance_number: int
-    header: Header
-    shape: tuple[int, ...]
-    is_inverted: bool
-    size: int  # bytes of the file that it may count as its own
-    fast_path: FastPath | None
-    frame: int | None = None
-    failure: str = ""  # why its pixels cannot be read, once that was tried
-    is_decoded: bool = False
-
-    @property
-    def name(self) -> str:
-        """The file's name, and the frame where the file has several."""
-        name = os.path.basename(self.path)
-        return name if self.frame is None else f"{name} frame {self.frame}"
-
-
-@dataclass(slots=True)
 class PlacedImage:
-    """An image with the geometry that grouping and ordering go by."""
+    """An image with its geometry."""
 
     image: Image
     cosines: tuple[float, ...]  # (6,) unit directions of a row and of a column
@@ -72,7 +45,7 @@ class PlacedImage:
 
 @dataclass(slots=True)
 class Notes:
-    """Lines about a series, gathered while it is put together; ``guesses`` are those about guessed geometry."""
+    """Lines about a series, collected while its stacks are made; ``guesses`` are those about guessed geometry."""
 
     problems: list[str] = field(default_factory=list)
     guesses: list[str] = field(default_factory=list)
@@ -90,7 +63,13 @@ def listed(items: list[int] | list[str]) -> str:
 
 
 def place(images: list[Image], fallback_orientation: str, notes: Notes) -> list[PlacedImage]:
-    """Geometry of each image; images that cannot be placed among the others are left out with a line."""
+    """Find the geometry of each image; those that cannot be placed among the others are left out with a line.
+
+    Args:
+        images: of a series.
+        fallback_orientation: taken where no image has an orientation.
+        notes: receives the lines.
+    """
     origins = _origins(images)
     has_origins = any(origins)
     if has_origins and None in origins:
@@ -138,7 +117,7 @@ def is_same_spacing(one: tuple[float, float], other: tuple[float, float]) -> boo
 
 
 def _origins(images: list[Image]) -> list[tuple[float, float, float] | None]:
-    """Position of each image, ``None`` where it has none or lies beyond all rooms."""
+    """Position of each image; ``None`` where it has none, or one that is impossibly far away."""
     origins = [image.header.image_position_patient for image in images]
     known = [origin for origin in origins if origin is not None]
     if known and not np.abs(np.array(known)).max() <= _MAX_MM:
@@ -165,10 +144,10 @@ def _completed(
     keyword: str,
     notes: Notes,
 ) -> list[Value | None]:
-    """Values with the gaps filled from the other images: from all of them if they agree, else from the neighbours.
+    """Fill gaps in the images' values: from all other images if they agree, else from the neighbours.
 
-    Neighbours are those of the same size before and after in the order of the instance numbers. Where they differ, the
-    gap stays, and the image is named as left out.
+    Neighbours are the images of the same size before and after in the order of the instance numbers. Where those two
+    differ the gap stays, and the image is reported as left out.
     """
     known = [value for value in values if value is not None]
     completed = list(values)
@@ -193,7 +172,7 @@ def _completed(
 
 
 def _neighbours(images: list[Image], values: list[Value | None], is_backwards: bool = False) -> dict[int, Value]:
-    """For each gap the nearest value before it, among images of its size by instance number."""
+    """The last value before each gap, among images of its size in the order of their instance numbers."""
     order = sorted(range(len(images)), key=lambda i: (images[i].instance_number, images[i].frame or 0))
     last: dict[tuple[int, ...], Value] = {}
     values_before: dict[int, Value] = {}
@@ -207,7 +186,7 @@ def _neighbours(images: list[Image], values: list[Value | None], is_backwards: b
 
 
 def _unit_cosines(orientations: list[tuple[float, ...] | None]) -> list[tuple[float, ...] | None]:
-    """Orientations with both directions of unit length; ``None`` where they are no right angle."""
+    """Orientations with both directions of unit length; ``None`` where they are not at right angles."""
     distinct = list(dict.fromkeys(orientations))  # mostly one
     pairs = np.array([orientation or (0.0,) * 6 for orientation in distinct]).reshape(-1, 2, 3)
     with np.errstate(over="ignore"):

@@ -1,10 +1,10 @@
-"""Several images at one place: copies, echoes, phase beside magnitude, times. Which of them make the volume.
+"""Several images at one position: copies, echoes, phase beside magnitude, times. Which of them make the volume.
 
-Mixing them slice by slice would make a volume of no one kind, so one kind is chosen for the whole stack, attribute by
-attribute: of ImageType magnitude before other kinds, real before imaginary part before phase, water before fat,
-ORIGINAL before DERIVED; then the kind that covers most places; then the shortest EchoTime (the longest where
-``prefers_long_echo``), the first echo, time or acquisition. An attribute is only used where one of its kinds covers
-nearly all places: acquisitions that share the places between them are no repeats of each other.
+A stack must not mix them, so one kind is chosen for all its slices, attribute by attribute. By ImageType, magnitude
+comes before real part, imaginary part and phase, water before fat, ORIGINAL before DERIVED; then the kind that covers
+most positions is taken; then the shortest EchoTime (the longest with ``prefers_long_echo``), the first echo, time or
+acquisition. An attribute is used only if one of its kinds covers nearly all positions: acquisitions that divide the
+positions among them do not repeat each other.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from lumbar.dicom.assembly.placing import Image, PlacedImage, listed
+from lumbar.dicom.assembly.images import Image
+from lumbar.dicom.assembly.placing import PlacedImage, listed
 
 SAME_POSITION_MM = 1e-2
 NEARLY_ALL = 0.8
-_MOST_KINDS = 64  # that are each compared with all others; more than that at nearly all places repeat for certain
-_MIN_CLASS = 3  # images of each kind, where no place tells that they repeat each other
+_MOST_KINDS = 64  # up to which each kind is compared with all others; if more cover nearly all positions, they repeat
+_MIN_CLASS = 3  # images that each kind has at least, where there are no positions to show that kinds repeat each other
 _ATTRIBUTES = {
     "image_type": "ImageType",
     "complex_image_component": "ComplexImageComponent",
@@ -30,13 +31,13 @@ _ATTRIBUTES = {
     "repetition_time": "RepetitionTime",
     "series_instance_uid": "SeriesInstanceUID",
 }
-# Acquisitions and times may number the slices themselves, so they split only where places repeat
+# Without positions the others are not used: AcquisitionNumber and times may number the slices themselves
 _ATTRIBUTES_WITHOUT_PLACES = ("image_type", "complex_image_component", "echo_time", "echo_number")
 _PHASE = {"P", "PHASE", "PHASE MAP", "PHASE_MAP", "VELOCITY"}
 _REAL, _IMAGINARY = {"R", "REAL"}, {"I", "IMAGINARY"}
-_LATER = {"F", "FAT", "OP", "OUT_PHASE", "OPP_PHASE", "OPPOSED_PHASE", "ADC", "EADC", "FA"}  # than what comes with them
+_LATER = {"F", "FAT", "OP", "OUT_PHASE", "OPP_PHASE", "OPPOSED_PHASE", "ADC", "EADC", "FA"}  # ranked behind all others
 _MAGNITUDE = {"M", "MAGNITUDE", "M_SE", "M_FFE", "M_IR"}
-_RANKED: tuple[set[str], ...] = (_MAGNITUDE, set(), _REAL, _IMAGINARY, _PHASE)  # the second: nothing is said
+_RANKED: tuple[set[str], ...] = (_MAGNITUDE, set(), _REAL, _IMAGINARY, _PHASE)  # second: images without such a term
 _TERMS = {"ORIGINAL", "DERIVED", "PRIMARY", "SECONDARY", "OTHER", "ND", "NORM", "DIS2D", "DIS3D", "W", "WATER", "F"}
 _TERMS |= {"FAT", "IP", "OP", "IN_PHASE", "OUT_PHASE", "SE", "FFE", "IR", "NONE", "DIFFUSION", "TRACEW", "TRACE"}
 _TERMS |= {*_PHASE, *_REAL, *_IMAGINARY, *_MAGNITUDE, *_LATER}
@@ -44,11 +45,11 @@ _TERMS |= {*_PHASE, *_REAL, *_IMAGINARY, *_MAGNITUDE, *_LATER}
 
 @dataclass(slots=True)
 class Excluded:
-    """Images that a series' stacks do without, and why."""
+    """Images that are left out because they repeat others."""
 
-    copies: list[tuple[Image, Image]] = field(default_factory=list)  # each with the one that is kept
-    doubles: list[tuple[Image, Image]] = field(default_factory=list)
-    kinds: Counter[tuple[str, str]] = field(default_factory=Counter)  # what they are, and what is kept
+    copies: list[tuple[Image, Image]] = field(default_factory=list)  # same in all attributes; each with the one kept
+    doubles: list[tuple[Image, Image]] = field(default_factory=list)  # only at the same position; as above
+    kinds: Counter[tuple[str, str]] = field(default_factory=Counter)  # number by (kind left out, kind kept)
 
     def lines(self) -> list[str]:
         """One line for each reason."""
@@ -67,7 +68,7 @@ class Excluded:
 
 
 def place_ids(places: list[float]) -> list[int]:
-    """For each place, in mm, the number of its cluster; clusters count up along the axis."""
+    """Number the distinct positions (mm) along the axis, and return the number of each."""
     ids = [0] * len(places)
     cluster, start = -1, -math.inf
     for index in sorted(range(len(places)), key=places.__getitem__):
@@ -80,9 +81,13 @@ def place_ids(places: list[float]) -> list[int]:
 def one_per_position(
     slices: list[PlacedImage], places: list[int], left: Excluded, prefers_long_echo: bool
 ) -> list[int]:
-    """Indices of the items that make the volume, one for each of ``places`` (a cluster's number for each item).
+    """Choose the slices of a volume, one for each position; returns their indices.
 
-    Items are in the order of their instance numbers; of several at a place that nothing tells apart the first is kept.
+    Args:
+        slices: in the order of their instance numbers; of several that differ in nothing the first is kept.
+        places: the number of each slice's position (``place_ids``).
+        left: receives the slices that are left out.
+        prefers_long_echo: take the longest echo, not the shortest.
     """
     kept = _without_copies(slices, places, left, [slice_.image.header.instance_number for slice_ in slices])
     for attribute in _ATTRIBUTES:
@@ -98,12 +103,12 @@ def one_per_position(
 
 
 def choose_kind(slices: list[PlacedImage], left: Excluded, prefers_long_echo: bool) -> list[int]:
-    """Indices of the items that make the volume where no place tells which repeat each other.
+    """Choose the slices of a volume where there are no positions; returns their indices.
 
-    Copies are known by their instance number; kinds are told apart where each has as many images.
+    Copies are recognised by their instance numbers. Kinds are taken to repeat each other if each has as many images.
     """
     numbers = [slice_.image.header.instance_number for slice_ in slices]
-    if len(set(numbers)) == 1:  # says nothing, so that files' names may
+    if len(set(numbers)) == 1:  # they say nothing, but the files' names may
         numbers = [slice_.image.instance_number for slice_ in slices]
     kept = _without_copies(slices, [0] * len(slices), left, numbers)
     for attribute in _ATTRIBUTES_WITHOUT_PLACES:
@@ -116,7 +121,7 @@ def choose_kind(slices: list[PlacedImage], left: Excluded, prefers_long_echo: bo
 def _without_copies(
     slices: list[PlacedImage], places: list[int], left: Excluded, numbers: list[int | None]
 ) -> list[int]:
-    """Indices of all items but those that agree with an earlier one in all that tells images apart."""
+    """Indices of all slices except those that are equal to an earlier one in all attributes."""
     seen: dict[tuple[Any, ...], int] = {}
     kept = []
     for index, (slice_, number) in enumerate(zip(slices, numbers, strict=True)):
@@ -139,9 +144,10 @@ def _keep_best_kind(
     prefers_long_echo: bool,
     places: list[int] | None = None,
 ) -> list[int]:
-    """The indices among ``kept`` whose items are of the best kind, or all of them where the attribute tells nothing.
+    """The indices among ``kept`` of the slices of the best kind, or all of them where the attribute decides nothing.
 
-    With ``places`` a kind has to cover nearly all of them, and most of the other images have to repeat it.
+    With ``places`` (each slice's position) a kind must cover nearly all positions, and most of the other images must
+    repeat it.
     """
     kinds: dict[Any, list[int]] = {}
     for index in kept:
@@ -166,14 +172,14 @@ def _keep_best_kind(
 
 
 def _is_repeated(members: list[int], kept: list[int], covered: set[int], places: list[int]) -> bool:
-    """Whether more than half of the images of ``kept`` that are no members lie at the members' places."""
+    """Whether more than half of the other images of ``kept`` lie at the positions of the members (``covered``)."""
     own = set(members)
     others = [index for index in kept if index not in own]
     return 2 * sum(places[index] in covered for index in others) > len(others)
 
 
 def _value(slice_: PlacedImage, attribute: str) -> Any:
-    """An attribute as it is compared: texts in capitals, times to 0.01 ms."""
+    """An attribute in the form in which it is compared: texts in capitals, times rounded to 0.01 ms."""
     value = getattr(slice_.image.header, attribute)
     if isinstance(value, str):
         return value.strip().upper()
@@ -181,7 +187,7 @@ def _value(slice_: PlacedImage, attribute: str) -> Any:
 
 
 def _rank(attribute: str, kind: Any, n_covered: int, prefers_long_echo: bool) -> tuple[Any, ...]:
-    """The smallest is the best kind."""
+    """A key by which the best kind is the smallest."""
     if attribute == "image_type":
         values = [part.strip() for part in (kind or "").split("\\")]
         names = set(values[2:])
@@ -197,7 +203,7 @@ def _rank(attribute: str, kind: Any, n_covered: int, prefers_long_echo: bool) ->
 
 
 def _shown(attribute: str, kind: Any) -> str:
-    """An attribute for a line; of a text only the values that are defined terms."""
+    """An attribute as a line shows it; of a text only the values that are defined terms."""
     if isinstance(kind, str) and not kind.replace(".", "0").isdecimal():  # no UID
         kind = "\\".join(part if part in _TERMS else "other" for part in map(str.strip, kind.split("\\")[:8]))
     return f"{_ATTRIBUTES[attribute]} {'absent' if kind is None else kind}"

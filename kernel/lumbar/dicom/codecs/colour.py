@@ -36,10 +36,8 @@ def is_ybr(header: Header, reader: MarkerReader | None) -> bool:
 def to_rgb(pixels: np.ndarray, header: Header, reader: MarkerReader | None) -> np.ndarray:
     """Return ``pixels`` (..., rows, columns, 3) as RGB where they are YBR_FULL, else unchanged.
 
-    Raises
-    ------
-    DicomError
-        For YBR_FULL that is not uint8, to which the standard's conversion does not apply.
+    Raises:
+        DicomError: YBR_FULL that is not uint8, to which the standard's conversion does not apply.
     """
     if not is_ybr(header, reader):
         return pixels

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from lumbar.dicom import limits
 from lumbar.dicom.codecs.codestream import JP2_SIGNATURE
-from lumbar.dicom.codecs.jpeg_markers import refuse
+from lumbar.dicom.codecs.jpeg_segments import refuse
 
 SIZ_BYTES = 36  # of the marker segment's parameters before the components
 _COD, _COC, _SOT, _SOD = 0x52, 0x53, 0x90, 0x93
@@ -60,11 +60,10 @@ def find_codestream(data: bytes, path: str) -> int:
 def check_siz(data: bytes, start: int, path: str, *, rows: int, columns: int, samples: int) -> Size:
     """Check the image and tile size segment (A.5.1) of the codestream at ``start``.
 
-    Raises
-    ------
-    DicomError
-        For a size other than the header's, a tile grid that misses the image or has more tiles than ``limits`` has or
-        the data can hold, or components that are subsampled, not alike, or of more than 16 bits.
+    Raises:
+        DicomError: a size other than the header's, a tile grid that does not cover the image or has more tiles than
+            ``limits`` allows or the data can hold, or components that are subsampled, not alike, or of more than 16
+            bits.
     """
     at = start + 4
     length = int.from_bytes(data[at : at + 2], "big")
@@ -97,11 +96,9 @@ def check_styles(data: bytes, start: int, path: str, size: Size, *, n_frames: in
     ``n_frames`` frames share what a file may ask for whatever its size; ``n_pixels_bytes`` is the memory that one
     frame's samples themselves take in decoding.
 
-    Raises
-    ------
-    DicomError
-        For more layers, tile-parts or packets than ``limits`` has, a style out of the standard's ranges, or records of
-        tiles, precincts and code-blocks that take more memory than such a file may ask for.
+    Raises:
+        DicomError: more layers, tile-parts or packets than ``limits`` allows, a style out of the standard's ranges, or
+            records of tiles, precincts and code-blocks that take more memory than such a file may ask for.
     """
     most = limits.MAX_TILES // n_frames + len(data) // limits.MIN_TILE_BYTES
     if size.n_tiles > most:

@@ -9,53 +9,26 @@ from __future__ import annotations
 import numpy as np
 
 from lumbar.dicom.codecs import opencv
-from lumbar.dicom.codecs.jpeg_extended_kernels import INVALID, NO_RESTART, PADDING, TRUNCATED, Work, decode_scan
+from lumbar.dicom.codecs.jpeg_extended_kernels import PADDING, Work, decode_scan
 from lumbar.dicom.codecs.jpeg_markers import (
     SOF_BASELINE,
     SOF_EXTENDED,
-    Frame,
-    HuffmanTable,
     MarkerReader,
-    Scan,
     check_room,
     check_size,
     open_frame,
     read_only,
-    refuse,
 )
+from lumbar.dicom.codecs.jpeg_restarts import REASONS
+from lumbar.dicom.codecs.jpeg_segments import Frame, HuffmanTable, Scan, refuse
 from lumbar.dicom.codecs.native import clear_unused_bits
 from lumbar.dicom.header import Header
 
 TRANSFER_SYNTAXES = ("1.2.840.10008.1.2.4.51",)
 
-_REASONS = {
-    TRUNCATED: "the end of the data",
-    INVALID: "a code that no table holds",
-    NO_RESTART: "no restart marker in turn",
-}
-
 
 def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
-    """Decode one frame.
-
-    Parameters
-    ----------
-    data
-        (n,) uint8, the frame's bytes.
-    header
-        Gives size, type and photometric interpretation.
-
-    Returns
-    -------
-    numpy.ndarray
-        (rows, columns) or (rows, columns, 3) of ``header.pixel_dtype``, as pydicom gives it: bits above BitsStored
-        cleared, or copies of the sign.
-
-    Raises
-    ------
-    DicomError
-        For a codestream that is damaged, disagrees with the header, or uses what is named above.
-    """
+    """Decode one frame (``lumbar.dicom.pixels.Codec``)."""
     shape, dtype, path = header.frame_shape, header.pixel_dtype, header.path
     rows, columns = shape[:2]
     samples = shape[2] if len(shape) == 3 else 1
@@ -101,7 +74,7 @@ def _decode_scan(data: np.ndarray, out: np.ndarray, frame: Frame, reader: Marker
     code = decode_scan(data, scan.data_offset, out, 0, reader.restart_interval, frame.precision, work)
     if code < 0:
         line, stop = work.progress.tolist()
-        raise refuse(path, stop, f"{_REASONS[code]} at line {line}", f"{out.shape[0]} lines")
+        raise refuse(path, stop, f"{REASONS[code]} at line {line}", f"{out.shape[0]} lines")
 
 
 def _lookup(table: HuffmanTable) -> np.ndarray:

@@ -12,8 +12,7 @@ import numpy as np
 
 from lumbar.dicom._jit import kernel
 from lumbar.dicom.codecs._bits import EIGHT, I64, NO_TOP_BIT, ONE, U64, W64, peek
-
-TRUNCATED, INVALID, NO_RESTART = -1, -2, -3
+from lumbar.dicom.codecs.jpeg_restarts import INVALID, TRUNCATED, skip_restart
 
 # T.81 figure A.6: position in the block (8 row + column) of each coefficient in the stream.
 ZIGZAG = np.array([
@@ -196,11 +195,7 @@ def decode_scan(
             done += 1
         if done == total:
             return np.int64(0)
-        while stop + 2 < data.size and data[stop + 1] == 0xFF:  # fill bytes
-            stop += 1
-        if stop + 2 > data.size:
-            return np.int64(TRUNCATED)
-        if data[stop + 1] != 0xD0 + (n_restarts & 7):
-            return np.int64(NO_RESTART)
+        start = skip_restart(data, stop, n_restarts)
+        if start < 0:
+            return start
         n_restarts += 1
-        start = stop + 2

@@ -13,50 +13,21 @@ import numpy as np
 from lumbar.dicom._scratch import fresh, scratch
 from lumbar.dicom.codecs.colour import to_rgb
 from lumbar.dicom.codecs.jpeg_ls_kernels import decode_scan
-from lumbar.dicom.codecs.jpeg_ls_samples import INVALID, N_CONTEXTS, NO_RESTART, TRUNCATED, Coding, Work
-from lumbar.dicom.codecs.jpeg_markers import (
-    SOF_JPEG_LS,
-    Frame,
-    MarkerReader,
-    Preset,
-    Scan,
-    check_room,
-    check_size,
-    open_frame,
-    read_only,
-    refuse,
-)
+from lumbar.dicom.codecs.jpeg_ls_samples import N_CONTEXTS, Coding, Work
+from lumbar.dicom.codecs.jpeg_markers import SOF_JPEG_LS, MarkerReader, check_room, check_size, open_frame, read_only
+from lumbar.dicom.codecs.jpeg_restarts import INVALID, REASONS
+from lumbar.dicom.codecs.jpeg_segments import Frame, Preset, Scan, refuse
 from lumbar.dicom.header import Header
 
 TRANSFER_SYNTAXES = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
 
-_REASONS = {
-    TRUNCATED: "the end of the data",
-    INVALID: "a code that no encoder writes",
-    NO_RESTART: "no restart marker in turn",
-}
+_REASONS = {**REASONS, INVALID: "a code that no encoder writes"}
 
 
 def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
-    """Decode one frame.
+    """Decode one frame (``lumbar.dicom.pixels.Codec``).
 
-    Parameters
-    ----------
-    data
-        (n,) uint8, the frame's bytes.
-    header
-        Gives size, type and photometric interpretation.
-
-    Returns
-    -------
-    numpy.ndarray
-        (rows, columns) or (rows, columns, 3) of ``header.pixel_dtype``, as pydicom gives it: signed data are extended
-        from the codestream's precision, YBR_FULL becomes RGB.
-
-    Raises
-    ------
-    DicomError
-        For a codestream that is damaged, disagrees with the header, or uses what is named above.
+    Signed samples are extended from the codestream's precision, since JPEG-LS itself knows no sign.
     """
     shape, dtype, path = header.frame_shape, header.pixel_dtype, header.path
     rows, columns = shape[:2]
@@ -126,10 +97,8 @@ def _decode_scan(data: np.ndarray, out: np.ndarray, frame: Frame, reader: Marker
 def _coding(precision: int, near: int, preset: Preset, path: str, offset: int) -> tuple[Coding, tuple[int, int, int]]:
     """Work out the parameters of a scan and its three thresholds (T.87 C.2.4.1.1, A.2.1), defaults where 0.
 
-    Raises
-    ------
-    DicomError
-        For values outside the ranges of table C.1.
+    Raises:
+        DicomError: values outside the ranges of table C.1.
     """
     maxval = preset.maxval or (1 << precision) - 1
     if maxval >= 1 << precision:

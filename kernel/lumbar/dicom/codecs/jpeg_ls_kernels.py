@@ -14,13 +14,10 @@ from lumbar.dicom._jit import kernel
 from lumbar.dicom.codecs._bits import I64, ONE, U64, peek
 from lumbar.dicom.codecs.jpeg_ls_bits import golomb, golomb_parameter, unstuff
 from lumbar.dicom.codecs.jpeg_ls_samples import (
-    INVALID,
     INVERSION,
     N_CONTEXTS,
-    NO_RESTART,
     RUN_ORDERS,
     STRIDE_BITS,
-    TRUNCATED,
     A,
     C,
     Coding,
@@ -33,6 +30,7 @@ from lumbar.dicom.codecs.jpeg_ls_samples import (
     run_length,
     update,
 )
+from lumbar.dicom.codecs.jpeg_restarts import INVALID, TRUNCATED, skip_restart
 
 ZERO, TWO = np.uint64(0), np.uint64(2)
 
@@ -251,11 +249,7 @@ def decode_scan(
         if y == rows:
             return np.int64(0)
         work.progress[0] = y
-        while stop + 2 < data.size and data[stop + 1] == 0xFF:  # fill bytes
-            stop += 1
-        if stop + 2 > data.size:
-            return np.int64(TRUNCATED)
-        if data[stop + 1] != 0xD0 + (n_restarts & 7):
-            return np.int64(NO_RESTART)
+        start = skip_restart(data, stop, n_restarts)
+        if start < 0:
+            return start
         n_restarts += 1
-        start = stop + 2

@@ -13,8 +13,7 @@ import numpy as np
 from lumbar.dicom._jit import kernel
 from lumbar.dicom.codecs._bits import I64, NO_TOP_BIT, ONE, U64, peek
 from lumbar.dicom.codecs.jpeg_ls_bits import golomb, golomb_parameter
-
-TRUNCATED, INVALID, NO_RESTART = -1, -2, -3
+from lumbar.dicom.codecs.jpeg_restarts import INVALID, TRUNCATED
 
 # Columns of ``contexts``.
 A, B, C, N, K, INVERSION = np.uint64(0), np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4), np.uint64(5)

@@ -1,7 +1,8 @@
-"""The marker segments of JPEG (ITU-T T.81, annex B) and JPEG-LS (ITU-T T.87, annex C), read with bounds checks.
+"""From marker to marker of a JPEG (ITU-T T.81, annex B) or JPEG-LS codestream (ITU-T T.87, annex C), with checks.
 
-A ``MarkerReader`` walks the segments up to each start of scan, and keeps the tables in force there. It never looks into
-entropy-coded data; a codec hands back where its scan ended and asks for the next one::
+A ``MarkerReader`` walks the segments up to each start of scan, and keeps the tables in force there
+(``jpeg_segments`` reads them). It never looks into entropy-coded data: a codec hands back where its scan ended and asks
+for the next one::
 
     reader = MarkerReader(data, path)
     scan = reader.next_scan()                # None at the end of the image
@@ -11,17 +12,15 @@ entropy-coded data; a codec hands back where its scan ended and asks for the nex
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
+from lumbar.dicom.codecs import jpeg_segments
+from lumbar.dicom.codecs.jpeg_segments import MAX_COMPONENTS, Frame, HuffmanTable, Preset, Scan, refuse
 from lumbar.dicom.limits import MAX_FRAME_PIXELS, MAX_SEGMENTS
-from lumbar.errors import DicomError
 
 SOI, EOI, SOS, DQT, DNL, DRI, DHT, LSE = 0xD8, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, 0xC4, 0xF8
 SOF_BASELINE, SOF_EXTENDED, SOF_LOSSLESS, SOF_JPEG_LS = 0xC0, 0xC1, 0xC3, 0xF7
 RST0, RST7 = 0xD0, 0xD7
-MAX_COMPONENTS = 4
 _FEW_FILL_BYTES = 16
 
 # SOF0-15 without DHT (C4), JPG (C8) and DAC (CC), which share the block; SOF55 is JPEG-LS.
@@ -29,108 +28,20 @@ FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {SOF_JPEG_LS
 _STANDALONE = frozenset(range(RST0, RST7 + 1)) | {0x01}
 
 
-def refuse(path: str, offset: int, value: object, expected: object) -> DicomError:
-    """Return the refusal of a codestream: byte ``offset`` counts from the frame's SOI."""
-    return DicomError(f"{path}: JPEG codestream, byte {offset}: found {value}, expected {expected}")
-
-
-@dataclass(frozen=True, slots=True)
-class Component:
-    """One component of a frame header (T.81 B.2.2): sampling factors 1-4, quantisation table 0-3."""
-
-    identifier: int
-    horizontal: int
-    vertical: int
-    quantisation: int
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """A frame header (T.81 B.2.2). ``marker`` is the second byte, 0xC0 (SOF0) and on; ``rows`` may be 0 (see DNL)."""
-
-    marker: int
-    offset: int
-    precision: int
-    rows: int
-    columns: int
-    components: tuple[Component, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ScanComponent:
-    """One component of a scan header; ``index`` counts in the frame's components.
-
-    In JPEG-LS the byte that holds ``dc_table`` and ``ac_table`` is the mapping table's number (0: none).
-    """
-
-    index: int
-    dc_table: int
-    ac_table: int
-
-
-@dataclass(frozen=True, slots=True)
-class Scan:
-    """A scan header (T.81 B.2.3) and the offset of the entropy-coded byte after it.
-
-    ``start`` is Ss, the predictor (lossless) or NEAR (JPEG-LS); ``end`` is Se or ILV (JPEG-LS); ``high`` and ``low``
-    are Ah and Al (``low`` is the point transform).
-    """
-
-    offset: int
-    components: tuple[ScanComponent, ...]
-    start: int
-    end: int
-    high: int
-    low: int
-    data_offset: int
-
-
-@dataclass(frozen=True, slots=True)
-class HuffmanTable:
-    """A Huffman table (T.81 B.2.4.2) whose code lengths are known to fit a prefix code.
-
-    ``counts``: (16,) uint8, codes of length 1-16; ``values``: (n,) uint8 in the order of the codes.
-    """
-
-    counts: np.ndarray
-    values: np.ndarray
-
-
-@dataclass(frozen=True, slots=True)
-class Preset:
-    """JPEG-LS coding parameters (T.87 C.2.4.1.1); 0 stands for the default value."""
-
-    maxval: int = 0
-    t1: int = 0
-    t2: int = 0
-    t3: int = 0
-    reset: int = 0
-
-
 class MarkerReader:
     """Walks the marker segments of one image.
 
-    Parameters
-    ----------
-    data
-        (n,) uint8, one frame's bytes, from SOI.
-    path
-        Names the file in refusals.
+    Args:
+        data: (n,) uint8, one frame's bytes, from SOI.
+        path: names the file in refusals.
 
-    Attributes
-    ----------
-    frame
-        The frame header, set by the first ``next_scan`` that returns a scan.
-    dc_tables, ac_tables
-        Huffman tables in force, by their number 0-3 (lossless JPEG uses ``dc_tables``).
-    quantisation
-        (64,) uint16 in zigzag order, by number 0-3.
-    restart_interval
-        MCUs (lines in JPEG-LS) between restart markers; 0 means none.
-    preset
-        JPEG-LS parameters of the last LSE segment.
-    applications
-        (marker, first 64 bytes) of each APPn segment.
+    Attributes:
+        frame: the frame header, set by the first ``next_scan`` that returns a scan.
+        dc_tables, ac_tables: Huffman tables in force, by their number 0-3 (lossless JPEG uses ``dc_tables``).
+        quantisation: (64,) uint16 in zigzag order, by number 0-3.
+        restart_interval: MCUs (lines in JPEG-LS) between restart markers; 0 means none.
+        preset: JPEG-LS parameters of the last LSE segment.
+        applications: (marker, first 64 bytes) of each APPn segment.
     """
 
     def __init__(self, data: np.ndarray, path: str) -> None:
@@ -158,13 +69,13 @@ class MarkerReader:
     def next_scan(self, position: int | None = None) -> Scan | None:
         """Read segments up to the next start of scan; ``None`` at the end of the image or of the data.
 
-        ``position``, where given, is an offset in the entropy-coded data of the scan before: what is left of that is
-        passed over first.
+        Args:
+            position: an offset in the entropy-coded data of the scan before, whose rest is passed over first; ``None``
+                to go on where the last segment ended.
 
-        Raises
-        ------
-        DicomError
-            For a segment that is cut off, out of the standard's ranges, or of a kind that no codec here decodes.
+        Raises:
+            DicomError: a segment that is cut off, out of the standard's ranges, or of a kind that no codec here
+                decodes.
         """
         if position is not None:
             self._position = self._end_of_scan(position)
@@ -180,7 +91,9 @@ class MarkerReader:
             start, stop = self._segment(offset)
             self._position = stop
             if marker == SOS:
-                return self._read_scan(offset, start, stop)
+                if self.frame is None:
+                    raise refuse(self.path, offset, "a scan", "a frame header before it")
+                return jpeg_segments.parse_scan(self._bytes, self.path, self.frame, offset, start, stop)
             self._read_segment(marker, offset, start, stop)
 
     def _count(self, offset: int) -> None:
@@ -230,121 +143,31 @@ class MarkerReader:
         return start + 2, start + length
 
     def _read_segment(self, marker: int, offset: int, start: int, stop: int) -> None:
+        """Take in one segment, whose ``marker`` lies at ``offset`` and whose parameters from ``start`` to ``stop``."""
+        data, path = self._bytes, self.path
         if marker in FRAME_MARKERS:
-            self.frame = self._read_frame(marker, offset, start, stop)
+            if self.frame is not None:
+                raise refuse(path, offset, "a second frame header", "one")
+            self.frame = jpeg_segments.parse_frame(data, path, marker, offset, start, stop)
         elif marker == DHT:
-            self._read_huffman(start, stop)
+            for at, kind, number, table in jpeg_segments.parse_huffman_tables(data, path, start, stop):
+                self._count(at)
+                (self.ac_tables if kind else self.dc_tables)[number] = table
         elif marker == DQT:
-            self._read_quantisation(start, stop)
+            for at, number, values in jpeg_segments.parse_quantisation_tables(data, path, start, stop):
+                self._count(at)
+                self.quantisation[number] = values
         elif marker == DRI:
-            self._read_restart(start, stop)
+            self.restart_interval = jpeg_segments.parse_restart_interval(data, path, start, stop)
         elif marker == LSE:
-            self._read_preset(offset, start, stop)
+            self.preset = jpeg_segments.parse_preset(data, path, offset, start, stop) or self.preset
         elif marker == DNL:
-            self._read_lines(start, stop)
+            jpeg_segments.check_line_count(data, path, self.frame, start, stop)
         elif 0xE0 <= marker <= 0xEF:
             if len(self.applications) < 64:
-                self.applications.append((marker, bytes(self._bytes[start : min(stop, start + 64)])))
+                self.applications.append((marker, bytes(data[start : min(stop, start + 64)])))
         elif marker != 0xFE and marker < 0xE0:  # comments and the reserved segments F0-FD say nothing to us
-            raise refuse(self.path, offset, f"marker ff{marker:02x}", "a segment of sequential or lossless JPEG")
-
-    def _read_frame(self, marker: int, offset: int, start: int, stop: int) -> Frame:
-        if self.frame is not None:
-            raise refuse(self.path, offset, "a second frame header", "one")
-        data = self._bytes
-        if stop - start < 6:
-            raise refuse(self.path, start, f"{stop - start} bytes of frame header", "6 or more")
-        n = data[start + 5]
-        if not 1 <= n <= MAX_COMPONENTS or stop - start != 6 + 3 * n:
-            value = f"{n} components in {stop - start} bytes of frame header"
-            raise refuse(self.path, start + 5, value, f"1 to {MAX_COMPONENTS} in 6 + 3 n")
-        components: list[Component] = []
-        for i in range(start + 6, stop, 3):
-            part = Component(data[i], data[i + 1] >> 4, data[i + 1] & 15, data[i + 2])
-            if not (1 <= part.horizontal <= 4 and 1 <= part.vertical <= 4):
-                raise refuse(self.path, i + 1, f"sampling factors {part.horizontal} x {part.vertical}", "1 to 4")
-            if part.identifier in [before.identifier for before in components]:
-                raise refuse(self.path, i, f"component {part.identifier} twice", "different identifiers")
-            components.append(part)
-        precision, rows, columns = data[start], self._word(start + 1), self._word(start + 3)
-        if not 2 <= precision <= 16:
-            raise refuse(self.path, start, f"precision {precision}", "2 to 16 bits")
-        return Frame(marker, offset, precision, rows, columns, tuple(components))
-
-    def _read_scan(self, offset: int, start: int, stop: int) -> Scan:
-        data, frame = self._bytes, self.frame
-        if frame is None:
-            raise refuse(self.path, offset, "a scan", "a frame header before it")
-        n = data[start] if stop > start else 0
-        if not 1 <= n <= len(frame.components) or stop - start != 4 + 2 * n:
-            value = f"{n} components in {stop - start} bytes of scan header"
-            raise refuse(self.path, start, value, f"1 to {len(frame.components)} in 4 + 2 n")
-        identifiers = [component.identifier for component in frame.components]
-        components: list[ScanComponent] = []
-        for i in range(start + 1, start + 1 + 2 * n, 2):
-            if data[i] not in identifiers or identifiers.index(data[i]) in [before.index for before in components]:
-                raise refuse(self.path, i, f"scan component {data[i]}", f"one of {identifiers}, once")
-            components.append(ScanComponent(identifiers.index(data[i]), data[i + 1] >> 4, data[i + 1] & 15))
-        last = data[stop - 1]
-        return Scan(offset, tuple(components), data[stop - 3], data[stop - 2], last >> 4, last & 15, stop)
-
-    def _read_huffman(self, start: int, stop: int) -> None:
-        while start < stop:
-            self._count(start)
-            if start + 17 > stop:
-                raise refuse(self.path, start, f"{stop - start} bytes of Huffman table", "17 or more")
-            kind, number = self._bytes[start] >> 4, self._bytes[start] & 15
-            if kind > 1 or number > 3:
-                raise refuse(self.path, start, f"Huffman table class {kind} number {number}", "0-1 and 0-3")
-            counts = np.frombuffer(self._bytes[start + 1 : start + 17], np.uint8).copy()
-            n = int(counts.sum(dtype=np.int64))
-            if n > 256 or start + 17 + n > stop:
-                raise refuse(self.path, start + 1, f"{n} Huffman codes", f"at most {min(256, stop - start - 17)}")
-            space = 0  # codes of 16 bits that are taken; all ones is never a code (T.81 C.2), but some encoders use it
-            for length, count in enumerate(counts.tolist(), start=1):
-                space += count << (16 - length)
-            if space > 1 << 16:
-                raise refuse(self.path, start + 1, "Huffman code lengths that overflow", "those of a prefix code")
-            values = np.frombuffer(self._bytes[start + 17 : start + 17 + n], np.uint8).copy()
-            (self.ac_tables if kind else self.dc_tables)[number] = HuffmanTable(counts, values)
-            start += 17 + n
-
-    def _read_quantisation(self, start: int, stop: int) -> None:
-        while start < stop:
-            self._count(start)
-            wide, number = self._bytes[start] >> 4, self._bytes[start] & 15
-            size = 128 if wide else 64
-            if wide > 1 or number > 3 or start + 1 + size > stop:
-                value = f"quantisation table {number} of precision {wide} in {stop - start} bytes"
-                raise refuse(self.path, start, value, "0-3, 0-1, and 65 or 129 bytes")
-            raw = np.frombuffer(self._bytes[start + 1 : start + 1 + size], ">u2" if wide else np.uint8)
-            self.quantisation[number] = raw.astype(np.uint16)
-            start += 1 + size
-
-    def _read_restart(self, start: int, stop: int) -> None:
-        """Read DRI: two bytes (T.81 B.2.4.4), three or four in JPEG-LS (T.87 C.2.5)."""
-        if not 2 <= stop - start <= 4:
-            raise refuse(self.path, start, f"{stop - start} bytes of restart interval", "2, 3 or 4")
-        self.restart_interval = int.from_bytes(self._bytes[start:stop], "big")
-
-    def _read_preset(self, offset: int, start: int, stop: int) -> None:
-        """Read LSE of type 1, coding parameters, and 4, a size beyond 65535 (refused: DICOM has none)."""
-        kind = self._bytes[start] if stop > start else 0
-        if kind == 1 and stop - start == 11:
-            self.preset = Preset(*[self._word(start + 1 + 2 * i) for i in range(5)])
-        elif kind not in (2, 3):  # mapping tables matter only to a scan that names one, which its codec refuses
-            value = f"LSE segment of type {kind} and {stop - start} bytes"
-            raise refuse(self.path, offset, value, "type 1 with 11 bytes, 2 or 3")
-
-    def _read_lines(self, start: int, stop: int) -> None:
-        """Read DNL (T.81 B.2.5), which repeats or sets the number of rows after the first scan."""
-        if stop - start != 2 or self.frame is None:
-            raise refuse(self.path, start, f"{stop - start} bytes of line count", "2, after the first scan")
-        if self.frame.rows not in (0, self._word(start)):
-            raise refuse(self.path, start, f"{self._word(start)} lines", self.frame.rows)
-
-    def _word(self, offset: int) -> int:
-        return self._bytes[offset] << 8 | self._bytes[offset + 1]
+            raise refuse(path, offset, f"marker ff{marker:02x}", "a segment of sequential or lossless JPEG")
 
 
 def check_size(path: str, frame: Frame, *, rows: int, columns: int, samples: int) -> None:
@@ -373,10 +196,8 @@ def open_frame(
 ) -> tuple[MarkerReader, Frame, Scan]:
     """Read up to the first scan of an image; its frame header must be one of ``markers``, ``expected`` in words.
 
-    Raises
-    ------
-    DicomError
-        For another process, no scan, or a segment that is damaged.
+    Raises:
+        DicomError: another process, no scan, or a segment that is damaged.
     """
     reader = MarkerReader(data, path)
     scan = reader.next_scan()

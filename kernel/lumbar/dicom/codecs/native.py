@@ -21,13 +21,9 @@ TRANSFER_SYNTAXES: tuple[str, ...] = (
 
 
 def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
-    """Pixels of one frame from its bytes, ``data`` (n,) uint8; the array returned shares their memory.
+    """Decode one frame (``lumbar.dicom.pixels.Codec``): the array returned shares the memory of ``data``.
 
-    Returns:
-        ``(rows, columns)`` or ``(rows, columns, samples)`` in pydicom's dtype (big-endian for that syntax).
-
-    Raises:
-        DicomError: fewer bytes than the header's sizes ask for, or sizes missing.
+    Its samples are big-endian for that transfer syntax.
     """
     return decode_frames(data, header, 1)[0]
 

@@ -13,7 +13,8 @@ import numpy as np
 from lumbar.dicom.codecs.codestream import JP2_SIGNATURE, is_jpeg2000
 from lumbar.dicom.codecs.colour import is_ybr, to_rgb
 from lumbar.dicom.codecs.jpeg2000_markers import SIZ_BYTES, check_siz, check_styles, find_codestream
-from lumbar.dicom.codecs.jpeg_markers import MarkerReader, check_room, check_size, refuse
+from lumbar.dicom.codecs.jpeg_markers import MarkerReader, check_room, check_size
+from lumbar.dicom.codecs.jpeg_segments import refuse
 from lumbar.dicom.codecs.native import clear_unused_bits
 from lumbar.dicom.header import Header
 from lumbar.dicom.limits import MAX_SCANNED_PIXELS, MAX_SCANS, SCAN_FLOOR
@@ -30,24 +31,10 @@ _DECODED_BYTES = 6  # memory that OpenJPEG and OpenCV take for each sample
 
 
 def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
-    """Decode one frame of JPEG (8 bits, any DCT process) or JPEG 2000 (up to 16 bits, one or three components).
+    """Decode one frame of JPEG (8 bits, any DCT process) or JPEG 2000 (``lumbar.dicom.pixels.Codec``).
 
-    Parameters
-    ----------
-    data
-        (n,) uint8, the frame's bytes.
-    header
-        Gives size, type and photometric interpretation; its syntax counts only where the first bytes do not tell.
-
-    Returns
-    -------
-    numpy.ndarray
-        (rows, columns) or (rows, columns, 3) of ``header.pixel_dtype``, as pydicom gives it: colour is RGB.
-
-    Raises
-    ------
-    DicomError
-        For a codestream that is damaged or disagrees with the header.
+    JPEG 2000 may have up to 16 bits and one or three components. The header's transfer syntax counts only where the
+    first bytes do not tell which of the two it is.
     """
     start = data[:12].tobytes()
     is_announced = header.transfer_syntax_uid in TRANSFER_SYNTAXES[1:] and start[:2] != b"\xff\xd8"

@@ -35,14 +35,7 @@ _MAX_EXPANSION = 64  # two bytes give at most 128
 
 
 def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
-    """Pixels of one frame from its bytes, ``data`` (n,) uint8.
-
-    Returns:
-        ``(rows, columns)`` or ``(rows, columns, samples)`` in pydicom's dtype; YBR_FULL as RGB.
-
-    Raises:
-        DicomError: a wrong number of segments, a segment outside the frame, or one that ends before its plane is full.
-    """
+    """Decode one frame (``lumbar.dicom.pixels.Codec``)."""
     shape, dtype = header.frame_shape, header.pixel_dtype
     n_pixels = shape[0] * shape[1]
     n_samples = shape[2] if len(shape) == 3 else 1

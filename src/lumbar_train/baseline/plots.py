@@ -1,4 +1,4 @@
-"""Pictures of the baseline: sample slices by severity, confusion matrices, the finder's curves."""
+"""Plots of the baseline: sample slices by severity, confusion matrices, curves of the learning-rate finder."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, RED)
 def plot_samples(
     pixels: NDArray[np.uint8], table: pd.DataFrame, classes: NDArray[Any], n: int, seed: int = 0
 ) -> Figure:
-    """``n`` drawn slices of each severity, a row each.
+    """Random slices of each severity, one row per severity.
 
     Args:
         pixels: (N, size, size).
         table: ``study_id, instance_number`` of each.
         classes: (N,) class, -1 without label.
-        n: pictures a row; fewer where there are fewer.
-        seed: of the drawing.
+        n: slices per row, if there are so many.
+        seed: of the choice.
     """
     figure = Figure(figsize=(1.15 * n + 0.9, 4.1), dpi=90, layout="constrained")
     axes = figure.subplots(3, n, squeeze=False)
@@ -51,7 +51,7 @@ def plot_samples(
 
 
 def plot_finder(folder: Path, folds: Mapping[str, Mapping[str, Any]]) -> Figure | None:
-    """The range tests of a column's fits and what each suggested; None where no finder ran."""
+    """Curves of the range tests of a column's fits, with the rates taken; None if there was no range test."""
     curves = {path.parent.name: pd.read_csv(path) for path in sorted(folder.glob("*/finder.csv"))}
     if not curves:
         return None
@@ -75,7 +75,7 @@ def plot_finder(folder: Path, folds: Mapping[str, Mapping[str, Any]]) -> Figure 
 
 
 def plot_confusion(counts: list[list[int]]) -> Figure:
-    """Counts by true class (rows) and most likely class (columns); shade is the share of the row."""
+    """Counts by true class (rows) and most likely class (columns); the shade is the share of the row."""
     figure = Figure(figsize=(2.5, 2.5), dpi=100, layout="constrained")
     axis = figure.subplots()
     table = np.array(counts)

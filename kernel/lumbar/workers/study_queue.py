@@ -1,0 +1,95 @@
+"""The studies of a run: which are still to be done, which are tried again, and what became of the others.
+
+A study that was open in a worker when it died, or whose reading or prediction hung, is tried once more at the end, with
+nothing beside it in its worker. If that fails too, its prior stays.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+
+from lumbar.budget import Budget
+from lumbar.chains.contract import Outcome
+
+log = logging.getLogger("lumbar")
+
+_MAX_TRIES = 2  # of a study that was open when its worker died, or that hung
+
+
+class StudyQueue:
+    """Hands out studies, and keeps one outcome for each.
+
+    Args:
+        study_ids: in the order of the file.
+        budget: the run's time, which counts the studies that are left.
+    """
+
+    def __init__(self, study_ids: Sequence[int], budget: Budget) -> None:
+        self.study_ids, self.budget = study_ids, budget
+        self.outcomes: dict[int, Outcome] = {}
+        self._pending = deque(study_ids)
+        self._retries: deque[int] = deque()  # each of them alone in its worker
+        self._deaths: Counter[int] = Counter()
+        self._hangs: Counter[int] = Counter()
+        self._retry_reasons: dict[int, str] = {}
+        budget.n_left = len(study_ids)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no study waits to be handed out."""
+        return not self._pending and not self._retries
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every study has its outcome."""
+        return len(self.outcomes) == len(self.study_ids)
+
+    def take(self) -> int | None:
+        """The next study; None where only retries are left."""
+        return self._pending.popleft() if self._pending else None
+
+    def take_retry(self) -> int | None:
+        """The next study that must be alone in its worker; None while others wait."""
+        return self._retries.popleft() if self._retries and not self._pending else None
+
+    def put_back(self, study_ids: Iterable[int]) -> None:
+        """Let studies that were handed out be handed out again first, in this order."""
+        self._pending.extendleft(reversed(list(study_ids)))
+
+    def worker_died(self, outcome: Outcome) -> None:
+        """Note that a study was open in a worker that died: it is tried again, the second time its prior stays."""
+        self._retry_or_fail(self._deaths, outcome)
+
+    def hung(self, study_id: int, what: str) -> None:
+        """Note that a study's reading or prediction hung: it is tried again, the second time its prior stays."""
+        log.error("study %d: %s, set aside", study_id, what)
+        self._retry_or_fail(self._hangs, Outcome(study_id, failure=what))
+
+    def _retry_or_fail(self, tries: Counter[int], outcome: Outcome) -> None:
+        study_id = outcome.study_id
+        tries[study_id] += 1
+        if tries[study_id] < _MAX_TRIES:
+            self._retry_reasons[study_id] = outcome.failure
+            self._retries.append(study_id)
+        else:
+            self.budget.gave_up()
+            self.fail(outcome)
+
+    def fail(self, outcome: Outcome) -> None:
+        """Leave a study at its prior, and say why."""
+        name = f"study {outcome.study_id}:"
+        line = outcome.failure if outcome.failure.startswith(name) else f"{name} {outcome.failure}"
+        log.warning("%s; its prior stays", line)
+        outcome.problems.append(line)
+        self.outcomes[outcome.study_id] = outcome
+
+    def fail_rest(self, reason: str) -> None:
+        """Leave all studies without an outcome at their prior."""
+        for study_id in self.study_ids:
+            if study_id in self.outcomes:
+                continue
+            retry_reason = self._retry_reasons.get(study_id)
+            end = f"before it was tried again ({retry_reason})" if retry_reason else "before it was predicted"
+            self.fail(Outcome(study_id, failure=f"{reason} {end}"))
