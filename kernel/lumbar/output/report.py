@@ -72,12 +72,6 @@ def render(
         problems=list(record.get("problems", ()))[:_PROBLEMS_LISTED],
         versions=", ".join(f"{name} {value}" for name, value in record["versions"].items()),
         rehearsed=rehearsal_line(record["versions"], manifest.data.get("rehearsed")),
-        title=competition.title,
-        answer=_answer(competition),
-        columns=competition.grid_columns,
-        value_titles=competition.titles,
-        colours=_colours(competition),
-        highest=f"{competition.titles[-1]}, highest" if competition.sums_to_one else "highest",
         shown=[
             study_block(outcome, submission.probs(outcome.study_id), manifest, truth) | _time(outcome)
             for outcome in shown
@@ -88,7 +82,20 @@ def render(
         table=[_line(outcome, submission.probs(outcome.study_id), competition) for outcome in outcomes]
         if len(shown) < len(outcomes)
         else [],
+        **_words_of(competition),
     )
+
+
+def _words_of(competition: Competition) -> dict[str, Any]:
+    """What the page calls things in this competition."""
+    return {
+        "title": competition.title,
+        "answer": _answer(competition),
+        "columns": competition.grid_columns,
+        "value_titles": competition.titles,
+        "colours": _colours(competition),
+        "highest": f"{competition.titles[-1]}, highest" if competition.sums_to_one else "highest",
+    }
 
 
 def _stages(seconds: Mapping[str, float], n_studies: int) -> list[dict[str, Any]]:

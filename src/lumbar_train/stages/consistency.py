@@ -10,9 +10,10 @@ they are, and nothing is scored on fewer labels: this concerns training alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -85,10 +86,11 @@ def judged(
     own = points[points["condition"].isin(CONDITIONS) & points["level"].isin(LEVELS)]
     if "source" in own:
         own = own[own["source"] != EXTERNAL]
-    for study_id, some in own.groupby("study_id"):
-        if int(study_id) not in localisations:
+    for study_id in sorted(own["study_id"].astype(int).unique().tolist()):
+        if study_id not in localisations:
             continue
-        study, place = cache.study(int(study_id)), localisations[int(study_id)]
+        some = own[own["study_id"] == study_id]
+        study, place = cache.study(study_id), localisations[study_id]
         where = slices_of(study)
         for row in some.to_dict("records"):
             spot = where.get((str(row["series_id"]), int(row["instance_number"])))
@@ -100,14 +102,14 @@ def judged(
             x, y, is_shown = seen
             low, high = config.margin, 1 - config.margin
             is_inside = is_shown and low <= x <= high and low <= y <= high
-            rows.append((int(study_id), str(row["series_id"]), row["condition"], row["level"], x, y, is_inside))
+            rows.append((study_id, str(row["series_id"]), row["condition"], row["level"], x, y, is_inside))
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
 def _seen_at(
     study: Study,
     place: Localisation,
-    row: Mapping[str, object],
+    row: Mapping[Hashable, Any],
     spot: tuple[str, int, int],
     sagittal: SagittalClassifierConfig,
     axial: AxialClassifierConfig,
@@ -157,14 +159,16 @@ def kept(frame: pd.DataFrame, labels: Mapping[int, NDArray[np.int8]], config: Co
         "subarticular": config.most_subarticular,
     }
     kind = frame["condition"].map(lambda name: next(word for word in most if word in name))
-    misses = frame[~frame["is_inside"].astype(bool)].groupby(["series_id", kind]).size()
-    left_out = frozenset(str(series) for (series, word), n in misses.items() if n > most[word])
+    misses = frame.assign(kind=kind, n=~frame["is_inside"].astype(bool)).groupby(["series_id", "kind"])["n"].sum()
+    counts = misses.reset_index().to_dict("records")
+    left_out = frozenset(str(count["series_id"]) for count in counts if count["n"] > most[count["kind"]])
     good = frame["is_inside"].astype(bool) & ~frame["series_id"].isin(left_out)
     out = {study_id: row.copy() for study_id, row in labels.items()}
     verdicts = good.groupby([frame["study_id"], frame["condition"], frame["level"]]).any()
-    for (study_id, condition, level), is_good in verdicts.items():
-        if not is_good and int(study_id) in out:
-            out[int(study_id)][COLUMNS.index(f"{condition}_{level}")] = -1
+    for row in verdicts.rename("is_good").reset_index().to_dict("records"):
+        study_id, condition, level = int(row["study_id"]), row["condition"], row["level"]
+        if not row["is_good"] and study_id in out:
+            out[study_id][COLUMNS.index(f"{condition}_{level}")] = -1
     return Kept(out, left_out)
 
 
