@@ -17,7 +17,6 @@ from lumbar.dicom.limits import MAX_RECOVERED_BYTES
 from lumbar.dicom.parsing import scan
 from lumbar.dicom.parsing.fields import PARTS
 from lumbar.dicom.parsing.files import inflate, open_file, read_bytes, read_start
-from lumbar.dicom.parsing.functional_groups import FunctionalGroups
 from lumbar.dicom.parsing.values import uid_of, vr_text
 from lumbar.errors import DicomError
 
@@ -293,6 +292,8 @@ def _header(name: str, syntax: str, head: bytes, workspace: np.ndarray, numbers:
     header = object.__new__(Header)
     groups = None
     if has_groups:
+        from lumbar.dicom.parsing.functional_groups import FunctionalGroups  # late: slices of one frame have none
+
         shared, per_frame = (tuple(workspace[span : span + 2].tolist()) for span in _GROUP_SPANS)
         flags = workspace.item(scan.IS_BIG) != 0, workspace.item(scan.IS_EXPLICIT) != 0
         groups = FunctionalGroups(head, *flags, shared, per_frame)
