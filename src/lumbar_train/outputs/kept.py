@@ -35,6 +35,8 @@ def write_recipe(run: Path, recipe: Recipe, seed: int, words: Iterable[str] = ()
         "export": recipe.export,
         "full_seeds": recipe.full_seeds,
         "denoise": recipe.denoise and to_dict(recipe.denoise),
+        "pseudo": recipe.pseudo and to_dict(recipe.pseudo),
+        "consistency": recipe.consistency and to_dict(recipe.consistency),
         "stages": stages,
     }
     write_text(run / FILE, json.dumps(content, indent=1) + "\n")

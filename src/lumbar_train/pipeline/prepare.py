@@ -65,7 +65,7 @@ def prepare(options: TrainOptions, recipe: Recipe, start: Start, distributed: Di
         resume=options.resume,
         distributed=distributed,
         devices=usable_devices(options.device),
-        loop={"amp": options.amp, **({"workers": options.loaders} if options.loaders else {})},
+        loop={"amp": options.amp, "workers": options.n_loaders(distributed.device.type)},
         start=start,
         changes=options.changes(),
         points_use=options.points_use if options.points else USES[0],
