@@ -84,7 +84,9 @@ def parser() -> argparse.ArgumentParser:
         description="Describe a DICOM file, series folder or study folder: syntax, geometry, stacks, problems. "
         "No patient's name, id or birth date is printed.",
     )
-    inspect.add_argument("path", type=Path, metavar="PATH", help="a .dcm file, a series folder or a study folder")
+    inspect.add_argument(
+        "path", type=Path, nargs="+", metavar="PATH", help="a .dcm file, a series folder or a study folder; or several"
+    )
     return main_parser
 
 
@@ -168,14 +170,14 @@ def run_score(arguments: argparse.Namespace, _started: float) -> None:
 
 def run_inspect(arguments: argparse.Namespace, _started: float) -> None:
     """Run ``inspect``: print a description."""
-    if not os.path.lexists(arguments.path):
-        raise DicomError(
-            f"{arguments.path}: no such file or folder, expected a DICOM file, a series' or a study's folder"
-        )
+    for path in arguments.path:
+        if not os.path.lexists(path):
+            raise DicomError(f"{path}: no such file or folder, expected a DICOM file, a series' or a study's folder")
 
     from lumbar.dicom.inspect import describe
 
-    print(describe(arguments.path))
+    for number, path in enumerate(arguments.path):
+        print(("\n" if number else "") + describe(path))
 
 
 def main(argv: Sequence[str] | None = None, started: float | None = None) -> int:

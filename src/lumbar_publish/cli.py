@@ -201,6 +201,7 @@ def _seal(layout: Layout, options: argparse.Namespace, make_sample: MakeSample) 
         staged = manifest_hash(folder)
         if mark.is_file() and mark.read_text(encoding="utf-8").strip() == staged:
             return
+        print("trying what was sealed before it takes its place: a minute or two, more on a busy machine", flush=True)
         if read_manifest(folder).forced:
             run_networks(folder)
         else:

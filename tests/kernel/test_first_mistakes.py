@@ -123,6 +123,13 @@ def test_inspect_of_a_missing_path_is_answered_in_english(tmp_path):
         describe(tmp_path / "nowhere")
 
 
+def test_several_paths_are_inspected_in_one_call(tmp_path, capsys):
+    names = [tmp_path / "a", tmp_path / "nowhere"]
+    names[0].mkdir()
+    assert command.main(["inspect", *map(str, names)]) == 1
+    assert "nowhere: no such file or folder" in capsys.readouterr().err
+
+
 def test_a_chain_by_a_wrong_name_is_answered_with_the_nearest(bundle):
     with pytest.raises(ManifestError, match=r"chain 'Mian': expected one of main, baseline \(did you mean main\?\)"):
         chain_of("Mian", verify(bundle))

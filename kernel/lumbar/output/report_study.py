@@ -157,7 +157,11 @@ def _circles(view: SliceView, points: Iterable[TruePoint], level: str | None = N
             continue
         is_on_slice = point.instance_number == view.instance_number
         x, y = view.place(point.x_px, point.y_px)
-        if 0 <= x <= view.size_px[0] and 0 <= y <= view.size_px[1] and (is_on_slice or view.is_main):
+        if (
+            0 <= x <= view.size_px[0]
+            and 0 <= y <= view.size_px[1]
+            and (is_on_slice or view.is_main or level is not None)
+        ):
             text = f"truth, {level_title(point.level)}, slice {point.instance_number}"
             circles.append({"x": round(x, 1), "y": round(y, 1), "is_on_slice": is_on_slice, "text": text})
     return circles
