@@ -37,6 +37,7 @@ from pydicom_datasets import (
 KERNEL = Path(pydicom_plugin.__file__).resolve().parents[1]
 FILES = bundled_files()
 UNDECODED = {"JPEG-lossy.dcm"}  # by any of pydicom's own plugins
+UNREADABLE_BY_PATH = {"SC_rgb_jpeg.dcm"}  # pydicom finds the pixel data of a path only where the VR is explicit
 
 
 @pytest.fixture(autouse=True)
@@ -94,10 +95,11 @@ def test_plain_pixel_array_takes_the_kernels(name, monkeypatch):
     expected = decode(load(FILES[name]), "lumbar")[0]
     forbid_others(monkeypatch)
     with quiet():
-        frames = np.stack(list(iter_pixels(FILES[name])))
         assert np.array_equal(load(FILES[name]).pixel_array, expected)
-        assert np.array_equal(pixel_array(FILES[name]), expected)
-        assert np.array_equal(pixel_array(FILES[name], index=len(frames) - 1), frames[-1])
+        source = load(FILES[name]) if name in UNREADABLE_BY_PATH else FILES[name]
+        frames = np.stack(list(iter_pixels(source)))
+        assert np.array_equal(pixel_array(source), expected)
+        assert np.array_equal(pixel_array(source, index=len(frames) - 1), frames[-1])
     assert np.array_equal(frames.reshape(expected.shape), expected)
 
 
