@@ -1,4 +1,7 @@
-"""``python -m lumbar_train``: cohort → weights, and their figures."""
+"""``python -m lumbar_train``: cohort → weights, and their figures.
+
+Help, wrong options and wrong paths are answered before torch and pandas are imported, which takes many seconds.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,20 @@ import argparse
 import inspect
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lumbar.errors import LumbarError
+from lumbar.io.arguments import Parser
+from lumbar.io.competition import check_competition
 from lumbar.io.text import one_line, printable
 from lumbar_train.baseline.command import add_commands
-from lumbar_train.data.external_points import USES
-from lumbar_train.evaluation.evaluate import Evaluation
 from lumbar_train.files import DISK_FULL
-from lumbar_train.parameters import table
-from lumbar_train.pipeline.options import AMP
-from lumbar_train.recipes import RECIPES, demo, recipe_by_name
-from lumbar_train.report import report_on
+from lumbar_train.pipeline.given import check_folder, check_out
+from lumbar_train.pipeline.names import AMP, STAGES, USES, recipe_names
 from lumbar_train.run import thread_count, torch_threads, train
-from lumbar_train.stages.registry import stages_of
+
+if TYPE_CHECKING:
+    from lumbar_train.evaluation.evaluate import Evaluation
 
 TRAIN_OPTIONS = [name for name in inspect.signature(train).parameters if name != "on_refusal"]
 TRAIN_DEFAULTS = {
@@ -50,13 +53,13 @@ def say(error: Exception) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m lumbar_train", description=__doc__)
+    parser = Parser(prog="python -m lumbar_train", description="From a labelled cohort to weights, and their figures.")
     commands = parser.add_subparsers(dest="command", required=True)
     _add_train(commands)
     _add_evaluate(commands)
     add_commands(commands)
     recipes = commands.add_parser("recipes", help="parameters of each network of each recipe, beside the solution's")
-    recipes.add_argument("--recipe", choices=sorted(RECIPES), help="this one only")
+    recipes.add_argument("--recipe", choices=recipe_names(), help="this one only")
     recipes.set_defaults(action=show_recipes)
     return parser
 
@@ -69,11 +72,11 @@ def _add_train(commands: Any) -> None:
     parser.set_defaults(action=run_train, **{name: value for name, value in TRAIN_DEFAULTS.items() if value != ()})
     add = parser.add_argument
     add("--data", type=Path, required=True, metavar="ROOT", help="folder in the competition's layout")
-    add("--recipe", choices=sorted(RECIPES), help="default: %(default)s")
+    add("--recipe", choices=recipe_names(), help="default: %(default)s")
     add("--out", type=Path, required=True, metavar="RUN", help="run folder to write")
     add("--folds", help="of 0,1,…,full; default: all, which later stages need")
     add("--fold-file", type=Path, help="table study_id, fold, such as train_folded_v1.csv")
-    add("--stages", help=f"comma-separated; default: all of {','.join(s.name for s in stages_of(demo()))}")
+    add("--stages", help=f"comma-separated; default: all of the recipe's: {','.join(STAGES)}")
     add(
         "--points",
         type=Path,
@@ -85,7 +88,8 @@ def _add_train(commands: Any) -> None:
         choices=USES,
         help="beside: where the competition has none, and on further slices; instead: before the competition's",
     )
-    add("--resume", action="store_true", help="go on where a run was interrupted")
+    add("--resume", action="store_true", help="go on with the run that the folder holds; finished fits stay")
+    add("--overwrite", action="store_true", help="fit again what this call asks for, in a folder that holds a run")
     add("--seed", type=int, help="default: %(default)s")
     add("--cache", type=Path, help="decoded studies; default: RUN/cache")
     add("--workers", type=int, help="processes that decode; default: one for each core")
@@ -143,7 +147,10 @@ def _add_evaluate(commands: Any) -> None:
 
 def show_recipes(args: argparse.Namespace) -> None:
     """Print the tables."""
-    names = [args.recipe] if args.recipe else sorted(RECIPES)
+    from lumbar_train.parameters import table
+    from lumbar_train.recipes import recipe_by_name
+
+    names = [args.recipe] if args.recipe else recipe_names()
     print("\n\n".join(table(recipe_by_name(name)) for name in names))
 
 
@@ -173,6 +180,12 @@ def run_train(args: argparse.Namespace) -> None:
 
 def run_evaluate(args: argparse.Namespace) -> None:
     """Measure and write the page."""
+    check_folder(args.run, "--run", "a run folder or a sealed bundle")
+    check_competition(args.data, args.split)
+    check_out(args.out or args.run)
+
+    from lumbar_train.report import report_on
+
     with torch_threads(thread_count()):
         show(*report_on(args.run, args.data, points=args.points, split=args.split, out=args.out))
 

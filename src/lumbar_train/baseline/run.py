@@ -26,7 +26,7 @@ from lumbar_train.baseline.fit import Job, finished, fold_title, run_fit, start_
 from lumbar_train.baseline.gather import Answers, all_figures, out_of_fold, submission_frame, write_predictions
 from lumbar_train.baseline.network import make_network
 from lumbar_train.baseline.prepare import Images, describe_problems, prepare, write_label_tables
-from lumbar_train.baseline.settings import Settings, check_settings
+from lumbar_train.baseline.settings import Settings, check_settings, refuse_fits
 from lumbar_train.data.folds import FULL, make_folds, read_folds, split, write_folds
 from lumbar_train.data.tables import Cohort, read_study_ids
 from lumbar_train.engine.distributed import pick_device
@@ -71,21 +71,6 @@ class BaselineRun:
     def use_folds(self) -> list[int]:
         """Folds to hold out, then FULL if it is asked for."""
         return [*sorted(map(int, self.folds["fold"].unique())), *([FULL] if self.with_full else [])]
-
-
-def choose_columns(names: str | None) -> list[str]:
-    """Parse --columns: columns or whole conditions separated by commas; all 25 columns if nothing is given.
-
-    Raises:
-        CohortError: a name is neither a column nor a condition.
-    """
-    if not names:
-        return list(COLUMNS)
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
-    for name in wanted:
-        if not any(column == name or column.startswith(f"{name}_l") for column in COLUMNS):
-            raise CohortError(f"--columns: found {name!r}, expected label columns such as {COLUMNS[0]}")
-    return [c for c in COLUMNS if any(c == name or c.startswith(f"{name}_l") for name in wanted)]
 
 
 def choose_folds(text: str | None, out: Path, cohort: Cohort, seed: int) -> tuple[Cohort, pd.DataFrame]:
@@ -137,8 +122,7 @@ def check_run_folder(run: BaselineRun) -> None:
     Raises:
         CohortError: the folder has fits and ``resume`` is not asked for, or it has a run of the chain.
     """
-    if (run.out / "fits").is_dir() and not run.resume:
-        raise CohortError(f"{run.out}: holds fits, add --resume to go on with it or name another folder")
+    refuse_fits(run.out, run.resume)
     recipe = run.out / "recipe.json"
     if recipe.is_file() and read_object(recipe).get("name") != RECIPE:
         raise CohortError(f"{run.out}: holds a run of the chain, expected a folder of its own for the baseline")
