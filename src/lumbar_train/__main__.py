@@ -7,20 +7,29 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import multiprocessing
+import multiprocessing.util
+import os
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lumbar.errors import LumbarError
 from lumbar.io.arguments import Parser
 from lumbar.io.competition import check_competition
+from lumbar.io.signals import reason_of
 from lumbar.io.text import one_line, printable
 from lumbar_train.baseline.command import add_commands
+from lumbar_train.engine.interrupts import END_S, listen
 from lumbar_train.files import DISK_FULL
+from lumbar_train.outputs.run_lock import holds_run
 from lumbar_train.pipeline.given import check_folder, check_out
 from lumbar_train.pipeline.names import AMP, STAGES, USES, recipe_names
 from lumbar_train.run import thread_count, torch_threads, train
 
+_said: list[str] = []
 if TYPE_CHECKING:
     from lumbar_train.evaluation.evaluate import Evaluation
 
@@ -35,12 +44,64 @@ TRAIN_DEFAULTS = {
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and run it; returns the exit code."""
     args = _parser().parse_args(arguments)
+    _said.clear()
     try:
         args.action(args)
     except (LumbarError, OSError) as error:
         say(error)
         return 1
+    except KeyboardInterrupt as error:
+        _say_once(f"{reason_of(error)}: {how_to_go_on(args)}")
+        return 1
     return 0
+
+
+def command() -> int:
+    """Run ``main`` as a process: signals end it in order, and within seconds whatever it is doing."""
+    listen(_end_soon)
+    return main()
+
+
+def how_to_go_on(args: argparse.Namespace) -> str:
+    """What an interrupted command leaves, and what to do next."""
+    again = "run the same command again"
+    if args.command not in ("train", "baseline"):
+        return f"nothing was written; {again}"
+    if not holds_run(args.out):
+        return f"no fit has begun; {again}, and studies that are decoded stay decoded"
+    with_resume = again if args.resume and not getattr(args, "overwrite", False) else f"{again} with --resume"
+    if getattr(args, "overwrite", False):
+        with_resume += " instead of --overwrite"
+    return (
+        f"{printable(args.out)} keeps the finished fits and the last checkpoint of the others; to go on {with_resume}"
+    )
+
+
+def _end_soon(reason: str) -> None:
+    """End the process a few seconds after the first signal, unless it has ended by then."""
+
+    def end() -> None:
+        time.sleep(END_S)
+        args = _parser().parse_args()
+        _say_once(f"{reason}: {how_to_go_on(args)}")
+        for process in multiprocessing.active_children():
+            process.kill()
+        # Names of semaphores are given back in a thread, as this may wait for what does not answer any more.
+        tidy = threading.Thread(target=multiprocessing.util._run_finalizers, args=(0,), daemon=True)  # type: ignore[attr-defined]
+        tidy.start()
+        tidy.join(0.3)
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()
+
+
+def _say_once(line: str) -> None:
+    """Print the one line of an interrupt; under ``torchrun`` the main process alone does."""
+    if not _said and os.environ.get("RANK", "0") == "0":
+        print(
+            f"\nlumbar_train: {line}" if sys.stderr.isatty() else f"lumbar_train: {line}", file=sys.stderr, flush=True
+        )
+    _said.append(line)
 
 
 def say(error: Exception) -> None:
@@ -203,4 +264,4 @@ def show(page: Path, evaluation: Evaluation) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command())

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import platform
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,7 @@ from lumbar_train.data.folds import FULL, make_folds, read_folds, split, write_f
 from lumbar_train.data.tables import Cohort, read_study_ids
 from lumbar_train.engine.distributed import pick_device
 from lumbar_train.engine.fold_pool import hand_out, usable_devices
+from lumbar_train.engine.process_pool import processes
 from lumbar_train.errors import TrainingError
 from lumbar_train.files import read_object, write_text
 from lumbar_train.outputs.store import write_frame
@@ -232,15 +231,10 @@ def _run(jobs: Sequence[Job], n: int) -> Iterator[tuple[Job, dict[str, Any]]]:
             yield job, run_fit(job)
         return
     n_threads = max(1, (os.cpu_count() or 1) // n)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(n, mp_context=context, initializer=start_worker, initargs=(n_threads,)) as pool:
-        try:
-            yield from hand_out(
-                jobs, n, usable_devices(), lambda job, device: pool.submit(run_fit, replace(job, device=str(device)))
-            )
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with processes(n, start_worker, n_threads) as pool:
+        yield from hand_out(
+            jobs, n, usable_devices(), lambda job, device: pool.submit(run_fit, replace(job, device=str(device)))
+        )
 
 
 def summarise(run: BaselineRun, answers: Answers, results: Results) -> dict[str, Any]:

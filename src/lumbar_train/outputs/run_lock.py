@@ -134,9 +134,7 @@ class RunLock:
             path.unlink()
             return
         if is_stale(owner):
-            print(
-                f"{path}: removed, since process {owner.pid}, which had locked the folder since {owner.since}, has ended"
-            )
+            print(f"{path}: removed: process {owner.pid}, which had locked the folder since {owner.since}, has ended")
             path.unlink()
             return
         if owner.folds and self._folds and not set(owner.folds) & set(self._folds):
