@@ -1,4 +1,7 @@
-"""A whole training: a competition folder to weights and the page that says what they are worth."""
+"""A whole training: a competition folder to weights and the page that says what they are worth.
+
+Names, folders and the run folder's lock are checked before torch and pandas are imported.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,15 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from lumbar_train.data.folds import FULL
-from lumbar_train.engine.distributed import join_distributed
-from lumbar_train.evaluation.evaluate import Evaluation
-from lumbar_train.export import export
-from lumbar_train.pipeline.execute import execute
+from lumbar_train.outputs.run_lock import RunLock
+from lumbar_train.pipeline.given import check_given
 from lumbar_train.pipeline.options import TrainOptions, Words, as_folds, as_stages, as_words
-from lumbar_train.pipeline.prepare import chosen_recipe, prepare
-from lumbar_train.report import report_on
-from lumbar_train.stages.context import RunContext
+
+if TYPE_CHECKING:
+    from lumbar_train.evaluation.evaluate import Evaluation
+    from lumbar_train.stages.context import RunContext
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ def train(
     points: str | Path | None = None,
     points_use: str = "beside",
     resume: bool = False,
+    overwrite: bool = False,
     seed: int = 0,
     cache: str | Path | None = None,
     workers: int | None = None,
@@ -80,7 +81,9 @@ def train(
         points: CSV of external points of sagittal levels: ``series_id, instance_number, level, x, y[, img_h, img_w]``.
         points_use: ``beside``: external points where the competition has none, and on further slices; ``instead``:
             before the competition's.
-        resume: go on where a run was interrupted.
+        resume: go on with the run that the folder holds: finished fits stay, one that was interrupted goes on.
+        overwrite: fit again what this call asks for in a folder that holds a run; its other fits stay. A folder that
+            holds a run is refused without one of the two.
         seed: of folds, initial weights, order and augmentation.
         cache: folder of decoded studies; None for ``cache`` in the run folder.
         workers: processes that decode; 0 decodes in this one, None takes one for each core.
@@ -118,6 +121,7 @@ def train(
         points=_path(points),
         points_use=points_use,
         resume=resume,
+        overwrite=overwrite,
         seed=seed,
         cache=_path(cache),
         workers=workers,
@@ -137,18 +141,50 @@ def train(
 
 def train_with(options: TrainOptions, on_refusal: Callable[[Exception], None] | None = None) -> TrainedRun:
     """As ``train``, from its options in one value."""
+    check_given(options)
+    lock = RunLock(options.out, resume=options.resume, overwrite=options.overwrite, folds=options.folds)
+    if is_one_of_many():  # the main process takes the lock once all have met
+        return _train(options, on_refusal, lock)
+    with lock:
+        return _train(options, on_refusal)
+
+
+def _train(
+    options: TrainOptions, on_refusal: Callable[[Exception], None] | None, lock: RunLock | None = None
+) -> TrainedRun:
+    from lumbar_train.engine.distributed import join_distributed
+    from lumbar_train.pipeline.execute import execute
+    from lumbar_train.pipeline.prepare import chosen_recipe, prepare
+    from lumbar_train.stages.registry import chosen_stages
+
     changed_recipe, start = chosen_recipe(options)
+    chosen_stages(changed_recipe, options.stages)  # a wrong name is refused before studies are decoded
     with join_distributed(options.device, on_refusal) as distributed, torch_threads(thread_count()):
-        if distributed.is_many and options.jobs > 1 and distributed.is_main:
-            print(f"--jobs {options.jobs} is off: under torchrun all {distributed.world} processes work on one fit")
-        distributed.on_main(lambda: start.check(changed_recipe))
-        run = prepare(options, changed_recipe, start, distributed)
-        execute(run, options.stages, options.jobs)
-        return finish(run) if distributed.is_main else TrainedRun(run.out)
+        try:
+            if lock is not None:
+                distributed.on_main(lock.acquire)
+            if distributed.is_many and options.jobs > 1 and distributed.is_main:
+                print(f"--jobs {options.jobs} is off: under torchrun all {distributed.world} processes work on one fit")
+            distributed.on_main(lambda: start.check(changed_recipe))
+            run = prepare(options, changed_recipe, start, distributed)
+            execute(run, options.stages, options.jobs)
+            return finish(run) if distributed.is_main else TrainedRun(run.out)
+        finally:
+            if lock is not None:
+                lock.release()
+
+
+def is_one_of_many() -> bool:
+    """Whether this process was started by ``torchrun`` beside others."""
+    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def finish(run: RunContext) -> TrainedRun:
     """Export and report, where the aggregator has been fitted."""
+    from lumbar_train.data.folds import FULL
+    from lumbar_train.export import export
+    from lumbar_train.report import report_on
+
     exported = page = evaluation = None
     if run.full_fits() and run.folder.has_weights("aggregator", FULL):
         exported = export(run)
@@ -167,6 +203,8 @@ def thread_count() -> int:
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
     """Let torch compute with so many threads in a block, and with as many as before after it."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from itertools import islice
@@ -33,6 +32,7 @@ from lumbar.errors import CohortError
 from lumbar.study import Study, read_study
 from lumbar_train.data.code_key import code_key
 from lumbar_train.data.volumes import CompactVolume, compact, write_aligned
+from lumbar_train.engine.process_pool import processes
 from lumbar_train.errors import TrainingError
 from lumbar_train.files import atomic_file, write_text
 
@@ -173,18 +173,14 @@ def _run(jobs: list[_Job], workers: int) -> Iterator[_Job]:
             yield job
         return
     left = iter(jobs)
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with processes(workers) as pool:
         running: dict[Future[None], _Job] = {pool.submit(_build, job): job for job in islice(left, 2 * workers)}
-        try:
-            while running:
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    job = running.pop(future)
-                    future.result()
-                    yield job
-                    running |= {pool.submit(_build, job): job for job in islice(left, 1)}
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        while running:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                job = running.pop(future)
+                future.result()
+                yield job
+                running |= {pool.submit(_build, job): job for job in islice(left, 1)}
 
 
 def _build(job: _Job) -> None:

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lumbar_train.data.external_points import USES
 from lumbar_train.errors import TrainingError
+from lumbar_train.pipeline.names import AMP, USES
 
-AMP = ("auto", "off", "bf16", "fp16")
 # What decides what is trained, beside data, recipe and folds; the rest decides how fast, and where.
 _DECIDE = (
     "overrides", "full_epochs", "full_seeds", "backbone", "pretrained", "backbone_weights", "points", "points_use",
@@ -37,6 +36,7 @@ class TrainOptions:
     points: Path | None = None
     points_use: str = USES[0]
     resume: bool = False
+    overwrite: bool = False
     seed: int = 0
     cache: Path | None = None
     workers: int | None = None
@@ -59,6 +59,8 @@ class TrainOptions:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise TrainingError(f"{name}: found {value}, expected {least} or more")
+        if self.resume and self.overwrite:
+            raise TrainingError("resume, overwrite: found both, expected one: go on, or fit again")
 
     @property
     def n_workers(self) -> int:
@@ -84,7 +86,10 @@ class TrainOptions:
         return (*short, *(f"full-epochs {word}" for word in self.full_epochs), *self.overrides)
 
     def command(self) -> str:
-        """A command line that trains the same, without stages and folds: what differs from the defaults is in it."""
+        """A command line that goes on with the run as it is trained, without stages and folds.
+
+        What differs from the defaults is in it.
+        """
         words = ["python", "-m", "lumbar_train", "train", "--data", str(self.data), "--recipe", self.recipe]
         words += ["--out", str(self.out)]
         for name in _DECIDE:
@@ -97,7 +102,7 @@ class TrainOptions:
                 continue
             for word in value if isinstance(value, tuple) else (value,):
                 words += [option, str(word)]
-        return shlex.join(words)
+        return shlex.join([*words, "--resume"])
 
 
 def cores() -> int:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
+from lumbar.io.text import counted
 from lumbar_train.data.cache import Cache, build_cache
 from lumbar_train.data.duplicates import check_copies
 from lumbar_train.data.external_points import POINTS_FILE, USES, describe, summary
@@ -72,6 +73,8 @@ def prepare(options: TrainOptions, recipe: Recipe, start: Start, distributed: Di
         command=options.command(),
     )
     distributed.on_main(lambda: begin(run, options.stages))
+    if options.overwrite and distributed.is_main:
+        print(replaced(run, options.stages))
     if options.points:
         distributed.on_main(lambda: note_points(run))
     return run
@@ -126,6 +129,14 @@ def fitted_anew(run: RunContext, stages: Iterable[str] | None) -> list[str]:
         return []
     mine = {fold_name(fold) for fold in run.use_folds}
     return [name for name in (stages or run.recipe.stages) if run.folder.fits_of(name) <= mine]
+
+
+def replaced(run: RunContext, stages: Iterable[str] | None) -> str:
+    """One line about the fits in the run folder that this call fits again."""
+    mine = {fold_name(fold) for fold in run.use_folds}
+    names = [name for name in (stages or run.recipe.stages) if run.folder.fits_of(name) & mine]
+    count = sum(len(run.folder.fits_of(name) & mine) for name in names)
+    return f"--overwrite: {counted(count, 'finished fit')} of {', '.join(names) or 'no stage'} will be replaced"
 
 
 def note_points(run: RunContext) -> None:
