@@ -82,7 +82,7 @@ class Recipe:
     export: str = "full"  # which fits ship: "full" or "all"
     full_seeds: int = 1
     pretrained: bool = False
-    denoise: DenoiseConfig | None = None  # a second training of the classifiers without doubted labels
+    denoise: DenoiseConfig | None = None  # a second training of the classifiers without suspect labels
 
 
 # The demo's backbone: timm's ten-layer ResNet, narrowed, with GroupNorm: 0.57 M parameters.
@@ -171,9 +171,9 @@ def model2() -> Recipe:
                 Fit(6, 4e-4, 8, weight_decay=1e-4),
                 _MILD,
             ),
-            # The solution's rate, 7e-5, goes with 4,096 hidden units; 64 need more. On synthetic out-of-fold logits of
-            # 1,975 studies (tests/synthetic_logits.py) pool 0.423; 64 units at 7e-5 0.402, at 1e-3 0.362, at 2e-3
-            # 0.362; 4,096 units at 7e-5 0.365 in twenty times the time.
+            # The solution's rate, 7e-5, goes with 4,096 hidden units; 64 need more. On synthetic out-of-fold logits
+            # (tests/support/synthetic_logits.py) of 1,975 studies pool 0.423; 64 units at 7e-5 0.402, at 1e-3 0.362, at
+            # 2e-3 0.362; 4,096 units at 7e-5 0.365 in twenty times the time.
             "aggregator": StageRecipe(AggregatorConfig(hidden=64), Fit(15, 1e-3, 128, weight_decay=1.0)),
         },
     )
@@ -183,7 +183,7 @@ def strong() -> Recipe:
     """model2 with what other teams' ablations favour.
 
     Heatmap localisers on a fixed millimetre grid; averaged weights; CutMix and mixup, then epochs on the metric itself
-    for the classifiers; doubted labels left out of a second training; an aggregator over the sequence of levels that
+    for the classifiers; suspect labels left out of a second training; an aggregator over the sequence of levels that
     knows how sure localisation is; several seeds of the fit on all data.
     """
     base = model2()
