@@ -191,9 +191,9 @@ def model2() -> Recipe:
             "axial_all": StageRecipe(
                 AxialClassifierConfig(_RW_T, conditions=(0, 1, 2, 3, 4), **axial), fit, axial_crops
             ),
-            # The solution's rate, 7e-5, goes with 4,096 hidden units; 64 need more. On synthetic out-of-fold logits of
-            # 1,975 studies (tests/synthetic_logits.py) pool 0.423; 64 units at 7e-5 0.402, at 1e-3 0.362, at 2e-3
-            # 0.362; 4,096 units at 7e-5 0.365 in twenty times the time.
+            # The solution's rate, 7e-5, goes with 4,096 hidden units; 64 need more. On synthetic out-of-fold logits
+            # (tests/support/synthetic_logits.py) of 1,975 studies pool 0.423; 64 units at 7e-5 0.402, at 1e-3 0.362, at
+            # 2e-3 0.362; 4,096 units at 7e-5 0.365 in twenty times the time.
             "aggregator": StageRecipe(AggregatorConfig(hidden=64), Fit(15, 1e-3, 128, weight_decay=1.0)),
         },
     )
