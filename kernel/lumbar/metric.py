@@ -15,9 +15,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lumbar.errors import CohortError
-from lumbar.io.tables import is_blank, parse_id, typed_frame
+from lumbar.io.tables import is_blank, parse_id, read_typed_table
 from lumbar.io.text import printable
-from lumbar.io.text_table import TableError, read_text_table
 from lumbar.labels import COLUMNS, GROUPS, LEVELS, SEVERITIES, SEVERITY_COLUMNS, SEVERITY_WEIGHTS
 
 _EPS = float(np.finfo(np.float64).eps)  # scikit-learn clips probabilities to [eps, 1 - eps]
@@ -222,9 +221,4 @@ def read_table(path: str | Path, name: str) -> pd.DataFrame:
     Raises:
         CohortError: the file is missing, empty or not a CSV table.
     """
-    try:
-        return typed_frame(read_text_table(path, ("row_id", *SEVERITY_COLUMNS, "study_id", *COLUMNS)))
-    except OSError as error:
-        raise CohortError(f"{path}: cannot be read ({error.strerror}), expected {name}") from None
-    except TableError as error:
-        raise CohortError(f"{path}: not a CSV table ({error.reason}), expected {name}") from None
+    return read_typed_table(path, name, ("row_id", *SEVERITY_COLUMNS, "study_id", *COLUMNS))

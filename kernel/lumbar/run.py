@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,18 @@ from lumbar.bundle.code_hash import code_mismatch
 from lumbar.bundle.manifest import Manifest, verify
 from lumbar.chains.contract import Chain
 from lumbar.chains.registry import chain_of
+from lumbar.competitions.contract import SPLITS, Competition
+from lumbar.competitions.registry import DEFAULT
+from lumbar.competitions.tables import read_studies
 from lumbar.errors import CohortError
-from lumbar.io.tables import PROBLEMS, list_studies, read_series
-from lumbar.io.text import printable_log
-from lumbar.labels import COLUMNS, row_ids
-from lumbar.numba_cache import use_numba_cache
+from lumbar.io.numba_cache import use_numba_cache
+from lumbar.io.progress import duration
+from lumbar.io.tables import PROBLEMS, list_studies
+from lumbar.io.text import counted, printable_log
 from lumbar.output.destinations import check_destinations
 from lumbar.output.record import build_record, write_extras
 from lumbar.output.submission import Submission, expected_studies, validate
+from lumbar.output.truth import read_truth
 from lumbar.workers.devices import cpu_threads, cuda_devices
 from lumbar.workers.schedule import Schedule
 from lumbar.workers.worker import Setup
@@ -71,11 +76,12 @@ def predict(
     """Predict every study of a split, in worker processes: a study that crashes one costs itself and no other.
 
     Args:
-        root: a competition folder with ``{split}_images`` and ``{split}_series_descriptions.csv``.
+        root: a competition folder, for the lumbar spine ``{split}_images`` and ``{split}_series_descriptions.csv``.
         weights: a bundle: ``weights_manifest.json`` and the files that it names.
         out: submission.csv, whole and valid from the first write on; None writes none.
         split: ``test`` or ``train``.
-        chain: ``main``, ``baseline``, or a ``Chain``; one that cannot be sent to a process runs in threads.
+        chain: ``main``, ``baseline`` (of the lumbar spine alone), or a ``Chain``; one that cannot be sent to a process
+            runs in threads. The bundle names its competition.
         time_limit: ``8.5h``, ``30m``, ``90s`` or seconds, from ``started`` on.
         report: the report as HTML.
         record: the run record as JSON.
@@ -85,10 +91,10 @@ def predict(
         clock: monotonic seconds.
         started: the clock's value from which the time limit counts; None for this call.
         processes: False runs the workers as threads, where a crash ends the caller too.
-        progress: show a bar.
+        progress: say how far it has come: a bar on a terminal, else a line a minute in the log.
 
     Returns:
-        The submission's frame (25 rows a study) and the run record (docs/architecture.md).
+        The submission's frame (25 rows a study for the lumbar spine) and the run record (docs/architecture.md).
 
     Raises:
         ManifestError: the bundle is broken, stale, or fails a probe; nothing was written.
@@ -118,22 +124,24 @@ def _check_inputs(
     manifest = verify(weights, manifest_hash)
     functions = chain_of(chain, manifest)
     check_destinations(outputs, root, manifest)
-    study_ids, descriptions = _studies(root, split, studies)
+    study_ids, descriptions = _studies(root, split, studies, manifest.competition)
     inputs = _Inputs(root, split, manifest, functions, study_ids, descriptions)
+    table = manifest.competition.path(manifest.competition.table, split)
     for study_id in (None, *study_ids):
         for line in inputs.table_problems(study_id):
-            log.warning("%s_series_descriptions.csv: %s", split, line)
+            log.warning("%s: %s", table, line)
     return inputs
 
 
 def _setup(inputs: _Inputs, n_workers: int) -> Setup:
     """What every worker gets; the schedule adds its device and its first study."""
+    manifest = inputs.manifest
     return Setup(
         root=inputs.root,
         split=inputs.split,
         descriptions=inputs.descriptions,
-        manifest=inputs.manifest,
-        prior=np.array([inputs.manifest.prior[column] for column in COLUMNS]),
+        manifest=manifest,
+        prior=np.array([manifest.prior[key] for key in manifest.competition.keys]),
         chain=inputs.chain,
         device="",
         n_threads=cpu_threads(n_workers),
@@ -150,26 +158,31 @@ def _run(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Start the workers, predict all studies, and write submission, record and report."""
     manifest, study_ids, limit_s = inputs.manifest, inputs.study_ids, schedule.budget.limit_s
+    competition = manifest.competition
     try:
         schedule.start(devices, processes)
         log.info(
-            "manifest %s verified, %d studies to predict on %s, at most %.0f s",
-            manifest.hash[:12], len(study_ids), ", ".join(schedule.devices) or "no device", limit_s,
+            "manifest %s verified, %s to predict on %s, in at most %s",
+            manifest.hash[:12], counted(len(study_ids), "study"), ", ".join(schedule.devices) or "no device",
+            duration(limit_s),
         )  # fmt: skip
         if mismatch := code_mismatch(manifest.code_sha256):
             log.info("%s", mismatch)
-        submission = Submission(study_ids, manifest.prior, outputs["out"])
+        submission = Submission(study_ids, manifest.prior, outputs["out"], competition)
         outcomes = schedule.run(submission)
     finally:
         schedule.stop()
     if (out := outputs["out"]) is not None:
         submission.write()
-        validate(out, [row_id for study_id in study_ids for row_id in row_ids(study_id)])
+        validate(out, [row_id for study_id in study_ids for row_id in competition.row_ids(study_id)], competition)
     for outcome in outcomes:
         lines = inputs.table_problems(outcome.study_id)
         outcome.problems[:0] = [line for line in lines if line not in outcome.problems]
     record = build_record(manifest, schedule.devices, schedule.load_s, outcomes, inputs.table_problems(None), mismatch)
-    write_extras(record, outcomes, submission, manifest, limit_s, outputs["record"], outputs["report"])
+    # For the report alone, once all answers stand
+    is_known = manifest.competition_name == DEFAULT
+    truth = partial(read_truth, inputs.root, inputs.split, study_ids) if is_known else None
+    write_extras(record, outcomes, submission, manifest, limit_s, outputs["record"], outputs["report"], truth)
     return submission.frame(), record
 
 
@@ -180,11 +193,16 @@ def _devices(chain: Chain, workers: int | None, n_studies: int) -> list[str]:
     return [gpus[index % len(gpus)] if gpus else "cpu" for index in range(count)]
 
 
-def _studies(root: Path, split: str, wanted: int | Sequence[int] | None) -> tuple[list[int], pd.DataFrame]:
-    """The ids to predict, in the order of the submission, and the table of series."""
-    table = read_series(root, split)
+def _studies(
+    root: Path, split: str, wanted: int | Sequence[int] | None, competition: Competition
+) -> tuple[list[int], pd.DataFrame]:
+    """The ids to predict, in the order of the submission, and the competition's table of series or studies."""
+    if split not in SPLITS:
+        raise CohortError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
+    table = read_studies(root, split, competition)
     tabled = table.studies()
-    study_ids = expected_studies(root, split, list_studies(root, split, tabled), tabled)
+    present = list_studies(root, split, tabled, competition.path(competition.images, split))
+    study_ids = expected_studies(root, split, present, tabled, competition)
     if isinstance(wanted, int):
         study_ids = study_ids[:wanted]
     elif wanted is not None:

@@ -9,7 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lumbar.bundle.manifest import manifest_hash, read_manifest
+from lumbar.competitions.contract import Competition
+from lumbar.competitions.lumbar_spine import COMPETITION as LUMBAR_SPINE
 from lumbar.errors import LumbarError
+from lumbar.io.arguments import Parser
+from lumbar.io.competition import check_competition
+from lumbar.io.signals import end_in_order, reason_of
 from lumbar.io.text import one_line
 from lumbar_publish.files import write_text
 from lumbar_publish.kaggle import step_dataset, step_kernel, step_submit, step_tag
@@ -57,7 +62,10 @@ def main(layout: Layout, make_sample: MakeSample, argv: list[str] | None = None)
         argv: arguments; None takes the process's.
     """
     options = _parser().parse_args(argv)
+    end_in_order()
     try:
+        if options.sample:
+            check_competition(options.sample, "test")
         if options.verify:
             print(f"{options.verify}: manifest {verify_against_lock(layout, options.verify)}, as the lock file says")
             return 0
@@ -68,9 +76,10 @@ def main(layout: Layout, make_sample: MakeSample, argv: list[str] | None = None)
         machine = accelerator(options.accelerator or configured_machine(layout.kernel_metadata)[0])
         if options.publish:
             dataset = DatasetId.choose(locked_dataset(layout), options.owner, options.slug)
-            _check_account(dataset, target, options.publish, None if options.no_run else machine)
+            hours = machine.hours(_competition(layout, options))
+            _check_account(dataset, target, options.publish, None if options.no_run else machine, hours)
         sealed = _seal(layout, options, make_sample)
-        _note_machine(layout, options)
+        _note_machine(layout, options, sealed.competition)
         _note_target(layout, sealed, target)
         print(summary(sealed))
         if options.publish:
@@ -87,8 +96,8 @@ def main(layout: Layout, make_sample: MakeSample, argv: list[str] | None = None)
         if isinstance(error, KaggleError) and error.hint:
             print("\n".join(f"  {line.strip()}" for line in error.hint.splitlines()))  # the client's own advice
         return 1
-    except KeyboardInterrupt:
-        print("error: interrupted: run this again to go on from here", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"error: {reason_of(error)}: run the same command again, it goes on from here", file=sys.stderr)
         return 1
     return 0
 
@@ -107,6 +116,11 @@ def _check_options(options: argparse.Namespace) -> None:
         raise LumbarError("--tag names the score: add --publish -m NOTES, or --publish submit -m NOTES")
 
 
+def _competition(layout: Layout, options: argparse.Namespace) -> Competition:
+    """The competition of what is to be sealed."""
+    return read_manifest(source_of(layout, options.run)[0]).competition
+
+
 def _target(layout: Layout, options: argparse.Namespace) -> str:
     """Where the bundle goes: as asked for, else as last; the step that takes it there gets one name for both.
 
@@ -121,10 +135,11 @@ def _target(layout: Layout, options: argparse.Namespace) -> str:
     return asked or ("dataset" if configured_model_version(layout.kernel_metadata) is None else "model")
 
 
-def _check_account(dataset: DatasetId, target: str, step: str, machine: Accelerator | None) -> None:
+def _check_account(dataset: DatasetId, target: str, step: str, machine: Accelerator | None, hours: float) -> None:
     """Meet an account that Kaggle refuses, or a network that is not there, before the minutes that sealing takes.
 
-    Also says what quota is left, where a notebook may be run (``machine`` is None where it will not).
+    Also says what quota is left, where a notebook may be run (``machine`` is None where it will not), for up to
+    ``hours``.
     """
     require_owner(dataset)
     require_client()
@@ -136,17 +151,18 @@ def _check_account(dataset: DatasetId, target: str, step: str, machine: Accelera
             if error.trouble.is_no_answer:
                 raise
     if machine is not None and step in ("kernel", ALL):
-        print(quota_line(client, machine), flush=True)
+        print(quota_line(client, machine, hours), flush=True)
 
 
-def _note_machine(layout: Layout, options: argparse.Namespace) -> None:
+def _note_machine(layout: Layout, options: argparse.Namespace, competition: Competition) -> None:
     """Write what is asked for into the notebook's metadata, whose other fields stay; say where it will run."""
     machine, image = configured_machine(layout.kernel_metadata)
     machine, image = options.accelerator or machine, options.image or image
     if options.accelerator or options.image:
         data = read_json(layout.kernel_metadata)
         write_json(layout.kernel_metadata, data | machine_metadata(accelerator(machine), image))
-    print(f"notebook: {accelerator(machine)}, image {image}, at most {accelerator(machine).hours:g} hours")
+    hours = accelerator(machine).hours(competition)
+    print(f"notebook: {accelerator(machine)}, image {image}, at most {hours:g} hours")
 
 
 def _note_target(layout: Layout, sealed: Sealed, target: str) -> None:
@@ -185,12 +201,14 @@ def _seal(layout: Layout, options: argparse.Namespace, make_sample: MakeSample) 
         staged = manifest_hash(folder)
         if mark.is_file() and mark.read_text(encoding="utf-8").strip() == staged:
             return
+        print("trying what was sealed before it takes its place: a minute or two, more on a busy machine", flush=True)
         if read_manifest(folder).forced:
             run_networks(folder)
         else:
             with tempfile.TemporaryDirectory(prefix="lumbar-sample-") as scratch:
                 sample = options.sample
                 if sample is None:
+                    _require_phantom(_competition(layout, options))
                     sample = Path(scratch) / "cohort"
                     make_sample(sample)
                 run_chain(folder, sample, chain_of(data))
@@ -199,8 +217,17 @@ def _seal(layout: Layout, options: argparse.Namespace, make_sample: MakeSample) 
     return seal(layout, run=options.run, dataset=dataset, force=options.force, as_demo=options.demo, rehearse=rehearse)
 
 
+def _require_phantom(competition: Competition) -> None:
+    """Refuse to try another competition's chain on a phantom of the lumbar spine."""
+    if competition.slug != LUMBAR_SPINE.slug:
+        raise LumbarError(
+            f"--sample: found none, expected a folder of {competition.slug} with studies to try the sealed chain on "
+            "(phantoms are of the lumbar spine)"
+        )
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="build_dataset.py",
         description="Seal code, weights and manifest into dist/dataset, and the notebook and metadata to match.",
     )
@@ -215,7 +242,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--force", action="store_true", help="seal an incomplete or mixed run; the manifest records it")
     parser.add_argument("--demo", action="store_true", help="also keep the run's weights in weights/demo")
     parser.add_argument(
-        "--sample", type=Path, metavar="ROOT", help="studies to try the sealed chain on; default: one phantom"
+        "--sample",
+        type=Path,
+        metavar="ROOT",
+        help="studies to try the sealed chain on; default: one phantom (of the lumbar spine)",
     )
     parser.add_argument(
         "--publish",

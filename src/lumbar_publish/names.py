@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lumbar.bundle.manifest import FILE_NAME as MANIFEST
+from lumbar.competitions.lumbar_spine import COMPETITION as LUMBAR_SPINE
 from lumbar.errors import ManifestError
 
-COMPETITION = "rsna-2024-lumbar-spine-degenerative-classification"
+COMPETITION = LUMBAR_SPINE.slug  # what a manifest means that names no competition
 PLACEHOLDER_OWNER = "your-kaggle-name"  # sealing accepts it, publishing does not
 DEFAULT_SLUG = "lumbar-kit"
 NOTEBOOK = "submit_notebook.ipynb"
 MODEL_FRAMEWORK, MODEL_VARIATION = "pyTorch", "default"
-HIDDEN_STUDIES = 720  # about, in the hidden test
-KAGGLE_HOURS = 9.0
-TIME_LIMIT = "8.5h"  # what the notebook allows itself
 
 # A slug that survives being turned into a title and back, so that title and id can never disagree.
 _SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")

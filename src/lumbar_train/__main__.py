@@ -155,7 +155,11 @@ def _add_train(commands: Any) -> None:
     add("--cache", type=Path, help="decoded studies; default: RUN/cache")
     add("--workers", type=int, help="processes that decode; default: one for each core")
     add("--jobs", type=int, help="folds side by side, over the GPUs at hand; default: %(default)s")
-    add("--loaders", type=int, help="processes that prepare samples for each fit (GPUs); default: %(default)s")
+    add(
+        "--loaders",
+        type=int,
+        help="processes that prepare samples for each fit; default: on GPUs the cores, shared out among jobs",
+    )
     add("--device", help="cpu, cuda, cuda:1, …; default: a GPU where there is one")
     add(
         "--amp",

@@ -55,7 +55,7 @@ def train(
     cache: str | Path | None = None,
     workers: int | None = None,
     jobs: int = 1,
-    loaders: int = 0,
+    loaders: int | None = None,
     device: str = "auto",
     amp: str = "auto",
     full_seeds: int | None = None,
@@ -88,7 +88,8 @@ def train(
         cache: folder of decoded studies; None for ``cache`` in the run folder.
         workers: processes that decode; 0 decodes in this one, None takes one for each core.
         jobs: folds side by side, over the GPUs at hand.
-        loaders: processes that prepare samples for each fit.
+        loaders: processes that prepare samples for each fit; None for the cores of the machine shared out among the
+            fits that go side by side on GPUs, and none on CPUs.
         device: ``cpu``, ``cuda``, ``cuda:1``, …; ``auto`` is a GPU where there is one.
         amp: half precision of the fits: ``auto`` (by GPU; on CPUs bf16 where it is faster, which is measured once a
             run), ``off``, ``bf16`` (float32 on CPUs that are faster in it), ``fp16``.

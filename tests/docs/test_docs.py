@@ -136,6 +136,14 @@ def as_module(monkeypatch, name, source, folder):
     return module
 
 
+def test_the_worked_competition_is_that_of_the_examples():
+    """tests/publish/test_another_competition.py seals, rehearses and publishes them."""
+    sources = [path.read_text() for path in (ROOT / "examples" / "another_competition").rglob("*.py")]
+    shown = blocks("another-competition.md")
+    assert len(shown) == 5
+    assert [block for block in shown if not any(block in source for source in sources)] == []
+
+
 def test_the_worked_transfer_syntax_decodes_a_file(monkeypatch, tmp_path):
     from lumbar.dicom import pixels, read_slice
 

@@ -16,6 +16,17 @@ def test_the_package_offers_predict_and_score():
     assert set(lumbar.__all__) <= set(dir(lumbar))
 
 
+def test_dicom_offers_its_readers_and_the_types_that_they_return_and_raise():
+    from lumbar import dicom, errors
+
+    readers = {name for name in dicom.__all__ if name.startswith("read_")}
+    assert readers == {"read_header", "read_series", "read_slice"}
+    returned = {getattr(dicom, name).__annotations__["return"] for name in readers}
+    assert returned | {"Stack", "DicomError", "warm_up"} | readers == set(dicom.__all__)  # a series holds stacks
+    assert dicom.DicomError is errors.DicomError
+    assert [name for name in dicom.__all__ if not hasattr(dicom, name)] == []
+
+
 def test_an_unknown_name_is_refused_as_python_does():
     with pytest.raises(AttributeError, match="no attribute 'prediction'"):
         lumbar.prediction  # noqa: B018

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from lumbar.competitions.lumbar_spine import COMPETITION as LUMBAR_SPINE
 from lumbar.errors import ManifestError
 from lumbar_publish import cli
 from lumbar_publish.cli import main
-from lumbar_publish.names import KAGGLE_HOURS, DatasetId, Layout
+from lumbar_publish.names import DatasetId, Layout
 from lumbar_publish.sealing.accelerators import ACCELERATORS, accelerator, machine_from_metadata
 from lumbar_publish.sealing.metadata import configured_machine, kernel_metadata
 
@@ -22,7 +23,7 @@ def test_metadata_asks_for_the_machine_and_tells_it_again(name: str) -> None:
     assert (data["enable_gpu"], data["enable_tpu"]) == (kind == "gpu", kind == "tpu")
     assert data["machine_shape"] == ("" if name == "none" else name)
     assert machine_from_metadata(data).name == name
-    assert machine_from_metadata(data).hours <= KAGGLE_HOURS
+    assert machine_from_metadata(data).hours(LUMBAR_SPINE) <= LUMBAR_SPINE.hours
 
 
 def test_a_name_is_found_in_any_case() -> None:

@@ -14,7 +14,7 @@ DOCUMENTS = [
     *sorted(ROOT.glob("docs/*.md")),
 ]
 HOMES = {"lumbar": ROOT / "kernel", **{f"lumbar_{name}": ROOT / "src" for name in ("phantom", "train", "publish")}}
-# Made by the worked examples of docs/add-a-*.md
+# Made by the worked examples of docs/add-a-*.md and docs/another-competition.md
 EXAMPLES = {
     "kernel/lumbar/dicom/codecs/inverted.py",
     "tests/dicom/test_inverted.py",
@@ -22,11 +22,14 @@ EXAMPLES = {
     "kernel/lumbar/models/series_kind.py",
     "kernel/lumbar/stages/series_kind.py",
     "src/lumbar_train/stages/series_kind.py",
+    "kernel/lumbar/competitions/knee_tears.py",
+    "kernel/lumbar/chains/knee_tears.py",
 }
 SOURCES = {  # of a command's options
     "lumbar": ["kernel/lumbar/__main__.py"],
     "lumbar_phantom": ["src/lumbar_phantom/__main__.py"],
     "lumbar_train": ["src/lumbar_train/__main__.py", "src/lumbar_train/baseline/command.py"],
+    "lumbar_publish": ["src/lumbar_publish/rehearsal/dry_run.py"],
     "build_dataset.py": ["src/lumbar_publish/cli.py"],
 }
 _PATH = re.compile(r"(?<![\w./-])(?:kernel|src|docs|tests|examples|benchmarks|tools)/[\w./-]*\w/?(?:\.\w+)?")

@@ -16,7 +16,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lumbar.bundle.code_hash import verify_code
-from lumbar.bundle.manifest_schema import SCHEMA, TOP_LEVEL, WEIGHT, check
+from lumbar.bundle.manifest_schema import SCHEMA, TOP_LEVEL, WEIGHT, check, competition_of
+from lumbar.bundle.presence import FILE_NAME, check_presence, unsealed_hint
+from lumbar.competitions.contract import Competition
+from lumbar.competitions.registry import competition_named
 from lumbar.errors import ManifestError
 from lumbar.io.files import write_atomically
 from lumbar.io.regular_file import file_sha256, read_regular
@@ -24,8 +27,6 @@ from lumbar.io.strict_json import MAX_BYTES, read_strictly
 
 __all__ = ["FILE_NAME", "SCHEMA", "Manifest", "WeightEntry", "file_sha256", "manifest_hash", "read_manifest", "verify",
            "write_manifest"]  # fmt: skip
-
-FILE_NAME = "weights_manifest.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class WeightEntry:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A manifest as read; ``prior`` holds (normal_mild, moderate, severe) for each of the 25 columns, summing to 1."""
+    """A manifest as read; ``prior`` holds the values of each of the competition's rows (``Competition.keys``)."""
 
     folder: Path
     hash: str
@@ -54,12 +55,14 @@ class Manifest:
     recipe: str
     created_by: str
     cohort: dict[str, Any]
-    prior: dict[str, tuple[float, float, float]]
+    prior: dict[str, tuple[float, ...]]
     oof: dict[str, Any]
     versions: dict[str, Any]
     training: dict[str, Any]
     forced: list[Any]
     weights: tuple[WeightEntry, ...]
+    competition_name: str  # a module of lumbar.competitions
+    competition: Competition = field(repr=False)
     data: dict[str, Any] = field(repr=False)  # the JSON as it was read, to write the next manifest from
 
     def of_stage(self, stage: str) -> list[WeightEntry]:
@@ -116,7 +119,9 @@ def read_manifest(folder: str | Path) -> Manifest:
     return Manifest(
         folder=path.parent,
         hash=hashlib.sha256(content).hexdigest(),
-        prior={column: (row[0], row[1], row[2]) for column, row in data["prior"].items()},
+        prior={key: tuple(row) for key, row in data["prior"].items()},
+        competition_name=competition_of(data),
+        competition=competition_named(competition_of(data)),
         weights=tuple(WeightEntry(**{key: entry[key] for key in WEIGHT}) for entry in data["weights"]),
         data=data,
         **{key: data[key] for key in TOP_LEVEL if key not in ("schema", "prior", "weights")},
@@ -134,6 +139,7 @@ def verify(folder: str | Path, expected_hash: str | None = None) -> Manifest:
         ManifestError: as ``read_manifest``; also another hash, a file that is missing or differs, or code that is not
             what was sealed. The message names it.
     """
+    check_presence(folder)
     manifest = read_manifest(folder)
     if expected_hash is not None and manifest.hash != expected_hash:
         raise ManifestError(
@@ -149,7 +155,10 @@ def verify(folder: str | Path, expected_hash: str | None = None) -> Manifest:
 def _verify_weights(manifest: Manifest, entry: WeightEntry) -> None:
     path = manifest.path(entry)
     if not os.path.lexists(path):
-        raise ManifestError(f"{path}: not found, expected the {entry.stage} weights that {FILE_NAME} names")
+        raise ManifestError(
+            f"{path}: not found, expected the {entry.stage} weights that {FILE_NAME} names"
+            + unsealed_hint(manifest.folder)
+        )
     # os.path.realpath never raises; Path.resolve does for a link to itself.
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(manifest.folder)):
         raise ManifestError(f"{path}: found a link that leads out of the bundle, expected a file inside it")

@@ -8,10 +8,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lumbar.bundle.code_hash import digest
+from lumbar.competitions.contract import Competition
+from lumbar.competitions.registry import DEFAULT, competition_named
 from lumbar.config import CONFIGS, from_dict
 from lumbar.errors import ManifestError
 from lumbar.io.strict_json import require_printable
-from lumbar.labels import COLUMNS
 from lumbar.rules import AnyOf, Integer, ListOf, Null, Object, Real, Rule, Text, require, require_fields, shown
 
 SCHEMA = 1
@@ -88,7 +89,12 @@ def check(path: Path, data: Any) -> None:
     if isinstance(data.get("schema"), bool) or data.get("schema") != SCHEMA:
         raise ManifestError(f"{path}: found schema {shown(data.get('schema'))}, expected {SCHEMA}")
     _check_fields(path, "", data, TOP_LEVEL)
-    _check_prior(path, data["prior"])
+    require(f"{path}: competition", competition_of(data), _NAME)
+    try:
+        competition = competition_named(competition_of(data))
+    except ManifestError as error:
+        raise ManifestError(f"{path}: competition: {error}") from None
+    _check_prior(path, data["prior"], competition)
     _check_code_files(path, data)
     _check_rehearsed(path, data)
     names: set[str] = set()
@@ -145,17 +151,23 @@ def _check_once(path: Path, name: str, names: set[str]) -> None:
     names.add(key)
 
 
-def _check_prior(path: Path, prior: dict[str, Any]) -> None:
-    if missing := [column for column in COLUMNS if column not in prior]:
-        raise ManifestError(f"{path}: prior of {missing[0]} missing, expected the 25 label columns")
-    share = Real(0.0, 1.0)
-    for column, row in prior.items():
-        if column not in COLUMNS:
-            raise ManifestError(f"{path}: prior: found column {shown(column)}, expected the 25 label columns")
-        if not ListOf(share, 3, 3).accepts(row) or abs(sum(row) - 1.0) > 1e-3:
-            raise ManifestError(
-                f"{path}: prior of {column}: found {shown(row)}, expected 3 probabilities that sum to 1"
-            )
+def competition_of(data: Mapping[str, Any]) -> Any:
+    """The name of a manifest's competition, a module of ``lumbar.competitions``; the lumbar spine where it has none."""
+    return data.get("competition", DEFAULT)
+
+
+def _check_prior(path: Path, prior: dict[str, Any], competition: Competition) -> None:
+    keys, n_values = competition.keys, len(competition.values)
+    expected = f"the {len(keys)} label columns" if len(keys) > 1 else keys[0]
+    if missing := [key for key in keys if key not in prior]:
+        raise ManifestError(f"{path}: prior of {missing[0]} missing, expected {expected}")
+    each = ListOf(Real(0.0, 1.0), n_values, n_values)
+    probabilities = f"{n_values} probabilities{' that sum to 1' if competition.sums_to_one else ''}"
+    for key, row in prior.items():
+        if key not in keys:
+            raise ManifestError(f"{path}: prior: found column {shown(key)}, expected {expected}")
+        if not each.accepts(row) or (competition.sums_to_one and abs(sum(row) - 1.0) > 1e-3):
+            raise ManifestError(f"{path}: prior of {key}: found {shown(row)}, expected {probabilities}")
 
 
 def _check_rehearsed(path: Path, data: Mapping[str, Any]) -> None:

@@ -56,18 +56,33 @@ def load_network(path: Path, entry: WeightEntry, device: str | torch.device = "c
     Raises:
         ManifestError: the file is not safetensors or its tensors do not fit the config.
     """
-    tensors = _read_tensors(path, entry)
-    network = build(entry.model, entry.config)
+    what = f"model {entry.model!r} and its config"
+    tensors = _read_tensors(path, expected_shapes(entry.model, entry.config), what)
+    return _filled(build(entry.model, entry.config), tensors, path, what).to(device).eval()
+
+
+def load_into(network: nn.Module, path: Path, device: str | torch.device = "cpu") -> nn.Module:
+    """A network that no config builds, with the tensors of its safetensors file, in float32 and evaluation mode.
+
+    Raises:
+        ManifestError: the file is not safetensors or its tensors do not fit the network.
+    """
+    what = type(network).__name__
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    return _filled(network, _read_tensors(path, expected, what), path, what).to(device).eval()
+
+
+def _filled(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, what: str) -> nn.Module:
     try:
         network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
-        raise ManifestError(f"{path}: tensors do not fit model {entry.model!r} and its config ({reason})") from None
-    return network.to(device).eval()
+        raise ManifestError(f"{path}: tensors do not fit {what} ({reason})") from None
+    return network
 
 
-def _read_tensors(path: Path, entry: WeightEntry) -> dict[str, Tensor]:
-    """Read a file's tensors after their shapes were compared with those that the configuration asks for.
+def _read_tensors(path: Path, expected: Mapping[str, Sequence[int]] | None, what: str) -> dict[str, Tensor]:
+    """Read a file's tensors after their shapes were compared with those that ``what`` asks for.
 
     A configuration is text and may ask for more memory than the machine has. A safetensors file really holds the bytes
     that its header declares, so a network with the shapes of its tensors is no larger than the file.
@@ -75,12 +90,11 @@ def _read_tensors(path: Path, entry: WeightEntry) -> dict[str, Tensor]:
     Raises:
         ManifestError: no safetensors file, or shapes that differ.
     """
-    expected = expected_shapes(entry.model, entry.config)
     try:
         with safe_open(path, framework="pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         if expected is not None and (reason := _difference(shapes, expected)):
-            raise ManifestError(f"{path}: tensors do not fit model {entry.model!r} and its config ({reason})")
+            raise ManifestError(f"{path}: tensors do not fit {what} ({reason})")
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
         reason = " ".join(str(error).split())[:300]

@@ -15,20 +15,90 @@ from lumbar.budget import Effort
 from lumbar.bundle.manifest import Manifest
 from lumbar.stages.points import Localisation
 
+# Of the points of each level, RGB; told apart by colour-blind readers too (Okabe and Ito).
+LEVEL_COLOURS = {
+    "l1_l2": (86, 180, 233),
+    "l2_l3": (0, 190, 140),
+    "l3_l4": (240, 228, 66),
+    "l4_l5": (240, 160, 20),
+    "l5_s1": (224, 130, 190),
+}
+
 Probs = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """A point of one level on a picture.
+
+    Attributes:
+        level: such as ``l4_l5``.
+        side: ``left``, ``right``, or None for a canal point.
+        x, y: place in picture pixels from the picture's upper left corner.
+        other_slice: instance number of the slice that the point lies on, where that is not the slice shown.
+        confidence: peak of the network's heatmap in 0..1, which is no probability.
+    """
+
+    level: str
+    side: str | None
+    x: float
+    y: float
+    other_slice: int | None = None
+    confidence: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SliceView:
+    """Which part of which slice a picture shows, and the points on it.
+
+    Attributes:
+        kind: one of ``VIEW_KINDS``.
+        level: the level of an axial slice; None for a sagittal one.
+        is_main: the one picture of its kind (and level) that gives the overview; others only show single points.
+        size_px: width and height of the picture.
+        origin_px, scale: a slice's pixel centre (x, y) lies at ``((x + 0.5, y + 0.5) - origin_px) * scale``.
+        mm_px: millimetres a picture pixel.
+        edges: what of the patient lies beyond the left and the right edge, such as ``("R", "L")``.
+        distance_mm: of an axial slice, how far its plane lies from the level's canal point.
+    """
+
+    kind: str
+    series_id: str
+    instance_number: int
+    frame: int | None
+    size_px: tuple[int, int]
+    origin_px: tuple[float, float]
+    scale: tuple[float, float]
+    mm_px: float
+    edges: tuple[str, str]
+    marks: tuple[Mark, ...] = ()
+    level: str | None = None
+    is_main: bool = True
+    distance_mm: float | None = None
+
+    def place(self, x_px: float, y_px: float) -> tuple[float, float]:
+        """A pixel centre of the slice as a place on the picture."""
+        return (
+            (x_px + 0.5 - self.origin_px[0]) * self.scale[0],
+            (y_px + 0.5 - self.origin_px[1]) * self.scale[1],
+        )
+
+
+VIEW_KINDS = ("canal", "left foramen", "right foramen", "axial")
+
+
+@dataclass(frozen=True, slots=True)
 class Picture:
-    """A drawn slice for the report; ``png`` is the content of a PNG file."""
+    """A slice for the report; ``png`` is a whole PNG or JPEG file. With a ``view`` the page draws the points itself."""
 
     title: str
     png: bytes
+    view: SliceView | None = None
 
 
 @dataclass
 class Outcome:
-    """What became of one study. ``probs`` is (25, 3), or None where its prior stays."""
+    """What became of one study. ``probs`` is (rows, values) of its competition, or None where its prior stays."""
 
     study_id: int
     probs: Probs | None = None
@@ -48,10 +118,13 @@ class Outcome:
 
 @dataclass
 class StudyResult:
-    """Probabilities (25, 3) in the order of ``labels.COLUMNS``, the points behind them, and seconds by stage."""
+    """Probabilities (rows, values) in the competition's order, the points behind them, and seconds by stage.
+
+    For the lumbar spine (25, 3), rows in the order of ``labels.COLUMNS``; ``localisation`` is empty for others.
+    """
 
     probs: Probs
-    localisation: Localisation
+    localisation: Localisation = field(default_factory=Localisation)
     problems: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -61,10 +134,12 @@ class Chain:
     """The functions of a chain. Each must be importable by name, so that a worker process finds it.
 
     Attributes:
-        read: (root, split, study_id, descriptions, workers) → a study.
+        read: (root, split, study_id, table, workers) → a study: an object with ``study_id`` and ``problems`` (lines
+            for log and report). Where it has ``series`` (name → stacks) and they hold nothing, it keeps its prior.
+            ``table`` holds the rows of the competition's table of series or studies.
         load: (manifest, device) → the networks, which passed their probes.
-        predict: (study, networks, prior, effort) → a result with ``probs``, ``localisation``, ``problems`` and
-            ``seconds`` (``StudyResult``).
+        predict: (study, networks, prior, effort) → a ``StudyResult``; ``prior`` and its ``probs`` have the shape (rows,
+            values) of the competition.
         draw: (study, result) → pictures for the report.
         uses_gpu: whether the networks run on a GPU where there is one.
     """

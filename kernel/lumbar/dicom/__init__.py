@@ -8,5 +8,6 @@ from lumbar.dicom.header import Header, read_header
 from lumbar.dicom.pixels import Slice, read_slice, warm_up
 from lumbar.dicom.series import Series, read_series
 from lumbar.dicom.stack import Stack
+from lumbar.errors import DicomError
 
-__all__ = ["Header", "Series", "Slice", "Stack", "read_header", "read_series", "read_slice", "warm_up"]
+__all__ = ["DicomError", "Header", "Series", "Slice", "Stack", "read_header", "read_series", "read_slice", "warm_up"]

@@ -45,7 +45,7 @@ class Parser(argparse.ArgumentParser):
         parser = self
         for action in self._actions:  # the options of the command that was named, where there are commands
             if isinstance(action, argparse._SubParsersAction):
-                parser = action.choices.get(getattr(options, action.dest, None), parser)
+                parser = action.choices.get(str(getattr(options, action.dest, "")), parser)
         word = extra[0].partition("=")[0]
         known = [name for name in parser._option_string_actions if name.startswith("--")]
         hint = did_you_mean(word, known) if word.startswith("-") else ""

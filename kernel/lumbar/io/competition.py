@@ -16,9 +16,7 @@ def check_competition(root: Path, split: str, needs_table: bool = True) -> None:
     Raises:
         CohortError: one is missing; the message says which, and what lies there instead.
     """
-    if not root.is_dir():
-        what = "is a file" if root.exists() else "no such folder"
-        raise CohortError(f"{root}: {what}, expected a competition folder with {split}_images{_above(root, split)}")
+    check_root(root, split)
     table, images = root / f"{split}_series_descriptions.csv", root / f"{split}_images"
     hint = _hint(root, split)
     if needs_table and not table.exists():
@@ -27,13 +25,24 @@ def check_competition(root: Path, split: str, needs_table: bool = True) -> None:
         raise CohortError(f"{images}: not found, expected a folder with one folder a study{hint}")
 
 
+def check_root(root: Path, split: str) -> None:
+    """See that a folder is there.
+
+    Raises:
+        CohortError: it is not.
+    """
+    if not root.is_dir():
+        what = "is a file" if root.exists() else "no such folder"
+        raise CohortError(f"{root}: {what}, expected a competition folder with {split}_images{_above(root)}")
+
+
 def _hint(root: Path, split: str) -> str:
     """What was probably meant, put behind a refusal."""
     other = next(name for name in SPLITS if name != split)
     has_images = (root / f"{split}_images").is_dir()
     if (root / f"{other}_images").is_dir() and not has_images:
         return f": the folder has {other}_images, add --split {other}"
-    if above := _above(root, split):
+    if above := _above(root):
         return above
     inside = next((path for path in _folders(root) if _is_competition(path)), None)
     if inside is not None:
@@ -43,7 +52,7 @@ def _hint(root: Path, split: str) -> str:
     return ""
 
 
-def _above(root: Path, split: str) -> str:
+def _above(root: Path) -> str:
     """A folder too deep: the images themselves, or a study among them."""
     for above in list(root.parents)[:3]:
         if _is_competition(above):

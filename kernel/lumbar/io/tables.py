@@ -24,6 +24,8 @@ from lumbar.labels import DESCRIPTIONS, SEVERITY_COLUMNS
 
 MAX_ID = (1 << 63) - 1
 PROBLEMS = "problems"  # key in a frame's attrs: lines by study
+SPELLED = "spelled"  # key in a frame's attrs: names of the columns as the file has them
+IDS = ("study_id", "series_id")
 SERIES_COLUMNS = ("study_id", "series_id", "series_description")
 # What spreadsheets and programs write for an empty cell, in lower case, as pandas knows them.
 BLANKS = frozenset(("", "#n/a", "#n/a n/a", "#na", "<na>", "n/a", "na", "nan", "-nan", "none", "null"))
@@ -68,11 +70,12 @@ class SeriesTable:
 
     frame: pd.DataFrame
     problems: list[RowProblem] = field(default_factory=list)
+    study_column: str = "study_id"
 
     def studies(self) -> list[int]:
         """Ids in any row, also in bad ones: these studies are expected, even if nothing of them can be read."""
         named = [problem.study_id for problem in self.problems if problem.study_id is not None]
-        return list(dict.fromkeys([*map(int, self.frame["study_id"]), *named]))
+        return list(dict.fromkeys([*map(int, self.frame[self.study_column]), *named]))
 
 
 # ---- from cells to values -----------------------------------------------------------------------------------------
@@ -171,7 +174,7 @@ def read_series_table(path: str | os.PathLike[str]) -> SeriesTable:
         raise TableError(f"found columns {columns}, expected also {missing}", f"found no column {', '.join(missing)}")
     places = [table.columns.index(name) for name in SERIES_COLUMNS]
     good: dict[tuple[int, int], tuple[str, int]] = {}
-    problems = _bare_rows(table)
+    problems = bare_rows(table)
     for number, row, length in zip(table.numbers, table.rows, table.lengths, strict=True):
         cells = [row[place] for place in places]
         problem = _add_row(good, number, cells, length, len(table.columns))
@@ -181,17 +184,22 @@ def read_series_table(path: str | os.PathLike[str]) -> SeriesTable:
         [(*key, description) for key, (description, _) in good.items()], columns=list(SERIES_COLUMNS)
     ).astype({"study_id": "int64", "series_id": "int64", "series_description": object})
     problems.sort(key=lambda problem: problem.row)
+    frame.attrs[PROBLEMS] = lines_by_study(problems)
+    return SeriesTable(frame, problems)
+
+
+def lines_by_study(problems: Iterable[RowProblem]) -> dict[int | None, list[str]]:
+    """What is said of each study's rows; under None what cannot be told to belong to one."""
     lines: dict[int | None, list[str]] = {}
     for problem in problems:
         lines.setdefault(problem.study_id, []).append(f"table of series, {problem.text}; {problem.remedy}")
     for key, texts in lines.items():
         if len(texts) > _MOST_LINES:
             lines[key] = [*texts[:_MOST_LINES], f"table of series, and {len(texts) - _MOST_LINES} more rows"]
-    frame.attrs[PROBLEMS] = lines
-    return SeriesTable(frame, problems)
+    return lines
 
 
-def _bare_rows(table: TextTable) -> list[RowProblem]:
+def bare_rows(table: TextTable) -> list[RowProblem]:
     """One problem for all rows without any value, since a spreadsheet may add a thousand of them."""
     if not table.bare:
         return []
@@ -257,18 +265,24 @@ def read_descriptions(root: str | os.PathLike[str], split: str) -> pd.DataFrame:
     return read_series(root, split).frame
 
 
-def list_studies(root: str | os.PathLike[str], split: str, tabled: Iterable[int] | None = None) -> list[int]:
+def list_studies(
+    root: str | os.PathLike[str],
+    split: str,
+    tabled: Iterable[int] | None = None,
+    folder: str = "",
+) -> list[int]:
     """List the ids of all studies in the table or with a folder, ascending.
 
     Args:
         root: competition folder.
         split: ``train`` or ``test``.
         tabled: studies of the table of series, where it was read already.
+        folder: of the images; empty for ``{split}_images``.
 
     Raises:
         CohortError: no image folder, or no study at all.
     """
-    images = Path(root) / f"{split}_images"
+    images = Path(root) / (folder or f"{split}_images")
     if not images.is_dir():
         raise CohortError(f"{images}: not found, expected a folder with one folder a study")
     try:
@@ -281,10 +295,40 @@ def list_studies(root: str | os.PathLike[str], split: str, tabled: Iterable[int]
     return sorted(ids)
 
 
-def typed_frame(table: TextTable) -> pd.DataFrame:
+def read_typed_table(
+    path: str | os.PathLike[str],
+    name: str,
+    wanted: Iterable[str],
+    ids: Sequence[str] = IDS,
+    numbers: Sequence[str] | None = SEVERITY_COLUMNS,
+) -> pd.DataFrame:
+    """Read a CSV file as ``typed_frame`` gives it.
+
+    Args:
+        path: the file.
+        name: what was expected, for the message.
+        wanted: names of columns that help to tell the separator.
+        ids: columns of ids.
+        numbers: columns of numbers; None takes each column that holds nothing else.
+
+    Raises:
+        CohortError: the file is missing, empty or not a CSV table.
+    """
+    try:
+        return typed_frame(read_text_table(path, wanted), ids, numbers)
+    except OSError as error:
+        raise CohortError(f"{path}: cannot be read ({error.strerror}), expected {name}") from None
+    except TableError as error:
+        raise CohortError(f"{path}: not a CSV table ({error.reason}), expected {name}") from None
+
+
+def typed_frame(
+    table: TextTable, ids: Sequence[str] = IDS, numbers: Sequence[str] | None = SEVERITY_COLUMNS
+) -> pd.DataFrame:
     """A table's cells as values: ids and probabilities become numbers, empty cells None.
 
     A cell that is no number stays text, so that the caller can report it; the other cells still become numbers.
+    ``numbers`` None takes each column that holds nothing but numbers.
 
     Raises:
         TableError: a row has more cells than there are columns, or two columns have the same name.
@@ -298,13 +342,17 @@ def typed_frame(table: TextTable) -> pd.DataFrame:
     columns: dict[str, pd.Series] = {}
     for place, name in enumerate(table.columns):
         cells: list[object] = [None if is_blank(row[place]) else row[place] for row in table.rows]
-        if name in ("study_id", "series_id"):
-            cells = [_value(cell, parse_id) for cell in cells]
-        elif name in SEVERITY_COLUMNS:
-            cells = [_value(cell, partial(parse_number, has_decimal_comma=table.has_decimal_comma)) for cell in cells]
-        is_numeric = name in ("study_id", "series_id", *SEVERITY_COLUMNS) and not any(isinstance(c, str) for c in cells)
+        typed = cells
+        if name in ids:
+            typed = cells = [_value(cell, parse_id) for cell in cells]
+        elif numbers is None or name in numbers:
+            typed = [_value(cell, partial(parse_number, has_decimal_comma=table.has_decimal_comma)) for cell in cells]
+            cells = cells if numbers is None and any(isinstance(c, str) for c in typed) else typed
+        is_numeric = (numbers is None or name in (*ids, *numbers)) and not any(isinstance(c, str) for c in typed)
         columns[name] = pd.Series(cells) if is_numeric else pd.Series(cells, dtype=object)
-    return pd.DataFrame(columns)
+    frame = pd.DataFrame(columns)
+    frame.attrs[SPELLED] = table.spelled
+    return frame
 
 
 def _value(cell: object, parse: Callable[[object], float]) -> object:

@@ -220,10 +220,14 @@ def _spellings(text: str) -> set[str]:
 
 
 def study_text(
-    root: str | os.PathLike[str], split: str, study_id: int, more_roots: Iterable[str | os.PathLike[str]] = ()
+    root: str | os.PathLike[str],
+    split: str,
+    study_id: int,
+    more_roots: Iterable[str | os.PathLike[str]] = (),
+    images_folder: str = "",
 ) -> PublicText:
     """The ``PublicText`` of a study: paths relative to its folder, unusual names of its files masked."""
-    images = os.path.join(root, f"{split}_images")
+    images = os.path.join(root, images_folder or f"{split}_images")
     folder = os.path.join(images, str(study_id))
     return PublicText((folder, images, root, *more_roots), unusual_names(folder))
 

@@ -42,6 +42,7 @@ class TextTable:
 
     Attributes:
         columns: names in lower case, with underscores for blanks.
+        spelled: names as the file has them.
         rows: the cells of each row that is not empty, one for every column.
         numbers: the rows' numbers as a spreadsheet shows them; row 1 has the column names.
         lengths: how many cells each row had.
@@ -50,6 +51,7 @@ class TextTable:
     """
 
     columns: list[str]
+    spelled: list[str]
     rows: list[list[str]]
     numbers: list[int]
     lengths: list[int]
@@ -78,17 +80,18 @@ def read_text_table(path: str | os.PathLike[str], wanted: Iterable[str] = ()) ->
     separator = ""
     if match := re.fullmatch(r'"?sep=(.)"?\r?', lines[0].strip(" ")):  # a line that Excel writes
         separator, text = match[1], lines[1] if len(lines) > 1 else ""
-    separator = separator or _separator(text, {_column_name(name) for name in wanted})
+    separator = separator or _separator(text, {column_name(name) for name in wanted})
     rows = _rows(text, separator)
     try:
         first = next(index for index, row in enumerate(rows) if any(row))
     except StopIteration:
         raise TableError("No columns to parse from file") from None
-    columns = [_column_name(cell) for cell in rows[first]]
+    columns = [column_name(cell) for cell in rows[first]]
     while columns and not columns[-1]:
         columns.pop()
     width = len(columns)
-    table = TextTable(columns, [], [], [], [], separator != ",")
+    spelled = [cell.strip() for cell in rows[first][:width]]
+    table = TextTable(columns, spelled, [], [], [], [], separator != ",")
     for number, row in enumerate(rows[first + 1 :], start=first + 2):
         if any(row):
             table.rows.append(row if len(row) == width else (row + [""] * width)[:width])
@@ -164,7 +167,7 @@ def _separator(text: str, wanted: set[str]) -> str:
     head = next((line for line in text.split("\n") if line.strip(" ,;\t|\"'\0")), "")
 
     def merit(separator: str) -> tuple[int, int]:
-        names = {_column_name(cell) for row in _rows(head, separator)[:1] for cell in row}
+        names = {column_name(cell) for row in _rows(head, separator)[:1] for cell in row}
         return len(names & wanted), len(names)
 
     return max(_SEPARATORS, key=merit)
@@ -194,5 +197,6 @@ def _trim(cell: str) -> str:
     return cell.strip(" \t\r\n\v\f\0")
 
 
-def _column_name(cell: str) -> str:
+def column_name(cell: str) -> str:
+    """A column's name as ``TextTable`` has it: lower case, blanks and hyphens as underscores."""
     return re.sub(r"[\s-]+", "_", cell.strip(" \t\r\n\0\"'").lower())

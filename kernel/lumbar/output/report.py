@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
 import numpy as np
-from numpy.typing import NDArray
 
 from lumbar import __version__
 from lumbar.bundle.manifest import Manifest
 from lumbar.chains.contract import Outcome, Probs
+from lumbar.competitions.contract import Competition
+from lumbar.competitions.registry import DEFAULT
 from lumbar.io.text import page_value
-from lumbar.labels import CONDITIONS, LEVELS, level_title
 from lumbar.output.report_page import TEMPLATE
+from lumbar.output.report_study import study_block
 from lumbar.output.submission import Submission
+from lumbar.output.truth import Truth
 from lumbar.output.versions import rehearsal_line
 
 _PROBLEMS_SHOWN = 3  # of a study in the table of all
 _PROBLEM_LENGTH = 160
-_PROBLEMS_LISTED = 12  # of a study with pictures
+_PROBLEMS_LISTED = 12  # of the tables
+_TROUBLED_LISTED = 20  # studies in the list of problems
 _STAGE_ORDER = ("load", "read", "localise", "classify", "aggregate", "draw")
 
 
@@ -31,6 +33,7 @@ def render(
     submission: Submission,
     manifest: Manifest,
     limit_s: float,
+    truth: Truth | None = None,
 ) -> str:
     """Fill in the page of a run.
 
@@ -40,18 +43,22 @@ def render(
         submission: the rows that stand.
         manifest: of the bundle that was used.
         limit_s: the time limit in seconds.
+        truth: labels and marked points, where they are known; drawn beside the answers.
     """
+    truth = truth or Truth()
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=page_value)
     pictured = [outcome for outcome in outcomes if outcome.pictures]
     # A small run shows every study in full; a large one those with pictures, and all studies in the table.
     shown = outcomes if len(outcomes) <= max(4, len(pictured)) else pictured
     predicted = [outcome.seconds.get("study", 0.0) for outcome in outcomes if outcome.probs is not None]
     devices = list(record["devices"])
+    competition = manifest.competition
     return environment.from_string(TEMPLATE).render(
         version=__version__,
         n_studies=len(outcomes),
         n_predicted=len(predicted),
         n_prior=len(outcomes) - len(predicted),
+        troubled=[_troubled(outcome) for outcome in outcomes if outcome.problems][:_TROUBLED_LISTED],
         n_troubled=sum(bool(outcome.problems) for outcome in outcomes),
         seconds_a_study=_number(float(np.median(predicted))) if predicted else "–",
         devices=devices,
@@ -65,12 +72,30 @@ def render(
         problems=list(record.get("problems", ()))[:_PROBLEMS_LISTED],
         versions=", ".join(f"{name} {value}" for name, value in record["versions"].items()),
         rehearsed=rehearsal_line(record["versions"], manifest.data.get("rehearsed")),
-        levels=[level_title(level) for level in LEVELS],
-        shown=[_shown(outcome, submission.probs(outcome.study_id)) for outcome in shown],
-        table=[_line(outcome, submission.probs(outcome.study_id)) for outcome in outcomes]
+        shown=[
+            study_block(outcome, submission.probs(outcome.study_id), manifest, truth) | _time(outcome)
+            for outcome in shown
+        ],
+        is_graded=manifest.competition_name == DEFAULT,
+        has_truth=any(outcome.study_id in truth.grades or outcome.study_id in truth.points for outcome in shown),
+        shown_ids={outcome.study_id for outcome in shown},
+        table=[_line(outcome, submission.probs(outcome.study_id), competition) for outcome in outcomes]
         if len(shown) < len(outcomes)
         else [],
+        **_words_of(competition),
     )
+
+
+def _words_of(competition: Competition) -> dict[str, Any]:
+    """What the page calls things in this competition."""
+    return {
+        "title": competition.title,
+        "answer": _answer(competition),
+        "columns": competition.grid_columns,
+        "value_titles": competition.titles,
+        "colours": _colours(competition),
+        "highest": f"{competition.titles[-1]}, highest" if competition.sums_to_one else "highest",
+    }
 
 
 def _stages(seconds: Mapping[str, float], n_studies: int) -> list[dict[str, Any]]:
@@ -88,62 +113,52 @@ def _stages(seconds: Mapping[str, float], n_studies: int) -> list[dict[str, Any]
     ]
 
 
-def _shown(outcome: Outcome, probs: Probs) -> dict[str, Any]:
-    n_canal = len({p["level"] for p in outcome.sagittal_points if p["side"] is None})
-    n_axial = len({level["level"] for level in outcome.axial_levels})
-    problems = outcome.problems[:_PROBLEMS_LISTED]
-    if len(outcome.problems) > len(problems):
-        problems.append(f"and {len(outcome.problems) - len(problems)} more")
+def _time(outcome: Outcome) -> dict[str, Any]:
+    return {"seconds": _number(outcome.seconds.get("study", 0.0))}
+
+
+def _troubled(outcome: Outcome) -> dict[str, Any]:
     return {
         "study_id": outcome.study_id,
         "status": outcome.status,
-        "seconds": _number(outcome.seconds.get("study", 0.0)),
-        "found": f"{n_canal} of 5 levels on sagittal, {n_axial} of 5 on axial images",
-        "problems": problems,
-        "rows": _rows(probs),
-        "pictures": [
-            {
-                "title": picture.title,
-                "data": base64.b64encode(picture.png).decode(),
-                "is_sagittal": picture.title.startswith("Sagittal"),
-            }
-            for picture in outcome.pictures
-        ],
+        "n": len(outcome.problems),
+        "first": outcome.problems[0][:_PROBLEM_LENGTH],
     }
 
 
-def _rows(probs: Probs) -> list[dict[str, Any]]:
-    percent = probs.reshape(len(CONDITIONS), len(LEVELS), 3) * 100.0
-    return [
-        {"title": _title(condition), "cells": [_whole(percent[row, column]) for column in range(len(LEVELS))]}
-        for row, condition in enumerate(CONDITIONS)
-    ]
+def _answer(competition: Competition) -> str:
+    """What a study's answer is, in words."""
+    n_rows, n_values = competition.shape
+    if n_rows > 1 and competition.sums_to_one:
+        return f"{n_rows} graded findings each"
+    return f"{n_rows * n_values} probabilities each"
 
 
-def _whole(percent: NDArray[np.float64]) -> list[int]:
-    """Three percentages as whole numbers that sum to 100, rounded by the method of largest remainders."""
-    floors = np.floor(percent).astype(int)
-    for index in np.argsort(floors - percent)[: 100 - int(floors.sum())]:
-        floors[index] += 1
-    return [int(value) for value in floors]
+def _colours(competition: Competition) -> list[str]:
+    """The page's class of each value: from mild to severe where a row is one distribution."""
+    n_values = len(competition.values)
+    if not competition.sums_to_one:
+        return ["m1"] * n_values
+    return {1: ["m2"], 2: ["m0", "m2"]}.get(n_values, [f"m{index % 3}" for index in range(n_values)])
 
 
-def _line(outcome: Outcome, probs: Probs) -> dict[str, Any]:
-    worst = int(probs[:, 2].argmax())
-    condition, level = CONDITIONS[worst // len(LEVELS)], LEVELS[worst % len(LEVELS)]
+def _line(outcome: Outcome, probs: Probs, competition: Competition) -> dict[str, Any]:
+    """A study's line in the table of all: its highest value, of the last column where a row is one distribution."""
+    first = len(competition.values) - 1 if competition.sums_to_one else 0
+    row, value = np.unravel_index(int(probs[:, first:].argmax()), probs[:, first:].shape)
+    n_columns = len(competition.grid_columns)
+    titles = [competition.grid_rows[int(row) // n_columns], competition.grid_columns[int(row) % n_columns]]
+    if not competition.sums_to_one:
+        titles.append(competition.titles[int(value)])
     return {
         "study_id": outcome.study_id,
         "status": outcome.status,
         "seconds": _number(outcome.seconds.get("study", 0.0)),
-        "worst": round(float(probs[worst, 2]) * 100),
-        "worst_title": f"{_title(condition)} {level_title(level)}",
+        "worst": round(float(probs[row, first + value]) * 100),
+        "worst_title": " ".join(filter(None, titles)),
         "problems": [problem[:_PROBLEM_LENGTH] for problem in outcome.problems[:_PROBLEMS_SHOWN]],
         "n_more": max(0, len(outcome.problems) - _PROBLEMS_SHOWN),
     }
-
-
-def _title(condition: str) -> str:
-    return condition.replace("_", " ").capitalize()
 
 
 def _number(value: float) -> str:

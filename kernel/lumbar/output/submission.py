@@ -11,40 +11,49 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from lumbar.competitions.contract import Competition
+from lumbar.competitions.lumbar_spine import COMPETITION as LUMBAR_SPINE
+from lumbar.competitions.tables import read_answer, require_columns
 from lumbar.errors import CohortError
 from lumbar.io.files import check_writable, write_atomically
 from lumbar.io.tables import is_blank, parse_id
 from lumbar.io.text import printable
-from lumbar.labels import COLUMNS, SEVERITY_COLUMNS
-from lumbar.metric import read_table
 
 __all__ = ["Submission", "check_writable", "expected_studies", "normalise", "read_row_ids", "validate",
            "write_atomically"]  # fmt: skip
 
 log = logging.getLogger("lumbar")
 
-HEADER = ",".join(("row_id", *SEVERITY_COLUMNS))
 _FLOOR = 1e-6  # of every probability: a wrong row with probability 0 would cost 36 nats
 _SUM_TOLERANCE = 1e-6
 
 
-def normalise(probs: NDArray[np.floating] | Sequence[Sequence[float]]) -> NDArray[np.float64]:
-    """Check one study's probabilities (25, 3), and make them at least 1e-6 with rows summing to 1.
+def normalise(
+    probs: NDArray[np.floating] | Sequence[Sequence[float]], competition: Competition = LUMBAR_SPINE
+) -> NDArray[np.float64]:
+    """Check one study's probabilities (rows, values), and make them at least 1e-6.
+
+    Rows are divided by their sum where the competition's rows sum to 1; else each value becomes at most 1 - 1e-6.
 
     Raises:
-        CohortError: another shape, a value that is not finite or is negative, or a row that sums to 0.
+        CohortError: another shape, a value that is not finite, negative or above 1, or a row that sums to 0.
     """
     values = np.asarray(probs, dtype=np.float64)
-    if values.shape != (len(COLUMNS), 3):
-        raise CohortError(f"probabilities: found shape {values.shape}, expected ({len(COLUMNS)}, 3)")
-    for is_bad, wanted in ((~np.isfinite(values), "finite"), (values < 0, "0 or more")):
+    if values.shape != competition.shape:
+        raise CohortError(f"probabilities: found shape {values.shape}, expected {competition.shape}")
+    checks = [(~np.isfinite(values), "finite"), (values < 0, "0 or more")]
+    if not competition.sums_to_one:
+        checks.append((values > 1, "1 or less"))
+    for is_bad, wanted in checks:
         if is_bad.any():
             row, column = np.argwhere(is_bad)[0]
-            name = f"{COLUMNS[row]} {SEVERITY_COLUMNS[column]}"
+            name = f"{competition.keys[row]} {competition.values[column]}"
             raise CohortError(f"probabilities: {name} is {values[row, column]}, expected {wanted}")
+    if not competition.sums_to_one:
+        return np.clip(values, _FLOOR, 1.0 - _FLOOR)
     total = values.sum(axis=1, keepdims=True)
     if not (total > 0).all():
-        raise CohortError(f"probabilities: {COLUMNS[int(np.argmin(total))]} sums to 0, expected above 0")
+        raise CohortError(f"probabilities: {competition.keys[int(np.argmin(total))]} sums to 0, expected above 0")
     values = np.maximum(values / total, _FLOOR)
     return np.asarray(values / values.sum(axis=1, keepdims=True))
 
@@ -54,41 +63,47 @@ class Submission:
 
     Args:
         study_ids: in the order of the file.
-        prior: (normal_mild, moderate, severe) for each of the 25 columns, for studies that are not predicted.
+        prior: the values of each of the competition's rows, for studies that are not predicted.
         path: the CSV file, written again at every change; None: no file.
+        competition: whose form the answer has.
     """
 
     def __init__(
-        self, study_ids: Iterable[int], prior: Mapping[str, Sequence[float]], path: str | Path | None = None
+        self,
+        study_ids: Iterable[int],
+        prior: Mapping[str, Sequence[float]],
+        path: str | Path | None = None,
+        competition: Competition = LUMBAR_SPINE,
     ) -> None:
         self.path = None if path is None else Path(path)
-        table = normalise([list(prior[column]) for column in COLUMNS])
+        self.competition = competition
+        table = normalise([list(prior[key]) for key in competition.keys], competition)
         self._probs: dict[int, NDArray[np.float64]] = {int(study_id): table for study_id in study_ids}
-        self._text = {study_id: _rows(study_id, table) for study_id in self._probs}
+        self._text = {study_id: self._rows(study_id, table) for study_id in self._probs}
         self.write()
 
     def replace(self, study_id: int, probs: NDArray[np.floating]) -> None:
-        """Replace a study's prior by its own probabilities (25, 3), in the file as well.
+        """Replace a study's prior by its own probabilities (rows, values), in the file as well.
 
         Raises:
             CohortError: as ``normalise``; then nothing changes.
         """
-        values = normalise(probs)
+        values = normalise(probs, self.competition)
         self._probs[study_id] = values
-        self._text[study_id] = _rows(study_id, values)
+        self._text[study_id] = self._rows(study_id, values)
         self.write()
 
     def probs(self, study_id: int) -> NDArray[np.float64]:
-        """The probabilities (25, 3) that a study has now."""
+        """The probabilities (rows, values) that a study has now."""
         return self._probs[study_id]
 
     def frame(self) -> pd.DataFrame:
-        """The file's content as a frame: row_id, normal_mild, moderate, severe."""
-        return pd.read_csv(io.StringIO(self.text()), dtype={"row_id": object})
+        """The file's content as a frame."""
+        return pd.read_csv(io.StringIO(self.text()), dtype={self.competition.id_column: object})
 
     def text(self) -> str:
         """The file's content."""
-        return HEADER + "\n" + "".join(self._text.values())
+        return ",".join(self.competition.header) + "\n" + "".join(self._text.values())
 
     def write(self) -> None:
         """Write the file in one step, so that at any moment either the old or the new one is there.
@@ -99,16 +114,21 @@ class Submission:
         if self.path is not None:
             write_atomically(self.path, self.text())
 
+    def _rows(self, study_id: int, probs: NDArray[np.float64]) -> str:
+        lines = zip(self.competition.row_ids(study_id), probs.tolist(), strict=True)
+        return "".join(f"{row_id},{','.join(format(value, '.8f') for value in values)}\n" for row_id, values in lines)
 
-def _rows(study_id: int, probs: NDArray[np.float64]) -> str:
-    lines = zip(COLUMNS, probs.tolist(), strict=True)
-    return "".join(f"{study_id}_{column},{a:.8f},{b:.8f},{c:.8f}\n" for column, (a, b, c) in lines)
 
-
-def expected_studies(root: str | Path, split: str, present: Sequence[int], tabled: Sequence[int]) -> list[int]:
+def expected_studies(
+    root: str | Path,
+    split: str,
+    present: Sequence[int],
+    tabled: Sequence[int],
+    competition: Competition = LUMBAR_SPINE,
+) -> list[int]:
     """Return the studies of the submission, in the order of the file.
 
-    Of the test set sample_submission.csv decides, because one row too many or too few makes the submission invalid.
+    Of the test set the sample submission decides, because one row too many or too few makes the submission invalid.
     Studies that are only in the table of series are added: the sample may not have been replaced with the test set. A
     sample that shares no study with the data belongs to another test set and is ignored. A folder that is in neither of
     the two gets no rows.
@@ -118,21 +138,24 @@ def expected_studies(root: str | Path, split: str, present: Sequence[int], table
         split: ``test`` or ``train``.
         present: studies that are in the table of series or have a folder.
         tabled: studies that are in the table of series.
+        competition: whose sample it is.
 
     Raises:
-        CohortError: sample_submission.csv has no row_id column, or no row_id of the form <study_id>_<column>.
+        CohortError: the sample has other columns than the competition, or no row of its form.
     """
-    path = Path(root) / "sample_submission.csv"
+    path = Path(root) / competition.sample
     if split != "test" or not path.is_file():
         return list(present)
-    listed, wrong = _listed_studies(read_row_ids(path))
+    frame = _read_rows(path, competition)
+    listed, wrong = _listed_studies(_row_ids(frame, competition), competition)
+    name, form = competition.id_column, competition.form
     if wrong and not listed:
-        raise CohortError(f"{path}: found row_id {wrong[0]}, expected <study_id>_<condition>_<level>")
+        raise CohortError(f"{path}: found {name} {wrong[0]}, expected {form}")
+    require_columns(path, frame, competition)
     if wrong:
         log.warning(
-            "%s: found row_id %s, expected <study_id>_<condition>_<level>; %d such rows left aside",
-            path.name, wrong[0], len(wrong),
-        )  # fmt: skip
+            "%s: found %s %s, expected %s; %d such rows left aside", path.name, name, wrong[0], form, len(wrong)
+        )
     if listed.keys().isdisjoint(present):
         log.warning("%s: none of its %d studies has images or series, so it is left aside", path.name, len(listed))
         return list(present)
@@ -143,51 +166,62 @@ def expected_studies(root: str | Path, split: str, present: Sequence[int], table
     return list(studies)
 
 
-def _listed_studies(row_ids: Iterable[str]) -> tuple[dict[int, None], list[str]]:
+def _listed_studies(row_ids: Iterable[str], competition: Competition) -> tuple[dict[int, None], list[str]]:
     """The studies of a sample's rows in their order, and the rows that name none, as a message may show them."""
+    known = {row.lower() for row in competition.rows}
     listed: dict[int, None] = {}
     wrong: list[str] = []
     for row_id in row_ids:
-        head, _, column = row_id.partition("_")
+        head, row = competition.split_row_id(row_id)
         try:
-            study_id = parse_id(head)
+            study_id: int | None = parse_id(head)
         except ValueError:
-            column = ""
-        if column.strip().lower() in COLUMNS:
+            study_id = None
+        if study_id is not None and row.strip().lower() in known:
             listed[study_id] = None
         else:
             wrong.append("blank" if is_blank(row_id) else repr(printable(row_id, 80)))
     return listed, wrong
 
 
-def read_row_ids(path: str | Path) -> list[str]:
-    """Read the row_id column of a table like a submission.
+def read_row_ids(path: str | Path, competition: Competition = LUMBAR_SPINE) -> list[str]:
+    """Read the row names of a table like a submission.
 
     Raises:
-        CohortError: the file is no table, or does not have the column.
+        CohortError: the file is no table, or does not have their column.
     """
-    table = read_table(path, "a table with the column row_id")
-    if "row_id" not in table.columns:
-        raise CohortError(f"{path}: found columns {_names(table)}, expected row_id")
-    return ["" if row_id is None else str(row_id) for row_id in table["row_id"]]
+    return _row_ids(_read_rows(path, competition), competition)
+
+
+def _read_rows(path: str | Path, competition: Competition) -> pd.DataFrame:
+    table = read_answer(path, f"a table with the column {competition.id_column}", competition)
+    if competition.id_column not in table.columns:
+        raise CohortError(f"{path}: found columns {_names(table)}, expected {competition.id_column}")
+    return table
+
+
+def _row_ids(table: pd.DataFrame, competition: Competition) -> list[str]:
+    return ["" if row_id is None else str(row_id) for row_id in table[competition.id_column]]
 
 
 def _names(table: pd.DataFrame) -> list[str]:
     return [printable(name, 40) for name in table.columns]
 
 
-def validate(path: str | Path, expected_row_ids: Sequence[str]) -> pd.DataFrame:
+def validate(
+    path: str | Path, expected_row_ids: Sequence[str], competition: Competition = LUMBAR_SPINE
+) -> pd.DataFrame:
     """Check a finished submission file as the competition does, and return it.
 
     Raises:
-        CohortError: wrong columns, missing, repeated or unexpected rows, values that are not finite, negative, or
-            rows that do not sum to 1; the message names the first.
+        CohortError: wrong columns, missing, repeated or unexpected rows, values that are not finite, negative,
+            above 1, or rows that do not sum to 1 where they must; the message names the first.
     """
-    frame = read_table(path, "a submission")
-    wanted = ["row_id", *SEVERITY_COLUMNS]
+    frame = read_answer(path, "a submission", competition)
+    wanted = competition.header
     if list(frame.columns) != wanted:
         raise CohortError(f"{path}: found columns {_names(frame)}, expected {wanted}")
-    row_ids = [str(row_id) for row_id in frame["row_id"]]
+    row_ids = [str(row_id) for row_id in frame[competition.id_column]]
     if len(set(row_ids)) != len(row_ids):
         raise CohortError(f"{path}: found {len(row_ids) - len(set(row_ids))} repeated rows, expected each row_id once")
     missing, extra = set(expected_row_ids) - set(row_ids), set(row_ids) - set(expected_row_ids)
@@ -198,14 +232,16 @@ def validate(path: str | Path, expected_row_ids: Sequence[str]) -> pd.DataFrame:
             f"{len(missing)} missing, {len(extra)} unexpected, first {printable(name, 80)}"
         )
     try:
-        values = frame[list(SEVERITY_COLUMNS)].to_numpy(dtype=np.float64)
+        values = frame[list(competition.values)].to_numpy(dtype=np.float64)
     except (TypeError, ValueError):
         raise CohortError(f"{path}: found text among the probabilities, expected numbers") from None
     is_good = np.isfinite(values).all(axis=1) & (values >= 0).all(axis=1)
-    is_good &= np.abs(values.sum(axis=1) - 1.0) < _SUM_TOLERANCE
+    if competition.sums_to_one:
+        is_good &= np.abs(values.sum(axis=1) - 1.0) < _SUM_TOLERANCE
+    else:
+        is_good &= (values <= 1).all(axis=1)
     if not is_good.all():
         row = int(np.argmin(is_good))
-        raise CohortError(
-            f"{path}: row {row_ids[row]}: found {values[row].tolist()}, expected 3 probabilities that sum to 1"
-        )
+        expected = f"{len(competition.values)} probabilities{' that sum to 1' if competition.sums_to_one else ''}"
+        raise CohortError(f"{path}: row {row_ids[row]}: found {values[row].tolist()}, expected {expected}")
     return frame

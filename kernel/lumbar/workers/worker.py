@@ -50,7 +50,7 @@ class Setup:
     split: str
     descriptions: pd.DataFrame
     manifest: Manifest
-    prior: Probs  # (25, 3)
+    prior: Probs  # (rows, values) of the manifest's competition
     chain: Chain
     device: str  # "cpu", "cuda:0", …
     n_threads: int | None  # CPU threads; None leaves the choice to the libraries
@@ -100,7 +100,9 @@ class _Reading:
             self._error = LumbarError(one_line(error))
         try:
             # This lists the study's folder, which may hang as reading did: so it is done in this thread.
-            self.public = study_text(setup.root, setup.split, self._study_id, [setup.manifest.folder])
+            competition = setup.manifest.competition
+            images = competition.path(competition.images, setup.split)
+            self.public = study_text(setup.root, setup.split, self._study_id, [setup.manifest.folder], images)
         finally:
             self.seconds = time.perf_counter() - self.started
             with contextlib.suppress(OSError):  # the run has ended
@@ -269,14 +271,15 @@ def attempt(
     try:
         study = reading.result()
         outcome.problems.extend(study.problems)
-        if not any(study.series.values()):
+        series = getattr(study, "series", None)  # another competition's study may have none
+        if series is not None and not any(series.values()):
             raise CohortError(f"study {study_id}: found no readable series, expected at least one")
         result = setup.chain.predict(study, networks, setup.prior, effort)
         outcome.problems.extend(line for line in result.problems if line not in outcome.problems)
         outcome.seconds.update(result.seconds)
         outcome.sagittal_points = [point.record() for point in result.localisation.sagittal_points]
         outcome.axial_levels = [level.record() for level in result.localisation.axial_levels]
-        outcome.probs = normalise(np.asarray(result.probs))
+        outcome.probs = normalise(np.asarray(result.probs), setup.manifest.competition)
     except Exception as error:
         outcome.failure = one_line(error, reading.public)
         outcome.is_device_lost = setup.device != "cpu" and "CUDA error" in str(error)
@@ -293,5 +296,5 @@ def _draw(setup: Setup, study: Any, result: Any, outcome: Outcome) -> float:
     try:
         outcome.pictures = setup.chain.draw(study, result)
     except Exception as error:  # the prediction counts, even without pictures
-        outcome.problems.append(f"study {study.study_id}: no pictures ({one_line(error)})")
+        outcome.problems.append(f"study {outcome.study_id}: no pictures ({one_line(error)})")
     return time.perf_counter() - started

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lumbar.competitions.contract import Competition
 from lumbar.errors import LumbarError
 from lumbar_publish.files import write_text
 from lumbar_publish.kaggle.client import Client
@@ -62,6 +63,11 @@ class Publication:
     def bundle(self) -> str:
         """The bundle's place on Kaggle, for the eye: ``dataset owner/slug``."""
         return f"{self.store.kind} {self.store.name}"
+
+    @property
+    def competition(self) -> Competition:
+        """What is submitted to."""
+        return self.sealed.competition
 
     @property
     def kernel(self) -> str:

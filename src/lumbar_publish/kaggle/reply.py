@@ -9,10 +9,8 @@ from functools import cached_property
 
 from lumbar.errors import LumbarError
 from lumbar_publish.kaggle.credentials import Credentials
-from lumbar_publish.names import COMPETITION
 
 _MOST_CHARACTERS = 300  # of Kaggle's words in one line
-_RULES = f"accept the rules on kaggle.com/competitions/{COMPETITION}/rules"
 
 
 class Trouble(enum.Enum):
@@ -85,6 +83,12 @@ class Reply:
         return self.said[1]
 
     @property
+    def _competition(self) -> str:
+        """``/NAME`` of a ``kaggle competitions COMMAND NAME …``; empty where it names none."""
+        name = re.match(r"kaggle competitions \w+ ([a-z][a-z0-9-]*)", self.command)
+        return f"/{name[1]}" if name else ""
+
+    @property
     def trouble(self) -> Trouble:
         """The kind of failure: the status of a refused call decides, words only where there is none."""
         if not self.in_time:
@@ -102,10 +106,11 @@ class Reply:
         if trouble is Trouble.CREDENTIALS:
             return KaggleError(Credentials.locate().advice(), trouble)
         advice = hint or _ADVICE.get(trouble, "")
+        rules = f"accept the rules on kaggle.com/competitions{self._competition}/rules"
         if self.command.startswith("kaggle competitions ") and trouble is Trouble.FORBIDDEN:
-            advice = f"{_RULES}, then run this again"
+            advice = f"{rules}, then run this again"
         elif self.command.startswith("kaggle competitions submit ") and self.status == 400:  # said for both
-            advice = f"{_RULES}, or submit tomorrow if today's submissions are used up"
+            advice = f"{rules}, or submit tomorrow if today's submissions are used up"
         if trouble is Trouble.UNREACHABLE:
             return KaggleError(f"Kaggle cannot be reached ({self.command}): {advice}", trouble)
         message = f"{self.command}: {self.message.rstrip('.')}: {advice}".rstrip(": ")

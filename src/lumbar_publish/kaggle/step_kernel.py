@@ -132,7 +132,7 @@ def _push(publication: Publication, *options: str) -> int:
             f"{slug!r}: run `make seal` to make them agree"
         )
     # a run that hangs ends when the competition's time is over, not when the session's is: quota is scarce
-    seconds = round(machine_from_metadata(metadata).hours * 3600)
+    seconds = round(machine_from_metadata(metadata).hours(publication.competition) * 3600)
     folder = str(layout.kernel_metadata.parent)
     reply = publication.client.act("kernels", "push", "-p", folder, "-t", str(seconds), *options, limit_s=_PUSH_LIMIT_S)
     invalid = re.search(r"not valid (dataset|competition|kernel|model) sources.*?: (.*)", reply.text, re.DOTALL)
@@ -198,7 +198,7 @@ def _check_output(publication: Publication, version: int) -> None:
     if ran != publication.sealed.manifest_hash:
         raise _RunFailed(f"{what} ran manifest {str(ran)[:12]}, expected {publication.mark}: run this again")
     try:
-        check_submission(submission)
+        check_submission(submission, competition=publication.competition)
     except CohortError as error:
         raise _RunFailed(f"{what} left an invalid submission: {error}: mend that, {AGAIN}") from None
     publication.log(image_line(said, publication.layout.root / "dist"))

@@ -9,7 +9,6 @@ from lumbar_publish.kaggle.client import KaggleError, Reply, wait_for
 from lumbar_publish.kaggle.kaggle_process import SUBMISSION_ERROR
 from lumbar_publish.kaggle.publication import AGAIN, Publication
 from lumbar_publish.kaggle.remote_dataset import parse_json
-from lumbar_publish.names import COMPETITION
 
 _MOST_CHARACTERS = 500  # of a failure's reason
 _LISTING_LIMIT_S = 60.0  # from the submission to its place in the list
@@ -45,7 +44,7 @@ def run(publication: Publication) -> None:
         reason = _reason(publication, str(row.get("ref")))
         raise KaggleError(
             f"submission {row.get('ref')} of {mark} ended with {row.get('status')}: {reason}: see "
-            f"kaggle.com/competitions/{COMPETITION}/submissions, mend that, and publish a new version"
+            f"kaggle.com/competitions/{publication.competition.slug}/submissions, mend that, and publish a new version"
         )
     public, private = (str(row.get(name) or "not shown") for name in ("publicScore", "privateScore"))
     publication.note(scores=[str(row.get("ref")), public, private])
@@ -56,8 +55,8 @@ def _submit(publication: Publication, version: int, mark: str, rows: list[dict[s
     """Submit, and note the submission's number."""
     message = f"{publication.notes} ({mark})"
     reply = publication.client.act(
-        "competitions", "submit", COMPETITION, "-f", "submission.csv", "-k", publication.kernel, "-v", str(version),
-        "-m", message,
+        "competitions", "submit", publication.competition.slug, "-f", "submission.csv", "-k", publication.kernel,
+        "-v", str(version), "-m", message,
     )  # fmt: skip
     said = re.search(r"^Submission ref: (\d+)\s*$", reply.out, re.MULTILINE)
     ref = said[1] if said else _listed(publication, reply, message, mark, {str(row.get("ref")) for row in rows})
@@ -92,7 +91,7 @@ def _reason(publication: Publication, ref: str) -> str:
     try:
         reply = publication.client.ask("competitions", "submission", ref)
         shown = re.search(r"^Error:(.*(?:\n[ \t]+.*)*)", reply.out, re.MULTILINE)
-        text = shown[1] if shown else publication.client.ask(SUBMISSION_ERROR, COMPETITION, ref).out
+        text = shown[1] if shown else publication.client.ask(SUBMISSION_ERROR, publication.competition.slug, ref).out
     except KaggleError as error:
         text = f"reason unknown ({error})"
     return " ".join(text.split())[:_MOST_CHARACTERS].rstrip(".: ") or "Kaggle gives no reason"
@@ -109,7 +108,8 @@ def _own_submission(publication: Publication, mark: str, rows: list[dict[str, An
 
 def _rows(publication: Publication) -> list[dict[str, Any]]:
     """Submissions as Kaggle lists them, newest first."""
-    reply = publication.client.ask("competitions", "submissions", COMPETITION, "--format", "json", "--page-size", "100")
+    slug = publication.competition.slug
+    reply = publication.client.ask("competitions", "submissions", slug, "--format", "json", "--page-size", "100")
     rows = parse_json(reply.out)
     if rows is None and "No submissions found" not in reply.out:
         raise reply.error(f"no list of submissions: {AGAIN}")

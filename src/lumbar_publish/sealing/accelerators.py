@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from lumbar.competitions.contract import Competition
 from lumbar.errors import ManifestError
-from lumbar_publish.names import KAGGLE_HOURS
 
 NONE = "none"
 DEFAULT = "NvidiaTeslaT4"
@@ -26,10 +26,9 @@ class Accelerator:
     kind: str
     what: str
 
-    @property
-    def hours(self) -> float:
+    def hours(self, competition: Competition) -> float:
         """Hours that a run may take: the competition's limit (the same for CPU and GPU), or the session's if less."""
-        return min(KAGGLE_HOURS, _SESSION_HOURS[self.kind])
+        return min(competition.hours, _SESSION_HOURS[self.kind])
 
     def __str__(self) -> str:
         return f"{self.name} ({self.what})"

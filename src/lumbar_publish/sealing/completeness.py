@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lumbar.competitions.lumbar_spine import NAME as DEFAULT
 from lumbar.config import STAGES
 from lumbar.errors import ManifestError
 
@@ -13,8 +14,17 @@ BASELINE = "baseline"  # a run of the baseline chain has this one stage instead 
 
 
 def chain_of(data: dict[str, Any]) -> str:
-    """Which chain a manifest's weights serve: ``main``, or ``baseline`` when they hold nothing else."""
+    """Which chain a manifest's weights serve: ``main``, or ``baseline`` when they hold nothing else.
+
+    Another competition's own chain is its ``main`` one.
+    """
+    if _is_another(data):
+        return "main"
     return BASELINE if {entry.get("stage") for entry in data.get("weights") or []} == {BASELINE} else "main"
+
+
+def _is_another(data: dict[str, Any]) -> bool:
+    return bool(data.get("competition", DEFAULT) != DEFAULT)
 
 
 def completeness_errors(data: dict[str, Any], run: Path | None = None) -> list[str]:
@@ -29,6 +39,9 @@ def completeness_errors(data: dict[str, Any], run: Path | None = None) -> list[s
     """
     entries = data.get("weights") or []
     present = {str(entry.get("stage")) for entry in entries}
+    if _is_another(data):  # its module's ``load`` says which stages it needs
+        missing_weights = [] if entries else ["no weights, expected those that the competition's module loads"]
+        return missing_weights + _recipes(data, entries, run) + _mixed_configs(entries)
     wanted = {BASELINE} if chain_of(data) == BASELINE else set(STAGES)
     reasons = []
     missing = [stage for stage in STAGES if stage in wanted - present]

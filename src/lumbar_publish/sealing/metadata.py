@@ -21,7 +21,11 @@ def dataset_metadata(dataset: DatasetId) -> dict[str, Any]:
 
 
 def kernel_metadata(
-    dataset: DatasetId, machine: str = DEFAULT, image: str = IMAGES[0], model_version: int | None = None
+    dataset: DatasetId,
+    machine: str = DEFAULT,
+    image: str = IMAGES[0],
+    model_version: int | None = None,
+    competition: str = COMPETITION,
 ) -> dict[str, Any]:
     """``kernel-metadata.json``: private, internet off, dataset and competition attached, two T4s unless said otherwise.
 
@@ -34,6 +38,7 @@ def kernel_metadata(
         image: ``latest``, the image as it is when the notebook runs, the one that the parity pins follow; or
             ``original``, the image of the notebook's first version.
         model_version: the model is attached in this version, instead of the dataset.
+        competition: its name on Kaggle, attached too.
 
     Raises:
         ManifestError: an unknown accelerator or image.
@@ -43,7 +48,7 @@ def kernel_metadata(
     return (
         {
             "code_file": f"../{NOTEBOOK}",
-            "competition_sources": [COMPETITION],
+            "competition_sources": [competition],
             "enable_internet": False,
             "id": dataset.kernel,
             "is_private": True,

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from lumbar.bundle.manifest import Manifest, read_manifest
+from lumbar.competitions.contract import Competition
+from lumbar.competitions.registry import DEFAULT
 from lumbar_publish.files import write_text
-from lumbar_publish.names import COMPETITION, MODEL_FRAMEWORK, MODEL_VARIATION, DatasetId
+from lumbar_publish.names import MODEL_FRAMEWORK, MODEL_VARIATION, DatasetId
 
 MODEL_METADATA = "model-metadata.json"
 VARIATION_METADATA = "model-instance-metadata.json"
@@ -18,10 +20,9 @@ LICENCE = "CC BY-NC-SA 4.0"
 
 # The client turns the characters <, > and & of a card into HTML entities (sanitize_markdown), so none is used.
 _CARD = """\
-# Lumbar spine MR: localise, crop, classify, aggregate
+# {heading}
 
-Grades 25 findings of a lumbar MR study (five levels; spinal canal, foraminal and subarticular stenosis) as
-normal/mild, moderate or severe, for the Kaggle competition {competition}.
+{purpose}, for the Kaggle competition {competition}.
 
 **Research use only.** Not a medical device, not for diagnosis or treatment. Probabilities are a model's estimates.
 
@@ -61,9 +62,15 @@ from lumbar import predict
 table, record = predict("/kaggle/input/{competition}", bundle, out="submission.csv"{chain})
 ```
 
-`predict` takes a folder in the competition's layout (`test_images/` and `test_series_descriptions.csv`). In a notebook
+`predict` takes a folder in the competition's layout (`{layout}`). In a notebook
 without internet, attach this model as an input: it lies at `${{PATH}}`.
 """
+_SPINE = (
+    "Lumbar spine MR: localise, crop, classify, aggregate",
+    "Grades 25 findings of a lumbar MR study (five levels; spinal canal, foraminal and subarticular stenosis) as\n"
+    "normal/mild, moderate or severe",
+    "Graded probabilities of lumbar spine degeneration from MR studies",
+)
 
 
 def model_metadata(dataset: DatasetId, manifest: Manifest) -> dict[str, Any]:
@@ -76,7 +83,7 @@ def model_metadata(dataset: DatasetId, manifest: Manifest) -> dict[str, Any]:
         "provenanceSources": "",
         "publishTime": "",
         "slug": slug,
-        "subtitle": "Graded probabilities of lumbar spine degeneration from MR studies",
+        "subtitle": _about(manifest)[2],
         "title": dataset.title,
     }
 
@@ -86,6 +93,7 @@ def variation_metadata(dataset: DatasetId, manifest: Manifest) -> dict[str, Any]
     owner, slug = dataset.model.split("/")
     is_baseline = {entry.stage for entry in manifest.weights} == {"baseline"}
     chain = ', chain="baseline"' if is_baseline else ""
+    competition = manifest.competition
     return {
         "baseModelInstance": "",
         "externalBaseModelUrl": "",
@@ -98,7 +106,9 @@ def variation_metadata(dataset: DatasetId, manifest: Manifest) -> dict[str, Any]
         "overview": f"Recipe {_plain(manifest.recipe)}, manifest {manifest.hash[:12]}",
         "ownerSlug": owner,
         "trainingData": [],
-        "usage": _USAGE.format(handle=dataset.variation, competition=COMPETITION, chain=chain),
+        "usage": _USAGE.format(
+            handle=dataset.variation, competition=competition.slug, chain=chain, layout=_layout(competition)
+        ),
     }
 
 
@@ -121,8 +131,11 @@ def _card(manifest: Manifest) -> str:
     count: dict[str, int] = {}
     for entry in manifest.weights:
         count[entry.stage] = count.get(entry.stage, 0) + 1
+    heading, purpose, _ = _about(manifest)
     return _CARD.format(
-        competition=COMPETITION,
+        heading=heading,
+        purpose=purpose,
+        competition=manifest.competition.slug,
         recipe=_plain(manifest.recipe),
         studies=manifest.cohort.get("studies", "unknown"),
         description=_plain(str(manifest.cohort.get("description") or "not described")),
@@ -132,6 +145,23 @@ def _card(manifest: Manifest) -> str:
         code_hash=manifest.code_sha256,
         forced="" if not manifest.forced else "Sealed although: " + "; ".join(map(_plain, map(str, manifest.forced))),
     )
+
+
+def _about(manifest: Manifest) -> tuple[str, str, str]:
+    """Heading, purpose and subtitle of the card; Kaggle takes subtitles of 20 to 80 characters."""
+    if manifest.competition_name == DEFAULT:
+        return _SPINE
+    competition = manifest.competition
+    values = ", ".join(map(_plain, competition.titles))
+    subtitle = f"Probabilities from imaging studies: {_plain(competition.title)}"
+    return _plain(competition.heading), f"Gives probabilities of a study ({values})", subtitle[:80]
+
+
+def _layout(competition: Competition) -> str:
+    """What a competition's test folder holds, in the card's words."""
+    parts = [competition.path(competition.images, "test") + "/"]
+    parts += [competition.path(competition.table, "test")] if competition.table else []
+    return "` and `".join(parts)
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, float]:

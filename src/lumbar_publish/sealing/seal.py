@@ -15,8 +15,11 @@ from lumbar.bundle import manifest as manifests
 from lumbar.bundle.code_hash import FOLDER, PACKAGE, digest, find_package, shipped_files, shipped_hashes
 from lumbar.bundle.code_hash import code_sha256 as code_sha256
 from lumbar.bundle.manifest import FILE_NAME as MANIFEST
+from lumbar.competitions.contract import Competition
+from lumbar.competitions.lumbar_spine import COMPETITION as LUMBAR_SPINE
+from lumbar.competitions.registry import DEFAULT
 from lumbar.errors import ManifestError
-from lumbar.output.record import versions
+from lumbar.output.versions import versions
 from lumbar_publish.files import replaced_folder, write_text
 from lumbar_publish.names import DatasetId, Layout
 from lumbar_publish.sealing.completeness import chain_of, completeness_errors
@@ -48,6 +51,7 @@ class Sealed:
     dataset: DatasetId
     manifest_hash: str
     sizes: dict[str, int]  # bytes of each top-level entry
+    competition: Competition = LUMBAR_SPINE
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -144,6 +148,7 @@ def seal(
     data["forced"] = _accepted(data, manifest_path, run, force)
     data["dataset"] = {"id": str(dataset), "version": None}
     data["code_files"] = shipped_hashes(layout.kernel)
+    _require_module(data, layout)
     data["code_sha256"] = digest(data["code_files"])
     with replaced_folder(layout.sealed) as folder:
         _stage(folder, layout, data, weights, dataset)
@@ -156,10 +161,19 @@ def seal(
     return describe_sealed(layout.sealed, dataset)
 
 
+def _require_module(data: dict[str, Any], layout: Layout) -> None:
+    """Refuse a competition whose module would not ship: the kernel imports it from the sealed code alone."""
+    name = data.get("competition", DEFAULT)
+    if name != DEFAULT and f"competitions/{name}.py" not in data["code_files"]:
+        place = layout.kernel / "competitions" / f"{name}.py"
+        raise ManifestError(f"{place}: no such file, expected the module of competition {name!r}, which must ship")
+
+
 def describe_sealed(folder: Path, dataset: DatasetId) -> Sealed:
-    """Entries, sizes and manifest hash of a sealed folder."""
+    """Entries, sizes, manifest hash and competition of a sealed folder."""
     sizes = {entry.name: _size(entry) for entry in sorted(folder.iterdir())}
-    return Sealed(folder, dataset, manifests.manifest_hash(folder), sizes)
+    manifest = manifests.read_manifest(folder)
+    return Sealed(folder, dataset, manifest.hash, sizes, manifest.competition)
 
 
 def verify_against_lock(layout: Layout, folder: Path) -> str:
@@ -246,11 +260,13 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _write_companions(layout: Layout, dataset: DatasetId) -> None:
-    data = read_json(layout.sealed / MANIFEST)
+    manifest = manifests.read_manifest(layout.sealed)
+    competition, chain = manifest.competition, chain_of(manifest.data)
     write_text(layout.lock, (layout.sealed / MANIFEST).read_text(encoding="utf-8"))
-    write_text(layout.notebook, notebook_json(dataset, manifests.manifest_hash(layout.sealed), chain_of(data)))
+    write_text(layout.notebook, notebook_json(dataset, manifest.hash, chain, competition))
     model_version = configured_model_version(layout.kernel_metadata)
-    metadata = kernel_metadata(dataset, *configured_machine(layout.kernel_metadata), model_version)
+    machine, image = configured_machine(layout.kernel_metadata)
+    metadata = kernel_metadata(dataset, machine, image, model_version, competition.slug)
     write_json(layout.kernel_metadata, metadata)
     if model_version is not None:
         write_model_metadata(layout.sealed, dataset)

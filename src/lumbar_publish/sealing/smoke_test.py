@@ -8,6 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from lumbar.bundle.manifest import read_manifest
 from lumbar.errors import ManifestError
 from lumbar_publish.rehearsal.submission import check_submission
 
@@ -31,8 +32,13 @@ from lumbar.errors import LumbarError
 from lumbar.bundle.manifest import read_manifest
 from lumbar.bundle.probes import check_probe
 from lumbar.bundle.weights import load_network
+from lumbar.chains.registry import own_chain
+from lumbar.competitions.registry import DEFAULT
 try:
     manifest = read_manifest(sys.argv[1])
+    if manifest.competition_name != DEFAULT:
+        own_chain(manifest.competition_name).load(manifest, "cpu")
+        sys.exit(0)
     for entry in manifest.weights:
         check_probe(load_network(manifest.path(entry), entry), entry.probe, entry.file)
 except LumbarError as error:
@@ -47,12 +53,13 @@ def run_chain(sealed: Path, sample: Path, chain: str = "main") -> None:
         ManifestError: the chain failed; the message ends with its last line.
         CohortError: it left no valid submission.
     """
+    competition = read_manifest(sealed).competition
     with tempfile.TemporaryDirectory(prefix="lumbar-chain-") as scratch:
         out = Path(scratch) / "submission.csv"
         arguments = ["predict", "--data", str(sample.resolve()), "--weights", str(sealed.resolve()), "--out", str(out)]
         arguments += ["--split", "test", "--chain", chain, "--studies", "1"]
         _run(_PREDICT, sealed, arguments, Path(scratch))
-        check_submission(out)
+        check_submission(out, competition=competition)
 
 
 def run_networks(sealed: Path) -> None:

@@ -87,33 +87,37 @@ def prepare(
         TrainingError: the disk is full.
     """
     by_study = _series_by_study(root, series, description)
+    n_series = sum(map(len, by_study.values()))
     batches = _batches(sorted(by_study), batch, start_batch)
-    code = code_key("lumbar.study", "lumbar.stages.eight_bit")
-    settings = {"description": description, "size": size, "slices": slices, "split": split, "code": code}
+    settings = {"description": description, "size": size, "slices": slices, "split": split, "code": _code()}
     records = []
     with (
         ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool,
         tqdm(total=len(by_study), desc=f"8-bit {split}", unit="study", disable=not progress) as bar,
     ):
         for k, study_ids in enumerate(batches):
-            rows = {study_id: by_study[study_id] for study_id in study_ids}
             path = work / "batches" / f"{k:04d}.json"
             identity = settings | {"studies": study_ids}
             if k >= start_batch:
-                identity["files"] = _signature(root, split, list(rows.values()))
+                identity["files"] = _signature(root, split, [by_study[study_id] for study_id in study_ids])
             record = _valid_record(path, identity)
             if record is not None:
                 bar.update(len(study_ids))
             elif k < start_batch:
                 raise CohortError(
-                    f"{path}: not there or of other settings, expected it to be done before --start-batch {start_batch}"
+                    f"{path}: found no record of these settings, expected one before --start-batch {start_batch}"
                 )
             else:
+                rows = {study_id: by_study[study_id] for study_id in study_ids}
                 record = _convert_batch(pool, bar, work, root, rows, settings) | {"identity": identity}
                 write_text(path, json.dumps(record))
             records.append(record)
-    n_series = sum(map(len, by_study.values()))
     return _gather(work, records, size, f"{root}: no readable slice in {n_series} series described as {description!r}")
+
+
+def _code() -> str:
+    """Hash of the code that turns files into pixels."""
+    return code_key("lumbar.study", "lumbar.stages.eight_bit")
 
 
 def _series_by_study(root: Path, series: pd.DataFrame, description: str) -> dict[int, pd.DataFrame]:

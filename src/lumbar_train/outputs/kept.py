@@ -38,6 +38,8 @@ def write_recipe(
         "export": recipe.export,
         "full_seeds": recipe.full_seeds,
         "denoise": recipe.denoise and to_dict(recipe.denoise),
+        "pseudo": recipe.pseudo and to_dict(recipe.pseudo),
+        "consistency": recipe.consistency and to_dict(recipe.consistency),
         "stages": stages,
     }
     write_text(run / FILE, json.dumps(content, indent=1) + "\n")

@@ -41,7 +41,7 @@ class TrainOptions:
     cache: Path | None = None
     workers: int | None = None
     jobs: int = 1
-    loaders: int = 0
+    loaders: int | None = None
     device: str = "auto"
     amp: str = AMP[0]
     full_seeds: int | None = None
@@ -67,6 +67,19 @@ class TrainOptions:
         """Processes that decode; by default one for each core."""
         return self.workers if self.workers is not None else os.cpu_count() or 1
 
+    def n_loaders(self, device_type: str) -> int:
+        """Processes that prepare samples for each fit; by default what the machine has.
+
+        On a GPU the cores are shared out among the fits that go side by side, one core of each share being left to the
+        fit itself. On a CPU the fits themselves take all cores.
+        """
+        if self.loaders is not None:
+            return self.loaders
+        if device_type == "cpu":
+            return 0
+        fits = max(self.jobs, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        return max(1, cores() // fits - 1)
+
     def changes(self) -> tuple[str, ...]:
         """What changes the recipe, as ``--set`` and its short forms say it."""
         short = [f"backbone={self.backbone}"] if self.backbone is not None else []
@@ -90,6 +103,11 @@ class TrainOptions:
             for word in value if isinstance(value, tuple) else (value,):
                 words += [option, str(word)]
         return shlex.join([*words, "--resume"])
+
+
+def cores() -> int:
+    """Cores that this process may use, which in a container may be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def as_words(values: Words) -> tuple[str, ...]:

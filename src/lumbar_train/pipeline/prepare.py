@@ -73,7 +73,7 @@ def prepare(options: TrainOptions, recipe: Recipe, start: Start, distributed: Di
         resume=options.resume,
         distributed=distributed,
         devices=usable_devices(options.device),
-        loop={"amp": amp, **({"workers": options.loaders} if options.loaders else {})},
+        loop={"amp": amp, "workers": options.n_loaders(distributed.device.type)},
         start=start,
         changes=options.changes(),
         points_use=options.points_use if options.points else USES[0],

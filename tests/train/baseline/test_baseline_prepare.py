@@ -89,7 +89,9 @@ def test_batches_before_the_start_are_trusted_without_a_look_at_their_files(root
 
 
 def test_a_start_beyond_what_was_converted_is_refused(root, tmp_path):
-    with pytest.raises(CohortError, match=r"0000\.json: not there or of other settings, .* before --start-batch 1"):
+    with pytest.raises(
+        CohortError, match=r"0000\.json: found no record of these settings, expected one before --start-batch 1"
+    ):
         run(root, tmp_path / "work", start_batch=1)
     with pytest.raises(CohortError, match="--start-batch: found 4, expected 0 to 3"):
         run(root, tmp_path / "work", start_batch=4)

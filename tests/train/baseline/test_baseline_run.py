@@ -183,7 +183,7 @@ def test_a_killed_run_goes_on_to_the_same_predictions(done, tmp_path, monkeypatc
     ("arguments", "message"),
     [
         (("--description", "Sagittal T9"), "--description: found 'Sagittal T9', expected one of Sagittal T1"),
-        (("--start-batch", "1"), "not there or of other settings, expected it to be done before --start-batch 1"),
+        (("--start-batch", "1"), "found no record of these settings, expected one before --start-batch 1"),
         (("--start-batch", "9"), "--start-batch: found 9, expected 0 to 1"),
         (("--size", "8"), "--size: found 8, expected 32 or more"),
         (("--stop-accuracy", "2"), "--stop-accuracy: found 2.0, expected 0 (off) to below 1"),

@@ -1,1 +1,1 @@
-"""Pixels out of frames: one module a family of transfer syntaxes, with its kernels."""
+"""The codecs: one module for each family of transfer syntaxes (``lumbar.dicom.pixels.Codec``), and their kernels."""

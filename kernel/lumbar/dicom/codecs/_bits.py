@@ -1,4 +1,4 @@
-"""What kernels share that look at bits: leading zeros by one instruction, 64 bits of a stream of words, bits in use."""
+"""Kernels for bits: leading zeros in one instruction, 64 bits of a stream, bits in use, loads and stores of words."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numba.extending import intrinsic
 
 from lumbar.dicom._jit import inner_kernel, kernel
 
-I64: TypeAlias = Any  # np.int64 or int64: compiled code tells them apart by width and sign, mypy need not
+I64: TypeAlias = Any  # np.int64, or an int in code that is not compiled; their difference does not matter to mypy
 U64: TypeAlias = Any  # np.uint64
 
 ONE, EIGHT, W63, W64 = np.uint64(1), np.uint64(8), np.uint64(63), np.uint64(64)
@@ -39,7 +39,7 @@ else:
 
 @kernel
 def peek(words: np.ndarray, position: U64) -> U64:
-    """Return the 64 bits from bit ``position`` (uint64)."""
+    """Return the 64 bits of ``words`` from bit ``position`` (uint64) on."""
     i = position >> _6
     shift = position & W63
     return (words[i] << shift) | ((words[i + ONE] >> ONE) >> (W63 - shift))
@@ -47,10 +47,11 @@ def peek(words: np.ndarray, position: U64) -> U64:
 
 @kernel
 def gather_bits(words: np.ndarray, is_signed: bool) -> int:
-    """All bits set in any of ``words`` (n,) unsigned; where they are signed numbers, in any word xor itself doubled.
+    """Return all bits that are set in any of ``words`` (n,), an array of unsigned integers.
 
-    The latter has a bit where two neighbouring bits differ, so bits of the sign's copies leave none. The loops hold no
-    branch and no wider type, so that they run in full registers.
+    With ``is_signed`` the bits of ``word ^ (word << 1)`` are taken instead: a bit is set there where two neighbouring
+    bits differ, so copies of the sign give none. The loops have no branch and no wider type, so that they use whole
+    vector registers.
     """
     kind = words.dtype.type
     bits = kind(0)
@@ -70,7 +71,7 @@ _BYTE = np.uint64(0xFF)
 
 @inner_kernel
 def load_little(source: np.ndarray, at: U64) -> U64:
-    """Eight bytes as one little-endian word: LLVM makes a single load of this."""
+    """Load eight bytes as one little-endian word, which LLVM compiles to a single load."""
     low = np.uint64(source[at]) | np.uint64(source[at + _1]) << _BIT8 | np.uint64(source[at + _2]) << _BIT16
     middle = np.uint64(source[at + _3]) << _BIT24 | np.uint64(source[at + _4]) << _BIT32
     high = np.uint64(source[at + _5]) << _BIT40 | np.uint64(source[at + _6]) << _BIT48
@@ -79,7 +80,7 @@ def load_little(source: np.ndarray, at: U64) -> U64:
 
 @inner_kernel
 def load_big(source: np.ndarray, at: U64) -> U64:
-    """Eight bytes as one big-endian word: a load and a byte swap."""
+    """Load eight bytes as one big-endian word, compiled to a load and a byte swap."""
     high = np.uint64(source[at]) << _BIT56 | np.uint64(source[at + _1]) << _BIT48
     middle = np.uint64(source[at + _2]) << _BIT40 | np.uint64(source[at + _3]) << _BIT32
     low = np.uint64(source[at + _4]) << _BIT24 | np.uint64(source[at + _5]) << _BIT16
@@ -88,7 +89,7 @@ def load_big(source: np.ndarray, at: U64) -> U64:
 
 @inner_kernel
 def store_little(target: np.ndarray, at: U64, word: U64) -> None:
-    """One little-endian word as eight bytes: a single store."""
+    """Store one little-endian word as eight bytes, compiled to a single store."""
     target[at] = np.uint8(word & _BYTE)
     target[at + _1] = np.uint8(word >> _BIT8 & _BYTE)
     target[at + _2] = np.uint8(word >> _BIT16 & _BYTE)

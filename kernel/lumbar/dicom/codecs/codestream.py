@@ -1,7 +1,7 @@
-"""What encoded pixels are by their own markers, whatever the transfer syntax says.
+"""Recognising the coding of pixels by their own markers, whatever the transfer syntax says.
 
 Files whose transfer syntax was changed, or copied from another file, are common. The first bytes of a codestream tell
-its process beyond doubt, so that is what decides, as in GDCM and in pydicom's plugins.
+how it is coded with certainty, so they decide, as in GDCM and in pydicom's plugins.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _COD, _CAP, _SOT = 0x52, 0x50, 0x90
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A process: its name, the module that decodes it, and the transfer syntaxes that announce it.
+    """A coding process: its name, the module that decodes it, and the transfer syntaxes that stand for it.
 
-    ``working_bytes`` is the memory that the module needs for each sample of a frame besides the decoded one (measured,
-    rounded up).
+    ``working_bytes`` is the memory that the module needs for each sample of a frame in addition to the decoded one
+    (measured, rounded up).
     """
 
     name: str
@@ -65,17 +65,17 @@ _IRREVERSIBLE = Content("irreversible JPEG 2000", "opencv", (_J2K,), 6)
 
 
 def identify(data: np.ndarray, header: Header) -> Content | None:
-    """What the frame ``data`` (n,) uint8 is, or ``None`` where its first bytes do not tell.
+    """Tell how the frame ``data`` (n,) uint8 is coded; ``None`` where its first bytes do not show it.
 
     Raises:
-        DicomError: ``header`` lacks the sizes or bits that RLE is told by.
+        DicomError: ``header`` does not have the sizes or bits that RLE is recognised by.
     """
     start = data[:12].tobytes()
     if start[:2] == bytes([0xFF, SOI]):
         return _identify_jpeg(data)
     if is_jpeg2000(start):
         return _identify_jpeg2000(data[:65536].tobytes())
-    # RLE has no marker of its own, so that it must be among the compressed syntaxes to be thought of
+    # RLE has no marker of its own, so it is only considered where the transfer syntax is a compressed one
     is_compressed = header.transfer_syntax_uid.startswith((RLE, "1.2.840.10008.1.2.4."))
     return _RLE if is_compressed and _is_rle(data, header) else None
 
@@ -113,7 +113,7 @@ def _identify_jpeg(data: np.ndarray) -> Content | None:
 
 
 def _identify_jpeg2000(raw: bytes) -> Content | None:
-    """Walk the main header up to its coding style; ``None`` for high-throughput block coding."""
+    """Walk the main header up to its coding style; ``None`` for high-throughput block coding (HTJ2K)."""
     position = raw.find(_J2K_START) + 2
     if position < 2:
         return None
@@ -127,7 +127,7 @@ def _identify_jpeg2000(raw: bytes) -> Content | None:
 
 
 def _is_rle(data: np.ndarray, header: Header) -> bool:
-    """Whether the frame begins with RLE's table of segments (PS3.5 section G.5), right in every word."""
+    """Whether the frame begins with RLE's table of segments (PS3.5 section G.5), correct in every word."""
     if data.size < 64:
         return False
     shape = header.frame_shape

@@ -1,4 +1,4 @@
-"""Colour of JPEG and JPEG-LS frames: which space the samples are in, and YBR_FULL to RGB as pydicom converts it."""
+"""Colour of decoded frames: in which colour space the samples are, and YBR_FULL to RGB as pydicom converts it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lumbar.dicom.codecs.jpeg_markers import MarkerReader
 from lumbar.dicom.header import Header
 from lumbar.errors import DicomError
 
-_SAMPLES_AT_ONCE = 1 << 20  # of those converted: as float32 they take 16 bytes each on the way
+_SAMPLES_AT_ONCE = 1 << 20  # samples that are converted together: each takes 16 bytes meanwhile
 _RGB_IDENTIFIERS = ([82, 71, 66], [114, 103, 98])
 # PS3.3 C.7.6.3.1.2, rows Y, B, R; columns R, G, B
 _YBR_TO_RGB = np.array(
@@ -19,8 +19,8 @@ _YBR_TO_RGB = np.array(
 def is_ybr(header: Header, reader: MarkerReader | None) -> bool:
     """Tell whether colour samples are YBR_FULL or YBR_FULL_422.
 
-    As in pydicom, component identifiers "RGB" overrule the data set, and so does a JFIF segment where it says RGB;
-    ``reader`` is ``None`` for a codestream that has neither.
+    As in pydicom, component identifiers "RGB" overrule the data set, and so does a JFIF segment where the data set says
+    RGB. ``reader`` is ``None`` for a codestream that has neither.
     """
     photometric = header.photometric_interpretation or "RGB"
     if reader is None:

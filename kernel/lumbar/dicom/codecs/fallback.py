@@ -1,7 +1,7 @@
-"""The one place where a file goes to pydicom: what our own code does not read.
+"""Decoding by pydicom, for transfer syntaxes that the kit has no codec for.
 
-On Kaggle pydicom has no plugins, so compressed syntaxes end in a refusal there; elsewhere its plugins are used. What no
-plugin decodes is refused before any of its pixel data is parsed.
+On Kaggle pydicom has no plugins, so these are refused there; elsewhere its plugins are used. What no plugin decodes is
+refused before any of its pixel data is parsed.
 """
 
 from __future__ import annotations
@@ -17,23 +17,24 @@ from lumbar.dicom.limits import check_image
 from lumbar.dicom.parsing.values import PYDICOM_LOCK
 from lumbar.errors import DicomError
 
-_WORKING_BYTES = 8  # of a plugin, for each sample
+_WORKING_BYTES = 8  # of memory that a plugin may need for each sample
 
 
 def decode(file: File, reason: str) -> np.ndarray:
-    """Pixels as pydicom gives them; ``reason`` says why our own code does not.
+    """Decode a file's pixels with pydicom; ``reason`` says what the kit has no codec for.
 
     Raises:
-        DicomError: pydicom cannot either, the file asks for too much, or what comes is not what the header says.
+        DicomError: pydicom has none either, the file asks for too much memory, or the result has another shape than the
+            header says.
     """
     header = file.header
     n_frames = max(1, header.number_of_frames or 1)
     shape = header.frame_shape if n_frames == 1 else (n_frames, *header.frame_shape)
-    # What is claimed is checked before pydicom parses or allocates for it
+    # Checked before pydicom parses or allocates anything
     check_image(
         header.path, header.frame_shape, header.pixel_dtype.itemsize, n_frames, file.source.size, _WORKING_BYTES
     )
-    import pydicom  # here, since most runs never need it
+    import pydicom  # late: most runs do not need it
 
     _require_decoder(header.path, header.transfer_syntax_uid, reason)
     if file.pixels_length < 0:
@@ -43,7 +44,7 @@ def decode(file: File, reason: str) -> np.ndarray:
             warnings.simplefilter("ignore")
             dataset: Any = pydicom.dcmread(header.path, force=True)
             pixels = np.asarray(dataset.pixel_array)
-    except Exception as error:  # plugins raise what they like; nothing but a refusal may leave this package
+    except Exception as error:  # plugins raise errors of any type; this package raises only DicomError
         text = " ".join(str(error).split())
         raise DicomError(
             f"{header.path}: found {reason}, expected one that lumbar or a plugin of pydicom decodes ({text})"
@@ -54,8 +55,8 @@ def decode(file: File, reason: str) -> np.ndarray:
 
 
 def _require_decoder(path: str, syntax: str, reason: str) -> None:
-    """Refuse what pydicom has no decoder for, or none whose plugin is installed."""
-    from pydicom.pixels.decoders.base import get_decoder  # here, since most runs never need it
+    """Refuse a transfer syntax that pydicom has no decoder for, or none with an installed plugin."""
+    from pydicom.pixels.decoders.base import get_decoder  # late: most runs do not need it
 
     try:
         is_available = bool(get_decoder(syntax).is_available)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Encapsulated pixel data to frames (PS3.5 section A.4): fragments, offset tables, several fragments a frame.
+"""Encapsulated pixel data to frames (PS3.5 section A.4), of one or several fragments each, by the offset tables.
 
 ::
 
@@ -6,8 +6,8 @@
     item FFFE,E000 | length 4 | fragment            ... as often as there are fragments
     delimiter FFFE,E0DD | 0
 
-Offsets count from the first byte of the item after the table. Tables are only believed where every offset is the start
-of a fragment; where there are as many fragments as frames, no table is needed at all.
+Offsets count from the first byte of the item after the table. A table is believed only if every offset in it is the
+start of a fragment. Where there are as many fragments as frames, no table is needed.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _JPEG_END = b"\xff\xd9"
 
 
 def split_frames(file: File) -> list[np.ndarray]:
-    """The encoded bytes of each frame, (n,) uint8 read-only; views where a frame is one fragment.
+    """Split the pixel data into the encoded bytes of each frame, (n,) uint8 read-only.
 
     Raises:
-        DicomError: items that pass the end of the file, more of them than any encoder writes for so many frames and
-            bytes, or fragments that cannot be told apart into frames.
+        DicomError: items that pass the end of the file, more items than any encoder writes for so many frames and
+            bytes, or fragments that cannot be assigned to frames.
     """
     n_frames = max(1, file.header.number_of_frames or 1)
     table, fragments = _fragments(file, n_frames)
@@ -52,7 +52,7 @@ def split_frames(file: File) -> list[np.ndarray]:
 
 
 def only_fragment(source: np.ndarray, start: int) -> np.ndarray | None:
-    """The one fragment of pixel data at ``start``, (n,) uint8 read-only; ``None`` where there is no such single one."""
+    """The fragment of pixel data at ``start``, (n,) uint8 read-only; ``None`` where there is not exactly one."""
     size, data = source.size, source.data
     position = start
     items = []
@@ -71,13 +71,13 @@ def only_fragment(source: np.ndarray, start: int) -> np.ndarray | None:
 
 
 def is_item(file: File) -> bool:
-    """Whether the pixel data begin with an item, as encapsulated ones do."""
+    """Whether the pixel data begin with an item, as encapsulated pixel data do."""
     start = file.pixels_start
     return start + 8 <= file.source.size and _TAG_AND_LENGTH(file.source.data, start)[0] == _ITEM
 
 
 def first_fragment(file: File) -> np.ndarray:
-    """The first fragment that is not empty, (n,) uint8; of size 0 where none of the first few items is one."""
+    """The first fragment that is not empty, (n,) uint8; an empty array where none of the first items is one."""
     source, position = file.source, file.pixels_start
     for index in range(4):
         if position + 8 > source.size:
@@ -93,7 +93,7 @@ def first_fragment(file: File) -> np.ndarray:
 
 
 def _fragments(file: File, n_frames: int) -> tuple[bytes, list[tuple[int, int]]]:
-    """Basic offset table, and (offset, length) of each fragment in the file."""
+    """The basic offset table, and (offset, length) of each fragment in the file."""
     source, path = file.source, file.header.path
     position = file.pixels_start
     size = source.size if file.pixels_length < 0 else min(source.size, position + file.pixels_length)
@@ -125,14 +125,14 @@ def _fragments(file: File, n_frames: int) -> tuple[bytes, list[tuple[int, int]]]
 
 
 def _group(file: File, table: bytes, fragments: list[tuple[int, int]], n_frames: int) -> list[list[int]]:
-    """Indices of each frame's fragments: by the extended table, the basic table, or the end marks of JPEG."""
+    """Indices of each frame's fragments, by the extended offset table, the basic one, or the end marks of JPEG."""
     origin = fragments[0][0] - 8
     index_of = {start - 8 - origin: index for index, (start, _) in enumerate(fragments)}
     extended = file.offset_table[0] if file.offset_table is not None else np.empty(0, "<u8")
     for offsets in (extended, np.frombuffer(table, dtype="<u4")):
         if offsets.size != n_frames:
             continue
-        # Offsets are looked up, never added to anything: one that is no fragment's is not used, however large
+        # Offsets are looked up and never used in sums, so any that is not that of a fragment does no harm
         firsts = [index_of.get(offset, -1) for offset in offsets.tolist()]
         if firsts[0] == 0 and all(a < b for a, b in itertools.pairwise(firsts)):
             ends = [*firsts[1:], len(fragments)]

@@ -1,7 +1,7 @@
-"""The main and tile-part headers of JPEG 2000 (ISO/IEC 15444-1 annex A), checked before OpenCV sees the bytes.
+"""The main and tile-part headers of JPEG 2000 (ISO/IEC 15444-1 annex A), checked before OpenCV gets the bytes.
 
-OpenJPEG keeps a record of every tile, precinct and code-block, and visits every packet, whether or not the codestream
-holds a byte for it. A hundred bytes can claim billions of them, so they are counted here.
+OpenJPEG allocates a record for every tile, precinct and code-block, and visits every packet, even if the codestream has
+no bytes for it. A hundred bytes can claim billions of them, so they are counted here first.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from lumbar.dicom import limits
 from lumbar.dicom.codecs.codestream import JP2_SIGNATURE
 from lumbar.dicom.codecs.jpeg_segments import refuse
 
-SIZ_BYTES = 36  # of the marker segment's parameters before the components
+SIZ_BYTES = 36  # of the parameters of SIZ before the components
 _COD, _COC, _SOT, _SOD = 0x52, 0x53, 0x90, 0x93
 _BANDS = 3  # of a resolution above the lowest
 _SEGMENTED = 0x05  # code-block styles under which the passes of a block may be separate segments
@@ -20,7 +20,7 @@ _SEGMENTED = 0x05  # code-block styles under which the passes of a block may be 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What SIZ says: bits a sample, whether they are signed, image area and tiles (width, height) in samples."""
+    """What SIZ says: bits of a sample, whether samples are signed, and the tiles (width, height) in samples."""
 
     precision: int
     is_signed: bool
@@ -31,7 +31,7 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class _Style:
-    """What COD or COC says: decomposition levels, exponents of code-blocks (x, y) and of precincts by resolution."""
+    """What COD or COC says: decomposition levels; exponents of the sizes of code-blocks (x, y) and of precincts."""
 
     levels: int
     block: tuple[int, int]
@@ -40,7 +40,7 @@ class _Style:
 
 
 def find_codestream(data: bytes, path: str) -> int:
-    """Return the offset of the start of codestream, looking into the boxes of a JP2 file (ISO/IEC 15444-1 I.4)."""
+    """Return the offset where the codestream starts, also inside the boxes of a JP2 file (ISO/IEC 15444-1 I.4)."""
     start = 0
     if data[:8] == JP2_SIGNATURE[:8]:
         start = 12
@@ -91,10 +91,15 @@ def check_siz(data: bytes, start: int, path: str, *, rows: int, columns: int, sa
 
 
 def check_styles(data: bytes, start: int, path: str, size: Size, *, n_frames: int, n_pixels_bytes: int) -> None:
-    """Count what the coding styles of the codestream at ``start`` make of ``size``, wherever a header gives one.
+    """Count the tiles, precincts, code-blocks and packets of a codestream, and refuse too many of them.
 
-    ``n_frames`` frames share what a file may ask for whatever its size; ``n_pixels_bytes`` is the memory that one
-    frame's samples themselves take in decoding.
+    Args:
+        data: the frame's bytes.
+        start: where the codestream starts in them.
+        path: the file, for the message.
+        size: what SIZ says.
+        n_frames: frames of the file, which share what a file of any size may ask for.
+        n_pixels_bytes: memory that the samples of one frame take in decoding.
 
     Raises:
         DicomError: more layers, tile-parts or packets than ``limits`` allows, a style out of the standard's ranges, or
@@ -124,7 +129,7 @@ def check_styles(data: bytes, start: int, path: str, size: Size, *, n_frames: in
 
 
 def _read_styles(data: bytes, start: int, path: str, n_components: int) -> tuple[int, list[_Style]]:
-    """Return the most layers, and every coding style (A.6.1, A.6.2) of the main header and the tile-parts' headers."""
+    """Return the largest number of layers, and all coding styles (A.6.1, A.6.2) of main and tile-part headers."""
     n_layers, styles, seen = 0, [], set()
     position, part_end, n_parts, n_segments = start + 2, -1, 0, 0
     while position + 4 <= len(data):
@@ -132,7 +137,7 @@ def _read_styles(data: bytes, start: int, path: str, n_components: int) -> tuple
         n_segments += 1
         if data[position] != 0xFF or n_segments > limits.MAX_SEGMENTS + 2 * limits.MAX_TILE_PARTS:
             break
-        if marker == _SOD:  # the data of a tile-part: its header says where the next one begins
+        if marker == _SOD:  # data follow; the header of this tile-part said where the next one begins
             if part_end <= position:
                 break
             position = part_end
@@ -158,7 +163,7 @@ def _read_styles(data: bytes, start: int, path: str, n_components: int) -> tuple
 
 
 def _read_style(raw: bytes, path: str, offset: int) -> _Style:
-    """Read Scod or Scoc, then what both segments have in common (table A.20)."""
+    """Read Scod or Scoc, and then the parameters that both segments have (table A.20)."""
     if len(raw) < 6:
         raise refuse(path, offset, f"{len(raw)} bytes of coding style", "6 or more")
     levels, block = raw[1], ((raw[2] & 15) + 2, (raw[3] & 15) + 2)
@@ -171,7 +176,7 @@ def _read_style(raw: bytes, path: str, offset: int) -> _Style:
 
 
 def _count_positions(styles: list[_Style], width: int, height: int) -> int:
-    """Upper bound of the places in a tile at which its precincts, of whichever resolution, may begin (B.12.1)."""
+    """Upper bound of the positions in a tile at which precincts of any resolution may begin (B.12.1)."""
     steps = [
         (x + style.levels - resolution, y + style.levels - resolution)
         for style in styles

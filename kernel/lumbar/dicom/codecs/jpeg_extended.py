@@ -1,7 +1,7 @@
 """JPEG extended sequential, Huffman (PS3.5 8.2.1; ITU-T T.81): 12-bit samples, which OpenCV refuses, and 8-bit ones.
 
-Colour with subsampled components goes to OpenCV where it has 8 bits, and is refused where it has 12. Progressive and
-arithmetic-coded frames are other transfer syntaxes, and refused.
+Colour of 8 bits is decoded by OpenCV, colour of 12 bits is refused. Progressive and arithmetic-coded frames have other
+transfer syntaxes, and are refused.
 """
 
 from __future__ import annotations
@@ -27,8 +27,12 @@ from lumbar.dicom.header import Header
 TRANSFER_SYNTAXES = ("1.2.840.10008.1.2.4.51",)
 
 
-def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
-    """Decode one frame (``lumbar.dicom.pixels.Codec``)."""
+def decode_frame(data: np.ndarray, header: Header, is_as_pylibjpeg: bool = False) -> np.ndarray:
+    """Decode one frame (``lumbar.dicom.pixels.Codec``).
+
+    The standard leaves the rounding of samples open: they are libjpeg's, or with ``is_as_pylibjpeg`` those of 12 bits
+    are pylibjpeg's.
+    """
     shape, dtype, path = header.frame_shape, header.pixel_dtype, header.path
     rows, columns = shape[:2]
     samples = shape[2] if len(shape) == 3 else 1
@@ -40,18 +44,20 @@ def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
         if frame.precision == 8:
             return opencv.decode_frame(data, header)
         raise refuse(path, frame.offset, f"{samples} components of 12 bits", "one")
-    # A block that repeats the one before takes two bits at least.
+    # A block takes at least two bits
     check_room(path, frame.offset, data.size, n_samples=rows * columns, least=rows * columns // 256)
     out = np.empty((rows, columns, 1), np.uint16)
-    _decode_scan(read_only(data), out, frame, reader, scan)
+    _decode_scan(read_only(data), out, frame, reader, scan, is_as_pylibjpeg and frame.precision == 12)
     return clear_unused_bits(out.reshape(shape).astype(dtype, copy=False), header)
 
 
-def _decode_scan(data: np.ndarray, out: np.ndarray, frame: Frame, reader: MarkerReader, scan: Scan) -> None:
-    """Decode the one scan of a grayscale frame into ``out``.
+def _decode_scan(
+    data: np.ndarray, out: np.ndarray, frame: Frame, reader: MarkerReader, scan: Scan, is_as_pylibjpeg: bool
+) -> None:
+    """Decode the one scan of a gray frame into ``out``.
 
-    Which coefficients the scan header claims is not looked at: a sequential frame has but one choice (B.2.3), and
-    files that claim another are read by libjpeg, too.
+    The coefficients that the scan header names are ignored: a sequential frame has only one choice (B.2.3), and libjpeg
+    also reads files that name others.
     """
     path = reader.path
     component = scan.components[0]
@@ -71,24 +77,25 @@ def _decode_scan(data: np.ndarray, out: np.ndarray, frame: Frame, reader: Marker
         block=np.empty(64, np.int64),
         progress=np.zeros(2, np.int64),
     )
-    code = decode_scan(data, scan.data_offset, out, 0, reader.restart_interval, frame.precision, work)
+    options = reader.restart_interval, frame.precision, is_as_pylibjpeg
+    code = decode_scan(data, scan.data_offset, out, 0, *options, work)
     if code < 0:
         line, stop = work.progress.tolist()
         raise refuse(path, stop, f"{REASONS[code]} at line {line}", f"{out.shape[0]} lines")
 
 
 def _lookup(table: HuffmanTable) -> np.ndarray:
-    """Return 256 length + symbol for every 16 bits that begin with a code, else 0; (65536,) uint16."""
+    """Return a look-up (65536,) uint16 of all codes: 256 length + symbol for 16 bits that begin with a code, or 0."""
     lengths = np.repeat(np.arange(1, 17), table.counts)
     codes = (256 * lengths + table.values).astype(np.uint16)
     entries = np.zeros(65536, np.uint16)
     filled = np.repeat(codes, 1 << (16 - lengths))
-    entries[: filled.size] = filled  # never more than there are: the reader checked that the lengths fit a prefix code
+    entries[: filled.size] = filled  # it fits, because the marker reader checked that the lengths are a prefix code's
     return entries
 
 
 def warm_up() -> None:
-    """Compile the kernels on data that end at once (or load them from numba's cache)."""
+    """Compile the kernels on data that end at once, or load them from numba's cache."""
     data = np.zeros(1, np.uint8)
     data.flags.writeable = False
     work = Work(
@@ -100,4 +107,4 @@ def warm_up() -> None:
         block=np.empty(64, np.int64),
         progress=np.zeros(2, np.int64),
     )
-    decode_scan(data, 0, np.empty((1, 1, 1), np.uint16), 0, 0, 12, work)
+    decode_scan(data, 0, np.empty((1, 1, 1), np.uint16), 0, 0, 12, False, work)

@@ -1,7 +1,7 @@
 """JPEG Lossless, Huffman (PS3.5 section 8.2.1; ITU-T T.81 annex H): all predictors, point transform, restarts.
 
-Two to sixteen bits, one component or three, in one scan or one each. Arithmetic coding and hierarchical frames are
-other processes, which DICOM has no transfer syntax for, and are refused.
+Two to sixteen bits, one or three components, in one scan or one scan each. Arithmetic coding and hierarchical frames
+are other processes, which DICOM has no transfer syntaxes for; they are refused.
 """
 
 from __future__ import annotations
@@ -63,7 +63,10 @@ def fill(
     Args:
         data: (n,) uint8, the frame's bytes.
         header: gives the sizes.
-        mask, sign, slope, intercept: as ``rescale`` takes them.
+        mask: the bits stored.
+        sign: the highest of them where values are signed, else 0.
+        slope: of the rescaled units.
+        intercept: of the rescaled units.
         out: receives the pixels.
 
     Returns:

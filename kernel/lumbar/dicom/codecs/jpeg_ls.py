@@ -1,7 +1,7 @@
 """JPEG-LS, lossless and near-lossless (PS3.5 8.2.3; ITU-T T.87): parameters, scans, and the kernels' work arrays.
 
-Not decoded, and said so: mapping tables (palettes inside the codestream), subsampled components, point transforms and
-the colour transforms of one vendor's APP8 segment. No DICOM encoder is known to write them.
+Refused are mapping tables (palettes inside the codestream), subsampled components, point transforms and the colour
+transforms of one vendor's APP8 segment. No DICOM encoder is known to write them.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
 
 
 def _check(frame: Frame, reader: MarkerReader, dtype: np.dtype) -> None:
-    """Refuse what does not fit the header's type, or uses extensions that are not decoded."""
+    """Refuse samples that do not fit the header's type, and extensions that are not decoded."""
     path = reader.path
     if frame.precision > 8 * dtype.itemsize:
         raise refuse(path, frame.offset, f"{frame.precision} bits a sample", f"at most {8 * dtype.itemsize}")
@@ -95,7 +95,7 @@ def _decode_scan(data: np.ndarray, out: np.ndarray, frame: Frame, reader: Marker
 
 
 def _coding(precision: int, near: int, preset: Preset, path: str, offset: int) -> tuple[Coding, tuple[int, int, int]]:
-    """Work out the parameters of a scan and its three thresholds (T.87 C.2.4.1.1, A.2.1), defaults where 0.
+    """Compute the parameters of a scan and its three thresholds (T.87 C.2.4.1.1, A.2.1), with defaults for 0.
 
     Raises:
         DicomError: values outside the ranges of table C.1.
@@ -142,7 +142,7 @@ def _quantised(maxval: int, near: int, thresholds: tuple[int, int, int]) -> np.n
 
 
 def _finish(pixels: np.ndarray, precision: int, header: Header, reader: MarkerReader) -> np.ndarray:
-    """Give samples the header's type: JPEG-LS knows no sign, so the top bit of the precision is taken as one."""
+    """Convert samples to the header's type: JPEG-LS has no sign, so the highest bit of the precision is taken as it."""
     dtype = header.pixel_dtype
     if dtype.kind == "i":
         unused = 16 - precision

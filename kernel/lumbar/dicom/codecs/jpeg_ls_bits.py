@@ -1,4 +1,4 @@
-"""The bits of JPEG-LS (ITU-T T.87, A.1 and A.5.3), compiled: stuffing taken out once, then 64 bits at a look."""
+"""The bits of JPEG-LS (ITU-T T.87, A.1 and A.5.3), compiled: removing stuffing bits, and Golomb codes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ALL_ONES = np.uint64(0xFFFFFFFFFFFFFFFF)
 def unstuff(data: np.ndarray, start: I64, words: np.ndarray) -> tuple[I64, I64]:
     """Copy entropy-coded bits to big-endian ``words`` (uint64) without stuffing: after 0xFF a byte has 7 bits (A.1).
 
-    ``words`` needs data.size // 8 + 8 entries; 256 zero bits at least follow the last one. Returns (number of bits,
+    ``words`` needs data.size // 8 + 8 entries; at least 256 zero bits follow the last bit. Returns (number of bits,
     offset of the marker or of the end of the data).
     """
     size = np.uint64(data.size)

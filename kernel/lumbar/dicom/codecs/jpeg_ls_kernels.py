@@ -1,9 +1,9 @@
 """JPEG-LS entropy decoding (ITU-T T.87, annex A), compiled: lines and scans.
 
-What makes it fast: stuffing bits are taken out in one pass beforehand, so that the next 64 bits are always two words
-away; the gradients that lie in the line above are quantised for a whole line at once; each context keeps its Golomb
-parameter and the sign rule ready, worked out when it was updated instead of when it is waited for; and what noise makes
-unpredictable (signs, corrections, clamps) is arithmetic, not branches.
+It is fast for four reasons. Stuffing bits are removed in one pass beforehand, so that the next 64 bits always lie in
+two words. The gradients in the line above are quantised for a whole line at once. Each context stores its Golomb
+parameter and its sign rule, which are computed when it is updated and not when they are needed. And decisions that
+noise makes unpredictable (signs, corrections, clamps) are computed without branches.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _run(
 
 @kernel
 def _start_line(work: Work, coding: Coding, i: I64, previous: np.ndarray, current: np.ndarray) -> None:
-    """Set the border samples (A.2.1) and ``gradients``: 81 Q1 + 9 Q2 (A.3.4), the share of the line above."""
+    """Set the border samples (A.2.1) and ``gradients``, the part 81 Q1 + 9 Q2 (A.3.4) that the line above gives."""
     gradients, quantised = work.gradients[i], work.quantised
     columns = gradients.size
     previous[columns + 1] = previous[columns]
@@ -102,7 +102,7 @@ def _line_lossless(
         predicted = predicted if predicted > 0 else 0
         predicted = predicted if predicted < maxval else maxval
         value, length = golomb(peek(words, position), np.int64(contexts[base + K]), limit, qbpp)
-        if np.uint64(value) > np.uint64(maxval + 1):  # no encoder writes it, and A must not overflow; catches -1, too
+        if np.uint64(value) > np.uint64(maxval + 1):  # no encoder writes it, and A must not overflow; -1 is included
             return np.int64(INVALID), position
         position += np.uint64(length)
         error = (value >> 1) ^ -(value & 1) ^ contexts[base + INVERSION]
@@ -184,7 +184,7 @@ def _line_sample(
 
 @kernel
 def _start_interval(work: Work, coding: Coding) -> None:
-    """Set the state that the standard has at the start of a scan and of each restart interval (A.2.1)."""
+    """Set the state at the start of a scan and of each restart interval (A.2.1)."""
     work.lines[:] = 0
     work.run_index[:] = 0
     start = max(2, (coding.range + 32) >> 6)

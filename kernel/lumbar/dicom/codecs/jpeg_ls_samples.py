@@ -1,4 +1,4 @@
-"""One sample of JPEG-LS (ITU-T T.87, A.4-A.7), compiled: contexts, prediction, errors, runs and what ends them.
+"""One sample of JPEG-LS (ITU-T T.87, A.4-A.7), compiled: contexts, prediction, errors, runs and their ends.
 
 One context is eight int32 in ``Work.contexts``: A, B, C, N of the standard, then k and the inversion (0 or -1) that
 A.5.2 derives from them. Rows 365 and 366 are the contexts of run interruptions: A, Nn, -, N.
@@ -56,11 +56,11 @@ class Work(NamedTuple):
 
 @kernel
 def update(contexts: np.ndarray, base: U64, error: I64, step: I64, reset: I64) -> None:
-    """Update one context with an error (A.6), and work out k and the inversion for its next use."""
+    """Update one context with an error (A.6), and compute k and the inversion for its next use."""
     a = contexts[base + A] + (error if error >= 0 else -error)
     b = contexts[base + B] + error * step
     n = np.int64(contexts[base + N])
-    if n == reset:  # by way of memory: a branch is cheaper here than three selects
+    if n == reset:  # stored and loaded again, so that this is compiled to a branch, which is faster here than selects
         contexts[base + A] = a >> 1
         contexts[base + B] = b >> 1
         contexts[base + N] = n >> 1
@@ -180,7 +180,7 @@ def regular(contexts: np.ndarray, coding: Coding, bits: U64, q: I64, a: I64, b: 
     predicted = predicted if predicted > 0 else 0
     predicted = predicted if predicted < maxval else maxval
     value, length = golomb(bits, np.int64(contexts[base + K]), coding.limit - qbpp - 1, qbpp)
-    if np.uint64(value) > np.uint64(coding.range):  # -1, too
+    if np.uint64(value) > np.uint64(coding.range):  # -1 is included
         return np.int64(INVALID), np.uint64(0)
     error = (value >> 1) ^ -(value & 1) ^ contexts[base + INVERSION]
     update(contexts, base, error, 2 * coding.near + 1, coding.reset)

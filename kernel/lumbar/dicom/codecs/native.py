@@ -1,7 +1,7 @@
-"""Uncompressed pixels (PS3.5 section A.1 to A.3, A.5; pixel encoding in section 8.1): a view of the file, not a copy.
+"""Uncompressed pixels (PS3.5 sections A.1 to A.3 and A.5; pixel encoding in section 8.1): a view of the file's bytes.
 
-Bits above BitsStored are no part of the value (they held overlays once, and may hold anything): they are cleared, or
-filled with the sign. The array is only written where it has such bits, so that a clean one stays a view.
+Bits above BitsStored do not belong to the value (they held overlays once, and may hold anything): they are cleared, or
+filled with the sign. The array is written only if such bits are set; else it stays a view.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
 
 
 def decode_frames(data: np.ndarray, header: Header, n_frames: int) -> np.ndarray:
-    """As ``decode_frame`` for ``n_frames`` frames that follow each other without padding: ``(frames, ...)``."""
+    """Decode ``n_frames`` frames that follow each other without padding: ``(frames, rows, columns[, samples])``."""
     shape, dtype = header.frame_shape, header.pixel_dtype
     n_samples = n_frames
     for size in shape:
@@ -55,7 +55,7 @@ def _require(data: np.ndarray, header: Header, expected: int) -> None:
 
 
 def decode_file(file: File, n_frames: int) -> np.ndarray:
-    """All frames of an uncompressed file, ``(frames, rows, columns[, samples])``, writable and sharing its memory."""
+    """Decode all frames of an uncompressed file: ``(frames, rows, columns[, samples])``, which share its memory."""
     start, length = file.pixels_start, file.pixels_length
     if length < 0:
         raise DicomError(
@@ -63,12 +63,12 @@ def decode_file(file: File, n_frames: int) -> np.ndarray:
         )
     data = file.source[start : start + length]
     if file.is_big and file.header.bits_allocated == 8 and file.pixels_vr == "OW":
-        data = data[: length // 2 * 2].view(np.uint16).byteswap().view(np.uint8)  # bytes travel in pairs
+        data = data[: length // 2 * 2].view(np.uint16).byteswap().view(np.uint8)  # bytes are swapped in pairs
     return decode_frames(data, file.header, n_frames)
 
 
 def clear_unused_bits(pixels: np.ndarray, header: Header) -> np.ndarray:
-    """Pixels whose bits above BitsStored are zero, or copies of the sign; the same array where they were already."""
+    """Clear the bits above BitsStored, or set them to the sign; returns the same array where they were right."""
     dtype = pixels.dtype
     shift = 8 * dtype.itemsize - header.stored_bits
     if shift <= 0 or header.bits_allocated == 1 or dtype.kind == "f":

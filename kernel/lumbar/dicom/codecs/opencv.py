@@ -1,8 +1,8 @@
-"""JPEG baseline and JPEG 2000 through OpenCV, which Kaggle's image has; sizes are checked before OpenCV sees the bytes.
+"""JPEG baseline and JPEG 2000 through OpenCV, which Kaggle's image has; sizes are checked before OpenCV gets the bytes.
 
-Two things are put right around it. OpenCV refuses signed JPEG 2000 components: the sign bit of Ssiz is cleared in a
-copy, which shifts all samples up by half the range, and the range is shifted back. And libjpeg takes colour for YCbCr
-unless a marker says otherwise: an Adobe segment says what the data set says.
+Two things are corrected. OpenCV refuses signed components of JPEG 2000: the sign bit of Ssiz is cleared in a copy,
+which shifts all samples up by half of the range, and they are shifted back after decoding. And libjpeg takes colour for
+YCbCr unless a marker says otherwise: an Adobe segment is added that says what the data set says.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _DCT_FRAMES = (0xC0, 0xC1, 0xC2)
 _ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"  # without its last byte, the transform
 _JP2_TYPE = b"\x00\x00\x00\x14ftypjp2 \x00\x00\x00\x00jp2 "
 _START_OF_SCAN = b"\xff\xda"
-_DECODED_BYTES = 6  # memory that OpenJPEG and OpenCV take for each sample
+_DECODED_BYTES = 6  # of memory that OpenJPEG and OpenCV take for each sample
 
 
 def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
@@ -61,7 +61,7 @@ def _decode_jpeg(data: np.ndarray, header: Header) -> np.ndarray:
         is_transformed = is_ybr(header, reader)
         head, tail = data[: scan.offset].tobytes(), data[scan.offset :].tobytes()
         if not is_transformed:
-            head = head.replace(b"JFIF\0", b"none\0")  # libjpeg believes it more than Adobe's
+            head = head.replace(b"JFIF\0", b"none\0")  # libjpeg would believe it, and not the Adobe segment
         data = np.frombuffer(head + _ADOBE + bytes([is_transformed]) + tail, np.uint8)
     pixels = _decode(data, path, shape)
     if pixels.dtype != np.uint8:
@@ -70,9 +70,9 @@ def _decode_jpeg(data: np.ndarray, header: Header) -> np.ndarray:
 
 
 def _check_scans(data: np.ndarray, path: str, offset: int, n_pixels: int) -> None:
-    """Refuse an image of more scans than any encoder writes: libjpeg passes over the whole image for each.
+    """Refuse an image with more scans than any encoder writes, because libjpeg passes over the whole image for each.
 
-    Entropy-coded data cannot hold the marker, so that there are at most as many scans as places where it is found.
+    Entropy-coded data cannot contain the marker, so there are at most as many scans as the marker is found.
     """
     most = min(MAX_SCANS, max(SCAN_FLOOR, MAX_SCANNED_PIXELS // n_pixels))
     n_scans = data.tobytes().count(_START_OF_SCAN)
@@ -103,7 +103,7 @@ def _decode_jpeg2000(data: bytes, header: Header) -> np.ndarray:
     pixels = pixels.astype(f"u{dtype.itemsize}", copy=False)
     is_wanted_signed = dtype.kind == "i"
     if is_signed:
-        pixels -= pixels.dtype.type(1 << (precision - 1))  # wraps: two's complement in all bits of the type
+        pixels -= pixels.dtype.type(1 << (precision - 1))  # wraps around, to two's complement in all bits of the type
     pixels = pixels.view(dtype)
     unused = 8 * dtype.itemsize - precision
     if is_signed != is_wanted_signed and samples == 1 and unused:  # the data set is believed, not the codestream
@@ -113,7 +113,7 @@ def _decode_jpeg2000(data: bytes, header: Header) -> np.ndarray:
 
 
 def _wrap(stream: bytearray, rows: int, columns: int, samples: int, precision: int) -> bytes:
-    """Put a codestream into a JP2 file that names its colour space: OpenCV warns on every bare one."""
+    """Put a codestream into a JP2 file that names its colour space, without which OpenCV prints a warning."""
     size = rows.to_bytes(4, "big") + columns.to_bytes(4, "big") + samples.to_bytes(2, "big")
     image = b"\x00\x00\x00\x16ihdr" + size + bytes([precision - 1, 7, 0, 0])
     colour = b"\x00\x00\x00\x0fcolr\x01\x00\x00\x00\x00\x00" + (b"\x11" if samples == 1 else b"\x10")
@@ -127,7 +127,7 @@ def _decode(data: np.ndarray, path: str, shape: tuple[int, ...]) -> np.ndarray:
     try:
         pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
-        reason = getattr(error, "err", None) or " ".join(str(error).split())  # what C++ threw itself has no ``err``
+        reason = getattr(error, "err", None) or " ".join(str(error).split())  # errors thrown by C++ have no ``err``
         raise refuse(path, 0, f"data that OpenCV refuses ({reason})", "an image") from error
     if pixels is None:
         raise refuse(path, 0, "data that OpenCV cannot decode", "an image")
@@ -137,5 +137,5 @@ def _decode(data: np.ndarray, path: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def warm_up() -> None:
-    """Have OpenCV load what it loads at its first image."""
+    """Let OpenCV load what it needs for its first image."""
     cv2.imdecode(np.zeros(1, np.uint8), cv2.IMREAD_UNCHANGED)

@@ -1,4 +1,4 @@
-"""RLE Lossless (PS3.5 annex G): byte planes, each packed by PackBits, at about a cost per run.
+"""RLE Lossless (PS3.5 annex G): byte planes, each packed by PackBits.
 
 ::
 
@@ -8,9 +8,10 @@
               129 ... 255  repeat the next byte 257 - n times
               128          nothing
 
-Real slices hold thousands of runs of 2 to 15 bytes in the high plane, so what counts is the cost of a run: each copy
-and fill writes 16 bytes as two words, and loops only for what is longer. That writes past a run's end, never past the
-array's: planes carry ``PAD`` bytes of margin, and the last bytes of a segment are left to a plain loop.
+Real slices have thousands of runs of 2 to 15 bytes in the plane of the high bytes, so the time for each run decides the
+speed. A run is written in steps of 16 bytes, as two words, and longer ones in a loop. This may write beyond the end of
+a run but never beyond the array: planes have ``PAD`` bytes of margin, and the last bytes of a segment are read by a
+plain loop.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ UNSUPPORTED = -1
 _ONE, _TWO, _EIGHT, _CHUNK = (np.uint64(n) for n in (1, 2, 8, 16))
 _HEADER_BYTES, _HALF, _LOW = (np.uint64(n) for n in (64, 32, 0xFFFFFFFF))
 _MAX_SEGMENTS = 15
-_MAX_EXPANSION = 64  # two bytes give at most 128
+_MAX_EXPANSION = 64  # two bytes are unpacked to at most 128
 
 
 def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
@@ -77,21 +78,24 @@ def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
         pixels = fresh(shape, dtype, "pixels")
         octets = pixels.view(np.uint8).reshape(n_pixels, n_samples, n_bytes)
         for sample in range(n_samples):
-            for byte in range(n_bytes):  # planes come most significant first, memory holds least significant first
+            for byte in range(n_bytes):  # planes begin with the most significant byte, memory with the least
                 octets[:, sample, n_bytes - 1 - byte] = planes[sample * n_bytes + byte, :n_pixels]
     pixels = clear_unused_bits(pixels, header)
     if n_samples == 1:
         return pixels
-    from lumbar.dicom.codecs.colour import to_rgb  # here, since no slice of a spine needs it
+    from lumbar.dicom.codecs.colour import to_rgb  # late: slices of a spine have no colour
 
     return to_rgb(pixels, header, None)
 
 
 def decode_gray16(data: np.ndarray, header: Header, n_pixels: int, mask: int) -> np.ndarray | None:
-    """Pixels of a frame of 16-bit gray, ``data`` (n,) uint8 read-only; ``mask`` is of the bits stored.
+    """Decode one frame of 16-bit gray; ``None`` where anything is wrong: ``decode_frame`` then says what it is.
 
-    ``None`` where anything is not as expected: ``decode_frame`` says what is wrong. The caller has seen to it that the
-    pixels are not more than the bytes can hold.
+    Args:
+        data: (n,) uint8 read-only, the frame's bytes.
+        header: gives the sizes and the sign.
+        n_pixels: how many; the caller has checked that so many bytes can hold them.
+        mask: the bits stored.
     """
     planes = scratch(2 * (n_pixels + PAD)).reshape(2, n_pixels + PAD)
     words = fresh((n_pixels,), np.uint16, "pixels")
@@ -108,8 +112,8 @@ def decode_gray16(data: np.ndarray, header: Header, n_pixels: int, mask: int) ->
 def unpack_words(source: np.ndarray, planes: np.ndarray, words: np.ndarray) -> int:
     """Decode a frame of two segments, ``source`` (n,) uint8 read-only, into ``words`` (n,) uint16.
 
-    ``planes`` (2, n + PAD) uint8 is scratch. Returns all bits that are set in any word, or UNSUPPORTED for anything
-    but two segments that fill their planes.
+    ``planes`` (2, n + PAD) uint8 is working memory. Returns all bits that are set in any word, or UNSUPPORTED where
+    there are not two segments that fill their planes.
     """
     size, n_pixels = np.uint64(source.size), np.uint64(words.size)
     if size < _HEADER_BYTES:
@@ -129,9 +133,9 @@ def unpack_words(source: np.ndarray, planes: np.ndarray, words: np.ndarray) -> i
 def unpack_planes(source: np.ndarray, ends: np.ndarray, planes: np.ndarray, n_pixels: int) -> int:
     """Unpack every segment into its plane.
 
-    ``source`` (n,) uint8 read-only; ``ends`` (segments + 1,) int64, where each segment begins and the last one ends;
-    ``planes`` (segments, n_pixels + PAD) uint8, of which the padding is scratch. Returns 0, or ``-1 - segment`` for
-    the first segment that does not fill its plane.
+    ``source`` (n,) uint8 is read-only; ``ends`` (segments + 1,) int64 says where each segment begins and the last one
+    ends; ``planes`` is (segments, n_pixels + PAD) uint8. Returns 0, or ``-1 - segment`` for the first segment that
+    does not fill its plane.
     """
     for segment in range(planes.shape[0]):
         start = ends[segment]
@@ -152,14 +156,15 @@ _EVERY_BYTE = np.uint64(0x0101010101010101)
 
 @inner_kernel
 def unpack(source: np.ndarray, start: np.uint64, stop: np.uint64, plane: np.ndarray, n_pixels: np.uint64) -> int:
-    """PackBits from ``source[start:stop]`` into ``plane`` (n_pixels + PAD,); return bytes of the plane filled."""
+    """Unpack ``source[start:stop]`` into ``plane`` (n_pixels + PAD,); returns how many bytes were filled."""
     position = start
     done = np.uint64(0)
-    # Where a whole run lies before the end of the segment, it is copied in chunks of 16 whatever its length
+    # Up to here a run of any length lies within the segment, and is copied in chunks of 16 bytes
     limit = stop - _MARGIN if stop > _MARGIN else np.uint64(0)
     while done < n_pixels and position < limit:
         control = np.uint64(source[position])
-        # A copy of one byte is that byte repeated once: three in four copies are, and the branch is then foreseen
+        # A copy of one byte is treated as that byte repeated once: three of four copies are, so that the processor
+        # predicts the branch more often
         if (control + _LAST) & _NOTHING:
             count = (_REPEAT - control) & _LAST
             word = np.uint64(source[position + _ONE]) * _EVERY_BYTE
@@ -225,7 +230,7 @@ def join_pairs(planes: np.ndarray, pixels: np.ndarray) -> int:
 
 
 def warm_up() -> None:
-    """Compile what usual slices need."""
+    """Compile what slices of 16-bit gray need (or load it from numba's cache)."""
     source = np.zeros(8, np.uint8)
     source.flags.writeable = False
     unpack_words(source, np.zeros((2, 1 + PAD), np.uint8), np.zeros(1, np.uint16))

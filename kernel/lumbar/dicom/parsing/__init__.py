@@ -1,1 +1,1 @@
-"""Bytes of a file to the fields of its header."""
+"""From the bytes of a file to the fields of its header."""

@@ -1,7 +1,7 @@
-"""Data elements one by one in Python, for the few parts of the few files that the compiled walk does not read.
+"""Data elements read one by one in Python, for what the compiled walk does not read.
 
-These are functional groups, whose values lie in sequences, and files with malformed elements. Nothing here trusts a
-length: every element returned lies within the bytes given.
+These are functional groups, whose values lie in sequences, and files with malformed elements. No length is trusted:
+every element that is returned lies within the bytes given.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ _MAX_DEPTH = 16
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """A data element: its value is ``data[start:stop]``; ``after`` is where the next one begins."""
+    """A data element: its value is ``data[start:stop]``, and the next element begins at ``after``."""
 
     tag: int
     vr: str  # empty in implicit encoding
     start: int
     stop: int
     after: int
-    is_undefined: bool = False  # its length is; stop and after leave its delimiter out and in
+    is_undefined: bool = False  # its length is undefined; its delimiter lies between ``stop`` and ``after``
 
 
 class OutOfBounds(Exception):
-    """An element passes the end of what holds it, or sequences are nested too deeply or hold too many elements."""
+    """An element ends outside of what contains it, or sequences are nested too deep or hold too many elements."""
 
 
 class Elements:
@@ -43,17 +43,18 @@ class Elements:
         self.short_at = struct.Struct(f"{order}H").unpack_from
 
     def tag(self, at: int) -> int:
-        """The tag at ``at``, of which eight bytes must be there."""
+        """The tag at offset ``at``; eight bytes must be there."""
         group, number = self.tag_at(self.data, at)
         return int(group << 16 | number)
 
     def read(self, at: int, end: int, depth: int = 0) -> Element:
-        """The element at ``at`` of what ends at ``end``; explicit and implicit ones may be mixed.
+        """Read the element at offset ``at``; explicit and implicit ones may be mixed.
 
-        In explicit encoding a VR decides; in implicit encoding only where the length that it would be does not fit.
+        In explicit encoding, letters of a VR make an element explicit. In implicit encoding they do so only where the
+        bytes, taken as a length, do not fit.
 
         Raises:
-            OutOfBounds: it passes ``end``.
+            OutOfBounds: it ends after ``end``.
         """
         self.left -= 1
         if at + 8 > end or self.left < 0:
@@ -74,7 +75,7 @@ class Elements:
         return Element(tag, vr, start, start + length, start + length)
 
     def skip_items(self, at: int, end: int, depth: int) -> tuple[int, int]:
-        """Where the delimiter of the sequence of undefined length at ``at`` begins and ends."""
+        """Where the delimiter of the sequence of undefined length at ``at`` begins, and where it ends."""
         for sequence_item in self.items(at, end, depth):
             at = sequence_item.after
         if at + 8 > end or self.tag(at) != SEQUENCE_END:
@@ -82,7 +83,7 @@ class Elements:
         return at, at + 8
 
     def items(self, at: int, end: int, depth: int = 0) -> list[Element]:
-        """The items from ``at`` on, until something else comes or ``end``."""
+        """The items from ``at`` on, up to ``end`` or to something else than an item."""
         if depth > _MAX_DEPTH:
             raise OutOfBounds
         items = []
@@ -109,7 +110,7 @@ class Elements:
         return at
 
     def members(self, sequence_item: Element) -> dict[int, Element]:
-        """The elements of an item, the last of several with one tag."""
+        """The elements of an item by their tag; of several with the same tag the last."""
         members, at = {}, sequence_item.start
         while at + 8 <= sequence_item.stop:
             element = self.read(at, sequence_item.stop)

@@ -1,17 +1,19 @@
-"""The bytes of a file: regular files only, of bounded size, read without waiting for anybody."""
+"""Reading the bytes of a file: only regular files, of limited size, without waiting for other processes; inflating."""
 
 from __future__ import annotations
 
 import os
 import stat
+import zlib
 
 import numpy as np
 
 from lumbar.dicom._scratch import fresh_bytes
-from lumbar.dicom.limits import MAX_FILE_BYTES
+from lumbar.dicom.limits import MAX_FILE_BYTES, MAX_INFLATED_BYTES, MAX_INFLATED_PER_BYTE, MIN_INFLATED_BYTES
 from lumbar.errors import DicomError
 
-# A FIFO without a writer would hold up whoever opens it
+_INFLATED_AT_ONCE = 1 << 23
+# Without O_NONBLOCK, opening a FIFO would wait for a writer
 _FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 _KIND_MASK = stat.S_IFMT(0xFFFF)  # of a mode: the bits that say what a path is
 _KINDS = (
@@ -24,10 +26,10 @@ _KINDS = (
 
 
 def open_file(name: str) -> tuple[int, int]:
-    """Descriptor and size of the regular file ``name``; the caller closes the descriptor.
+    """Open the regular file ``name``: its descriptor, which the caller must close, and its size.
 
     Raises:
-        DicomError: it cannot be opened, is no regular file, or is larger than ``MAX_FILE_BYTES``.
+        DicomError: it cannot be opened, is not a regular file, or is larger than ``MAX_FILE_BYTES``.
     """
     try:
         descriptor = os.open(name, _FLAGS)
@@ -51,7 +53,7 @@ def _kind(mode: int) -> str:
 
 
 def _unopened(name: str) -> str:
-    """What ``name`` is, where it is something that cannot be opened, such as a socket; empty for regular files."""
+    """What kind of file ``name`` is, where that is why it cannot be opened (a socket); empty for regular files."""
     try:
         mode = os.stat(name).st_mode
     except (OSError, ValueError):
@@ -64,7 +66,7 @@ def _reason(error: Exception) -> str:
 
 
 def read_start(name: str, descriptor: int, size: int) -> np.ndarray:
-    """The first ``size`` bytes, or fewer at the end of the file, as (n,) uint8 (bytes would be read-only).
+    """Read the first ``size`` bytes, or fewer where the file ends, as a writable array (n,) uint8.
 
     Raises:
         DicomError: they cannot be read, or there is no memory for them.
@@ -72,7 +74,7 @@ def read_start(name: str, descriptor: int, size: int) -> np.ndarray:
     try:
         source = fresh_bytes(size, "file")
         done = os.preadv(descriptor, (source.data,), 0)
-        while done < size:  # seldom
+        while done < size:  # rarely needed
             count = os.preadv(descriptor, (source[done:].data,), done)
             if count == 0:
                 return source[:done]
@@ -85,7 +87,7 @@ def read_start(name: str, descriptor: int, size: int) -> np.ndarray:
 
 
 def read_bytes(path: str | os.PathLike[str], size: int) -> np.ndarray:
-    """The first ``size`` bytes of the file at ``path``, (n,) uint8, or fewer where it has fewer.
+    """Read the first ``size`` bytes of the file at ``path``, or fewer where it has fewer, as (n,) uint8.
 
     Raises:
         DicomError: the file cannot be read.
@@ -99,9 +101,10 @@ def read_bytes(path: str | os.PathLike[str], size: int) -> np.ndarray:
 
 
 def reread(name: str, size: int) -> np.ndarray:
-    """As ``read_bytes``, of a file that was a regular one a moment ago: looked at again only where a byte is missing.
+    """As ``read_bytes``, for a file that was checked a moment ago: it is checked again only where a byte is missing.
 
-    A system call less for each slice of a series. What is no file any more cannot be read at a place, or has no bytes.
+    This saves a system call for each slice of a series. Where the file was replaced by something else, reading fails or
+    gives no bytes.
 
     Raises:
         DicomError: the file cannot be read.
@@ -110,7 +113,7 @@ def reread(name: str, size: int) -> np.ndarray:
     try:
         descriptor = os.open(name, _FLAGS)
     except OSError:
-        return read_bytes(name, size)  # says why
+        return read_bytes(name, size)  # which raises an error that says why
     try:
         source = fresh_bytes(size, "file")
         if os.preadv(descriptor, (source.data,), 0) == size:
@@ -120,3 +123,29 @@ def reread(name: str, size: int) -> np.ndarray:
     finally:
         os.close(descriptor)
     return read_bytes(name, size)
+
+
+def inflate(name: str, source: np.ndarray, start: int) -> np.ndarray:
+    """Inflate the data set of a deflated file, which begins at ``start`` (PS3.5 section A.5: raw deflate).
+
+    Raises:
+        DicomError: the data are damaged, or inflate to more bytes than a file of this size may ask for.
+    """
+    most = min(MAX_INFLATED_BYTES, max(MIN_INFLATED_BYTES, MAX_INFLATED_PER_BYTE * source.size))
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    plain, rest = bytearray(), source[start:].tobytes()
+    try:
+        while rest and not inflater.eof and len(plain) <= most:
+            plain += inflater.decompress(rest, _INFLATED_AT_ONCE)
+            rest = inflater.unconsumed_tail
+    except zlib.error as error:
+        raise DicomError(f"{name}: found {error} at offset {start}, expected a deflated data set") from error
+    except MemoryError as error:
+        raise DicomError(f"{name}: found no memory to inflate {source.size} bytes, expected fewer") from error
+    if len(plain) > most:
+        raise DicomError(
+            f"{name}: found a deflated data set of more than {most} bytes in a file of {source.size}, expected fewer"
+        )
+    if not inflater.eof:
+        raise DicomError(f"{name}: found an unfinished deflate stream at offset {start}, expected its end")
+    return np.frombuffer(plain, dtype=np.uint8)

@@ -1,8 +1,8 @@
-"""Functional groups of enhanced objects: what holds for all frames of a file, and for each (PS3.3 section C.7.6.16).
+"""Functional groups of enhanced objects: the attributes of all frames, and of each frame (PS3.3 section C.7.6.16).
 
-Enhanced MR and legacy converted objects keep geometry, rescaling and times in two sequences, SharedFunctionalGroups and
-PerFrameFunctionalGroups: an item (for each frame one) of small sequences of one item with the values. The sequences are
-read when a field is asked for, and only in files that have them.
+Enhanced MR and legacy converted objects keep geometry, rescaling and times in two sequences, SharedFunctionalGroups
+(one item) and PerFrameFunctionalGroups (one item for each frame). Each item holds small sequences of one item with the
+values. They are read when a field is first used, and only in files that have them.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from lumbar.dicom.limits import MAX_GROUP_ELEMENTS
 from lumbar.dicom.parsing.elements import Element, Elements, OutOfBounds
 from lumbar.dicom.parsing.values import number_of, text_of
 
-# Field: (sequence, tag, VR where the encoding is implicit, number of values: 0 any) in the order of preference.
-_CONVERTED = (0x00209170, 0x00209171)  # attributes of the original, all frames' and each frame's (PS3.3 C.7.6.16.2.25)
+# Field: (sequence, tag, VR where the encoding is implicit, number of values, 0 for any), in the order of preference.
+_CONVERTED = (0x00209170, 0x00209171)  # attributes of converted objects, shared and per frame (PS3.3 C.7.6.16.2.25)
 _FIELDS: dict[str, tuple[tuple[int, int, str, int], ...]] = {
     "image_position_patient": ((0x00209113, 0x00200032, "DS", 3),),
     "image_orientation_patient": ((0x00209116, 0x00200037, "DS", 6),),
@@ -42,9 +42,14 @@ _FRAME_TEXTS = {"image_type": 0x00089007, "complex_image_component": 0x00089208}
 
 
 class FunctionalGroups:
-    """The two sequences, at ``shared`` and ``per_frame`` of ``data``: offset (negative: absent) and length.
+    """The two sequences of a file. Groups that cannot be read count as absent.
 
-    Length 0 stands for an undefined one. Groups that cannot be read count as absent.
+    Args:
+        data: the header's bytes.
+        is_big: whether they are big-endian.
+        is_explicit: whether VRs are written.
+        shared: offset (negative: absent) and length (0: undefined) of SharedFunctionalGroups in ``data``.
+        per_frame: the same of PerFrameFunctionalGroups.
     """
 
     def __init__(
@@ -55,7 +60,7 @@ class FunctionalGroups:
         self._groups: tuple[list[Element], list[Element]] | None = None
 
     def _read(self) -> tuple[list[Element], list[Element]]:
-        """Items of the shared groups and of the frames'; read once."""
+        """The items of the shared groups and of the frames' groups, which are read only once."""
         if self._groups is None:
             groups: list[list[Element]] = []
             for offset, length in self._spans:
@@ -72,7 +77,7 @@ class FunctionalGroups:
         return self._fields(self._read()[0][:1])
 
     def frame(self, index: int) -> dict[str, object]:
-        """Header fields that hold for the frame of that ``index`` alone."""
+        """Header fields that hold only for the frame with this ``index``."""
         return self._fields(self._read()[1][index : index + 1])
 
     def _fields(self, items: list[Element]) -> dict[str, object]:
@@ -100,7 +105,7 @@ class FunctionalGroups:
             return {}
 
     def _members(self, items: list[Element]) -> dict[int, Element]:
-        """Elements of the first item, none where there is no such item or it cannot be read."""
+        """Elements of the first item; none where there is no item or it cannot be read."""
         try:
             return self._elements.members(items[0]) if items else {}
         except OutOfBounds:

@@ -1,8 +1,8 @@
-"""Numbers out of header values, compiled: integer strings and decimal strings (PS3.5 section 6.2).
+"""Parsing the numbers in header values, compiled: integer strings and decimal strings (PS3.5 section 6.2).
 
-A decimal string of at most 15 or so digits is an integer and a power of ten that doubles hold exactly, so that one
-multiplication or division rounds correctly (Clinger, 1990) and the result is what ``float()`` gives. Everything else,
-long or odd, is left to Python.
+A decimal string of up to about 15 digits is the product of an integer and a power of ten that doubles hold exactly. So
+one multiplication or division rounds correctly (Clinger, 1990), and the result is that of ``float()``. Longer numbers
+and irregular ones are left to Python.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ _IRREGULAR = -1
 _EXACT = 1 << 53
 _POWERS = np.array([10.0**exponent for exponent in range(23)])
 _BACKSLASH = 92
-# What of a number was read last
-_LEADING, _WHOLE, _FRACTION, _POWER, _POWER_DIGITS, _TRAILING = range(6)  # blanks, digits, behind an E, blanks again
+# The part of a number that was read last: blanks, digits, digits of the fraction, an E, digits behind it, blanks again
+_LEADING, _WHOLE, _FRACTION, _POWER, _POWER_DIGITS, _TRAILING = range(6)
 _DS, _IS = (ord(vr[0]) << 8 | ord(vr[1]) for vr in ("DS", "IS"))
 
 
 @kernel
 def parse_numbers(source: np.ndarray, spans: np.ndarray, plan: np.ndarray, numbers: np.ndarray) -> int:
-    """Fill ``numbers`` (float64) from the strings at ``spans`` of ``source``; slots of absent fields are left.
+    """Fill ``numbers`` (float64) from the strings at ``spans`` of ``source``; those of absent fields are not changed.
 
-    ``plan`` (fields, 4) int64: place in ``spans`` (int64) of the value's offset (negative where absent), length, first
-    bytes and VR; kind, number of values, first slot. Returns a mask with bit ``field`` set for each value that Python
-    has to read.
+    Each row of ``plan`` (fields, 4) int64 gives the index in ``spans`` (int64) of a value's offset (negative where it
+    is absent), length, first bytes and VR; then the field's kind, its number of values, and its first index in
+    ``numbers``. Returns a mask with bit ``field`` set for each value that Python has to parse.
     """
     left = 0
     for field in range(plan.shape[0]):
@@ -64,9 +64,9 @@ def parse_numbers(source: np.ndarray, spans: np.ndarray, plan: np.ndarray, numbe
 
 @inner_kernel
 def _decimal(source: np.ndarray, start: int, stop: int) -> tuple[float, int, int]:
-    """Value of the decimal string up to a backslash or ``stop``; whether it is good, empty or odd; where it ends.
+    """Parse one decimal string up to a backslash or ``stop``: value, _GOOD, _EMPTY or _IRREGULAR, and its end.
 
-    One loop over the bytes, since each further one costs the compiler more than all of it takes at run time.
+    It is one loop over the bytes, because each further loop would take the compiler more time than it saves.
     """
     stage = _LEADING
     is_negative = False
@@ -102,7 +102,7 @@ def _decimal(source: np.ndarray, start: int, stop: int) -> tuple[float, int, int
         elif (byte == 43 or byte == 45) and stage == _LEADING:
             is_negative = byte == 45
             stage = _WHOLE
-        elif (byte == 43 or byte == 45) and stage == _POWER and source[end - 2] > 57:  # right behind the E
+        elif (byte == 43 or byte == 45) and stage == _POWER and source[end - 2] > 57:  # a sign directly after the E
             sign = 44 - byte
         else:
             return 0.0, _IRREGULAR, end

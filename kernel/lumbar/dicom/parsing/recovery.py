@@ -1,10 +1,10 @@
-"""Data sets with malformed elements, which the compiled walk refuses: read where the pixels are beyond doubt.
+"""Reading data sets with malformed elements, which the compiled walk refuses, where the pixels are certain.
 
-Elements are followed one by one. Where one is not what its VR and length say (a blank or unknown VR, a length of
-another width, a sequence that declares too few bytes), each way to read it is tried in turn, and the first is taken
-behind which the next element plausibly begins: a larger tag, a VR or a length that fits. Where none is, the next
-such place is looked for. At the end the pixel data must have just the size that rows, columns, samples, bits and frames
-ask for, or be fragments that end with a delimiter; else the file stays refused.
+Elements are read one by one. Where one is malformed (a blank or unknown VR, a length of another width, a sequence that
+declares too few bytes), the ways to read it are tried in turn, and the first is taken after which a plausible element
+begins: one with a larger tag, and a VR or a length that fits. Where there is no such way, the next plausible element is
+searched. At the end the pixel data must have exactly the size that rows, columns, samples, bits and frames ask for, or
+be fragments that end with a delimiter; else the file is refused.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from lumbar.dicom.parsing import scan
 from lumbar.dicom.parsing.elements import LONG_VRS, SEQUENCE_END, SHORT_VRS, UNDEFINED, Element, Elements, OutOfBounds
 from lumbar.dicom.parsing.values import numbers_of
 
-_WINDOW = 1 << 16  # bytes behind a malformed element within which the next good one is looked for
+_WINDOW = 1 << 16  # bytes after a malformed element in which the next good one is searched
 _MAX_ELEMENTS = 1 << 17
-_MAX_SEARCHES = 256  # of all kinds, through the rest of the file
-_MAX_READINGS = 8  # of an element behind the one that is looked at
-_MAX_PLACES = 1 << 12  # looked at for the next good element
+_MAX_SEARCHES = 256  # through the rest of the file, for any pattern
+_MAX_READINGS = 8  # ways to read the element after the one in question
+_MAX_PLACES = 1 << 12  # offsets that are tried for the next good element
 _PIXEL_TAGS = {scan.PIXEL_DATA: None, scan.FLOAT_PIXEL_DATA: 32, scan.DOUBLE_FLOAT_PIXEL_DATA: 64}
 _SEQUENCES = (scan.SHARED_GROUPS, scan.PER_FRAME_GROUPS)
 _VRS = re.compile(b"|".join(sorted(SHORT_VRS | LONG_VRS)))
@@ -34,16 +34,16 @@ _ROWS, _COLUMNS, _SAMPLES, _BITS, _FRAMES = 0x00280010, 0x00280011, 0x00280002, 
 class Recovered:
     """A data set that was read in spite of malformed elements."""
 
-    head: bytes  # the wanted elements, well-formed; an element of the pixel data ends it
+    head: bytes  # the wanted elements, written again without faults, and an empty element of the pixel data
     pixel_tag: int
     pixels_start: int
-    pixels_length: int  # UNDEFINED where they are fragments
+    pixels_length: int  # UNDEFINED for fragments
     pixels_vr: str
     problems: tuple[str, ...]  # one for each malformed element
 
 
 def recover(data: bytes, start: int, is_big: bool, is_explicit: bool, is_encapsulated: bool) -> Recovered | None:
-    """Read the data set from ``start`` on; ``None`` where its pixels are not beyond doubt."""
+    """Read the data set from ``start`` on; ``None`` where its pixels are not certain."""
     try:
         return _Reader(data, is_big, is_explicit, is_encapsulated).read(start)
     except (OutOfBounds, struct.error):
@@ -51,7 +51,7 @@ def recover(data: bytes, start: int, is_big: bool, is_explicit: bool, is_encapsu
 
 
 class _Reader:
-    """One data set: ``elements_read`` holds VR and value of each wanted tag."""
+    """Reads one data set; ``elements_read`` holds VR and value of each wanted tag."""
 
     def __init__(self, data: bytes, is_big: bool, is_explicit: bool, is_encapsulated: bool) -> None:
         self.data, self.is_big, self.is_explicit = data, is_big, is_explicit
@@ -62,12 +62,12 @@ class _Reader:
         self.searches = _MAX_SEARCHES
 
     def _find(self, pattern: bytes, at: int) -> int:
-        """Where ``pattern`` comes next, negative where it does not, or after too many searches."""
+        """The next offset of ``pattern``; negative where there is none, or after too many searches."""
         self.searches -= 1
         return self.data.find(pattern, at) if self.searches >= 0 else -1
 
     def read(self, at: int) -> Recovered | None:
-        """Follow the elements from ``at`` to the pixel data."""
+        """Read the elements from ``at`` to the pixel data."""
         tag = -1
         for _ in range(_MAX_ELEMENTS):
             here = self.elements.tag(at)
@@ -94,11 +94,11 @@ class _Reader:
     def _note(self, at: int, tag: int, how: str) -> None:
         text = f"found a malformed element ({tag >> 16:04x},{tag & 0xFFFF:04x}) at offset {at}, {how}"
         self.problems.append(f"{text}, expected a VR and a length that fit")
-        if len(self.problems) > 16:  # so many are no slip of a writer
+        if len(self.problems) > 16:  # the file has more wrong with it than a program's mistake
             raise OutOfBounds
 
     def _element(self, at: int, tag: int) -> tuple[Element | None, bool]:
-        """The first plausible reading of the element at ``at``, and whether it is the one that is as it should be."""
+        """The first plausible reading of the element at ``at``, and whether that is the regular one."""
         for check in (self._is_plausible, self._precedes_good_element):
             is_first = True
             for element in self._readings(at):
@@ -108,7 +108,7 @@ class _Reader:
         return None, False
 
     def _readings(self, at: int) -> Iterator[Element | None]:
-        """Ways to read the element at ``at``; the first is the regular one, ``None`` where that is impossible."""
+        """Ways to read the element at ``at``: first the regular one, or ``None`` where that is impossible."""
         size, letters = len(self.data), self.data[at + 4 : at + 6]
         tag, short, long = self.elements.tag(at), self.elements.short_at(self.data, at + 6)[0], 0
         implicit = self.elements.long_at(self.data, at + 4)[0]
@@ -134,7 +134,7 @@ class _Reader:
         return at + 8 <= len(self.data) and self.elements.tag(at) == 0xFFFEE000
 
     def _sequences(self, tag: int, vr: str, start: int, length: int) -> Iterator[Element | None]:
-        """Ways to read a sequence: by its items, then as far as one of the delimiters that follow."""
+        """Ways to read a sequence: by its items, then up to each of the delimiters that follow."""
         size = len(self.data)
         vr = "SQ" if vr else ""
         try:
@@ -145,7 +145,7 @@ class _Reader:
                 stop = after = items[-1].after if items else start
                 if stop > start + length and stop + 8 <= size and self.elements.tag(stop) == SEQUENCE_END:
                     after = stop + 8
-                if stop < start + length:  # not by its items, then
+                if stop < start + length:  # its items end too early
                     return
             if length == UNDEFINED or stop == start + length:
                 yield Element(tag, vr, start, stop, after)
@@ -178,14 +178,14 @@ class _Reader:
         return not self.is_explicit and (length == UNDEFINED or length <= len(self.data) - at - 8)
 
     def _precedes_good_element(self, at: int, tag: int) -> bool:
-        """Whether another malformed element may begin at ``at``: a larger tag, and a plausible one behind it."""
+        """Whether another malformed element may begin at ``at``: a larger tag, and a plausible element after it."""
         if at + 8 > len(self.data) or not tag < (next_tag := self.elements.tag(at)) < scan.PIXEL_DATA:
             return False
         readings = itertools.islice(self._readings(at), _MAX_READINGS)
         return any(element is not None and self._is_plausible(element.after, next_tag) for element in readings)
 
     def _next_good(self, at: int, tag: int) -> int | None:
-        """The next place at which two plausible elements follow each other; known only by their VRs."""
+        """The next offset at which two plausible elements follow each other, found by their VRs."""
         if not self.is_explicit:
             return None
         for match in itertools.islice(_VRS.finditer(self.data, at, at + _WINDOW), _MAX_PLACES):
@@ -200,7 +200,7 @@ class _Reader:
         return None
 
     def _only_pixels(self, at: int) -> Recovered | None:
-        """The pixel data behind ``at`` where just one place in the rest of the file can be their element."""
+        """The pixel data after ``at``, where exactly one offset in the rest of the file can be their element's."""
         order = ">HH" if self.is_big else "<HH"
         pattern = struct.pack(order, scan.PIXEL_DATA >> 16, scan.PIXEL_DATA & 0xFFFF)
         places: list[tuple[int, str, int, int]] = []
@@ -215,7 +215,7 @@ class _Reader:
         return self._recovered(places[0])
 
     def _pixels(self, at: int) -> tuple[int, str, int, int] | None:
-        """Tag, VR, offset and length of the pixel data whose element is at ``at``, where they are beyond doubt."""
+        """Tag, VR, offset and length of the pixel data whose element is at ``at``; ``None`` if they are not certain."""
         data, size, letters = self.data, len(self.data), self.data[at + 4 : at + 6]
         if at + 12 > size:
             return None
@@ -224,7 +224,7 @@ class _Reader:
             vr, start, length = letters.decode(), at + 12, self.elements.long_at(data, at + 8)[0]
         expected = self._expected_bytes(_PIXEL_TAGS[tag])
         if expected is not None and not vr and self.is_explicit and data[at + 6 : at + 8] == b"\0\0":
-            claimed = self.elements.long_at(data, at + 8)[0]  # behind a VR that is none
+            claimed = self.elements.long_at(data, at + 8)[0]  # after two letters that are not a VR
             if claimed == (UNDEFINED if self.is_encapsulated else expected + (expected & 1)):
                 vr, start, length = "OW", at + 12, claimed
         if expected is None or (length == UNDEFINED) != self.is_encapsulated:
@@ -239,7 +239,7 @@ class _Reader:
         return (tag, vr, start, length) if is_right else None
 
     def _expected_bytes(self, bits: int | None) -> int | None:
-        """Bytes of uncompressed pixels by the elements found, ``None`` where those do not say."""
+        """Bytes of uncompressed pixels according to the elements read; ``None`` where those do not tell."""
         values = [self._number(tag) for tag in (_ROWS, _COLUMNS, _BITS, _SAMPLES, _FRAMES)]
         rows, columns, allocated = values[:3]
         if not rows or not columns or not allocated or (bits is not None and allocated != bits):
@@ -258,7 +258,7 @@ class _Reader:
         return Recovered(head, tag, start, length, vr, tuple(self.problems))
 
     def _written(self, tag: int, vr: str, raw: bytes) -> bytes:
-        """An element as it should be."""
+        """An element written without faults."""
         order = ">" if self.is_big else "<"
         head = struct.pack(f"{order}HH", tag >> 16, tag & 0xFFFF)
         if not self.is_explicit:

@@ -1,4 +1,4 @@
-"""The walk over a data set's elements, compiled: where each wanted value lies, and the numbers among them.
+"""The walk over a data set's elements, compiled: the offset of each wanted value, and the values of numbers.
 
 A data element (PS3.5 section 7.1.2, 7.1.3), all numbers in the data set's byte order::
 
@@ -7,9 +7,9 @@ A data element (PS3.5 section 7.1.2, 7.1.3), all numbers in the data set's byte 
     implicit             group 2 | element 2 | length 4 | value
     item, delimiter      FFFE    | element 2 | length 4 | value                       (in every encoding)
 
-A value of undefined length (FFFFFFFF) is walked: a sequence holds items, an item holds elements, and each ends with its
-delimiter (PS3.5 section 7.5). The nesting alternates, so one counter says what is expected: odd inside a sequence, even
-inside an item. A value of defined length is jumped over, whatever it holds.
+The walk goes into a value of undefined length (FFFFFFFF): a sequence holds items, an item holds elements, and each ends
+with its delimiter (PS3.5 section 7.5). Sequences and items alternate, so that one counter of the depth tells what is
+expected: it is odd inside a sequence and even inside an item. A value of defined length is skipped, whatever it holds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lumbar.dicom.parsing import numbers as _numbers
 from lumbar.dicom.parsing.numbers import DECIMAL, INTEGER, SHORT
 
 END = 0  # the data ends after a whole element
-PIXELS = 1  # the pixel data element was reached; its value starts at the place returned
+PIXELS = 1  # the pixel data element was reached; its value starts at workspace[END_AT]
 TRUNCATED = -1  # an element's header or value passes the end
 BAD_ITEM = -2  # something other than an item inside a sequence
 MALFORMED_ELEMENT = -3  # an element outside sequences that cannot stand there as it is written
@@ -102,26 +102,26 @@ def span_of(tag: int) -> int:
     return SPANS + 4 * int(np.searchsorted(_TAGS, tag))
 
 
-# Places in the workspace, int64: where the walk ended, last VR, numbers left to Python, start of the data set, whether
-# it is explicit and big-endian; bits stored of plain pixels (0: there are none), whether they are signed, their rows
-# and columns; tag and length of the pixel data as the file says it; whether there are functional groups,
-# and small numbers that Python has to read.
-# Then four numbers of the transfer syntax and of each wanted tag: offset and length of the value, -1 and 0 where it is
-# absent; its first two bytes as a number, -1 where they are none; its VR as a number, 0 in implicit encoding.
+# Indices in the workspace, int64: where the walk ended, the last VR, a mask of the numbers left to Python, the start of
+# the data set, whether it is explicit and big-endian; bits stored of plain pixels (0: there are none), whether they are
+# signed, their rows and columns; tag and length of the pixel data as the file gives them; whether there are functional
+# groups, and whether there are two-byte numbers that Python has to parse.
+# Then four numbers for the transfer syntax and for each wanted tag: offset and length of the value (-1 and 0 where it
+# is absent); its first two bytes as a number (-1 where it is not a two-byte number); its VR as a number (0: implicit).
 END_AT, LAST_VR, UNPARSED, DATASET, IS_EXPLICIT, IS_BIG = 0, 1, 2, 3, 4, 5
 PLAIN, PLAIN_SIGN, PLAIN_ROWS, PLAIN_COLUMNS = 6, 7, 8, 9
 PIXEL_TAG, PIXEL_LENGTH, HAS_GROUPS, HAS_IRREGULAR_SHORTS = 10, 11, 12, 13
 SYNTAX = 14
 SPANS = 18
 WORKSPACE = np.array([0] * SYNTAX + [-1, 0, -1, 0] * (1 + len(_TAGS)), np.int64)
-NEEDS_SYNTAX = 2  # none, or one that may be deflated or big-endian: settled by the caller, who calls again
+NEEDS_SYNTAX = 2  # the transfer syntax is missing, or may be deflated or big-endian: the caller decides and calls again
 SHORTS = tuple((field, span_of(tag) + 2) for field, (tag, kind, _) in NUMBERS.items() if kind == SHORT)
 STRINGS = {field: row for field, row in NUMBERS.items() if row[1] != SHORT}  # parsed from text, in this order
 NO_NUMBERS = np.full(sum(max(1, count) for _, _, count in STRINGS.values()), np.nan)
 
 
 def _plan() -> np.ndarray:
-    """Rows for the number parser: place of the tag, kind, number of values, slot of the first."""
+    """The plan of ``parse_numbers``: the span of each tag, its kind, number of values and first index."""
     rows, slot = [], 0
     for tag, kind, count in STRINGS.values():
         rows.append((span_of(tag), kind, max(count, 1), slot))
@@ -139,16 +139,16 @@ _PHOTOMETRIC = span_of(TEXTS["photometric_interpretation"])
 
 @kernel
 def read_elements(source: np.ndarray, is_dataset: bool, workspace: np.ndarray, numbers: np.ndarray) -> int:
-    """Find the header's values in ``source`` (n,) uint8, a file or (``is_dataset``) from workspace[DATASET] on.
+    """Find the header's values in ``source`` (n,) uint8: a file, or with ``is_dataset`` from workspace[DATASET] on.
 
-    ``workspace`` is a copy of ``WORKSPACE`` and receives what its places say; ``numbers`` a copy of ``NO_NUMBERS`` and
+    ``workspace``, a copy of ``WORKSPACE``, receives what its indices stand for; ``numbers``, a copy of ``NO_NUMBERS``,
     receives the numbers in the order of ``STRINGS``. Returns END, PIXELS, NEEDS_SYNTAX or a negative code.
     """
     code = _walk(source, not is_dataset, workspace)
     if code >= 0 and code != NEEDS_SYNTAX:
         workspace[UNPARSED] = _numbers.parse_numbers(source, workspace, _PLAN, numbers)
         workspace[HAS_GROUPS] = 1 if workspace[_SHARED] >= 0 or workspace[_PER_FRAME] >= 0 else 0
-        # Small numbers: the first two bytes of a value that is one by its VR; a note where it is not
+        # Two-byte numbers: the first two bytes of the value where its VR allows that; else Python parses it
         for index in range(_SHORT_SPANS.size):
             span = _SHORT_SPANS[index]
             at, length, vr = workspace[span], workspace[span + 1], workspace[span + 3]
@@ -164,13 +164,13 @@ def read_elements(source: np.ndarray, is_dataset: bool, workspace: np.ndarray, n
 
 @inner_kernel
 def _find_plain(source: np.ndarray, workspace: np.ndarray) -> int:
-    """BitsStored of one frame of 16-bit gray that is all there, uncompressed, and can be used as it stands; else 0."""
+    """BitsStored of one frame of 16-bit gray that is complete and uncompressed, and needs no decoding; else 0."""
     start, length, photometric = workspace[END_AT], workspace[PIXEL_LENGTH], workspace[_PHOTOMETRIC]
     rows, columns = workspace[_ROWS], workspace[_COLUMNS]
     stored = workspace[_STORED] if workspace[_STORED] >= 0 else 16
     if workspace[_ALLOCATED] != 16 or rows < 1 or columns < 1 or stored < 1 or stored > 16:
         return 0
-    # One sample and one frame, of MONOCHROME1 or 2; the rest is looked at in Python
+    # One sample and one frame of MONOCHROME1 or 2; anything else is checked in Python
     if abs(workspace[_SAMPLES]) != 1 or workspace[_FRAMES + 1] != 0:
         return 0
     if photometric < 0 or workspace[_PHOTOMETRIC + 1] < 11 or source[photometric] != 77:
@@ -186,10 +186,10 @@ def _find_plain(source: np.ndarray, workspace: np.ndarray) -> int:
 
 @inner_kernel
 def _store(place: np.ndarray, span: int, value: int, length: int, vr: int, size: int) -> None:
-    """Keep where a value lies, at ``place[span]``: the only way in which an offset and a length get there.
+    """Store a value's offset and length at ``place[span]``; nothing else writes them.
 
-    A value that does not lie within ``size`` bytes as a whole counts as absent; one of undefined length keeps its
-    offset and has length 0. Whoever reads both later may therefore use them without another look at the size.
+    A value that does not lie completely within ``size`` bytes counts as absent; one of undefined length is stored with
+    its offset and length 0. So both can be used later without checking them against the size again.
     """
     place[span], place[span + 1], place[span + 3] = -1, 0, vr
     if 0 <= value <= size:
@@ -203,10 +203,10 @@ def _store(place: np.ndarray, span: int, value: int, length: int, vr: int, size:
 def _walk(source: np.ndarray, is_file: bool, place: np.ndarray) -> int:
     """Walk the elements; return END, PIXELS, NEEDS_SYNTAX or a negative code.
 
-    ``source`` is the file, uint8; ``place`` the workspace, where what belongs to absent tags stays untouched. With
-    ``is_file`` the walk begins with the file meta, which is explicit, little-endian, and ends at the first element
-    outside group 2; else at place[DATASET]. One loop serves both, and nothing is a function of its own that is called
-    from one place only, since each would take the compiler a tenth of a second and more.
+    ``source`` is the file, uint8; ``place`` the workspace, of which the numbers of absent tags are not changed. With
+    ``is_file`` the walk begins with the file meta, which is explicit and little-endian, and ends at the first element
+    outside of group 2; else it begins at place[DATASET]. Both are one loop, without functions for parts that are used
+    only once, because the compiler would take a tenth of a second and more for each of them.
     """
     size = source.size
     position = 0 if is_file else place[DATASET]
@@ -233,8 +233,8 @@ def _walk(source: np.ndarray, is_file: bool, place: np.ndarray) -> int:
         if is_meta and (tag >> 16 != 2 or not is_file):  # the data set begins
             place[DATASET] = position
             if is_file:
-                # A syntax whose last character is 9 or 2 may be deflated or big-endian: the caller, who sees the text,
-                # knows whether it is, and what to do where there is none. One blank or NUL may pad it.
+                # A UID whose last character is 9 or 2 may mean deflated or big-endian: the caller, who has the text,
+                # decides, and also where there is no UID. It may be padded by one blank or NUL.
                 at, n_letters = place[SYNTAX], place[SYNTAX + 1]
                 last = 0
                 if n_letters > 1:
@@ -244,14 +244,14 @@ def _walk(source: np.ndarray, is_file: bool, place: np.ndarray) -> int:
                 if last <= 32 or last == 57 or (last == 50 and n_letters > 18):
                     return NEEDS_SYNTAX
             is_meta = False
-            # What the first element looks like decides, whatever the syntax says
+            # The form of the first element decides, whatever the transfer syntax says
             is_explicit = has_letters
             place[IS_EXPLICIT] = 1 if is_explicit else 0
             depth = 0
             continue
 
-        # Letters where a VR belongs mean explicit encoding. Anything else is an element written implicitly, as some
-        # writers do inside sequences, and as PS3.5 section 6.2.2 asks inside UN of undefined length.
+        # Capital letters in the place of a VR mean an explicit element. Anything else is an implicit one, which some
+        # programs write inside sequences, and which PS3.5 section 6.2.2 asks for inside UN of undefined length.
         value, length_at, is_short = position + 8, position + 4, False
         vr = 0
         if is_explicit and has_letters and tag >> 16 != 0xFFFE:
@@ -286,8 +286,8 @@ def _walk(source: np.ndarray, is_file: bool, place: np.ndarray) -> int:
             if tag == _SYNTAX_TAG and depth == 0:
                 span = SYNTAX
         elif depth == 0:
-            # Delimiters and items without a sequence, and elements without a VR among those that have one: whatever
-            # comes next may be read from a wrong place
+            # After delimiters or items without a sequence, or an element without a VR among those with one, the next
+            # element may be read from a wrong offset
             if tag >> 16 == 0xFFFE or (is_explicit and vr == 0):
                 return MALFORMED_ELEMENT
             if tag == PIXEL_DATA or tag == FLOAT_PIXEL_DATA or tag == DOUBLE_FLOAT_PIXEL_DATA:
@@ -298,7 +298,7 @@ def _walk(source: np.ndarray, is_file: bool, place: np.ndarray) -> int:
                 inner = _read_long(source, value + 4, is_big)
                 if inner != UNDEFINED and inner > length - 8 and int(source[value]) + int(source[value + 1]) == 0x1FD:
                     return MALFORMED_ELEMENT
-            if tag < last_tag:  # out of order: not allowed, but seen
+            if tag < last_tag:  # out of order, which is not allowed but exists
                 wanted = 0
             last_tag = tag
             while wanted < _TAGS.size and _TAGS[wanted] < tag:
@@ -318,6 +318,6 @@ def _walk(source: np.ndarray, is_file: bool, place: np.ndarray) -> int:
 
 @inner_kernel
 def _read_long(source: np.ndarray, at: int, is_big: bool) -> I64:
-    """Four bytes as an unsigned number."""
+    """Return four bytes as an unsigned number."""
     b0, b1, b2, b3 = int(source[at]), int(source[at + 1]), int(source[at + 2]), int(source[at + 3])
     return np.int64(b0 << 24 | b1 << 16 | b2 << 8 | b3 if is_big else b3 << 24 | b2 << 16 | b1 << 8 | b0)

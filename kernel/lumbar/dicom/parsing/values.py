@@ -1,4 +1,4 @@
-"""Values of elements in Python: texts in their character set, and numbers in whatever form they were written."""
+"""Parsing the values of elements in Python: texts in their character set, and numbers in any form."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import threading
 import warnings
 from functools import lru_cache
 
-PYDICOM_LOCK = threading.Lock()  # held around what of pydicom warns: catch_warnings is not safe among threads
+PYDICOM_LOCK = threading.Lock()  # around functions of pydicom that warn: catch_warnings is not thread-safe
 
 _ESCAPES = re.compile(r"\x1b(?:\$[()]?|[-(),])[@-Z]")
 _NUMBER = re.compile(rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 _NUMBERS = re.compile(rb"%b(?:\\%b)*" % ((rb"[+-]?\d+\.?\d*(?:[eE][+-]?\d+)?",) * 2))
-_PLAIN_BYTES = 128  # of position, orientation or any other value as it usually is
+_PLAIN_BYTES = 128  # of a value in its usual form, such as a position or orientation
 _PADDING = b" \0\t\r\n"
 _BINARY = {
     "FD": "d",
@@ -38,16 +38,16 @@ _MAX_INTEGER = 1 << 53
 
 
 def vr_text(letters: int) -> str:
-    """``"DS"`` from the number that the walk makes of a VR; empty in implicit encoding."""
+    """A VR such as ``"DS"`` from the number that the walk stores for it; empty in implicit encoding."""
     return chr(letters >> 8) + chr(letters & 255) if letters else ""
 
 
 @lru_cache(maxsize=1024)
 def text_of(raw: bytes, character_set: bytes = b"") -> str | None:
-    """Text of a value without control characters; ``None`` where none is left.
+    """The text of a value without control characters; ``None`` where nothing is left.
 
-    ``character_set`` is the value of SpecificCharacterSet. Where it says nothing, UTF-8 is tried before ISO 8859-1.
-    The same few texts come again with every slice of a series.
+    ``character_set`` is the value of SpecificCharacterSet. Where it is empty, UTF-8 is tried before ISO 8859-1. The
+    result is cached, because every slice of a series has the same few texts.
     """
     stripped = raw[:_MAX_TEXT].strip(_PADDING)
     if not stripped:
@@ -58,20 +58,20 @@ def text_of(raw: bytes, character_set: bytes = b"") -> str | None:
         text = _decoded(stripped, character_set)
     if "\x1b" in text:  # the codec of some character sets leaves their escape sequences (PS3.3 section C.12.1.1.2)
         text = _ESCAPES.sub("", text)
-    if not text.isprintable():  # also the marks that turn the direction of a line, and halves of surrogates
+    if not text.isprintable():  # control characters, marks that change the reading direction, lone surrogates
         text = "".join([letter if letter.isprintable() else " " for letter in text])
     return text.strip() or None
 
 
 def _decoded(raw: bytes, character_set: bytes) -> str:
-    """Text that holds more than ASCII, by pydicom's tables (PS3.3 section C.12.1.1.2)."""
+    """Decode text that is not only ASCII, by pydicom's tables (PS3.3 section C.12.1.1.2)."""
     names = _encodings(character_set)
     if not names:
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError:
             return raw.decode("latin-1")
-    from pydicom import charset  # here, since nearly all headers are ASCII
+    from pydicom import charset  # late: nearly all headers are ASCII
 
     with PYDICOM_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -82,7 +82,7 @@ def _decoded(raw: bytes, character_set: bytes) -> str:
 
 
 def _encodings(character_set: bytes) -> list[str]:
-    """The defined terms in ``character_set``, usual misspellings corrected; empty where none is known."""
+    """The defined terms in ``character_set``, with common misspellings corrected; empty where none is known."""
     if not character_set.strip(_PADDING + b"\\"):
         return []
     from pydicom.charset import python_encoding
@@ -97,20 +97,20 @@ def _encodings(character_set: bytes) -> list[str]:
         if name in python_encoding:
             names.append(name)
         elif not names:
-            names.append("")  # the first is what the others extend: ASCII, where it is unknown
+            names.append("")  # the others extend the first one; where it is unknown it is taken for ASCII
     return names if any(names) else []
 
 
 @lru_cache(maxsize=64)
 def uid_of(raw: bytes) -> str:
-    """A UID: what stands before the first NUL or line break, without blanks; empty where there is nothing."""
+    """A UID: the text before the first NUL or line break, without blanks; empty where there is none."""
     return text_of(re.split(rb"[\0\r\n]", raw[:_MAX_TEXT].lstrip(_PADDING), maxsplit=1)[0]) or ""
 
 
 def numbers_of(raw: bytes, vr: str, is_big: bool, count: int) -> tuple[float, ...] | None:
-    """The numbers of a value as its VR says, ``None`` where there are none or one is not finite.
+    """The numbers of a value according to its VR; ``None`` where there are none or one is not finite.
 
-    ``count`` is how many are asked for (0: any number): where several are, an only separator may be a comma.
+    ``count`` is the expected number of values (0: any). Where several are expected, they may be separated by commas.
     """
     letter = _BINARY.get(vr)
     if letter is None:
@@ -122,14 +122,14 @@ def numbers_of(raw: bytes, vr: str, is_big: bool, count: int) -> tuple[float, ..
 
 
 def _decimals(raw: bytes, count: int) -> tuple[float, ...] | None:
-    """Numbers written as text; decimal commas count as points."""
-    if len(raw) <= _PLAIN_BYTES and _NUMBERS.fullmatch(plain := raw.rstrip(_PADDING)):  # long ones, as scanners write
+    """Parse numbers written as text; decimal commas count as points."""
+    if len(raw) <= _PLAIN_BYTES and _NUMBERS.fullmatch(plain := raw.rstrip(_PADDING)):  # the usual form
         numbers = tuple(map(float, plain.split(b"\\")))
         return numbers if all(map(math.isfinite, numbers)) else None
     parts = raw[: 64 * _MAX_TEXT].strip(_PADDING).split(b"\\", _MAX_VALUES)
-    while len(parts) > 1 and not parts[-1].strip(_PADDING):  # a separator behind the last one
+    while len(parts) > 1 and not parts[-1].strip(_PADDING):  # a separator after the last number
         parts.pop()
-    is_list = b"." in raw or count > 2  # "0,5" alone is a half
+    is_list = b"." in raw or count > 2  # else commas may be decimal commas: "0,5" is a half
     if len(parts) == 1 and count > 1 and is_list and raw.count(b",") == count - 1:
         parts = parts[0].split(b",")
     values = []
@@ -146,10 +146,10 @@ def _decimals(raw: bytes, count: int) -> tuple[float, ...] | None:
 
 
 def number_of(raw: bytes, vr: str, is_big: bool, is_integer: bool, count: int) -> int | float | tuple | None:
-    """A field's value: one number (``count`` 1), a fixed number of them, or any (0)."""
+    """The value of a field: one number (``count`` 1), a tuple of ``count`` numbers, or of any number of them (0)."""
     values = numbers_of(raw, vr, is_big, count)
     if values is None:
-        # The first of several may still be good
+        # Of several values the first may still be a number
         values = numbers_of(raw.split(b"\\", 1)[0], vr, is_big, 1) if count == 1 and vr not in _BINARY else None
     if values is None or (count > 1 and len(values) != count):
         return None
