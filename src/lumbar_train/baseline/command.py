@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def _add_baseline(commands: Any) -> None:
     add("--start-batch", type=int, default=0, help="trust earlier batches of the conversion without a check")
     add("--jobs", type=int, default=1, help="fits at the same time; default: %(default)s")
     add("--amp", choices=AMP, default=default.amp,
-        help="half precision: auto is by GPU, off on CPUs; bf16 is also for CPUs that compute in it")  # fmt: skip
+        help="half precision; auto: by GPU, on CPUs what is faster; bf16: float32 on CPUs slower in it")  # fmt: skip
     add("--resume", action="store_true", help="continue an interrupted run")
     add("--seed", type=int, default=0)
     parser.set_defaults(action=run_baseline)
@@ -108,7 +108,13 @@ def _train_baseline(args: argparse.Namespace, settings: Settings, columns: list[
     from lumbar_train.baseline.page import report_run
     from lumbar_train.baseline.run import BaselineRun, choose_folds, execute, export_run
     from lumbar_train.data.tables import read_cohort
+    from lumbar_train.engine.distributed import pick_device
+    from lumbar_train.engine.precision import chosen_amp
 
+    amp, line = chosen_amp(args.amp, pick_device("auto"), args.out / "recipe.json", args.resume)
+    if line:
+        print(line)
+    settings = replace(settings, amp=amp)
     cohort = read_cohort(args.data)
     folds_option = args.folds or (str(args.chain_run / "folds.csv") if args.chain_run else None)
     cohort, folds = choose_folds(folds_option, args.out, cohort, settings.seed)
@@ -117,7 +123,7 @@ def _train_baseline(args: argparse.Namespace, settings: Settings, columns: list[
     torch.set_num_threads(max(1, torch.get_num_threads() // max(1, args.jobs)))
     run = BaselineRun(
         cohort=cohort, out=args.out, settings=settings, columns=columns, folds=folds, with_full=not args.no_full,
-        jobs=args.jobs, resume=args.resume,
+        jobs=args.jobs, resume=args.resume, amp_asked=args.amp,
     )  # fmt: skip
     answers, figures, results, images = execute(run, batch=args.batch, start_batch=args.start_batch)
     for line in figures["not_better_than_constant"]:

@@ -50,6 +50,7 @@ class BaselineRun:
         with_full: also fit on all data; these fits are the ones that ship.
         jobs: fits at the same time.
         resume: continue in a folder that has fits.
+        amp_asked: the precision that was asked for; ``settings`` has the one that is used.
     """
 
     cohort: Cohort
@@ -60,6 +61,7 @@ class BaselineRun:
     with_full: bool = True
     jobs: int = 1
     resume: bool = False
+    amp_asked: str = "auto"
 
     @property
     def work(self) -> Path:
@@ -147,7 +149,8 @@ def execute(run: BaselineRun, *, batch: int, start_batch: int) -> tuple[Answers,
     make_network(run.settings.network(run.columns[0]), 0, pretrained=run.settings.pretrained)
     images = prepare_run(run, batch, start_batch)
     write_folds(run.out / "folds.csv", run.folds)
-    recipe = {"name": RECIPE, "columns": run.columns} | asdict(run.settings)
+    amp = {"asked": run.amp_asked, "used": run.settings.amp}
+    recipe = {"name": RECIPE, "columns": run.columns} | asdict(run.settings) | {"amp": amp}
     write_text(run.out / "recipe.json", json.dumps(recipe, indent=1) + "\n")
     started = time.monotonic()
     results = fit_all(run)

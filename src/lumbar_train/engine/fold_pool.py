@@ -99,6 +99,8 @@ def _task(run: P, work: Work[P], stage: str, fold: int, jobs: int, device: torch
         torch.cuda.set_device(device)
     mine = copy.copy(run)
     mine.distributed = Distributed(device=device)
+    if hasattr(mine, "loop"):
+        mine.loop = mine.loop | {"progress": False}  # bars of several processes would overwrite one another
     try:
         work(mine, stage, fold)
     except KeyboardInterrupt as interrupt:

@@ -7,6 +7,7 @@ what is written in ``fit_folder``.
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -27,6 +28,7 @@ from lumbar_train.engine.progress import Progress
 from lumbar_train.engine.sampling import Dataset, Part, Plan, make_loader
 from lumbar_train.errors import TrainingError
 
+_BAR = "{desc}: {percentage:3.0f} %|{bar:30}| {n_fmt} of {total_fmt} steps, {elapsed}{postfix}"
 Validate = Callable[[nn.Module, int], dict[str, float]]
 Pending = list[tuple[Part, dict[str, Tensor]]]  # the parts of one optimiser step, with their sums
 
@@ -123,9 +125,11 @@ class _Fit:
         self.optimisation.network.train()
         progress, n_steps = self.progress, self.plan.n_steps
         parts = self.plan.start(progress.epoch, progress.step)
-        title = f"{self.folder.path.name} {progress.epoch + 1}/{self.config.epochs}"
-        is_shown = self.config.progress and self.distributed.is_main
-        with tqdm(total=n_steps, initial=progress.step, desc=title, unit="step", disable=not is_shown) as bar:
+        title = f"{self._title()}, epoch {progress.epoch + 1} of {self.config.epochs}"
+        is_shown = self.config.progress and self.distributed.is_main and sys.stderr.isatty()
+        with tqdm(
+            total=n_steps, initial=progress.step, desc=title, disable=not is_shown, leave=False, bar_format=_BAR
+        ) as bar:
             pending: Pending = []
             for part, batch in zip(parts, self.loader, strict=True):
                 pending.append((part, self.optimisation.backward(part, batch, self.loss_fn)))
@@ -179,7 +183,12 @@ class _Fit:
         self.progress.end_epoch(row)
         if self.distributed.is_main:
             self.folder.write_log(self.progress.history)
+            print(self.progress.line(self._title(), self.config), flush=True)
         self._save()
+
+    def _title(self) -> str:
+        """Stage and fold, after which the folder of a run's fit is named."""
+        return f"{self.folder.path.parent.name} {self.folder.path.name}"
 
     def _validation(self, validate: Validate) -> dict[str, float]:
         """The main process's validation values; the weights are kept if they are the best so far."""

@@ -44,7 +44,8 @@ class TrainOptions:
         loaders: processes that prepare samples for each fit; None for the cores of the machine shared out among the
             fits that go side by side on GPUs, and none on CPUs.
         device: ``cpu``, ``cuda``, ``cuda:1``, …; ``auto`` is a GPU where there is one.
-        amp: half precision of the fits: ``auto`` (by GPU, off on CPUs), ``off``, ``bf16``, ``fp16``.
+        amp: half precision of the fits: ``auto`` (by GPU; on CPUs bf16 where it is faster, which is measured once a
+            run), ``off``, ``bf16`` (float32 on CPUs that are faster in it), ``fp16``.
         full_seeds: fits on all data, each with its own seed; None for the recipe's number.
         full_epochs: epochs of a stage's fits on all data, as ``{"axial_all": 20}`` or words ``axial_all=20``.
         overrides: other values for fields of the recipe, as ``{"axial_all.size": 96}`` or words

@@ -18,7 +18,9 @@ from lumbar_train.data.tables import Cohort, read_cohort
 from lumbar_train.data.usable import drop_unreadable, write_dropped
 from lumbar_train.engine.distributed import Distributed
 from lumbar_train.engine.fold_pool import usable_devices
+from lumbar_train.engine.precision import chosen_amp
 from lumbar_train.files import write_text
+from lumbar_train.outputs.kept import FILE as RECIPE_FILE
 from lumbar_train.outputs.kept import check_kept, write_recipe
 from lumbar_train.outputs.run_folder import RunFolder
 from lumbar_train.overrides import with_overrides
@@ -55,6 +57,11 @@ def prepare(options: TrainOptions, recipe: Recipe, start: Start, distributed: Di
     whole = distributed.on_main(lambda: read_cohort(options.data, points_file=options.points))
     cache = decode(options, whole, distributed)
     cohort, folds = distributed.on_main(lambda: choose_cohort(options, whole, cache, recipe.n_folds))
+    amp, line = distributed.on_main(
+        lambda: chosen_amp(options.amp, distributed.device, options.out / RECIPE_FILE, options.resume)
+    )
+    if line and distributed.is_main:
+        print(line)
     run = RunContext(
         cohort=cohort,
         folds=folds,
@@ -66,13 +73,13 @@ def prepare(options: TrainOptions, recipe: Recipe, start: Start, distributed: Di
         resume=options.resume,
         distributed=distributed,
         devices=usable_devices(options.device),
-        loop={"amp": options.amp, "workers": options.n_loaders(distributed.device.type)},
+        loop={"amp": amp, "workers": options.n_loaders(distributed.device.type)},
         start=start,
         changes=options.changes(),
         points_use=options.points_use if options.points else USES[0],
         command=options.command(),
     )
-    distributed.on_main(lambda: begin(run, options.stages))
+    distributed.on_main(lambda: begin(run, options.stages, options.amp))
     if options.overwrite and distributed.is_main:
         print(replaced(run, options.stages))
     if options.points:
@@ -108,14 +115,19 @@ def choose_cohort(options: TrainOptions, whole: Cohort, cache: Cache, n_folds: i
     return cohort, folds
 
 
-def begin(run: RunContext, stages: Iterable[str] | None) -> None:
+def begin(run: RunContext, stages: Iterable[str] | None, amp: str) -> None:
     """See that what the run folder keeps is of this recipe, then note the recipe there.
+
+    Args:
+        run: what is trained on what.
+        stages: what the call asks for; None for all of the recipe's.
+        amp: the precision that was asked for; the one that is used is the run's.
 
     Raises:
         CohortError: kept fits are of networks that this recipe has no more.
     """
     check_kept(run.out, run.recipe, fitted_anew(run, stages))
-    write_recipe(run.out, run.recipe, run.seed, run.changes)
+    write_recipe(run.out, run.recipe, run.seed, run.changes, {"asked": amp, "used": run.loop["amp"]})
 
 
 def fitted_anew(run: RunContext, stages: Iterable[str] | None) -> list[str]:

@@ -15,13 +15,14 @@ from lumbar.config import to_dict
 from lumbar.models import build, name_of
 from lumbar_train.data.folds import FULL, check_split, is_full, split
 from lumbar_train.engine.checkpoint import load_weights
-from lumbar_train.engine.loop import fit
+from lumbar_train.engine.loop import Validate, fit
 from lumbar_train.engine.loop_config import FitResult, LoopConfig
 from lumbar_train.engine.optimisation import LossFunction
 from lumbar_train.engine.sampling import Dataset
 from lumbar_train.recipes import StageRecipe
 from lumbar_train.stages.classify import LevelCrops
 from lumbar_train.stages.context import RunContext
+from lumbar_train.stages.held_out import held_out_loss
 from lumbar_train.stages.metric_finetune import MetricLoss, StudyCrops
 from lumbar_train.stages.stage import Fitted, Stage
 
@@ -110,7 +111,9 @@ def fit_on_fold(
     if run.distributed.is_main and not goes_on:  # the other processes receive the main process's weights
         run.start.apply(network)
     config = loop_config(recipe.for_fold(fold), fit_seed(run.seed, fold), run.loop)
-    result = _fit(run, stage, fold, network, samples, fitted.loss(recipe.network), config, suffix)
+    loss = fitted.loss(recipe.network)
+    validate = held_out_loss(run, stage, fold, fitted, loss, config)
+    result = _fit(run, stage, fold, network, samples, loss, config, suffix, validate)
     load_weights(result.weights, network)
     if isinstance(samples, LevelCrops) and recipe.fit.metric_epochs and not suffix:
         _fit_on_metric(run, stage, fold, network, samples)
@@ -144,6 +147,7 @@ def _fit(
     loss: LossFunction,
     config: LoopConfig,
     suffix: str = "",
+    validate: Validate | None = None,
 ) -> FitResult:
     identity: dict[str, Any] = {"recipe": run.recipe.name, "cohort": run.cohort.fingerprint, "fold": fold}
     if run.points_use != "beside":
@@ -156,6 +160,7 @@ def _fit(
         loss,
         config=config,
         out_dir=run.folder.fit(stage.name, fold, suffix),
+        validate=validate,
         resume=run.resume,
         distributed=run.distributed,
         identity=identity,
