@@ -129,10 +129,12 @@ def _with_recipe_field(recipe: Recipe, path: str, text: str, word: str) -> Recip
     """A field that belongs to no stage; denoising and the like are on, off, or have fields."""
     first, _, rest = path.partition(".")
     if first in _SWITCHES:
-        on = getattr(recipe, first) or _SWITCHES[first]()
+        on: Any = getattr(recipe, first) or _SWITCHES[first]()
         if not rest:
-            return dataclasses.replace(recipe, **{first: on if _parsed(path, bool, text, word) else None})
-        recipe = dataclasses.replace(recipe, **{first: on})
+            switched: dict[str, Any] = {first: on if _parsed(path, bool, text, word) else None}
+            return dataclasses.replace(recipe, **switched)
+        given: dict[str, Any] = {first: on}
+        recipe = dataclasses.replace(recipe, **given)
     known = [field.name for field in dataclasses.fields(Recipe) if field.name not in ("name", "stages")]
     changed = _changed(recipe, path, text, word) if path.partition(".")[0] in known else None
     if changed is None:

@@ -45,7 +45,8 @@ def series_pairs(localisation: Localisation, level: str | None = None) -> list[S
     t2, t1 = (localisation.sagittal_series(description, level) for description in (SAGITTAL_T2, SAGITTAL_T1))
     if not t2 and not t1:
         return []
-    return [SeriesPair(a, b) for a in t2 or [None] for b in t1 or [None]]
+    none: list[str | None] = [None]
+    return [SeriesPair(a, b) for a in [*t2] or none for b in [*t1] or none]
 
 
 @dataclass(frozen=True)

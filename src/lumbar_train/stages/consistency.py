@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -85,12 +86,13 @@ def judged(
     own = points[points["condition"].isin(CONDITIONS) & points["level"].isin(LEVELS)]
     if "source" in own:
         own = own[own["source"] != EXTERNAL]
-    for study_id, some in own.groupby("study_id"):
-        if int(study_id) not in localisations:
+    some_of = cast(dict[int, pd.DataFrame], dict(list(own.groupby("study_id"))))
+    for study_id in map(int, some_of):
+        if study_id not in localisations:
             continue
-        study, place = cache.study(int(study_id)), localisations[int(study_id)]
+        study, place = cache.study(study_id), localisations[study_id]
         where = slices_of(study)
-        for row in some.to_dict("records"):
+        for row in cast(list[dict[str, Any]], some_of[study_id].to_dict("records")):
             spot = where.get((str(row["series_id"]), int(row["instance_number"])))
             if spot is None:
                 continue
@@ -100,14 +102,14 @@ def judged(
             x, y, is_shown = seen
             low, high = config.margin, 1 - config.margin
             is_inside = is_shown and low <= x <= high and low <= y <= high
-            rows.append((int(study_id), str(row["series_id"]), row["condition"], row["level"], x, y, is_inside))
+            rows.append((study_id, str(row["series_id"]), row["condition"], row["level"], x, y, is_inside))
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
 def _seen_at(
     study: Study,
     place: Localisation,
-    row: Mapping[str, object],
+    row: Mapping[str, Any],
     spot: tuple[str, int, int],
     sagittal: SagittalClassifierConfig,
     axial: AxialClassifierConfig,
@@ -158,11 +160,12 @@ def kept(frame: pd.DataFrame, labels: Mapping[int, NDArray[np.int8]], config: Co
     }
     kind = frame["condition"].map(lambda name: next(word for word in most if word in name))
     misses = frame[~frame["is_inside"].astype(bool)].groupby(["series_id", kind]).size()
-    left_out = frozenset(str(series) for (series, word), n in misses.items() if n > most[word])
+    counts = cast(dict[tuple[str, str], int], misses.to_dict())
+    left_out = frozenset(str(series) for (series, word), n in counts.items() if n > most[word])
     good = frame["is_inside"].astype(bool) & ~frame["series_id"].isin(left_out)
     out = {study_id: row.copy() for study_id, row in labels.items()}
     verdicts = good.groupby([frame["study_id"], frame["condition"], frame["level"]]).any()
-    for (study_id, condition, level), is_good in verdicts.items():
+    for (study_id, condition, level), is_good in cast(dict[tuple[int, str, str], bool], verdicts.to_dict()).items():
         if not is_good and int(study_id) in out:
             out[int(study_id)][COLUMNS.index(f"{condition}_{level}")] = -1
     return Kept(out, left_out)
