@@ -214,7 +214,8 @@ def test_the_command_takes_its_folds_from_the_chain(tmp_path, monkeypatch):
     monkeypatch.setattr("lumbar_train.data.tables.read_cohort", lambda root: cohort(tmp_path))
     monkeypatch.setattr("lumbar_train.baseline.run.choose_folds", choose)
     args = SimpleNamespace(split="train", data=tmp_path, out=tmp_path, columns=None, folds=None,
-                           chain_run=tmp_path / "chain", description="Sagittal T1", resume=False, amp="auto")  # fmt: skip
+                           chain_run=tmp_path / "chain", description="Sagittal T1", resume=False,
+                           amp="auto")  # fmt: skip
     for args.folds, expected in ((None, str(tmp_path / "chain" / "folds.csv")), ("4", "4")):
         with pytest.raises(CohortError, match="enough seen"):
             command.run_baseline(args)
