@@ -16,9 +16,10 @@ from lumbar_train.evaluation.evaluate import Evaluation
 from lumbar_train.files import DISK_FULL
 from lumbar_train.parameters import table
 from lumbar_train.pipeline.options import AMP
+from lumbar_train.pipeline.plan import plan_training
 from lumbar_train.recipes import RECIPES, demo, recipe_by_name
 from lumbar_train.report import report_on
-from lumbar_train.run import thread_count, torch_threads, train
+from lumbar_train.run import thread_count, torch_threads, train, train_options
 from lumbar_train.stages.registry import stages_of
 
 TRAIN_OPTIONS = [name for name in inspect.signature(train).parameters if name != "on_refusal"]
@@ -127,6 +128,8 @@ def _add_train(commands: Any) -> None:
         metavar="[NAME=]FILE",
         help="start a backbone from a local timm checkpoint (.safetensors, .pth); may be repeated",
     )
+    add("--memory", metavar="16GB", help="cut batches to fit; default: what the GPU has free, on CPUs they stay whole")
+    add("--plan", action="store_true", help="print what each stage would take (memory, steps, hours, disk), and end")
 
 
 def _add_evaluate(commands: Any) -> None:
@@ -153,6 +156,9 @@ def run_train(args: argparse.Namespace) -> None:
     Raises:
         SystemExit: under ``torchrun``, after a refusal that has been printed while the other processes were there.
     """
+    if args.plan:
+        show_plan(args)
+        return
     said: list[Exception] = []
 
     def say_at_once(error: Exception) -> None:
@@ -169,6 +175,13 @@ def run_train(args: argparse.Namespace) -> None:
         print(f"weights to seal: {trained.export}")
     if trained.page is not None and trained.evaluation is not None:
         show(trained.page, trained.evaluation)
+
+
+def show_plan(args: argparse.Namespace) -> None:
+    """Print the plan of a run; nothing is decoded or written."""
+    values = {name: getattr(args, name) for name in TRAIN_OPTIONS}
+    with torch_threads(thread_count()):
+        print("\n".join(plan_training(train_options(**values)).lines()))
 
 
 def run_evaluate(args: argparse.Namespace) -> None:

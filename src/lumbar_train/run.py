@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -63,6 +64,7 @@ def train(
     backbone: str | None = None,
     pretrained: bool | None = None,
     backbone_weights: Words = (),
+    memory: str | None = None,
     on_refusal: Callable[[Exception], None] | None = None,
 ) -> TrainedRun:
     """Fit every stage of a recipe on a competition folder, or some stages; export and report what is complete.
@@ -95,6 +97,7 @@ def train(
         backbone: any timm network instead of the recipe's.
         pretrained: start backbones from timm's weights, fetched from its hub; None for the recipe's choice.
         backbone_weights: local timm checkpoints, as ``{"resnet18": file}`` or words ``[NAME=]FILE``.
+        memory: that batches are cut to fit, such as ``16GB``; None for what the GPU has free (a CPU's batches stay whole).
         on_refusal: under ``torchrun``, told of an error while the other processes are still there; ``torchrun`` ends
             them as soon as one has ended, so a caller that prints the error later may not come to it.
 
@@ -107,31 +110,20 @@ def train(
         LeakError: a study would be predicted or scored by weights that have seen it.
         TrainingError: a fit cannot go on; what is finished stays, and ``resume`` goes on from there.
     """
-    options = TrainOptions(
-        data=Path(data),
-        out=Path(out),
-        recipe=recipe,
-        folds=as_folds(folds),
-        fold_file=_path(fold_file),
-        stages=as_stages(stages),
-        points=_path(points),
-        points_use=points_use,
-        resume=resume,
-        seed=seed,
-        cache=_path(cache),
-        workers=workers,
-        jobs=jobs,
-        loaders=loaders,
-        device=device,
-        amp=amp,
-        full_seeds=full_seeds,
-        full_epochs=as_words(full_epochs),
-        overrides=as_words(overrides),
-        backbone=backbone,
-        pretrained=pretrained,
-        backbone_weights=as_words(backbone_weights),
-    )
-    return train_with(options, on_refusal)
+    values = {name: value for name, value in locals().items() if name != "on_refusal"}
+    return train_with(train_options(**values), on_refusal)
+
+
+def train_options(**values: Any) -> TrainOptions:
+    """The keywords of ``train``, as plain values.
+
+    Raises:
+        TrainingError: a value that cannot be.
+    """
+    paths = {name: _path(values[name]) for name in ("data", "out", "fold_file", "points", "cache")}
+    words = {name: as_words(values[name]) for name in ("full_epochs", "overrides", "backbone_weights")}
+    parts = {"folds": as_folds(values["folds"]), "stages": as_stages(values["stages"])}
+    return TrainOptions(**{**values, **paths, **words, **parts})
 
 
 def train_with(options: TrainOptions, on_refusal: Callable[[Exception], None] | None = None) -> TrainedRun:

@@ -50,6 +50,7 @@ class TrainOptions:
     backbone: str | None = None
     pretrained: bool | None = None
     backbone_weights: tuple[str, ...] = ()
+    memory: str | None = None
 
     def __post_init__(self) -> None:
         for name, choices in (("points_use", USES), ("amp", AMP)):
