@@ -76,7 +76,9 @@ def test_a_device_without_room_for_one_sample_is_refused_in_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("now", "share", "then"), [(1, 8, 2), (2, 8, 4), (3, 8, 8), (8, 8, None), (1, 5, 3), (9, 5, None)])
+@pytest.mark.parametrize(
+    ("now", "share", "then"), [(1, 8, 2), (2, 8, 4), (3, 8, 8), (8, 8, None), (1, 5, 3), (9, 5, None)]
+)
 def test_parts_halve_until_they_are_single_samples(now, share, then):
     assert smaller_parts(now, share) == then
 

@@ -21,7 +21,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lumbar_train.engine.distributed import Distributed
-from lumbar_train.engine.loop_config import LoopConfig, amp_dtype, autocast, is_channels_last, place, restore_scaler, wrap
+from lumbar_train.engine.loop_config import (
+    LoopConfig,
+    amp_dtype,
+    autocast,
+    is_channels_last,
+    place,
+    restore_scaler,
+    wrap,
+)
 from lumbar_train.engine.out_of_memory import backward_that_fits, forward_that_fits
 from lumbar_train.engine.sampling import Batch, Part, to_device
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,8 +141,3 @@ def largest_batch(images: Counts, samples: int, n_parts: int, rng: np.random.Gen
     order = rng.permutation(np.resize(images, max(len(images), 4 * size)))
     rows = order[: len(order) // size * size].reshape(-1, size)
     return int(rows.sum(axis=1).max())
-
-
-def by_name(counts: CohortCounts, stages: Mapping[str, Any]) -> dict[str, int]:
-    """Samples of an epoch of each stage's fit on all studies."""
-    return {name: counts.samples(name, stage) for name, stage in stages.items()}

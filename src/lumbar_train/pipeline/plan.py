@@ -12,7 +12,9 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lumbar.competitions.lumbar_spine import COMPETITION
-from lumbar_train.data.folds import FULL, is_full, parse_folds, with_seeds
+from lumbar.config import HeatmapConfig
+from lumbar.stages.heat import VIEWS
+from lumbar_train.data.folds import is_full, parse_folds, with_seeds
 from lumbar_train.data.tables import read_cohort
 from lumbar_train.engine.distributed import pick_device
 from lumbar_train.pipeline.cost import NetworkCost, meta_network
@@ -110,7 +112,10 @@ class TrainingPlan:
         lines.append(f"memory      {_gib(self.memory)} on {self.device}; act: activations at the recipe's batch; ")
         lines[-1] += "parts: samples a part x parts a step, * activations computed anew"
         lines.append(f"disk        run {_gib(run)}, cache {_gib(self.cache_bytes)} (decoded slices)")
-        lines += [f"hours       {m.name}: {m.rate / 1e12:.3g} TFLOP/s = {m.utilisation:.1%} of {m.peak / 1e12:.3g} ({m.source})" for m in self.machines]
+        lines += [
+            f"hours       {m.name}: {m.rate / 1e12:.3g} TFLOP/s = {m.utilisation:.1%} of {m.peak / 1e12:.3g} ({m.source})"
+            for m in self.machines
+        ]
         lines.append("            of one device, fits alone: decoding, augmentation and out-of-fold passes come on top")
         lines.append(
             f"prediction  {self.recipe}, {self.seeds} seeds, {COMPETITION.hidden_studies} studies: "
@@ -137,6 +142,10 @@ class TrainingPlan:
             f"note        {', '.join(cut)}: batch statistics (BatchNorm) come from the part, not from the whole batch; "
             "networks without them follow the same loss curve however a batch is cut"
         ]
+
+
+def _gib(n_bytes: float) -> str:
+    return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"
 
 
 def plan_training(options: TrainOptions, machines: Iterable[Machine] | None = None) -> TrainingPlan:
@@ -203,10 +212,7 @@ def _row(
 ) -> Row:
     samples, images = counts.samples(stage.recipe_name or stage.name, entry), counts.images(entry.network)
     per_sample = float(images.mean())
-    if stage.name == "aggregator":
-        folds = use_folds
-    else:
-        folds = stage.folds(use_folds)
+    folds = use_folds if stage.name == "aggregator" else stage.folds(use_folds)  # which fits all of them at once
     steps, drawn = 0, 0.0
     for fold in folds:
         share = 1.0 if is_full(fold) else 1 - 1 / n_folds
@@ -268,9 +274,4 @@ def prediction_flops(recipe: Recipe, costs: dict[str, NetworkCost], counts: Coho
 
 def _heat_views(config: Any) -> int:
     """Views of a slice: a first look, and for heatmaps the test-time views in the pose that it shows."""
-    from lumbar.config import HeatmapConfig
-    from lumbar.stages.heat import VIEWS
-
     return 1 + len(VIEWS) if isinstance(config, HeatmapConfig) else 1
-
-

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from lumbar_train.data.tables import Cohort
 from lumbar_train.engine.activation_checkpoints import has_checkpoints
@@ -20,9 +19,10 @@ from lumbar_train.pipeline.counts import CohortCounts, count_cohort, largest_bat
 from lumbar_train.pipeline.machines import free_memory, parse_memory
 from lumbar_train.pipeline.options import TrainOptions
 from lumbar_train.recipes import Recipe, StageRecipe
-from lumbar_train.stages.registry import stages_of
+from lumbar_train.stages.registry import chosen_stages, stages_of
 
 RESERVE = 2**30  # bytes of a GPU for its driver's context and the convolutions' workspaces
+LIBRARIES = 24 * 2**20  # bytes of a CPU's compiled convolutions, measured (docs/measurements.md)
 FRAGMENTED = 1.1  # what an allocator holds for each byte in use
 _TOO_MUCH = 1.25  # an estimate is within a quarter: only what lies further above the memory is refused at once
 _LEVELS = 5  # that a study of the metric's own round holds
@@ -54,7 +54,8 @@ def losses_of(recipe: Recipe) -> dict[str, Any]:
     for stage in stages_of(recipe):
         if stage.fitted is not None:
             name = stage.recipe_name or stage.name
-            losses.setdefault(name, stage.fitted.loss(recipe.stages[name].network))
+            if name in recipe.stages:
+                losses.setdefault(name, stage.fitted.loss(recipe.stages[name].network))
     return losses
 
 
@@ -85,7 +86,14 @@ def images_of_part(stage: StageRecipe, counts: CohortCounts, n_parts: int, world
 
 
 def choose_split(
-    stage: StageRecipe, cost: CostOf, counts: CohortCounts, memory: float, *, is_half: bool, is_gpu: bool, world: int = 1
+    stage: StageRecipe,
+    cost: CostOf,
+    counts: CohortCounts,
+    memory: float,
+    *,
+    is_half: bool,
+    is_gpu: bool,
+    world: int = 1,
 ) -> Split:
     """The fewest parts that fit, without activation checkpointing if that is possible.
 
@@ -104,10 +112,10 @@ def choose_split(
         network = cost(is_checkpointed)
         state = network.state_bytes(is_averaged=bool(stage.fit.ema), is_half=is_half)
         activations = network.activation_bytes(images_of_part(stage, counts, n_parts, world))
-        return state + activations * FRAGMENTED + RESERVE if is_gpu else state + activations
+        return state + (activations * FRAGMENTED + RESERVE if is_gpu else activations + LIBRARIES)
 
-    choices = [False, True] if has_checkpoints(_network(stage)) and not stage.fit.checkpointing else [True]
-    choices = choices if has_checkpoints(_network(stage)) else [False]
+    may_checkpoint = has_checkpoints(meta_network(stage.network))
+    choices = [False, True] if may_checkpoint and not stage.fit.checkpointing else [may_checkpoint]
     split = Split(share, 1, False, 0.0, False)
     for is_checkpointed in choices:
         for n_parts in range(min(stage.fit.accumulate, share), share + 1):
@@ -118,10 +126,6 @@ def choose_split(
             if split.fits:
                 return split
     return split
-
-
-def _network(stage: StageRecipe) -> nn.Module:
-    return meta_network(stage.network)
 
 
 def with_split(options: TrainOptions, recipe: Recipe, whole: Cohort, distributed: Distributed) -> Recipe:
@@ -143,18 +147,14 @@ def _cut(options: TrainOptions, recipe: Recipe, counts: CohortCounts, free: floa
     is_gpu = distributed.device.type == "cuda"
     is_half = is_half_precision(options.amp, is_gpu=is_gpu)
     losses, stages = losses_of(recipe), dict(recipe.stages)
-    for name in options.stages or recipe.stages:
-        stage = stages.get(name.removesuffix("_first"))
-        if stage is None or name == "aggregator" or name not in stages:
-            continue
+    for name in {stage.recipe_name or stage.name: 0 for stage in chosen_stages(recipe, options.stages) if stage.fitted}:
+        stage = stages[name]
         cost = cost_of(stage, losses[name], counts, is_half=is_half)
-        split = choose_split(
-            stage, cost, counts, free, is_half=is_half, is_gpu=is_gpu, world=distributed.world
-        )
+        split = choose_split(stage, cost, counts, free, is_half=is_half, is_gpu=is_gpu, world=distributed.world)
         if split.need_bytes > free * _TOO_MUCH:
             raise TrainingError(
-                f"{name}: found {free / 2**30:.1f} GiB of memory, expected about {split.need_bytes / 2**30:.1f} GiB for "
-                f"one sample; a smaller one is --set {name}.size={stage.network.size // 2}"
+                f"{name}: found {free / 2**30:.1f} GiB of memory, expected about {split.need_bytes / 2**30:.1f} GiB "
+                f"for one sample; a smaller one is --set {name}.size={stage.network.size // 2}"
             )
         fit = replace(stage.fit, accumulate=split.accumulate, checkpointing=split.is_checkpointed)
         if fit != stage.fit:
@@ -173,7 +173,11 @@ def _as_noted(options: TrainOptions, recipe: Recipe) -> Recipe:
     stages = dict(recipe.stages)
     for name, stage in recipe.stages.items():
         fit = (noted.get(name) or {}).get("fit") or {}
-        kept = {field: fit[field] for field in ("accumulate", "checkpointing") if field in fit and not _is_set(options, field)}
+        kept = {
+            field: fit[field]
+            for field in ("accumulate", "checkpointing")
+            if field in fit and not _is_set(options, field)
+        }
         stages[name] = replace(stage, fit=replace(stage.fit, **kept))
     return replace(recipe, stages=stages)
 
