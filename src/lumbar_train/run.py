@@ -97,7 +97,8 @@ def train(
         backbone: any timm network instead of the recipe's.
         pretrained: start backbones from timm's weights, fetched from its hub; None for the recipe's choice.
         backbone_weights: local timm checkpoints, as ``{"resnet18": file}`` or words ``[NAME=]FILE``.
-        memory: that batches are cut to fit, such as ``16GB``; None for what the GPU has free (a CPU's batches stay whole).
+        memory: that batches are cut to fit, such as ``16GB``; None for what the GPU has free (batches on a
+            CPU stay whole).
         on_refusal: under ``torchrun``, told of an error while the other processes are still there; ``torchrun`` ends
             them as soon as one has ended, so a caller that prints the error later may not come to it.
 

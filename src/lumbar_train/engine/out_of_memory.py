@@ -47,8 +47,8 @@ def backward_that_fits(distributed: Distributed) -> Iterator[None]:
         if not distributed.is_many:
             raise PartTooLarge from None
         raise TrainingError(
-            f"{distributed.device}: out of memory in the backward pass of process {distributed.rank}, expected room for "
-            "a part of the batch; give a smaller --memory, or --set STAGE.accumulate=N, and --resume"
+            f"{distributed.device}: out of memory in the backward pass of process {distributed.rank}, expected room "
+            "for a part of the batch; give a smaller --memory, or --set STAGE.accumulate=N, and --resume"
         ) from None
 
 

@@ -113,7 +113,8 @@ class TrainingPlan:
         lines[-1] += "parts: samples a part x parts a step, * activations computed anew"
         lines.append(f"disk        run {_gib(run)}, cache {_gib(self.cache_bytes)} (decoded slices)")
         lines += [
-            f"hours       {m.name}: {m.rate / 1e12:.3g} TFLOP/s = {m.utilisation:.1%} of {m.peak / 1e12:.3g} ({m.source})"
+            f"hours       {m.name}: {m.rate / 1e12:.3g} TFLOP/s = {m.utilisation:.1%} of {m.peak / 1e12:.3g} "
+            f"({m.source})"
             for m in self.machines
         ]
         lines.append("            of one device, fits alone: decoding, augmentation and out-of-fold passes come on top")
