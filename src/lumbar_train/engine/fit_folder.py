@@ -18,13 +18,14 @@ from lumbar_train.engine.progress import Progress
 from lumbar_train.errors import TrainingError
 from lumbar_train.files import write_text
 
+# What may differ when a fit is resumed.
 _HARMLESS = (
     "workers",
     "checkpoint_seconds",
     "tensorboard",
     "progress",
     "channels_last",
-)  # may differ when a fit is resumed
+)
 
 
 class FitFolder:

@@ -1,8 +1,8 @@
 """What a training step of a network costs in memory and floating-point operations, counted without any data.
 
 The network runs forwards and backwards on meta tensors, which have a shape and no content. Every tensor that torch
-makes on the way is seen (``_LiveBytes``), so the largest sum of those that live at the same time is what an allocator would
-have to hold; the operations are counted by torch's own ``FlopCounterMode``.
+makes on the way is seen (``_LiveBytes``), so the largest sum of those that live at the same time is what an allocator
+would have to hold; the operations are counted by torch's own ``FlopCounterMode``.
 """
 
 from __future__ import annotations

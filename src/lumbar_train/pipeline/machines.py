@@ -3,12 +3,12 @@
 A machine's rate is its vendor's peak times a utilisation. Networks of this kind (EfficientNetV2, batch statistics,
 SiLU) are limited by memory bandwidth, far below the peak of the tensor cores. The utilisation comes from timm's own
 benchmark (``results/benchmark-train-amp-nhwc-pt112-cu113-rtx3090.csv`` in huggingface/pytorch-image-models):
-``efficientnetv2_rw_t`` trains 1,099 images of 224 px a second in half precision, channels last, on an RTX 3090. With the
-11.4 GFLOP that this package counts for such an image that is 12.6 TFLOP/s at 936 GB/s. Carried over by memory bandwidth
-(NVIDIA's data sheets: T4 320 GB/s, A100 40 GB 1,555 GB/s) it is 4.3 and 20.9 TFLOP/s: 6.6 and 6.7 % of 65 and 312. For
-comparison: NVIDIA reports 331 images a second for EfficientNet-B4 on an A100 80 GB (DeepLearningExamples), 8 TFLOP/s
-with its thinner depthwise layers. So the rates are good to a factor of two or so; nothing here was timed on a GPU, and
-small networks such as ``demo``'s reach less.
+``efficientnetv2_rw_t`` trains 1,099 images of 224 px a second in half precision, channels last, on an RTX 3090. With
+the 11.4 GFLOP that this package counts for such an image that is 12.6 TFLOP/s at 936 GB/s. Carried over by memory
+bandwidth (NVIDIA's data sheets: T4 320 GB/s, A100 40 GB 1,555 GB/s) it is 4.3 and 20.9 TFLOP/s: 6.6 and 6.7 % of 65 and
+312. For comparison: NVIDIA reports 331 images a second for EfficientNet-B4 on an A100 80 GB (DeepLearningExamples), 8
+TFLOP/s with its thinner depthwise layers. So the rates are good to a factor of two or so; nothing here was timed on a
+GPU, and small networks such as ``demo``'s reach less.
 """
 
 from __future__ import annotations
