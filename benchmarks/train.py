@@ -1,13 +1,14 @@
-"""Samples a second of each training stage through the loader, and of the same step on tensors already in memory.
+"""Samples a second of each training stage: what one loader process prepares, what the device trains, and their ratio.
 
-    python benchmarks/train.py [--data COHORT] [--studies 3] [--recipes demo] [--steps 6]
+    python benchmarks/train.py [--data COHORT] [--studies 3] [--recipes demo] [--steps 6] [--only-loader]
 
-Each stage has its own data, network, loss and augmentation, as in ``lumbar_train train``; points come from the truth,
-so that no stage waits for an earlier one. A row gives samples/s of the whole step with samples prepared in
-this process, of the step alone on one batch kept in memory, and what share of the former the loader costs: with
-samples prepared by other processes (``--loaders``), what is left of it. Without ``--data`` phantoms are made (about
-5 s a study). On a CPU one thread runs and processor time counts, so that other work on the machine changes little; on a
-GPU it is the clock, and ``model2`` and ``strong`` run at full size as well.
+Each stage's own data, network, loss and augmentation, as ``lumbar_train train`` puts them together; places come from
+the truth, so that no stage waits for the one before. ``loader`` is what one process prepares, ``finish`` what the
+device makes images of (recipes that augment on the device), ``device`` the whole step on batches in memory, that part
+included, and ``ratio`` device to loader: so many loader processes keep up with it. ``whole`` is the step with samples
+prepared as ``--loaders`` says. Without ``--data`` phantoms are made (about 5 s a study). On a CPU one thread runs and
+processor time counts, so that other work on the machine changes little; on a GPU it is the clock, and ``model2`` and
+``strong`` run at full size as well. ``--only-loader`` leaves the networks out: full sizes on any machine.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ sys.path[:0] = [str(ROOT / "kernel"), str(ROOT / "src")]
 from lumbar.config import HeatmapConfig, SagittalRegressionConfig, to_dict  # noqa: E402
 from lumbar.models import build, name_of  # noqa: E402
 from lumbar.stages.classify import CLASSIFIERS  # noqa: E402
+from lumbar_train.data.batched import finished  # noqa: E402
 from lumbar_train.data.cache import Cache, build_cache  # noqa: E402
 from lumbar_train.data.masks import MaskReader  # noqa: E402
 from lumbar_train.data.tables import Cohort, read_cohort  # noqa: E402
@@ -92,6 +94,9 @@ class Bench:
         return data, losses.graded_loss
 
 
+HEADER = f"{'':<20} {'batch':>5} {'loader':>9} {'finish':>9} {'device':>9} {'ratio':>6} {'whole':>9} {'peak GiB':>9}"
+
+
 def measure(
     bench: Bench, name: str, stage: StageRecipe, n_steps: int, loaders: int, device: torch.device, amp: str
 ) -> str:
@@ -102,17 +107,6 @@ def measure(
     torch.manual_seed(0)
     network = place(build(name_of(stage.network), to_dict(stage.network)), config, distributed).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5)
-    plan = Plan(len(data), config.batch_size, 1, 0, distributed)
-    loader = make_loader(data, plan, workers=loaders, device=device)
-
-    def batches() -> Any:
-        epoch = 0
-        while True:
-            parts = plan.start(epoch)
-            for part, batch in zip(parts, loader, strict=True):
-                if len(part.indices) == min(config.batch_size, len(data)):  # whole batches only
-                    yield batch
-            epoch += 1
 
     def step(batch: Any) -> None:
         with autocast(config, device):
@@ -121,7 +115,7 @@ def measure(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    source = batches()
+    source = batches(data, config.batch_size, loaders, device)
     kept = [next(source) for _ in range(WARM_UP)]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -133,10 +127,52 @@ def measure(
         whole.append(_seconds(lambda: step(next(source)), device))
         alone.append(_seconds(lambda k=k: step(kept[k % WARM_UP]), device))
     n = min(config.batch_size, len(data))
-    through, memory = n / float(np.median(whole)), n / float(np.median(alone))
+    prepared, made = prepare_rates(data, config.batch_size, n_steps, device)
+    rates = prepared, made, n / float(np.median(alone)), n / float(np.median(whole))
     peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else _resident_gib()
-    share = max(0.0, 1 - through / memory)
-    return f"{name:<20} {n:>5} {through:>12.1f} {memory:>12.1f} {100 * share:>8.0f} % {peak:>9.2f}"
+    return row_of(name, n, *rates, peak)
+
+
+def row_of(
+    name: str, n: int, prepared: float, made: float | None, device: float | None, whole: float | None, peak: float
+) -> str:
+    """A line under ``HEADER``; what was not measured is a dash."""
+    shown = [f"{value:>9.1f}" if value else f"{'–':>9}" for value in (prepared, made, device, whole)]
+    ratio = f"{device / prepared:>6.1f}" if device else f"{'–':>6}"
+    return f"{name:<20} {n:>5} {shown[0]} {shown[1]} {shown[2]} {ratio} {shown[3]} {peak:>9.2f}"
+
+
+def batches(data: Any, batch_size: int, loaders: int, device: torch.device) -> Iterator[Any]:
+    """Whole batches of a data set without end."""
+    plan = Plan(len(data), batch_size, 1, 0, Distributed(device=device))
+    loader = make_loader(data, plan, workers=loaders, device=device)
+    epoch = 0
+    while True:
+        for part, batch in zip(plan.start(epoch), loader, strict=True):
+            if len(part.indices) == min(batch_size, len(data)):
+                yield batch
+        epoch += 1
+
+
+def prepare_rates(data: Any, batch_size: int, n_steps: int, device: torch.device) -> tuple[float, float | None]:
+    """Samples/s that one process prepares, and that the device makes images of (None where the loader makes them)."""
+    source = batches(data, batch_size, 0, device)
+    first = next(source)
+    n = min(batch_size, len(data))
+    seconds = [_seconds(lambda: next(source), device) for _ in range(n_steps)]
+    if "raw_patches" not in first:
+        return n / float(np.median(seconds)), None
+    there = to_device(first, device)
+    finished(there)
+    made = [_seconds(lambda: finished(there), device) for _ in range(n_steps)]
+    return n / float(np.median(seconds)), n / float(np.median(made))
+
+
+def measure_loader(bench: Bench, name: str, stage: StageRecipe, n_steps: int, device: torch.device) -> str:
+    """One row without the network."""
+    data, _ = bench.stage(name, stage)
+    prepared, made = prepare_rates(data, stage.fit.batch, n_steps, device)
+    return row_of(name, min(stage.fit.batch, len(data)), prepared, made, None, None, _resident_gib())
 
 
 def _seconds(action: Callable[[], None], device: torch.device) -> float:
@@ -174,12 +210,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6, help="timed steps a stage; default: %(default)s")
     parser.add_argument("--amp", default="auto", help="auto, off, bf16 or fp16; default: %(default)s")
     parser.add_argument("--loaders", type=int, default=0, help="processes that prepare samples; default: %(default)s")
+    parser.add_argument("--only-loader", action="store_true", help="what loader processes prepare, without networks")
     args = parser.parse_args()
     device = pick_device("auto")
     if device.type == "cpu":
         torch.set_num_threads(1)
         args.loaders = 0  # their time would not be counted
-    names = args.recipes or ("demo,model2,strong" if device.type == "cuda" else "demo")
+    names = args.recipes or ("demo,model2,strong" if device.type == "cuda" or args.only_loader else "demo")
     with tempfile.TemporaryDirectory() as scratch:
         root = args.data
         if root is None:
@@ -191,9 +228,12 @@ def main() -> None:
         print(f"{device_name}; {len(bench.cohort)} studies; {args.loaders} loader processes")
         for name in names.split(","):
             recipe = full_size(recipe_by_name(name), len(bench.cohort))
-            print(f"\n{name:<20} {'batch':>5} {'samples/s':>12} {'in memory':>12} {'loader':>10} {'peak GiB':>9}")
+            print(f"\n{name}, samples/s\n{HEADER}")
             for stage in STAGES:
-                row = measure(bench, stage, recipe.stages[stage], args.steps, args.loaders, device, args.amp)
+                if args.only_loader:
+                    row = measure_loader(bench, stage, recipe.stages[stage], args.steps, device)
+                else:
+                    row = measure(bench, stage, recipe.stages[stage], args.steps, args.loaders, device, args.amp)
                 print(row, flush=True)
 
 

@@ -6,7 +6,6 @@ import argparse
 import logging
 import multiprocessing
 import os
-import signal
 import sys
 import threading
 import time
@@ -15,19 +14,24 @@ from pathlib import Path
 from typing import Any
 
 from lumbar import __version__
-from lumbar.budget import process_start
+from lumbar.budget import parse_time_limit, process_start
+from lumbar.bundle.manifest import read_manifest
+from lumbar.bundle.presence import check_presence
 from lumbar.competitions.lumbar_spine import NAME as DEFAULT
-from lumbar.errors import LumbarError
+from lumbar.errors import CohortError, DicomError, LumbarError
+from lumbar.io.arguments import Parser
+from lumbar.io.competition import check_competition, check_root
 from lumbar.io.numba_cache import use_numba_cache
+from lumbar.io.signals import end_in_order, reason_of
 from lumbar.io.streams import guard_streams
-from lumbar.io.text import one_line, printable, printable_log
+from lumbar.io.text import counted, one_line, printable, printable_log
 
 RESEARCH = "Research use only: not a medical device."
 
 
 def parser() -> argparse.ArgumentParser:
     """Build the parser of all commands and options."""
-    main_parser = argparse.ArgumentParser(
+    main_parser = Parser(
         prog="python -m lumbar", description=f"Graded probabilities from lumbar spine MR studies, offline. {RESEARCH}"
     )
     main_parser.add_argument("--version", action="version", version=f"lumbar {__version__}")
@@ -49,7 +53,9 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "--weights", required=True, type=Path, metavar="DIR", help="folder with weights_manifest.json and its weights"
     )
-    predict.add_argument("--out", required=True, type=Path, metavar="CSV", help="submission.csv to write")
+    predict.add_argument(
+        "--out", required=True, type=Path, metavar="CSV", help="submission.csv to write; a missing folder is made"
+    )
     predict.add_argument("--split", choices=("test", "train"), default="test", help="images to predict (default: test)")
     predict.add_argument(
         "--chain", choices=("main", "baseline"), default="main", help="which models of the bundle (default: main)"
@@ -78,7 +84,9 @@ def parser() -> argparse.ArgumentParser:
         description="Describe a DICOM file, series folder or study folder: syntax, geometry, stacks, problems. "
         "No patient's name, id or birth date is printed.",
     )
-    inspect.add_argument("path", type=Path, metavar="PATH", help="a .dcm file, a series folder or a study folder")
+    inspect.add_argument(
+        "path", type=Path, nargs="+", metavar="PATH", help="a .dcm file, a series folder or a study folder; or several"
+    )
     return main_parser
 
 
@@ -108,6 +116,13 @@ def _positive(text: str) -> int:
 
 def run_predict(arguments: argparse.Namespace, started: float) -> None:
     """Run ``predict`` and print one line at the end. The time limit counts from ``started`` (``time.monotonic``)."""
+    # Names first: a wrong one is answered before anything heavy is imported.
+    parse_time_limit(arguments.time_limit)
+    check_presence(arguments.weights)
+    check_root(arguments.data, arguments.split)
+    if read_manifest(arguments.weights).competition_name == DEFAULT:
+        check_competition(arguments.data, arguments.split)
+
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     from lumbar.run import predict
@@ -130,13 +145,18 @@ def run_predict(arguments: argparse.Namespace, started: float) -> None:
         )
     studies = record["studies"]
     predicted = sum(study["status"] == "predicted" for study in studies)
-    print(f"{printable(arguments.out)}: {len(frame)} rows; {predicted} of {len(studies)} studies predicted")
+    rows, some = counted(len(frame), "row"), counted(len(studies), "study")
+    print(f"{printable(arguments.out)}: {rows}; {predicted} of {some} predicted")
     if predicted < len(studies):
         print(f"{len(studies) - predicted} kept their prior; the lines above and the record say why")
 
 
 def run_score(arguments: argparse.Namespace, _started: float) -> None:
     """Run ``score``: print the total and its terms."""
+    for path, what in ((arguments.solution, "the solution"), (arguments.submission, "a submission")):
+        if not os.path.lexists(path):
+            raise CohortError(f"{path}: cannot be read (no such file), expected {what}")
+
     from lumbar.competitions.registry import competition_named
     from lumbar.competitions.scoring import evaluate
     from lumbar.competitions.tables import read_answer, read_solution
@@ -150,9 +170,14 @@ def run_score(arguments: argparse.Namespace, _started: float) -> None:
 
 def run_inspect(arguments: argparse.Namespace, _started: float) -> None:
     """Run ``inspect``: print a description."""
+    for path in arguments.path:
+        if not os.path.lexists(path):
+            raise DicomError(f"{path}: no such file or folder, expected a DICOM file, a series' or a study's folder")
+
     from lumbar.dicom.inspect import describe
 
-    print(describe(arguments.path))
+    for number, path in enumerate(arguments.path):
+        print(("\n" if number else "") + describe(path))
 
 
 def main(argv: Sequence[str] | None = None, started: float | None = None) -> int:
@@ -163,6 +188,7 @@ def main(argv: Sequence[str] | None = None, started: float | None = None) -> int
         started: ``time.monotonic`` from which a time limit counts; None for this call, as in a notebook.
     """
     started = time.monotonic() if started is None else started
+    began = time.time()
     arguments = parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     printable_log().setLevel(logging.INFO)
@@ -177,18 +203,33 @@ def main(argv: Sequence[str] | None = None, started: float | None = None) -> int
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:
-        print(f"error: {str(error) or 'interrupted'}; what was written stands", file=sys.stderr)
+        print(f"error: {reason_of(error)}: {_how_to_go_on(arguments, began)}", file=sys.stderr)
         return 1
     return 0
 
 
+def _how_to_go_on(arguments: argparse.Namespace, began: float) -> str:
+    """What an interrupted command leaves, and what to do next. ``began`` is the time of day when it started."""
+    again = "run the same command again"
+    if arguments.command != "predict":
+        return f"nothing was written; {again}"
+    try:
+        is_written = arguments.out.stat().st_mtime >= began - 1.0
+    except OSError:
+        is_written = False
+    if not is_written:
+        return f"nothing was written; {again}"
+    answers = f"{printable(arguments.out)} holds the answers so far and the prior for the other studies"
+    return f"{answers}; {again} to predict all of them"
+
+
 def command() -> int:
-    """Run ``main`` as a process: a time limit counts from the process's start, and SIGTERM ends it in an orderly way.
+    """Run ``main`` as a process: a time limit counts from the process's start, and signals end it in an orderly way.
 
     Where standard output cannot be written any more (its reader is gone, the disk is full), ``predict`` goes on, since
     its result is files. The other commands have no result but their output, and fail.
     """
-    signal.signal(signal.SIGTERM, _terminate)
+    end_in_order()
     output = guard_streams()
     code = main(started=process_start())
     output.flush()
@@ -196,10 +237,6 @@ def command() -> int:
         return code
     print(f"error: standard output: cannot be written ({output.failure.strerror}), expected a reader", file=sys.stderr)
     return 1
-
-
-def _terminate(_number: int, _frame: Any) -> None:
-    raise KeyboardInterrupt("terminated")
 
 
 def leave(code: int) -> None:

@@ -105,6 +105,11 @@ class SagittalClassifierConfig:
     neighbouring level, at least ``min_half_mm``. ``share_sides`` feeds both sides through the same weights, ordered
     from the midline outwards, so that a mirrored patient gives mirrored logits exactly. Without it ``own_sequences``
     lets each head read its own window's mean alone (12y8); else one mean of all three feeds every head.
+
+    With ``max_slices`` (0: off) every slice of both series enters instead of a window, at most so many of each, evenly
+    thinned where there are more, and a slice's position is its distance in mm from the canal point of its level.
+    ``conditions`` may add the subarticular pair, which reads T2 and T1 together. With ``per_series`` further series of
+    a kind are further looks, whose logits are averaged; else the series with the surest point is the only one.
     """
 
     backbone: BackboneConfig
@@ -118,6 +123,9 @@ class SagittalClassifierConfig:
     share_sides: bool = False
     dropout: float = 0.0
     own_sequences: bool = False
+    max_slices: int = 0
+    conditions: tuple[int, ...] = (0, 1, 2)
+    per_series: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,6 +135,9 @@ class AxialClassifierConfig:
     The box is ``box_scale`` × the distance between the left and right points, within ``box_mm``. With ``per_series`` a
     window holds slices of one series, and further series over the same level are further looks at it, whose logits are
     averaged; else slices of all series stand in one window, by position.
+
+    With ``max_slices`` (0: off) every slice within 0.7 of the gap between levels enters instead of a window, at most so
+    many, evenly thinned where there are more, and a slice's position is its distance in mm from the level.
     """
 
     backbone: BackboneConfig
@@ -141,6 +152,7 @@ class AxialClassifierConfig:
     share_sides: bool = False
     dropout: float = 0.0
     per_series: bool = False
+    max_slices: int = 0
 
 
 @dataclass(frozen=True)
@@ -213,6 +225,8 @@ _CROP: dict[str, Rule] = {
     "position_embedding": _EMBEDDING,
     "share_sides": Boolean(),
     "dropout": _SHARE,
+    "per_series": Boolean(),
+    "max_slices": Integer(0, 64),
 }
 _AGGREGATOR: dict[str, Rule] = {
     "models": ListOf(Text(64, r"[a-z][a-z0-9_]*", "the name of a stage"), 1, 16, is_set=True),
@@ -247,13 +261,18 @@ LIMITS: dict[type, dict[str, Rule]] = {
     },
     AxialRegressionConfig: {"backbone": Object(), "size": _SIZE},
     SliceRoleConfig: {"backbone": Object(), "size": _SIZE, "hidden": _HIDDEN, "box_scale": _SCALE},
-    SagittalClassifierConfig: {**_CROP, "crop_scale": _SCALE, "min_half_mm": _MM, "own_sequences": Boolean()},
+    SagittalClassifierConfig: {
+        **_CROP,
+        "crop_scale": _SCALE,
+        "min_half_mm": _MM,
+        "own_sequences": Boolean(),
+        "conditions": ListOf(Integer(0, 4), 3, 5, is_set=True),
+    },
     AxialClassifierConfig: {
         **_CROP,
         "conditions": ListOf(Integer(0, 4), 1, 5, is_set=True),
         "box_scale": _SCALE,
         "box_mm": ListOf(Real(0.0, 500.0, above=True), 2, 2),
-        "per_series": Boolean(),
     },
     AggregatorConfig: _AGGREGATOR,
     LevelSequenceConfig: _AGGREGATOR,
@@ -306,6 +325,8 @@ def _require_consistent(config: Any) -> None:
     name = type(config).__name__
     if isinstance(config, AxialClassifierConfig) and config.box_mm[0] > config.box_mm[1]:
         raise ManifestError(f"{name}.box_mm: found {config.box_mm}, expected the smaller limit first")
+    if isinstance(config, SagittalClassifierConfig) and config.conditions not in ((0, 1, 2), (0, 1, 2, 3, 4)):
+        raise ManifestError(f"{name}.conditions: found {config.conditions}, expected (0, 1, 2) or (0, 1, 2, 3, 4)")
     if isinstance(config, BaselineConfig):
         check_baseline(config)
 

@@ -97,9 +97,13 @@ def sample(image: NDArray[np.float32], grid: Grid, outside: float = 0.0) -> NDAr
     Interpolation is linear. Where the grid is coarser than the pixels, the image is first smoothed by a Gaussian of
     matching width, so that fine texture is averaged and not aliased.
     """
+    return warp(prefiltered(image, grid), grid.matrix, grid.size, outside)
+
+
+def prefiltered(image: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
+    """The image as ``sample`` interpolates it: under a Gaussian where the grid is coarser than the pixels."""
     coarser = float(np.sqrt(abs(np.linalg.det(grid.matrix[:, :2]))))
-    blurred = _smoothed(image, grid, 0.45 * coarser) if coarser > 1.25 else image
-    return warp(blurred, grid.matrix, grid.size, outside)
+    return _smoothed(image, grid, 0.45 * coarser) if coarser > 1.25 else image
 
 
 def _smoothed(image: NDArray[np.float32], grid: Grid, sigma: float) -> NDArray[np.float32]:

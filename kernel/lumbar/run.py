@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,17 @@ from lumbar.bundle.manifest import Manifest, verify
 from lumbar.chains.contract import Chain
 from lumbar.chains.registry import chain_of
 from lumbar.competitions.contract import SPLITS, Competition
+from lumbar.competitions.registry import DEFAULT
 from lumbar.competitions.tables import read_studies
 from lumbar.errors import CohortError
 from lumbar.io.numba_cache import use_numba_cache
+from lumbar.io.progress import duration
 from lumbar.io.tables import PROBLEMS, list_studies
-from lumbar.io.text import printable_log
+from lumbar.io.text import counted, printable_log
 from lumbar.output.destinations import check_destinations
 from lumbar.output.record import build_record, write_extras
 from lumbar.output.submission import Submission, expected_studies, validate
+from lumbar.output.truth import read_truth
 from lumbar.workers.devices import cpu_threads, cuda_devices
 from lumbar.workers.schedule import Schedule
 from lumbar.workers.worker import Setup
@@ -87,7 +91,7 @@ def predict(
         clock: monotonic seconds.
         started: the clock's value from which the time limit counts; None for this call.
         processes: False runs the workers as threads, where a crash ends the caller too.
-        progress: show a bar.
+        progress: say how far it has come: a bar on a terminal, else a line a minute in the log.
 
     Returns:
         The submission's frame (25 rows a study for the lumbar spine) and the run record (docs/architecture.md).
@@ -158,8 +162,9 @@ def _run(
     try:
         schedule.start(devices, processes)
         log.info(
-            "manifest %s verified, %d studies to predict on %s, at most %.0f s",
-            manifest.hash[:12], len(study_ids), ", ".join(schedule.devices) or "no device", limit_s,
+            "manifest %s verified, %s to predict on %s, in at most %s",
+            manifest.hash[:12], counted(len(study_ids), "study"), ", ".join(schedule.devices) or "no device",
+            duration(limit_s),
         )  # fmt: skip
         if mismatch := code_mismatch(manifest.code_sha256):
             log.info("%s", mismatch)
@@ -174,7 +179,10 @@ def _run(
         lines = inputs.table_problems(outcome.study_id)
         outcome.problems[:0] = [line for line in lines if line not in outcome.problems]
     record = build_record(manifest, schedule.devices, schedule.load_s, outcomes, inputs.table_problems(None), mismatch)
-    write_extras(record, outcomes, submission, manifest, limit_s, outputs["record"], outputs["report"])
+    # For the report alone, once all answers stand
+    is_known = manifest.competition_name == DEFAULT
+    truth = partial(read_truth, inputs.root, inputs.split, study_ids) if is_known else None
+    write_extras(record, outcomes, submission, manifest, limit_s, outputs["record"], outputs["report"], truth)
     return submission.frame(), record
 
 

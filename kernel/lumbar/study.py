@@ -45,8 +45,8 @@ class Study:
         return self._windows[series_id]
 
     def normalised(self, stack: Stack, index: int) -> NDArray[np.float32]:
-        """Slice ``index`` of a stack as float32 (rows, columns) in 0..1; dark is 0, in MONOCHROME1 too."""
-        return self._scale(stack, self._image(stack, index))
+        """Slice ``index`` of a stack as float32 (rows, columns) in 0..1, dark is 0 whatever the photometric sense."""
+        return self._scale(stack, self.raw(stack, index))
 
     def sampled(self, stack: Stack, index: int, grid: Grid) -> NDArray[np.float32]:
         """Slice ``index`` on a grid: float32 (size, size) in 0..1, 0 outside the image.
@@ -54,10 +54,10 @@ class Study:
         It is sampled first and scaled after, so that only the crop is scaled and not the whole slice.
         """
         low, high = self.window(stack.series_id)
-        return self._scale(stack, sample(self._image(stack, index), grid, outside=high if stack.is_inverted else low))
+        return self._scale(stack, sample(self.raw(stack, index), grid, outside=high if stack.is_inverted else low))
 
-    def _image(self, stack: Stack, index: int) -> NDArray[np.float32]:
-        """Slice ``index`` of a stack in rescaled units, with declared padding set to the dark end of the window."""
+    def raw(self, stack: Stack, index: int) -> NDArray[np.float32]:
+        """Slice ``index`` of a stack in rescaled units, declared padding at the dark end of the window."""
         image = np.asarray(stack.volume[index], dtype=np.float32)
         mask = stack.padding_mask(index)
         if mask is None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from lumbar import labels
-from lumbar.errors import CohortError
-from lumbar.io.files import atomic_file, write_atomically
+from lumbar.io.files import atomic_file, make_folder, write_atomically
+from lumbar.io.progress import Progress
 from lumbar.io.tables import csv_text
 from lumbar_phantom import severity
 from lumbar_phantom.dicom_files import OPTIONAL, optional_encoder
@@ -62,7 +62,7 @@ def make_cohort(
         masks: also write tissue masks of the sagittal series.
         randomised_share: share of series, 0..1, whose contrast is redrawn far beyond the realistic.
         syntax: transfer syntax, a name in `dicom_files.SYNTAXES`.
-        progress: show a bar.
+        progress: say how far it has come.
 
     Returns:
         the studies' rows of the tables, in the order of their index.
@@ -70,20 +70,15 @@ def make_cohort(
     Raises:
         CohortError: root cannot be written, or the syntax needs a package that is not installed.
     """
-    root = Path(root)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        probe = root / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise CohortError(f"{root}: cannot be written ({error.strerror}), expected a folder to fill") from error
+    root = make_folder(root)
     if syntax in OPTIONAL:
         optional_encoder(syntax)  # refused here, before any study is made
     requests = [Request(str(root), split, seed, i, pitfalls, masks, randomised_share, syntax) for i in range(studies)]
-    done = list(
-        tqdm(_run(requests, workers), total=studies, desc="phantom studies", unit="study", disable=not progress)
-    )
+    done: list[StudyTables] = []
+    with Progress(studies, "study", is_shown=progress) as shown:
+        for tables in _run(requests, workers):
+            done.append(tables)
+            shown.update(len(done))
     write_tables(root, split, done)
     return done
 
@@ -93,8 +88,21 @@ def _run(requests: list[Request], workers: int) -> Iterator[StudyTables]:
         yield from map(write_study, requests)
         return
     # spawn: the parent may hold threads (a progress bar, numba, torch) that a fork would break
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_ignore_interrupts)
+    try:
         yield from pool.map(write_study, requests)
+    except BaseException:  # Ctrl-C above all: nobody waits for studies that nobody will use
+        for process in list((pool._processes or {}).values()):
+            process.kill()
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+def _ignore_interrupts() -> None:
+    """Ctrl-C reaches every process of a terminal; this one's parent ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def label_table(studies: list[StudyTables]) -> pd.DataFrame:
@@ -116,9 +124,8 @@ def write_tables(root: Path, split: str, studies: list[StudyTables]) -> None:
         [r for s in studies for r in s.descriptions], columns=["study_id", "series_id", "series_description"]
     )
     write_atomically(root / f"{split}_series_descriptions.csv", csv_text(described))
-    if split == "train":
-        points = pd.DataFrame([r for s in studies for r in s.coordinates], columns=COORDINATE_COLUMNS)
-        write_atomically(root / "train_label_coordinates.csv", csv_text(points))
+    points = pd.DataFrame([r for s in studies for r in s.coordinates], columns=COORDINATE_COLUMNS)
+    write_atomically(root / f"{split}_label_coordinates.csv", csv_text(points))  # of a test split for reports alone
     sample = pd.DataFrame({"row_id": [r for s in studies for r in labels.row_ids(s.study_id)]})
     for column in labels.SEVERITY_COLUMNS:
         sample[column] = 1 / 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lumbar.errors import CohortError
-from lumbar_phantom.streams import stream
+from lumbar.io.arguments import did_you_mean
 
 # Name: share of studies, from counts in the public tables; where there is no count, a small guess.
 RATES = {
@@ -48,13 +48,15 @@ def parse(text: str) -> tuple[str, ...]:
     if unknown or not chosen:
         raise CohortError(
             f"--pitfalls: found {', '.join(unknown) or 'nothing'}, expected real, none, all or names of "
-            f"{', '.join(NAMES)}"
+            f"{', '.join(NAMES)}{did_you_mean(unknown[0], NAMES) if unknown else ''}"
         )
     return chosen
 
 
 def draw(seed: int, index: int, mode: tuple[str, ...]) -> frozenset[str]:
     """Pitfalls of one study; the mode `all` gives each study some, and each pitfall to at least one of 30 studies."""
+    from lumbar_phantom.streams import stream  # numpy comes only with it
+
     if mode == ("none",):
         return frozenset()
     if mode == ("real",):

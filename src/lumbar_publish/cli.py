@@ -12,6 +12,9 @@ from lumbar.bundle.manifest import manifest_hash, read_manifest
 from lumbar.competitions.contract import Competition
 from lumbar.competitions.lumbar_spine import COMPETITION as LUMBAR_SPINE
 from lumbar.errors import LumbarError
+from lumbar.io.arguments import Parser
+from lumbar.io.competition import check_competition
+from lumbar.io.signals import end_in_order, reason_of
 from lumbar.io.text import one_line
 from lumbar_publish.files import write_text
 from lumbar_publish.kaggle import step_dataset, step_kernel, step_submit, step_tag
@@ -59,7 +62,10 @@ def main(layout: Layout, make_sample: MakeSample, argv: list[str] | None = None)
         argv: arguments; None takes the process's.
     """
     options = _parser().parse_args(argv)
+    end_in_order()
     try:
+        if options.sample:
+            check_competition(options.sample, "test")
         if options.verify:
             print(f"{options.verify}: manifest {verify_against_lock(layout, options.verify)}, as the lock file says")
             return 0
@@ -90,8 +96,8 @@ def main(layout: Layout, make_sample: MakeSample, argv: list[str] | None = None)
         if isinstance(error, KaggleError) and error.hint:
             print("\n".join(f"  {line.strip()}" for line in error.hint.splitlines()))  # the client's own advice
         return 1
-    except KeyboardInterrupt:
-        print("error: interrupted: run this again to go on from here", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"error: {reason_of(error)}: run the same command again, it goes on from here", file=sys.stderr)
         return 1
     return 0
 
@@ -195,6 +201,7 @@ def _seal(layout: Layout, options: argparse.Namespace, make_sample: MakeSample) 
         staged = manifest_hash(folder)
         if mark.is_file() and mark.read_text(encoding="utf-8").strip() == staged:
             return
+        print("trying what was sealed before it takes its place: a minute or two, more on a busy machine", flush=True)
         if read_manifest(folder).forced:
             run_networks(folder)
         else:
@@ -220,7 +227,7 @@ def _require_phantom(competition: Competition) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="build_dataset.py",
         description="Seal code, weights and manifest into dist/dataset, and the notebook and metadata to match.",
     )

@@ -1,26 +1,37 @@
-"""``python -m lumbar_train``: cohort → weights, and their figures."""
+"""``python -m lumbar_train``: cohort → weights, and their figures.
+
+Help, wrong options and wrong paths are answered before torch and pandas are imported, which takes many seconds.
+"""
 
 from __future__ import annotations
 
 import argparse
 import inspect
+import multiprocessing
+import multiprocessing.util
+import os
 import sys
+import threading
+import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lumbar.errors import LumbarError
+from lumbar.io.arguments import Parser
+from lumbar.io.competition import check_competition
+from lumbar.io.signals import reason_of
 from lumbar.io.text import one_line, printable
 from lumbar_train.baseline.command import add_commands
-from lumbar_train.data.external_points import USES
-from lumbar_train.evaluation.evaluate import Evaluation
+from lumbar_train.engine.interrupts import END_S, listen
 from lumbar_train.files import DISK_FULL
-from lumbar_train.parameters import table
-from lumbar_train.pipeline.options import AMP
-from lumbar_train.pipeline.plan import plan_training
-from lumbar_train.recipes import RECIPES, demo, recipe_by_name
-from lumbar_train.report import report_on
-from lumbar_train.run import thread_count, torch_threads, train, train_options
-from lumbar_train.stages.registry import stages_of
+from lumbar_train.outputs.run_lock import holds_run
+from lumbar_train.pipeline.given import check_folder, check_given, check_out
+from lumbar_train.pipeline.names import AMP, STAGES, USES, recipe_names
+from lumbar_train.run import thread_count, torch_threads, train
+
+_said: list[str] = []
+if TYPE_CHECKING:
+    from lumbar_train.evaluation.evaluate import Evaluation
 
 TRAIN_OPTIONS = [name for name in inspect.signature(train).parameters if name != "on_refusal"]
 TRAIN_DEFAULTS = {
@@ -33,12 +44,64 @@ TRAIN_DEFAULTS = {
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and run it; returns the exit code."""
     args = _parser().parse_args(arguments)
+    _said.clear()
     try:
         args.action(args)
     except (LumbarError, OSError) as error:
         say(error)
         return 1
+    except KeyboardInterrupt as error:
+        _say_once(f"{reason_of(error)}: {how_to_go_on(args)}")
+        return 1
     return 0
+
+
+def command() -> int:
+    """Run ``main`` as a process: signals end it in order, and within seconds whatever it is doing."""
+    listen(_end_soon)
+    return main()
+
+
+def how_to_go_on(args: argparse.Namespace) -> str:
+    """What an interrupted command leaves, and what to do next."""
+    again = "run the same command again"
+    if args.command not in ("train", "baseline"):
+        return f"nothing was written; {again}"
+    if not holds_run(args.out):
+        return f"no fit has begun; {again}, and studies that are decoded stay decoded"
+    with_resume = again if args.resume and not getattr(args, "overwrite", False) else f"{again} with --resume"
+    if getattr(args, "overwrite", False):
+        with_resume += " instead of --overwrite"
+    return (
+        f"{printable(args.out)} keeps the finished fits and the last checkpoint of the others; to go on {with_resume}"
+    )
+
+
+def _end_soon(reason: str) -> None:
+    """End the process a few seconds after the first signal, unless it has ended by then."""
+
+    def end() -> None:
+        time.sleep(END_S)
+        args = _parser().parse_args()
+        _say_once(f"{reason}: {how_to_go_on(args)}")
+        for process in multiprocessing.active_children():
+            process.kill()
+        # Names of semaphores are given back in a thread, as this may wait for what does not answer any more.
+        tidy = threading.Thread(target=vars(multiprocessing.util)["_run_finalizers"], args=(0,), daemon=True)
+        tidy.start()
+        tidy.join(0.3)
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()
+
+
+def _say_once(line: str) -> None:
+    """Print the one line of an interrupt; under ``torchrun`` the main process alone does."""
+    if not _said and os.environ.get("RANK", "0") == "0":
+        print(
+            f"\nlumbar_train: {line}" if sys.stderr.isatty() else f"lumbar_train: {line}", file=sys.stderr, flush=True
+        )
+    _said.append(line)
 
 
 def say(error: Exception) -> None:
@@ -51,13 +114,13 @@ def say(error: Exception) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m lumbar_train", description=__doc__)
+    parser = Parser(prog="python -m lumbar_train", description="From a labelled cohort to weights, and their figures.")
     commands = parser.add_subparsers(dest="command", required=True)
     _add_train(commands)
     _add_evaluate(commands)
     add_commands(commands)
     recipes = commands.add_parser("recipes", help="parameters of each network of each recipe, beside the solution's")
-    recipes.add_argument("--recipe", choices=sorted(RECIPES), help="this one only")
+    recipes.add_argument("--recipe", choices=recipe_names(), help="this one only")
     recipes.set_defaults(action=show_recipes)
     return parser
 
@@ -70,11 +133,11 @@ def _add_train(commands: Any) -> None:
     parser.set_defaults(action=run_train, **{name: value for name, value in TRAIN_DEFAULTS.items() if value != ()})
     add = parser.add_argument
     add("--data", type=Path, required=True, metavar="ROOT", help="folder in the competition's layout")
-    add("--recipe", choices=sorted(RECIPES), help="default: %(default)s")
+    add("--recipe", choices=recipe_names(), help="default: %(default)s")
     add("--out", type=Path, required=True, metavar="RUN", help="run folder to write")
     add("--folds", help="of 0,1,…,full; default: all, which later stages need")
     add("--fold-file", type=Path, help="table study_id, fold, such as train_folded_v1.csv")
-    add("--stages", help=f"comma-separated; default: all of {','.join(s.name for s in stages_of(demo()))}")
+    add("--stages", help=f"comma-separated; default: all of the recipe's: {','.join(STAGES)}")
     add(
         "--points",
         type=Path,
@@ -86,17 +149,22 @@ def _add_train(commands: Any) -> None:
         choices=USES,
         help="beside: where the competition has none, and on further slices; instead: before the competition's",
     )
-    add("--resume", action="store_true", help="go on where a run was interrupted")
+    add("--resume", action="store_true", help="go on with the run that the folder holds; finished fits stay")
+    add("--overwrite", action="store_true", help="fit again what this call asks for, in a folder that holds a run")
     add("--seed", type=int, help="default: %(default)s")
     add("--cache", type=Path, help="decoded studies; default: RUN/cache")
     add("--workers", type=int, help="processes that decode; default: one for each core")
     add("--jobs", type=int, help="folds side by side, over the GPUs at hand; default: %(default)s")
-    add("--loaders", type=int, help="processes that prepare samples for each fit (GPUs); default: %(default)s")
+    add(
+        "--loaders",
+        type=int,
+        help="processes that prepare samples for each fit; default: on GPUs the cores, shared out among jobs",
+    )
     add("--device", help="cpu, cuda, cuda:1, …; default: a GPU where there is one")
     add(
         "--amp",
         choices=AMP,
-        help="half precision of the fits; auto: by GPU, off on CPUs; bf16 is also for CPUs that compute in it",
+        help="half precision of the fits; auto: by GPU, on CPUs what is faster; bf16: float32 on CPUs slower in it",
     )
     add("--full-seeds", type=int, help="fits on all data, each with its seed; default: the recipe's")
     add(
@@ -146,7 +214,10 @@ def _add_evaluate(commands: Any) -> None:
 
 def show_recipes(args: argparse.Namespace) -> None:
     """Print the tables."""
-    names = [args.recipe] if args.recipe else sorted(RECIPES)
+    from lumbar_train.parameters import table
+    from lumbar_train.recipes import recipe_by_name
+
+    names = [args.recipe] if args.recipe else recipe_names()
     print("\n\n".join(table(recipe_by_name(name)) for name in names))
 
 
@@ -179,13 +250,25 @@ def run_train(args: argparse.Namespace) -> None:
 
 def show_plan(args: argparse.Namespace) -> None:
     """Print the plan of a run; nothing is decoded or written."""
-    values = {name: getattr(args, name) for name in TRAIN_OPTIONS}
+    from lumbar_train.pipeline.options import TrainOptions
+
+    options = TrainOptions.of(**{name: getattr(args, name) for name in TRAIN_OPTIONS})
+    check_given(options)
+
+    from lumbar_train.pipeline.plan import plan_training
+
     with torch_threads(thread_count()):
-        print("\n".join(plan_training(train_options(**values)).lines()))
+        print("\n".join(plan_training(options).lines()))
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
     """Measure and write the page."""
+    check_folder(args.run, "--run", "a run folder or a sealed bundle")
+    check_competition(args.data, args.split)
+    check_out(args.out or args.run)
+
+    from lumbar_train.report import report_on
+
     with torch_threads(thread_count()):
         show(*report_on(args.run, args.data, points=args.points, split=args.split, out=args.out))
 
@@ -203,4 +286,4 @@ def show(page: Path, evaluation: Evaluation) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command())

@@ -2,7 +2,8 @@
 
 STAGE is a stage, ``*`` for every stage that has the field, or ``recipe`` for what belongs to none. FIELD is a field of
 the stage's network, fit, augmentation or mixing (``network.``, ``fit.``, ``augment.``, ``mixing.`` before it says
-which); ``backbone`` takes a timm name, and ``backbone.FIELD`` one of its fields. Tuples are written with commas.
+which); ``backbone`` takes a timm name, and ``backbone.FIELD`` one of its fields; a heatmap network's may be ``none``.
+Tuples are written with commas.
 """
 
 from __future__ import annotations
@@ -22,19 +23,24 @@ from lumbar.models import build, name_of
 from lumbar_train.data.augment import AugmentConfig
 from lumbar_train.data.mixing import MixConfig
 from lumbar_train.recipes import Recipe, StageRecipe
+from lumbar_train.stages.consistency import ConsistencyConfig
 from lumbar_train.stages.denoise import DenoiseConfig
+from lumbar_train.stages.pseudo import PseudoConfig
 from lumbar_train.stages.registry import stage_by_name
 
 PARTS = ("network", "fit", "augment", "mixing")
 _SHARES = {
     "warmup", "ema", "dropout", "drop_path", "cutmix", "mixup", "slices", "contrast", "invert", "blur", "hole",
-    "below", "most",
+    "below", "most", "hole_side", "shift", "move", "keep_slices", "share", "margin",
 }  # fmt: skip
 _FROM_ZERO = {
     "weight_decay", "fold_epochs", "metric_epochs", "metric_lr", "stem_width", "segments", "level_embedding",
-    "position_embedding", "shift_mm", "turn_deg", "zoom", "stretch", "shading", "noise", "min_half_mm",
+    "position_embedding", "shift_mm", "turn_deg", "stretch", "shading", "noise", "min_half_mm",
+    "max_slices", "most_foraminal", "most_canal", "most_subarticular",
 }  # fmt: skip
+_PAIRS = {"box_mm", "holes", "hole_side", "keep_slices"}  # a smallest and a largest value
 _CHOICES = {"norm": ("batch", "group"), "export": ("full", "all")}
+_SWITCHES = {"denoise": DenoiseConfig, "pseudo": PseudoConfig, "consistency": ConsistencyConfig}  # of a recipe
 _FIXED = ("points", "models", "name")  # what other stages rely on
 
 
@@ -107,6 +113,8 @@ def _changed(config: Any, path: str, text: str, word: str) -> Any:
         if value is None:
             known = [field.name for field in dataclasses.fields(own)]
             raise CohortError(f"--set {word}: {first} has no field {rest!r}, expected {_near(rest, known)}")
+    elif first == "backbone" and text == "none" and isinstance(own, str):
+        value = ""  # a heatmap network's plain encoder
     elif first == "backbone":
         _check_backbone(text, word)
         value = BackboneConfig(text) if isinstance(own, BackboneConfig) else text
@@ -118,12 +126,15 @@ def _changed(config: Any, path: str, text: str, word: str) -> Any:
 
 
 def _with_recipe_field(recipe: Recipe, path: str, text: str, word: str) -> Recipe:
-    """A field that belongs to no stage; ``denoise`` is on, off, or has fields."""
-    if path == "denoise":
-        is_on = _parsed(path, bool, text, word)
-        return dataclasses.replace(recipe, denoise=(recipe.denoise or DenoiseConfig()) if is_on else None)
-    if path.startswith("denoise."):
-        recipe = dataclasses.replace(recipe, denoise=recipe.denoise or DenoiseConfig())
+    """A field that belongs to no stage; denoising and the like are on, off, or have fields."""
+    first, _, rest = path.partition(".")
+    if first in _SWITCHES:
+        on = getattr(recipe, first) or _SWITCHES[first]()
+        if not rest:
+            switched: dict[str, Any] = {first: on if _parsed(path, bool, text, word) else None}
+            return dataclasses.replace(recipe, **switched)
+        fields: dict[str, Any] = {first: on}
+        recipe = dataclasses.replace(recipe, **fields)
     known = [field.name for field in dataclasses.fields(Recipe) if field.name not in ("name", "stages")]
     changed = _changed(recipe, path, text, word) if path.partition(".")[0] in known else None
     if changed is None:
@@ -143,6 +154,8 @@ def _parsed(name: str, hint: Any, text: str, word: str) -> Any:
         values = tuple(_parsed(name, kinds[0], part.strip(), word) for part in parts)
         if name == "conditions" and (not values or len(set(values)) < len(values) or max(values) > 4):
             raise CohortError(f"--set {word}: found {text}, expected numbers of conditions, 0 to 4, each once")
+        if name in _PAIRS and values[0] > values[1]:
+            raise CohortError(f"--set {word}: found {text}, expected the smaller number first")
         return values
     if hint is bool:
         lower = text.strip().lower()
@@ -165,6 +178,10 @@ def _parsed(name: str, hint: Any, text: str, word: str) -> Any:
 def _check_range(name: str, value: float, word: str) -> None:
     if name in _SHARES:
         is_good, wanted = 0 <= value <= 1, "0 to 1"
+    elif name == "zoom":  # a crop drawn in by all of its side shows nothing
+        is_good, wanted = 0 <= value < 1, "0 or more and less than 1"
+    elif name == "parts":
+        is_good, wanted = value >= 2, "2 or more"
     elif name in _FROM_ZERO or name == "conditions":
         is_good, wanted = value >= 0, "0 or more"
     else:

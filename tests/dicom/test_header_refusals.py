@@ -62,7 +62,7 @@ def test_a_damaged_deflate_stream_is_refused(tmp_path):
 
 
 def test_a_deflated_file_that_grows_beyond_reason_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("lumbar.dicom.header.MIN_INFLATED_BYTES", 1 << 16)
+    monkeypatch.setattr("lumbar.dicom.parsing.files.MIN_INFLATED_BYTES", 1 << 16)
     data = native_file(np.zeros((400, 400), np.uint16), DEFLATED)
     assert "deflate" in refusal(read_slice, save(tmp_path, data))
 

@@ -1,6 +1,7 @@
 """The examples run as they stand, on phantoms and the demo weights."""
 
 import importlib.util
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -44,3 +45,14 @@ def test_a_study_is_localised_and_drawn(phantom_cohort, demo_bundle, tmp_path, c
     example("localise_a_study").main(str(phantom_cohort), str(demo_bundle), str(study_id), str(tmp_path))
     assert "l5_s1 canal" in capsys.readouterr().out
     assert len(list(tmp_path.glob("*.png"))) >= 2
+
+
+def test_a_table_of_series_is_written_for_studies_of_ones_own(phantom_cohort, tmp_path, capsys):
+    shutil.copytree(phantom_cohort / "test_images", tmp_path / "test_images")
+    (tmp_path / "test_images" / "1" / "2").mkdir(parents=True)
+    (tmp_path / "test_images" / "1" / "2" / "1.dcm").write_bytes(b"no image")
+    example("table_of_series").main(str(tmp_path))
+    assert "left out: " in capsys.readouterr().out
+    tables = [pd.read_csv(root / "test_series_descriptions.csv") for root in (phantom_cohort, tmp_path)]
+    ours, theirs = (set(map(tuple, table.to_numpy().tolist())) for table in tables)
+    assert ours == theirs

@@ -16,8 +16,9 @@ EXCEPTIONS = {("kernel/lumbar/dicom/parsing/scan.py", "_walk")}
 
 
 def is_parser(node):
-    """Whether a function builds an argument parser."""
-    return isinstance(node.returns, ast.Attribute | ast.Name) and ast.unparse(node.returns).endswith("ArgumentParser")
+    """Whether a function does nothing much but add arguments to a parser."""
+    calls = [ast.unparse(call.func) for call in ast.walk(node) if isinstance(call, ast.Call)]
+    return sum(name == "add" or name.endswith(".add_argument") for name in calls) > len(calls) / 2
 
 
 def functions(path):

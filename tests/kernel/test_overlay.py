@@ -2,7 +2,8 @@ import cv2
 import numpy as np
 import pytest
 
-from lumbar.chains.overlay import COLOURS, draw
+from lumbar.chains.contract import LEVEL_COLOURS as COLOURS
+from lumbar.chains.overlay import draw, views
 from lumbar.dicom import Stack
 from lumbar.errors import LumbarError
 from lumbar.labels import AXIAL_T2, LEVELS, SAGITTAL_T1, SAGITTAL_T2
@@ -26,16 +27,26 @@ def stack(series_id, n_slices, rows, columns, row_mm, column_mm):
 
 def study():
     sagittal = stack("5", 7, 100, 60, [0, 0, -2.0], [0, 1.0, 0])
+    t1 = stack("7", 9, 90, 70, [0, 0, -2.0], [0, 1.5, 0])
     axial = stack("6", 5, 90, 120, [0, 1.0, 0], [1.0, 0, 0])
-    return Study(1, {SAGITTAL_T1: [], SAGITTAL_T2: [sagittal], AXIAL_T2: [axial]})
+    return Study(1, {SAGITTAL_T1: [t1], SAGITTAL_T2: [sagittal], AXIAL_T2: [axial]})
 
 
-def point(level, x, y, slice_index=3):
-    return SagittalPoint("5", level, None, slice_index + 1, x, y, (0.0, 0.0, 0.0), 0.9, 0, slice_index, SAGITTAL_T2)
+def point(level, x, y, slice_index=3, side=None):
+    series, description = ("5", SAGITTAL_T2) if side is None else ("7", SAGITTAL_T1)
+    return SagittalPoint(series, level, side, slice_index + 1, x, y, (0.0, 0.0, 0.0), 0.9, 0, slice_index, description)
 
 
 def axial_level(level, slice_index=2):
     return AxialLevel("6", level, slice_index + 1, 0.4, (70.0, 45.0), (50.0, 45.0), 0.9, 0, slice_index)
+
+
+def whole():
+    """Points of every kind; those of the left foramina lie on two slices."""
+    canal = [point(level, 30.0, 10.0 + 18 * k) for k, level in enumerate(LEVELS)]
+    left = [point(level, 30.0, 10.0 + 14 * k, 5 if k < 3 else 6, "left") for k, level in enumerate(LEVELS)]
+    right = [point(level, 30.0, 10.0 + 14 * k, 1, "right") for k, level in enumerate(LEVELS)]
+    return Localisation([*canal, *left, *right], [axial_level(level) for level in LEVELS])
 
 
 def decoded(picture):
@@ -47,41 +58,96 @@ def has_colour(image, colour, x, y, reach=2):
     return (np.abs(near - np.array(colour)).max(axis=1) <= 6).any()
 
 
-def test_levels_are_drawn_where_they_are_in_square_millimetres():
-    localisation = Localisation([point(level, 20.0, 10.0 + 18 * k) for k, level in enumerate(LEVELS)])
-    pictures = draw(study(), localisation)
-    assert pictures[0].title == "Sagittal T2, series 5, slice 4"
-    image = decoded(pictures[0])
-    assert image.shape[0] == 400  # 200 mm by 60 mm, and room for the labels
-    assert image[:, 120:].min() == 0
-    assert image[:, 119].min() > 0
-    for k, level in enumerate(LEVELS):
-        assert has_colour(image, COLOURS[level], round(20.5 * 2 - 0.5), round((10.5 + 18 * k) * 4 - 0.5)), level
+def test_every_kind_of_grade_has_a_picture_with_its_points():
+    pictures = [picture for picture in views(study(), whole()) if picture.view.is_main]
+    assert [picture.view.kind for picture in pictures] == ["canal", "left foramen", "right foramen"] + ["axial"] * 5
+    for picture in pictures[:3]:
+        assert [mark.level for mark in picture.view.marks] == list(LEVELS)
+    for picture in pictures[3:]:
+        assert {(mark.level, mark.side) for mark in picture.view.marks} == {
+            (picture.view.level, "left"),
+            (picture.view.level, "right"),
+        }
 
 
-def test_axial_slices_carry_left_and_right():
-    localisation = Localisation([], [axial_level("l3_l4"), axial_level("l5_s1", 4)])
-    pictures = draw(study(), localisation)
-    assert pictures[0].title.endswith("no level found")
-    assert [p.title for p in pictures[1:]] == [
-        "L3/L4: series 6, slice 3, 0.4 mm away",
-        "L5/S1: series 6, slice 5, 0.4 mm away",
+def test_a_point_of_another_slice_is_marked_as_such_and_gets_a_picture_of_its_own():
+    left = [picture.view for picture in views(study(), whole()) if picture.view.kind == "left foramen"]
+    assert [(view.is_main, view.instance_number) for view in left] == [(True, 6), (False, 7)]
+    assert [mark.other_slice for mark in left[0].marks] == [None, None, None, 7, 7]
+    assert [(mark.level, mark.other_slice) for mark in left[1].marks] == [("l4_l5", None), ("l5_s1", None)]
+
+
+def test_a_point_lies_where_it_is_in_square_millimetres():
+    for picture in views(study(), whole()):
+        view = picture.view
+        image = cv2.imdecode(np.frombuffer(picture.png, np.uint8), cv2.IMREAD_GRAYSCALE)
+        assert image.shape == view.size_px[::-1]
+        down_mm, across_mm = {"5": (2.0, 1.0), "7": (2.0, 1.5), "6": (1.0, 1.0)}[view.series_id]
+        assert view.scale[0] * view.mm_px == pytest.approx(across_mm, rel=0.02)
+        assert view.scale[1] * view.mm_px == pytest.approx(down_mm, rel=0.02)
+    canal = views(study(), whole())[0].view
+    assert [mark.y for mark in canal.marks] == [
+        pytest.approx((10.5 + 18 * k - canal.origin_px[1]) * canal.scale[1]) for k in range(5)
     ]
-    image = decoded(pictures[1])
-    side = image.shape[0]
-    scale = side / 90.0
-    for x_px in (70.0, 50.0):
-        assert has_colour(image, COLOURS["l3_l4"], round(side / 2 + (x_px - 60.0) * scale), side // 2)
+
+
+def test_the_edges_say_which_side_of_the_patient_lies_beyond():
+    edges = {picture.view.kind: picture.view.edges for picture in views(study(), whole())}
+    assert edges["canal"] == ("A", "P")
+    assert edges["axial"] == ("R", "L")
+    turned = study()
+    turned.series[AXIAL_T2][0].column_mm *= -1
+    assert views(turned, whole())[-1].view.edges == ("L", "R")
+
+
+def test_drawn_pictures_carry_the_points():
+    pictures = draw(study(), whole())
+    assert [picture.view for picture in pictures] == [None] * 8
+    assert pictures[0].title == "Sagittal T2, series 5, slice 4"
+    assert pictures[1].title == "Sagittal T1 left, series 7, slice 6"
+    drawn = [picture for picture in views(study(), whole()) if picture.view.is_main]
+    for picture, bare in zip(pictures, drawn, strict=True):
+        image = decoded(picture)
+        for mark in bare.view.marks:
+            assert has_colour(image, COLOURS[mark.level], round(mark.x - 0.5), round(mark.y - 0.5)), picture.title
+
+
+def test_the_distance_of_an_axial_slice_says_from_what():
+    titles = [
+        picture.title for picture in draw(study(), Localisation([], [axial_level("l3_l4"), axial_level("l5_s1", 4)]))
+    ]
+    assert titles[0].endswith("slice 4")
+    assert "no level found" in titles[0]
+    assert titles[1:] == [
+        "L3/L4: axial T2, series 6, slice 3, 0.4 mm from the canal point of the level",
+        "L5/S1: axial T2, series 6, slice 5, 0.4 mm from the canal point of the level",
+    ]
+
+
+def test_a_confidence_is_not_drawn():
+    low, high = whole(), whole()
+    high.sagittal_points = [p.__class__(**{**p.__dict__, "confidence": 0.1}) for p in high.sagittal_points]
+    assert [picture.png for picture in draw(study(), low)] == [picture.png for picture in draw(study(), high)]
+
+
+def test_of_two_series_the_overview_shows_every_level_of_the_one_with_most():
+    both = study()
+    both.series[SAGITTAL_T2].append(stack("8", 7, 100, 60, [0, 0, -2.0], [0, 1.0, 0]))
+    points = [point(level, 30.0, 10.0 + 18 * k) for k, level in enumerate(LEVELS)]
+    points.append(SagittalPoint("8", "l5_s1", None, 3, 30.0, 80.0, (0.0, 0.0, 0.0), 0.99, 1, 2, SAGITTAL_T2))
+    main, other = views(both, Localisation(points))
+    assert [mark.level for mark in main.view.marks] == list(LEVELS)
+    assert (other.view.series_id, [mark.level for mark in other.view.marks]) == ("8", ["l5_s1"])
 
 
 def test_nothing_is_drawn_where_nothing_is():
     empty = Study(1, {SAGITTAL_T1: [], SAGITTAL_T2: [], AXIAL_T2: []})
     assert draw(empty, Localisation()) == []
+    assert views(empty, Localisation()) == []
 
 
-def test_pictures_are_small():
-    localisation = Localisation([point(level, 20.0, 18.0 * k) for k, level in enumerate(LEVELS)])
-    assert all(len(picture.png) < 120_000 for picture in draw(study(), localisation))
+def test_pictures_of_a_study_are_small():
+    assert sum(len(picture.png) for picture in views(study(), whole())) < 400_000
 
 
 def test_a_slice_that_does_not_exist_is_refused():

@@ -5,11 +5,12 @@ import pytest
 
 from kernel_bundles import write_bundle
 from lumbar.bundle.manifest import read_manifest
-from lumbar.chains.contract import Outcome, Picture
-from lumbar.labels import COLUMNS
+from lumbar.chains.contract import Mark, Outcome, Picture, SliceView
+from lumbar.labels import COLUMNS, LEVELS
 from lumbar.output.record import build_record, versions
 from lumbar.output.report import render
 from lumbar.output.submission import Submission
+from lumbar.output.truth import TruePoint, Truth, read_truth
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(100_000)
 
@@ -20,13 +21,32 @@ def outcome(study_id, **changes):
     return Outcome(study_id, **{**values, **changes})
 
 
-def page(tmp_path, outcomes, **changes):
+def picture(kind, level=None, marks=(), is_main=True, number=8, distance=None):
+    view = SliceView(kind, "5", number, None, (300, 400), (0.0, 0.0), (1.0, 1.0), 0.5, ("A", "P"), tuple(marks), level,
+                     is_main, distance)  # fmt: skip
+    return Picture(f"{kind} {level or ''} slice {number}", b"\xff\xd8" + bytes(20), view)
+
+
+def pictured(study_id=7, **changes):
+    canal = [Mark(level, None, 100.0, 40.0 + 70 * k, None, 0.83) for k, level in enumerate(LEVELS)]
+    left = [Mark("l5_s1", "left", 100.0, 320.0, 11, 0.5)]
+    axial = [Mark("l5_s1", side, x, 200.0) for side, x in (("left", 180.0), ("right", 120.0))]
+    pictures = [
+        picture("canal", marks=canal),
+        picture("left foramen", marks=left, number=9),
+        picture("left foramen", marks=[Mark("l5_s1", "left", 100.0, 320.0)], is_main=False, number=11),
+        picture("axial", "l5_s1", axial, number=20, distance=1.3),
+    ]
+    return outcome(study_id, pictures=pictures, **changes)
+
+
+def page(tmp_path, outcomes, truth=None, **changes):
     manifest = read_manifest(write_bundle(tmp_path / "bundle", **changes))
     submission = Submission([o.study_id for o in outcomes], manifest.prior)
     for one in outcomes:
         if one.probs is not None:
             submission.replace(one.study_id, one.probs)
-    return render(build_record(manifest, ["cpu"], 1.5, outcomes), outcomes, submission, manifest, 30600.0)
+    return render(build_record(manifest, ["cpu"], 1.5, outcomes), outcomes, submission, manifest, 30600.0, truth)
 
 
 def test_a_small_run_is_shown_whole(tmp_path):
@@ -104,3 +124,95 @@ def test_percentages_of_a_cell_sum_to_a_hundred(tmp_path):
 def test_a_run_in_which_nothing_was_predicted_has_a_page(tmp_path, n):
     html = page(tmp_path, [outcome(k, probs=None, seconds={}, failure="x") for k in range(n)])
     assert "left at the prior" in html
+
+
+# ---- pictures with points -----------------------------------------------------------------------------------------
+
+
+def cells(html, study_id):
+    """Level → the cells of its row in the table of grades."""
+    table = re.search(rf'id="study-{study_id}".*?<table class="levels">(.*?)</table>', html, re.S)[1]
+    rows = re.findall(r"<tr><th>(L\d/[LS]\d)</th>(.*?)</tr>", table, re.S)
+    return {level: re.findall(r"<td>(.*?)</td>", row, re.S) for level, row in rows}
+
+
+def test_each_grade_stands_beside_the_slice_that_its_point_lies_on(tmp_path):
+    rows = cells(page(tmp_path, [pictured()]), 7)
+    assert list(rows) == ["L1/L2", "L2/L3", "L3/L4", "L4/L5", "L5/S1"]
+    canal, left, right, axial = rows["L5/S1"]
+    assert 'href="#p7-0"' in canal
+    assert 'href="#p7-2"' in left  # slice 11, where the point lies, and not the main slice
+    assert "no point found" in right
+    assert 'href="#p7-3"' in axial
+    assert [len(re.findall(r"\d · \d+ · <b>", cell)) for cell in (canal, left, right, axial)] == [1, 1, 1, 2]
+
+
+def test_a_picture_is_stored_once_and_enlarges_without_a_script(tmp_path):
+    html = page(tmp_path, [pictured()])
+    assert html.count("data:image/jpeg;base64,") == 4
+    assert "<script" not in html
+    for name in ("p7-0", "p7-1", "p7-2", "p7-3"):
+        assert html.count(f'type="checkbox" id="zoom-{name}"') == 1
+        assert f'for="zoom-{name}"' in html
+    targets = set(re.findall(r'href="#([^"]+)"', html))
+    assert targets <= set(re.findall(r'id="([^"]+)"', html))
+
+
+def test_levels_are_named_as_radiologists_do_and_points_of_other_slices_say_which(tmp_path):
+    html = page(tmp_path, [pictured()])
+    assert "l5_s1</" not in html
+    assert re.search(r">L5/S1\s*<small>slice 11</small>", html)
+
+
+def test_a_confidence_is_not_printed_as_per_cent(tmp_path):
+    html = page(tmp_path, [pictured()])
+    assert "83 %" not in html
+    assert "83%" not in html
+    assert "0.83 (0 to 1, no probability)" in html
+
+
+def test_known_truth_is_drawn_and_written_beside_the_answers(tmp_path):
+    grades = np.full(25, -1)
+    grades[COLUMNS.index("spinal_canal_stenosis_l4_l5")] = 2
+    points = [
+        TruePoint("5", 8, "canal", "l4_l5", None, 99.5, 249.5),
+        TruePoint("5", 9, "canal", "l5_s1", None, 99.5, 320.0),  # on another slice: dashed
+        TruePoint("6", 8, "canal", "l1_l2", None, 10.0, 10.0),  # of another series: not shown
+    ]
+    html = page(tmp_path, [pictured()], Truth({7: grades}, {7: points}))
+    rows = cells(html, 7)
+    assert "truth: severe" in rows["L4/L5"][0]
+    assert html.count("truth: ") == 1
+    assert 'cx="100.0" cy="250.0"' in rows["L4/L5"][0]
+    assert "other-slice" in rows["L5/S1"][0]
+    assert "<circle" not in rows["L1/L2"][0]
+    assert "<circle" not in re.sub(r'<div class="key">.*?</div>', "", page(tmp_path / "b", [pictured()]), flags=re.S)
+
+
+def test_problems_are_one_click_away(tmp_path):
+    one = page(tmp_path / "a", [pictured(7, problems=["series 3: left out"]), outcome(8)])
+    assert '<a class="card" href="#study-7"><b>1</b>' in one
+    two = page(tmp_path / "b", [outcome(k, problems=[f"line {k}"]) for k in range(1, 4)])
+    assert '<a class="card" href="#problems"><b>3</b>' in two
+    assert all(f'<a href="#study-{k}">{k}</a>' in two for k in range(1, 4))
+    many = page(tmp_path / "c", [outcome(k, problems=["x"] if k == 30 else []) for k in range(1, 40)])
+    assert many.count('id="study-30"') == 1
+
+
+def test_truth_is_read_for_the_studies_asked_for_and_bad_rows_cost_only_themselves(tmp_path):
+    (tmp_path / "solution.csv").write_text(
+        f"study_id,{','.join(COLUMNS)}\n7,Severe{',' * 24}\n8{',Moderate' * 25}\n", encoding="utf-8"
+    )
+    (tmp_path / "test_label_coordinates.csv").write_text(
+        "study_id,series_id,instance_number,condition,level,x,y\n"
+        "7,5,8,Left Subarticular Stenosis,L5/S1,10.5,20.25\n"
+        "7,5,8,Some other thing,L5/S1,1,1\n7,5,C:\\data\\8.dcm,Spinal Canal Stenosis,L1/L2,1,1\n"
+        "8,5,8,Spinal Canal Stenosis,L1/L2,1,1\n",
+        encoding="utf-8",
+    )
+    truth = read_truth(tmp_path, "test", [7])
+    assert {study: row.tolist() for study, row in truth.grades.items()} == {7: [2] + [-1] * 24}
+    assert truth.points == {7: [TruePoint("5", 8, "axial", "l5_s1", "left", 10.5, 20.25)]}
+    assert read_truth(tmp_path, "train", [7]) == Truth()
+    (tmp_path / "solution.csv").write_text("a\n1\n")
+    assert read_truth(tmp_path, "test", [7]).grades == {}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from lumbar_phantom.patients import make_case
 from lumbar_publish.names import COMPETITION, Layout
-from lumbar_publish.rehearsal import dry_run, sandbox
+from lumbar_publish.rehearsal import dry_run, processes, sandbox
 from lumbar_publish.rehearsal.estimate import Estimate, estimate
 from lumbar_publish.sealing.seal import seal
 from publish.kaggle_server import wait_until
@@ -116,7 +118,7 @@ def test_archives_unpacked_without_their_own_folder_are_found(layout: Layout, co
     shutil.move(sealed.folder / "code" / "lumbar", sealed.folder / "lumbar")
     (sealed.folder / "code").rmdir()
     out = layout.root / "dist" / "dry-run"
-    assert dry_run.rehearse(layout.notebook, sealed, competition, out) > 0
+    assert dry_run.rehearse(layout.notebook, sealed, competition, out).wall_s > 0
     assert (out / "kaggle" / "working" / "submission.csv").is_file()
 
 
@@ -144,8 +146,109 @@ def test_run_that_would_not_fit_fails_loudly(
     layout: Layout, competition: Path, kernel_does, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kernel_does("p = out.with_name('record.json'); p.write_text(p.read_text().replace('0.01', '46.0'))")
-    assert run(layout, competition)[0] == 1
-    assert "the hidden test would take 9.2 hours" in capsys.readouterr().err
+    assert run(layout, competition, "--kaggle-like")[0] == 1
+    assert "error: the hidden test would take 9.2 hours" in capsys.readouterr().err
+
+
+def test_a_busy_laptop_is_warned_and_not_failed(
+    layout: Layout, competition: Path, kernel_does, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kernel_does("p = out.with_name('record.json'); p.write_text(p.read_text().replace('0.01', '46.0')); time.sleep(3)")
+    assert run(layout, competition)[0] == 0
+    captured = capsys.readouterr()
+    assert "warning: the hidden test would take 9.2 hours" in captured.err
+    assert "of the time was waiting" in captured.out
+    text = Estimate(0.0, 60.0, 1, "cpu", waiting_share=0.75).misfit()
+    assert "75% of the time was waiting, without it about 3.0 hours" in text
+
+
+def test_the_first_line_says_how_long_it_will_take_and_the_next_run_knows_better(
+    layout: Layout, competition: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(layout, competition)
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith("dry run of 2 studies: about ")
+    assert "on an idle machine" in first
+    run(layout, competition)
+    assert "going by the last one here" in capsys.readouterr().out.splitlines()[0]
+
+
+def test_the_score_stands_beside_what_looking_at_no_image_would_get(
+    layout: Layout, competition: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(layout, competition)
+    text = capsys.readouterr().out
+    score = float(re.search(r"^score +([\d.]+)", text, re.M)[1])
+    prior, uniform = map(float, re.search(r"the prior ([\d.]+), 0.33 everywhere ([\d.]+)", text).groups())
+    assert score == pytest.approx(prior)  # the tiny kernel answers with the prior of the tiny manifest
+    assert uniform != pytest.approx(prior)
+    assert "the same 2 studies with 0 moderate and 25 severe grades" in text
+
+
+def test_the_dry_run_of_make_rehearses_studies_with_disease() -> None:
+    text = (Path(__file__).resolve().parents[2] / "Makefile").read_text()
+    seed, studies = (int(re.search(rf"^{name} +\?= (\d+)$", text, re.M)[1]) for name in ("SEED", "STUDIES"))
+    for index in range(studies):
+        assert (make_case(seed, index).grades == 2).any()
+
+
+def test_processes_are_timed_and_ended_with_all_that_came_from_them(tmp_path: Path) -> None:
+    status, usage = processes.run_timed([sys.executable, "-c", "sum(range(10**7))"], os.environ)
+    assert status == 0
+    assert usage.cpu_s > 0
+    assert 0 <= usage.waiting_share <= 1
+    note = tmp_path / "pid"
+    grandchild = "import subprocess, sys; p = subprocess.Popen(['sleep', '60'], start_new_session=True); "
+    grandchild += f"open({str(note)!r}, 'w').write(str(p.pid)); p.wait()"
+    process = subprocess.Popen([sys.executable, "-c", grandchild])
+    assert wait_until(lambda: note.exists() and note.read_text() != "", 60)
+    processes.end_tree(process)
+    assert wait_until(lambda: not is_alive(int(note.read_text())), 30)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_rehearsal_with_one_line_and_nothing_left_running(
+    layout: Layout, competition: Path, kernel_does, tmp_path: Path, number: signal.Signals
+) -> None:
+    note = tmp_path / "kernel-pid"
+    kernel_does(f"(pathlib.Path({str(note)!r}).write_text(str(os.getpid())), time.sleep(60))")
+    command = [sys.executable, "-m", "lumbar_publish", "dry-run"]
+    command += ["--root", str(layout.root), "--data", str(competition), "--out", str(layout.root / "dist" / "dry-run")]
+    process = subprocess.Popen(
+        command,
+        env=sandbox.our_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert wait_until(lambda: note.exists() and note.read_text() != "", 300)
+    os.killpg(process.pid, number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert [line for line in errors.splitlines() if line.startswith("error: ")] == errors.splitlines()[-1:]
+    assert "run the same command again" in errors
+    assert "Traceback" not in errors
+    assert wait_until(lambda: not is_alive(int(note.read_text())), 30)
+
+
+def test_a_space_and_an_umlaut_in_every_path_make_no_difference(
+    layout: Layout, competition: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "Jürgens Daten (neu)"
+    shutil.copytree(layout.root, folder / "mein Kästchen")
+    shutil.copytree(competition, folder / "Prüfung 1")
+    out = folder / "aus gabe" / "ü"
+    arguments = ["--root", str(folder / "mein Kästchen"), "--data", str(folder / "Prüfung 1"), "--out", str(out)]
+    assert dry_run.main(arguments) == 0, capsys.readouterr().err
+    assert (out / "kaggle" / "working" / "submission.csv").is_file()
 
 
 def test_submissions_that_disagree_fail(

@@ -124,7 +124,7 @@ def train(data: Path, out: Path, *more: str) -> int:
 
 
 if __name__ == "__main__":
-    from lumbar_train.__main__ import main
+    from lumbar_train.__main__ import command
 
     torch.set_num_threads(1)
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(command())

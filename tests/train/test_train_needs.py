@@ -130,10 +130,10 @@ def test_a_subset_of_folds_trains_nothing_and_the_rest_may_follow(tmp_path, caps
     assert main([*command, "--folds", "0,full"]) == 1
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert "sagittal_z (full): found no output of sagittal_xy of fold 1, expected it before this stage" in line
-    assert f"--data {data} --recipe tiny --out {run} --stages" in line
+    assert f"--data {data} --recipe tiny --out {run} --resume --stages" in line
     assert not list(run.rglob("*.safetensors"))
     for folds in ("0", "1"):
-        assert main([*command, "--stages", "sagittal_xy", "--folds", folds]) == 0
-    assert main([*command, "--stages", "sagittal_z", "--folds", "full"]) == 0
+        assert main([*command, "--stages", "sagittal_xy", "--folds", folds, "--resume"]) == 0
+    assert main([*command, "--stages", "sagittal_z", "--folds", "full", "--overwrite"]) == 0
     shutil.rmtree(run / "sagittal_xy/pieces")  # as runs of before left it
     assert main([*command, "--stages", "sagittal_z", "--folds", "full", "--resume"]) == 0

@@ -171,14 +171,14 @@ def test_the_same_localisers_with_other_classifiers_are_exportable(tmp_path, cap
     localisers = (run / "sagittal_xy/full.safetensors").read_bytes()
     words = ["--set", "axial_all.backbone=convnext_atto", "--set", "axial_all.epochs=1", "--set", "axial_all.size=32"]
     last = ["--stages", "sagittal_classifier,axial_subarticular,axial_all,aggregator"]
-    assert main([*command, *words, *last]) == 0
+    assert main([*command, *words, *last, "--resume"]) == 0
     manifest = json.loads((run / "export/weights_manifest.json").read_text())
     (entry,) = [e for e in manifest["weights"] if e["stage"] == "axial_all"]
     assert entry["config"]["backbone"]["name"] == "convnext_atto"
     assert manifest["training"]["set"] == [word for word in words if word != "--set"]
     assert (run / "sagittal_xy/full.safetensors").read_bytes() == localisers
     capsys.readouterr()
-    assert main([*command, "--stages", "aggregator"]) == 1  # without the words the classifier is another
+    assert main([*command, "--stages", "aggregator", "--overwrite"]) == 1  # without the words the classifier is another
     assert "axial_all was trained with backbone 'convnext_atto', found 'resnet10t'" in capsys.readouterr().err
 
 

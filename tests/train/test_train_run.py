@@ -93,7 +93,7 @@ def test_a_full_disk_is_one_line_wherever_it_strikes(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", replace)
-        assert train_tiny.train(tiny_cohort, run, *stages) == 1
+        assert train_tiny.train(tiny_cohort, run, *stages, "--overwrite") == 1
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert "lumbar_train: " in line
     assert name in line
@@ -124,7 +124,7 @@ def test_an_in_fold_prediction_is_refused_by_the_stage_that_reads_it(
     study = frame["study_id"].iloc[0]
     frame.loc[frame["study_id"] == study, "fold"] = 1 - frame.loc[frame["study_id"] == study, "fold"]
     frame.to_parquet(path, index=False)
-    assert train_tiny.train(tiny_cohort, run, "--stages", reader, "--folds", "0,1") == 1
+    assert train_tiny.train(tiny_cohort, run, "--stages", reader, "--folds", "0,1", "--overwrite") == 1
     assert f"{path}: study {study} was predicted by fold" in capsys.readouterr().err
 
 
@@ -132,10 +132,10 @@ def test_weights_that_have_seen_a_study_do_not_localise_it(finished, tiny_cohort
     run = copy_of(finished, tmp_path)
     for suffix in ("safetensors", "seen.json"):
         shutil.copy(run / f"axial_xy/fold1.{suffix}", run / f"axial_xy/fold0.{suffix}")
-    assert train_tiny.train(tiny_cohort, run, "--stages", "localise", "--folds", "0,1") == 1
+    assert train_tiny.train(tiny_cohort, run, "--stages", "localise", "--folds", "0,1", "--overwrite") == 1
     assert "axial_xy/fold0.safetensors: fold 1's fit has seen study" in capsys.readouterr().err
     shutil.copy(run / "axial_xy/full.safetensors", run / "axial_xy/fold0.safetensors")
-    assert train_tiny.train(tiny_cohort, run, "--stages", "localise", "--folds", "0,1") == 1
+    assert train_tiny.train(tiny_cohort, run, "--stages", "localise", "--folds", "0,1", "--overwrite") == 1
     assert "what they have seen is unknown" in capsys.readouterr().err
 
 
@@ -275,7 +275,7 @@ def test_a_local_checkpoint_is_where_a_fit_starts(finished, tiny_cohort, tmp_pat
     run = copy_of(finished, tmp_path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(RECIPES, "tiny", lambda: slow)
-        file = ("--backbone-weights", str(tmp_path / "small.safetensors"))
+        file = ("--backbone-weights", str(tmp_path / "small.safetensors"), "--overwrite")
         assert train_tiny.train(tiny_cohort, run, "--stages", "sagittal_z", "--folds", "0,1", *file) == 0
     weights = load_file(run / "sagittal_z/fold0.safetensors")
     name = "layer4.0.conv1.weight"

@@ -157,14 +157,17 @@ def test_augmentation_draws_from_its_own_generator_only(config):
 def test_a_mirrored_sample_swaps_labels_and_windows(cache):
     labels = {7: np.arange(25, dtype=np.int8) % 3}
     config = SagittalClassifierConfig(SMALL, size=40, window=3)
-    data = LevelCrops(cache, {7: localisation_of(cache.item)}, labels, config, None)
-    crops, mask = np.zeros((3, 3, 2, 2), np.float32), np.ones((3, 3), bool)
-    crops[1], crops[2], crops[0, 0] = 1, 2, 3
-    out, _, swapped = data._mirrored(crops, mask, np.array([0, 1, 2, 1, 0]))
-    assert out[1].max() == 2
-    assert out[2].max() == 1
-    assert out[0, 2].max() == 3
-    assert swapped.tolist() == [0, 2, 1, 0, 1]
+    places = {7: localisation_of(cache.item)}
+    still = AugmentConfig(0.0, 0.0, 0.0, slices=0.0, contrast=0.0, shading=0.0, noise=0.0, blur=0.0, hole=0.0)
+    plain = LevelCrops(cache, places, labels, config, None).sample(2, RNG(0))
+    samples = [LevelCrops(cache, places, labels, config, still).sample(2, RNG(seed)) for seed in range(8)]
+    mirrored = [s for s in samples if not torch.equal(s["labels"], plain["labels"])]
+    assert 0 < len(mirrored) < len(samples)
+    for sample in mirrored:
+        crops = plain["crops"]
+        torch.testing.assert_close(sample["crops"][1:], crops[[2, 1]], atol=1e-4, rtol=0)
+        torch.testing.assert_close(sample["crops"][0], crops[0].flip(0), atol=1e-4, rtol=0)
+        assert sample["labels"].tolist() == [plain["labels"].tolist()[k] for k in (0, 2, 1, 4, 3)]
 
 
 def test_the_loss_is_the_metric():

@@ -17,6 +17,7 @@ from typing import Any
 
 from lumbar.bundle.code_hash import verify_code
 from lumbar.bundle.manifest_schema import SCHEMA, TOP_LEVEL, WEIGHT, check, competition_of
+from lumbar.bundle.presence import FILE_NAME, check_presence, unsealed_hint
 from lumbar.competitions.contract import Competition
 from lumbar.competitions.registry import competition_named
 from lumbar.errors import ManifestError
@@ -26,8 +27,6 @@ from lumbar.io.strict_json import MAX_BYTES, read_strictly
 
 __all__ = ["FILE_NAME", "SCHEMA", "Manifest", "WeightEntry", "file_sha256", "manifest_hash", "read_manifest", "verify",
            "write_manifest"]  # fmt: skip
-
-FILE_NAME = "weights_manifest.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +139,7 @@ def verify(folder: str | Path, expected_hash: str | None = None) -> Manifest:
         ManifestError: as ``read_manifest``; also another hash, a file that is missing or differs, or code that is not
             what was sealed. The message names it.
     """
+    check_presence(folder)
     manifest = read_manifest(folder)
     if expected_hash is not None and manifest.hash != expected_hash:
         raise ManifestError(
@@ -155,7 +155,10 @@ def verify(folder: str | Path, expected_hash: str | None = None) -> Manifest:
 def _verify_weights(manifest: Manifest, entry: WeightEntry) -> None:
     path = manifest.path(entry)
     if not os.path.lexists(path):
-        raise ManifestError(f"{path}: not found, expected the {entry.stage} weights that {FILE_NAME} names")
+        raise ManifestError(
+            f"{path}: not found, expected the {entry.stage} weights that {FILE_NAME} names"
+            + unsealed_hint(manifest.folder)
+        )
     # os.path.realpath never raises; Path.resolve does for a link to itself.
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(manifest.folder)):
         raise ManifestError(f"{path}: found a link that leads out of the bundle, expected a file inside it")

@@ -15,15 +15,85 @@ from lumbar.budget import Effort
 from lumbar.bundle.manifest import Manifest
 from lumbar.stages.points import Localisation
 
+# Of the points of each level, RGB; told apart by colour-blind readers too (Okabe and Ito).
+LEVEL_COLOURS = {
+    "l1_l2": (86, 180, 233),
+    "l2_l3": (0, 190, 140),
+    "l3_l4": (240, 228, 66),
+    "l4_l5": (240, 160, 20),
+    "l5_s1": (224, 130, 190),
+}
+
 Probs = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """A point of one level on a picture.
+
+    Attributes:
+        level: such as ``l4_l5``.
+        side: ``left``, ``right``, or None for a canal point.
+        x, y: place in picture pixels from the picture's upper left corner.
+        other_slice: instance number of the slice that the point lies on, where that is not the slice shown.
+        confidence: peak of the network's heatmap in 0..1, which is no probability.
+    """
+
+    level: str
+    side: str | None
+    x: float
+    y: float
+    other_slice: int | None = None
+    confidence: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SliceView:
+    """Which part of which slice a picture shows, and the points on it.
+
+    Attributes:
+        kind: one of ``VIEW_KINDS``.
+        level: the level of an axial slice; None for a sagittal one.
+        is_main: the one picture of its kind (and level) that gives the overview; others only show single points.
+        size_px: width and height of the picture.
+        origin_px, scale: a slice's pixel centre (x, y) lies at ``((x + 0.5, y + 0.5) - origin_px) * scale``.
+        mm_px: millimetres a picture pixel.
+        edges: what of the patient lies beyond the left and the right edge, such as ``("R", "L")``.
+        distance_mm: of an axial slice, how far its plane lies from the level's canal point.
+    """
+
+    kind: str
+    series_id: str
+    instance_number: int
+    frame: int | None
+    size_px: tuple[int, int]
+    origin_px: tuple[float, float]
+    scale: tuple[float, float]
+    mm_px: float
+    edges: tuple[str, str]
+    marks: tuple[Mark, ...] = ()
+    level: str | None = None
+    is_main: bool = True
+    distance_mm: float | None = None
+
+    def place(self, x_px: float, y_px: float) -> tuple[float, float]:
+        """A pixel centre of the slice as a place on the picture."""
+        return (
+            (x_px + 0.5 - self.origin_px[0]) * self.scale[0],
+            (y_px + 0.5 - self.origin_px[1]) * self.scale[1],
+        )
+
+
+VIEW_KINDS = ("canal", "left foramen", "right foramen", "axial")
+
+
+@dataclass(frozen=True, slots=True)
 class Picture:
-    """A drawn slice for the report; ``png`` is the content of a PNG file."""
+    """A slice for the report; ``png`` is a whole PNG or JPEG file. With a ``view`` the page draws the points itself."""
 
     title: str
     png: bytes
+    view: SliceView | None = None
 
 
 @dataclass

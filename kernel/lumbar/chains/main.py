@@ -45,7 +45,7 @@ def predict(study: Study, networks: Networks, prior: NDArray[np.float64], effort
 
 def draw(study: Study, result: StudyResult) -> list[Picture]:
     """The localised levels on the study's slices."""
-    return overlay.draw(study, result.localisation)
+    return overlay.views(study, result.localisation)
 
 
 def predict_study(

@@ -1,145 +1,268 @@
-"""Pictures for the report: the localised levels drawn on the sagittal T2 and on one axial slice a level."""
+"""Pictures for the reports: sagittal T2 with canal points, T1 left and right with foraminal points, axial slices.
+
+``views`` gives bare slices with their points beside them, for a page that draws the points itself and stays sharp at
+any size. ``draw`` gives PNG files with the points drawn in.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import median_low
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lumbar.chains.contract import Picture
+from lumbar.chains.contract import LEVEL_COLOURS, Mark, Picture, SliceView
+from lumbar.dicom import Stack
 from lumbar.errors import LumbarError
-from lumbar.labels import AXIAL_T2, LEVELS, SAGITTAL_T2, level_title
+from lumbar.labels import AXIAL_T2, LEVELS, SAGITTAL_T1, SAGITTAL_T2, level_title
 from lumbar.stages.points import AxialLevel, Localisation, SagittalPoint
 from lumbar.study import Study
 
 Image = NDArray[np.uint8]
+Box = tuple[int, int, int, int]  # first row, end row, first column, end column
 
-# One colour a level, RGB, told apart by colour-blind readers too (Okabe and Ito).
-COLOURS = {
-    "l1_l2": (86, 180, 233),
-    "l2_l3": (0, 190, 140),
-    "l3_l4": (240, 228, 66),
-    "l4_l5": (240, 160, 20),
-    "l5_s1": (224, 130, 190),
-}
-_SAGITTAL_PX = 400  # height of the sagittal picture
-_AXIAL_PX = 188  # both sides of an axial picture
-_AXIAL_MM = 90.0  # what it shows: the canal and the muscles beside it
-_GREYS = 48  # shades kept: PNG packs them in half the bytes, and no eye misses the others
+COLOURS = LEVEL_COLOURS
+_SAGITTAL = (  # kind, title, description, side
+    ("canal", "Sagittal T2", SAGITTAL_T2, None),
+    ("left foramen", "Sagittal T1 left", SAGITTAL_T1, "left"),
+    ("right foramen", "Sagittal T1 right", SAGITTAL_T1, "right"),
+)
+_AROUND_MM = (65.0, 42.0)  # shown of a sagittal slice around its points: to the front and back, above and below
+_AXIAL_MM = 90.0  # shown of an axial slice: the canal and the muscles beside it
+_MOST_PX = 600  # height of a sagittal picture
+_MOST_PX_MM = 2.6  # more pixels a millimetre than this show nothing more of a sagittal slice
+_AXIAL_PX = 300
+_JPEG_QUALITY = 82
+_GREYS = 48  # shades of a PNG: it packs them in half the bytes, and no eye misses the others
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-_TEXT_SCALE = 0.42
-_LABEL_PX = 84  # room that a level's label needs
+_TEXT_SCALE = 0.46
+_AXES = (("R", "L"), ("A", "P"), ("F", "H"))  # of patient space: what lies towards lower and towards higher values
+
+
+# ---- slices with their points beside them -------------------------------------------------------------------------
+
+
+def views(study: Study, localisation: Localisation) -> list[Picture]:
+    """Bare slices as JPEG with the points on them.
+
+    For canal, left and right foramina: one main slice with all points of its kind, and each other slice that a point
+    lies on. Then the axial slice nearest to each level.
+    """
+    return [_picture(title, image, view, as_jpeg=True) for title, image, view in _slices(study, localisation)]
 
 
 def draw(study: Study, localisation: Localisation) -> list[Picture]:
-    """The sagittal T2 slice with its canal points first, then one axial slice for each level found."""
-    pictures = []
-    sagittal = _draw_sagittal(study, localisation)
-    if sagittal is not None:
-        pictures.append(sagittal)
+    """The main slice of each kind and the axial slice of each level, as PNG with the points drawn in."""
+    return [
+        _picture(title, _with_marks(image, view), view, as_jpeg=False)
+        for title, image, view in _slices(study, localisation)
+        if view.is_main
+    ]
+
+
+def _slices(study: Study, localisation: Localisation) -> list[tuple[str, Image, SliceView]]:
+    slices = []
+    for kind, title, description, side in _SAGITTAL:
+        slices += _sagittal(study, kind, title, description, side, localisation)
     for level in LEVELS:
         axial = localisation.axial(level)
         if axial is not None:
-            pictures.append(_draw_axial(study, axial))
-    return pictures
+            slices.append(_axial(study, axial))
+    return slices
 
 
-def _draw_sagittal(study: Study, localisation: Localisation) -> Picture | None:
-    stacks = study.series.get(SAGITTAL_T2, [])
-    if not stacks:
-        return None
-    points = [p for p in localisation.sagittal_points if p.description == SAGITTAL_T2 and p.side is None]
-    best = max({p.stack for p in points}, key=lambda k: sum(p.confidence for p in points if p.stack == k), default=0)
-    points = [p for p in points if p.stack == best]
-    stack = stacks[best]
-    n_slices = len(stack.volume)
-    index = int(np.median([p.slice_index for p in points])) if points else n_slices // 2
-    down_mm, across_mm = stack.spacing_mm
-    image = study.normalised(stack, index)
-    scale_y = _SAGITTAL_PX / image.shape[0]
-    canvas, scale = _scaled(image, scale_y * across_mm / down_mm, scale_y)
-    places = [_place(point.x_px, point.y_px, scale) for point in points]
-    # Behind the spine there is room: the labels stand there in one column, a thin line leads to each.
-    left = max((x for x, _ in places), default=0) + 40
-    if points and left + _LABEL_PX > canvas.shape[1]:
-        canvas = np.pad(canvas, ((0, 0), (0, left + _LABEL_PX - canvas.shape[1]), (0, 0)))
-    for point, place in zip(points, places, strict=True):
-        _mark_level(canvas, point, place, left)
-    name = f"series {stack.series_id}, {_slice_name(stack.instance_numbers[index], stack.frame(index))}"
-    return Picture(f"Sagittal T2, {name}" + ("" if points else ": no level found"), _png(canvas))
+def _on_stack(localisation: Localisation, number: int, description: str, side: str | None) -> dict[str, SagittalPoint]:
+    """The most confident point of each level on one stack."""
+    best: dict[str, SagittalPoint] = {}
+    for point in sorted(localisation.sagittal_points, key=lambda point: point.confidence):
+        if (point.description, point.side, point.stack) == (description, side, number):
+            best[point.level] = point
+    return best
 
 
-def _mark_level(canvas: Image, point: SagittalPoint, place: tuple[int, int], left: int) -> None:
-    x, y = place
-    colour = COLOURS[point.level]
-    cv2.line(canvas, (x, y), (max(x, left - 5), y), colour, 1, cv2.LINE_AA)
-    cv2.circle(canvas, place, 5, (0, 0, 0), -1, cv2.LINE_AA)
-    cv2.circle(canvas, place, 3, colour, -1, cv2.LINE_AA)
-    _write(canvas, f"{level_title(point.level)} {point.confidence:.0%}", (left, y + 4), colour)
+def _sagittal(
+    study: Study, kind: str, title: str, description: str, side: str | None, localisation: Localisation
+) -> list[tuple[str, Image, SliceView]]:
+    """The main slice, with all points of its stack, then each other slice on which the best point of a level lies.
+
+    Without any point the canal's kind shows the middle slice, the foramina's nothing.
+    """
+    stacks = study.series[description]
+    chosen = [point for level in LEVELS if (point := localisation.best(description, level, side)) is not None]
+    if not chosen:
+        if kind != "canal" or not stacks:
+            return []
+        middle = len(stacks[0].volume) // 2
+        return [_sagittal_slice(study, kind, f"{title}: no level found", stacks[0], middle, [], True)]
+    numbers = [point.stack for point in chosen]
+    on_stack = {number: _on_stack(localisation, number, description, side) for number in sorted(set(numbers))}
+    main_stack = max(on_stack, key=numbers.count)
+    main = median_low(point.slice_index for point in on_stack[main_stack].values())
+    others = sorted({(point.stack, point.slice_index) for point in chosen} - {(main_stack, main)})
+    return [
+        _sagittal_slice(
+            study,
+            kind,
+            title,
+            stacks[number],
+            index,
+            list(on_stack[number].values()),
+            (number, index) == (main_stack, main),
+        )
+        for number, index in [(main_stack, main), *others]
+    ]
 
 
-def _draw_axial(study: Study, level: AxialLevel) -> Picture:
+def _sagittal_slice(
+    study: Study, kind: str, title: str, stack: Stack, index: int, points: Sequence[SagittalPoint], is_main: bool
+) -> tuple[str, Image, SliceView]:
+    """One slice, cut to the spine around all points of its stack; other slices than the main show only their own."""
+    box = _spine_box(stack, points)
+    height_mm = (box[1] - box[0]) * stack.spacing_mm[0]
+    image, scale, mm_px = _cut(study, stack, index, box, min(_MOST_PX / height_mm, _MOST_PX_MM))
+    view = SliceView(
+        kind=kind,
+        series_id=stack.series_id,
+        instance_number=int(stack.instance_numbers[index]),
+        frame=stack.frame(index),
+        size_px=(image.shape[1], image.shape[0]),
+        origin_px=(box[2], box[0]),
+        scale=scale,
+        mm_px=mm_px,
+        edges=_edges(stack),
+        is_main=is_main,
+    )
+    marks = [
+        Mark(
+            point.level,
+            point.side,
+            *view.place(point.x_px, point.y_px),
+            None if point.slice_index == index else int(point.instance_number),
+            point.confidence,
+        )
+        for point in points
+        if is_main or point.slice_index == index
+    ]
+    return f"{title}, {_slice_name(stack, index)}", image, _marked(view, marks)
+
+
+def _axial(study: Study, level: AxialLevel) -> tuple[str, Image, SliceView]:
     stack = study.series[AXIAL_T2][level.stack]
     if not 0 <= level.slice_index < len(stack.volume):
         raise LumbarError(f"series {level.series_id}: slice {level.slice_index}, expected 0..{len(stack.volume) - 1}")
-    down_mm, across_mm = stack.spacing_mm
-    image = study.normalised(stack, level.slice_index)
-    centre = (np.array(level.left_px) + np.array(level.right_px)) / 2.0
-    half = np.array([_AXIAL_MM / 2.0 / across_mm, _AXIAL_MM / 2.0 / down_mm])
-    matrix = np.array(
-        [
-            [_AXIAL_PX / (2 * half[0]), 0.0, _AXIAL_PX / 2 - centre[0] * _AXIAL_PX / (2 * half[0])],
-            [0.0, _AXIAL_PX / (2 * half[1]), _AXIAL_PX / 2 - centre[1] * _AXIAL_PX / (2 * half[1])],
-        ]
+    middle_x, middle_y = (np.array(level.left_px) + np.array(level.right_px)) / 2.0
+    half_mm = _AXIAL_MM / 2.0
+    box = _box(stack, (middle_y, middle_y), (middle_x, middle_x), (half_mm, half_mm))
+    image, scale, mm_px = _cut(study, stack, level.slice_index, box, _AXIAL_PX / _AXIAL_MM)
+    view = SliceView(
+        kind="axial",
+        series_id=level.series_id,
+        instance_number=int(level.instance_number),
+        frame=level.frame,
+        size_px=(image.shape[1], image.shape[0]),
+        origin_px=(box[2], box[0]),
+        scale=scale,
+        mm_px=mm_px,
+        edges=_edges(stack),
+        level=level.level,
+        distance_mm=abs(level.distance_mm),
     )
-    shown = cv2.warpAffine(image, matrix, (_AXIAL_PX, _AXIAL_PX), flags=cv2.INTER_LINEAR)
-    canvas = _grey(np.asarray(shown, dtype=np.float32))
-    colour = COLOURS[level.level]
-    for point, letter, side in ((level.left_px, "L", 1), (level.right_px, "R", -1)):
-        x, y = (matrix @ np.array([point[0], point[1], 1.0])).round().astype(int).tolist()
-        cv2.drawMarker(canvas, (x, y), (0, 0, 0), cv2.MARKER_CROSS, 13, 3, cv2.LINE_AA)
-        cv2.drawMarker(canvas, (x, y), colour, cv2.MARKER_CROSS, 11, 1, cv2.LINE_AA)
-        _write(canvas, letter, (x + (9 if side > 0 else -19), y + 4), colour)
-    name = _slice_name(level.instance_number, level.frame)
-    title = f"{level_title(level.level)}: series {level.series_id}, {name}"
-    return Picture(f"{title}, {abs(level.distance_mm):.1f} mm away", _png(canvas))
+    marks = [
+        Mark(level.level, side, *view.place(*point), None, level.confidence)
+        for side, point in (("left", level.left_px), ("right", level.right_px))
+    ]
+    away = f"{abs(level.distance_mm):.1f} mm from the canal point of the level"
+    title = f"{level_title(level.level)}: axial T2, {_slice_name(stack, level.slice_index)}, {away}"
+    return title, image, _marked(view, marks)
 
 
-def _slice_name(number: int, frame: int | None) -> str:
-    return f"slice {number}" if frame is None else f"slice {number} frame {frame}"
+def _marked(view: SliceView, marks: Sequence[Mark]) -> SliceView:
+    width, height = view.size_px
+    inside = tuple(mark for mark in marks if 0 <= mark.x <= width and 0 <= mark.y <= height)
+    return replace(view, marks=inside)
 
 
-def _scaled(image: NDArray[np.float32], scale_x: float, scale_y: float) -> tuple[Image, NDArray[np.float64]]:
-    """An image in 0..1 enlarged to square millimetres, and its scale (x, y)."""
-    rows, columns = image.shape
-    size = (max(1, round(columns * scale_x)), max(1, round(rows * scale_y)))
-    is_smaller = size[0] < columns
-    shown = cv2.resize(image, size, interpolation=cv2.INTER_AREA if is_smaller else cv2.INTER_LINEAR)
-    return _grey(np.asarray(shown, dtype=np.float32)), np.array([size[0] / columns, size[1] / rows])
+def _slice_name(stack: Stack, index: int) -> str:
+    frame = stack.frame(index)
+    number = stack.instance_numbers[index]
+    return f"series {stack.series_id}, slice {number}" + ("" if frame is None else f" frame {frame}")
 
 
-def _grey(image: NDArray[np.float32]) -> Image:
-    """Values in 0..1 as RGB, slightly brightened, in few shades."""
-    shades = np.round(np.clip(image, 0.0, 1.0) ** 0.85 * (_GREYS - 1)) / (_GREYS - 1)
-    return np.ascontiguousarray(np.repeat((shades * 255).astype(np.uint8)[..., None], 3, axis=2))
+def _edges(stack: Stack) -> tuple[str, str]:
+    """Letters of the patient's sides beyond the left and the right edge of the image."""
+    axis = int(np.argmax(np.abs(stack.column_mm)))
+    lower, higher = _AXES[axis]
+    return (lower, higher) if stack.column_mm[axis] > 0 else (higher, lower)
 
 
-def _place(x_px: float, y_px: float, scale: NDArray[np.float64]) -> tuple[int, int]:
-    """Pixel centres of the original as pixels of the picture."""
-    return round((x_px + 0.5) * float(scale[0]) - 0.5), round((y_px + 0.5) * float(scale[1]) - 0.5)
+# ---- cutting a slice ----------------------------------------------------------------------------------------------
 
 
-def _write(canvas: Image, text: str, place: tuple[int, int], colour: tuple[int, int, int]) -> None:
+def _spine_box(stack: Stack, points: Sequence[SagittalPoint]) -> Box:
+    """The part of a sagittal slice around the points; the whole slice where there are none."""
+    if not points:
+        return 0, stack.volume.shape[1], 0, stack.volume.shape[2]
+    xs, ys = [point.x_px for point in points], [point.y_px for point in points]
+    return _box(stack, (min(ys), max(ys)), (min(xs), max(xs)), (_AROUND_MM[1], _AROUND_MM[0]))
+
+
+def _box(stack: Stack, rows: tuple[float, float], columns: tuple[float, float], margin_mm: tuple[float, float]) -> Box:
+    """Whole pixels from the first to the last row and column and a margin (rows, columns) around, inside the image."""
+    _, n_rows, n_columns = stack.volume.shape
+    down_px, across_px = margin_mm[0] / stack.spacing_mm[0], margin_mm[1] / stack.spacing_mm[1]
+    first_row = int(np.clip(rows[0] - down_px, 0, n_rows - 1))
+    first_column = int(np.clip(columns[0] - across_px, 0, n_columns - 1))
+    end_row = int(np.clip(np.ceil(rows[1] + down_px) + 1, first_row + 1, n_rows))
+    end_column = int(np.clip(np.ceil(columns[1] + across_px) + 1, first_column + 1, n_columns))
+    return first_row, end_row, first_column, end_column
+
+
+def _cut(study: Study, stack: Stack, index: int, box: Box, px_mm: float) -> tuple[Image, tuple[float, float], float]:
+    """Grey values (rows, columns) of a box in square millimetres, the scale (x, y), and millimetres a pixel."""
+    part = np.ascontiguousarray(study.normalised(stack, index)[box[0] : box[1], box[2] : box[3]])
+    down_mm, across_mm = stack.spacing_mm
+    rows, columns = part.shape
+    size = (max(1, round(columns * across_mm * px_mm)), max(1, round(rows * down_mm * px_mm)))
+    way = cv2.INTER_AREA if size[0] < columns else cv2.INTER_CUBIC
+    shown = np.asarray(cv2.resize(part, size, interpolation=way), dtype=np.float32)
+    grey = (np.clip(shown, 0.0, 1.0) ** 0.85 * 255).round().astype(np.uint8)  # slightly brightened
+    return grey, (size[0] / columns, size[1] / rows), columns * across_mm / size[0]
+
+
+# ---- files --------------------------------------------------------------------------------------------------------
+
+
+def _picture(title: str, image: Image, view: SliceView, as_jpeg: bool) -> Picture:
+    """A picture as a file: grey JPEG with its view, or coloured PNG, which needs none."""
+    kind, options = (".jpg", [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]) if as_jpeg else (".png", [])
+    is_written, data = cv2.imencode(kind, image, options or [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    if not is_written:
+        raise LumbarError(f"picture: cannot be encoded as {kind[1:].upper()}")
+    return Picture(title, data.tobytes(), view if as_jpeg else None)
+
+
+def _with_marks(image: Image, view: SliceView) -> Image:
+    """The picture in colour (BGR, as OpenCV writes it) with crosses and labels."""
+    shades = np.round(image / 255.0 * (_GREYS - 1)) / (_GREYS - 1)
+    canvas = np.ascontiguousarray(np.repeat((shades * 255).astype(np.uint8)[..., None], 3, axis=2))
+    for mark in view.marks:
+        place = round(mark.x - 0.5), round(mark.y - 0.5)
+        colour = COLOURS[mark.level][::-1]
+        cv2.drawMarker(canvas, place, (0, 0, 0), cv2.MARKER_CROSS, 15, 4, cv2.LINE_AA)
+        cv2.drawMarker(canvas, place, colour, cv2.MARKER_CROSS, 13, 2, cv2.LINE_AA)
+        text = level_title(mark.level) if view.level is None else str(mark.side)[0].upper()
+        is_left = view.level is not None and mark.x < view.size_px[0] / 2
+        _write(canvas, text, (place[0] + (-24 if is_left else 12), place[1] + 5), colour)
+    return canvas
+
+
+def _write(canvas: Image, text: str, place: tuple[int, int], colour: tuple[int, ...]) -> None:
     """Text on a darkened patch, so that it reads on fat as well as on air."""
     (width, height), _ = cv2.getTextSize(text, _FONT, _TEXT_SCALE, 1)
     x, y = place
     patch = canvas[max(0, y - height - 3) : max(0, y + 4), max(0, x - 3) : max(0, x + width + 3)]
     patch[:] = (patch * 0.3).astype(np.uint8)
     cv2.putText(canvas, text, place, _FONT, _TEXT_SCALE, colour, 1, cv2.LINE_AA)
-
-
-def _png(canvas: Image) -> bytes:
-    is_written, data = cv2.imencode(".png", cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 9])
-    if not is_written:
-        raise LumbarError("picture: cannot be encoded as PNG")
-    return data.tobytes()

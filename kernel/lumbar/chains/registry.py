@@ -14,6 +14,7 @@ from lumbar.bundle.manifest import FILE_NAME, Manifest
 from lumbar.chains.contract import Chain, Picture, draw_nothing
 from lumbar.competitions.registry import DEFAULT
 from lumbar.errors import ManifestError
+from lumbar.io.arguments import did_you_mean
 from lumbar.io.text import one_line
 from lumbar.labels import SAGITTAL_T1
 
@@ -97,5 +98,7 @@ def chain_of(chain: str | Chain, manifest: Manifest) -> Chain:
         return MAIN
     if chain == "baseline" and manifest.of_stage("baseline"):
         return baseline_chain(manifest)
+    if chain not in MODULES:
+        raise ManifestError(f"chain {chain!r}: expected one of {', '.join(MODULES)}{did_you_mean(chain, MODULES)}")
     stages = sorted({entry.stage for entry in manifest.weights})
     raise ManifestError(f"{manifest.folder / FILE_NAME}: chain {chain!r} has no weights here, found stages {stages}")

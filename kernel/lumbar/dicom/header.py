@@ -7,23 +7,16 @@ deflated encodings, and with sequences of undefined length. No tag is required h
 from __future__ import annotations
 
 import os
-import zlib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lumbar.dicom.codecs._bits import gather_bits
-from lumbar.dicom.limits import (
-    MAX_INFLATED_BYTES,
-    MAX_INFLATED_PER_BYTE,
-    MAX_RECOVERED_BYTES,
-    MIN_INFLATED_BYTES,
-)
+from lumbar.dicom.limits import MAX_RECOVERED_BYTES
 from lumbar.dicom.parsing import scan
 from lumbar.dicom.parsing.fields import PARTS
-from lumbar.dicom.parsing.files import open_file, read_bytes, read_start
-from lumbar.dicom.parsing.functional_groups import FunctionalGroups
+from lumbar.dicom.parsing.files import inflate, open_file, read_bytes, read_start
 from lumbar.dicom.parsing.values import uid_of, vr_text
 from lumbar.errors import DicomError
 
@@ -36,7 +29,6 @@ EXPLICIT_BIG = "1.2.840.10008.1.2.2"
 
 _HEAD_BYTES = 32 * 1024  # enough for nearly every header; the rest of the file is read only if it was not
 _PREFIX_END = 132
-_INFLATED_AT_ONCE = 1 << 23
 _LITTLE = (EXPLICIT_LITTLE, IMPLICIT_LITTLE)
 _SPECIAL = (DEFLATED, EXPLICIT_BIG)
 
@@ -300,6 +292,8 @@ def _header(name: str, syntax: str, head: bytes, workspace: np.ndarray, numbers:
     header = object.__new__(Header)
     groups = None
     if has_groups:
+        from lumbar.dicom.parsing.functional_groups import FunctionalGroups  # late: slices of one frame have none
+
         shared, per_frame = (tuple(workspace[span : span + 2].tolist()) for span in _GROUP_SPANS)
         flags = workspace.item(scan.IS_BIG) != 0, workspace.item(scan.IS_EXPLICIT) != 0
         groups = FunctionalGroups(head, *flags, shared, per_frame)
@@ -354,7 +348,7 @@ def _read_special(
     if syntax == DEFLATED:
         if not is_whole:
             raise DicomError(f"{name}: found a part of a deflated file, expected the whole")
-        source = _inflate(name, source, dataset)
+        source = inflate(name, source, dataset)
         workspace[scan.DATASET] = 0
     is_bare = not syntax  # no file meta
     if is_bare:
@@ -379,25 +373,3 @@ def _offset_table(head: bytes, workspace: np.ndarray) -> tuple[np.ndarray, np.nd
             return None
         halves.append(np.frombuffer(head[offset : offset + length], dtype="<u8"))
     return (halves[0], halves[1]) if halves[0].size == halves[1].size else None
-
-
-def _inflate(name: str, source: np.ndarray, start: int) -> np.ndarray:
-    """Inflate the data set of a deflated file (PS3.5 section A.5: raw deflate after the file meta)."""
-    most = min(MAX_INFLATED_BYTES, max(MIN_INFLATED_BYTES, MAX_INFLATED_PER_BYTE * source.size))
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    plain, rest = bytearray(), source[start:].tobytes()
-    try:
-        while rest and not inflater.eof and len(plain) <= most:
-            plain += inflater.decompress(rest, _INFLATED_AT_ONCE)
-            rest = inflater.unconsumed_tail
-    except zlib.error as error:
-        raise DicomError(f"{name}: found {error} at offset {start}, expected a deflated data set") from error
-    except MemoryError as error:
-        raise DicomError(f"{name}: found no memory to inflate {source.size} bytes, expected fewer") from error
-    if len(plain) > most:
-        raise DicomError(
-            f"{name}: found a deflated data set of more than {most} bytes in a file of {source.size}, expected fewer"
-        )
-    if not inflater.eof:
-        raise DicomError(f"{name}: found an unfinished deflate stream at offset {start}, expected its end")
-    return np.frombuffer(plain, dtype=np.uint8)

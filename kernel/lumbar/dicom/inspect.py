@@ -14,7 +14,7 @@ from lumbar.dicom.pixels import read_slice
 from lumbar.dicom.stack import Stack
 from lumbar.dicom.syntaxes import syntax_name
 from lumbar.errors import CohortError, DicomError
-from lumbar.io.text import PublicText, known_words, masked_name, unusual_names
+from lumbar.io.text import PublicText, counted, known_words, masked_name, unusual_names
 
 
 def describe(path: str | os.PathLike[str]) -> str:
@@ -27,6 +27,8 @@ def describe(path: str | os.PathLike[str]) -> str:
         DicomError: there is nothing that is DICOM; the message names ``path`` as it was given.
     """
     root = Path(path)
+    if not os.path.lexists(root):
+        raise DicomError(f"{root}: no such file or folder, expected a DICOM file, a series' or a study's folder")
     folder = root if root.is_dir() else root.parent
     names = {*unusual_names(root), root.name, folder.name}
     public = PublicText((root, folder), [name for name in names if masked_name(name) != name])
@@ -41,7 +43,7 @@ def _describe(root: Path, public: PublicText) -> str:
     folders = sorted(child for child in root.iterdir() if child.is_dir())
     if not folders:
         raise DicomError(f"{root}: found neither *.dcm files nor series' folders, expected one of them")
-    parts = [f"study {masked_name(root.name)}: {len(folders)} folders"]
+    parts = [f"study {masked_name(root.name)}: {counted(len(folders), 'folder')}"]
     n_read = 0
     for folder in folders:
         try:
@@ -50,7 +52,9 @@ def _describe(root: Path, public: PublicText) -> str:
         except DicomError as error:
             parts.append(public(f"problem: {error}"))
     if not n_read:
-        raise DicomError(f"{root}: found no readable series in {len(folders)} folders, expected some ({parts[1]})")
+        raise DicomError(
+            f"{root}: found no readable series in {counted(len(folders), 'folder')}, expected some ({parts[1]})"
+        )
     return "\n\n".join(parts)
 
 
@@ -131,7 +135,7 @@ def _describe_series(folder: Path, public: PublicText) -> str:
     description, source = find_description(folder)
     series = read_described(folder, description)
     first = next(c for c in sorted(folder.iterdir()) if c.suffix.lower() == ".dcm" and not c.name.startswith("."))
-    lines = [f"series {masked_name(series.series_id)}: {len(series.stacks)} stacks"]
+    lines = [f"series {masked_name(series.series_id)}: {counted(len(series.stacks), 'stack')}"]
     expected = orientation_of(description)
     assumed = f"where no slice has an orientation it is taken as {expected}"
     lines.append(f"  description  {description or 'unknown'} ({source}); {assumed}")

@@ -86,7 +86,8 @@ def atomic_file(
             yield cast(BinaryIO, file)
             file.flush()
         except Exception as failure:
-            if raw.failure is not None and not isinstance(failure, OSError):
+            # A library's own error, even an OSError of its words, says less than the one that the system gave.
+            if raw.failure is not None and getattr(failure, "errno", None) is None:
                 raise raw.failure from failure
             raise
         finally:
@@ -124,6 +125,26 @@ def check_writable(path: str | os.PathLike[str], error: type[LumbarError] = Coho
         temporary.unlink()
     except OSError as failure:
         raise _refusal(path, failure, error) from None
+
+
+def make_folder(path: str | os.PathLike[str], error: type[LumbarError] = CohortError) -> Path:
+    """Make a folder, with those above it, and find out whether it can be written.
+
+    Raises:
+        error: it cannot.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary, descriptor = _create(folder / "folder")
+        os.close(descriptor)
+        temporary.unlink()
+    except (OSError, ValueError) as failure:
+        is_full = isinstance(failure, OSError) and failure.errno in DISK_FULL
+        reason = getattr(failure, "strerror", None) or str(failure)
+        note = ": the disk is full" if is_full else ""
+        raise error(f"{folder}: cannot be written ({reason}), expected a folder to write into{note}") from None
+    return folder
 
 
 @contextmanager

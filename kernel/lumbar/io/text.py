@@ -66,6 +66,14 @@ _SLASHES = re.compile(r"[\\/]")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: ``1 stack``, ``2 stacks``, ``0 studies``; ``series`` and ``pixels`` stay as they are."""
+    if number == 1 or noun.endswith("s"):
+        return f"{number} {noun}"
+    is_consonant_y = noun.endswith("y") and noun[-2:-1] not in "aeiou"
+    return f"{number} {noun[:-1]}ies" if is_consonant_y else f"{number} {noun}s"
+
+
 def printable(value: object, limit: int | None = None) -> str:
     r"""Text as one line that is safe to print: white space becomes blanks, what is invisible becomes escapes.
 

@@ -9,11 +9,13 @@ from pathlib import Path
 from lumbar.bundle.code_hash import find_package
 from lumbar.bundle.manifest import FILE_NAME, Manifest
 from lumbar.errors import CohortError
-from lumbar.io.files import check_writable
+from lumbar.io.files import check_writable, make_folder
 
 
 def check_destinations(outputs: Mapping[str, str | Path | None], root: Path, manifest: Manifest) -> None:
     """Check before any work that every output can be written without losing an input or another output.
+
+    A folder that is missing is made.
 
     Args:
         outputs: the option's name → the path; None where nothing is written.
@@ -37,7 +39,18 @@ def check_destinations(outputs: Mapping[str, str | Path | None], root: Path, man
         for folder in _input_folders(root, manifest):
             if Path(place).is_relative_to(os.path.realpath(folder)):
                 raise CohortError(f"{path}: found a place among the inputs for {name}, expected one outside {folder}")
+        _make_folder_for(path, place, manifest)
         check_writable(path)
+
+
+def _make_folder_for(path: str | Path, place: str, manifest: Manifest) -> None:
+    """Make the folder of an output where it is missing, but never inside the bundle."""
+    folder = os.path.dirname(place)
+    if os.path.lexists(folder):
+        return
+    if Path(folder).is_relative_to(os.path.realpath(manifest.folder)):
+        raise CohortError(f"{path}: cannot be written (no folder is made inside the bundle), expected a place outside")
+    make_folder(folder)
 
 
 def _input_files(root: Path, manifest: Manifest) -> Iterator[Path]:

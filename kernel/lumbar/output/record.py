@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import logging
-import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lumbar import __version__
 from lumbar.bundle.manifest import Manifest
 from lumbar.chains.contract import Outcome
 from lumbar.io.files import write_atomically
 from lumbar.io.text import PublicText, one_line, public_values
 from lumbar.output.submission import Submission
+from lumbar.output.truth import Truth
+from lumbar.output.versions import versions
 
 log = logging.getLogger("lumbar")
-
-_LIBRARIES = ("torch", "torchvision", "timm", "safetensors", "numpy", "pandas", "numba", "opencv-python-headless",
-              "opencv-python", "opencv-contrib-python", "pydicom")  # fmt: skip
 
 
 def build_record(
@@ -69,17 +65,6 @@ def build_record(
     return dict(public_values(record))
 
 
-def versions() -> dict[str, str]:
-    """The installed versions of this package, of Python, and of the libraries that the chains use."""
-    installed = {"lumbar": __version__, "python": platform.python_version()}
-    for name in _LIBRARIES:
-        try:
-            installed[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return installed
-
-
 def write_extras(
     data: dict[str, Any],
     outcomes: Sequence[Outcome],
@@ -88,6 +73,7 @@ def write_extras(
     limit_s: float,
     record: str | Path | None,
     report: str | Path | None,
+    truth: Callable[[], Truth] | None = None,
 ) -> None:
     """Write record and report beside a submission that already stands: a failure here is a line in the log.
 
@@ -99,6 +85,7 @@ def write_extras(
         limit_s: the time limit in seconds.
         record: where the record goes; None: nowhere.
         report: where the report goes; None: nowhere.
+        truth: reads the labels of the studies, for the report alone; None: no truth is shown.
     """
 
     def write_record(path: str | Path) -> None:
@@ -107,7 +94,7 @@ def write_extras(
     def write_report(path: str | Path) -> None:
         from lumbar.output.report import render
 
-        write_atomically(path, render(data, outcomes, submission, manifest, limit_s))
+        write_atomically(path, render(data, outcomes, submission, manifest, limit_s, truth() if truth else None))
 
     extras: list[tuple[str | Path | None, Callable[[str | Path], None]]] = [
         (record, write_record),

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
 import numpy as np
-from numpy.typing import NDArray
 
 from lumbar import __version__
 from lumbar.bundle.manifest import Manifest
@@ -17,12 +15,15 @@ from lumbar.competitions.contract import Competition
 from lumbar.competitions.registry import DEFAULT
 from lumbar.io.text import page_value
 from lumbar.output.report_page import TEMPLATE
+from lumbar.output.report_study import study_block
 from lumbar.output.submission import Submission
+from lumbar.output.truth import Truth
 from lumbar.output.versions import rehearsal_line
 
 _PROBLEMS_SHOWN = 3  # of a study in the table of all
 _PROBLEM_LENGTH = 160
-_PROBLEMS_LISTED = 12  # of a study with pictures
+_PROBLEMS_LISTED = 12  # of the tables
+_TROUBLED_LISTED = 20  # studies in the list of problems
 _STAGE_ORDER = ("load", "read", "localise", "classify", "aggregate", "draw")
 
 
@@ -32,6 +33,7 @@ def render(
     submission: Submission,
     manifest: Manifest,
     limit_s: float,
+    truth: Truth | None = None,
 ) -> str:
     """Fill in the page of a run.
 
@@ -41,7 +43,9 @@ def render(
         submission: the rows that stand.
         manifest: of the bundle that was used.
         limit_s: the time limit in seconds.
+        truth: labels and marked points, where they are known; drawn beside the answers.
     """
+    truth = truth or Truth()
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=page_value)
     pictured = [outcome for outcome in outcomes if outcome.pictures]
     # A small run shows every study in full; a large one those with pictures, and all studies in the table.
@@ -54,30 +58,52 @@ def render(
         n_studies=len(outcomes),
         n_predicted=len(predicted),
         n_prior=len(outcomes) - len(predicted),
+        troubled=[_troubled(outcome) for outcome in outcomes if outcome.problems][:_TROUBLED_LISTED],
         n_troubled=sum(bool(outcome.problems) for outcome in outcomes),
         seconds_a_study=_number(float(np.median(predicted))) if predicted else "–",
         devices=devices,
         device_kind="GPU" if devices and devices[0].startswith("cuda") else "CPU",
         stages=_stages(record["seconds"], len(outcomes)),
         limit=_duration(limit_s),
-        dataset=manifest.dataset.get("id", "unnamed"),
-        recipe=f"recipe {manifest.recipe}",
-        manifest_hash=manifest.hash,
-        cohort=f"{manifest.cohort.get('studies', '?')} studies, {manifest.cohort.get('description', 'not described')}",
         problems=list(record.get("problems", ()))[:_PROBLEMS_LISTED],
-        versions=", ".join(f"{name} {value}" for name, value in record["versions"].items()),
-        rehearsed=rehearsal_line(record["versions"], manifest.data.get("rehearsed")),
-        title=competition.title,
-        answer=_answer(competition),
-        columns=competition.grid_columns,
-        value_titles=competition.titles,
-        colours=_colours(competition),
-        highest=f"{competition.titles[-1]}, highest" if competition.sums_to_one else "highest",
-        shown=[_shown(outcome, submission.probs(outcome.study_id), manifest) for outcome in shown],
+        shown=[
+            study_block(outcome, submission.probs(outcome.study_id), manifest, truth) | _time(outcome)
+            for outcome in shown
+        ],
+        is_graded=manifest.competition_name == DEFAULT,
+        has_truth=any(outcome.study_id in truth.grades or outcome.study_id in truth.points for outcome in shown),
+        shown_ids={outcome.study_id for outcome in shown},
         table=[_line(outcome, submission.probs(outcome.study_id), competition) for outcome in outcomes]
         if len(shown) < len(outcomes)
         else [],
+        **_bundle_lines(record["versions"], manifest),
+        **_words_of(competition),
     )
+
+
+def _bundle_lines(versions: Mapping[str, str], manifest: Manifest) -> dict[str, Any]:
+    """What the page says about the bundle and the installed versions."""
+    cohort = manifest.cohort
+    return {
+        "dataset": manifest.dataset.get("id", "unnamed"),
+        "recipe": f"recipe {manifest.recipe}",
+        "manifest_hash": manifest.hash,
+        "cohort": f"{cohort.get('studies', '?')} studies, {cohort.get('description', 'not described')}",
+        "versions": ", ".join(f"{name} {value}" for name, value in versions.items()),
+        "rehearsed": rehearsal_line(versions, manifest.data.get("rehearsed")),
+    }
+
+
+def _words_of(competition: Competition) -> dict[str, Any]:
+    """What the page calls things in this competition."""
+    return {
+        "title": competition.title,
+        "answer": _answer(competition),
+        "columns": competition.grid_columns,
+        "value_titles": competition.titles,
+        "colours": _colours(competition),
+        "highest": f"{competition.titles[-1]}, highest" if competition.sums_to_one else "highest",
+    }
 
 
 def _stages(seconds: Mapping[str, float], n_studies: int) -> list[dict[str, Any]]:
@@ -95,6 +121,19 @@ def _stages(seconds: Mapping[str, float], n_studies: int) -> list[dict[str, Any]
     ]
 
 
+def _time(outcome: Outcome) -> dict[str, Any]:
+    return {"seconds": _number(outcome.seconds.get("study", 0.0))}
+
+
+def _troubled(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "study_id": outcome.study_id,
+        "status": outcome.status,
+        "n": len(outcome.problems),
+        "first": outcome.problems[0][:_PROBLEM_LENGTH],
+    }
+
+
 def _answer(competition: Competition) -> str:
     """What a study's answer is, in words."""
     n_rows, n_values = competition.shape
@@ -109,54 +148,6 @@ def _colours(competition: Competition) -> list[str]:
     if not competition.sums_to_one:
         return ["m1"] * n_values
     return {1: ["m2"], 2: ["m0", "m2"]}.get(n_values, [f"m{index % 3}" for index in range(n_values)])
-
-
-def _shown(outcome: Outcome, probs: Probs, manifest: Manifest) -> dict[str, Any]:
-    n_canal = len({p["level"] for p in outcome.sagittal_points if p["side"] is None})
-    n_axial = len({level["level"] for level in outcome.axial_levels})
-    problems = outcome.problems[:_PROBLEMS_LISTED]
-    if len(outcome.problems) > len(problems):
-        problems.append(f"and {len(outcome.problems) - len(problems)} more")
-    return {
-        "study_id": outcome.study_id,
-        "status": outcome.status,
-        "seconds": _number(outcome.seconds.get("study", 0.0)),
-        "found": f" · {n_canal} of 5 levels on sagittal, {n_axial} of 5 on axial images"
-        if manifest.competition_name == DEFAULT
-        else "",
-        "problems": problems,
-        "rows": _rows(probs, manifest.competition),
-        "pictures": [
-            {
-                "title": picture.title,
-                "data": base64.b64encode(picture.png).decode(),
-                "is_sagittal": picture.title.startswith("Sagittal"),
-            }
-            for picture in outcome.pictures
-        ],
-    }
-
-
-def _rows(probs: Probs, competition: Competition) -> list[dict[str, Any]]:
-    titles, n_columns = competition.grid_rows, len(competition.grid_columns)
-    percent = probs.reshape(len(titles), n_columns, len(competition.values)) * 100.0
-    show = _whole if competition.sums_to_one else _each
-    return [
-        {"title": title, "cells": [show(percent[row, column]) for column in range(n_columns)]}
-        for row, title in enumerate(titles)
-    ]
-
-
-def _each(percent: NDArray[np.float64]) -> list[int]:
-    return [round(float(value)) for value in percent]
-
-
-def _whole(percent: NDArray[np.float64]) -> list[int]:
-    """Percentages as whole numbers that sum to 100, rounded by the method of largest remainders."""
-    floors = np.floor(percent).astype(int)
-    for index in np.argsort(floors - percent)[: 100 - int(floors.sum())]:
-        floors[index] += 1
-    return [int(value) for value in floors]
 
 
 def _line(outcome: Outcome, probs: Probs, competition: Competition) -> dict[str, Any]:

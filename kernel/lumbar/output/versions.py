@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import platform
 from collections.abc import Mapping
 from typing import Any
 
+from lumbar import __version__
+
 # Part of the bundle, not of the image that it runs on: the kernel's own version, and whether its code was changed.
 _OURS = ("lumbar", "code")
+
+_LIBRARIES = ("torch", "torchvision", "timm", "safetensors", "numpy", "pandas", "numba", "opencv-python-headless",
+              "opencv-python", "opencv-contrib-python", "pydicom")  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Versions of ours, of Python, and of the libraries that the chain uses, as installed."""
+    installed = {"lumbar": __version__, "python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            installed[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return installed
 
 
 def releases(versions: Mapping[str, Any]) -> dict[str, str]:

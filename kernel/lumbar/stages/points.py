@@ -84,12 +84,21 @@ class Localisation:
     levels_mm: dict[str, Xyz] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
-    def best(self, description: str, level: str, side: str | None) -> SagittalPoint | None:
-        """The most confident point of a level and side on the series of a description, or None."""
+    def best(
+        self, description: str, level: str, side: str | None, series_id: str | None = None
+    ) -> SagittalPoint | None:
+        """The most confident point of a kind on a description's series, or on the one named, or None."""
         points = [
-            p for p in self.sagittal_points if p.description == description and p.level == level and p.side == side
+            p
+            for p in self.sagittal_points
+            if p.description == description and p.level == level and p.side == side and series_id in (None, p.series_id)
         ]
         return max(points, key=lambda p: p.confidence) if points else None
+
+    def sagittal_series(self, description: str, level: str | None = None) -> list[str]:
+        """The series of a description that show a level, or any level: the order of the study's stacks, each once."""
+        shown = [p for p in self.sagittal_points if p.description == description and level in (None, p.level)]
+        return list(dict.fromkeys(p.series_id for p in sorted(shown, key=lambda p: p.stack)))
 
     def axial_series(self, level: str | None = None) -> list[str]:
         """The axial series that show a level (None: any), each once, in the order of the study's stacks."""

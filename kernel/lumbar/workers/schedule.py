@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from tqdm import tqdm
-
 from lumbar.budget import Budget, Effort
 from lumbar.chains.contract import Outcome
 from lumbar.errors import CohortError
+from lumbar.io.progress import Progress
 from lumbar.io.text import one_line
 from lumbar.output.submission import Submission
 from lumbar.workers.handle import Worker
@@ -36,13 +35,14 @@ class Schedule:
         setup: what every worker gets; the device is each one's own.
         study_ids: in the order of the file.
         pictured: studies whose pictures the report shows.
-        progress: show a bar.
+        progress: say how far the run has come.
     """
 
     def __init__(
         self, budget: Budget, setup: Setup, study_ids: Sequence[int], pictured: frozenset[int], progress: bool
     ) -> None:
-        self.budget, self.setup, self.progress = budget, setup, progress
+        self.budget, self.setup = budget, setup
+        self.progress = Progress(len(study_ids), "study", is_shown=progress, write=log.info)
         self.pictured = set(pictured)
         self.queue = StudyQueue(study_ids, budget)
         self.pool = WorkerPool(budget, self.queue)
@@ -79,7 +79,7 @@ class Schedule:
     def run(self, submission: Submission) -> list[Outcome]:
         """Predict until all are done or the time is over; every study has an outcome, in the order of the file."""
         queue = self.queue
-        with tqdm(total=len(queue.study_ids), unit="study", disable=not self.progress) as bar:
+        with self.progress:
             while self.pool.workers and not queue.is_done:
                 if self.budget.remaining_s() <= 0 or not self._assign():
                     break
@@ -89,8 +89,7 @@ class Schedule:
                     else:
                         self._handle(worker, message)
                 self._watch()
-                if len(queue.outcomes) > bar.n:
-                    bar.update(len(queue.outcomes) - bar.n)
+                self.progress.update(len(queue.outcomes), self.budget.projected_s(self.budget.effort))
         is_late = self.pool.workers or self.budget.remaining_s() <= 0
         queue.fail_rest("time limit reached" if is_late else "no worker left")
         return [queue.outcomes[study_id] for study_id in queue.study_ids]

@@ -12,6 +12,7 @@ from lumbar.bundle.code_hash import shipped_hashes
 from lumbar.bundle.manifest import manifest_hash, read_manifest
 from lumbar.errors import LumbarError
 from lumbar.io.text import printable
+from lumbar_publish.kaggle.credentials import hide_secrets
 from lumbar_publish.kaggle.publication import AGAIN, Publication
 from lumbar_publish.names import Layout
 from lumbar_publish.sealing.seal import read_json
@@ -75,7 +76,7 @@ def _name_and_message(publication: Publication, version: int) -> tuple[str, str]
     """The tag's name, and its message, whose last line is the one for CHANGELOG.md."""
     ref, public, private = map(str, publication.noted("scores"))
     kind, notebook = publication.store.kind, int(publication.noted("kernel_version"))
-    day, notes = time.strftime("%Y-%m-%d"), " ".join(publication.notes.split())
+    day, notes = time.strftime("%Y-%m-%d"), hide_secrets(printable(" ".join(publication.notes.split())))
     message = f"""\
 {publication.sealed.dataset}: {kind} version {version}, notebook version {notebook}, public score {public}
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from lumbar.competitions.contract import Competition
 from lumbar.competitions.lumbar_spine import COMPETITION as LUMBAR_SPINE
-from lumbar.competitions.tables import read_answer, require_columns
 from lumbar.errors import CohortError
-from lumbar.output.submission import read_row_ids, validate
+
+if TYPE_CHECKING:  # pandas is imported once there is a submission to check
+    import pandas as pd
 
 
 def check_submission(path: Path, sample: Path | None = None, competition: Competition = LUMBAR_SPINE) -> pd.DataFrame:
@@ -19,6 +19,9 @@ def check_submission(path: Path, sample: Path | None = None, competition: Compet
     Raises:
         CohortError: what is wrong, with the file's name.
     """
+    from lumbar.competitions.tables import read_answer, require_columns
+    from lumbar.output.submission import read_row_ids, validate
+
     if sample is not None:
         require_columns(sample, read_answer(sample, "a sample submission", competition), competition)
         return validate(path, read_row_ids(sample, competition), competition)
@@ -32,6 +35,8 @@ def study_ids(path: Path, competition: Competition = LUMBAR_SPINE) -> list[int]:
     Raises:
         CohortError: no table, or a row name that does not start with a study's number.
     """
+    from lumbar.output.submission import read_row_ids
+
     heads = {competition.split_row_id(row_id)[0] for row_id in read_row_ids(path, competition)}
     wrong = sorted(head for head in heads if not head.isdigit())
     if wrong or not heads:
@@ -45,6 +50,8 @@ def largest_difference(a: Path, b: Path, competition: Competition = LUMBAR_SPINE
     Raises:
         CohortError: not the same rows, or no submissions.
     """
+    from lumbar.output.submission import read_row_ids, validate
+
     expected = read_row_ids(a, competition)
     first, second = (
         validate(path, expected, competition).set_index(competition.id_column).loc[expected] for path in (a, b)

@@ -12,7 +12,7 @@ import lumbar
 from lumbar.bundle.code_hash import own_code_sha256
 from lumbar.bundle.manifest import FILE_NAME, SCHEMA, file_sha256, write_manifest
 from lumbar.errors import ManifestError
-from lumbar.output.record import versions
+from lumbar.output.versions import versions
 from lumbar_publish.names import DEFAULT_SLUG, PLACEHOLDER_OWNER
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from lumbar.competitions.contract import Competition
 from lumbar.competitions.lumbar_spine import COMPETITION as LUMBAR_SPINE
 from lumbar.competitions.registry import DEFAULT
 from lumbar.errors import ManifestError
-from lumbar.output.record import versions
+from lumbar.output.versions import versions
 from lumbar_publish.files import replaced_folder, write_text
 from lumbar_publish.names import DatasetId, Layout
 from lumbar_publish.sealing.completeness import chain_of, completeness_errors

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from lumbar.io.competition import check_competition
 from lumbar.labels import SAGITTAL_T1
-from lumbar_train.baseline.page import report_run, write_comparison
-from lumbar_train.baseline.predict import predict_split
-from lumbar_train.baseline.run import BaselineRun, choose_columns, choose_folds, execute, export_run
-from lumbar_train.baseline.settings import Settings, check_settings
-from lumbar_train.data.tables import read_cohort
+from lumbar_train.baseline.settings import Settings, check_settings, choose_columns, refuse_fits
+from lumbar_train.outputs.run_lock import RunLock
+from lumbar_train.pipeline.given import check_file, check_folder, check_out
+from lumbar_train.pipeline.names import AMP
 
 
 def add_commands(commands: Any) -> None:
@@ -75,8 +73,8 @@ def _add_baseline(commands: Any) -> None:
     add("--batch", type=int, default=100, help="studies per batch of the conversion; default: %(default)s")
     add("--start-batch", type=int, default=0, help="trust earlier batches of the conversion without a check")
     add("--jobs", type=int, default=1, help="fits at the same time; default: %(default)s")
-    add("--amp", choices=("auto", "off", "bf16", "fp16"), default=default.amp,
-        help="half precision: auto is by GPU, off on CPUs; bf16 is also for CPUs that compute in it")  # fmt: skip
+    add("--amp", choices=AMP, default=default.amp,
+        help="half precision; auto: by GPU, on CPUs what is faster; bf16: float32 on CPUs slower in it")  # fmt: skip
     add("--resume", action="store_true", help="continue an interrupted run")
     add("--seed", type=int, default=0)
     parser.set_defaults(action=run_baseline)
@@ -84,13 +82,39 @@ def _add_baseline(commands: Any) -> None:
 
 def run_baseline(args: argparse.Namespace) -> None:
     """Train, or predict the test split."""
+    check_competition(args.data, args.split)
+    check_out(args.out)
     if args.split == "test":
+        check_folder(args.out, "--out", "a run of the baseline")
+        from lumbar_train.baseline.predict import predict_split
+
         path, score = predict_split(args.out, args.data, args.split, batch=args.batch, start_batch=args.start_batch)
         print(f"submission: {path}" + (f"; {score}" if score else ""))
         return
     settings = Settings(**{f.name: getattr(args, f.name) for f in fields(Settings) if hasattr(args, f.name)})
     check_settings(settings)
     columns = choose_columns(args.columns)
+    check_folder(args.chain_run, "--chain-run", "a run of the chain")
+    if args.folds is not None and not args.folds.isdigit():
+        check_file(Path(args.folds), "--folds", "a number of folds, or a table study_id, fold")
+    refuse_fits(args.out, args.resume)
+    with RunLock(args.out, checks_run=False):
+        _train_baseline(args, settings, columns)
+
+
+def _train_baseline(args: argparse.Namespace, settings: Settings, columns: list[str]) -> None:
+    import torch
+
+    from lumbar_train.baseline.page import report_run
+    from lumbar_train.baseline.run import BaselineRun, choose_folds, execute, export_run
+    from lumbar_train.data.tables import read_cohort
+    from lumbar_train.engine.distributed import pick_device
+    from lumbar_train.engine.precision import chosen_amp
+
+    amp, line = chosen_amp(args.amp, pick_device("auto"), args.out / "recipe.json", args.resume)
+    if line:
+        print(line)
+    settings = replace(settings, amp=amp)
     cohort = read_cohort(args.data)
     folds_option = args.folds or (str(args.chain_run / "folds.csv") if args.chain_run else None)
     cohort, folds = choose_folds(folds_option, args.out, cohort, settings.seed)
@@ -99,7 +123,7 @@ def run_baseline(args: argparse.Namespace) -> None:
     torch.set_num_threads(max(1, torch.get_num_threads() // max(1, args.jobs)))
     run = BaselineRun(
         cohort=cohort, out=args.out, settings=settings, columns=columns, folds=folds, with_full=not args.no_full,
-        jobs=args.jobs, resume=args.resume,
+        jobs=args.jobs, resume=args.resume, amp_asked=args.amp,
     )  # fmt: skip
     answers, figures, results, images = execute(run, batch=args.batch, start_batch=args.start_batch)
     for line in figures["not_better_than_constant"]:
@@ -112,5 +136,14 @@ def run_baseline(args: argparse.Namespace) -> None:
 
 def run_compare(args: argparse.Namespace) -> None:
     """Write the page that compares both on studies that neither was fitted on."""
+    check_competition(args.data, args.split)
+    for path, option in ((args.baseline, "--baseline"), (args.chain, "--chain")):
+        if not path.exists():
+            check_folder(path, option, "a run, a bundle or a submission.csv")
+    check_folder(args.prior, "--prior", "a bundle")
+    check_out(args.out)
+
+    from lumbar_train.baseline.page import write_comparison
+
     page = write_comparison(args.data, args.split, args.baseline, args.chain, args.prior or args.baseline, args.out)
     print(f"report: {page}")

@@ -29,7 +29,6 @@ from lumbar_train.baseline.tune import Phase, Samples, Tuner, extra_epoch, phase
 from lumbar_train.data.folds import FULL
 from lumbar_train.engine.checkpoint import save_weights
 from lumbar_train.engine.distributed import pick_device
-from lumbar_train.engine.fold_pool import end_with_parent
 from lumbar_train.files import read_object, write_text
 from lumbar_train.outputs.store import write_frame
 
@@ -248,7 +247,6 @@ def predict_rows(
 
 
 def start_worker(n_threads: int) -> None:
-    """Initialise a process of the pool: it uses its share of the cores, and ends when its parent ends."""
-    end_with_parent()
+    """Initialise a process of the pool: it uses its share of the cores."""
     os.environ["OMP_NUM_THREADS"] = str(n_threads)
     torch.set_num_threads(n_threads)

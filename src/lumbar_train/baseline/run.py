@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import platform
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,11 +24,12 @@ from lumbar_train.baseline.fit import Job, finished, fold_title, run_fit, start_
 from lumbar_train.baseline.gather import Answers, all_figures, out_of_fold, submission_frame, write_predictions
 from lumbar_train.baseline.network import make_network
 from lumbar_train.baseline.prepare import Images, describe_problems, prepare, write_label_tables
-from lumbar_train.baseline.settings import Settings, check_settings
+from lumbar_train.baseline.settings import Settings, check_settings, refuse_fits
 from lumbar_train.data.folds import FULL, make_folds, read_folds, split, write_folds
 from lumbar_train.data.tables import Cohort, read_study_ids
 from lumbar_train.engine.distributed import pick_device
 from lumbar_train.engine.fold_pool import hand_out, usable_devices
+from lumbar_train.engine.process_pool import processes
 from lumbar_train.errors import TrainingError
 from lumbar_train.files import read_object, write_text
 from lumbar_train.outputs.store import write_frame
@@ -51,6 +50,7 @@ class BaselineRun:
         with_full: also fit on all data; these fits are the ones that ship.
         jobs: fits at the same time.
         resume: continue in a folder that has fits.
+        amp_asked: the precision that was asked for; ``settings`` has the one that is used.
     """
 
     cohort: Cohort
@@ -61,6 +61,7 @@ class BaselineRun:
     with_full: bool = True
     jobs: int = 1
     resume: bool = False
+    amp_asked: str = "auto"
 
     @property
     def work(self) -> Path:
@@ -71,21 +72,6 @@ class BaselineRun:
     def use_folds(self) -> list[int]:
         """Folds to hold out, then FULL if it is asked for."""
         return [*sorted(map(int, self.folds["fold"].unique())), *([FULL] if self.with_full else [])]
-
-
-def choose_columns(names: str | None) -> list[str]:
-    """Parse --columns: columns or whole conditions separated by commas; all 25 columns if nothing is given.
-
-    Raises:
-        CohortError: a name is neither a column nor a condition.
-    """
-    if not names:
-        return list(COLUMNS)
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
-    for name in wanted:
-        if not any(column == name or column.startswith(f"{name}_l") for column in COLUMNS):
-            raise CohortError(f"--columns: found {name!r}, expected label columns such as {COLUMNS[0]}")
-    return [c for c in COLUMNS if any(c == name or c.startswith(f"{name}_l") for name in wanted)]
 
 
 def choose_folds(text: str | None, out: Path, cohort: Cohort, seed: int) -> tuple[Cohort, pd.DataFrame]:
@@ -137,8 +123,7 @@ def check_run_folder(run: BaselineRun) -> None:
     Raises:
         CohortError: the folder has fits and ``resume`` is not asked for, or it has a run of the chain.
     """
-    if (run.out / "fits").is_dir() and not run.resume:
-        raise CohortError(f"{run.out}: holds fits, add --resume to go on with it or name another folder")
+    refuse_fits(run.out, run.resume)
     recipe = run.out / "recipe.json"
     if recipe.is_file() and read_object(recipe).get("name") != RECIPE:
         raise CohortError(f"{run.out}: holds a run of the chain, expected a folder of its own for the baseline")
@@ -164,7 +149,8 @@ def execute(run: BaselineRun, *, batch: int, start_batch: int) -> tuple[Answers,
     make_network(run.settings.network(run.columns[0]), 0, pretrained=run.settings.pretrained)
     images = prepare_run(run, batch, start_batch)
     write_folds(run.out / "folds.csv", run.folds)
-    recipe = {"name": RECIPE, "columns": run.columns} | asdict(run.settings)
+    amp = {"asked": run.amp_asked, "used": run.settings.amp}
+    recipe = {"name": RECIPE, "columns": run.columns} | asdict(run.settings) | {"amp": amp}
     write_text(run.out / "recipe.json", json.dumps(recipe, indent=1) + "\n")
     started = time.monotonic()
     results = fit_all(run)
@@ -248,15 +234,10 @@ def _run(jobs: Sequence[Job], n: int) -> Iterator[tuple[Job, dict[str, Any]]]:
             yield job, run_fit(job)
         return
     n_threads = max(1, (os.cpu_count() or 1) // n)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(n, mp_context=context, initializer=start_worker, initargs=(n_threads,)) as pool:
-        try:
-            yield from hand_out(
-                jobs, n, usable_devices(), lambda job, device: pool.submit(run_fit, replace(job, device=str(device)))
-            )
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with processes(n, start_worker, n_threads) as pool:
+        yield from hand_out(
+            jobs, n, usable_devices(), lambda job, device: pool.submit(run_fit, replace(job, device=str(device)))
+        )
 
 
 def summarise(run: BaselineRun, answers: Answers, results: Results) -> dict[str, Any]:

@@ -1,12 +1,13 @@
-"""The settings that decide what a baseline run computes."""
+"""The settings that decide what a baseline run computes; imports nothing heavy."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from lumbar.config import BackboneConfig, BaselineConfig
 from lumbar.errors import CohortError
-from lumbar.labels import DESCRIPTIONS, SAGITTAL_T1
+from lumbar.labels import COLUMNS, DESCRIPTIONS, SAGITTAL_T1
 
 # Below 0.5 M parameters, for two CPU cores: timm's ten-layer ResNet with fewer channels.
 SMALL = BackboneConfig("resnet10t", channels=(16, 32, 64, 128), stem_width=8)
@@ -87,3 +88,28 @@ def check_settings(settings: Settings) -> None:
         raise CohortError(f"--stop-accuracy: found {settings.stop_accuracy}, expected 0 (off) to below 1")
     if settings.max_epochs < settings.epochs:
         raise CohortError(f"--max-epochs: found {settings.max_epochs}, expected --epochs {settings.epochs} or more")
+
+
+def choose_columns(names: str | None) -> list[str]:
+    """Parse --columns: columns or whole conditions separated by commas; all 25 columns if nothing is given.
+
+    Raises:
+        CohortError: a name is neither a column nor a condition.
+    """
+    if not names:
+        return list(COLUMNS)
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    for name in wanted:
+        if not any(column == name or column.startswith(f"{name}_l") for column in COLUMNS):
+            raise CohortError(f"--columns: found {name!r}, expected label columns such as {COLUMNS[0]}")
+    return [c for c in COLUMNS if any(c == name or c.startswith(f"{name}_l") for name in wanted)]
+
+
+def refuse_fits(out: Path, resume: bool) -> None:
+    """Refuse a folder that has fits, unless they are to be gone on with.
+
+    Raises:
+        CohortError: what can be done.
+    """
+    if (out / "fits").is_dir() and not resume:
+        raise CohortError(f"{out}: holds fits, add --resume to go on with it or name another folder")

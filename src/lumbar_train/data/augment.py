@@ -17,7 +17,12 @@ from torchvision.transforms import v2
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Strengths; the defaults are for classifiers, ``LOCALISER_AUGMENT`` for localisers that must stand any scanner."""
+    """Strengths; the defaults are for classifiers, ``LOCALISER_AUGMENT`` for localisers that must stand any scanner.
+
+    ``SOLUTION_AUGMENT`` is the solution's for classifiers. Turn, zoom and shift of classifiers are drawn from normal
+    distributions of half these sizes, or with ``uniform`` evenly between them. With ``on_device`` the loader hands out
+    cut-outs of the slices, and the device of the fit warps, colours and mixes whole batches of them.
+    """
 
     shift_mm: float = 3.0
     turn_deg: float = 8.0
@@ -30,6 +35,13 @@ class AugmentConfig:
     noise: float = 0.03
     blur: float = 0.2  # chance
     hole: float = 0.1  # chance
+    holes: tuple[int, int] = (1, 1)  # how many, where there are any; several are small squares
+    hole_side: tuple[float, float] = (0.01, 0.08)  # of each of several, a share of the image's side
+    shift: float = 0.0  # of a classifier's crop across, a share of its side
+    uniform: bool = False
+    move: float = 1.0  # chance that a classifier's crop is turned, zoomed and shifted at all
+    keep_slices: tuple[float, float] = (1.0, 1.0)  # share of a classifier's slices that is kept, at random
+    on_device: bool = False
 
 
 LOCALISER_AUGMENT = AugmentConfig(
@@ -43,6 +55,26 @@ LOCALISER_AUGMENT = AugmentConfig(
     noise=0.08,
     blur=0.4,
     hole=0.3,
+)
+
+# configs/cfg_dh_12y8.py and cfg_dh_29a2.py of the solution's public code: ShiftScaleRotate of 0.2 across, 0.2, 30
+# degrees with probability 0.7; 10 to 30 holes of 0.01 to 0.08 of the side with probability 0.8; brightness and contrast
+# by 0.1, for which our tone curve stands. Its crop to three quarters of the width, a further shift by an eighth, is not
+# taken over. Shading, noise and blur are ours and stay mild.
+SOLUTION_AUGMENT = AugmentConfig(
+    shift_mm=0.0,
+    shift=0.2,
+    turn_deg=30.0,
+    zoom=0.2,
+    uniform=True,
+    move=0.7,
+    contrast=0.3,
+    shading=0.1,
+    noise=0.02,
+    hole=0.8,
+    holes=(10, 30),
+    slices=0.0,
+    on_device=True,
 )
 
 
@@ -93,6 +125,34 @@ class Shading(v2.Transform):  # type: ignore[misc]
         return (inpt * torch.exp(field[0, 0].clamp(-1.5, 1.5))).clamp(0, 1)
 
 
+class Holes(v2.Transform):  # type: ignore[misc]
+    """Several small squares of zeros, the same in every image."""
+
+    def __init__(self, n: tuple[int, int], side: tuple[float, float]) -> None:
+        super().__init__()
+        self.n, self.side = n, side
+
+    def make_params(self, flat_inputs: list[Tensor]) -> dict[str, Tensor]:
+        """Boxes (n, 4) x0, y0, x1, y1 as shares of the image's side."""
+        n = int(torch.randint(self.n[0], self.n[1] + 1, ()))
+        low, high = self.side
+        sides = low + (high - low) * torch.rand(n, 2)
+        corners = torch.rand(n, 2) * (1 - sides)
+        return {"boxes": torch.cat([corners, corners + sides], dim=1)}
+
+    def transform(self, inpt: Tensor, params: dict[str, Tensor]) -> Tensor:
+        """Zeros inside the boxes."""
+        return inpt * ~covered(params["boxes"][None], inpt.shape[-1])[0]
+
+
+def covered(boxes: Tensor, size: int) -> Tensor:
+    """Which pixels (N, size, size) lie in any of the boxes (N, K, 4), shares of the image's side."""
+    centre = (torch.arange(size, device=boxes.device) + 0.5) / size
+    across = (boxes[..., 0, None] <= centre) & (centre < boxes[..., 2, None])  # (N, K, size)
+    down = (boxes[..., 1, None] <= centre) & (centre < boxes[..., 3, None])
+    return torch.einsum("nky,nkx->nyx", down.float(), across.float()) > 0
+
+
 def photometric(config: AugmentConfig) -> v2.Compose:
     """The intensity part as one torchvision transform over (…, H, W) in 0..1."""
     steps: list[v2.Transform] = [ToneCurve(config.contrast), v2.RandomApply([Shading(config.shading)], p=0.6)]
@@ -101,7 +161,9 @@ def photometric(config: AugmentConfig) -> v2.Compose:
     if config.blur:
         steps.append(v2.RandomApply([v2.GaussianBlur(3, (0.4, 1.2))], p=config.blur))
     steps.append(v2.RandomApply([v2.GaussianNoise(0.0, config.noise)], p=0.6))
-    if config.hole:
+    if config.hole and config.holes[1] > 1:
+        steps.append(v2.RandomApply([Holes(config.holes, config.hole_side)], p=config.hole))
+    elif config.hole:
         steps.append(v2.RandomErasing(p=config.hole, scale=(0.02, 0.12), value=0.0))
     return v2.Compose(steps)
 

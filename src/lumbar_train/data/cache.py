@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from itertools import islice
@@ -26,13 +25,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from lumbar.dicom import Stack
 from lumbar.errors import CohortError
+from lumbar.io.progress import Progress
 from lumbar.study import Study, read_study
 from lumbar_train.data.code_key import code_key
 from lumbar_train.data.volumes import CompactVolume, compact, write_aligned
+from lumbar_train.engine.process_pool import processes
 from lumbar_train.errors import TrainingError
 from lumbar_train.files import atomic_file, write_text
 
@@ -132,7 +132,7 @@ def build_cache(
         split: ``train`` or ``test``.
         series: ``study_id, series_id, series_description`` of the studies to cache.
         workers: processes; 0 decodes in this one.
-        progress: show slices a second.
+        progress: show how many studies are decoded, and when all will be.
 
     Raises:
         TrainingError: the disk is full or not writable; what was cached stays good, and the next build goes on.
@@ -143,21 +143,14 @@ def build_cache(
         _Job(folder, root, split, study_id, rows, _signature(root, split, study_id, rows))
         for study_id, rows in ((int(str(key)), rows) for key, rows in series.groupby("study_id", sort=True))
     ]
-    total = sum(len(job.signature) for job in jobs)
-    with tqdm(total=total, desc="cache", unit="slice", disable=not progress) as bar:
-        todo = []
-        for job in jobs:
-            if _is_fresh(job):
-                bar.update(len(job.signature))
-            else:
-                todo.append(job)
-        bar.initial = bar.n  # the rate shall tell of decoding, not of what was there
-        bar.start_t = bar.last_print_t = time.time()  # a bar last printed before it started would not be ended
-        n_done = len(jobs) - len(todo)
+    todo = [job for job in jobs if not _is_fresh(job)]
+    n_done = len(jobs) - len(todo)
+    # What was there already is not counted: the pace shall tell of decoding.
+    with Progress(len(todo), "study", is_shown=progress and bool(todo)) as shown:
         try:
-            for job in _run(todo, workers):
+            for n_decoded, _ in enumerate(_run(todo, workers), 1):
                 n_done += 1
-                bar.update(len(job.signature))
+                shown.update(n_decoded)
         except TrainingError as error:
             raise TrainingError(
                 f"{error}; {n_done} of {len(jobs)} studies are cached, the next build goes on"
@@ -173,18 +166,14 @@ def _run(jobs: list[_Job], workers: int) -> Iterator[_Job]:
             yield job
         return
     left = iter(jobs)
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with processes(workers) as pool:
         running: dict[Future[None], _Job] = {pool.submit(_build, job): job for job in islice(left, 2 * workers)}
-        try:
-            while running:
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    job = running.pop(future)
-                    future.result()
-                    yield job
-                    running |= {pool.submit(_build, job): job for job in islice(left, 1)}
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        while running:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                job = running.pop(future)
+                future.result()
+                yield job
+                running |= {pool.submit(_build, job): job for job in islice(left, 1)}
 
 
 def _build(job: _Job) -> None:

@@ -16,6 +16,7 @@ from lumbar_train.files import write_text
 
 FILE = "dropped.json"
 SUSPECT_COUNTS = "denoise/counts.json"
+CONSISTENCY_COUNTS = "consistency/counts.json"
 NO_SERIES = "studies: no readable series"
 NO_SLICE = "series: no usable slice"
 
@@ -55,10 +56,11 @@ def write_dropped(run: Path, whole: Cohort, kept: Cohort) -> None:
 
 def read_dropped(run: Path) -> dict[str, Any]:
     """``studies`` that a run left out, and ``counts`` by reason; both empty where nothing is noted."""
-    path, suspects = run / FILE, run / SUSPECT_COUNTS
+    path = run / FILE
     noted = json.loads(path.read_text("utf-8")) if path.is_file() else {"studies": [], "counts": {}}
-    if suspects.is_file():
-        noted["counts"] |= json.loads(suspects.read_text("utf-8"))
+    for more in (run / CONSISTENCY_COUNTS, run / SUSPECT_COUNTS):
+        if more.is_file():
+            noted["counts"] |= json.loads(more.read_text("utf-8"))
     return dict(noted)
 
 

@@ -25,6 +25,7 @@ _HARMLESS = (
     "tensorboard",
     "progress",
     "channels_last",
+    "epochs_beyond",
 )
 
 

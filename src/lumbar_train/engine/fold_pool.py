@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import copy
-import multiprocessing
 import os
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import AbstractContextManager, nullcontext
-from multiprocessing.process import BaseProcess
 from typing import Protocol, TypeVar
 
 import torch
 
 from lumbar_train.engine.distributed import Distributed, pick_device
+from lumbar_train.engine.interrupts import end_worker
+from lumbar_train.engine.process_pool import Pool, processes
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -32,26 +31,9 @@ P = TypeVar("P", bound=Placed)
 Work = Callable[[P, str, int], None]  # one stage on one fold; a function that a module holds by name
 
 
-def workers(jobs: int) -> AbstractContextManager[ProcessPoolExecutor | None]:
+def workers(jobs: int) -> AbstractContextManager[Pool | None]:
     """A pool of ``jobs`` processes, started once a run because each imports torch; None for one job."""
-    if jobs <= 1:
-        return nullcontext()
-    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=end_with_parent)
-
-
-def end_with_parent() -> None:
-    """End this process of a pool when the process that started it ends.
-
-    Otherwise a fit goes on for minutes after its run was killed, and writes beside the run that was started again.
-    """
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
-
-
-def _end_after(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
+    return nullcontext() if jobs <= 1 else processes(jobs)
 
 
 def run_side_by_side(run: P, work: Work[P], stage: str, folds: list[int], pool: Executor | None, jobs: int) -> None:
@@ -83,7 +65,7 @@ def hand_out(
 ) -> Iterator[tuple[A, T]]:
     """Begin tasks in their order, ``jobs`` at a time, each on the device that the fewest are using; yield as they end.
 
-    An error of a task is raised here: tasks that have begun run to their end, and no other begins.
+    An error of a task is raised here, and no other begins; the pool then stops those that have begun.
     """
     load = [0] * len(devices)
     waiting = deque(tasks)
@@ -117,4 +99,9 @@ def _task(run: P, work: Work[P], stage: str, fold: int, jobs: int, device: torch
         torch.cuda.set_device(device)
     mine = copy.copy(run)
     mine.distributed = Distributed(device=device)
-    work(mine, stage, fold)
+    if hasattr(mine, "loop"):
+        mine.loop = mine.loop | {"progress": False}  # bars of several processes would overwrite one another
+    try:
+        work(mine, stage, fold)
+    except KeyboardInterrupt as interrupt:
+        end_worker(interrupt)

@@ -7,8 +7,10 @@ what is written in ``fit_folder``.
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from tqdm import tqdm
 from lumbar_train.engine.checkpoint import restore_rng, rng_state, save_weights
 from lumbar_train.engine.distributed import Distributed
 from lumbar_train.engine.fit_folder import FitFolder
+from lumbar_train.engine.interrupts import ends_between_steps, is_asked_to_end
 from lumbar_train.engine.loop_config import FitResult, LoopConfig, check_config, open_tensorboard
 from lumbar_train.engine.optimisation import LossFunction, Optimisation
 from lumbar_train.engine.out_of_memory import PartTooLarge, release, smaller_parts
@@ -26,6 +29,7 @@ from lumbar_train.engine.progress import Progress
 from lumbar_train.engine.sampling import Dataset, Part, Plan, make_loader
 from lumbar_train.errors import TrainingError
 
+_BAR = "{desc}: {percentage:3.0f} %|{bar:30}| {n_fmt} of {total_fmt} steps, {elapsed}{postfix}"
 Validate = Callable[[nn.Module, int], dict[str, float]]
 Pending = list[tuple[Part, dict[str, Tensor]]]  # the parts of one optimiser step, with their sums
 
@@ -67,6 +71,10 @@ def fit(
     return _Fit(model, dataset, loss_fn, config, folder, validate, distributed or Distributed()).run(resume)
 
 
+def _never() -> None:
+    """Stands in for what ends a fit, where nothing shall."""
+
+
 class _Fit:
     """One fit: epochs of optimiser steps, validation after each, checkpoints in between."""
 
@@ -99,9 +107,12 @@ class _Fit:
         self.progress.started = self.saved = time.monotonic()
         shows_curves = self.config.tensorboard and self.distributed.is_main
         writer = open_tensorboard(self.folder.path) if shows_curves else None
-        while self.progress.epoch < self.config.epochs:
-            self._epoch()
-            self._end_epoch(writer)
+        # Several processes would be at different steps; each ends at once, and they go on from the last checkpoint.
+        with nullcontext(_never) if self.distributed.is_many else ends_between_steps() as end_if_asked:
+            while self.progress.epoch < self.config.epochs:
+                self._epoch(end_if_asked)
+                self._end_epoch(writer)
+                end_if_asked()
         if writer is not None:
             writer.close()
         if self.distributed.is_main:
@@ -111,14 +122,14 @@ class _Fit:
 
     # One epoch
 
-    def _epoch(self) -> None:
+    def _epoch(self, end_if_asked: Callable[[], None]) -> None:
         """The steps of an epoch; where a part does not fit the memory, on from that step in smaller ones."""
-        while not self._steps_fit():
+        while not self._steps_fit(end_if_asked):
             release()
 
-    def _steps_fit(self) -> bool:
+    def _steps_fit(self, end_if_asked: Callable[[], None]) -> bool:
         try:
-            self._steps()
+            self._steps(end_if_asked)
         except PartTooLarge:
             pass  # what the error holds is let go before memory is given back
         else:
@@ -140,13 +151,15 @@ class _Fit:
         if self.distributed.is_main:
             tqdm.write(f"{place}: out of memory, so batches go on in {n_parts} parts instead of {before}")
 
-    def _steps(self) -> None:
+    def _steps(self, end_if_asked: Callable[[], None]) -> None:
         self.optimisation.network.train()
         progress, n_steps = self.progress, self.plan.n_steps
         parts = self.plan.start(progress.epoch, progress.step)
-        title = f"{self.folder.path.name} {progress.epoch + 1}/{self.config.epochs}"
-        is_shown = self.config.progress and self.distributed.is_main
-        with tqdm(total=n_steps, initial=progress.step, desc=title, unit="step", disable=not is_shown) as bar:
+        title = f"{self._title()}, epoch {progress.epoch + 1} of {self.config.epochs}"
+        is_shown = self.config.progress and self.distributed.is_main and sys.stderr.isatty()
+        with tqdm(
+            total=n_steps, initial=progress.step, desc=title, disable=not is_shown, leave=False, bar_format=_BAR
+        ) as bar:
             pending: Pending = []
             for part, batch in zip(parts, self.loader, strict=True):
                 pending.append((part, self.optimisation.backward(part, batch, self.loss_fn)))
@@ -158,6 +171,7 @@ class _Fit:
                 bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
                 if progress.step < n_steps:
                     self._between_steps()
+                    end_if_asked()
 
     def _step(self, pending: Pending) -> float:
         """Move the weights once; gives the step's mean loss over all processes."""
@@ -201,7 +215,12 @@ class _Fit:
         self.progress.end_epoch(row)
         if self.distributed.is_main:
             self.folder.write_log(self.progress.history)
+            print(self.progress.line(self._title(), self.config), flush=True)
         self._save()
+
+    def _title(self) -> str:
+        """Stage and fold, after which the folder of a run's fit is named."""
+        return f"{self.folder.path.parent.name} {self.folder.path.name}"
 
     def _validation(self, validate: Validate) -> dict[str, float]:
         """The main process's validation values; the weights are kept if they are the best so far."""
@@ -220,7 +239,7 @@ class _Fit:
 
     def _between_steps(self) -> None:
         """Between two optimiser steps of an epoch a fit may be saved, and go on from there another time."""
-        is_due = time.monotonic() - self.saved >= self.config.checkpoint_seconds
+        is_due = is_asked_to_end() or time.monotonic() - self.saved >= self.config.checkpoint_seconds
         if self.distributed.broadcast(is_due) if self.distributed.is_many else is_due:
             self._save()
 

@@ -46,7 +46,8 @@ class LoopConfig:
             chosen on the very studies that the out-of-fold outputs are scored on.
         checkpoint_seconds: at least so often, and at each epoch's end, the state is saved.
         tensorboard: write event files (needs the extra of that name).
-        progress: show bars.
+        progress: show bars, on a terminal.
+        epochs_beyond: epochs that the run's other fits will take one after another, for the time that is left.
     """
 
     epochs: int = 8
@@ -73,6 +74,7 @@ class LoopConfig:
     checkpoint_seconds: float = 300.0
     tensorboard: bool = False
     progress: bool = True
+    epochs_beyond: float = 0.0
 
 
 @dataclass(frozen=True)

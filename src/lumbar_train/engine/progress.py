@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lumbar.io.progress import duration
 from lumbar_train.engine.loop_config import LoopConfig
 
 
@@ -60,6 +61,26 @@ class Progress:
         row |= {"skipped": skipped, "samples": samples, "steps": n_steps, "seconds": seconds}
         row["samples_per_s"] = samples / max(spent, 1e-9)
         return row
+
+    def line(self, title: str, config: LoopConfig) -> str:
+        """One line about the epoch that was logged last: loss, held-out figure, seconds, time left.
+
+        Args:
+            title: what is fitted, such as ``axial_xy fold0``.
+            config: of the fit.
+        """
+        row = self.history[-1]
+        before = self.history[-2]["seconds"] if len(self.history) > 1 else 0.0
+        text = f"{title}, epoch {self.epoch} of {config.epochs}: loss {row['loss']:.4f}"
+        if (held_out := row.get(f"val_{config.monitor}")) is not None:
+            text += f", held out {held_out:.4f}"
+        text += f", {row['seconds'] - before:.1f} s"
+        n_left = config.epochs - self.epoch + config.epochs_beyond
+        if n_left <= 0:
+            return text
+        left_s = row["seconds"] / self.epoch * n_left
+        whole = "the whole run" if config.epochs_beyond else "this fit"
+        return f"{text}; {whole}: about {duration(left_s)} left"
 
     def note_best(self, values: dict[str, float], config: LoopConfig) -> bool:
         """Take this epoch's validation values as the best if they are; says whether they are."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from lumbar_train.recipes import Recipe
 FILE = "recipe.json"
 
 
-def write_recipe(run: Path, recipe: Recipe, seed: int, words: Iterable[str] = ()) -> None:
-    """Write the whole recipe, and the words that changed it."""
+def write_recipe(
+    run: Path, recipe: Recipe, seed: int, words: Iterable[str] = (), amp: Mapping[str, str] | None = None
+) -> None:
+    """Write the whole recipe, the words that changed it, and the precision that was ``asked`` for and is ``used``."""
     stages = {
         name: {
             "network": to_dict(stage.network),
@@ -31,10 +33,13 @@ def write_recipe(run: Path, recipe: Recipe, seed: int, words: Iterable[str] = ()
         "name": recipe.name,
         "seed": seed,
         "set": list(words),
+        "amp": amp and dict(amp),
         "n_folds": recipe.n_folds,
         "export": recipe.export,
         "full_seeds": recipe.full_seeds,
         "denoise": recipe.denoise and to_dict(recipe.denoise),
+        "pseudo": recipe.pseudo and to_dict(recipe.pseudo),
+        "consistency": recipe.consistency and to_dict(recipe.consistency),
         "stages": stages,
     }
     write_text(run / FILE, json.dumps(content, indent=1) + "\n")

@@ -34,9 +34,9 @@ class RunFolder:
 
     path: Path
 
-    def weights(self, stage: str, fold: int) -> Path:
-        """The weights that a stage leaves on a fold."""
-        return self.path / stage / f"{fold_name(fold)}.safetensors"
+    def weights(self, stage: str, fold: int, suffix: str = "") -> Path:
+        """The weights that a stage leaves on a fold; ``suffix`` is that of one of several fits on it."""
+        return self.path / stage / f"{fold_name(fold)}{suffix}.safetensors"
 
     def fit(self, stage: str, fold: int, suffix: str = "") -> Path:
         """The folder of one fit; ``suffix`` is that of a further round of the same fit."""
@@ -56,19 +56,19 @@ class RunFolder:
         """What is sealed."""
         return self.path / "export"
 
-    def save_network(self, network: nn.Module, stage: str, fold: int, seen: Iterable[int]) -> None:
+    def save_network(self, network: nn.Module, stage: str, fold: int, seen: Iterable[int], suffix: str = "") -> None:
         """Write a stage's weights, and beside them the studies that they have seen."""
-        path = self.weights(stage, fold)
+        path = self.weights(stage, fold, suffix)
         save_weights(path, network)
         write_seen(path, fold, seen)
 
-    def check_unseen(self, stage: str, fold: int, study_ids: Iterable[int]) -> None:
+    def check_unseen(self, stage: str, fold: int, study_ids: Iterable[int], suffix: str = "") -> None:
         """Refuse to predict studies that a stage's weights have seen.
 
         Raises:
             LeakError: naming the first such study.
         """
-        check_unseen(self.weights(stage, fold), study_ids)
+        check_unseen(self.weights(stage, fold, suffix), study_ids)
 
     def out_of_fold(self, stage: str, table: str, folds: pd.DataFrame) -> Path:
         """Path of a table, once each of its rows is known to come from the fold that held the study out.
@@ -86,9 +86,9 @@ class RunFolder:
         check_oof_frame(read_frame(path), folds, path)
         return path
 
-    def has_begun(self, stage: str, fold: int) -> bool:
+    def has_begun(self, stage: str, fold: int, suffix: str = "") -> bool:
         """Whether a fit has left something to resume."""
-        folder = self.fit(stage, fold)
+        folder = self.fit(stage, fold, suffix)
         return (folder / "fit.json").is_file() or (folder / "checkpoint.pt").is_file()
 
     def has_weights(self, stage: str, fold: int) -> bool:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterable
 from functools import partial
 
+from lumbar.io.progress import duration
+from lumbar.io.text import counted
 from lumbar_train.engine.fold_pool import run_side_by_side, workers
 from lumbar_train.stages.context import RunContext
 from lumbar_train.stages.fitting import run_on_fold
@@ -29,20 +31,49 @@ def execute(run: RunContext, names: Iterable[str] | None = None, jobs: int = 1) 
     chosen = chosen_stages(run.recipe, names)
     run.distributed.on_main(lambda: _check(run, plan_of(chosen, run.use_folds)))
     jobs = 1 if run.distributed.is_many else jobs  # under torchrun all processes work on one fit
+    units = [(stage, fold) for stage in chosen for fold in stage.folds(run.use_folds) if stage.fitted]
+    if run.distributed.is_main:
+        epochs = sum(_epochs(run, *unit) for unit in units)
+        print(
+            f"{counted(len(units), 'fit')} of {counted(len({stage.name for stage, _ in units}), 'stage')}, "
+            f"{counted(epochs, 'epoch')} in all, {counted(jobs, 'fit')} at a time; "
+            "the first epoch of each stage tells how long all take",
+            flush=True,
+        )
     with workers(jobs) as pool:
         for stage in chosen:
             start = time.monotonic()
+            later = [unit for unit in units if chosen.index(unit[0]) > chosen.index(stage)]
+            run.loop["epochs_beyond"] = sum(_epochs(run, *unit) for unit in later) / jobs
             if stage.action is not None:
                 run.distributed.on_main(partial(stage.action, run))
             else:
                 run_side_by_side(run, work, stage.name, stage.folds(run.use_folds), pool, jobs)
-            run.distributed.on_main(partial(_note_seconds, run, stage, time.monotonic() - start))
+            seconds = time.monotonic() - start
+            run.distributed.on_main(partial(_note_seconds, run, stage, seconds))
+            if run.distributed.is_main:
+                print(f"{stage.name}: done in {duration(seconds)}", flush=True)
 
 
 def work(run: RunContext, stage: str, fold: int) -> None:
     """One stage on one fold, in this process or in one of a pool."""
     run.distributed.on_main(lambda: _check(run, [(stage, fold)]))
-    run_on_fold(run, stage_by_name(stage), fold)
+    row = stage_by_name(stage)
+    former = dict(run.loop)
+    if row.fitted:  # the folds of this stage that come later are also still to be fitted
+        folds = row.folds(run.use_folds)
+        beyond = sum(_epochs(run, row, other) for other in folds[folds.index(fold) + 1 :])
+        run.loop = former | {"epochs_beyond": former.get("epochs_beyond", 0.0) + beyond}
+    try:
+        run_on_fold(run, row, fold)
+    finally:
+        run.loop = former
+
+
+def _epochs(run: RunContext, stage: Stage, fold: int) -> int:
+    """The epochs of one fit, a classifier's round on the metric included."""
+    fit = stage.recipe_of(run.recipe).for_fold(fold).fit
+    return fit.epochs + fit.metric_epochs
 
 
 def _check(run: RunContext, plan: list[Pair]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
+from lumbar.io.text import counted
 from lumbar_train.data.cache import Cache, build_cache
 from lumbar_train.data.duplicates import check_copies
 from lumbar_train.data.external_points import POINTS_FILE, USES, describe, summary
@@ -17,7 +18,9 @@ from lumbar_train.data.tables import Cohort, read_cohort
 from lumbar_train.data.usable import drop_unreadable, write_dropped
 from lumbar_train.engine.distributed import Distributed
 from lumbar_train.engine.fold_pool import usable_devices
+from lumbar_train.engine.precision import chosen_amp
 from lumbar_train.files import write_text
+from lumbar_train.outputs.kept import FILE as RECIPE_FILE
 from lumbar_train.outputs.kept import check_kept, write_recipe
 from lumbar_train.outputs.run_folder import RunFolder
 from lumbar_train.overrides import with_overrides
@@ -56,6 +59,11 @@ def prepare(options: TrainOptions, recipe: Recipe, start: Start, distributed: Di
     recipe = with_split(options, recipe, whole, distributed)
     cache = decode(options, whole, distributed)
     cohort, folds = distributed.on_main(lambda: choose_cohort(options, whole, cache, recipe.n_folds))
+    amp, line = distributed.on_main(
+        lambda: chosen_amp(options.amp, distributed.device, options.out / RECIPE_FILE, options.resume)
+    )
+    if line and distributed.is_main:
+        print(line)
     run = RunContext(
         cohort=cohort,
         folds=folds,
@@ -67,13 +75,15 @@ def prepare(options: TrainOptions, recipe: Recipe, start: Start, distributed: Di
         resume=options.resume,
         distributed=distributed,
         devices=usable_devices(options.device),
-        loop={"amp": options.amp, **({"workers": options.loaders} if options.loaders else {})},
+        loop={"amp": amp, "workers": options.n_loaders(distributed.device.type)},
         start=start,
         changes=options.changes(),
         points_use=options.points_use if options.points else USES[0],
         command=options.command(),
     )
-    distributed.on_main(lambda: begin(run, options.stages))
+    distributed.on_main(lambda: begin(run, options.stages, options.amp))
+    if options.overwrite and distributed.is_main:
+        print(replaced(run, options.stages))
     if options.points:
         distributed.on_main(lambda: note_points(run))
     return run
@@ -107,14 +117,19 @@ def choose_cohort(options: TrainOptions, whole: Cohort, cache: Cache, n_folds: i
     return cohort, folds
 
 
-def begin(run: RunContext, stages: Iterable[str] | None) -> None:
+def begin(run: RunContext, stages: Iterable[str] | None, amp: str) -> None:
     """See that what the run folder keeps is of this recipe, then note the recipe there.
+
+    Args:
+        run: what is trained on what.
+        stages: what the call asks for; None for all of the recipe's.
+        amp: the precision that was asked for; the one that is used is the run's.
 
     Raises:
         CohortError: kept fits are of networks that this recipe has no more.
     """
     check_kept(run.out, run.recipe, fitted_anew(run, stages))
-    write_recipe(run.out, run.recipe, run.seed, run.changes)
+    write_recipe(run.out, run.recipe, run.seed, run.changes, {"asked": amp, "used": run.loop["amp"]})
 
 
 def fitted_anew(run: RunContext, stages: Iterable[str] | None) -> list[str]:
@@ -128,6 +143,14 @@ def fitted_anew(run: RunContext, stages: Iterable[str] | None) -> list[str]:
         return []
     mine = {fold_name(fold) for fold in run.use_folds}
     return [name for name in (stages or run.recipe.stages) if run.folder.fits_of(name) <= mine]
+
+
+def replaced(run: RunContext, stages: Iterable[str] | None) -> str:
+    """One line about the fits in the run folder that this call fits again."""
+    mine = {fold_name(fold) for fold in run.use_folds}
+    names = [name for name in (stages or run.recipe.stages) if run.folder.fits_of(name) & mine]
+    count = sum(len(run.folder.fits_of(name) & mine) for name in names)
+    return f"--overwrite: {counted(count, 'finished fit')} of {', '.join(names) or 'no stage'} will be replaced"
 
 
 def note_points(run: RunContext) -> None:

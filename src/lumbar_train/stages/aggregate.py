@@ -51,14 +51,7 @@ def fit_aggregator(
     x, m = torch.from_numpy(logits), torch.from_numpy(mask)
     y = torch.from_numpy(labels.reshape(-1, 5, 5).astype(np.int64))
     log_prior = torch.from_numpy(np.log(np.clip(prior, 1e-6, 1)).astype(np.float32)).view(5, 5, 3)
-    few = {id(p): p for p in (network.scale, network.pool)}  # a dozen numbers that data can afford to move far
-    rest = [p for p in network.parameters() if id(p) not in few]
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": list(few.values()), "lr": POOL_RATE * fit.lr, "weight_decay": 0.0},
-            {"params": rest, "lr": fit.lr, "weight_decay": fit.weight_decay},
-        ]
-    )
+    optimiser = _adamw(network, fit)
     steps = max(1, -(-len(x) // fit.batch))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, fit.epochs * steps)
     losses = []
@@ -77,6 +70,18 @@ def fit_aggregator(
             total += float(loss.detach()) * len(rows)
         losses.append(total / len(x))
     return network.eval(), losses
+
+
+def _adamw(network: Aggregator, fit: Fit) -> torch.optim.AdamW:
+    """Return the optimiser: the pool's dozen numbers, which the data can afford to move far, have a higher rate."""
+    few = {id(p): p for p in (network.scale, network.pool)}
+    rest = [p for p in network.parameters() if id(p) not in few]
+    return torch.optim.AdamW(
+        [
+            {"params": list(few.values()), "lr": POOL_RATE * fit.lr, "weight_decay": 0.0},
+            {"params": rest, "lr": fit.lr, "weight_decay": fit.weight_decay},
+        ]
+    )
 
 
 def pool_of(config: AggregatorConfig) -> Aggregator:

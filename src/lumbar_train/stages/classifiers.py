@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 import numpy as np
 from torch import nn
@@ -10,13 +11,19 @@ from tqdm import tqdm
 
 from lumbar.stages.classify import CLASSIFIERS, study_logits
 from lumbar.stages.points import Localisation
-from lumbar_train.outputs.store import logits_frame, read_localisations, write_piece
+from lumbar_train.data.folds import FULL, split
+from lumbar_train.outputs.store import logits_frame, read_localisations, write_frame, write_piece
 from lumbar_train.recipes import StageRecipe
 from lumbar_train.stages import denoise
 from lumbar_train.stages.classify import LevelCrops
 from lumbar_train.stages.context import RunContext
 from lumbar_train.stages.denoise import FIRST
+from lumbar_train.stages.fitting import fit_on_fold
 from lumbar_train.stages.localisers import LOCALISE
+from lumbar_train.stages.losses import graded_loss
+from lumbar_train.stages.pseudo import PSEUDO, parts_of, predictions_path
+from lumbar_train.stages.stage import Fitted, Stage
+from lumbar_train.stages.training_labels import consistent_labels, training_labels
 
 LOCALISE_TABLES = ("levels", "points", "axial")
 Outputs = dict[int, tuple[np.ndarray, np.ndarray]]  # logits (5, 5, 3) and mask (5, 5) by study
@@ -29,13 +36,25 @@ def localisations(run: RunContext) -> dict[int, Localisation]:
     return read_localisations(run.out / LOCALISE, run.fold_of)
 
 
-def crops_data(run: RunContext, stage: StageRecipe, study_ids: list[int], *, is_first_round: bool) -> LevelCrops:
-    """Crops at out-of-fold points; a second round leaves suspect labels out, the first has none to leave out."""
+def crops_data(run: RunContext, stage: StageRecipe, study_ids: list[int], *, suffix: str) -> LevelCrops:
+    """Crops at out-of-fold points, with the labels of a round (``training_labels``), which ``suffix`` names."""
     places, labels = localisations(run), run.labels()
-    if run.recipe.denoise is not None and not is_first_round:
-        labels = denoise.without_suspect_labels(run.out, labels)
-    own = {k: places[k] for k in study_ids}
-    return LevelCrops(run.cache, own, labels, stage.network, stage.augment, stage.mixing)
+    consistent = consistent_labels(
+        run.out, run.recipe, run.cache, places, run.cohort.points, labels, is_writing=run.distributed.is_main
+    )
+    held_out = {run.fold_of[k] for k in run.fold_of.keys() - set(study_ids)}
+    fold = held_out.pop() if held_out else FULL
+    learns = training_labels(run.out, run.recipe, suffix, fold, labels, run.fold_of, consistent)
+    return LevelCrops(
+        run.cache,
+        {k: places[k] for k in study_ids},
+        learns.labels,
+        stage.network,
+        stage.augment,
+        stage.mixing,
+        soft=learns.soft,
+        left_out=learns.left_out,
+    )
 
 
 def logits_of(run: RunContext, network: nn.Module, study_ids: Iterable[int]) -> Outputs:
@@ -53,6 +72,24 @@ def write_logits(run: RunContext, fold: int, outputs: Outputs, *, stage: str) ->
     """Leave a fold's logits as a table."""
     logits, masks = ({k: pair[i] for k, pair in outputs.items()} for i in (0, 1))
     write_piece(run.out / stage, fold, logits_frame(logits, masks, run.fold_of))
+
+
+def predict_training_studies(run: RunContext, stage: Stage, fold: int) -> None:
+    """Predict the studies that a fit learns from by networks that saw neither them nor the fold (``pseudo``)."""
+    config = run.recipe.pseudo
+    assert config is not None
+    train, held_out = split(run.folds, fold)
+    fitted = Fitted(partial(crops_data, suffix=PSEUDO), lambda _: graded_loss)
+    outputs: Outputs = {}
+    for number, part in enumerate(parts_of(map(int, train), config.parts, run.seed)):
+        suffix = f"-part{number}"
+        network = fit_on_fold(run, stage, fold, fitted, without=part, suffix=suffix)
+        run.folder.check_unseen(stage.name, fold, [*part, *map(int, held_out)], suffix)
+        mine = logits_of(run, network, part[run.distributed.rank :: run.distributed.world])
+        outputs |= {k: value for some in run.distributed.gather(mine) for k, value in some.items()}
+    logits, masks = ({k: pair[i] for k, pair in sorted(outputs.items())} for i in (0, 1))
+    path = predictions_path(run.out, stage.recipe_name, fold)
+    run.distributed.on_main(lambda: write_frame(path, logits_frame(logits, masks, run.fold_of)))
 
 
 def find_suspect_labels(run: RunContext) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,9 +113,9 @@ class RunContext:
         ids = [] if is_full(fold) else sorted(k for k, held in self.fold_of.items() if held == fold)
         for stage in stages if ids else ():
             self.folder.check_unseen(stage, fold, ids)
-        is_shown = bool(ids) and self.distributed.is_main
+        is_shown = bool(ids) and self.distributed.is_main and self.loop.get("progress", True) and sys.stderr.isatty()
         mine = ids[self.distributed.rank :: self.distributed.world]
-        return tqdm(mine, desc=f"{title} (out of fold {fold})", unit="study", disable=not is_shown)
+        return tqdm(mine, desc=f"{title} (out of fold {fold})", unit="study", disable=not is_shown, leave=False)
 
     def join_outputs(self, outputs: dict[int, T], write: Callable[[dict[int, T]], None]) -> None:
         """Join the processes' outputs by study; the main process writes them before any goes on to read."""

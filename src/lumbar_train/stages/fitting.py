@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -13,13 +15,14 @@ from lumbar.config import to_dict
 from lumbar.models import build, name_of
 from lumbar_train.data.folds import FULL, check_split, is_full, split
 from lumbar_train.engine.checkpoint import load_weights
-from lumbar_train.engine.loop import fit
+from lumbar_train.engine.loop import Validate, fit
 from lumbar_train.engine.loop_config import FitResult, LoopConfig
 from lumbar_train.engine.optimisation import LossFunction
 from lumbar_train.engine.sampling import Dataset
 from lumbar_train.recipes import StageRecipe
 from lumbar_train.stages.classify import LevelCrops
 from lumbar_train.stages.context import RunContext
+from lumbar_train.stages.held_out import held_out_loss
 from lumbar_train.stages.metric_finetune import MetricLoss, StudyCrops
 from lumbar_train.stages.stage import Fitted, Stage
 
@@ -64,6 +67,9 @@ def load_network(run: RunContext, stage: str, fold: int) -> nn.Module:
 
 def run_on_fold(run: RunContext, stage: Stage, fold: int) -> None:
     """Fit a stage on a fold, then leave its outputs for the studies that the fold holds out."""
+    if stage.on_fold is not None:
+        stage.on_fold(run, stage, fold)
+        return
     network = fit_on_fold(run, stage, fold, stage.fitted) if stage.fitted else None
     if stage.predicted is None:
         return
@@ -75,8 +81,18 @@ def run_on_fold(run: RunContext, stage: Stage, fold: int) -> None:
         run.join_outputs(outputs, partial(stage.predicted.write, run, fold))
 
 
-def fit_on_fold(run: RunContext, stage: Stage, fold: int, fitted: Fitted) -> nn.Module:
+def fit_on_fold(
+    run: RunContext, stage: Stage, fold: int, fitted: Fitted, *, without: Sequence[int] = (), suffix: str = ""
+) -> nn.Module:
     """Fit a stage's network on the studies outside a fold (on all of them for a fit on all data), and keep it.
+
+    Args:
+        run: what is trained on what.
+        stage: whose network.
+        fold: whose studies are held out.
+        fitted: how.
+        without: further studies that are held out.
+        suffix: of the fit's folder and weights, where there are several fits on a fold.
 
     Raises:
         LeakError: a study of the fold is among those that are trained on.
@@ -84,21 +100,25 @@ def fit_on_fold(run: RunContext, stage: Stage, fold: int, fitted: Fitted) -> nn.
     """
     recipe = stage.recipe_of(run.recipe)
     train, held_out = split(run.folds, fold)
+    if without:
+        train, held_out = train[~np.isin(train, without)], np.union1d(held_out, without)
     check_split(train, held_out)
     samples = fitted.dataset(run, recipe, [int(k) for k in train])
     seen = set(map(int, train)) | set(samples.studies)  # what is asked for and what is given
     check_split(seen, held_out)
     torch.manual_seed(run.seed * 1000 + fold + 1)
     network = build(name_of(recipe.network), to_dict(recipe.network))
-    goes_on = run.resume and run.folder.has_begun(stage.name, fold)
+    goes_on = run.resume and run.folder.has_begun(stage.name, fold, suffix)
     if run.distributed.is_main and not goes_on:  # the other processes receive the main process's weights
         run.start.apply(network)
     config = loop_config(recipe.for_fold(fold), fit_seed(run.seed, fold), run.loop)
-    result = _fit(run, stage, fold, network, samples, fitted.loss(recipe.network), config)
+    loss = fitted.loss(recipe.network)
+    validate = held_out_loss(run, stage, fold, fitted, loss, config)
+    result = _fit(run, stage, fold, network, samples, loss, config, suffix, validate)
     load_weights(result.weights, network)
-    if isinstance(samples, LevelCrops) and recipe.fit.metric_epochs:
+    if isinstance(samples, LevelCrops) and recipe.fit.metric_epochs and not suffix:
         _fit_on_metric(run, stage, fold, network, samples)
-    run.distributed.on_main(partial(run.folder.save_network, network, stage.name, fold, seen))
+    run.distributed.on_main(partial(run.folder.save_network, network, stage.name, fold, seen, suffix))
     return network.eval()
 
 
@@ -128,6 +148,7 @@ def _fit(
     loss: LossFunction,
     config: LoopConfig,
     suffix: str = "",
+    validate: Validate | None = None,
 ) -> FitResult:
     identity: dict[str, Any] = {"recipe": run.recipe.name, "cohort": run.cohort.fingerprint, "fold": fold}
     if run.points_use != "beside":
@@ -140,6 +161,7 @@ def _fit(
         loss,
         config=config,
         out_dir=run.folder.fit(stage.name, fold, suffix),
+        validate=validate,
         resume=run.resume,
         distributed=run.distributed,
         identity=identity,

@@ -9,16 +9,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torchvision.transforms import v2
 
 from lumbar.config import AxialRegressionConfig, HeatmapConfig, SagittalRegressionConfig, SliceRoleConfig
 from lumbar.dicom import Stack
 from lumbar.geometry import Grid, make_grid, project, shifted
 from lumbar.labels import AXIAL_T2
-from lumbar.stages.crop import Jitter, grid_images, role_inputs
+from lumbar.stages.crop import Jitter, grid_images, role_grid
 from lumbar.stages.decode import source_to_heat
 from lumbar.stages.heat import SAGITTAL_POINTS, STRIDE, whole_image_mm
 from lumbar.stages.points import Xyz
+from lumbar.study import Study
 from lumbar_train.data.augment import AugmentConfig, apply, photometric
+from lumbar_train.data.batched import View, drawn_intensities, joined, raw_images
 from lumbar_train.data.cache import Cache
 from lumbar_train.data.masks import MaskReader
 from lumbar_train.data.targets import StudyTargets, sagittal_stacks, slice_counts
@@ -65,8 +68,31 @@ def gaussian(size: int, centre: Array, sigma: float, height: float = 1.0) -> NDA
 
 
 def collate(samples: Sequence[Sample]) -> Sample:
-    """Stack samples of equal shapes."""
-    return {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
+    """Stack samples of equal shapes; slices for the device are joined."""
+    raw = joined(samples)
+    return raw | {key: torch.stack([sample[key] for sample in samples]) for key in samples[0] if key not in raw}
+
+
+def seen(
+    study: Study,
+    stack: Stack,
+    indices: Sequence[int],
+    grid: Grid,
+    augment: AugmentConfig | None,
+    transform: v2.Compose | None,
+    rng: np.random.Generator,
+) -> Sample:
+    """Slices on a grid as ``images`` (n, size, size) with drawn intensities, or what the device makes them of."""
+    if augment is not None and augment.on_device:
+        views = [View(study, stack, index, grid) for index in indices]
+        return raw_images(views, np.ones(len(views), bool), grid.size) | drawn_intensities(augment, rng)
+    images = grid_images(study, stack, grid, list(indices))
+    return {"images": torch.from_numpy(images) if transform is None else apply(transform, images, rng)}
+
+
+def transform_of(augment: AugmentConfig | None) -> v2.Compose | None:
+    """The intensity part that the loader does; None where the device does it, or nobody."""
+    return photometric(augment) if augment is not None and not augment.on_device else None
 
 
 class SagittalXY(StudySamples):
@@ -89,11 +115,11 @@ class SagittalXY(StudySamples):
         self.cache, self.targets, self.config, self.augment = cache, targets, config, augment
         self.study_ids = [study_id for study_id, target in targets.items() if target.is_usable]
         self.study_of_sample, self.masks = self.study_ids * repeats, masks
-        self.photometric = photometric(augment) if augment else None
+        self.photometric = transform_of(augment)
         self.collate = collate
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        """images (context, size, size), heat (points, h, w), known (points,), segments (h, w) with -1 = unknown."""
+        """Images (context, size, size), heat (points, h, w), known (points,), segments (h, w) with -1 = unknown."""
         study_id = self.study_ids[index % len(self.study_ids)]
         study, target = self.cache.study(study_id), self.targets[study_id]
         stacks = sagittal_stacks(study)
@@ -109,14 +135,11 @@ class SagittalXY(StudySamples):
         indices = [int(np.clip(s + k, 0, len(stack.volume) - 1)) for k in range(-half, config.context - half)]
         if self.augment is not None and rng.random() < 0.5:
             indices.reverse()  # the mirrored patient
-        images = grid_images(study, stack, grid, indices)
         heat, known = self._heat(stack, s, target, grid, marks)
         segments = np.full(heat.shape[1:], -1, np.int64)
         if self.masks is not None and config.segments:
             segments = self.masks.sampled(study_id, stack, s, grid, STRIDE, segments)
-        pixels = torch.from_numpy(images) if self.photometric is None else apply(self.photometric, images, rng)
-        return {
-            "images": pixels,
+        return seen(study, stack, indices, grid, self.augment, self.photometric, rng) | {
             "heat": torch.from_numpy(heat),
             "known": torch.from_numpy(known),
             "segments": torch.from_numpy(segments),
@@ -175,7 +198,7 @@ class SagittalRegression(SagittalXY):
         super().__init__(cache, targets, heatmap, augment, repeats=repeats)
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        """images (context, size, size), points (5, 2) in 0..1, known (5,), marked (5,) on this slice, presence ()."""
+        """Images (context, size, size), points (5, 2) in 0..1, known (5,), marked (5,) on this slice, presence ()."""
         study_id = self.study_ids[index % len(self.study_ids)]
         study, target = self.cache.study(study_id), self.targets[study_id]
         stacks = sagittal_stacks(study)
@@ -188,7 +211,6 @@ class SagittalRegression(SagittalXY):
             grid, _ = random_grid(stack, self.config.size, step, self.augment, rng, may_mirror=False)
         half = self.config.context // 2
         indices = [int(np.clip(s + k, 0, len(stack.volume) - 1)) for k in range(-half, self.config.context - half)]
-        images = grid_images(study, stack, grid, indices)
         points = np.zeros((5, 2), np.float32)
         known = np.zeros(5, np.float32)
         near = np.inf
@@ -201,9 +223,7 @@ class SagittalRegression(SagittalXY):
         marks = target.marks.get((description, number, s), np.full((5, 2), np.nan))
         marked = np.isfinite(marks).all(axis=1)
         points[marked] = (grid.to_grid(marks[marked]) + 0.5) / self.config.size
-        pixels = torch.from_numpy(images) if self.photometric is None else apply(self.photometric, images, rng)
-        return {
-            "images": pixels,
+        return seen(study, stack, indices, grid, self.augment, self.photometric, rng) | {
             "points": torch.from_numpy(points),
             "known": torch.from_numpy(known),
             "marked": torch.from_numpy(marked.astype(np.float32)),
@@ -231,10 +251,10 @@ class SliceRoles(StudySamples):
             for k in range(len(sagittal_stacks(cache.study(study_id))))
         ]
         self.study_of_sample = [study_id for study_id, _ in self.items]
-        self.photometric = photometric(augment) if augment else None
+        self.photometric = transform_of(augment)
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        """images (S, size, size), counts (S, 3), known (3,)."""
+        """Images (S, size, size), counts (S, 3), known (3,)."""
         study_id, k = self.items[index]
         study = self.cache.study(study_id)
         _, _, stack = sagittal_stacks(study)[k]
@@ -246,32 +266,33 @@ class SliceRoles(StudySamples):
                 angle_deg=float(rng.uniform(-config.turn_deg, config.turn_deg)),
                 scale=float(np.exp(rng.uniform(-config.zoom, config.zoom))),
             )
-        images = role_inputs(study, stack, self.levels_mm[study_id], self.config, jitter)
+        grid = role_grid(stack, self.levels_mm[study_id], self.config, jitter)
+        indices = list(range(len(stack.volume)))
         counts, known = slice_counts(stack, self.targets[study_id])
         if config is not None and rng.random() < 0.5:  # the mirrored patient: slices backwards, sides changed over
-            images = images[::-1]
+            indices.reverse()
             counts, known = counts[::-1][:, [1, 0, 2]].copy(), known[[1, 0, 2]]
-        pixels = torch.from_numpy(images.copy())
-        if self.photometric is not None:
-            pixels = apply(self.photometric, images, rng)
-        return {
-            "images": pixels,
+        return seen(study, stack, indices, grid, config, self.photometric, rng) | {
             "counts": torch.from_numpy(counts.copy()),
             "known": torch.from_numpy(known.copy()),
         }
 
     def collate(self, samples: Sequence[Sample]) -> Sample:
         """Pad to the longest series; ``mask`` (B, S) tells what is real."""
-        longest = max(len(sample["images"]) for sample in samples)
-        size = self.config.size
-        images = torch.zeros(len(samples), longest, size, size)
+        longest = max(len(sample["counts"]) for sample in samples)
         counts = torch.zeros(len(samples), longest, 3)
         mask = torch.zeros(len(samples), longest, dtype=torch.bool)
         for row, sample in enumerate(samples):
-            n = len(sample["images"])
-            images[row, :n], counts[row, :n], mask[row, :n] = sample["images"], sample["counts"], True
+            n = len(sample["counts"])
+            counts[row, :n], mask[row, :n] = sample["counts"], True
         known = torch.stack([sample["known"] for sample in samples])
-        return {"images": images, "counts": counts, "mask": mask, "known": known}
+        out = joined(samples) | {"counts": counts, "mask": mask, "known": known}
+        if "images" in samples[0]:
+            size = self.config.size
+            out["images"] = torch.zeros(len(samples), longest, size, size)
+            for row, sample in enumerate(samples):
+                out["images"][row, : len(sample["images"])] = sample["images"]
+        return out
 
 
 class AxialXY(StudySamples):
@@ -287,11 +308,11 @@ class AxialXY(StudySamples):
         self.cache, self.config, self.augment = cache, config, augment
         self.items = [(study_id, axial) for study_id, target in targets.items() for axial in target.axial]
         self.study_of_sample = [study_id for study_id, _ in self.items]
-        self.photometric = photometric(augment) if augment else None
+        self.photometric = transform_of(augment)
         self.collate = collate
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        """images (1, size, size), points (2, 2) in 0..1, known (2,), and heat (2, h, w) for a heatmap network."""
+        """Images (1, size, size), points (2, 2) in 0..1, known (2,), and heat (2, h, w) for a heatmap network."""
         study_id, target = self.items[index]
         study = self.cache.study(study_id)
         stack = study.series[AXIAL_T2][target.stack]
@@ -303,12 +324,9 @@ class AxialXY(StudySamples):
         else:
             grid, is_mirrored = random_grid(stack, size, step, self.augment, rng, may_mirror=True)
             points_px = points_px[::-1] if is_mirrored else points_px
-        images = grid_images(study, stack, grid, [target.slice_index])
         known = np.asarray(np.isfinite(points_px).all(axis=1))
         points = np.where(known[:, None], (grid.to_grid(np.nan_to_num(points_px)) + 0.5) / size, 0.0)
-        pixels = torch.from_numpy(images) if self.photometric is None else apply(self.photometric, images, rng)
-        sample = {
-            "images": pixels,
+        sample = seen(study, stack, [target.slice_index], grid, self.augment, self.photometric, rng) | {
             "points": torch.from_numpy(points.astype(np.float32)),
             "known": torch.from_numpy(known.astype(np.float32)),
         }

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lumbar.labels import GROUPS, SEVERITY_WEIGHTS
+from lumbar_train.data.batched import finished
 
 Batch = dict[str, Tensor]
 Figures = dict[str, Any]  # "weight" is what the loss was divided by: batches may be cut anywhere
@@ -22,6 +23,7 @@ def heatmap_loss(network: nn.Module, batch: Batch) -> tuple[Tensor, Figures]:
     |target - p|² × binary cross entropy: the empty background hardly counts once it is empty. Normalised by the
     heat that is there.
     """
+    batch = finished(batch)
     out = network(batch["images"]).float()
     heat, known = batch["heat"], batch["known"][:, :, None, None]
     logits = out[:, : heat.shape[1]]
@@ -44,6 +46,7 @@ def sagittal_regression_loss(network: nn.Module, batch: Batch) -> tuple[Tensor, 
 
     A point that is ``marked`` on the slice itself counts on any slice.
     """
+    batch = finished(batch)
     out = network(batch["images"]).float()
     points = out[:, :10].view(-1, 5, 2)
     weight = torch.maximum(batch["known"] * batch["presence"][:, None], batch["marked"])
@@ -55,6 +58,7 @@ def sagittal_regression_loss(network: nn.Module, batch: Batch) -> tuple[Tensor, 
 
 def axial_regression_loss(network: nn.Module, batch: Batch) -> tuple[Tensor, Figures]:
     """Masked L1 over left and right points in 0..1."""
+    batch = finished(batch)
     out = network(batch["images"]).float().view(-1, 2, 2)
     weight = batch["known"]
     total = weight.sum().clamp(min=TINY)
@@ -63,6 +67,7 @@ def axial_regression_loss(network: nn.Module, batch: Batch) -> tuple[Tensor, Fig
 
 def slice_role_loss(network: nn.Module, batch: Batch) -> tuple[Tensor, Figures]:
     """Weighted L1 of the counts: slices that carry points weigh more, kinds that are not labelled nothing."""
+    batch = finished(batch)
     out = network(batch["images"], batch["mask"]).float()
     weight = (1 + batch["counts"]) * batch["mask"][..., None] * batch["known"][:, None]
     total = weight.sum().clamp(min=TINY)
@@ -73,24 +78,41 @@ def graded_loss(network: nn.Module, batch: Batch) -> tuple[Tensor, Figures]:
     """Cross entropy, weighted 1/2/4 as the metric is, over the conditions that are labelled and whose crops exist.
 
     Where samples are mixed, ``share`` (B, 5) of a condition's crops belongs to ``labels``, the rest to ``labels2``.
+    Softened labels are the mixtures of grades in ``soft`` (B, 5, 3), the second ones in ``soft2``.
     """
-    out = network(batch["crops"], batch["mask"], batch["level"]).float()  # (B, 5, 3)
+    batch = finished(batch)
+    places = (batch["position_mm"],) if "position_mm" in batch else ()
+    out = network(batch["crops"], batch["mask"], batch["level"], *places).float()  # (B, 5, 3)
     labels = batch["labels"]  # (B, 5), -1 missing or not to be graded
-    each, weights = _weighted(out, labels)
+    each, weights = _weighted(out, labels, batch.get("soft"))
     if "share" not in batch:
         total = weights.sum().clamp(min=TINY)
         return (each * weights).sum() / total, {"weight": total}
-    other, other_weights = _weighted(out, batch["labels2"])
+    other, other_weights = _weighted(out, batch["labels2"], batch.get("soft2"))
     weights, other_weights = weights * batch["share"], other_weights * (1 - batch["share"])
     total = (weights + other_weights).sum().clamp(min=TINY)
     return (each * weights + other * other_weights).sum() / total, {"weight": total}
 
 
-def _weighted(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross entropies and weights (…) of logits (…, 3) and labels (…); the weight of a missing label is 0."""
+def _weighted(logits: Tensor, labels: Tensor, soft: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Cross entropies and weights (…) of logits (…, 3) and labels (…); the weight of a missing label is 0.
+
+    With ``soft`` (…, 3) a label is that mixture of grades, each of which weighs what it weighs; NaN: the label alone.
+    """
+    if soft is not None:
+        return _weighted_mixture(logits, labels, soft)
     weights = torch.tensor(SEVERITY_WEIGHTS, device=logits.device)[labels.clamp(min=0)] * (labels >= 0)
     each = F.cross_entropy(logits.flatten(0, -2), labels.clamp(min=0).flatten(), reduction="none")
     return each.view_as(weights), weights
+
+
+def _weighted_mixture(logits: Tensor, labels: Tensor, soft: Tensor) -> tuple[Tensor, Tensor]:
+    own = F.one_hot(labels.clamp(min=0), 3).to(logits.dtype)
+    target = torch.where(soft.isnan().any(dim=-1, keepdim=True), own, soft.to(logits.dtype))
+    by_grade = target * torch.tensor(SEVERITY_WEIGHTS, device=logits.device) * (labels >= 0)[..., None]
+    weights = by_grade.sum(dim=-1)
+    sums = -(by_grade * F.log_softmax(logits, dim=-1)).sum(dim=-1)
+    return sums / weights.clamp(min=TINY), weights
 
 
 def metric_loss(logits: Tensor, labels: Tensor, per_study: Tensor) -> Tensor:

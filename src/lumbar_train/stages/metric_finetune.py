@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lumbar.labels import GROUPS, SEVERITY_WEIGHTS
-from lumbar_train.stages.classify import LevelCrops
-from lumbar_train.stages.locate import Sample, collate
+from lumbar_train.data.batched import finished
+from lumbar_train.stages.classify import LevelCrops, collate_crops
+from lumbar_train.stages.locate import Sample
 from lumbar_train.stages.losses import Batch, Figures, any_severe, metric_loss
 from lumbar_train.stages.samples import StudySamples
 
@@ -24,12 +25,12 @@ class StudyCrops(StudySamples):
     def __init__(self, levels: LevelCrops) -> None:
         self.levels = levels
         self.study_of_sample = self.study_ids = sorted(levels.studies)
-        self.collate = collate
+        self.collate = collate_crops
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         """The batch of a study: crops (5, …), mask (5, …), level (5,), labels (5 levels, 5 conditions)."""
         study_id = self.study_ids[index]
-        return collate([self.levels.level_sample(study_id, level, rng) for level in range(N_LEVELS)])
+        return collate_crops([self.levels.level_sample(study_id, level, rng) for level in range(N_LEVELS)])
 
 
 class MetricLoss:
@@ -49,8 +50,9 @@ class MetricLoss:
 
     def __call__(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Figures]:
         """Loss, and its weight: the number of studies."""
-        crops, mask, level = batch["crops"], batch["mask"], batch["level"]
-        n = len(level)
-        out = network(crops.flatten(0, 1), mask.flatten(0, 1), level.flatten()).float()
+        batch = finished(batch)
+        names = ("crops", "mask", "level", *(("position_mm",) if "position_mm" in batch else ()))
+        n = len(batch["level"])
+        out = network(*(batch[name].flatten(0, 1) for name in names)).float()
         logits = out.view(n, N_LEVELS, 5, 3).transpose(1, 2)  # (N, conditions, levels, 3)
         return metric_loss(logits, batch["labels"].transpose(1, 2), self.per_study.to(out.device)), {"weight": n}

@@ -36,6 +36,8 @@ def is_done(folder: RunFolder, stage: Stage, fold: int) -> bool:
     """Whether a run folder holds what a stage on a fold leaves for others."""
     if stage.runs_on == "all folds at once":
         return all(folder.table(stage.name, table).is_file() for table in stage.tables)
+    if stage.leaves is not None:
+        return stage.leaves(folder.path, fold).is_file()
     if stage.fitted and not folder.has_weights(stage.name, fold):
         return False
     return is_full(fold) or folder.has_rows_of(stage.name, stage.tables, fold)

@@ -19,16 +19,40 @@ from lumbar_train.stages.classifiers import (
     crops_data,
     find_suspect_labels,
     logits_of,
+    predict_training_studies,
     write_logits,
 )
 from lumbar_train.stages.denoise import FIRST
 from lumbar_train.stages.localisers import LOCALISE, LOCALISERS
 from lumbar_train.stages.losses import graded_loss, slice_role_loss
+from lumbar_train.stages.pseudo import PSEUDO, predictions_path
 from lumbar_train.stages.stage import Fitted, Need, Predicted, Stage, in_every_recipe
 
 
 def _is_denoised(recipe: Recipe) -> bool:
     return recipe.denoise is not None
+
+
+def _is_softened(recipe: Recipe) -> bool:
+    return recipe.pseudo is not None
+
+
+_SOFTENED = tuple(Need(f"{name}{PSEUDO}", "the same fold, or all data") for name in CLASSIFIERS)
+
+
+def _predictor(name: str) -> Stage:
+    """The row that predicts a classifier's training studies, which softens the labels of its last round."""
+    return Stage(
+        f"{name}{PSEUDO}",
+        "predicts the studies that a fit learns from, by networks that saw neither them nor the fold",
+        needs=(Need(LOCALISE, "all folds"), Need(denoise.NAME, "all folds at once")),
+        on_fold=predict_training_studies,
+        leaves=lambda run, fold: predictions_path(run, name, fold),
+        runs_on="every fold, once on all data",
+        recipe_name=name,
+        options=("augment", "mixing"),
+        is_part_of=_is_softened,
+    )
 
 
 def _classifier(name: str, does: str, *, is_first_round: bool = False) -> Stage:
@@ -38,8 +62,8 @@ def _classifier(name: str, does: str, *, is_first_round: bool = False) -> Stage:
     return Stage(
         stage,
         does,
-        needs=(points,) if is_first_round else (points, Need(denoise.NAME, "all folds at once")),
-        fitted=Fitted(partial(crops_data, is_first_round=is_first_round), lambda config: graded_loss),
+        needs=(points,) if is_first_round else (points, Need(denoise.NAME, "all folds at once"), *_SOFTENED),
+        fitted=Fitted(partial(crops_data, suffix=FIRST if is_first_round else ""), lambda config: graded_loss),
         predicted=Predicted(logits_of, partial(write_logits, stage=stage)),
         tables=("oof",),
         runs_on="held-out folds" if is_first_round else "every fold",
@@ -96,6 +120,7 @@ STAGES: tuple[Stage, ...] = (
         runs_on="all folds at once",
         is_part_of=_is_denoised,
     ),
+    *(_predictor(name) for name in CLASSIFIERS),
     *(_classifier(name, _GRADES[name]) for name in CLASSIFIERS),
     Stage(
         "aggregator",

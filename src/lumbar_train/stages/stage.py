@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from lumbar_train.data.folds import FULL, is_full
@@ -16,8 +17,10 @@ from lumbar_train.recipes import Recipe, StageRecipe
 from lumbar_train.stages.context import RunContext
 
 Pair = tuple[str, int]  # a stage on a fold
-RunsOn = Literal["every fold", "held-out folds", "all folds at once"]
-NeededFolds = Literal["the same fold", "the other folds", "all folds", "all folds at once"]
+RunsOn = Literal["every fold", "every fold, once on all data", "held-out folds", "all folds at once"]
+NeededFolds = Literal[
+    "the same fold", "the same fold, or all data", "the other folds", "all folds", "all folds at once"
+]
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Need:
         """What must be done before the stage may run on ``fold``; ``folds`` are all that hold out studies."""
         needed: dict[str, Iterable[int]] = {
             "the same fold": (fold,),
+            "the same fold, or all data": (FULL if is_full(fold) else fold,),
             "the other folds": [k for k in folds if k != fold],
             "all folds": folds,
             "all folds at once": (FULL,),
@@ -90,6 +94,8 @@ class Stage:
         fitted: how its network is fitted on each fold; None for a stage that fits none, or all at once.
         predicted: how it predicts the studies of a held-out fold; None where no later stage asks for that.
         action: what it does instead of both, once, with the outputs of all folds.
+        on_fold: what it does instead of both, on each fold.
+        leaves: the file in the run folder that says it is done on a fold, where neither weights nor tables do.
         tables: the tables that it leaves in its folder, without ``.parquet``.
         runs_on: the folds that it runs on.
         recipe_name: the recipe's entry that holds its network, where that is not its own name.
@@ -104,6 +110,8 @@ class Stage:
     fitted: Fitted | None = None
     predicted: Predicted | None = None
     action: Callable[[RunContext], None] | None = None
+    on_fold: Callable[[RunContext, Stage, int], None] | None = None
+    leaves: Callable[[Path, int], Path] | None = None
     tables: tuple[str, ...] = ()
     runs_on: RunsOn = "every fold"
     recipe_name: str = ""
@@ -119,6 +127,8 @@ class Stage:
         """Of the folds of a call those that this stage runs on, fits on all data first: they take longest."""
         if self.runs_on == "all folds at once":
             return [FULL]
+        if self.runs_on == "every fold, once on all data":
+            return sorted({FULL if is_full(k) else k for k in use_folds})
         return sorted(k for k in use_folds if self.runs_on == "every fold" or not is_full(k))
 
     def predictors(self) -> list[str]:

@@ -16,13 +16,12 @@ from lumbar_train.baseline.predict import predict_split
 from lumbar_train.baseline.run import (
     BaselineRun,
     check_run_folder,
-    choose_columns,
     choose_folds,
     fit_all,
     jobs_of,
     without_unlisted,
 )
-from lumbar_train.baseline.settings import SMALL, Settings, check_settings
+from lumbar_train.baseline.settings import SMALL, Settings, check_settings, choose_columns
 from lumbar_train.baseline.tune import Batches, Phase, Samples, extra_epoch, train_until
 from lumbar_train.data.folds import FULL
 from lumbar_train.data.tables import Cohort
@@ -209,10 +208,14 @@ def test_the_command_takes_its_folds_from_the_chain(tmp_path, monkeypatch):
         asked.append(text)
         raise CohortError("enough seen")
 
-    monkeypatch.setattr(command, "read_cohort", lambda root: cohort(tmp_path))
-    monkeypatch.setattr(command, "choose_folds", choose)
+    (tmp_path / "chain").mkdir()
+    (tmp_path / "train_images").mkdir()
+    (tmp_path / "train_series_descriptions.csv").touch()
+    monkeypatch.setattr("lumbar_train.data.tables.read_cohort", lambda root: cohort(tmp_path))
+    monkeypatch.setattr("lumbar_train.baseline.run.choose_folds", choose)
     args = SimpleNamespace(split="train", data=tmp_path, out=tmp_path, columns=None, folds=None,
-                           chain_run=tmp_path / "chain", description="Sagittal T1")  # fmt: skip
+                           chain_run=tmp_path / "chain", description="Sagittal T1", resume=False,
+                           amp="auto")  # fmt: skip
     for args.folds, expected in ((None, str(tmp_path / "chain" / "folds.csv")), ("4", "4")):
         with pytest.raises(CohortError, match="enough seen"):
             command.run_baseline(args)

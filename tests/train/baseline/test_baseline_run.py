@@ -25,6 +25,7 @@ from lumbar_publish.sealing.completeness import chain_of
 from lumbar_publish.sealing.seal import seal
 from lumbar_train.__main__ import main
 from lumbar_train.baseline import run as runs
+from lumbar_train.baseline.settings import choose_columns
 from lumbar_train.data.tables import read_cohort
 
 CANAL, FORAMEN = "spinal_canal_stenosis_l4_l5", "left_neural_foraminal_narrowing_l5_s1"
@@ -202,7 +203,7 @@ def test_an_unknown_column_is_refused_before_anything_is_read(labelled, tmp_path
     assert baseline(labelled, tmp_path / "run", columns="spinal_canal_stenosis_l9_l9") == 1
     assert "--columns: found 'spinal_canal_stenosis_l9_l9', expected label columns such as" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-    assert runs.choose_columns("spinal_canal_stenosis") == list(COLUMNS[:5])
+    assert choose_columns("spinal_canal_stenosis") == list(COLUMNS[:5])
 
 
 def test_no_series_of_the_description_is_refused(labelled, tmp_path, capsys):

@@ -27,8 +27,12 @@ from lumbar.dicom.header import Header
 TRANSFER_SYNTAXES = ("1.2.840.10008.1.2.4.51",)
 
 
-def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
-    """Decode one frame (``lumbar.dicom.pixels.Codec``)."""
+def decode_frame(data: np.ndarray, header: Header, is_as_pylibjpeg: bool = False) -> np.ndarray:
+    """Decode one frame (``lumbar.dicom.pixels.Codec``).
+
+    The standard leaves the rounding of samples open: they are libjpeg's, or with ``is_as_pylibjpeg`` those of 12 bits
+    are pylibjpeg's.
+    """
     shape, dtype, path = header.frame_shape, header.pixel_dtype, header.path
     rows, columns = shape[:2]
     samples = shape[2] if len(shape) == 3 else 1
@@ -43,11 +47,13 @@ def decode_frame(data: np.ndarray, header: Header) -> np.ndarray:
     # A block takes at least two bits
     check_room(path, frame.offset, data.size, n_samples=rows * columns, least=rows * columns // 256)
     out = np.empty((rows, columns, 1), np.uint16)
-    _decode_scan(read_only(data), out, frame, reader, scan)
+    _decode_scan(read_only(data), out, frame, reader, scan, is_as_pylibjpeg and frame.precision == 12)
     return clear_unused_bits(out.reshape(shape).astype(dtype, copy=False), header)
 
 
-def _decode_scan(data: np.ndarray, out: np.ndarray, frame: Frame, reader: MarkerReader, scan: Scan) -> None:
+def _decode_scan(
+    data: np.ndarray, out: np.ndarray, frame: Frame, reader: MarkerReader, scan: Scan, is_as_pylibjpeg: bool
+) -> None:
     """Decode the one scan of a gray frame into ``out``.
 
     The coefficients that the scan header names are ignored: a sequential frame has only one choice (B.2.3), and libjpeg
@@ -71,7 +77,8 @@ def _decode_scan(data: np.ndarray, out: np.ndarray, frame: Frame, reader: Marker
         block=np.empty(64, np.int64),
         progress=np.zeros(2, np.int64),
     )
-    code = decode_scan(data, scan.data_offset, out, 0, reader.restart_interval, frame.precision, work)
+    options = reader.restart_interval, frame.precision, is_as_pylibjpeg
+    code = decode_scan(data, scan.data_offset, out, 0, *options, work)
     if code < 0:
         line, stop = work.progress.tolist()
         raise refuse(path, stop, f"{REASONS[code]} at line {line}", f"{out.shape[0]} lines")
@@ -100,4 +107,4 @@ def warm_up() -> None:
         block=np.empty(64, np.int64),
         progress=np.zeros(2, np.int64),
     )
-    decode_scan(data, 0, np.empty((1, 1, 1), np.uint16), 0, 0, 12, work)
+    decode_scan(data, 0, np.empty((1, 1, 1), np.uint16), 0, 0, 12, False, work)

@@ -1,7 +1,8 @@
 """Sequential DCT decoding of JPEG (ITU-T T.81, annexes A and F), 8 and 12 bits, compiled.
 
-The inverse transform is that of Loeffler, Ligtenberg and Moschytz (ICASSP 1989) in scaled integers, with libjpeg's
-constants and rounding ("islow"), so that all pixels are equal to libjpeg's.
+The inverse transform is that of Loeffler, Ligtenberg and Moschytz (ICASSP 1989) in scaled integers. The standard leaves
+its rounding open, so there are two: with libjpeg's constants and rounding ("islow") all pixels are equal to libjpeg's,
+and with those of the library in pylibjpeg (github.com/thorfdbg/libjpeg) they are equal to pydicom's.
 """
 
 from __future__ import annotations
@@ -22,6 +23,15 @@ ZIGZAG = np.array([
     58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
 ])  # fmt: skip
 MAX_DC = 1 << 16  # a quantised DC coefficient of 12-bit samples has 15 bits; larger ones mean damage
+# The factors of the transform: cosines of multiples of pi / 16, and sums of them
+_FACTORS = (
+    0.541196100, 0.765366865, 1.847759065, 1.175875602, 0.899976223, 2.562915447,
+    1.961570560, 0.390180644, 0.298631336, 2.053119869, 3.072711026, 1.501321110,
+)  # fmt: skip
+_LIBJPEG_BITS, _PYLIBJPEG_BITS = 13, 9  # of fraction in the factors
+_LIBJPEG = tuple(int(factor * (1 << _LIBJPEG_BITS) + 0.5) for factor in _FACTORS)
+_PYLIBJPEG = tuple(int(factor * (1 << _PYLIBJPEG_BITS) + 0.5) for factor in _FACTORS)
+_PYLIBJPEG_SAMPLE_BITS = 4  # of fraction in coefficients and samples, as in pylibjpeg
 PADDING = 40  # zero words after the bits: one block takes at most 64 codes of 16 + 15 bits
 
 
@@ -118,25 +128,28 @@ def _decode_block(work: Work, i: I64, position: U64) -> tuple[I64, U64]:
 
 
 @kernel
-def _transform(block: np.ndarray, start: I64, step: I64, shift: I64) -> None:
-    """Transform eight values of ``block``, from ``start`` on and ``step`` apart, and round off ``shift`` bits."""
+def _transform(block: np.ndarray, start: I64, step: I64, factors: tuple[int, ...], bits: I64, shift: I64) -> None:
+    """Transform eight values of ``block``, from ``start`` on and ``step`` apart, and round off ``shift`` bits.
+
+    ``factors`` are those of ``_FACTORS`` with ``bits`` bits of fraction.
+    """
     i0, i1, i2, i3 = start, start + step, start + 2 * step, start + 3 * step
     i4, i5, i6, i7 = start + 4 * step, start + 5 * step, start + 6 * step, start + 7 * step
     rounding = np.int64(1) << (shift - 1)
-    z1 = (block[i2] + block[i6]) * 4433
-    even2 = z1 - block[i6] * 15137
-    even3 = z1 + block[i2] * 6270
-    even0 = ((block[i0] + block[i4]) << 13) + rounding
-    even1 = ((block[i0] - block[i4]) << 13) + rounding
+    z1 = (block[i2] + block[i6]) * factors[0]
+    even2 = z1 - block[i6] * factors[2]
+    even3 = z1 + block[i2] * factors[1]
+    even0 = ((block[i0] + block[i4]) << bits) + rounding
+    even1 = ((block[i0] - block[i4]) << bits) + rounding
     a0, a3, a1, a2 = even0 + even3, even0 - even3, even1 + even2, even1 - even2
     t0, t1, t2, t3 = block[i7], block[i5], block[i3], block[i1]
-    z5 = (t0 + t2 + t1 + t3) * 9633
-    z1, z2 = (t0 + t3) * -7373, (t1 + t2) * -20995
-    z3, z4 = (t0 + t2) * -16069 + z5, (t1 + t3) * -3196 + z5
-    b0 = t0 * 2446 + z1 + z3
-    b1 = t1 * 16819 + z2 + z4
-    b2 = t2 * 25172 + z2 + z3
-    b3 = t3 * 12299 + z1 + z4
+    z5 = (t0 + t2 + t1 + t3) * factors[3]
+    z1, z2 = (t0 + t3) * -factors[4], (t1 + t2) * -factors[5]
+    z3, z4 = (t0 + t2) * -factors[6] + z5, (t1 + t3) * -factors[7] + z5
+    b0 = t0 * factors[8] + z1 + z3
+    b1 = t1 * factors[9] + z2 + z4
+    b2 = t2 * factors[10] + z2 + z3
+    b3 = t3 * factors[11] + z1 + z4
     block[i0], block[i7] = (a0 + b3) >> shift, (a0 - b3) >> shift
     block[i1], block[i6] = (a1 + b2) >> shift, (a1 - b2) >> shift
     block[i2], block[i5] = (a2 + b1) >> shift, (a2 - b1) >> shift
@@ -145,12 +158,25 @@ def _transform(block: np.ndarray, start: I64, step: I64, shift: I64) -> None:
 
 @kernel
 def inverse_dct(block: np.ndarray, precision: I64) -> None:
-    """Transform ``block`` (64,) int64 from coefficients to samples around 0."""
+    """Transform ``block`` (64,) int64 from coefficients to samples around 0, rounded as libjpeg does."""
     kept = 2 if precision == 8 else 1  # bits of fraction between the two passes, as in libjpeg
     for column in range(8):
-        _transform(block, column, 8, 13 - kept)
+        _transform(block, column, 8, _LIBJPEG, _LIBJPEG_BITS, _LIBJPEG_BITS - kept)
     for row in range(8):
-        _transform(block, 8 * row, 1, 13 + kept + 3)
+        _transform(block, 8 * row, 1, _LIBJPEG, _LIBJPEG_BITS, _LIBJPEG_BITS + kept + 3)
+
+
+@kernel
+def inverse_dct_of_pylibjpeg(block: np.ndarray) -> None:
+    """As ``inverse_dct``, rounded as pylibjpeg does: rows first, and no bits of fraction between the passes."""
+    for i in range(64):
+        block[i] <<= _PYLIBJPEG_SAMPLE_BITS
+    for row in range(8):
+        _transform(block, 8 * row, 1, _PYLIBJPEG, _PYLIBJPEG_BITS, _PYLIBJPEG_BITS)
+    for column in range(8):
+        _transform(block, column, 8, _PYLIBJPEG, _PYLIBJPEG_BITS, _PYLIBJPEG_BITS + 3)
+    for i in range(64):
+        block[i] = (block[i] + (1 << (_PYLIBJPEG_SAMPLE_BITS - 1))) >> _PYLIBJPEG_SAMPLE_BITS
 
 
 @kernel
@@ -164,12 +190,19 @@ def _store(block: np.ndarray, out: np.ndarray, y: I64, x: I64, sample: I64, prec
 
 @kernel
 def decode_scan(
-    data: np.ndarray, start: I64, out: np.ndarray, first: I64, restart: I64, precision: I64, work: Work
+    data: np.ndarray,
+    start: I64,
+    out: np.ndarray,
+    first: I64,
+    restart: I64,
+    precision: I64,
+    is_as_pylibjpeg: bool,
+    work: Work,
 ) -> I64:
     """Decode one scan from byte ``start`` into ``out`` (rows, columns, samples) uint16, from sample ``first`` on.
 
-    ``restart``: blocks of each component between restart markers, 0 for none. Returns 0 or a negative code;
-    ``work.progress`` says how far it came.
+    ``restart``: blocks of each component between restart markers, 0 for none. ``is_as_pylibjpeg``: whether samples are
+    rounded as in pylibjpeg. Returns 0 or a negative code; ``work.progress`` says how far it came.
     """
     n_blocks = np.int64((out.shape[1] + 7) // 8)
     total = n_blocks * np.int64((out.shape[0] + 7) // 8)
@@ -190,7 +223,10 @@ def decode_scan(
                     return np.int64(TRUNCATED)
                 if code < 0:
                     return code
-                inverse_dct(work.block, precision)
+                if is_as_pylibjpeg:
+                    inverse_dct_of_pylibjpeg(work.block)
+                else:
+                    inverse_dct(work.block, precision)
                 _store(work.block, out, y, x, first + i, precision)
             done += 1
         if done == total:

@@ -5,12 +5,16 @@ They are made in parts (``PARTS``): the fields of one part take no more time tog
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, TypeAlias
+
 import numpy as np
 
 from lumbar.dicom.parsing import numbers as _numbers
 from lumbar.dicom.parsing import scan
-from lumbar.dicom.parsing.functional_groups import FunctionalGroups
 from lumbar.dicom.parsing.values import number_of, text_of, vr_text
+
+if TYPE_CHECKING:
+    from lumbar.dicom.parsing.functional_groups import FunctionalGroups
 
 _CHARACTER_SPAN = scan.span_of(scan.CHARACTER_SET)
 _IMAGE = frozenset([*(field for field, _ in scan.SHORTS), "number_of_frames", "photometric_interpretation"])
@@ -24,7 +28,7 @@ _TEXT_SPANS = tuple((field, scan.span_of(tag)) for field, tag in scan.TEXTS.item
 
 _IRREGULAR = {field: (scan.span_of(tag), kind, count) for field, (tag, kind, count) in scan.NUMBERS.items()}
 
-Groups = FunctionalGroups | None
+Groups: TypeAlias = "FunctionalGroups | None"
 
 
 def _image_fields(head: bytes, workspace: np.ndarray, numbers: np.ndarray, groups: Groups) -> dict[str, object]:

@@ -1,16 +1,18 @@
-"""Reading the bytes of a file: only regular files, of limited size, without waiting for other processes."""
+"""Reading the bytes of a file: only regular files, of limited size, without waiting for other processes; inflating."""
 
 from __future__ import annotations
 
 import os
 import stat
+import zlib
 
 import numpy as np
 
 from lumbar.dicom._scratch import fresh_bytes
-from lumbar.dicom.limits import MAX_FILE_BYTES
+from lumbar.dicom.limits import MAX_FILE_BYTES, MAX_INFLATED_BYTES, MAX_INFLATED_PER_BYTE, MIN_INFLATED_BYTES
 from lumbar.errors import DicomError
 
+_INFLATED_AT_ONCE = 1 << 23
 # Without O_NONBLOCK, opening a FIFO would wait for a writer
 _FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 _KIND_MASK = stat.S_IFMT(0xFFFF)  # of a mode: the bits that say what a path is
@@ -121,3 +123,29 @@ def reread(name: str, size: int) -> np.ndarray:
     finally:
         os.close(descriptor)
     return read_bytes(name, size)
+
+
+def inflate(name: str, source: np.ndarray, start: int) -> np.ndarray:
+    """Inflate the data set of a deflated file, which begins at ``start`` (PS3.5 section A.5: raw deflate).
+
+    Raises:
+        DicomError: the data are damaged, or inflate to more bytes than a file of this size may ask for.
+    """
+    most = min(MAX_INFLATED_BYTES, max(MIN_INFLATED_BYTES, MAX_INFLATED_PER_BYTE * source.size))
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    plain, rest = bytearray(), source[start:].tobytes()
+    try:
+        while rest and not inflater.eof and len(plain) <= most:
+            plain += inflater.decompress(rest, _INFLATED_AT_ONCE)
+            rest = inflater.unconsumed_tail
+    except zlib.error as error:
+        raise DicomError(f"{name}: found {error} at offset {start}, expected a deflated data set") from error
+    except MemoryError as error:
+        raise DicomError(f"{name}: found no memory to inflate {source.size} bytes, expected fewer") from error
+    if len(plain) > most:
+        raise DicomError(
+            f"{name}: found a deflated data set of more than {most} bytes in a file of {source.size}, expected fewer"
+        )
+    if not inflater.eof:
+        raise DicomError(f"{name}: found an unfinished deflate stream at offset {start}, expected its end")
+    return np.frombuffer(plain, dtype=np.uint8)

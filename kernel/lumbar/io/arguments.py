@@ -1,0 +1,52 @@
+"""Command lines that answer a slip of the pen with the word that was probably meant."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+_LIKE = 0.6  # share of letters in common from which a word counts as a slip of another
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that is most like ``word``; None where none is like it."""
+    words = list(known)
+    lower = {name.lower(): name for name in reversed(words)}
+    close = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=_LIKE)
+    return lower[close[0]] if close else None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`` (did you mean …?)``, to be put behind a refusal; empty where no known word is like it."""
+    close = nearest(word, known)
+    return f" (did you mean {close}?)" if close else ""
+
+
+class Parser(argparse.ArgumentParser):
+    """``ArgumentParser`` whose refusals of a choice, a command or an option name the nearest one that exists."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        known = [str(choice) for choice in action.choices]
+        text = f"found {value!r}, expected one of {', '.join(known)}{did_you_mean(str(value), known)}"
+        raise argparse.ArgumentError(action, text)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As ``argparse``'s, but an unknown option is refused with the nearest one."""
+        options, extra = self.parse_known_args(args, namespace)
+        if extra:
+            self._refuse(extra, options)
+        return options
+
+    def _refuse(self, extra: list[str], options: argparse.Namespace) -> NoReturn:
+        parser = self
+        for action in self._actions:  # the options of the command that was named, where there are commands
+            if isinstance(action, argparse._SubParsersAction):
+                parser = action.choices.get(str(getattr(options, action.dest, "")), parser)
+        word = extra[0].partition("=")[0]
+        known = [name for name in parser._option_string_actions if name.startswith("--")]
+        hint = did_you_mean(word, known) if word.startswith("-") else ""
+        parser.error(f"unrecognized arguments: {' '.join(extra)}{hint}")

@@ -1,0 +1,238 @@
+"""One study on the report's page: its pictures with the points on them, and next to each grade its picture."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lumbar.bundle.manifest import Manifest
+from lumbar.chains.contract import Mark, Outcome, Picture, Probs, SliceView
+from lumbar.competitions.contract import Competition
+from lumbar.competitions.registry import DEFAULT
+from lumbar.labels import LEVELS, SEVERITIES, level_title
+from lumbar.output.truth import TruePoint, Truth, column_of
+
+_PROBLEMS_LISTED = 12
+_DETAIL_MM = {"canal": 56.0, "left foramen": 56.0, "right foramen": 56.0, "axial": 70.0}  # side of a grade's picture
+_GRADE_COLUMNS = (  # kind of view, and the sides graded on it
+    ("canal", (None,)),
+    ("left foramen", ("left",)),
+    ("right foramen", ("right",)),
+    ("axial", ("left", "right")),
+)
+_PNG = b"\x89PNG"
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A picture with its name on the page."""
+
+    name: str
+    picture: Picture
+    view: SliceView
+
+
+def study_block(outcome: Outcome, probs: Probs, manifest: Manifest, truth: Truth) -> dict[str, Any]:
+    """What the page shows of a study.
+
+    Args:
+        outcome: with its pictures; those with a view are drawn with their points, others as they are.
+        probs: (rows, values), the rows that stand.
+        manifest: of the bundle, whose competition lays out the plain table of the answer.
+        truth: grades and points of all studies, as far as they are known.
+    """
+    grades = truth.grades.get(outcome.study_id)
+    points = truth.points.get(outcome.study_id, [])
+    shown = [
+        _Shown(f"p{outcome.study_id}-{number}", picture, picture.view)
+        for number, picture in enumerate(outcome.pictures)
+        if picture.view is not None
+    ]
+    return {
+        "study_id": outcome.study_id,
+        "status": outcome.status,
+        "localised": _localised(outcome) if manifest.competition_name == DEFAULT else "",
+        "problems": _problems(outcome),
+        "rows": _rows(probs, grades, manifest.competition),
+        "pictures": [_plain(picture) for picture in outcome.pictures if picture.view is None],
+        "images": [_image(one) for one in shown],
+        "figures": [_figure(one, points) for one in shown if one.view.is_main and one.view.kind != "axial"],
+        "axials": [_figure(one, points) for one in shown if one.view.kind == "axial"],
+        "extras": [_figure(one, points) for one in shown if not one.view.is_main],
+        "levels": [_level_row(level, shown, probs, grades, points) for level in LEVELS] if shown else [],
+        "has_truth": grades is not None or bool(points),
+    }
+
+
+def _localised(outcome: Outcome) -> str:
+    n_canal = len({p["level"] for p in outcome.sagittal_points if p["side"] is None})
+    n_foraminal = len({(p["level"], p["side"]) for p in outcome.sagittal_points if p["side"] is not None})
+    n_axial = len({level["level"] for level in outcome.axial_levels})
+    return f" · {n_canal} of 5 levels on sagittal, {n_axial} of 5 on axial images; {n_foraminal} of 10 foramina"
+
+
+def _problems(outcome: Outcome) -> list[str]:
+    problems = outcome.problems[:_PROBLEMS_LISTED]
+    if len(outcome.problems) > len(problems):
+        problems.append(f"and {len(outcome.problems) - len(problems)} more")
+    return problems
+
+
+# ---- pictures -----------------------------------------------------------------------------------------------------
+
+
+def _plain(picture: Picture) -> dict[str, Any]:
+    return {"title": picture.title, "data": _data_url(picture), "is_sagittal": picture.title.startswith("Sagittal")}
+
+
+def _data_url(picture: Picture) -> str:
+    kind = "png" if picture.png.startswith(_PNG) else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(picture.png).decode()}"
+
+
+def _image(shown: _Shown) -> dict[str, Any]:
+    width, height = shown.view.size_px
+    return {"name": shown.name, "data": _data_url(shown.picture), "width": width, "height": height}
+
+
+def _figure(shown: _Shown, points: Iterable[TruePoint]) -> dict[str, Any]:
+    """A whole picture with its crosses, circles and labels."""
+    width, height = shown.view.size_px
+    labels = [_label(mark, shown.view) for mark in shown.view.marks]
+    return {
+        "name": shown.name,
+        "title": shown.picture.title,
+        "width": width,
+        "height": height,
+        "edges": shown.view.edges,
+        "heading": level_title(shown.view.level) if shown.view.level else "",
+        "away": None if shown.view.distance_mm is None else f"{shown.view.distance_mm:.1f}",
+        "crosses": [_cross(mark) for mark in shown.view.marks],
+        "circles": _circles(shown.view, points),
+        "labels": labels,
+    }
+
+
+def _label(mark: Mark, view: SliceView) -> dict[str, Any]:
+    width, height = view.size_px
+    is_axial = view.level is not None
+    return {
+        "text": str(mark.side)[0].upper() if is_axial else level_title(mark.level),
+        "level": mark.level,
+        "left": round(100 * mark.x / width, 2),
+        "top": round(100 * mark.y / height, 2),
+        "is_to_left": is_axial and mark.x < width / 2,
+        "other_slice": mark.other_slice,
+    }
+
+
+def _cross(mark: Mark) -> dict[str, Any]:
+    side = f" {mark.side}" if mark.side else ""
+    text = f"{level_title(mark.level)}{side}"
+    if mark.other_slice is not None:
+        text += f", on slice {mark.other_slice}"
+    if mark.confidence is not None:
+        text += f"; height of the heatmap's peak {mark.confidence:.2f} (0 to 1, no probability)"
+    return {
+        "x": round(mark.x, 1),
+        "y": round(mark.y, 1),
+        "level": mark.level,
+        "is_on_slice": mark.other_slice is None,
+        "text": text,
+    }
+
+
+def _circles(view: SliceView, points: Iterable[TruePoint], level: str | None = None) -> list[dict[str, Any]]:
+    """The true points of a view's kind on its series; of one level where it is named."""
+    circles = []
+    for point in points:
+        if point.kind != view.kind or point.series_id != view.series_id or level not in (None, point.level):
+            continue
+        if view.level not in (None, point.level):
+            continue
+        is_on_slice = point.instance_number == view.instance_number
+        x, y = view.place(point.x_px, point.y_px)
+        if (
+            0 <= x <= view.size_px[0]
+            and 0 <= y <= view.size_px[1]
+            and (is_on_slice or view.is_main or level is not None)
+        ):
+            text = f"truth, {level_title(point.level)}, slice {point.instance_number}"
+            circles.append({"x": round(x, 1), "y": round(y, 1), "is_on_slice": is_on_slice, "text": text})
+    return circles
+
+
+# ---- grades -------------------------------------------------------------------------------------------------------
+
+
+def _rows(probs: Probs, grades: NDArray[np.int64] | None, competition: Competition) -> list[dict[str, Any]]:
+    """The answer alone, as the competition lays it out."""
+    n_columns = len(competition.grid_columns)
+    cells = [_cell(row, grades, index, competition.sums_to_one) for index, row in enumerate(probs)]
+    return [
+        {"title": title, "cells": cells[number * n_columns : (number + 1) * n_columns]}
+        for number, title in enumerate(competition.grid_rows)
+    ]
+
+
+def _cell(row: Probs, grades: NDArray[np.int64] | None, index: int, sums_to_one: bool = True) -> dict[str, Any]:
+    """One row (values,) of an answer in per cent, with its true grade where that is known."""
+    grade = -1 if grades is None else int(grades[index])
+    return {
+        "percent": _whole(row * 100.0) if sums_to_one else [round(float(value) * 100) for value in row],
+        "truth": SEVERITIES[grade].lower() if grade >= 0 else "",
+        "truth_index": grade,
+    }
+
+
+def _whole(percent: NDArray[np.float64]) -> list[int]:
+    """Three percentages as whole numbers that sum to 100: the rest goes to the largest remainders."""
+    floors = np.floor(percent).astype(int)
+    for index in np.argsort(floors - percent)[: 100 - int(floors.sum())]:
+        floors[index] += 1
+    return [int(value) for value in floors]
+
+
+def _level_row(
+    level: str,
+    shown: Sequence[_Shown],
+    probs: Probs,
+    grades: NDArray[np.int64] | None,
+    points: Sequence[TruePoint],
+) -> dict[str, Any]:
+    """One level: for each kind of view the picture around its point, and the grades read from it."""
+    cells = []
+    for kind, sides in _GRADE_COLUMNS:
+        graded = [
+            {"side": side or "", **_cell(probs[column_of(kind, side, level)], grades, column_of(kind, side, level))}
+            for side in sides
+        ]
+        cells.append({"kind": kind, "detail": _detail(kind, level, shown, points), "grades": graded})
+    return {"title": level_title(level), "level": level, "cells": cells}
+
+
+def _detail(kind: str, level: str, shown: Sequence[_Shown], points: Sequence[TruePoint]) -> dict[str, Any] | None:
+    """The part of a picture around a level's point, on the very slice that the point lies on; None without one."""
+    for one in shown:
+        marks = [mark for mark in one.view.marks if mark.level == level and mark.other_slice is None]
+        if one.view.kind != kind or not marks:
+            continue
+        width, height = one.view.size_px
+        side = min(_DETAIL_MM[kind] / one.view.mm_px, width, height)
+        middle_x, middle_y = np.mean([(mark.x, mark.y) for mark in marks], axis=0)
+        left = float(np.clip(middle_x - side / 2, 0, width - side))
+        top = float(np.clip(middle_y - side / 2, 0, height - side))
+        return {
+            "name": one.name,
+            "title": one.picture.title,
+            "box": f"{left:.1f} {top:.1f} {side:.1f} {side:.1f}",
+            "crosses": [_cross(mark) for mark in marks],
+            "circles": _circles(one.view, points, level),
+            "slice": one.view.instance_number,
+        }
+    return None

@@ -1,0 +1,131 @@
+"""Ctrl-C, SIGTERM and a closed terminal end a training in order and within seconds.
+
+A fit that runs is ended between two optimiser steps, after its state was saved; where that takes too long it is ended
+at once, and goes on later from the state that was saved last. A second signal ends it at once too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from lumbar.io.signals import reason_of
+
+STEP_S = 2.0  # how long a fit may go on to the end of its step and save itself
+STOP_S = 3.2  # after which a process of a pool is killed
+END_S = 4.3  # after which the command ends whatever still runs
+_REASONS = {"SIGINT": "", "SIGTERM": "terminated", "SIGHUP": "the terminal was closed"}  # as lumbar.io.signals
+
+
+class _State:
+    """What this process knows of a signal that it was sent; signals are one process's business, so there is one."""
+
+    reason: str | None = None  # of the first signal
+    is_fitting = False  # inside ``ends_between_steps``
+    is_worker = False
+    on_first: Callable[[str], None] | None = None
+
+
+def listen(on_first: Callable[[str], None] | None = None) -> None:
+    """From now on signals raise ``KeyboardInterrupt``, or end a fit between two steps.
+
+    A signal that the caller ignores (``nohup`` ignores SIGHUP) stays ignored. Only in a process's main thread.
+
+    Args:
+        on_first: told why, once, when the first signal comes.
+    """
+    _State.on_first = on_first
+    for name in _REASONS:
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            with contextlib.suppress(ValueError, OSError):
+                signal.signal(number, _handle)
+
+
+def listen_in_worker() -> None:
+    """In a process of a pool SIGTERM, which its parent sends, ends a fit between two steps, and the process."""
+    _State.is_worker = True
+    signal.signal(signal.SIGTERM, _handle)
+
+
+@contextmanager
+def ends_between_steps() -> Iterator[Callable[[], None]]:
+    """While a fit runs in this block, a signal does not interrupt its step.
+
+    Yields:
+        a function to be called where the fit has been saved, or may be: it raises ``KeyboardInterrupt`` once a signal
+        has come. ``is_asked_to_end`` tells whether it will.
+    """
+    former = None
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # called from a program or a notebook
+        former = signal.signal(signal.SIGINT, _handle)
+    _State.is_fitting = True
+    try:
+        yield _raise_if_asked
+    finally:
+        _State.is_fitting = False
+        if former is not None:
+            signal.signal(signal.SIGINT, former)
+            _State.reason = None
+
+
+def is_asked_to_end() -> bool:
+    """Whether a signal has come since the fit began."""
+    return _State.reason is not None
+
+
+def end_worker(interrupt: KeyboardInterrupt) -> None:
+    """End this process of a pool silently; in any other raise the interrupt again."""
+    if _State.is_worker:
+        os._exit(1)
+    raise interrupt
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Signals of a terminal wait until the end of the block; a process that is started in it never receives them.
+
+    Its parent receives them, and tells it by SIGTERM: else each would answer Ctrl-C with a traceback of its own.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _raise_if_asked() -> None:
+    if _State.reason is not None:
+        raise KeyboardInterrupt(_State.reason)
+
+
+def _handle(number: int, _frame: FrameType | None) -> None:
+    is_first = _State.reason is None
+    if is_first:
+        _State.reason = _REASONS[signal.Signals(number).name]
+        if _State.on_first is not None:
+            _State.on_first(reason_of(KeyboardInterrupt(_State.reason)))
+    if is_first and _State.is_fitting:
+        main = threading.main_thread().ident
+        timer = threading.Timer(STEP_S, _again, (main, number))
+        timer.daemon = True
+        timer.start()
+        return
+    if _State.is_worker:
+        os._exit(1)
+    raise KeyboardInterrupt(_State.reason)
+
+
+def _again(thread: int, number: int) -> None:
+    """The step took too long: the same signal once more ends it."""
+    if _State.is_fitting:
+        signal.pthread_kill(thread, number)

@@ -1,0 +1,60 @@
+"""A figure beside the training loss: the loss of a few studies of the held-out fold, after each epoch.
+
+It is shown and logged alone. It chooses nothing, and leaves the random numbers of the fit as they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from lumbar.errors import LumbarError
+from lumbar_train.data.folds import split
+from lumbar_train.engine.checkpoint import restore_rng, rng_state
+from lumbar_train.engine.loop_config import LoopConfig, autocast
+from lumbar_train.engine.optimisation import LossFunction
+from lumbar_train.engine.sampling import to_device
+from lumbar_train.stages.context import RunContext
+from lumbar_train.stages.stage import Fitted, Stage
+
+_STUDIES = 8
+_SAMPLES = 24
+
+
+def held_out_loss(
+    run: RunContext, stage: Stage, fold: int, fitted: Fitted, loss: LossFunction, config: LoopConfig
+) -> Callable[[nn.Module, int], dict[str, float]] | None:
+    """The function that measures a network on a few held-out studies, as the loop's ``validate`` takes it.
+
+    Returns:
+        None for a fit on all data, and where the held-out studies have no samples of this stage.
+    """
+    _, held_out = split(run.folds, fold)
+    some = [int(study) for study in np.sort(held_out)]
+    some = [some[k] for k in np.unique(np.linspace(0, len(some) - 1, min(_STUDIES, len(some))).astype(int))]
+    plain = replace(stage.recipe_of(run.recipe), augment=None, mixing=None)
+    try:
+        samples = fitted.dataset(run, plain, some) if some else None
+    except LumbarError:  # nothing is known of these studies yet
+        return None
+    if samples is None or len(samples) == 0:
+        return None
+    chosen = np.unique(np.linspace(0, len(samples) - 1, min(_SAMPLES, len(samples))).astype(int))
+
+    def measure(network: nn.Module, _epoch: int) -> dict[str, float]:
+        before = rng_state()
+        try:
+            batch: Any = samples.collate([samples.sample(int(k), np.random.default_rng(0)) for k in chosen])
+            device = run.distributed.device
+            with torch.no_grad(), autocast(config, device):
+                value, _ = loss(network, to_device(batch, device))
+            return {"loss": float(value)}
+        finally:
+            restore_rng(before)
+
+    return measure

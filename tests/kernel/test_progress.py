@@ -1,0 +1,85 @@
+import io
+
+import pytest
+
+from lumbar.io.progress import Progress, duration
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def lines_of(total, seconds_each, step=0.5, left_s=None):
+    """What is written where there is no terminal, while ``update`` is called twice a second."""
+    clock, lines = Clock(), []
+    with Progress(total, "study", write=lines.append, stream=io.StringIO(), clock=clock) as progress:
+        while clock.now < total * seconds_each:
+            clock.now += step
+            progress.update(min(total, int(clock.now / seconds_each)), left_s)
+    return lines
+
+
+def test_without_a_terminal_nine_hours_give_a_line_a_minute():
+    lines = lines_of(720, 45.0)
+    assert 530 <= len(lines) <= 545
+    assert lines[0] == "720 studies to do; the first one tells how long all take"
+    assert lines[1].startswith("1 of 720 studies done after 45 s, 719 left: about 8 h 59 min, until about ")
+    assert lines[-1] == "720 of 720 studies done in 9 h 0 min"
+    assert all(" left: about " in line for line in lines[1:-1])
+
+
+def test_a_long_first_part_gives_lines_without_an_estimate():
+    lines = lines_of(2, 200.0)
+    assert lines[1:4] == [f"0 of 2 studies done after {text}" for text in ("60 s", "2 min", "3 min")]
+    assert lines[4].startswith("1 of 2 studies done after 3 min, 1 left: about 3 min")
+
+
+def test_the_callers_estimate_is_taken_where_there_is_one():
+    assert "about 2 h 0 min" in lines_of(10, 5.0, left_s=7200.0)[1]
+
+
+def test_short_works_give_few_lines():
+    assert lines_of(3, 1.0)[0] == "3 studies to do; the first one tells how long all take"
+    assert len(lines_of(3, 1.0)) == 3
+    assert lines_of(1, 1.0) == ["1 study to do", "1 of 1 study done in 1 s"]
+
+
+def test_on_a_terminal_there_is_one_bar_without_a_guess_at_the_start():
+    clock, terminal, lines = Clock(), Terminal(), []
+    with Progress(4, "study", write=lines.append, stream=terminal, clock=clock) as progress:
+        for second in range(1, 41):
+            clock.now = float(second)
+            progress.update(second // 10)
+    shown = terminal.getvalue()
+    assert lines == []
+    assert shown.count("\n") == 1  # the end of the one bar
+    assert "00:00" not in shown
+    assert "about 0 " not in shown
+    assert "2 of 4 studies, 2 left: about 20 s" in shown
+    assert "3 left: about 30 s" in shown
+    assert shown.count("\r") < 20  # not redrawn at every look
+
+
+def test_nothing_is_shown_where_nothing_is_asked_for():
+    lines = []
+    with Progress(2, "study", is_shown=False, write=lines.append) as progress:
+        progress.update(2)
+    assert lines == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "1 s"), (59.6, "60 s"), (99, "99 s"), (100, "2 min"), (5940, "99 min"), (6000, "1 h 40 min"),
+     (32400, "9 h 0 min")],
+)  # fmt: skip
+def test_durations_are_said_as_people_say_them(seconds, text):
+    assert duration(seconds) == text

@@ -1,0 +1,122 @@
+"""One Ctrl-C, SIGTERM or closed terminal ends a training with one line, and every fit can be gone on with."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from lumbar_train.engine import interrupts
+from train_processes import environment
+from train_toy_fit import TOY, ToyDataset, run_toy
+
+SCRIPT = Path(__file__).parents[1] / "support/train_signals.py"
+GO_ON = (
+    "keeps the finished fits and the last checkpoint of the others; to go on run the same command again with --resume"
+)
+
+
+@contextmanager
+def begun(out: Path, how: str, jobs: int, folds):
+    """The command in a process group of its own, once the fits of some folds run."""
+    command = [sys.executable, str(SCRIPT), "train", "--data", "d", "--out", str(out), "--jobs", str(jobs)]
+    process = subprocess.Popen(
+        command, env=environment() | {"HOW": how}, start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        deadline = time.monotonic() + 400
+        while not all((out / f"axial_xy/fold{fold}/begun").exists() for fold in folds):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
+def members(group: int) -> list[int]:
+    """The processes of a group that still run."""
+    running = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[2]) == group and fields[0] not in "ZX":
+            running.append(int(path.parent.name))
+    return running
+
+
+def all_end(group: int) -> bool:
+    """Whether a group empties; multiprocessing's tracker of resources ends a moment after the process it serves."""
+    deadline = time.monotonic() + 60
+    while members(group) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return members(group) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "to_all", "jobs", "how"),
+    [
+        (signal.SIGINT, True, 2, "steps"),  # Ctrl-C in a terminal
+        pytest.param(signal.SIGTERM, False, 2, "steps", marks=pytest.mark.slow),  # kill, or a queueing system
+        pytest.param(signal.SIGHUP, True, 1, "steps", marks=pytest.mark.slow),  # the terminal is closed
+        pytest.param(signal.SIGINT, True, 2, "long step", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, True, 2, "stuck", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, False, 1, "stuck", marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_ends_every_process_with_one_line_that_says_how_to_go_on(number, to_all, jobs, how, tmp_path):
+    folds = range(jobs)
+    with begun(tmp_path, how, jobs, folds) as process:
+        time.sleep(0.5)
+        (os.killpg if to_all else os.kill)(process.pid, number)
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 1
+        assert all_end(process.pid)
+    reason = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}.get(number, "the terminal was closed")
+    assert errors == f"lumbar_train: {reason}: {tmp_path} {GO_ON}\n"
+    assert not (tmp_path / "axial_xy" / f"fold{jobs}").exists(), "the next fit has not begun"
+    for fold in folds:
+        state = torch.load(tmp_path / f"axial_xy/fold{fold}/checkpoint.pt", weights_only=False)
+        assert state["counters"][1] >= 1, "saved after a step"
+
+
+def test_a_fold_that_fails_stops_the_others_at_once_and_they_can_be_gone_on_with(tmp_path):
+    with begun(tmp_path, "failing", 2, [1]) as process:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 1
+        assert all_end(process.pid)
+    assert errors == "lumbar_train: fold 0: loss is nan, expected a finite number\n"
+    assert not (tmp_path / "axial_xy/fold2").exists()
+    assert (tmp_path / "axial_xy/fold1/checkpoint.pt").is_file()
+
+
+class Interrupting(ToyDataset):
+    """Sends this process a signal while one of its samples is made."""
+
+    def sample(self, index, rng):
+        if self.left is not None:
+            self.left -= 1
+            if self.left == 0:
+                os.kill(os.getpid(), signal.SIGINT)
+        return ToyDataset(self.n).sample(index, rng)
+
+
+def test_a_fit_called_from_a_program_is_saved_before_the_interrupt_and_ends_with_the_same_weights(tmp_path):
+    whole = run_toy(tmp_path / "whole", ToyDataset())
+    config = replace(TOY, checkpoint_seconds=1e9)
+    with pytest.raises(KeyboardInterrupt):
+        run_toy(tmp_path / "fit", Interrupting(die_after=10), config)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert not interrupts.is_asked_to_end()
+    again = run_toy(tmp_path / "fit", ToyDataset(), config, resume=True)
+    assert again.last.read_bytes() == whole.last.read_bytes()
