@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lumbar_train.errors import LeakError, TrainingError
+    from lumbar_train.pipeline.options import TrainOptions
     from lumbar_train.run import TrainedRun, train
 
 _HOMES = {
     "train": "lumbar_train.run",
     "TrainedRun": "lumbar_train.run",
+    "TrainOptions": "lumbar_train.pipeline.options",
     "LeakError": "lumbar_train.errors",
     "TrainingError": "lumbar_train.errors",
 }
-__all__ = ["LeakError", "TrainedRun", "TrainingError", "train"]
+__all__ = ["LeakError", "TrainOptions", "TrainedRun", "TrainingError", "train"]
 
 
 def __getattr__(name: str) -> Any:

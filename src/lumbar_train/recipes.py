@@ -39,6 +39,8 @@ class Fit:
     ``fold_epochs`` (0: as ``epochs``) is for the fits on folds: they see fewer studies, so fewer steps an epoch, and
     out-of-fold logits should come from networks fitted about as far as the one that ships. ``metric_epochs`` follow
     for a classifier at the rate ``metric_lr``: whole studies, with the competition's metric as the loss.
+    ``accumulate`` cuts a batch into parts that are run one after the other; ``checkpointing`` computes the backbone's
+    activations anew in the backward pass: a third more time, less memory.
     """
 
     epochs: int
@@ -53,6 +55,7 @@ class Fit:
     fold_epochs: int = 0
     metric_epochs: int = 0
     metric_lr: float = 0.0
+    checkpointing: bool = False
 
 
 @dataclass(frozen=True)
@@ -191,9 +194,9 @@ def model2() -> Recipe:
             "axial_all": StageRecipe(
                 AxialClassifierConfig(_RW_T, conditions=(0, 1, 2, 3, 4), **axial), fit, axial_crops
             ),
-            # The solution's rate, 7e-5, goes with 4,096 hidden units; 64 need more. On synthetic out-of-fold logits of
-            # 1,975 studies (tests/synthetic_logits.py) pool 0.423; 64 units at 7e-5 0.402, at 1e-3 0.362, at 2e-3
-            # 0.362; 4,096 units at 7e-5 0.365 in twenty times the time.
+            # The solution's rate, 7e-5, goes with 4,096 hidden units; 64 need more. On synthetic out-of-fold logits
+            # (tests/support/synthetic_logits.py) of 1,975 studies pool 0.423; 64 units at 7e-5 0.402, at 1e-3 0.362, at
+            # 2e-3 0.362; 4,096 units at 7e-5 0.365 in twenty times the time.
             "aggregator": StageRecipe(AggregatorConfig(hidden=64), Fit(15, 1e-3, 128, weight_decay=1.0)),
         },
     )

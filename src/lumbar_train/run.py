@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from lumbar_train.outputs.run_lock import RunLock
 from lumbar_train.pipeline.given import check_given
-from lumbar_train.pipeline.options import TrainOptions, Words, as_folds, as_stages, as_words
+from lumbar_train.pipeline.options import TrainOptions, Words
 
 if TYPE_CHECKING:
     from lumbar_train.evaluation.evaluate import Evaluation
@@ -64,6 +64,7 @@ def train(
     backbone: str | None = None,
     pretrained: bool | None = None,
     backbone_weights: Words = (),
+    memory: str | None = None,
     on_refusal: Callable[[Exception], None] | None = None,
 ) -> TrainedRun:
     """Fit every stage of a recipe on a competition folder, or some stages; export and report what is complete.
@@ -71,37 +72,9 @@ def train(
     It does what ``python -m lumbar_train train`` does, with the same defaults. Under ``torchrun`` every process calls
     it, and all of them work on one fit at a time. Progress is printed.
 
-    Args:
-        data: folder in the competition's layout.
-        out: run folder to write.
-        recipe: ``demo``, ``model2`` or ``strong``.
-        folds: of ``"0,1,full"``, or a list such as ``[0, 1, "full"]``; None for all, which later stages need.
-        fold_file: table ``study_id, fold`` such as ``train_folded_v1.csv``; None makes folds, or takes the run's own.
-        stages: names, in a list or with commas between; None for all of the recipe.
-        points: CSV of external points of sagittal levels: ``series_id, instance_number, level, x, y[, img_h, img_w]``.
-        points_use: ``beside``: external points where the competition has none, and on further slices; ``instead``:
-            before the competition's.
-        resume: go on with the run that the folder holds: finished fits stay, one that was interrupted goes on.
-        overwrite: fit again what this call asks for in a folder that holds a run; its other fits stay. A folder that
-            holds a run is refused without one of the two.
-        seed: of folds, initial weights, order and augmentation.
-        cache: folder of decoded studies; None for ``cache`` in the run folder.
-        workers: processes that decode; 0 decodes in this one, None takes one for each core.
-        jobs: folds side by side, over the GPUs at hand.
-        loaders: processes that prepare samples for each fit; None for the cores of the machine shared out among the
-            fits that go side by side on GPUs, and none on CPUs.
-        device: ``cpu``, ``cuda``, ``cuda:1``, …; ``auto`` is a GPU where there is one.
-        amp: half precision of the fits: ``auto`` (by GPU; on CPUs bf16 where it is faster, which is measured once a
-            run), ``off``, ``bf16`` (float32 on CPUs that are faster in it), ``fp16``.
-        full_seeds: fits on all data, each with its own seed; None for the recipe's number.
-        full_epochs: epochs of a stage's fits on all data, as ``{"axial_all": 20}`` or words ``axial_all=20``.
-        overrides: other values for fields of the recipe, as ``{"axial_all.size": 96}`` or words
-            ``axial_all.size=96`` (``--set``).
-        backbone: any timm network instead of the recipe's.
-        pretrained: start backbones from timm's weights, fetched from its hub; None for the recipe's choice.
-        backbone_weights: local timm checkpoints, as ``{"resnet18": file}`` or words ``[NAME=]FILE``.
-        on_refusal: under ``torchrun``, told of an error while the other processes are still there; ``torchrun`` ends
-            them as soon as one has ended, so a caller that prints the error later may not come to it.
+    ``lumbar_train.TrainOptions`` explains each option. ``data`` is a folder in the competition's layout and ``out`` the
+    run folder to write. ``on_refusal`` is called with an error under ``torchrun`` while the other processes are still
+    there: ``torchrun`` ends them as soon as one has ended, so a caller that prints the error later may not come to it.
 
     Returns:
         Where everything lies, and the evaluation where there is one.
@@ -112,32 +85,8 @@ def train(
         LeakError: a study would be predicted or scored by weights that have seen it.
         TrainingError: a fit cannot go on; what is finished stays, and ``resume`` goes on from there.
     """
-    options = TrainOptions(
-        data=Path(data),
-        out=Path(out),
-        recipe=recipe,
-        folds=as_folds(folds),
-        fold_file=_path(fold_file),
-        stages=as_stages(stages),
-        points=_path(points),
-        points_use=points_use,
-        resume=resume,
-        overwrite=overwrite,
-        seed=seed,
-        cache=_path(cache),
-        workers=workers,
-        jobs=jobs,
-        loaders=loaders,
-        device=device,
-        amp=amp,
-        full_seeds=full_seeds,
-        full_epochs=as_words(full_epochs),
-        overrides=as_words(overrides),
-        backbone=backbone,
-        pretrained=pretrained,
-        backbone_weights=as_words(backbone_weights),
-    )
-    return train_with(options, on_refusal)
+    given = {name: value for name, value in locals().items() if name != "on_refusal"}
+    return train_with(TrainOptions.of(**given), on_refusal)
 
 
 def train_with(options: TrainOptions, on_refusal: Callable[[Exception], None] | None = None) -> TrainedRun:
@@ -212,7 +161,3 @@ def torch_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _path(path: str | Path | None) -> Path | None:
-    return None if path is None else Path(path)

@@ -47,12 +47,12 @@ def test_a_study_is_localised_and_drawn(phantom_cohort, demo_bundle, tmp_path, c
     assert len(list(tmp_path.glob("*.png"))) >= 2
 
 
-def test_a_table_of_series_is_written_for_studies_of_ones_own(sample_root, tmp_path, capsys):
-    shutil.copytree(sample_root / "test_images", tmp_path / "test_images")
+def test_a_table_of_series_is_written_for_studies_of_ones_own(phantom_cohort, tmp_path, capsys):
+    shutil.copytree(phantom_cohort / "test_images", tmp_path / "test_images")
     (tmp_path / "test_images" / "1" / "2").mkdir(parents=True)
     (tmp_path / "test_images" / "1" / "2" / "1.dcm").write_bytes(b"no image")
     example("table_of_series").main(str(tmp_path))
     assert "left out: " in capsys.readouterr().out
-    tables = [pd.read_csv(root / "test_series_descriptions.csv") for root in (sample_root, tmp_path)]
+    tables = [pd.read_csv(root / "test_series_descriptions.csv") for root in (phantom_cohort, tmp_path)]
     ours, theirs = (set(map(tuple, table.to_numpy().tolist())) for table in tables)
     assert ours == theirs

@@ -84,7 +84,7 @@ def test_stages_are_chosen_by_name_and_run_in_the_tables_order():
     recipe = recipe_by_name("demo")
     assert names(chosen_stages(recipe, ["axial_xy", "sagittal_xy"])) == ["sagittal_xy", "axial_xy"]
     assert chosen_stages(recipe, None) == list(stages_of(recipe))
-    with pytest.raises(CohortError, match="found axial, denoise, expected of sagittal_xy"):
+    with pytest.raises(CohortError, match=r"found axial, denoise, expected of .*sagittal_xy"):
         chosen_stages(recipe, ["denoise", "axial"])
-    with pytest.raises(CohortError, match="stage: found 'axial', expected one of sagittal_xy"):
+    with pytest.raises(CohortError, match=r"stage: found 'axial', expected one of .*sagittal_xy"):
         stage_by_name("axial")

@@ -1,7 +1,7 @@
 """The studies of a run: which are still to be done, which are tried again, and what became of the others.
 
 A study that was open in a worker when it died, or whose reading or prediction hung, is tried once more at the end, with
-nothing beside it in its worker. If that fails too, its prior stays.
+nothing beside it in its worker. At its second death or second hang its prior stays; deaths and hangs are counted apart.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def _seconds(layer: nn.Module, images: torch.Tensor, is_half: bool) -> float:
 
 def _layer() -> nn.Module:
     """A convolution with fixed weights: the usual initialisation would move the random numbers of the run."""
-    layer = nn.utils.skip_init(nn.Conv2d, _CHANNELS, _CHANNELS, 3, padding=1, bias=False)
+    layer: nn.Conv2d = nn.utils.skip_init(nn.Conv2d, _CHANNELS, _CHANNELS, 3, padding=1, bias=False)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         layer.weight.copy_(torch.linspace(-0.1, 0.1, layer.weight.numel()).reshape(layer.weight.shape))
     return layer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,39 @@ Words = Iterable[str] | Mapping[str, Any]
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """The options of ``lumbar_train.train``, which explains them, as plain values.
+    """The options of ``lumbar_train.train`` and of its command line, as plain values.
 
-    ``overrides``, ``full_epochs`` and ``backbone_weights`` are words as the command line takes them.
+    Attributes:
+        data: folder in the competition's layout.
+        out: run folder to write.
+        recipe: ``demo``, ``model2`` or ``strong``.
+        folds: of ``"0,1,full"``, or a list such as ``[0, 1, "full"]``; None for all, which later stages need.
+        fold_file: table ``study_id, fold`` such as ``train_folded_v1.csv``; None makes folds, or takes the run's own.
+        stages: names, in a list or with commas between; None for all of the recipe.
+        points: CSV of external points of sagittal levels: ``series_id, instance_number, level, x, y[, img_h, img_w]``.
+        points_use: ``beside``: external points where the competition has none, and on further slices; ``instead``:
+            before the competition's.
+        resume: go on with the run that the folder holds: finished fits stay, one that was interrupted goes on.
+        overwrite: fit again what this call asks for in a folder that holds a run; its other fits stay. A folder that
+            holds a run is refused without one of the two.
+        seed: of folds, initial weights, order and augmentation.
+        cache: folder of decoded studies; None for ``cache`` in the run folder.
+        workers: processes that decode; 0 decodes in this one, None takes one for each core.
+        jobs: folds side by side, over the GPUs at hand.
+        loaders: processes that prepare samples for each fit; None for the cores of the machine shared out among the
+            fits that go side by side on GPUs, and none on CPUs.
+        device: ``cpu``, ``cuda``, ``cuda:1``, …; ``auto`` is a GPU where there is one.
+        amp: half precision of the fits: ``auto`` (by GPU; on CPUs bf16 where it is faster, which is measured once a
+            run), ``off``, ``bf16`` (float32 on CPUs that are faster in it), ``fp16``.
+        full_seeds: fits on all data, each with its own seed; None for the recipe's number.
+        full_epochs: epochs of a stage's fits on all data, as ``{"axial_all": 20}`` or words ``axial_all=20``.
+        overrides: other values for fields of the recipe, as ``{"axial_all.size": 96}`` or words
+            ``axial_all.size=96`` (``--set``).
+        backbone: any timm network instead of the recipe's.
+        pretrained: start backbones from timm's weights, fetched from its hub; None for the recipe's choice.
+        backbone_weights: local timm checkpoints, as ``{"resnet18": file}`` or words ``[NAME=]FILE``.
+        memory: that batches are cut to fit, such as ``16GB``; None for what the GPU has free (batches on a CPU stay
+            whole).
     """
 
     data: Path
@@ -50,6 +80,13 @@ class TrainOptions:
     backbone: str | None = None
     pretrained: bool | None = None
     backbone_weights: tuple[str, ...] = ()
+    memory: str | None = None
+
+    @classmethod
+    def of(cls, **given: Any) -> TrainOptions:
+        """Take options in any of the forms that ``train`` takes: paths as text, folds and stages as lists, ..."""
+        plain = {name: _PLAIN[name](value) if name in _PLAIN else value for name, value in given.items()}
+        return cls(**plain)
 
     def __post_init__(self) -> None:
         for name, choices in (("points_use", USES), ("amp", AMP)):
@@ -133,3 +170,22 @@ def as_stages(stages: str | Iterable[str] | None) -> tuple[str, ...] | None:
     if stages is None or stages == "":
         return None
     return tuple(name.strip() for name in (stages.split(",") if isinstance(stages, str) else stages))
+
+
+def _path(value: str | Path | None) -> Path | None:
+    return None if value is None else Path(value)
+
+
+# How each option that takes several forms becomes a plain value
+_PLAIN: dict[str, Callable[[Any], Any]] = {
+    "data": Path,
+    "out": Path,
+    "folds": as_folds,
+    "fold_file": _path,
+    "stages": as_stages,
+    "points": _path,
+    "cache": _path,
+    "full_epochs": as_words,
+    "overrides": as_words,
+    "backbone_weights": as_words,
+}
