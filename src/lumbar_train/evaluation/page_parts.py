@@ -26,7 +26,9 @@ def about(evaluation: Evaluation, run: Path | None) -> list[tuple[str, str]]:
     rows = [("cohort", f"{evaluation.cohort.root.resolve().name}, {len(evaluation.study_ids)} studies")]
     if run is not None:
         recipe = read_object(run / "recipe.json")
-        changes = f" with {', '.join(recipe['set'])}" if recipe.get("set") else ""
+        words = recipe.get("set") or []
+        more = f" and {len(words) - 3} other changed values" if len(words) > 3 else ""
+        changes = f" with {', '.join(words[:3])}{more}" if words else ""
         if name := recipe.get("name"):
             rows = [("recipe", f"{name}{changes}"), *rows]
         rows = [("run", run.resolve().name), *rows]

@@ -154,9 +154,9 @@ def plot_curves(curves: Mapping[str, pd.DataFrame]) -> Figure:
     """Training loss (and validation loss, dashed) of every fit of a stage."""
     figure, (axis,) = _figure(4.2, 2.3)
     for k, (name, log) in enumerate(curves.items()):
-        axis.plot(log["epoch"] + 1, log["loss"], color=_CYCLE[k % len(_CYCLE)], lw=1.2, label=name)
+        axis.plot(log["epoch"] + 1, log["loss"], color=_CYCLE[k % len(_CYCLE)], lw=1.2, marker=".", label=name)
         if "val_loss" in log.columns:
-            axis.plot(log["epoch"] + 1, log["val_loss"], color=_CYCLE[k % len(_CYCLE)], lw=1.2, ls="--")
+            axis.plot(log["epoch"] + 1, log["val_loss"], color=_CYCLE[k % len(_CYCLE)], lw=1.2, ls="--", marker=".")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel("epoch", fontsize=8)
     axis.set_ylabel("loss", fontsize=8)
