@@ -38,7 +38,7 @@ def test_on_request_twelve_bits_are_rounded_as_by_pylibjpeg(level, make):
     header = make_header(image.shape, stored=12)
     pixels = jpeg_extended.decode_frame(frame_bytes(data), header, is_as_pylibjpeg=True)
     assert np.array_equal(pixels, libjpeg.decode(data))
-    assert np.abs(pixels.astype(int) - decode(data, image)).max() <= 1
+    assert np.abs(pixels.astype(int) - decode(data, image)).max() <= 2
 
 
 def test_optimised_huffman_tables():

@@ -61,7 +61,9 @@ def auc(is_positive: NDArray[np.bool_], values: Probs, weight: Probs) -> Probs:
         negative[b] = np.bincount(place, row * ~is_positive, n_values)
     below = np.cumsum(negative, axis=1) - negative / 2
     pairs = positive.sum(axis=1) * negative.sum(axis=1)
-    return np.divide((positive * below).sum(axis=1), pairs, out=np.full(len(weight), np.nan), where=pairs > 0)
+    areas: Probs = np.full(len(weight), np.nan)
+    np.divide((positive * below).sum(axis=1), pairs, out=areas, where=pairs > 0)
+    return areas
 
 
 def quadratic_kappa(grade: NDArray[np.int64], answer: NDArray[np.int64], weight: Probs) -> Probs:
@@ -72,7 +74,9 @@ def quadratic_kappa(grade: NDArray[np.int64], answer: NDArray[np.int64], weight:
     expected = tables.sum(axis=2)[:, :, None] * tables.sum(axis=1)[:, None, :] / total[:, None, None]
     by_chance = (expected * distance).sum(axis=(1, 2))
     apart = (tables * distance).sum(axis=(1, 2))
-    return 1.0 - np.divide(apart, by_chance, out=np.full(len(weight), np.nan), where=by_chance > 0)
+    ratio: Probs = np.full(len(weight), np.nan)
+    np.divide(apart, by_chance, out=ratio, where=by_chance > 0)
+    return 1.0 - ratio
 
 
 def _interval(values: Probs) -> Interval:

@@ -134,7 +134,7 @@ def meta_network(config: Any) -> nn.Module:
         network = build(name_of(config), to_dict(config)).to("meta")
     for module in network.modules():
         if isinstance(module, MaskedBiLSTM):  # packing sorts by length, which a tensor without content has not
-            module.forward = _unpacked(module)  # type: ignore[method-assign]
+            module.forward = _unpacked(module)  # type: ignore[method-assign, assignment]
     return network.train()
 
 
@@ -233,12 +233,12 @@ class _AllPresent(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class _LiveBytes(TorchDispatchMode):
+class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the memory of all tensors that are made and not yet released; ``peak`` is the most at any time."""
 
     def __init__(self, given: Iterable[Tensor]) -> None:
         """``given``: tensors from before, which do not count."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
         self.known: weakref.WeakSet[Any] = weakref.WeakSet(tensor.untyped_storage() for tensor in given)
 

@@ -140,7 +140,7 @@ def with_split(options: TrainOptions, recipe: Recipe, whole: Cohort, distributed
     if memory is None and distributed.device.type != "cuda":
         return recipe
     free = min(distributed.gather(free_memory(distributed.device))) if memory is None else memory
-    return distributed.on_main(lambda: _cut(options, recipe, count_cohort(whole), free, distributed))  # type: ignore[no-any-return]
+    return distributed.on_main(lambda: _cut(options, recipe, count_cohort(whole), free, distributed))
 
 
 def _cut(options: TrainOptions, recipe: Recipe, counts: CohortCounts, free: float, distributed: Distributed) -> Recipe:
