@@ -81,9 +81,10 @@ def test_memory_grows_with_images_and_falls_with_half_precision_and_checkpointin
         network_cost(config, slice_role_loss, slices=5, **more)
         for more in ({}, {"is_half": True}, {"is_checkpointed": True})
     )
-    assert usual.activation_bytes(20) > 1.5 * usual.activation_bytes(10)
+    assert usual.activation_bytes(20) - usual.activation_bytes(10) == pytest.approx(10 * usual.image_bytes)
+    assert usual.image_bytes > 0
     assert half.image_bytes == pytest.approx(usual.image_bytes / 2, rel=0.1)
-    assert again.image_bytes < 0.7 * usual.image_bytes
+    assert again.image_bytes < usual.image_bytes
     assert again.training_flops > 1.2 * usual.training_flops
 
 
