@@ -63,7 +63,7 @@ def test_upload_that_nobody_waited_for_is_not_sent_again(
         patch.setattr(step_dataset, "_wait_served", interrupted)
         code, _, err = publish("dataset")
     assert code == 1
-    assert "run this again to go on from here" in error_line(err)
+    assert "run the same command again, it goes on from here" in error_line(err)
     # Kaggle says "ready" of the version before for a while.
     versions = kaggle.datasets[DATASET].versions
     newest = versions.pop()

@@ -203,6 +203,7 @@ def test_command_line_seals_verifies_and_says_what_is_wrong(
 def test_sealed_chain_that_fails_is_not_sealed(
     layout: Layout, competition: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (competition / "test_series_descriptions.csv").write_text("study_id,series_id,series_description\n")
     monkeypatch.setenv("TEST_KERNEL_DOES", "sys.exit('probe gave 1, expected 2')")
     assert main(layout, lambda folder: None, ["--sample", str(competition)]) == 1
     assert "probe gave 1, expected 2" in capsys.readouterr().err

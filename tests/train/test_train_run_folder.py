@@ -34,7 +34,14 @@ def touch(folder: RunFolder, stage: str, *folds: int) -> None:
 def a_run(path, use_folds, *, resume=False, recipe="model2", words=()):
     recipe = with_overrides(recipe_by_name(recipe), words)
     return SimpleNamespace(
-        folder=RunFolder(path), out=path, recipe=recipe, use_folds=use_folds, resume=resume, seed=0, changes=words
+        folder=RunFolder(path),
+        out=path,
+        recipe=recipe,
+        use_folds=use_folds,
+        resume=resume,
+        seed=0,
+        changes=words,
+        loop={"amp": "off"},
     )
 
 
@@ -76,15 +83,15 @@ def test_a_call_that_fits_every_kept_network_of_a_stage_fits_it_anew(tmp_path):
     ],
 )
 def test_another_recipe_may_only_replace_every_kept_network(tmp_path, use_folds, resume, stages, is_refused):
-    begin(a_run(tmp_path, [0, 1]), None)
+    begin(a_run(tmp_path, [0, 1]), None, "auto")
     touch(RunFolder(tmp_path), "axial_all", 0, 1)
     other = a_run(tmp_path, use_folds, resume=resume, words=("axial_all.hidden=64",))
     if is_refused:
         with pytest.raises(CohortError, match="axial_all was trained with hidden 768, found 64"):
-            begin(other, stages)
+            begin(other, stages, "auto")
         assert json.loads((tmp_path / "recipe.json").read_text())["set"] == []  # the former recipe stays
     else:
-        begin(other, stages)
+        begin(other, stages, "auto")
         assert json.loads((tmp_path / "recipe.json").read_text())["set"] == ["axial_all.hidden=64"]
 
 

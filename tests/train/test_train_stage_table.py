@@ -36,7 +36,9 @@ def test_every_stage_runs_in_one_way_and_needs_only_earlier_ones():
     for k, stage in enumerate(STAGES):
         assert {need.stage for need in stage.needs} <= set(names(STAGES[:k])), stage.name
         assert (stage.action is not None) == (stage.runs_on == "all folds at once"), stage.name
-        assert (stage.action is None) == (stage.fitted is not None or stage.predicted is not None), stage.name
+        trains_or_predicts = stage.fitted is not None or stage.predicted is not None
+        assert [trains_or_predicts, stage.action is not None, stage.on_fold is not None].count(True) == 1, stage.name
+        assert (stage.on_fold is not None) == (stage.leaves is not None), stage.name
         assert bool(stage.tables) == (stage.predicted is not None or stage.action is not None), stage.name
         if stage.fitted is None and stage.predicted is not None:
             assert stage.predicted.load is not None, stage.name
@@ -46,14 +48,18 @@ def test_a_stage_that_is_needed_leaves_a_table_or_weights():
     for stage in STAGES:
         for need in stage.needs:
             other = stage_by_name(need.stage)
-            assert other.tables or (other.fitted and need.folds == "the same fold"), need
+            assert other.tables or ((other.fitted or other.leaves) and need.folds.startswith("the same fold")), need
 
 
-def test_denoising_adds_a_first_round_of_the_classifiers():
+def test_denoising_and_softened_labels_add_rounds_of_the_classifiers():
     plain, denoised = stages_of(recipe_by_name("model2")), stages_of(recipe_by_name("strong"))
     added = [name for name in names(denoised) if name not in names(plain)]
-    assert added == ["sagittal_classifier-first", "axial_subarticular-first", "axial_all-first", "denoise"]
+    classifiers = ["sagittal_classifier", "axial_subarticular", "axial_all"]
+    first, softened = [f"{name}-first" for name in classifiers], [f"{name}-pseudo" for name in classifiers]
+    assert sorted(added) == sorted([*first, *softened, "denoise"])
     assert names(denoised).index("denoise") < names(denoised).index("sagittal_classifier")
+    for one, last in zip(softened, classifiers, strict=True):
+        assert names(denoised).index(one) < names(denoised).index(last)
 
 
 @pytest.mark.parametrize(
