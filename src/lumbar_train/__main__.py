@@ -25,7 +25,7 @@ from lumbar_train.baseline.command import add_commands
 from lumbar_train.engine.interrupts import END_S, listen
 from lumbar_train.files import DISK_FULL
 from lumbar_train.outputs.run_lock import holds_run
-from lumbar_train.pipeline.given import check_folder, check_out
+from lumbar_train.pipeline.given import check_folder, check_given, check_out
 from lumbar_train.pipeline.names import AMP, STAGES, USES, recipe_names
 from lumbar_train.run import thread_count, torch_threads, train
 
@@ -196,6 +196,8 @@ def _add_train(commands: Any) -> None:
         metavar="[NAME=]FILE",
         help="start a backbone from a local timm checkpoint (.safetensors, .pth); may be repeated",
     )
+    add("--memory", metavar="16GB", help="cut batches to fit; default: what the GPU has free, on CPUs they stay whole")
+    add("--plan", action="store_true", help="print what each stage would take (memory, steps, hours, disk), and end")
 
 
 def _add_evaluate(commands: Any) -> None:
@@ -225,6 +227,9 @@ def run_train(args: argparse.Namespace) -> None:
     Raises:
         SystemExit: under ``torchrun``, after a refusal that has been printed while the other processes were there.
     """
+    if args.plan:
+        show_plan(args)
+        return
     said: list[Exception] = []
 
     def say_at_once(error: Exception) -> None:
@@ -241,6 +246,19 @@ def run_train(args: argparse.Namespace) -> None:
         print(f"weights to seal: {trained.export}")
     if trained.page is not None and trained.evaluation is not None:
         show(trained.page, trained.evaluation)
+
+
+def show_plan(args: argparse.Namespace) -> None:
+    """Print the plan of a run; nothing is decoded or written."""
+    from lumbar_train.pipeline.options import TrainOptions
+
+    options = TrainOptions.of(**{name: getattr(args, name) for name in TRAIN_OPTIONS})
+    check_given(options)
+
+    from lumbar_train.pipeline.plan import plan_training
+
+    with torch_threads(thread_count()):
+        print("\n".join(plan_training(options).lines()))
 
 
 def run_evaluate(args: argparse.Namespace) -> None:

@@ -39,6 +39,8 @@ class Fit:
     ``fold_epochs`` (0: as ``epochs``) is for the fits on folds: they see fewer studies, so fewer steps an epoch, and
     out-of-fold logits should come from networks fitted about as far as the one that ships. ``metric_epochs`` follow
     for a classifier at the rate ``metric_lr``: whole studies, with the competition's metric as the loss.
+    ``accumulate`` cuts a batch into parts that are run one after the other; ``checkpointing`` computes the backbone's
+    activations anew in the backward pass: a third more time, less memory.
     """
 
     epochs: int
@@ -53,6 +55,7 @@ class Fit:
     fold_epochs: int = 0
     metric_epochs: int = 0
     metric_lr: float = 0.0
+    checkpointing: bool = False
 
 
 @dataclass(frozen=True)

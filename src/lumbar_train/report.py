@@ -12,19 +12,17 @@ import numpy as np
 import pandas as pd
 
 from lumbar import labels
-from lumbar.chains.contract import Picture
-from lumbar.chains.overlay import draw
-from lumbar.errors import LumbarError
 from lumbar.io.tables import csv_text
 from lumbar.io.text import page_value
-from lumbar.study import read_study
 from lumbar_train.baseline.gather import submission_frame
 from lumbar_train.baseline.measure import evaluate_baseline, is_baseline
 from lumbar_train.data.external_points import POINTS_FILE, describe
 from lumbar_train.data.tables import Cohort, read_cohort, read_study_ids
 from lumbar_train.data.usable import as_trained, read_dropped
 from lumbar_train.engine.distributed import pick_device
+from lumbar_train.evaluation.discrimination import FIGURES, discrimination
 from lumbar_train.evaluation.evaluate import Evaluation, evaluate_oof, evaluate_run
+from lumbar_train.evaluation.page_parts import about, case_pictures, column_title, costliest, grouped_reasons, warnings
 from lumbar_train.evaluation.plots import data_uri, plot_answers, plot_curves, plot_errors, plot_reliability, png_uri
 from lumbar_train.evaluation.point_errors import summarise
 from lumbar_train.evaluation.scoring import TERMS, confusion, reliability, scores, study_losses
@@ -45,6 +43,10 @@ def write_report(evaluation: Evaluation, folder: Path | str, *, run: Path | str 
     """
     folder = Path(folder)
     figures = evaluation.figures()
+    figures["discrimination"] = {
+        group: {name: interval.as_list() for name, interval in rows.items()}
+        for group, rows in discrimination(evaluation.labels, evaluation.answer).items()
+    }
     file = Path(run) / POINTS_FILE if run is not None else None
     if file is not None and file.is_file():
         figures["points"] = json.loads(file.read_text("utf-8"))
@@ -117,6 +119,12 @@ def render(evaluation: Evaluation, figures: dict[str, Any], run: Path | None) ->
     names = [name for name in figures["scores"] if name != "true points"]
     return environment.get_template("report.html.j2").render(
         title="Lumbar spine grading: how good is it?",
+        about=about(evaluation, run),
+        warnings=warnings(evaluation),
+        ranking_names=FIGURES,
+        ranking_rows=[
+            (group, [figures["discrimination"][group][name] for name in FIGURES]) for group in figures["discrimination"]
+        ],
         subtitle=f"{evaluation.title[:1].upper()}{evaluation.title[1:]}.",
         sections=[*sections, ("data", "Data")],
         headline=_headline(figures, names[-1]),
@@ -133,6 +141,7 @@ def render(evaluation: Evaluation, figures: dict[str, Any], run: Path | None) ->
         severities=labels.SEVERITIES,
         confusion=_confusion_rows(evaluation),
         stages=stages,
+        reasons=grouped_reasons(stages) if stages else [],
         curves=curves,
         cases=_worst_cases(evaluation),
         data_line=f"{figures['studies']} studies of the cohort with fingerprint {figures['cohort'][:16]}.",
@@ -241,9 +250,12 @@ def _fit_row(log: pd.DataFrame, path: Path) -> dict[str, str]:
     return {
         "epochs": str(len(log)),
         "loss": f"{last['loss']:.4f}",
+        "held_out": f"{last['val_loss']:.4f}" if "val_loss" in log.columns else "",
         "rate": f"{log['samples_per_s'].median():.1f}",
         "minutes": f"{last['seconds'] / 60:.1f}",
-        "reason": content.get("reason", "not finished"),
+        "reason": content.get("reason", "not finished").partition(" (best ")[
+            0
+        ],  # each fit's own figures are in the row
     }
 
 
@@ -259,36 +271,19 @@ def _worst_cases(evaluation: Evaluation) -> list[dict[str, Any]]:
                 "share": float(losses[row]) / total,
                 "rows": _worst_rows(evaluation, int(row)),
                 "problems": evaluation.problems.get(study_id, [])[:5],
-                "pictures": [(p.title, png_uri(p.png)) for p in _pictures(evaluation, study_id)],
+                "pictures": [(p.title, png_uri(p.png)) for p in case_pictures(evaluation, study_id)],
             }
         )
     return cases
 
 
-def _worst_rows(evaluation: Evaluation, row: int, n: int = 3) -> str:
+def _worst_rows(evaluation: Evaluation, row: int) -> str:
     """The columns that cost a study most, in words."""
-    grades, probs = evaluation.labels[row], evaluation.answer[row]
-    weights = np.array((*labels.SEVERITY_WEIGHTS, 0.0))[grades]
-    picked = probs[np.arange(len(grades)), np.maximum(grades, 0)]
-    order = np.argsort(weights * np.log(np.maximum(picked, 1e-12)))[:n]
     said = [
-        f"{labels.COLUMNS[k].replace('_', ' ')}: {labels.SEVERITIES[grades[k]]}, given {100 * picked[k]:.0f} %"
-        for k in order
-        if grades[k] >= 0
+        f"{column_title(column)}: {labels.SEVERITIES[grade]}, given {100 * given:.0f} %"
+        for column, grade, given in costliest(evaluation, row, labels.SEVERITY_WEIGHTS)
     ]
     return "; ".join(said)
-
-
-def _pictures(evaluation: Evaluation, study_id: int) -> list[Picture]:
-    """The kernel's own overlays of a study; none where it cannot be read."""
-    localisation = evaluation.localisations.get(study_id)
-    if localisation is None:
-        return []
-    cohort = evaluation.cohort
-    try:
-        return draw(read_study(cohort.root, cohort.split, study_id, cohort.series), localisation)
-    except LumbarError:
-        return []
 
 
 def _finite(value: Any) -> Any:

@@ -64,6 +64,7 @@ def train(
     backbone: str | None = None,
     pretrained: bool | None = None,
     backbone_weights: Words = (),
+    memory: str | None = None,
     on_refusal: Callable[[Exception], None] | None = None,
 ) -> TrainedRun:
     """Fit every stage of a recipe on a competition folder, or some stages; export and report what is complete.

@@ -1,4 +1,5 @@
 import imagecodecs
+import libjpeg
 import numpy as np
 import pydicom
 import pytest
@@ -27,6 +28,17 @@ def test_pixels_equal_those_of_libjpeg(bits, level, make):
     image = make((101, 77), bits, seed=level)
     data = imagecodecs.jpeg_encode(image, level=level, bitspersample=bits)
     assert np.array_equal(decode(data, image, stored=bits), imagecodecs.jpeg_decode(data))
+
+
+@pytest.mark.parametrize("level", [30, 75, 95, 100])
+@pytest.mark.parametrize("make", [noisy_image, patchy_image])
+def test_on_request_twelve_bits_are_rounded_as_by_pylibjpeg(level, make):
+    image = make((101, 77), 12, seed=level)
+    data = bytes(imagecodecs.jpeg_encode(image, level=level, bitspersample=12))
+    header = make_header(image.shape, stored=12)
+    pixels = jpeg_extended.decode_frame(frame_bytes(data), header, is_as_pylibjpeg=True)
+    assert np.array_equal(pixels, libjpeg.decode(data))
+    assert np.abs(pixels.astype(int) - decode(data, image)).max() <= 2
 
 
 def test_optimised_huffman_tables():

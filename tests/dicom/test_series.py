@@ -314,7 +314,7 @@ def test_what_is_nothing_is_not_described(tmp_path):
     (tmp_path / "a").mkdir()
     with pytest.raises(DicomError, match="found no readable series"):
         describe(tmp_path)
-    with pytest.raises(DicomError, match="No such file"):
+    with pytest.raises(DicomError, match="absent: no such file or folder"):
         describe(tmp_path / "absent")
 
 

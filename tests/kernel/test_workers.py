@@ -392,4 +392,5 @@ def test_a_run_that_is_ended_leaves_a_valid_file_and_no_process(tmp_path, bundle
     else:
         word = "terminated" if number == signal.SIGTERM else "interrupted"
         assert process.returncode == 1
-        assert f"error: {word}; what was written stands" in printed
+        assert f"{word}: " in printed
+        assert "holds the answers so far and the prior for the other studies" in printed

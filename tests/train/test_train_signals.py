@@ -55,15 +55,23 @@ def members(group: int) -> list[int]:
     return running
 
 
+def all_end(group: int) -> bool:
+    """Whether a group empties; multiprocessing's tracker of resources ends a moment after the process it serves."""
+    deadline = time.monotonic() + 60
+    while members(group) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return members(group) == []
+
+
 @pytest.mark.parametrize(
     ("number", "to_all", "jobs", "how"),
     [
         (signal.SIGINT, True, 2, "steps"),  # Ctrl-C in a terminal
-        (signal.SIGTERM, False, 2, "steps"),  # kill, or a queueing system
-        (signal.SIGHUP, True, 1, "steps"),  # the terminal is closed
-        (signal.SIGINT, True, 2, "long step"),
-        (signal.SIGINT, True, 2, "stuck"),
-        (signal.SIGTERM, False, 1, "stuck"),
+        pytest.param(signal.SIGTERM, False, 2, "steps", marks=pytest.mark.slow),  # kill, or a queueing system
+        pytest.param(signal.SIGHUP, True, 1, "steps", marks=pytest.mark.slow),  # the terminal is closed
+        pytest.param(signal.SIGINT, True, 2, "long step", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, True, 2, "stuck", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, False, 1, "stuck", marks=pytest.mark.slow),
     ],
 )
 def test_a_signal_ends_every_process_with_one_line_that_says_how_to_go_on(number, to_all, jobs, how, tmp_path):
@@ -73,7 +81,7 @@ def test_a_signal_ends_every_process_with_one_line_that_says_how_to_go_on(number
         (os.killpg if to_all else os.kill)(process.pid, number)
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 1
-        assert members(process.pid) == []
+        assert all_end(process.pid)
     reason = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}.get(number, "the terminal was closed")
     assert errors == f"lumbar_train: {reason}: {tmp_path} {GO_ON}\n"
     assert not (tmp_path / "axial_xy" / f"fold{jobs}").exists(), "the next fit has not begun"
@@ -86,7 +94,7 @@ def test_a_fold_that_fails_stops_the_others_at_once_and_they_can_be_gone_on_with
     with begun(tmp_path, "failing", 2, [1]) as process:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 1
-        assert members(process.pid) == []
+        assert all_end(process.pid)
     assert errors == "lumbar_train: fold 0: loss is nan, expected a finite number\n"
     assert not (tmp_path / "axial_xy/fold2").exists()
     assert (tmp_path / "axial_xy/fold1/checkpoint.pt").is_file()

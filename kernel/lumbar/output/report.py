@@ -65,13 +65,7 @@ def render(
         device_kind="GPU" if devices and devices[0].startswith("cuda") else "CPU",
         stages=_stages(record["seconds"], len(outcomes)),
         limit=_duration(limit_s),
-        dataset=manifest.dataset.get("id", "unnamed"),
-        recipe=f"recipe {manifest.recipe}",
-        manifest_hash=manifest.hash,
-        cohort=f"{manifest.cohort.get('studies', '?')} studies, {manifest.cohort.get('description', 'not described')}",
         problems=list(record.get("problems", ()))[:_PROBLEMS_LISTED],
-        versions=", ".join(f"{name} {value}" for name, value in record["versions"].items()),
-        rehearsed=rehearsal_line(record["versions"], manifest.data.get("rehearsed")),
         shown=[
             study_block(outcome, submission.probs(outcome.study_id), manifest, truth) | _time(outcome)
             for outcome in shown
@@ -82,8 +76,22 @@ def render(
         table=[_line(outcome, submission.probs(outcome.study_id), competition) for outcome in outcomes]
         if len(shown) < len(outcomes)
         else [],
+        **_bundle_lines(record["versions"], manifest),
         **_words_of(competition),
     )
+
+
+def _bundle_lines(versions: Mapping[str, str], manifest: Manifest) -> dict[str, Any]:
+    """What the page says about the bundle and the installed versions."""
+    cohort = manifest.cohort
+    return {
+        "dataset": manifest.dataset.get("id", "unnamed"),
+        "recipe": f"recipe {manifest.recipe}",
+        "manifest_hash": manifest.hash,
+        "cohort": f"{cohort.get('studies', '?')} studies, {cohort.get('description', 'not described')}",
+        "versions": ", ".join(f"{name} {value}" for name, value in versions.items()),
+        "rehearsed": rehearsal_line(versions, manifest.data.get("rehearsed")),
+    }
 
 
 def _words_of(competition: Competition) -> dict[str, Any]:

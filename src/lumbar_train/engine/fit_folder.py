@@ -18,13 +18,15 @@ from lumbar_train.engine.progress import Progress
 from lumbar_train.errors import TrainingError
 from lumbar_train.files import write_text
 
+# What may differ when a fit is resumed.
 _HARMLESS = (
     "workers",
     "checkpoint_seconds",
     "tensorboard",
     "progress",
+    "channels_last",
     "epochs_beyond",
-)  # may differ when a fit is resumed
+)
 
 
 class FitFolder:
@@ -101,7 +103,7 @@ class FitFolder:
 
     def _check_same(self, state: Mapping[str, Any]) -> None:
         here = {name: value for name, value in asdict(self.config).items() if name not in _HARMLESS} | self.identity
-        there = state["config"] | state["identity"]
+        there = asdict(LoopConfig()) | state["config"] | state["identity"]  # an option that is newer was as by default
         differing = [name for name, value in here.items() if there.get(name) != value]
         if differing:
             name = differing[0]

@@ -24,6 +24,7 @@ from lumbar_train.engine.fit_folder import FitFolder
 from lumbar_train.engine.interrupts import ends_between_steps, is_asked_to_end
 from lumbar_train.engine.loop_config import FitResult, LoopConfig, check_config, open_tensorboard
 from lumbar_train.engine.optimisation import LossFunction, Optimisation
+from lumbar_train.engine.out_of_memory import PartTooLarge, release, smaller_parts
 from lumbar_train.engine.progress import Progress
 from lumbar_train.engine.sampling import Dataset, Part, Plan, make_loader
 from lumbar_train.errors import TrainingError
@@ -122,6 +123,35 @@ class _Fit:
     # One epoch
 
     def _epoch(self, end_if_asked: Callable[[], None]) -> None:
+        """The steps of an epoch; where a part does not fit the memory, on from that step in smaller ones."""
+        while not self._steps_fit(end_if_asked):
+            release()
+
+    def _steps_fit(self, end_if_asked: Callable[[], None]) -> bool:
+        try:
+            self._steps(end_if_asked)
+        except PartTooLarge:
+            pass  # what the error holds is let go before memory is given back
+        else:
+            return True
+        self._cut_smaller()
+        return False
+
+    def _cut_smaller(self) -> None:
+        share = -(-self.config.batch_size // self.distributed.world)
+        n_parts, before = smaller_parts(self.plan.accumulate, share), self.plan.accumulate
+        place = f"{self.folder.path}: epoch {self.progress.epoch + 1} step {self.progress.step + 1}"
+        if n_parts is None:
+            raise TrainingError(
+                f"{place}: out of memory with one sample a part, expected room for one; "
+                "--set STAGE.checkpointing=true and smaller images take less"
+            )
+        self.optimisation.optimizer.zero_grad(set_to_none=True)  # the step begins anew
+        self.plan.accumulate = n_parts
+        if self.distributed.is_main:
+            tqdm.write(f"{place}: out of memory, so batches go on in {n_parts} parts instead of {before}")
+
+    def _steps(self, end_if_asked: Callable[[], None]) -> None:
         self.optimisation.network.train()
         progress, n_steps = self.progress, self.plan.n_steps
         parts = self.plan.start(progress.epoch, progress.step)
@@ -173,6 +203,8 @@ class _Fit:
     def _end_epoch(self, writer: Any) -> None:
         """Validate, add a row to the log, save."""
         row = self.progress.epoch_row(self.optimisation.updates, self.optimisation.lr)
+        if self.plan.accumulate != self.config.accumulate:
+            row["parts"] = float(self.plan.accumulate)
         if self.distributed.device.type == "cuda":
             row["memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
         if self.validate is not None:
@@ -218,13 +250,14 @@ class _Fit:
         if self.distributed.is_main:
             progress, optimisation = self.progress, self.optimisation
             counters = [progress.epoch, progress.step, optimisation.updates, optimisation.skipped]
-            state = {"generators": generators, "counters": counters}
+            state = {"generators": generators, "counters": counters, "accumulate": self.plan.accumulate}
             self.folder.write_checkpoint(optimisation.state() | state | progress.state())
         self.distributed.barrier()
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.optimisation.restore(state)
         self.progress.restore(state)
+        self.plan.accumulate = state.get("accumulate", self.plan.accumulate)  # more where memory ran out
         counters = state["counters"]
         self.progress.epoch, self.progress.step, self.optimisation.updates, self.optimisation.skipped = counters
         if self.distributed.rank < len(state["generators"]):

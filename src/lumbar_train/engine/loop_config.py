@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from lumbar_train.engine.activation_checkpoints import checkpoint_activations
 from lumbar_train.engine.distributed import Distributed
 from lumbar_train.errors import TrainingError
 
@@ -33,7 +34,8 @@ class LoopConfig:
         max_norm: a larger norm ends the fit, naming the batch; None lets any finite norm pass.
         ema_decay: of the averaged weights that are validated and kept; None keeps the raw ones.
         amp: ``auto`` (bf16 or fp16 by GPU, off on CPU), ``off``, ``bf16`` (on CPUs too), ``fp16`` (off on CPU).
-        channels_last: memory format of network and images.
+        channels_last: memory format of network and images; None: on GPUs, whose tensor cores read it.
+        checkpointing: the backbone's activations are computed anew in the backward pass.
         compile: run the network through ``torch.compile``.
         unused_parameters: some parameters take no part in some batches (needed to exchange gradients).
         seed: of order, augmentation and dropout.
@@ -60,7 +62,8 @@ class LoopConfig:
     max_norm: float | None = None
     ema_decay: float | None = None
     amp: str = "auto"
-    channels_last: bool = False
+    channels_last: bool | None = None
+    checkpointing: bool = False
     compile: bool = False
     unused_parameters: bool = False
     seed: int = 0
@@ -142,11 +145,18 @@ def check_config(config: LoopConfig, n_samples: int) -> None:
         raise TrainingError(f"keep: found {config.keep!r}, expected last or best")
 
 
+def is_channels_last(config: LoopConfig, device: torch.device) -> bool:
+    """Whether network and images of a fit lie in memory with their channels last."""
+    return device.type == "cuda" if config.channels_last is None else config.channels_last
+
+
 def place(model: nn.Module, config: LoopConfig, distributed: Distributed) -> nn.Module:
     """The network on its device; batch statistics are shared between GPUs (SyncBatchNorm does not run on CPU)."""
     if distributed.is_many and distributed.device.type == "cuda":
         model = cast(Any, nn.SyncBatchNorm).convert_sync_batchnorm(model)
-    if config.channels_last:
+    if config.checkpointing:
+        checkpoint_activations(model)
+    if is_channels_last(config, distributed.device):
         model = cast(Any, model).to(memory_format=torch.channels_last)
     return model.to(distributed.device)
 

@@ -21,7 +21,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lumbar_train.engine.distributed import Distributed
-from lumbar_train.engine.loop_config import LoopConfig, amp_dtype, autocast, place, restore_scaler, wrap
+from lumbar_train.engine.loop_config import (
+    LoopConfig,
+    amp_dtype,
+    autocast,
+    is_channels_last,
+    place,
+    restore_scaler,
+    wrap,
+)
+from lumbar_train.engine.out_of_memory import backward_that_fits, forward_that_fits
 from lumbar_train.engine.sampling import Batch, Part, to_device
 
 LossFunction = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Any]]]
@@ -78,20 +87,24 @@ class Optimisation:
         Returns:
             Sums over the part's samples, float64 on the device: ``loss``, ``weight``, the loss's other scalars,
             ``samples``.
+
+        Raises:
+            PartTooLarge: the device has no room for it.
         """
         device, distributed = self.distributed.device, self.distributed
-        batch = to_device(batch, device, channels_last=self.config.channels_last)
         torch.manual_seed(_step_seed(self.config.seed, part.epoch, part.step, distributed.rank, part.indices[0]))
         waits = isinstance(self.network, DistributedDataParallel) and not part.is_last  # gradients: exchanged once
         with self.network.no_sync() if waits else nullcontext():
-            with autocast(self.config, device):
+            with forward_that_fits(distributed), autocast(self.config, device):
+                batch = to_device(batch, device, channels_last=is_channels_last(self.config, device))
                 loss, scalars = loss_fn(self.network, batch)
             scalars = dict(scalars)
             weight = _scalar(scalars.pop("weight", len(part.indices)), device) * float(part.counts)
             # The processes' gradients are averaged when exchanged: times their number makes it the sum. The nominal
             # batch size only keeps half-precision gradients in range until the true weight is known.
             scaled = self.scaler.scale(loss.float() * weight * (distributed.world / self.config.batch_size))
-            torch.autograd.backward(scaled)
+            with backward_that_fits(distributed):
+                torch.autograd.backward(scaled)
         sums = {"loss": loss.detach().double() * weight, "weight": weight}
         sums |= {name: _scalar(scalars[name], device) * weight for name in sorted(scalars)}
         return sums | {"samples": _scalar(len(part.indices) * part.counts, device)}

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
+from tqdm import tqdm
+
 from lumbar_train.engine.interrupts import STOP_S, held_back, listen_in_worker
 
 T = TypeVar("T")
@@ -61,6 +63,8 @@ def stop(pool: Pool) -> None:
 
 
 def _begin(prepare: Callable[..., None] | None, args: tuple[Any, ...]) -> None:
+    # No bar is shared between processes: a lock of tqdm's own kind would be left over where one is ended at once.
+    tqdm.set_lock(threading.RLock())
     listen_in_worker()
     end_with_parent()
     if prepare is not None:

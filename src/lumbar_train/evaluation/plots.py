@@ -20,6 +20,7 @@ from lumbar_train.evaluation.scoring import TERMS, Interval, Reliability
 # Okabe and Ito: told apart by colour-blind readers too
 BLUE, ORANGE, GREEN, PINK, SKY, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#777777"
 _CYCLE = (BLUE, ORANGE, GREEN, PINK, SKY, RED, GREY)
+MIN_ROWS = 10  # fewer rows in a bin say nothing of a frequency
 _CLASS_COLOURS = dict(zip(SEVERITIES, (GREEN, ORANGE, RED), strict=True))
 
 
@@ -63,26 +64,70 @@ def plot_answers(answers: Mapping[str, Mapping[str, Interval]]) -> Figure:
 
 
 def plot_reliability(reliabilities: Sequence[Reliability]) -> Figure:
-    """Observed against predicted frequency, one panel a group."""
-    figure, axes = _figure(8.6, 3.5, len(GROUPS), sharey=True)
+    """Observed against predicted frequency with intervals, one panel a group, and below it the rows of each bin."""
+    figure = Figure(figsize=(8.6, 4.6), dpi=120, layout="constrained")
+    grid = figure.subplots(2, len(GROUPS), sharex=True, sharey="row", height_ratios=(3, 1))
+    axes = grid[0]
+    for axis in grid.flat:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=8)
+    _plot_counts(grid[1], reliabilities)
     for axis, group in zip(axes, GROUPS, strict=True):
         axis.plot([0, 1], [0, 1], color=GREY, lw=0.8, ls=":")
         for curve in reliabilities:
             if curve.group != group:
                 continue
-            is_filled = curve.weight > 0
-            size = 4 + 46 * np.sqrt(curve.weight[is_filled] / max(curve.weight.max(), 1e-9))
+            is_filled = curve.rows >= MIN_ROWS
+            if not is_filled.any():
+                continue
             colour = _CLASS_COLOURS[curve.severity]
-            axis.plot(curve.predicted[is_filled], curve.observed[is_filled], color=colour, lw=1)
             label = f"{curve.severity} ({curve.error:.3f})"
-            axis.scatter(curve.predicted[is_filled], curve.observed[is_filled], size, color=colour, label=label)
+            observed = curve.observed[is_filled]
+            spread = np.abs(np.stack(wilson(observed, curve.rows[is_filled])) - observed)
+            axis.errorbar(
+                curve.predicted[is_filled],
+                observed,
+                spread,
+                color=colour,
+                label=label,
+                lw=1,
+                marker="o",
+                ms=4,
+                elinewidth=0.8,
+            )
         axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), title=group)
         axis.title.set_fontsize(9)
-        axis.set_xlabel("predicted", fontsize=8)
-        # below the panel: inside, it would cover points wherever it stood
-        axis.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2), handletextpad=0.2)
+        # below the panels: inside, it would cover points wherever it stood
+        if axis.get_legend_handles_labels()[0]:
+            below = grid[1][list(axes).index(axis)]
+            below.legend(
+                *axis.get_legend_handles_labels(), fontsize=7, frameon=False, loc="upper center",
+                bbox_to_anchor=(0.5, -0.45), handletextpad=0.2,
+            )  # fmt: skip
     axes[0].set_ylabel("observed", fontsize=8)
     return figure
+
+
+def _plot_counts(axes: Sequence[Any], reliabilities: Sequence[Reliability]) -> None:
+    """Bars with the number of rows in each bin, a group a panel."""
+    for axis, group in zip(axes, GROUPS, strict=True):
+        curves = [curve for curve in reliabilities if curve.group == group]
+        for k, curve in enumerate(curves):
+            n_bins = len(curve.rows)
+            place = (np.arange(n_bins) + 0.5 + (k - (len(curves) - 1) / 2) * 0.28) / n_bins
+            axis.bar(place, curve.rows, 0.26 / n_bins, color=_CLASS_COLOURS[curve.severity])
+        axis.set_yscale("symlog", linthresh=10)
+        axis.axhline(MIN_ROWS, color=GREY, lw=0.6, ls=":")
+        axis.set_xlabel("predicted", fontsize=8)
+    axes[0].set_ylabel("rows", fontsize=8)
+
+
+def wilson(share: NDArray[np.float64], n: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """95 % interval of a proportion (Wilson 1927), which stays within 0..1 for few rows too."""
+    z = 1.96
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return middle - half, middle + half
 
 
 def plot_errors(errors: pd.DataFrame) -> Figure:
@@ -109,9 +154,9 @@ def plot_curves(curves: Mapping[str, pd.DataFrame]) -> Figure:
     """Training loss (and validation loss, dashed) of every fit of a stage."""
     figure, (axis,) = _figure(4.2, 2.3)
     for k, (name, log) in enumerate(curves.items()):
-        axis.plot(log["epoch"] + 1, log["loss"], color=_CYCLE[k % len(_CYCLE)], lw=1.2, label=name)
+        axis.plot(log["epoch"] + 1, log["loss"], color=_CYCLE[k % len(_CYCLE)], lw=1.2, marker=".", label=name)
         if "val_loss" in log.columns:
-            axis.plot(log["epoch"] + 1, log["val_loss"], color=_CYCLE[k % len(_CYCLE)], lw=1.2, ls="--")
+            axis.plot(log["epoch"] + 1, log["val_loss"], color=_CYCLE[k % len(_CYCLE)], lw=1.2, ls="--", marker=".")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel("epoch", fontsize=8)
     axis.set_ylabel("loss", fontsize=8)

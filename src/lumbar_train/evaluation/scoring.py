@@ -129,6 +129,7 @@ class Reliability:
         observed: (bins,) frequency.
         weight: (bins,) sum of weights, or the number of rows.
         error: expected calibration error, the weighted mean gap.
+        rows: (bins,) number of rows.
     """
 
     group: str
@@ -138,6 +139,7 @@ class Reliability:
     observed: Probs
     weight: Probs
     error: float
+    rows: Probs
 
 
 def reliability(labels: Labels, probs: Probs, *, is_weighted: bool, n_bins: int = 10) -> list[Reliability]:
@@ -164,7 +166,8 @@ def _binned(
     predicted = np.divide(np.bincount(place, weight * p, n_bins), total, out=empty.copy(), where=total > 0)
     observed = np.divide(np.bincount(place, weight * y, n_bins), total, out=empty.copy(), where=total > 0)
     gap = np.nansum(np.abs(predicted - observed) * total) / max(total.sum(), _EPS)
-    return Reliability(group, severity, is_weighted, predicted, observed, total, float(gap))
+    rows = np.bincount(place, minlength=n_bins).astype(np.float64)
+    return Reliability(group, severity, is_weighted, predicted, observed, total, float(gap), rows)
 
 
 def confusion(labels: Labels, probs: Probs) -> dict[str, NDArray[np.int64]]:

@@ -53,6 +53,8 @@ class TrainOptions:
         backbone: any timm network instead of the recipe's.
         pretrained: start backbones from timm's weights, fetched from its hub; None for the recipe's choice.
         backbone_weights: local timm checkpoints, as ``{"resnet18": file}`` or words ``[NAME=]FILE``.
+        memory: that batches are cut to fit, such as ``16GB``; None for what the GPU has free (batches on a CPU stay
+            whole).
     """
 
     data: Path
@@ -78,6 +80,7 @@ class TrainOptions:
     backbone: str | None = None
     pretrained: bool | None = None
     backbone_weights: tuple[str, ...] = ()
+    memory: str | None = None
 
     @classmethod
     def of(cls, **given: Any) -> TrainOptions:

@@ -25,6 +25,7 @@ from lumbar_train.outputs.kept import check_kept, write_recipe
 from lumbar_train.outputs.run_folder import RunFolder
 from lumbar_train.overrides import with_overrides
 from lumbar_train.pipeline.options import TrainOptions
+from lumbar_train.pipeline.split import with_split
 from lumbar_train.recipes import Recipe, recipe_by_name, with_full_epochs
 from lumbar_train.stages.context import RunContext
 from lumbar_train.stages.pretrained import Start, parse_files, with_backbone
@@ -55,6 +56,7 @@ def prepare(options: TrainOptions, recipe: Recipe, start: Start, distributed: Di
         LeakError: a study, or a copy of it, lies in two folds.
     """
     whole = distributed.on_main(lambda: read_cohort(options.data, points_file=options.points))
+    recipe = with_split(options, recipe, whole, distributed)
     cache = decode(options, whole, distributed)
     cohort, folds = distributed.on_main(lambda: choose_cohort(options, whole, cache, recipe.n_folds))
     amp, line = distributed.on_main(

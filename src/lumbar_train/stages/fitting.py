@@ -41,6 +41,7 @@ def loop_config(stage: StageRecipe, seed: int, overrides: dict[str, Any]) -> Loo
         "epochs": fit_.epochs,
         "batch_size": fit_.batch,
         "accumulate": fit_.accumulate,
+        "checkpointing": fit_.checkpointing,
         "lr": fit_.lr,
         "weight_decay": fit_.weight_decay,
         "warmup": fit_.warmup,

@@ -1,0 +1,170 @@
+"""``train --plan``: what a run would take, from tables and counts alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import train_tiny
+from lumbar.competitions.lumbar_spine import COMPETITION
+from lumbar.config import AxialRegressionConfig, BackboneConfig, SliceRoleConfig
+from lumbar_train.data.tables import read_cohort
+from lumbar_train.engine.distributed import Distributed
+from lumbar_train.errors import TrainingError
+from lumbar_train.pipeline import machines, plan
+from lumbar_train.pipeline.cost import network_cost
+from lumbar_train.pipeline.counts import count_cohort, largest_batch
+from lumbar_train.pipeline.machines import A100, T4, parse_memory
+from lumbar_train.pipeline.options import TrainOptions
+from lumbar_train.pipeline.plan import plan_training
+from lumbar_train.pipeline.split import choose_split, cost_of, with_split
+from lumbar_train.recipes import Fit, StageRecipe
+from lumbar_train.stages.losses import axial_regression_loss, slice_role_loss
+
+SMALL = BackboneConfig("resnet10t", channels=(8, 8, 8, 16), stem_width=16)
+
+
+@pytest.fixture(scope="module")
+def tiny_plan(tiny_cohort, tmp_path_factory):
+    out = tmp_path_factory.mktemp("plan") / "run"
+    made = plan_training(TrainOptions(data=tiny_cohort, out=out, recipe="tiny", device="cpu"), machines=(T4, A100))
+    assert not out.exists()
+    return made
+
+
+def test_a_plan_has_a_row_for_each_stage_with_its_samples_and_steps(tiny_plan):
+    rows = {row.name: row for row in tiny_plan.rows}
+    assert list(rows) == [
+        "sagittal_xy", "sagittal_z", "axial_xy", "localise", "sagittal_classifier", "axial_subarticular", "axial_all",
+        "aggregator",
+    ]  # fmt: skip
+    assert rows["sagittal_xy"].samples == 8 * 6
+    assert rows["sagittal_z"].samples == 8 * 2
+    assert rows["axial_xy"].samples == 8 * 5
+    assert rows["axial_all"].samples == 8 * 5
+    # batch 4, 8 epochs: 12 steps on all data, 6 on either half
+    assert rows["sagittal_xy"].steps == 8 * (12 + 6 + 6)
+    assert rows["localise"].cost is None
+    assert tiny_plan.flops == sum(row.flops for row in tiny_plan.rows) > 0
+
+
+def test_the_lines_hold_every_stage_the_whole_and_the_prediction(tiny_plan):
+    text = "\n".join(tiny_plan.lines())
+    for row in tiny_plan.rows:
+        assert row.name in text
+    for word in ("whole", "h T4", "h A100", "disk", "cache", "prediction", f"{COMPETITION.hidden_studies} studies"):
+        assert word in text
+
+
+def test_the_command_prints_the_plan_and_decodes_nothing(tiny_cohort, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(plan, "measured_here", lambda device, backbone: replace(T4, name="here"))
+    monkeypatch.setattr("lumbar_train.pipeline.prepare.build_cache", lambda *a, **k: pytest.fail("decoded"))
+    assert train_tiny.train(tiny_cohort, tmp_path / "run", "--plan", "--memory", "16GB", "--stages", "axial_xy") == 0
+    assert "h here" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+
+
+def test_operations_are_those_of_the_layers():
+    """A backward pass computes two gradients, each as dear as the forward pass, also of grouped convolutions."""
+    config = AxialRegressionConfig(BackboneConfig("mobilenetv2_050"), size=64)
+    cost = network_cost(config, axial_regression_loss, slices=1)
+    assert cost.training_flops == pytest.approx(3 * cost.forward_flops, rel=0.05)
+
+
+def test_memory_grows_with_images_and_falls_with_half_precision_and_checkpointing():
+    config = SliceRoleConfig(BackboneConfig("resnet26"), size=64, hidden=8)
+    usual, half, again = (
+        network_cost(config, slice_role_loss, slices=5, **more)
+        for more in ({}, {"is_half": True}, {"is_checkpointed": True})
+    )
+    assert usual.activation_bytes(20) - usual.activation_bytes(10) == pytest.approx(10 * usual.image_bytes)
+    assert usual.image_bytes > 0
+    assert half.image_bytes == pytest.approx(usual.image_bytes / 2, rel=0.1)
+    assert again.image_bytes < usual.image_bytes
+    assert again.training_flops > 1.2 * usual.training_flops
+
+
+def stage_of(batch: int, **more) -> StageRecipe:
+    return StageRecipe(AxialRegressionConfig(BackboneConfig("resnet26"), size=64), Fit(1, 1e-3, batch, **more))
+
+
+def test_a_batch_is_cut_as_memory_asks_and_checkpointed_when_nothing_else_fits(tiny_cohort):
+    counts = count_cohort(read_cohort(tiny_cohort, check_images=False))
+    stage = stage_of(8)
+    cost = cost_of(stage, axial_regression_loss, counts, is_half=False)
+
+    def split(memory: float):
+        return choose_split(stage, cost, counts, memory, is_half=False, is_gpu=False)
+
+    whole = split(1e12)
+    assert (whole.micro_batch, whole.accumulate, whole.is_checkpointed, whole.fits) == (8, 1, False, True)
+    cut = split(whole.need_bytes - 1)
+    assert (cut.accumulate, cut.is_checkpointed, cut.fits) == (2, False, True)
+    single = split(whole.need_bytes - 6.9 * cost(False).image_bytes)
+    assert (single.micro_batch, single.accumulate, single.is_checkpointed) == (1, 8, False)
+    assert split(single.need_bytes - 0.1 * cost(False).image_bytes).is_checkpointed
+    assert not split(1e6).fits
+
+
+def test_the_largest_part_of_series_of_different_length_is_found():
+    images = np.array([10] * 30 + [40] * 3)
+    assert largest_batch(np.array([7]), 6, 2, np.random.default_rng(0)) == 21
+    assert 70 <= largest_batch(images, 6, 1, np.random.default_rng(0)) <= 150
+
+
+@pytest.mark.parametrize(
+    ("text", "n_bytes"), [("16GB", 16 * 10**9), ("14.5 GiB", int(14.5 * 2**30)), ("500M", 5 * 10**8), ("2048", 2048)]
+)
+def test_amounts_of_memory_are_read(text, n_bytes):
+    assert parse_memory(text) == n_bytes
+
+
+@pytest.mark.parametrize("text", ["", "much", "-3GB", "0", "12 parsecs"])
+def test_another_text_for_memory_is_refused(text):
+    with pytest.raises(TrainingError, match=r"--memory: found .*, expected an amount of memory"):
+        parse_memory(text)
+
+
+def cut_recipe(options: TrainOptions, device: str = "cpu"):
+    recipe = replace(
+        train_tiny.tiny(), stages={"axial_xy": stage_of(8), "aggregator": train_tiny.tiny().stages["aggregator"]}
+    )
+    cohort = read_cohort(options.data, check_images=False)
+    return with_split(options, recipe, cohort, Distributed(device=torch.device(device))).stages["axial_xy"].fit
+
+
+def test_training_takes_the_split_on_a_gpu_keeps_it_on_resume_and_leaves_cpus_alone(
+    tiny_cohort, tmp_path, monkeypatch, capsys
+):
+    options = TrainOptions(data=tiny_cohort, out=tmp_path, recipe="tiny", stages=("axial_xy",))
+    assert cut_recipe(options).accumulate == 1
+    counts = count_cohort(read_cohort(tiny_cohort, check_images=False))
+    cost = cost_of(stage_of(8), axial_regression_loss, counts, is_half=True)
+    need = choose_split(stage_of(8), cost, counts, 1e15, is_half=True, is_gpu=True).need_bytes
+    monkeypatch.setattr("lumbar_train.pipeline.split.free_memory", lambda device: need - 1)
+    assert cut_recipe(options, "cuda").accumulate == 2
+    assert "axial_xy: batch of 8 in 2 parts" in capsys.readouterr().out
+    with pytest.raises(TrainingError, match=r"axial_xy: found 0.0 GiB of memory, expected about .* GiB for one sample"):
+        cut_recipe(replace(options, memory="1MB"))
+    (tmp_path / "recipe.json").write_text(
+        json.dumps({"stages": {"axial_xy": {"fit": {"accumulate": 4, "checkpointing": True}}}})
+    )
+    kept = cut_recipe(replace(options, resume=True))
+    assert (kept.accumulate, kept.checkpointing) == (4, True)
+    kept = cut_recipe(replace(options, resume=True, overrides=("axial_xy.accumulate=1",)))
+    assert (kept.accumulate, kept.checkpointing) == (1, True)
+
+
+def test_a_run_notes_its_split(tiny_data, tmp_path):
+    assert train_tiny.train(tiny_data, tmp_path / "run", "--stages", "axial_xy", "--set", "axial_xy.accumulate=2",
+                            "--folds", "0") == 0  # fmt: skip
+    fit = json.loads((tmp_path / "run/recipe.json").read_text())["stages"]["axial_xy"]["fit"]
+    assert (fit["accumulate"], fit["checkpointing"]) == (2, False)
+
+
+def test_this_machine_is_timed():
+    assert 1e6 < machines.measured_here(torch.device("cpu")).rate < 1e15
