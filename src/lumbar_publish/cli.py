@@ -13,7 +13,7 @@ from lumbar.competitions.contract import Competition
 from lumbar.competitions.lumbar_spine import COMPETITION as LUMBAR_SPINE
 from lumbar.errors import LumbarError
 from lumbar.io.arguments import Parser
-from lumbar.io.competition import check_competition
+from lumbar.io.competition import check_competition, check_root
 from lumbar.io.signals import end_in_order, reason_of
 from lumbar.io.text import one_line
 from lumbar_publish.files import write_text
@@ -65,7 +65,7 @@ def main(layout: Layout, make_sample: MakeSample, argv: list[str] | None = None)
     end_in_order()
     try:
         if options.sample:
-            check_competition(options.sample, "test")
+            _check_sample(layout, options)
         if options.verify:
             print(f"{options.verify}: manifest {verify_against_lock(layout, options.verify)}, as the lock file says")
             return 0
@@ -100,6 +100,17 @@ def main(layout: Layout, make_sample: MakeSample, argv: list[str] | None = None)
         print(f"error: {reason_of(error)}: run the same command again, it goes on from here", file=sys.stderr)
         return 1
     return 0
+
+
+def _check_sample(layout: Layout, options: argparse.Namespace) -> None:
+    """See that the folder to try the sealed chain on is a competition folder, before the minutes that sealing takes.
+
+    Raises:
+        CohortError: it is not; says what lies there instead.
+    """
+    check_root(options.sample, "test")
+    if read_manifest(source_of(layout, options.run)[0]).competition.slug == LUMBAR_SPINE.slug:
+        check_competition(options.sample, "test")  # another one's layout is its chain's to check
 
 
 def _check_options(options: argparse.Namespace) -> None:

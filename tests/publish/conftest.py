@@ -136,6 +136,7 @@ def competition(tmp_path: Path) -> Path:
         (root / "test_images" / str(study)).mkdir(parents=True)
         rows += [f"{study}_{column},0.333,0.333,0.334" for column in COLUMNS]
     (root / "sample_submission.csv").write_text("\n".join(rows) + "\n")
+    (root / "test_series_descriptions.csv").write_text("study_id,series_id,series_description\n")
     labels = ["study_id," + ",".join(COLUMNS), "11" + ",Normal/Mild" * 25, "22" + ",Severe" * 25]
     (root / "solution.csv").write_text("\n".join(labels) + "\n")
     return root

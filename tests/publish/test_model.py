@@ -231,7 +231,7 @@ def test_plain_client_works_on_what_is_left(kaggle: KaggleServer, publish: Publi
         command = [sys.executable, "-m", "kaggle", *arguments]
         return subprocess.run(command, cwd=layout.root, capture_output=True, text=True, check=True).stdout
 
-    assert main(layout, lambda folder: None, ["--as", "model", "--sample", "none"]) == 0
+    assert main(layout, lambda folder: None, ["--as", "model"]) == 0
     kaggle.model_looks = 0
     assert "Your model was created" in kaggle_says("models", "create", "-p", "dist/dataset")
     folder = ("-p", "dist/dataset", "--dir-mode", "zip")
