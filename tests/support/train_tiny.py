@@ -128,3 +128,10 @@ if __name__ == "__main__":
 
     torch.set_num_threads(1)
     sys.exit(command())
+
+
+def empty_competition(folder: Path) -> Path:
+    """Make ``folder`` a competition's training folder in which no study is."""
+    (folder / "train_images").mkdir(parents=True)
+    (folder / "train_series_descriptions.csv").write_text("study_id,series_id,series_description\n")
+    return folder

@@ -115,8 +115,7 @@ def test_what_cannot_be_is_one_line_and_nothing_is_written(word, message, tmp_pa
         with pytest.raises(CohortError, match=message):
             with_overrides(recipe_by_name("strong"), [word])
         return
-    (tmp_path / "train_images").mkdir()
-    (tmp_path / "train_series_descriptions.csv").write_text("study_id,series_id,series_description\n")
+    train_tiny.empty_competition(tmp_path)
     more = ["--set", "axial_all.size=100"] if "maxvit" in word else []
     command = ["train", "--data", str(tmp_path), "--recipe", "model2", "--out", str(tmp_path / "run"), *more]
     assert main([*command, "--set", word]) == 1

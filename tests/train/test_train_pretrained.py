@@ -122,7 +122,7 @@ def test_without_the_hub_the_refusal_is_one_quick_line(monkeypatch, tmp_path, ca
     command = [
         "train",
         "--data",
-        str(tmp_path),
+        str(train_tiny.empty_competition(tmp_path)),
         "--recipe",
         "model2",
         "--out",

@@ -225,7 +225,8 @@ def test_epochs_of_the_fit_that_ships_leave_the_folds_as_they_are():
 
 @pytest.mark.parametrize("word", ["sagital_xy=24", "sagittal_xy", "sagittal_xy=0", "sagittal_xy=many"])
 def test_epochs_of_no_stage_or_no_number_are_one_line(word, tmp_path, capsys):
-    assert main(["train", "--data", str(tmp_path), "--out", str(tmp_path / "run"), "--full-epochs", word]) != 0
+    data = train_tiny.empty_competition(tmp_path)
+    assert main(["train", "--data", str(data), "--out", str(tmp_path / "run"), "--full-epochs", word]) != 0
     said = capsys.readouterr().err.strip()
     assert f"found {word!r}, expected STAGE=N" in said
     assert "\n" not in said
