@@ -79,8 +79,7 @@ def test_help_imports_nothing_heavy(arguments):
         ((DRY_RUN, "--data", "d", "--keep-seel"), "--keep-seal"),
         ((BUILD, "--publish", "kernle", "-m", "x"), "kernel"),
         ((BUILD, "--pubish", "-m", "x"), "--publish"),
-        ("lumbar_train", "trian"),
-        "train",
+        (("lumbar_train", "trian"), "train"),
     ],
 )
 def test_a_slip_of_the_pen_is_answered_with_the_nearest_name(arguments, meant, tmp_path, monkeypatch):

@@ -56,6 +56,7 @@ def work(run: ToyRun, stage: str, fold: int) -> None:
     if run.how == "failing" and fold == 0:
         while not (run.out / stage / "fold1/begun").exists():
             time.sleep(0.05)
+        time.sleep(1.0)  # in which the second makes steps
         raise TrainingError("fold 0: loss is nan, expected a finite number")
     checkpoints = 0.0 if run.how in ("long step", "stuck") else 1e9
     config = replace(TOY, epochs=1000, checkpoint_seconds=checkpoints)
