@@ -15,6 +15,8 @@ from lumbar_phantom.__main__ import main
 
 def start(*arguments, **options):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    if "preexec_fn" in options:  # a process that may write no large file cannot write what coverage measured
+        environment = {name: value for name, value in environment.items() if not name.startswith("COVERAGE_PROCESS")}
     command = [sys.executable, "-m", "lumbar_phantom", *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, **options)
 
