@@ -15,7 +15,7 @@ PROJECT = Path(__file__).parents[2]
 
 def tiny_command(data: Path, out: Path) -> list[str]:
     command = [str(PROJECT / "tests/support/train_tiny.py"), "train", "--data", str(data), "--recipe", "tiny"]
-    return [*command, "--out", str(out), "--workers", "0", "--device", "cpu"]
+    return [*command, "--out", str(out), "--workers", "0", "--device", "cpu", "--amp", "off"]
 
 
 def environment() -> dict[str, str]:

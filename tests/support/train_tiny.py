@@ -116,11 +116,11 @@ RECIPES["tiny"] = tiny
 
 
 def train(data: Path, out: Path, *more: str) -> int:
-    """The command line ``train`` with the tiny recipe, on the CPU and in this process; its exit code."""
+    """The command line ``train`` with the tiny recipe, on the CPU, in float32 and in this process; its exit code."""
     from lumbar_train.__main__ import main
 
     command = ["train", "--data", str(data), "--recipe", "tiny", "--out", str(out), "--workers", "0"]
-    return main([*command, "--device", "cpu", *more])
+    return main([*command, "--device", "cpu", "--amp", "off", *more])
 
 
 if __name__ == "__main__":

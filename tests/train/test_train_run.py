@@ -156,9 +156,6 @@ def copy_of(run: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    reason="sums in another order move two of thirty levels of these tiny networks across the threshold", strict=False
-)
 def test_two_processes_leave_what_one_leaves(finished, tiny_cohort, tmp_path):
     done = run_torchrun(2, tiny_cohort, tmp_path / "many", "--jobs", "2")
     assert done.returncode == 0, done.stderr[-3000:]
