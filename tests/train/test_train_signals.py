@@ -120,3 +120,12 @@ def test_a_fit_called_from_a_program_is_saved_before_the_interrupt_and_ends_with
     assert not interrupts.is_asked_to_end()
     again = run_toy(tmp_path / "fit", ToyDataset(), config, resume=True)
     assert again.last.read_bytes() == whole.last.read_bytes()
+
+
+def test_an_interrupt_that_a_fit_has_answered_does_not_end_the_next_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(interrupts, "STEP_S", 0.2)
+    with pytest.raises(KeyboardInterrupt):
+        run_toy(tmp_path / "first", Interrupting(die_after=10), replace(TOY, checkpoint_seconds=1e9))
+    with interrupts.ends_between_steps():
+        time.sleep(0.5)  # longer than the step of the first fit had
+    assert not interrupts.is_asked_to_end()

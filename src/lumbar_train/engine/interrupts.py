@@ -29,6 +29,7 @@ class _State:
     is_fitting = False  # inside ``ends_between_steps``
     is_worker = False
     on_first: Callable[[str], None] | None = None
+    timer: threading.Timer | None = None  # ends the step that a signal waits for
 
 
 def listen(on_first: Callable[[str], None] | None = None) -> None:
@@ -70,6 +71,9 @@ def ends_between_steps() -> Iterator[Callable[[], None]]:
         yield _raise_if_asked
     finally:
         _State.is_fitting = False
+        if _State.timer is not None:  # or it would end the next fit of a program
+            _State.timer.cancel()
+            _State.timer = None
         if former is not None:
             signal.signal(signal.SIGINT, former)
             _State.reason = None
@@ -116,9 +120,9 @@ def _handle(number: int, _frame: FrameType | None) -> None:
             _State.on_first(reason_of(KeyboardInterrupt(_State.reason)))
     if is_first and _State.is_fitting:
         main = threading.main_thread().ident
-        timer = threading.Timer(STEP_S, _again, (main, number))
-        timer.daemon = True
-        timer.start()
+        _State.timer = threading.Timer(STEP_S, _again, (main, number))
+        _State.timer.daemon = True
+        _State.timer.start()
         return
     if _State.is_worker:
         os._exit(1)
