@@ -91,7 +91,6 @@ def test_checkpointing_costs_another_pass_forward():
     assert 1.2 * usual.training_flops < again.training_flops < 1.5 * usual.training_flops
 
 
-@pytest.mark.xfail(reason="what a block that runs again releases is counted as kept", strict=True)
 def test_checkpointing_is_counted_as_less_memory():
     usual, again = costs_with({}, {"is_checkpointed": True})
     assert again.image_bytes < 0.7 * usual.image_bytes
