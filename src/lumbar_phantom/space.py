@@ -24,7 +24,6 @@ DISC_H, SPREAD, OSTEO, SAP_L, SAP_R, FOR_U = (an.DISC_H, an.SPREAD, an.OSTEO, an
 HEIGHT, PED_W, PED_H, PED_Z = an.HEIGHT, an.PED_W, an.PED_H, an.PED_Z
 WIDTH, DEPTH, CANAL, RECESS, IPD = an.WIDTH, an.DEPTH, an.CANAL, an.RECESS, an.IPD
 SAC_A, SAC_B, SAC_GAP = an.SAC_A, an.SAC_B, an.SAC_GAP
-LAST = an.N_VERTEBRAE - 1
 
 PLL = 0.8  # posterior longitudinal ligament, mm
 SAP_TIP = 12.5  # reach of the superior articular process above its upper end plate, mm

@@ -11,13 +11,13 @@ import torch
 from lumbar.config import AxialClassifierConfig, BackboneConfig, to_dict
 from lumbar.labels import AXIAL_T2, LEVELS
 from lumbar.models import build, name_of
-from lumbar.stages.classify import level_tensors, series_to_classify, study_logits
-from lumbar.stages.crop import axial_crops, axial_window
+from lumbar.stages.classify import all_levels, series_to_classify, study_logits
+from lumbar.stages.crop import axial_window, level_crops
 from lumbar.stages.points import AxialLevel, Localisation
 from lumbar.study import Study
 from lumbar_train.data.augment import AugmentConfig
 from lumbar_train.stages.classify import LevelCrops
-from stage_studies import LEVELS_MM, localisation_of, stack_of, study_of
+from stage_studies import LEVELS_MM, images_and_mask, localisation_of, stack_of, study_of
 
 SMALL = BackboneConfig("resnet10t", channels=(8, 8, 8, 16), stem_width=16, norm="group")
 CONFIG = AxialClassifierConfig(
@@ -109,7 +109,7 @@ def test_older_configurations_and_one_series_answer_as_they_did():
     older = build("axial_classifier", values).eval()
     study = with_second_series()
     assert series_to_classify(localised(study), older) == [None]
-    crops, mask = level_tensors(study, localised(study), older)
+    crops, mask = images_and_mask(all_levels(study, localised(study), older))
     out, _ = study_logits(study, localised(study), [older], flip=False)
     with torch.no_grad():
         torch.testing.assert_close(out, older(crops, mask, torch.arange(5)))
@@ -127,7 +127,7 @@ def test_training_draws_one_series_a_sample_and_both_in_turn():
     still = AugmentConfig(0.0, 0.0, 0.0, slices=0.0, contrast=0.0, shading=0.0, noise=0.0, blur=0.0, hole=0.0)
     data = LevelCrops(cache, {7: localised(study)}, labels, CONFIG, still)
     localisation = localised(study)
-    each = {name: axial_crops(study, localisation, 2, CONFIG, series_id=name)[0] for name in ("ax", "ax2")}
+    each = {name: level_crops(study, localisation, 2, CONFIG, look=name).images for name in ("ax", "ax2")}
     drawn = []
     for seed in range(20):
         sample = data.sample(2, np.random.default_rng(seed))

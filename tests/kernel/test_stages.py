@@ -16,14 +16,14 @@ from lumbar.models import build, name_of
 from lumbar.models.inference import Networks
 from lumbar.stages.aggregate import aggregate
 from lumbar.stages.classify import classify
-from lumbar.stages.crop import Jitter, axial_crops, axial_window, sagittal_crops
+from lumbar.stages.crop import Jitter, axial_window, level_crops
 from lumbar.stages.decode import Peak, decode_levels, find_peaks, heat_to_source, refine, source_to_heat
 from lumbar.stages.heat import SAGITTAL_POINTS, STRIDE, SagittalHeat, sagittal_grid
 from lumbar.stages.localise import axial_levels, axial_reach_mm
 from lumbar.stages.place import fuse_levels
 from lumbar.stages.points import Localisation
 from lumbar.study import read_descriptions, read_study
-from stage_studies import LEVELS_MM, localisation_of, mirrored, study_of
+from stage_studies import LEVELS_MM, images_and_mask, localisation_of, mirrored, study_of
 
 SMALL = BackboneConfig("resnet10t", channels=(8, 16, 24, 32), stem_width=16, norm="group")
 SIZES = {"hidden": 12, "level_embedding": 4, "position_embedding": 4, "share_sides": True}
@@ -117,7 +117,7 @@ def test_sagittal_windows_walk_from_the_midline_outwards():
     localisation = localisation_of(study)
     for stack in (study.series[SAGITTAL_T1][0], study.series[SAGITTAL_T2][0]):
         stack.volume[:] = np.arange(9)[:, None, None] * 100.0
-    crops, mask = sagittal_crops(study, localisation, 2, SAGITTAL)
+    crops, mask = images_and_mask(level_crops(study, localisation, 2, SAGITTAL))
     middle = crops[:, :, 20, 20]
     assert mask.all()
     assert middle[0, 0] < middle[0, 1] < middle[0, 2]  # canal: right to left
@@ -132,10 +132,10 @@ def test_what_is_not_there_is_masked():
     localisation = localisation_of(study_of())
     localisation.sagittal_points = [p for p in localisation.sagittal_points if p.description == SAGITTAL_T2]
     localisation.axial_levels = [a for a in localisation.axial_levels if a.level != "l5_s1"]
-    _, mask = sagittal_crops(study, localisation, 1, SAGITTAL)
+    _, mask = images_and_mask(level_crops(study, localisation, 1, SAGITTAL))
     assert mask[0].all()
     assert not mask[1:].any()
-    crops, mask = axial_crops(study, localisation, 4, AXIAL)
+    crops, mask = images_and_mask(level_crops(study, localisation, 4, AXIAL))
     assert not mask.any()
     assert (crops == 0).all()
 
@@ -206,9 +206,9 @@ def test_a_study_without_series_keeps_the_prior_everywhere():
 def test_jitter_moves_the_crop_and_none_is_exactly_nothing():
     study = study_of()
     localisation = localisation_of(study)
-    still, _ = sagittal_crops(study, localisation, 2, SAGITTAL)
-    same, _ = sagittal_crops(study, localisation, 2, SAGITTAL, Jitter())
-    moved, _ = sagittal_crops(study, localisation, 2, SAGITTAL, Jitter(shift_mm=(6.0, 0.0)))
+    still, _ = images_and_mask(level_crops(study, localisation, 2, SAGITTAL))
+    same, _ = images_and_mask(level_crops(study, localisation, 2, SAGITTAL, Jitter()))
+    moved, _ = images_and_mask(level_crops(study, localisation, 2, SAGITTAL, Jitter(shift_mm=(6.0, 0.0))))
     np.testing.assert_array_equal(still, same)
     assert np.abs(still - moved).max() > 0.05
 

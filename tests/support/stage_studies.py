@@ -113,3 +113,8 @@ def localisation_of(study: Study, *, is_mirrored: bool = False) -> Localisation:
             )
         )
     return localisation
+
+
+def images_and_mask(crops):
+    """Of one level's ``Crops`` or of all levels' ``LevelTensors``."""
+    return crops.images, crops.mask

@@ -15,7 +15,7 @@ from lumbar.config import (
 from lumbar.labels import AXIAL_T2, COLUMNS, SAGITTAL_T1, SAGITTAL_T2, SEVERITIES, SEVERITY_COLUMNS
 from lumbar.metric import score
 from lumbar.models import build, name_of
-from lumbar.stages.classify import level_tensors
+from lumbar.stages.classify import all_levels
 from lumbar.stages.crop import grid_images, role_inputs, with_context
 from lumbar.stages.heat import sagittal_grid
 from lumbar.stages.localise import axial_grid
@@ -25,7 +25,7 @@ from lumbar_train.recipes import RECIPES, recipe_by_name
 from lumbar_train.stages.classify import LevelCrops
 from lumbar_train.stages.locate import AxialXY, SagittalXY, SliceRoles
 from lumbar_train.stages.losses import competition_loss
-from stage_studies import LEVELS_MM, localisation_of, study_of
+from stage_studies import LEVELS_MM, images_and_mask, localisation_of, study_of
 
 SMALL = BackboneConfig("resnet10t", channels=(8, 16, 24, 32), stem_width=16, norm="group")
 RNG = np.random.default_rng
@@ -121,7 +121,7 @@ def test_without_augmentation_roles_axial_points_and_crops_are_the_kernels(cache
     for config in (SagittalClassifierConfig(SMALL, size=40, window=3), AxialClassifierConfig(SMALL, size=40, window=3)):
         data = LevelCrops(cache, {7: found}, labels, config, None)
         net = build(name_of(config), {"backbone": {"name": "resnet10t"}, "size": 40, "window": 3})
-        crops, mask = level_tensors(cache.item, found, net)
+        crops, mask = images_and_mask(all_levels(cache.item, found, net))
         for k, (_, level) in enumerate(data.items):
             sample = data.sample(k, RNG(0))
             assert torch.equal(sample["crops"], crops[level])

@@ -18,7 +18,7 @@ from lumbar.dicom import Stack
 from lumbar.labels import AXIAL_T2, COLUMNS, SAGITTAL_T1, SAGITTAL_T2
 from lumbar.models import build, name_of
 from lumbar.stages.aggregate import aggregate, level_confidence
-from lumbar.stages.classify import level_tensors, run_classifier
+from lumbar.stages.classify import all_levels, run_levels
 from lumbar.study import Study
 from lumbar_train.data.augment import AugmentConfig
 from lumbar_train.data.mixing import MixConfig, mix
@@ -30,7 +30,7 @@ from lumbar_train.stages.denoise import DenoiseConfig, suspect_labels, without_s
 from lumbar_train.stages.locate import collate
 from lumbar_train.stages.losses import competition_loss, graded_loss, metric_loss
 from lumbar_train.stages.metric_finetune import MetricLoss, StudyCrops
-from stage_studies import localisation_of, mirrored, study_of
+from stage_studies import images_and_mask, localisation_of, mirrored, study_of
 from train_tiny import SMALL
 
 RNG = np.random.default_rng
@@ -332,9 +332,9 @@ def test_one_slice_series_of_a_mirrored_patient_give_the_side_swapped_answer(con
     assert {len(s[0].volume) for s in other.series.values()} == {1}
     answers = []
     for item, is_mirrored in ((study, False), (other, True)):
-        crops, mask = level_tensors(item, localisation_of(item, is_mirrored=is_mirrored), network)
-        assert mask.any()
-        answers.append(run_classifier(network, crops, mask, flip=not is_shared))
+        tensors = all_levels(item, localisation_of(item, is_mirrored=is_mirrored), network)
+        assert tensors.mask.any()
+        answers.append(run_levels(network, tensors, flip=not is_shared))
     torch.testing.assert_close(answers[0][:, SWAPPED], answers[1], atol=1e-4, rtol=1e-4)
 
 
@@ -352,9 +352,9 @@ def test_one_slice_series_can_be_trained_on_and_mirrored(config):
 def test_the_sides_of_one_slice_change_places_exactly():
     study = one_slice(study_of())
     network = network_of(SAGITTAL)
-    crops, mask = level_tensors(study, localisation_of(study), network)
+    crops, mask = images_and_mask(all_levels(study, localisation_of(study), network))
     other = mirrored(study)
-    again, again_mask = level_tensors(other, localisation_of(other, is_mirrored=True), network)
+    again, again_mask = images_and_mask(all_levels(other, localisation_of(other, is_mirrored=True), network))
     assert torch.equal(crops[:, 1], again[:, 2])
     assert torch.equal(crops[:, 2], again[:, 1])
     assert torch.equal(mask[:, 1], again_mask[:, 2])

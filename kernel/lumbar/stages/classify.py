@@ -74,14 +74,6 @@ def all_levels(study: Study, localisation: Localisation, network: nn.Module, loo
     return LevelTensors(*(torch.from_numpy(np.stack(array)) for array in arrays))
 
 
-def level_tensors(
-    study: Study, localisation: Localisation, network: nn.Module, look: Look = None
-) -> tuple[Tensor, Tensor]:
-    """Crops (5, …, size, size) float32 and mask (5, …) bool of ``all_levels``."""
-    tensors = all_levels(study, localisation, network, look)
-    return tensors.images, tensors.mask
-
-
 def mirror(network: nn.Module, crops: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """The mirrored patient's crops: sides change places in sagittal windows, axial images are flipped."""
     if not isinstance(network, SagittalClassifier):
@@ -116,11 +108,6 @@ def target_mask(network: nn.Module, mask: Tensor) -> Tensor:
         for condition in network.targets:
             out[:, condition] = mask.any(dim=1)
     return out
-
-
-def run_classifier(network: nn.Module, crops: Tensor, mask: Tensor, *, flip: bool) -> Tensor:
-    """``run_levels`` of a network that knows no positions."""
-    return run_levels(network, LevelTensors(crops, mask, torch.zeros(mask.shape)), flip=flip)
 
 
 def run_levels(network: nn.Module, tensors: LevelTensors, *, flip: bool) -> Tensor:

@@ -139,14 +139,6 @@ def level_slices(
     return axial_slices(study, localisation, level, config, jitter, look if isinstance(look, str) else None)
 
 
-def sagittal_crops(
-    study: Study, localisation: Localisation, level: int, config: SagittalClassifierConfig, jitter: Jitter = NO_JITTER
-) -> tuple[Images, NDArray[np.bool_]]:
-    """Crops (windows, S, size, size) of one level and their mask (windows, S), as ``sagittal_slices`` lays them out."""
-    crops = level_crops(study, localisation, level, config, jitter)
-    return crops.images, crops.mask
-
-
 def sagittal_slices(
     study: Study,
     localisation: Localisation,
@@ -271,19 +263,6 @@ def axial_window(
         distances = -plane_distance_mm(stack, point)  # positive above the level
         slices += [(float(d), number, i) for i, d in enumerate(distances) if abs(d) <= reach]
     return sorted(slices)
-
-
-def axial_crops(
-    study: Study,
-    localisation: Localisation,
-    level: int,
-    config: AxialClassifierConfig,
-    jitter: Jitter = NO_JITTER,
-    series_id: str | None = None,
-) -> tuple[Images, NDArray[np.bool_]]:
-    """Crops (S, size, size) of one level's axial slices and their mask, as ``axial_slices`` lays them out."""
-    crops = level_crops(study, localisation, level, config, jitter, series_id)
-    return crops.images, crops.mask
 
 
 def axial_slices(

@@ -83,10 +83,6 @@ class RunContext:
         """Labels (25,) by study."""
         return {int(s): row for s, row in zip(self.cohort.study_ids, self.cohort.labels, strict=True)}
 
-    def held_out_folds(self) -> list[int]:
-        """The folds of this call that hold out studies."""
-        return [fold for fold in self.use_folds if not is_full(fold)]
-
     def full_fits(self) -> list[int]:
         """The fits on all data of this call."""
         return [fold for fold in self.use_folds if is_full(fold)]
