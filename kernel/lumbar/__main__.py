@@ -165,7 +165,7 @@ def run_score(arguments: argparse.Namespace, _started: float) -> None:
     solution = read_solution(arguments.solution, "the solution", competition)
     terms = evaluate(competition, solution, read_answer(arguments.submission, "a submission", competition))
     for name, value in terms.items():
-        print(f"{name:<13}{value:.6f}")
+        print(f"{name:<12} {value:.6f}")
 
 
 def run_inspect(arguments: argparse.Namespace, _started: float) -> None:

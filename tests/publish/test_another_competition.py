@@ -169,4 +169,5 @@ def test_from_data_to_a_scored_submission(root: Path, kaggle: KaggleServer, tmp_
     metric = ["-m", "lumbar", "score", "--competition", "knee_tears", "--submission", str(working / "submission.csv")]
     printed = run(root, *metric, "--solution", str(data / "test_labels.csv"))
     assert printed.startswith("total        ")
+    assert all(len(line.split()) == 2 for line in printed.splitlines()), "a name and its value"
     assert float(printed.split()[1]) == pytest.approx(float(score[1]), abs=1e-4)
