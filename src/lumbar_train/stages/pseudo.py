@@ -19,7 +19,7 @@ from lumbar_train.data.folds import FULL, fold_name, is_full
 from lumbar_train.errors import LeakError
 from lumbar_train.outputs.store import read_frame, read_logits
 
-PSEUDO = "-pseudo"  # ends the names of the steps that predict training studies
+PSEUDO = "-pseudo"  # ends the names of the stages that predict training studies
 
 
 @dataclass(frozen=True)
