@@ -14,7 +14,7 @@ from pathlib import Path
 
 import fuzz_mutate
 
-WARMING = 1 << 32  # progress from here on: the seeds themselves are being decoded
+WARMING = 1 << 32  # progress from here on: seeds and first cases are being decoded without a limit of time
 
 
 def main(folder, first, last, seed):
@@ -25,7 +25,10 @@ def main(folder, first, last, seed):
     counts = collections.Counter()
     with (folder / "progress").open("r+b") as handle, (folder / "report").open("a") as report:
         progress = mmap.mmap(handle.fileno(), 8)
-        for i, content in enumerate(files):  # compile everything before the clock runs
+        # Compile everything before the clock runs. Some kernels only run on a file that was changed: the first cases,
+        # which come once more below.
+        warming = [*files, *(fuzz_mutate.case(files, index, seed) for index in range(2 * len(files)))]
+        for i, content in enumerate(warming):
             progress[:] = (WARMING + i).to_bytes(8, "little")
             target.write_bytes(content)
             fuzz_mutate.verdict(target)
