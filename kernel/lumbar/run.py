@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from lumbar.budget import Budget, Clock, parse_time_limit
-from lumbar.bundle.code_hash import code_mismatch
+from lumbar.bundle.code_hash import code_mismatch, own_code_sha256
 from lumbar.bundle.manifest import Manifest, verify
 from lumbar.chains.contract import Chain
 from lumbar.chains.registry import chain_of
@@ -21,16 +22,20 @@ from lumbar.competitions.contract import SPLITS, Competition
 from lumbar.competitions.registry import DEFAULT
 from lumbar.competitions.tables import read_studies
 from lumbar.errors import CohortError
+from lumbar.io.fingerprint import row_digests, study_fingerprint
 from lumbar.io.numba_cache import use_numba_cache
 from lumbar.io.progress import duration
-from lumbar.io.tables import PROBLEMS, list_studies
+from lumbar.io.tables import PROBLEMS, SeriesTable, list_studies
 from lumbar.io.text import counted, printable_log
 from lumbar.output.destinations import check_destinations
-from lumbar.output.record import build_record, write_extras
-from lumbar.output.submission import Submission, expected_studies, validate
+from lumbar.output.journal import Header, Journal, Rows, cohort_hash, journal_path
+from lumbar.output.record import record_head, with_studies, write_extras
+from lumbar.output.submission import Submission, expected_studies
 from lumbar.output.truth import read_truth
+from lumbar.output.versions import versions
 from lumbar.workers.devices import cpu_threads, cuda_devices
 from lumbar.workers.schedule import Schedule
+from lumbar.workers.shards import Shard, find_shard
 from lumbar.workers.worker import Setup
 
 log = printable_log()
@@ -46,8 +51,15 @@ class _Inputs:
     split: str
     manifest: Manifest
     chain: Chain
-    study_ids: list[int]
+    study_ids: list[int]  # of this shard
     descriptions: pd.DataFrame
+    cohort: list[int]  # the studies of all shards
+    study_column: str = "study_id"
+
+    @property
+    def images(self) -> str:
+        """The folder of the split's images, in the competition's folder."""
+        return self.manifest.competition.path(self.manifest.competition.images, self.split)
 
     def table_problems(self, study_id: int | None) -> list[str]:
         """Lines about a study's rows in the table of series; None: about rows that belong to no study."""
@@ -67,11 +79,14 @@ def predict(
     studies: int | Sequence[int] | None = None,
     workers: int | None = None,
     *,
+    shard: str | Shard | None = None,
+    resume: bool = False,
     manifest_hash: str | None = None,
     clock: Clock = time.monotonic,
     started: float | None = None,
     processes: bool = True,
     progress: bool = False,
+    in_memory: bool = True,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Predict every study of a split, in worker processes: a study that crashes one costs itself and no other.
 
@@ -82,33 +97,83 @@ def predict(
         split: ``test`` or ``train``.
         chain: ``main``, ``baseline`` (of the lumbar spine alone), or a ``Chain``; one that cannot be sent to a process
             runs in threads. The bundle names its competition.
-        time_limit: ``8.5h``, ``30m``, ``90s`` or seconds, from ``started`` on.
+        time_limit: ``8.5h``, ``30m``, ``90s``, seconds, or ``none``, from ``started`` on.
         report: the report as HTML.
         record: the run record as JSON.
         studies: the first N only, or these ids; None for all.
         workers: how many, at most one a study; None for one a GPU, or one where there is none.
+        shard: ``I/N`` for part I of N, from 0; ``auto`` asks the launcher (docs/many-machines.md). Each output gets
+            the part's name: ``submission.0-of-4.csv``. None for all studies.
+        resume: go on from the journal beside ``out``; False begins anew.
         manifest_hash: the manifest that the caller was made for; None takes any.
         clock: monotonic seconds.
         started: the clock's value from which the time limit counts; None for this call.
         processes: False runs the workers as threads, where a crash ends the caller too.
         progress: say how far it has come: a bar on a terminal, else a line a minute in the log.
+        in_memory: False leaves the answers in the files, for very many studies: the frame is empty, and the record
+            has ``totals`` (rows, studies, predicted) instead of studies.
 
     Returns:
         The submission's frame (25 rows a study for the lumbar spine) and the run record (docs/architecture.md).
 
     Raises:
         ManifestError: the bundle is broken, stale, or fails a probe; nothing was written.
-        CohortError: the folder is no competition folder, or an output cannot be written or is an input.
+        CohortError: the folder is no competition folder, an output cannot be written or is an input, or its journal
+            is in use or belongs to other predictions.
         LumbarError: no worker could load the weights.
     """
     budget = Budget(parse_time_limit(time_limit), 0, clock=clock, start_s=started)
     use_numba_cache()
-    outputs = {"out": out, "report": report, "record": record}
-    inputs = _check_inputs(Path(root), weights, manifest_hash, chain, split, studies, outputs)
-    devices = _devices(inputs.chain, workers, len(inputs.study_ids))
-    pictured = frozenset(inputs.study_ids[:N_PICTURED] if report is not None else ())
-    schedule = Schedule(budget, _setup(inputs, len(devices)), inputs.study_ids, pictured, progress)
-    return _run(inputs, schedule, devices, processes, outputs)
+    part = find_shard(shard) if isinstance(shard, str) else shard
+    outputs = _outputs(out, report, record, part)
+    if resume and out is None:
+        raise CohortError("resume: found no out, expected the submission whose journal to go on with")
+    inputs = _check_inputs(Path(root), weights, manifest_hash, chain, split, studies, outputs, part)
+    table_rows = Rows(inputs.descriptions.attrs.get(PROBLEMS, {}), row_digests(inputs.descriptions, inputs.study_column))
+    journal = Journal(outputs["journal"], table_rows)
+    has_failed = True
+    try:
+        name = chain if isinstance(chain, str) else "another"
+        journal.begin(_header(inputs, name, part), resume, partial(study_fingerprint, inputs.root, inputs.images))
+        devices = _devices(inputs.chain, workers, len(inputs.study_ids) - len(journal), part)
+        pictured = frozenset(inputs.study_ids[:N_PICTURED] if report is not None else ())
+        n_threads = cpu_threads(len(devices) * (part.local_count if part else 1))
+        schedule = Schedule(budget, _setup(inputs, n_threads), inputs.study_ids, pictured, progress, journal)
+        result = _run(inputs, schedule, journal, devices, processes, outputs, in_memory)
+        has_failed = False
+        return result
+    finally:
+        journal.close(has_failed)
+
+
+def _outputs(
+    out: str | Path | None, report: str | Path | None, record: str | Path | None, part: Shard | None
+) -> dict[str, str | Path | None]:
+    """The files of this part, by option; the journal lies beside the submission."""
+    outputs: dict[str, str | Path | None] = {
+        name: part.path(path) if part and path is not None else path
+        for name, path in (("out", out), ("report", report), ("record", record))
+    }
+    written = outputs["out"]
+    return outputs | {"journal": None if written is None else journal_path(written)}
+
+
+def _header(inputs: _Inputs, chain: str, part: Shard | None) -> Header:
+    """What the journal says it holds."""
+    own = set(inputs.study_ids)
+    return Header(
+        manifest_hash=inputs.manifest.hash,
+        code_sha256=own_code_sha256(),
+        versions=versions(),
+        split=inputs.split,
+        chain=chain,
+        shard=None if part is None else (part.index, part.count),
+        cohort=cohort_hash(inputs.cohort),
+        n_cohort=len(inputs.cohort),
+        manifest=inputs.manifest.data,
+        studies=inputs.study_ids,
+        places=[place for place, study_id in enumerate(inputs.cohort) if study_id in own],
+    )
 
 
 def _check_inputs(
@@ -119,21 +184,23 @@ def _check_inputs(
     split: str,
     studies: int | Sequence[int] | None,
     outputs: Mapping[str, str | Path | None],
+    part: Shard | None,
 ) -> _Inputs:
     """Verify the bundle, then the places of the outputs, then the tables: in this order, and before any work."""
     manifest = verify(weights, manifest_hash)
     functions = chain_of(chain, manifest)
     check_destinations(outputs, root, manifest)
-    study_ids, descriptions = _studies(root, split, studies, manifest.competition)
-    inputs = _Inputs(root, split, manifest, functions, study_ids, descriptions)
-    table = manifest.competition.path(manifest.competition.table, split)
+    cohort, table = _studies(root, split, studies, manifest.competition)
+    study_ids = cohort if part is None else part.own(cohort)
+    inputs = _Inputs(root, split, manifest, functions, study_ids, table.frame, cohort, table.study_column)
+    table_name = manifest.competition.path(manifest.competition.table, split)
     for study_id in (None, *study_ids):
         for line in inputs.table_problems(study_id):
-            log.warning("%s: %s", table, line)
+            log.warning("%s: %s", table_name, line)
     return inputs
 
 
-def _setup(inputs: _Inputs, n_workers: int) -> Setup:
+def _setup(inputs: _Inputs, n_threads: int | None) -> Setup:
     """What every worker gets; the schedule adds its device and its first study."""
     manifest = inputs.manifest
     return Setup(
@@ -144,7 +211,7 @@ def _setup(inputs: _Inputs, n_workers: int) -> Setup:
         prior=np.array([manifest.prior[key] for key in manifest.competition.keys]),
         chain=inputs.chain,
         device="",
-        n_threads=cpu_threads(n_workers),
+        n_threads=n_threads,
         first_study=None,
     )
 
@@ -152,50 +219,60 @@ def _setup(inputs: _Inputs, n_workers: int) -> Setup:
 def _run(
     inputs: _Inputs,
     schedule: Schedule,
+    journal: Journal,
     devices: list[str],
     processes: bool,
     outputs: Mapping[str, str | Path | None],
+    in_memory: bool,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Start the workers, predict all studies, and write submission, record and report."""
     manifest, study_ids, limit_s = inputs.manifest, inputs.study_ids, schedule.budget.limit_s
-    competition = manifest.competition
+    problems = inputs.table_problems(None)
     try:
         schedule.start(devices, processes)
         log.info(
-            "manifest %s verified, %s to predict on %s, in at most %s",
-            manifest.hash[:12], counted(len(study_ids), "study"), ", ".join(schedule.devices) or "no device",
-            duration(limit_s),
+            "manifest %s verified, %s to predict on %s%s",
+            manifest.hash[:12], counted(schedule.budget.n_left, "study"), ", ".join(schedule.devices) or "no device",
+            "" if limit_s == math.inf else f", in at most {duration(limit_s)}",
         )  # fmt: skip
         if mismatch := code_mismatch(manifest.code_sha256):
             log.info("%s", mismatch)
-        submission = Submission(study_ids, manifest.prior, outputs["out"], competition)
-        outcomes = schedule.run(submission)
+        submission = Submission(study_ids, manifest.prior, outputs["out"], manifest.competition, journal.answers)
+        journal.answers.clear()
+        journal.note_run(schedule.devices, schedule.load_s, limit_s, problems)
+        schedule.run(submission)
     finally:
         schedule.stop()
-    if (out := outputs["out"]) is not None:
-        submission.write()
-        validate(out, [row_id for study_id in study_ids for row_id in competition.row_ids(study_id)], competition)
-    for outcome in outcomes:
-        lines = inputs.table_problems(outcome.study_id)
-        outcome.problems[:0] = [line for line in lines if line not in outcome.problems]
-    record = build_record(manifest, schedule.devices, schedule.load_s, outcomes, inputs.table_problems(None), mismatch)
+    submission.write()
+    submission.check()
+    outcomes = journal.in_order(study_ids)
+    libraries = versions() | ({"code": mismatch} if mismatch else {})
+    seconds = {"load": schedule.load_s, **journal.seconds}
+    record = record_head(manifest.hash, libraries, schedule.devices, seconds, problems)
+    if in_memory:
+        record = with_studies(record, outcomes)
     # For the report alone, once all answers stand
     is_known = manifest.competition_name == DEFAULT
     truth = partial(read_truth, inputs.root, inputs.split, study_ids) if is_known else None
     write_extras(record, outcomes, submission, manifest, limit_s, outputs["record"], outputs["report"], truth)
-    return submission.frame(), record
+    if in_memory:
+        return submission.frame(), record
+    n_rows = len(study_ids) * len(manifest.competition.rows)
+    totals = {"rows": n_rows, "studies": len(study_ids), "predicted": journal.n_predicted}
+    return pd.DataFrame(columns=manifest.competition.header), record | {"totals": totals}
 
 
-def _devices(chain: Chain, workers: int | None, n_studies: int) -> list[str]:
+def _devices(chain: Chain, workers: int | None, n_studies: int, part: Shard | None) -> list[str]:
     """The device of each worker; there are at most as many workers as studies."""
     gpus = cuda_devices() if chain.uses_gpu else []
+    gpus = part.devices(gpus) if part else gpus
     count = max(1, min(n_studies, workers if workers is not None else len(gpus)))
     return [gpus[index % len(gpus)] if gpus else "cpu" for index in range(count)]
 
 
 def _studies(
     root: Path, split: str, wanted: int | Sequence[int] | None, competition: Competition
-) -> tuple[list[int], pd.DataFrame]:
+) -> tuple[list[int], SeriesTable]:
     """The ids to predict, in the order of the submission, and the competition's table of series or studies."""
     if split not in SPLITS:
         raise CohortError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
@@ -210,4 +287,4 @@ def _studies(
         study_ids = [study_id for study_id in study_ids if study_id in chosen]
     if not study_ids:
         raise CohortError(f"{root}: found none of the studies {wanted}, expected at least one")
-    return study_ids, table.frame
+    return study_ids, table

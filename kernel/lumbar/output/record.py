@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lumbar.bundle.manifest import Manifest
 from lumbar.chains.contract import Outcome
-from lumbar.io.files import write_atomically
+from lumbar.io.files import atomic_file, write_atomically
 from lumbar.io.text import PublicText, one_line, public_values
 from lumbar.output.submission import Submission
 from lumbar.output.truth import Truth
@@ -38,31 +39,73 @@ def build_record(
             record has the key only where there are some.
         own_code: a sentence that other code ran than was sealed with the bundle; empty where it is the same.
     """
-    seconds: dict[str, float] = {"load": load_s}
+    seconds: dict[str, float] = {}
     for outcome in outcomes:
-        for stage, value in outcome.seconds.items():
-            if stage != "study":
-                seconds[stage] = seconds.get(stage, 0.0) + value
-    record = {
-        "manifest_hash": manifest.hash,
-        "versions": versions() | ({"code": own_code} if own_code else {}),
+        add_seconds(seconds, outcome)
+    libraries = versions() | ({"code": own_code} if own_code else {})
+    head = record_head(manifest.hash, libraries, devices, {"load": load_s, **seconds}, problems)
+    return with_studies(head, outcomes)
+
+
+def add_seconds(seconds: dict[str, float], outcome: Outcome) -> None:
+    """Add a study's seconds to the sums by part of the work."""
+    for stage, value in outcome.seconds.items():
+        if stage != "study":
+            seconds[stage] = seconds.get(stage, 0.0) + value
+
+
+def record_head(
+    manifest_hash: str,
+    libraries: Mapping[str, str],
+    devices: Sequence[str],
+    seconds: Mapping[str, float],
+    problems: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The run record without its studies; arguments as of ``build_record``."""
+    head = {
+        "manifest_hash": manifest_hash,
+        "versions": dict(libraries),
         "devices": list(devices) or ["cpu"],
         "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
-        "studies": [
-            {
-                "study_id": outcome.study_id,
-                "status": outcome.status,
-                "problems": outcome.problems,
-                "seconds": round(outcome.seconds.get("study", 0.0), 3),
-                "sagittal_points": outcome.sagittal_points,
-                "axial_levels": outcome.axial_levels,
-            }
-            for outcome in outcomes
-        ],
+        "studies": [],
     }
     if problems:
-        record["problems"] = list(problems)
-    return dict(public_values(record))
+        head["problems"] = list(problems)
+    return dict(public_values(head))
+
+
+def with_studies(head: Mapping[str, Any], outcomes: Iterable[Outcome]) -> dict[str, Any]:
+    """The whole run record."""
+    return {**head, "studies": [_entry(outcome) for outcome in outcomes]}
+
+
+def write_record(path: str | Path, head: Mapping[str, Any], outcomes: Iterable[Outcome]) -> None:
+    """Write the run record study by study, so that it never lies in memory as a whole.
+
+    Raises:
+        CohortError: it cannot be written.
+    """
+    # Inside a text JSON has no line feed, so the mark stands for the list of studies alone.
+    before, mark, after = json.dumps({**head, "studies": []}, indent=1).partition('\n "studies": [')
+    with atomic_file(path) as file:
+        file.write((before + mark).encode())
+        separator = "\n  "
+        for outcome in outcomes:
+            file.write((separator + json.dumps(_entry(outcome), indent=1).replace("\n", "\n  ")).encode())
+            separator = ",\n  "
+        file.write((("\n " if separator.startswith(",") else "") + after + "\n").encode())
+
+
+def _entry(outcome: Outcome) -> dict[str, Any]:
+    entry = {
+        "study_id": outcome.study_id,
+        "status": outcome.status,
+        "problems": outcome.problems,
+        "seconds": round(outcome.seconds.get("study", 0.0), 3),
+        "sagittal_points": outcome.sagittal_points,
+        "axial_levels": outcome.axial_levels,
+    }
+    return dict(public_values(entry))
 
 
 def write_extras(
@@ -78,7 +121,7 @@ def write_extras(
     """Write record and report beside a submission that already stands: a failure here is a line in the log.
 
     Args:
-        data: the run record.
+        data: the run record; its studies may be missing, since they are taken from ``outcomes``.
         outcomes: what became of each study.
         submission: the rows that stand.
         manifest: of the bundle that was used.
@@ -88,16 +131,13 @@ def write_extras(
         truth: reads the labels of the studies, for the report alone; None: no truth is shown.
     """
 
-    def write_record(path: str | Path) -> None:
-        write_atomically(path, json.dumps(data, indent=1) + "\n")
-
     def write_report(path: str | Path) -> None:
         from lumbar.output.report import render
 
         write_atomically(path, render(data, outcomes, submission, manifest, limit_s, truth() if truth else None))
 
     extras: list[tuple[str | Path | None, Callable[[str | Path], None]]] = [
-        (record, write_record),
+        (record, partial(write_record, head=data, outcomes=outcomes)),
         (report, write_report),
     ]
     for path, write in extras:

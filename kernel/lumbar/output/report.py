@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -174,6 +175,8 @@ def _number(value: float) -> str:
 
 
 def _duration(seconds: float) -> str:
+    if seconds == math.inf:
+        return "none"
     if seconds >= 3600:
         return f"{seconds / 3600:g} h"
     return f"{seconds / 60:g} min" if seconds >= 60 else f"{seconds:g} s"

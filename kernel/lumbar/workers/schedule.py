@@ -8,7 +8,7 @@ takes far too long (``lumbar.workers.watchdog``) is set aside and tried again in
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,15 +36,23 @@ class Schedule:
         study_ids: in the order of the file.
         pictured: studies whose pictures the report shows.
         progress: say how far the run has come.
+        outcomes: takes what becomes of each study; those that it has already are not done again.
     """
 
     def __init__(
-        self, budget: Budget, setup: Setup, study_ids: Sequence[int], pictured: frozenset[int], progress: bool
+        self,
+        budget: Budget,
+        setup: Setup,
+        study_ids: Sequence[int],
+        pictured: frozenset[int],
+        progress: bool,
+        outcomes: MutableMapping[int, Outcome] | None = None,
     ) -> None:
         self.budget, self.setup = budget, setup
-        self.progress = Progress(len(study_ids), "study", is_shown=progress, write=log.info)
         self.pictured = set(pictured)
-        self.queue = StudyQueue(study_ids, budget)
+        self.queue = StudyQueue(study_ids, budget, outcomes)
+        self._n_before = len(self.queue.outcomes)
+        self.progress = Progress(budget.n_left, "study", is_shown=progress, write=log.info)
         self.pool = WorkerPool(budget, self.queue)
         self.reading_times = ReadingTimes()
 
@@ -59,11 +67,13 @@ class Schedule:
         return self.pool.load_s
 
     def start(self, devices: Sequence[str], is_process: bool) -> None:
-        """Start a worker on each device and wait until one is ready.
+        """Start a worker on each device and wait until one is ready; none is started where nothing is to be done.
 
         Raises:
             LumbarError: none can load the weights; the first refusal is the message.
         """
+        if self.queue.is_done:
+            return
         self.budget.n_workers = len(devices)
         for slot, device in enumerate(devices):
             self.pool.add(replace(self.setup, device=device), slot, is_process)
@@ -76,9 +86,11 @@ class Schedule:
             for worker, message in self.pool.messages():
                 self._handle(worker, message)
 
-    def run(self, submission: Submission) -> list[Outcome]:
-        """Predict until all are done or the time is over; every study has an outcome, in the order of the file."""
+    def run(self, submission: Submission) -> None:
+        """Predict until all are done or the time is over; then every study has an outcome."""
         queue = self.queue
+        if queue.is_done:
+            return
         with self.progress:
             while self.pool.workers and not queue.is_done:
                 if self.budget.remaining_s() <= 0 or not self._assign():
@@ -89,10 +101,10 @@ class Schedule:
                     else:
                         self._handle(worker, message)
                 self._watch()
-                self.progress.update(len(queue.outcomes), self.budget.projected_s(self.budget.effort))
+                self._save(submission, "submission")
+                self.progress.update(len(queue.outcomes) - self._n_before, self.budget.projected_s(self.budget.effort))
         is_late = self.pool.workers or self.budget.remaining_s() <= 0
         queue.fail_rest("time limit reached" if is_late else "no worker left")
-        return [queue.outcomes[study_id] for study_id in queue.study_ids]
 
     def stop(self) -> None:
         """End all workers."""
@@ -184,12 +196,17 @@ class Schedule:
             if worker.effort > Effort.FULL:
                 outcome.problems.append(f"study {outcome.study_id}: {worker.effort.title}, for lack of time")
             self.queue.outcomes[outcome.study_id] = outcome
-            try:
-                submission.replace(outcome.study_id, outcome.probs)
-            except CohortError as error:  # a full disk may have room again: the next study, and the end, write all
-                log.error("study %d: %s", outcome.study_id, error)
+            submission.replace(outcome.study_id, outcome.probs)
+            self._save(submission, f"study {outcome.study_id}", is_new=True)
         if worker.retiring_s is not None:
             self.pool.replace(worker)
+
+    def _save(self, submission: Submission, what: str, is_new: bool = False) -> None:
+        """Write the submission if it is due; a full disk may have room again, so the next study and the end try anew."""
+        try:
+            submission.write_if_due(is_new)
+        except CohortError as error:
+            log.error("%s: %s", what, error)
 
     def _on_death(self, worker: Worker, refusal: Exception | None) -> None:
         """A worker is gone, or refuses its weights: all that was open in it is suspect, except for a refusal."""

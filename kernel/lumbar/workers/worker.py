@@ -34,6 +34,7 @@ from lumbar.budget import Effort
 from lumbar.bundle.manifest import Manifest
 from lumbar.chains.contract import Chain, Outcome, Probs
 from lumbar.errors import CohortError, LumbarError
+from lumbar.io.fingerprint import study_fingerprint
 from lumbar.io.text import PublicText, one_line, printable_log, study_text
 from lumbar.output.submission import normalise
 
@@ -87,12 +88,17 @@ class _Reading:
         self._error: Exception | None = None
         self.started, self.seconds = time.perf_counter(), 0.0
         self.public = PublicText()
+        self.files = ""  # fingerprint of what is read
         self._thread = threading.Thread(target=self._read, name=f"lumbar-read-{study_id}", daemon=True)
         self._thread.start()
 
     def _read(self) -> None:
         setup = self._setup
+        competition = setup.manifest.competition
+        images = competition.path(competition.images, setup.split)
         try:
+            # Before the reading: a file that changes meanwhile then differs from its fingerprint.
+            self.files = study_fingerprint(setup.root, images, self._study_id)
             self._study = setup.chain.read(setup.root, setup.split, self._study_id, setup.descriptions, setup.n_threads)
         except Exception as error:
             self._error = error
@@ -100,8 +106,6 @@ class _Reading:
             self._error = LumbarError(one_line(error))
         try:
             # This lists the study's folder, which may hang as reading did: so it is done in this thread.
-            competition = setup.manifest.competition
-            images = competition.path(competition.images, setup.split)
             self.public = study_text(setup.root, setup.split, self._study_id, [setup.manifest.folder], images)
         finally:
             self.seconds = time.perf_counter() - self.started
@@ -286,6 +290,7 @@ def attempt(
     else:
         outcome.seconds["draw"] = _draw(setup, study, result, outcome) if is_pictured else 0.0
     outcome.problems = [reading.public(line) for line in outcome.problems]
+    outcome.files = reading.files
     outcome.seconds["read"] = reading.seconds
     outcome.seconds["study"] = time.perf_counter() - started
     return outcome
