@@ -129,8 +129,9 @@ def predict(
     if resume and out is None:
         raise CohortError("resume: found no out, expected the submission whose journal to go on with")
     inputs = _check_inputs(Path(root), weights, manifest_hash, chain, split, studies, outputs, part)
-    table_rows = Rows(inputs.descriptions.attrs.get(PROBLEMS, {}), row_digests(inputs.descriptions, inputs.study_column))
-    journal = Journal(outputs["journal"], table_rows)
+    table = inputs.descriptions
+    rows = Rows(table.attrs.get(PROBLEMS, {}), row_digests(table, inputs.study_column))
+    journal = Journal(outputs["journal"], rows)
     has_failed = True
     try:
         name = chain if isinstance(chain, str) else "another"

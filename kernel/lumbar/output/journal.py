@@ -1,4 +1,4 @@
-"""The journal of a run, ``submission.csv.journal``: what became of each study, one record a study as soon as it is known.
+"""The journal of a run, ``submission.csv.journal``: one record a study, as soon as it is known what became of it.
 
 A run that was killed goes on from it (``--resume``), and ``merge`` joins the journals of several parts. It begins with
 a header that says which predictions these are; later headers stand above earlier ones. A record is one line with its
@@ -223,7 +223,10 @@ class Journal(MutableMapping[int, Outcome]):
         log.warning("%s: %s; its %s stay in %s", self._lines.path.name, reason, counted(n_studies, "study"), aside.name)
 
     def _take_over(
-        self, heads: Mapping[int, tuple[Place, dict[str, Any]]], study_ids: Sequence[int], fingerprints: Callable[[int], str]
+        self,
+        heads: Mapping[int, tuple[Place, dict[str, Any]]],
+        study_ids: Sequence[int],
+        fingerprints: Callable[[int], str],
     ) -> None:
         """Keep the studies that are final and whose files and rows are those that were read."""
         own = [study_id for study_id in study_ids if study_id in heads]
@@ -241,7 +244,7 @@ class Journal(MutableMapping[int, Outcome]):
                 self.n_predicted += 1
         if own:
             n_again = len(own) - len(self._places)
-            again = f"; {n_again} again, whose files or rows changed, or which time or a worker failed" if n_again else ""
+            again = f"; {n_again} again: files or rows changed, or time or a worker failed" if n_again else ""
             log.info("%d of %s done before%s", len(self._places), counted(len(study_ids), "study"), again)
 
     def _is_standing(self, study_id: int, head: Mapping[str, Any]) -> bool:

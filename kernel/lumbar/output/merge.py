@@ -27,6 +27,7 @@ from lumbar.output.submission import Submission
 log = logging.getLogger("lumbar")
 
 N_PICTURED = 10  # studies with pictures in the report, as in one run
+_MUST_AGREE = {"manifest_hash": "bundle", "code_sha256": "code", "split": "split", "chain": "chain"}
 _NAMED = 3  # studies that a message names; of the others it gives the number
 
 
@@ -224,7 +225,7 @@ def _check_agreement(parts: Sequence[Part]) -> None:
     """All parts come from one bundle, one code and the same versions."""
     first = parts[0]
     for part in parts[1:]:
-        for name, what in (("manifest_hash", "bundle"), ("code_sha256", "code"), ("split", "split"), ("chain", "chain")):
+        for name, what in _MUST_AGREE.items():
             if part.head[name] != first.head[name]:
                 theirs, ours = (printable(head[name], 16) for head in (part.head, first.head))
                 raise CohortError(f"{part.path}: found {what} {theirs}, expected {ours} as {first.path.name} has")
@@ -296,8 +297,8 @@ def _check_finished(part: Part) -> None:
     if left:
         names = _some([printable(study_id, 64) for study_id in left])
         raise CohortError(
-            f"{part.path}: found no outcome of {counted(len(left), 'study')} ({names}), expected one for each; run this "
-            "part again with --resume"
+            f"{part.path}: found no outcome of {counted(len(left), 'study')} ({names}), expected one for each; run "
+            "this part again with --resume"
         )
 
 

@@ -112,13 +112,14 @@ class Submission:
         return list(self._number)
 
     def replace(self, study_id: int, probs: NDArray[np.floating]) -> None:
-        """Replace a study's prior by its own probabilities (rows, values); ``write_if_due`` brings them to the disk.
+        """Replace a study's prior by its own probabilities (rows, values), in the file too where a write is due.
 
         Raises:
-            CohortError: as ``normalise``; then nothing changes.
+            CohortError: as ``normalise``; then nothing changes. Or the file cannot be written.
         """
         self._put(study_id, probs)
-        self._is_dirty = True
+        self._is_dirty, self._has_failed = True, False
+        self.write_if_due()
 
     def probs(self, study_id: int) -> NDArray[np.float64]:
         """The probabilities (rows, values) that a study has now."""
@@ -151,17 +152,14 @@ class Submission:
                 self._written_s += self._clock() - began_s
         self._has_failed = False
 
-    def write_if_due(self, is_new: bool = True) -> None:
+    def write_if_due(self) -> None:
         """Write the file if it is behind and the writes so far have taken little time.
 
-        Args:
-            is_new: a study has been done since the last call; without one a write that failed is not tried again.
-
         Raises:
-            CohortError: the file cannot be written; what stands there is whole.
+            CohortError: the file cannot be written; what stands there is whole. Only the next study tries again.
         """
         allowed_s = self._ALLOWED_S + self._SHARE * (self._clock() - self._began_s)
-        if self._is_dirty and self._written_s <= allowed_s and (is_new or not self._has_failed):
+        if self._is_dirty and not self._has_failed and self._written_s <= allowed_s:
             self.write()
 
     def check(self) -> None:
@@ -192,7 +190,8 @@ class Submission:
 
     def _rows(self, study_id: int, values: Sequence[str]) -> bytes:
         names = self.competition.row_ids(study_id)
-        return "".join([f"{name},{text}\n" for name, text in zip(names, values, strict=True)]).encode("utf-8", "backslashreplace")
+        text = "".join([f"{name},{numbers}\n" for name, numbers in zip(names, values, strict=True)])
+        return text.encode("utf-8", "backslashreplace")
 
 
 def expected_studies(

@@ -101,7 +101,10 @@ class Schedule:
                     else:
                         self._handle(worker, message)
                 self._watch()
-                self._save(submission, "submission")
+                try:
+                    submission.write_if_due()
+                except CohortError as error:
+                    log.error("%s", error)
                 self.progress.update(len(queue.outcomes) - self._n_before, self.budget.projected_s(self.budget.effort))
         is_late = self.pool.workers or self.budget.remaining_s() <= 0
         queue.fail_rest("time limit reached" if is_late else "no worker left")
@@ -196,17 +199,12 @@ class Schedule:
             if worker.effort > Effort.FULL:
                 outcome.problems.append(f"study {outcome.study_id}: {worker.effort.title}, for lack of time")
             self.queue.outcomes[outcome.study_id] = outcome
-            submission.replace(outcome.study_id, outcome.probs)
-            self._save(submission, f"study {outcome.study_id}", is_new=True)
+            try:
+                submission.replace(outcome.study_id, outcome.probs)
+            except CohortError as error:  # a full disk may have room again: the next study, and the end, write all
+                log.error("study %s: %s", outcome.study_id, error)
         if worker.retiring_s is not None:
             self.pool.replace(worker)
-
-    def _save(self, submission: Submission, what: str, is_new: bool = False) -> None:
-        """Write the submission if it is due; a full disk may have room again, so the next study and the end try anew."""
-        try:
-            submission.write_if_due(is_new)
-        except CohortError as error:
-            log.error("%s: %s", what, error)
 
     def _on_death(self, worker: Worker, refusal: Exception | None) -> None:
         """A worker is gone, or refuses its weights: all that was open in it is suspect, except for a refusal."""

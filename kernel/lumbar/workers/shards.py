@@ -88,9 +88,7 @@ class Launcher:
 TORCHRUN = Launcher("torchrun", "RANK", "WORLD_SIZE", local_rank="LOCAL_RANK", local_count="LOCAL_WORLD_SIZE")
 LAUNCHERS = (
     TORCHRUN,
-    Launcher(
-        "Slurm", "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_MAX"
-    ),
+    Launcher("Slurm", "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_MAX"),
     Launcher("Kubernetes", "JOB_COMPLETION_INDEX"),
 )
 
