@@ -54,7 +54,9 @@ class _Inputs:
     study_ids: list[int]  # of this shard
     descriptions: pd.DataFrame
     cohort: list[int]  # the studies of all shards
-    study_column: str = "study_id"
+    part: Shard | None
+    chain_name: str
+    study_column: str
 
     @property
     def images(self) -> str:
@@ -65,6 +67,17 @@ class _Inputs:
         """Lines about a study's rows in the table of series; None: about rows that belong to no study."""
         lines: dict[int | None, list[str]] = self.descriptions.attrs.get(PROBLEMS, {})
         return lines.get(study_id, [])
+
+
+@dataclass(frozen=True)
+class _Options:
+    """How a run works, as ``predict`` describes it."""
+
+    processes: bool
+    progress: bool
+    resume: bool
+    workers: int | None
+    in_memory: bool
 
 
 def predict(
@@ -93,7 +106,7 @@ def predict(
     Args:
         root: a competition folder, for the lumbar spine ``{split}_images`` and ``{split}_series_descriptions.csv``.
         weights: a bundle: ``weights_manifest.json`` and the files that it names.
-        out: submission.csv, whole and valid from the first write on; None writes none.
+        out: submission.csv, whole and valid from the first write on, its journal beside it; None writes none.
         split: ``test`` or ``train``.
         chain: ``main``, ``baseline`` (of the lumbar spine alone), or a ``Chain``; one that cannot be sent to a process
             runs in threads. The bundle names its competition.
@@ -102,45 +115,48 @@ def predict(
         record: the run record as JSON.
         studies: the first N only, or these ids; None for all.
         workers: how many, at most one a study; None for one a GPU, or one where there is none.
-        shard: ``I/N`` for part I of N, from 0; ``auto`` asks the launcher (docs/many-machines.md). Each output gets
-            the part's name: ``submission.0-of-4.csv``. None for all studies.
+        shard: ``I/N`` for part I of N, from 0, or ``auto`` (docs/many-machines.md); it names the files of the part.
         resume: go on from the journal beside ``out``; False begins anew.
         manifest_hash: the manifest that the caller was made for; None takes any.
         clock: monotonic seconds.
         started: the clock's value from which the time limit counts; None for this call.
         processes: False runs the workers as threads, where a crash ends the caller too.
         progress: say how far it has come: a bar on a terminal, else a line a minute in the log.
-        in_memory: False leaves the answers in the files, for very many studies: the frame is empty, and the record
-            has ``totals`` (rows, studies, predicted) instead of studies.
+        in_memory: False leaves the answers in the files: the frame is empty, the record has ``totals``, no studies.
 
     Returns:
         The submission's frame (25 rows a study for the lumbar spine) and the run record (docs/architecture.md).
 
     Raises:
         ManifestError: the bundle is broken, stale, or fails a probe; nothing was written.
-        CohortError: the folder is no competition folder, an output cannot be written or is an input, or its journal
-            is in use or belongs to other predictions.
+        CohortError: no competition folder; an output that cannot be written, is an input, or is of other predictions.
         LumbarError: no worker could load the weights.
     """
     budget = Budget(parse_time_limit(time_limit), 0, clock=clock, start_s=started)
-    use_numba_cache()
     part = find_shard(shard) if isinstance(shard, str) else shard
     outputs = _outputs(out, report, record, part)
-    if resume and out is None:
-        raise CohortError("resume: found no out, expected the submission whose journal to go on with")
     inputs = _check_inputs(Path(root), weights, manifest_hash, chain, split, studies, outputs, part)
-    table = inputs.descriptions
+    return _predict(inputs, budget, _Options(processes, progress, resume, workers, in_memory), outputs)
+
+
+def _predict(
+    inputs: _Inputs, budget: Budget, options: _Options, outputs: Mapping[str, str | Path | None]
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Open the journal, and do what it does not have yet."""
+    if options.resume and outputs["out"] is None:
+        raise CohortError("resume: found no out, expected the submission whose journal to go on with")
+    use_numba_cache()
+    table, part = inputs.descriptions, inputs.part
     rows = Rows(table.attrs.get(PROBLEMS, {}), row_digests(table, inputs.study_column))
     journal = Journal(outputs["journal"], rows)
     has_failed = True
     try:
-        name = chain if isinstance(chain, str) else "another"
-        journal.begin(_header(inputs, name, part), resume, partial(study_fingerprint, inputs.root, inputs.images))
-        devices = _devices(inputs.chain, workers, len(inputs.study_ids) - len(journal), part)
-        pictured = frozenset(inputs.study_ids[:N_PICTURED] if report is not None else ())
+        journal.begin(_header(inputs), options.resume, partial(study_fingerprint, inputs.root, inputs.images))
+        devices = _devices(inputs.chain, options.workers, len(inputs.study_ids) - len(journal), part)
+        pictured = frozenset(inputs.study_ids[:N_PICTURED] if outputs["report"] is not None else ())
         n_threads = cpu_threads(len(devices) * (part.local_count if part else 1))
-        schedule = Schedule(budget, _setup(inputs, n_threads), inputs.study_ids, pictured, progress, journal)
-        result = _run(inputs, schedule, journal, devices, processes, outputs, in_memory)
+        schedule = Schedule(budget, _setup(inputs, n_threads), inputs.study_ids, pictured, options.progress, journal)
+        result = _run(inputs, schedule, journal, devices, options, outputs)
         has_failed = False
         return result
     finally:
@@ -159,15 +175,15 @@ def _outputs(
     return outputs | {"journal": None if written is None else journal_path(written)}
 
 
-def _header(inputs: _Inputs, chain: str, part: Shard | None) -> Header:
+def _header(inputs: _Inputs) -> Header:
     """What the journal says it holds."""
-    own = set(inputs.study_ids)
+    own, part = set(inputs.study_ids), inputs.part
     return Header(
         manifest_hash=inputs.manifest.hash,
         code_sha256=own_code_sha256(),
         versions=versions(),
         split=inputs.split,
-        chain=chain,
+        chain=inputs.chain_name,
         shard=None if part is None else (part.index, part.count),
         cohort=cohort_hash(inputs.cohort),
         n_cohort=len(inputs.cohort),
@@ -193,7 +209,8 @@ def _check_inputs(
     check_destinations(outputs, root, manifest)
     cohort, table = _studies(root, split, studies, manifest.competition)
     study_ids = cohort if part is None else part.own(cohort)
-    inputs = _Inputs(root, split, manifest, functions, study_ids, table.frame, cohort, table.study_column)
+    name = chain if isinstance(chain, str) else "another"
+    inputs = _Inputs(root, split, manifest, functions, study_ids, table.frame, cohort, part, name, table.study_column)
     table_name = manifest.competition.path(manifest.competition.table, split)
     for study_id in (None, *study_ids):
         for line in inputs.table_problems(study_id):
@@ -222,15 +239,14 @@ def _run(
     schedule: Schedule,
     journal: Journal,
     devices: list[str],
-    processes: bool,
+    options: _Options,
     outputs: Mapping[str, str | Path | None],
-    in_memory: bool,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Start the workers, predict all studies, and write submission, record and report."""
     manifest, study_ids, limit_s = inputs.manifest, inputs.study_ids, schedule.budget.limit_s
     problems = inputs.table_problems(None)
     try:
-        schedule.start(devices, processes)
+        schedule.start(devices, options.processes)
         log.info(
             "manifest %s verified, %s to predict on %s%s",
             manifest.hash[:12], counted(schedule.budget.n_left, "study"), ", ".join(schedule.devices) or "no device",
@@ -250,13 +266,13 @@ def _run(
     libraries = versions() | ({"code": mismatch} if mismatch else {})
     seconds = {"load": schedule.load_s, **journal.seconds}
     record = record_head(manifest.hash, libraries, schedule.devices, seconds, problems)
-    if in_memory:
+    if options.in_memory:
         record = with_studies(record, outcomes)
     # For the report alone, once all answers stand
     is_known = manifest.competition_name == DEFAULT
     truth = partial(read_truth, inputs.root, inputs.split, study_ids) if is_known else None
     write_extras(record, outcomes, submission, manifest, limit_s, outputs["record"], outputs["report"], truth)
-    if in_memory:
+    if options.in_memory:
         return submission.frame(), record
     n_rows = len(study_ids) * len(manifest.competition.rows)
     totals = {"rows": n_rows, "studies": len(study_ids), "predicted": journal.n_predicted}
