@@ -29,6 +29,7 @@ except ImportError:  # not on every system
 
 _SYNC_S = 5.0  # a power cut costs at most the records of so many seconds; the end of the process costs none
 _CRC = 8  # hex digits
+_encode = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode
 
 
 class Place(NamedTuple):
@@ -163,7 +164,7 @@ class CheckedLines:
 
 def line(head: dict[str, Any], body: dict[str, Any]) -> bytes:
     """One record as its line. JSON writes tabs and line feeds in texts as escapes, so the separators are safe."""
-    text = f"{json.dumps(head, separators=(',', ':'))}\t{json.dumps(body, separators=(',', ':'))}".encode()
+    text = f"{_encode(head)}\t{_encode(body)}".encode()
     return b"%08x\t%s\n" % (zlib.crc32(text), text)
 
 

@@ -71,7 +71,7 @@ class Submission:
         prior: the values of each of the competition's rows, for studies that are not predicted.
         path: the CSV file; None: no file.
         competition: whose form the answer has.
-        answers: of studies that were predicted before, which stand in the first write already.
+        answers: of studies that were predicted before, normalised; they stand in the first write already.
         clock: monotonic seconds.
     """
 
@@ -91,7 +91,7 @@ class Submission:
         self.competition = competition
         self.n_writes = 0
         self._clock, self._written_s, self._began_s = clock, 0.0, clock()
-        self._line = ",".join(["%.8f"] * len(competition.values))
+        self._form = "\n".join([",".join(["%.8f"] * len(competition.values))] * len(competition.rows))
         table = normalise([list(prior[key]) for key in competition.keys], competition)
         self._number = {study_id: number for number, study_id in enumerate(dict.fromkeys(study_ids))}
         self._probs = np.broadcast_to(table, (len(self._number), *table.shape)).copy()
@@ -111,13 +111,15 @@ class Submission:
         """The studies, in the order of the file."""
         return list(self._number)
 
-    def replace(self, study_id: int, probs: NDArray[np.floating]) -> None:
+    def replace(self, study_id: int, probs: NDArray[np.floating], is_normalised: bool = False) -> None:
         """Replace a study's prior by its own probabilities (rows, values), in the file too where a write is due.
+
+        ``is_normalised`` says that they come from ``normalise``, as those of an outcome do.
 
         Raises:
             CohortError: as ``normalise``; then nothing changes. Or the file cannot be written.
         """
-        self._put(study_id, probs)
+        self._put(study_id, probs if is_normalised else normalise(probs, self.competition))
         self._is_dirty, self._has_failed = True, False
         self.write_if_due()
 
@@ -178,15 +180,14 @@ class Submission:
             raise CohortError(f"{self.path}: found other rows than were written, expected one process writing it")
 
     def _put(self, study_id: int, probs: NDArray[np.floating]) -> None:
-        values = normalise(probs, self.competition)
         number = self._number[study_id]
-        rows = self._rows(study_id, self._values(values))
-        self._probs[number] = values
+        self._probs[number] = probs
+        rows = self._rows(study_id, self._values(probs))
         self._text[self._places[number] : self._places[number + 1]] = rows
 
-    def _values(self, probs: NDArray[np.float64]) -> list[str]:
+    def _values(self, probs: NDArray[np.floating]) -> list[str]:
         """The probabilities of each row as text, always of the same length: normalised ones lie in 0..1."""
-        return [self._line % tuple(row) for row in probs.tolist()]
+        return (self._form % tuple(probs.ravel().tolist())).split("\n")
 
     def _rows(self, study_id: int, values: Sequence[str]) -> bytes:
         names = self.competition.row_ids(study_id)

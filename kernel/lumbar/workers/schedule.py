@@ -200,7 +200,7 @@ class Schedule:
                 outcome.problems.append(f"study {outcome.study_id}: {worker.effort.title}, for lack of time")
             self.queue.outcomes[outcome.study_id] = outcome
             try:
-                submission.replace(outcome.study_id, outcome.probs)
+                submission.replace(outcome.study_id, outcome.probs, is_normalised=True)
             except CohortError as error:  # a full disk may have room again: the next study, and the end, write all
                 log.error("study %s: %s", outcome.study_id, error)
         if worker.retiring_s is not None:
