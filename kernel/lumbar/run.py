@@ -29,6 +29,7 @@ from lumbar.io.tables import PROBLEMS, SeriesTable, list_studies
 from lumbar.io.text import counted, printable_log
 from lumbar.output.destinations import check_destinations
 from lumbar.output.journal import Header, Journal, Rows, cohort_hash, journal_path
+from lumbar.output.outcome_json import outcome_from
 from lumbar.output.record import record_head, with_studies, write_extras
 from lumbar.output.submission import Submission, expected_studies
 from lumbar.output.truth import read_truth
@@ -146,9 +147,7 @@ def _predict(
     if options.resume and outputs["out"] is None:
         raise CohortError("resume: found no out, expected the submission whose journal to go on with")
     use_numba_cache()
-    table, part = inputs.descriptions, inputs.part
-    rows = Rows(table.attrs.get(PROBLEMS, {}), row_digests(table, inputs.study_column))
-    journal = Journal(outputs["journal"], rows)
+    part, journal = inputs.part, _journal(inputs, outputs)
     has_failed = True
     try:
         journal.begin(_header(inputs), options.resume, partial(study_fingerprint, inputs.root, inputs.images))
@@ -161,6 +160,74 @@ def _predict(
         return result
     finally:
         journal.close(has_failed)
+
+
+class Collector:
+    """A run whose studies are predicted elsewhere, by ``lumbar.workers.predictor``: it keeps what comes back.
+
+    As a ``with`` block: the submission is whole from its start on, and the block's end writes it.
+
+    Args:
+        root, weights, out, split, studies: as of ``predict``.
+        chain: its name, as the predictors got it.
+        resume: leave out what the journal beside ``out`` has.
+
+    Raises:
+        LumbarError: as ``predict`` before any work.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        weights: str | Path,
+        out: str | Path,
+        split: str = "test",
+        studies: int | Sequence[int] | None = None,
+        chain: str | Chain = "main",
+        resume: bool = True,
+    ) -> None:
+        outputs = _outputs(out, None, None, None)
+        inputs = _check_inputs(Path(root), weights, None, chain, split, studies, outputs, None)
+        self._journal = _journal(inputs, outputs)
+        try:
+            fingerprints = partial(study_fingerprint, inputs.root, inputs.images)
+            self._journal.begin(_header(inputs), resume, fingerprints)
+            manifest = inputs.manifest
+            answers = self._journal.answers
+            self.submission = Submission(inputs.study_ids, manifest.prior, out, manifest.competition, answers)
+        except BaseException:
+            self._journal.close(has_failed=True)
+            raise
+        self._journal.note_run([], 0.0, math.inf, inputs.table_problems(None))
+        self.left = [study_id for study_id in inputs.study_ids if study_id not in self._journal]
+
+    def add(self, text: str) -> None:
+        """Keep the outcome of one study, as ``Predictor.text`` gives it.
+
+        Raises:
+            CohortError: the submission cannot be written; the outcome is in the journal.
+        """
+        outcome = outcome_from(text)
+        self._journal[outcome.study_id] = outcome
+        if outcome.probs is not None:
+            self.submission.replace(outcome.study_id, outcome.probs, is_normalised=True)
+
+    def __enter__(self) -> Collector:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.submission.write()
+            self.submission.check()
+        finally:
+            self._journal.close()
+
+
+def _journal(inputs: _Inputs, outputs: Mapping[str, str | Path | None]) -> Journal:
+    """Open the journal."""
+    table = inputs.descriptions
+    rows = Rows(table.attrs.get(PROBLEMS, {}), row_digests(table, inputs.study_column))
+    return Journal(outputs["journal"], rows)
 
 
 def _outputs(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from dataclasses import asdict
 from typing import Any
 
@@ -50,6 +51,17 @@ def outcome_of(head: dict[str, Any], body: dict[str, Any]) -> Outcome:
         files=head["files"],
         is_final=head["final"],
     )
+
+
+def outcome_text(outcome: Outcome) -> str:
+    """An outcome as one text, for transport between machines."""
+    return json.dumps([outcome_head(outcome), outcome_body(outcome)])
+
+
+def outcome_from(text: str) -> Outcome:
+    """The outcome of a text."""
+    head, body = json.loads(text)
+    return outcome_of(head, body)
 
 
 def probs_of(head: dict[str, Any]) -> Probs | None:

@@ -82,7 +82,7 @@ class Channel:
 class _Reading:
     """One study that is read in a daemon thread, so that a reading that hangs does not stop the worker."""
 
-    def __init__(self, setup: Setup, study_id: int, channel: Channel) -> None:
+    def __init__(self, setup: Setup, study_id: int, channel: Channel | _Nobody) -> None:
         self._setup, self._study_id, self._channel = setup, study_id, channel
         self._study: Any = None
         self._error: Exception | None = None
@@ -294,6 +294,19 @@ def attempt(
     outcome.seconds["read"] = reading.seconds
     outcome.seconds["study"] = time.perf_counter() - started
     return outcome
+
+
+class _Nobody:
+    """The channel of a worker that nobody listens to."""
+
+    def send(self, *_message: Any) -> None:
+        """Do nothing."""
+
+
+def predict_alone(setup: Setup, networks: Any, study_id: int, idle_since: float) -> Outcome:
+    """Read and predict one study in the calling process, at full effort and without pictures."""
+    reading = _Reading(setup, study_id, _Nobody())
+    return attempt(setup, networks, reading, study_id, Effort.FULL, False, idle_since)
 
 
 def _draw(setup: Setup, study: Any, result: Any, outcome: Outcome) -> float:
