@@ -25,11 +25,11 @@ def main(data: str, weights: str, out: str, actors: str = "1", gpus: str = "0", 
         print(f"{len(run.left)} studies to predict")
         if not run.left:
             return
-        studies = ray.data.from_items([{"study_id": study_id} for study_id in run.left])
-        studies = studies.repartition(len(run.left))  # one study a block: what is lost with a machine is one study
+        # One study a block: what is lost with a machine is one study, and another actor does it again
+        studies = ray.data.from_items([{"study_id": study} for study in run.left], override_num_blocks=len(run.left))
         outcomes = studies.map_batches(
-            Actor, fn_constructor_args=(data, weights, chain), batch_size=1, concurrency=int(actors),
-            num_gpus=float(gpus), max_restarts=-1, max_task_retries=-1,
+            Actor, fn_constructor_args=(data, weights, chain), batch_size=1, num_gpus=float(gpus),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=int(actors)), max_restarts=-1, max_task_retries=-1,
         )  # fmt: skip
         for row in outcomes.iter_rows():
             run.add(row["outcome"])
