@@ -323,7 +323,7 @@ def _run(
             log.info("%s", mismatch)
         submission = Submission(study_ids, manifest.prior, outputs["out"], manifest.competition, journal.answers)
         journal.answers.clear()
-        journal.note_run(schedule.devices, schedule.load_s, limit_s, problems)
+        journal.note_run(schedule.devices, schedule.load_s, limit_s, problems, mismatch)
         schedule.run(submission)
     finally:
         schedule.stop()

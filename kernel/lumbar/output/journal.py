@@ -201,10 +201,13 @@ class Journal(MutableMapping[int, Outcome]):
         lines.append(session)
         lines.sync()
 
-    def note_run(self, devices: Sequence[str], load_s: float, limit_s: float, problems: Sequence[str]) -> None:
+    def note_run(
+        self, devices: Sequence[str], load_s: float, limit_s: float, problems: Sequence[str], own_code: str = ""
+    ) -> None:
         """Note what the record of merged parts says of this run; without room on the disk it is left out."""
         if self._lines is not None:
             run = {RUN: list(devices), "load_s": load_s, "limit_s": limit_s, "problems": list(problems)}
+            run |= {"own_code": own_code}
             with suppress(CohortError):
                 self._lines.append(run)
 

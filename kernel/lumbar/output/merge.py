@@ -44,6 +44,7 @@ class Part:
         load_s: the longest loading of weights.
         limit_s: the longest time limit.
         problems: lines that belong to no study.
+        own_code: a sentence that other code ran than was sealed with the bundle.
     """
 
     path: Path
@@ -55,6 +56,7 @@ class Part:
     load_s: float = 0.0
     limit_s: float = 0.0
     problems: list[str] = field(default_factory=list)
+    own_code: str = ""
 
     @property
     def shard(self) -> tuple[int, int]:
@@ -219,6 +221,7 @@ def _note(part: Part, run: Mapping[str, Any]) -> None:
     part.load_s = max(part.load_s, run["load_s"])
     part.limit_s = max(part.limit_s, run["limit_s"])
     part.problems += [line for line in run["problems"] if line not in part.problems]
+    part.own_code = part.own_code or run["own_code"]
 
 
 def _check_agreement(parts: Sequence[Part]) -> None:
@@ -323,7 +326,9 @@ def _write_extras(
             seconds[stage] = seconds.get(stage, 0.0) + value
     devices = [device for part in parts for device in part.devices]
     problems = list(dict.fromkeys(line for part in parts for line in part.problems))
-    head = record_head(manifest.hash, parts[0].head["versions"], devices, seconds, problems)
+    own_code = next((part.own_code for part in parts if part.own_code), "")
+    libraries = parts[0].head["versions"] | ({"code": own_code} if own_code else {})
+    head = record_head(manifest.hash, libraries, devices, seconds, problems)
     outcomes = Ordered(_Outcomes(owners, frozenset(study_ids[:N_PICTURED])), study_ids)
     limit_s = max((part.limit_s for part in parts), default=math.inf)
     paths = [None if path is None else Path(path) for path in (record, report)]
