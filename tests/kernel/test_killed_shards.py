@@ -72,7 +72,7 @@ class Clock:
 
 @pytest.mark.parametrize(
     ("n_studies", "write_s", "study_s", "most_writes", "oldest_s"),
-    [(100_000, 4.7, 2.8, 1800, 160.0), (1000, 0.03, 0.7, 1001, 1.4), (500, 0.01, 3.0, 501, 3.0)],
+    [(20_000, 4.7, 2.8, 370, 170.0), (1000, 0.03, 0.7, 1001, 1.5), (500, 0.01, 3.0, 501, 3.1)],
 )
 def test_the_file_is_written_seldom_where_it_is_large_and_always_seconds_old_where_not(
     monkeypatch, tmp_path, n_studies, write_s, study_s, most_writes, oldest_s
@@ -93,7 +93,7 @@ def test_the_file_is_written_seldom_where_it_is_large_and_always_seconds_old_whe
         clock.now += study_s
         submission.replace(study_id, probs, is_normalised=True)
     assert submission.n_writes == len(written) <= most_writes
-    assert sum(np.diff(written) > oldest_s + write_s) <= 1
+    assert np.diff(written).max() < oldest_s
     assert len(written) * write_s < 1 + 2 * write_s + 0.031 * clock.now  # three per cent, and one second
 
 
