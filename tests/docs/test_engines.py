@@ -1,4 +1,4 @@
-"""The scripts of docs/torchrun.md, slurm.md, kubernetes.md and ray.md, run as they stand on a chain without networks."""
+"""The scripts of docs/torchrun.md, slurm.md, kubernetes.md and ray.md as they stand, on a chain without networks."""
 
 import os
 import subprocess
@@ -11,7 +11,9 @@ import yaml
 from kernel_bundles import write_bundle
 from kernel_fakes import FAKE, write_cohort
 from lumbar import __main__ as command
-from lumbar.run import predict
+from lumbar.run import Collector, predict
+from lumbar.workers.predictor import Predictor
+from lumbar.workers.schedule import Schedule
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 # Python imports this at its start: the commands of ours then predict with the chain of the tests
@@ -95,17 +97,11 @@ def test_a_kubernetes_job_predicts_all_parts(cohort, tmp_path, monkeypatch):
     places = {"/data": str(root), "/weights": str(bundle), "/results/submission.csv": str(tmp_path / "submission.csv")}
     words = [places.get(word, word) for word in [*container["command"][3:], *container["args"]]]
     monkeypatch.setattr("lumbar.chains.registry.MAIN", FAKE)
-    monkeypatch.setattr("lumbar.run.Schedule.start", in_threads(command_start()))
+    monkeypatch.setattr("lumbar.run.Schedule.start", in_threads(Schedule.start))
     for index in range(job["spec"]["completions"]):
         monkeypatch.setenv("JOB_COMPLETION_INDEX", str(index))
         assert command.main(words) == 0
     assert joined(tmp_path, job["spec"]["completions"]) == expected
-
-
-def command_start():
-    from lumbar.workers.schedule import Schedule
-
-    return Schedule.start
 
 
 def in_threads(start):
@@ -134,9 +130,6 @@ def test_ray_data_predicts_on_a_pool_of_actors(cohort, tmp_path, monkeypatch):
 
 def test_the_collector_and_a_predictor_do_what_a_run_does(cohort, tmp_path):
     """What examples/ray_predict.py is made of, without Ray."""
-    from lumbar.run import Collector
-    from lumbar.workers.predictor import Predictor
-
     root, bundle, expected = cohort
     predictor = Predictor(root, bundle, chain=FAKE)
     with Collector(root, bundle, tmp_path / "s.csv", chain=FAKE) as run:

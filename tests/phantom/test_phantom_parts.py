@@ -86,17 +86,13 @@ def test_what_does_not_fit_is_refused_and_the_parts_stand(tmp_path):
     with pytest.raises(CohortError, match=r"parts: found no part of the split train, expected one journal a part"):
         merge_cohort(tmp_path)
     make(tmp_path, studies=2, first=0)
-    with pytest.raises(
-        CohortError, match=r"found pitfalls \['real'\], expected \['none'\]; go on with the same options"
-    ):
+    with pytest.raises(CohortError, match=r"found pitfalls \['real'\], expected \['none'\]; go on with the same"):
         make(tmp_path, studies=2, first=0, resume=True, pitfalls=("none",))
     make(tmp_path, studies=1, first=3)
     with pytest.raises(CohortError, match=r"found 3 studies of 4, expected all: missing index 2; run the parts again"):
         merge_cohort(tmp_path)
     make(tmp_path, studies=3, first=1)
-    with pytest.raises(
-        CohortError, match=r"train\.1-to-3\.journal: found study 1, which train\.0-to-1\.journal has too"
-    ):
+    with pytest.raises(CohortError, match=r"train\.1-to-3\.journal: found study 1, which train\.0-to-1\.journal has"):
         merge_cohort(tmp_path)
     assert not (tmp_path / "train.csv").exists()
     assert len(list((tmp_path / "parts").iterdir())) == 3
