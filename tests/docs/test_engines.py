@@ -65,7 +65,9 @@ def test_a_slurm_array_predicts_all_parts(cohort, environment, tmp_path):
         numbers = {"ID": task, "COUNT": 2, "MIN": 0, "MAX": 1, "STEP": 1}
         variables = {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in numbers.items()}
         subprocess.run(["bash", script], env=environment | variables, check=True, capture_output=True, timeout=300)
-    assert joined(tmp_path) == expected
+    merge = EXAMPLES / "slurm_merge.sh"
+    subprocess.run(["bash", merge], env=environment, check=True, capture_output=True, timeout=300)
+    assert (tmp_path / "submission.csv").read_bytes() == expected
 
 
 @pytest.mark.slow
