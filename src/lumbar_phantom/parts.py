@@ -254,9 +254,11 @@ def _to_json(tables: StudyTables) -> dict[str, Any]:
 
 
 def _from_json(data: dict[str, Any]) -> StudyTables:
-    arrays = {name: np.array(data[name][1], dtype=data[name][0]) for name in ("case_labels", "narrowing", "grades")}
-    rows = {name: [tuple(row) for row in data[name]] for name in ("descriptions", "coordinates", "truth")}
-    return StudyTables(data["study_id"], **arrays, **rows)
+    arrays = (np.array(data[name][1], dtype=data[name][0]) for name in ("case_labels", "narrowing", "grades"))
+    descriptions, coordinates, truth = (
+        [tuple(row) for row in data[name]] for name in ("descriptions", "coordinates", "truth")
+    )
+    return StudyTables(data["study_id"], *arrays, descriptions, coordinates, truth)
 
 
 def _plain(cell: Any) -> Any:

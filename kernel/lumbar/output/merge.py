@@ -103,7 +103,7 @@ def merge(
         make_folder(path.parent)
         check_writable(path)
     answers = _Answers(owners)
-    submission = Submission(study_ids, manifest.prior, out, manifest.competition, answers)
+    submission = Submission(study_ids, manifest.prior, Path(out), manifest.competition, answers)
     submission.check()
     if record is not None or report is not None:
         _write_extras(read, study_ids, owners, manifest, submission, record, report)
@@ -280,7 +280,8 @@ def _check_complete(cohort: Sequence[Part]) -> None:
         odd = next(part for part in cohort if part.shard[1] != counts[0])
         raise CohortError(f"{odd.path}: found a part of {odd.shard[1]}, expected one of {counts[0]} as the others are")
     (count,) = counts
-    missing = [index for index in range(count) if index not in {part.shard[0] for part in cohort}]
+    there = {part.shard[0] for part in cohort}
+    missing = [index for index in range(count) if index not in there]
     n_studies = cohort[0].head["n_cohort"] - sum(len(part.body["studies"]) for part in cohort)
     if missing:
         names = _some([f"{index}-of-{count}" for index in missing])
