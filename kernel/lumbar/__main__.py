@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from lumbar import __version__
-from lumbar.budget import parse_time_limit, process_start
 from lumbar.bundle.manifest import read_manifest
 from lumbar.bundle.presence import check_presence
 from lumbar.competitions.lumbar_spine import NAME as DEFAULT
@@ -25,6 +24,7 @@ from lumbar.io.numba_cache import use_numba_cache
 from lumbar.io.signals import end_in_order, reason_of
 from lumbar.io.streams import guard_streams
 from lumbar.io.text import counted, one_line, printable, printable_log
+from lumbar.workers.budget import parse_time_limit, process_start
 
 RESEARCH = "Research use only: not a medical device."
 

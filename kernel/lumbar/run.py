@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lumbar.budget import Budget, Clock, parse_time_limit
 from lumbar.bundle.code_hash import code_mismatch
 from lumbar.bundle.manifest import Manifest, verify
 from lumbar.chains.contract import Chain
@@ -29,6 +28,7 @@ from lumbar.output.destinations import check_destinations
 from lumbar.output.record import build_record, write_extras
 from lumbar.output.submission import Submission, expected_studies, validate
 from lumbar.output.truth import read_truth
+from lumbar.workers.budget import Budget, Clock, parse_time_limit
 from lumbar.workers.devices import cpu_threads, cuda_devices
 from lumbar.workers.schedule import Schedule
 from lumbar.workers.worker import Setup

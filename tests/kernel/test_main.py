@@ -12,11 +12,11 @@ import pytest
 from kernel_bundles import write_bundle
 from kernel_fakes import FAKE, write_cohort
 from lumbar import __main__ as command
-from lumbar.budget import process_start
 from lumbar.io.numba_cache import use_numba_cache
 from lumbar.io.streams import FaultTolerantStream
 from lumbar.labels import COLUMNS, SEVERITIES
 from lumbar.metric import constant_submission, score, uniform_table
+from lumbar.workers.budget import process_start
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lumbar.budget import Effort
 from lumbar.bundle.manifest import Manifest
 from lumbar.stages.points import Localisation
+from lumbar.workers.budget import Effort
 
 # Of the points of each level, RGB; told apart by colour-blind readers too (Okabe and Ito).
 LEVEL_COLOURS = {

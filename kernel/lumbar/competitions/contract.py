@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lumbar.budget import parse_time_limit
 from lumbar.errors import LumbarError, ManifestError
 from lumbar.rules import Boolean, Integer, ListOf, Real, Rule, Text, require, shown
+from lumbar.workers.budget import parse_time_limit
 
 if TYPE_CHECKING:
     import pandas as pd

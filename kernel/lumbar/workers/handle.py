@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from multiprocessing import resource_tracker
 from typing import Any
 
-from lumbar.budget import Effort
 from lumbar.io.text import one_line
+from lumbar.workers.budget import Effort
 from lumbar.workers.worker import Setup, serve, serve_process
 
 log = logging.getLogger("lumbar")

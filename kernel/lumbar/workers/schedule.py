@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from lumbar.budget import Budget, Effort
 from lumbar.chains.contract import Outcome
 from lumbar.errors import CohortError
 from lumbar.io.progress import Progress
 from lumbar.io.text import one_line
 from lumbar.output.submission import Submission
+from lumbar.workers.budget import Budget, Effort
 from lumbar.workers.handle import Worker
 from lumbar.workers.pool import WorkerPool
 from lumbar.workers.study_queue import StudyQueue

@@ -10,8 +10,8 @@ import logging
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 
-from lumbar.budget import Budget
 from lumbar.chains.contract import Outcome
+from lumbar.workers.budget import Budget
 
 log = logging.getLogger("lumbar")
 

@@ -30,12 +30,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lumbar.budget import Effort
 from lumbar.bundle.manifest import Manifest
 from lumbar.chains.contract import Chain, Outcome, Probs
 from lumbar.errors import CohortError, LumbarError
 from lumbar.io.text import PublicText, one_line, printable_log, study_text
 from lumbar.output.submission import normalise
+from lumbar.workers.budget import Effort
 
 log = printable_log()
 
