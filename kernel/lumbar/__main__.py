@@ -19,7 +19,7 @@ from lumbar.bundle.presence import check_presence
 from lumbar.competitions.lumbar_spine import NAME as DEFAULT
 from lumbar.errors import CohortError, DicomError, LumbarError
 from lumbar.io.arguments import Parser
-from lumbar.io.competition import check_competition, check_root
+from lumbar.io.competition import check_competition, check_root, folder_to_index
 from lumbar.io.numba_cache import use_numba_cache
 from lumbar.io.signals import end_in_order, reason_of
 from lumbar.io.streams import guard_streams
@@ -39,16 +39,19 @@ def parser() -> argparse.ArgumentParser:
 
     predict = commands.add_parser(
         "predict",
-        help="predict every study of a competition folder",
-        description="Predict every study of a competition folder. The bundle is verified first; then prior rows are "
-        f"written, and each study replaces its own. {RESEARCH}",
+        help="predict every study of a folder: the competition's, or any folder of DICOM",
+        description="Predict every study of a folder: the competition's, or any folder of DICOM as a PACS or a CD wrote "
+        "it, whose headers tell studies and series apart (try `inspect` first). The bundle is verified first; then "
+        f"prior rows are written, and each study replaces its own. {RESEARCH}",
     )
     predict.add_argument(
         "--data",
         required=True,
         type=Path,
-        metavar="ROOT",
-        help="competition folder: {test,train}_images and its tables",
+        metavar="PATH",
+        help="competition folder ({test,train}_images and its tables), or any folder of DICOM, however nested: which "
+        "series is sagittal T1, sagittal T2/STIR or axial T2 is then told from the headers, with reason and doubt in "
+        "the record",
     )
     predict.add_argument(
         "--weights", required=True, type=Path, metavar="DIR", help="folder with weights_manifest.json and its weights"
@@ -80,12 +83,13 @@ def parser() -> argparse.ArgumentParser:
 
     inspect = commands.add_parser(
         "inspect",
-        help="describe a DICOM file, series or study",
-        description="Describe a DICOM file, series folder or study folder: syntax, geometry, stacks, problems. "
+        help="describe a folder of DICOM as predict takes it; a file, series or study in detail",
+        description="Show what predict would make of a folder of DICOM: a table of study, series, slices, kind (or left "
+        "out) and why. Of a single DICOM file, series folder or study folder also syntax, geometry, stacks, problems. "
         "No patient's name, id or birth date is printed.",
     )
     inspect.add_argument(
-        "path", type=Path, nargs="+", metavar="PATH", help="a .dcm file, a series folder or a study folder; or several"
+        "path", type=Path, nargs="+", metavar="PATH", help="a DICOM file, or any folder of DICOM; or several"
     )
     return main_parser
 
@@ -120,7 +124,8 @@ def run_predict(arguments: argparse.Namespace, started: float) -> None:
     parse_time_limit(arguments.time_limit)
     check_presence(arguments.weights)
     check_root(arguments.data, arguments.split)
-    if read_manifest(arguments.weights).competition_name == DEFAULT:
+    is_known = read_manifest(arguments.weights).competition_name == DEFAULT
+    if is_known and folder_to_index(arguments.data, arguments.split) is None:
         check_competition(arguments.data, arguments.split)
 
     from tqdm.contrib.logging import logging_redirect_tqdm
@@ -174,10 +179,10 @@ def run_inspect(arguments: argparse.Namespace, _started: float) -> None:
         if not os.path.lexists(path):
             raise DicomError(f"{path}: no such file or folder, expected a DICOM file, a series' or a study's folder")
 
-    from lumbar.dicom.inspect import describe
+    from lumbar.intake.inspect import inspect
 
     for number, path in enumerate(arguments.path):
-        print(("\n" if number else "") + describe(path))
+        print(("\n" if number else "") + inspect(path))
 
 
 def main(argv: Sequence[str] | None = None, started: float | None = None) -> int:

@@ -56,7 +56,7 @@ def load(manifest: Manifest, device: str) -> BaselineNetworks:
 
 
 def read(
-    wanted: Sequence[str], root: Path, split: str, study_id: int, descriptions: pd.DataFrame, workers: int | None
+    wanted: Sequence[str], root: Path, split: str, study_id: int | str, descriptions: pd.DataFrame, workers: int | None
 ) -> Study:
     """Read only the series whose description is among ``wanted``; the others cost no time and give no problems."""
     table = descriptions[descriptions["series_description"].isin(list(wanted))]

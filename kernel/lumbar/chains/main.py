@@ -22,7 +22,7 @@ from lumbar.study import Study, read_study
 from lumbar.workers.budget import Effort
 
 
-def read(root: Path, split: str, study_id: int, descriptions: pd.DataFrame, workers: int | None) -> Study:
+def read(root: Path, split: str, study_id: int | str, descriptions: pd.DataFrame, workers: int | None) -> Study:
     """Every described series of a study (``lumbar.study.read_study``)."""
     return read_study(root, split, study_id, descriptions, workers)
 

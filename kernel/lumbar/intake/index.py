@@ -1,0 +1,260 @@
+"""A folder of DICOM as a run needs it: its studies with the kind of each series, and why others are left out.
+
+Only headers are read. A competition's table of series, where one describes a folder, stands above the headers.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lumbar.errors import CohortError
+from lumbar.intake.files import list_tree
+from lumbar.intake.headers import ImageHeader, read_headers
+from lumbar.intake.ids import StudyId, id_order, is_plain_name, safe_id
+from lumbar.intake.kinds import BODY, Decision, decide
+from lumbar.intake.parts import StudyParts, group_studies
+from lumbar.intake.table_above import kinds_above
+from lumbar.io.progress import Progress
+from lumbar.io.text import PublicText, counted, masked_name
+
+log = logging.getLogger("lumbar")
+
+_MOST_LINES = 20  # about files that cannot be read
+
+
+@dataclass
+class IndexedStudy:
+    """A study of the index.
+
+    Attributes:
+        study_id: whole number or text that is safe anywhere (``ids.safe_id``).
+        decisions: one for each part of each series, in the order of their ids.
+        series_ids: of the decisions.
+        problems: lines about it.
+        refusal: one line that says why it is no study of a lumbar spine by MR; empty where it is.
+    """
+
+    study_id: StudyId
+    decisions: list[Decision]
+    series_ids: list[StudyId]
+    problems: list[str] = field(default_factory=list)
+    refusal: str = ""
+
+
+@dataclass
+class Index:
+    """What a folder holds.
+
+    Attributes:
+        root: the folder.
+        studies: in the order of their ids, refused ones too.
+        problems: lines about files that belong to no study.
+        n_files, n_dicom: files seen, and those of them that are DICOM.
+        seconds: that reading the headers took.
+    """
+
+    root: Path
+    studies: list[IndexedStudy]
+    problems: list[str]
+    n_files: int
+    n_dicom: int
+    seconds: float
+
+    @property
+    def summary(self) -> str:
+        """One line for the log."""
+        n_series = sum(len(set(study.series_ids)) for study in self.studies)
+        return (
+            f"index of headers: {counted(self.n_files, 'file')}, {self.n_dicom} of them DICOM, "
+            f"{counted(len(self.studies), 'study')}, {counted(n_series, 'series')}; {self.seconds:.1f} s"
+        )
+
+    def usable(self) -> list[IndexedStudy]:
+        """The studies that are not refused."""
+        return [study for study in self.studies if not study.refusal]
+
+    def require_usable(self) -> None:
+        """Refuse a folder without any study of a lumbar spine by MR.
+
+        Raises:
+            CohortError: naming what is there instead.
+        """
+        if self.usable():
+            return
+        (first, *others) = self.studies
+        more = f" (and {len(others)} more studies like it)" if others else ""
+        raise CohortError(f"{self.root}: study {first.study_id}: {first.refusal}{more}")
+
+
+def index_folder(root: Path, *, progress: bool = False, n_threads: int | None = None) -> Index:
+    """Index every DICOM file below a folder by its header.
+
+    Args:
+        root: the folder.
+        progress: say how far it has come.
+        n_threads: that read headers; None for the machine's own number.
+
+    Raises:
+        CohortError: the folder cannot be listed, or holds no DICOM file.
+    """
+    started = time.monotonic()
+    paths = list_tree(root)
+    headers: list[ImageHeader] = []
+    unreadable: list[str] = []
+    with Progress(len(paths), "file", is_shown=progress and len(paths) > 0, write=log.info) as shown:
+        for entry in read_headers(paths, n_threads, shown.update):
+            if isinstance(entry, str):
+                unreadable.append(entry)
+            elif entry is not None:
+                headers.append(entry)
+    if not headers:
+        raise CohortError(
+            f"{root}: found no DICOM file in {counted(len(paths), 'file')}, {_expected(unreadable, root)}"
+        )
+    parts = group_studies(headers, root)
+    names = _study_names(parts, root)
+    studies = [_indexed(study, names[study.key], root) for study in parts]
+    _number_same_ids(studies)
+    studies.sort(key=lambda study: id_order(study.study_id))
+    n_others = len(paths) - len(headers) - len(unreadable)
+    problems = [f"{counted(n_others, 'file')} passed over, no DICOM"] if n_others else []
+    public = _public(root)
+    problems += [public(line) for line in unreadable[:_MOST_LINES]]
+    if len(unreadable) > _MOST_LINES:
+        problems.append(f"and {len(unreadable) - _MOST_LINES} more files that cannot be read")
+    n_dicom = len(headers) + len(unreadable)
+    return Index(root, studies, problems, len(paths), n_dicom, time.monotonic() - started)
+
+
+def _expected(unreadable: Sequence[str], root: Path) -> str:
+    expected = "expected a folder of lumbar spine MR studies"
+    return f"{expected} ({_public(root)(unreadable[0])})" if unreadable else expected
+
+
+def _public(root: Path) -> Callable[[str], str]:
+    """Lines about files below a folder: with relative paths, unusual names masked."""
+    return PublicText((root,))
+
+
+# ---- ids ----------------------------------------------------------------------------------------------------------
+
+
+def _study_names(studies: Sequence[StudyParts], root: Path) -> dict[str, StudyId]:
+    """The id of each study: its folder's name where that is its own alone, unique and plain; else its UID."""
+    folders = {study.key: _own_folder([header.path for header in study.headers()], root) for study in studies}
+    holders: Counter[str] = Counter()
+    for study in studies:
+        holders.update({above for header in study.headers() for above in _folders_above(header.path, root)})
+    names = Counter(Path(folder).name for folder in folders.values() if folder)
+    chosen: dict[str, StudyId] = {}
+    for number, study in enumerate(studies, 1):
+        folder = folders[study.key]
+        name = Path(folder).name if folder else ""
+        is_own = bool(folder) and holders[folder] == 1
+        if is_own and names[name] == 1 and is_plain_name(name):
+            chosen[study.key] = safe_id(name)
+        elif study.key.startswith("folder "):  # no StudyInstanceUID
+            chosen[study.key] = safe_id(masked_name(name) if name else f"study-{number}")
+        else:
+            chosen[study.key] = safe_id(study.key)
+    return chosen
+
+
+def _own_folder(paths: Sequence[str], root: Path) -> str:
+    """The deepest folder that holds all of a study's files, the series' folder left aside; empty for the root."""
+    parents = sorted({os.path.dirname(path) for path in paths})
+    common = os.path.commonpath(parents)
+    return "" if os.path.abspath(common) == os.path.abspath(root) else common
+
+
+def _folders_above(path: str, root: Path) -> list[str]:
+    """The folders of a file, below the root."""
+    folders, top = [], os.fspath(root)
+    folder = os.path.dirname(path)
+    while len(folder) > len(top):
+        folders.append(folder)
+        folder = os.path.dirname(folder)
+    return folders
+
+
+def _series_ids(decisions: Sequence[Decision], root: Path) -> list[StudyId]:
+    """The id of each part: its series' folder where that is plain and holds that series alone, else its UID."""
+    folders: dict[str, set[str]] = {}
+    series_in: dict[str, set[str]] = {}
+    for decision in decisions:
+        for path in decision.part.files:
+            folder = os.path.dirname(path)
+            folders.setdefault(decision.part.series, set()).add(folder)
+            series_in.setdefault(folder, set()).add(decision.part.series)
+    names = Counter(Path(folder).name for folder in series_in)
+    ids: list[StudyId] = []
+    taken: Counter[StudyId] = Counter()
+    for decision in decisions:
+        series = decision.part.series
+        (folder, *more) = sorted(folders[series])
+        name = Path(folder).name
+        is_own = not more and len(series_in[folder]) == 1 and names[name] == 1 and is_plain_name(name)
+        is_own = is_own and os.path.abspath(folder) != os.path.abspath(root)
+        text = name if is_own else masked_name(name) if series.startswith("folder ") else series
+        series_id = safe_id(text)
+        taken[series_id] += 1
+        ids.append(series_id if taken[series_id] == 1 else f"{series_id}.part{taken[series_id]}")
+    return ids
+
+
+def _number_same_ids(studies: Sequence[IndexedStudy]) -> None:
+    """Make ids differ that two studies without a UID share."""
+    seen: Counter[str] = Counter()
+    for study in studies:
+        seen[str(study.study_id)] += 1
+        if seen[str(study.study_id)] > 1:
+            study.study_id = f"{study.study_id}.{seen[str(study.study_id)]}"
+
+
+# ---- one study ----------------------------------------------------------------------------------------------------
+
+
+def _indexed(study: StudyParts, study_id: StudyId, root: Path) -> IndexedStudy:
+    decisions = sorted(decide(study), key=lambda decision: (not decision.kind, decision.part.files[0]))
+    kinds_above(decisions, root)
+    indexed = IndexedStudy(study_id, decisions, _series_ids(decisions, root), list(study.problems))
+    indexed.refusal = _refusal(study, decisions)
+    modalities = _modalities(decisions)
+    if not indexed.refusal and len(modalities) > 1:
+        others = ", ".join(sorted(modalities - {"MR"}))
+        indexed.problems.append(f"found modalities {others} beside MR, expected MR alone; their series are left out")
+    return indexed
+
+
+def _modalities(decisions: Sequence[Decision]) -> set[str]:
+    """Of the images of a study; where a file names none it counts as MR."""
+    headers = [header for decision in decisions if decision.cause != "no image" for header in decision.part.headers]
+    names = {header.modality or "MR" for header in headers}
+    return {name if name.isalpha() and len(name) <= 16 else "unknown" for name in names}
+
+
+def _refusal(study: StudyParts, decisions: Sequence[Decision]) -> str:
+    """Why a study is none of a lumbar spine by MR, of one patient; empty where it is."""
+    patients = {header.patient for header in study.headers() if header.patient}
+    if len(patients) > 1:
+        return f"found {len(patients)} patients (PatientID differs), expected one"
+    images = [decision for decision in decisions if decision.cause != "no image"]
+    if not images:
+        return "found no image, expected MR"
+    modalities = _modalities(decisions)
+    if "MR" not in modalities:
+        return f"found modality {', '.join(sorted(modalities))}, expected MR"
+    mr = [one for one in images if one.cause not in ("modality", "secondary capture", "localiser", "derived")]
+    if mr and all(one.cause == BODY for one in mr):
+        return (
+            f"found {mr[0].reason}"
+            if "expected" in mr[0].reason
+            else f"found a {mr[0].reason}, expected a lumbar spine"
+        )
+    return ""
