@@ -40,9 +40,9 @@ def parser() -> argparse.ArgumentParser:
     predict = commands.add_parser(
         "predict",
         help="predict every study of a folder: the competition's, or any folder of DICOM",
-        description="Predict every study of a folder: the competition's, or any folder of DICOM as a PACS or a CD wrote "
-        "it, whose headers tell studies and series apart (try `inspect` first). The bundle is verified first; then "
-        f"prior rows are written, and each study replaces its own. {RESEARCH}",
+        description="Predict every study of a folder: the competition's, or any folder of DICOM as a PACS or a CD "
+        "wrote it, whose headers tell studies and series apart (try `inspect` first). The bundle is verified first; "
+        f"then prior rows are written, and each study replaces its own. {RESEARCH}",
     )
     predict.add_argument(
         "--data",
@@ -84,9 +84,9 @@ def parser() -> argparse.ArgumentParser:
     inspect = commands.add_parser(
         "inspect",
         help="describe a folder of DICOM as predict takes it; a file, series or study in detail",
-        description="Show what predict would make of a folder of DICOM: a table of study, series, slices, kind (or left "
-        "out) and why. Of a single DICOM file, series folder or study folder also syntax, geometry, stacks, problems. "
-        "No patient's name, id or birth date is printed.",
+        description="Show what predict would make of a folder of DICOM: a table of study, series, slices, kind (or "
+        "left out) and why. Of a single DICOM file, series folder or study folder also syntax, geometry, stacks, "
+        "problems. No patient's name, id or birth date is printed.",
     )
     inspect.add_argument(
         "path", type=Path, nargs="+", metavar="PATH", help="a DICOM file, or any folder of DICOM; or several"

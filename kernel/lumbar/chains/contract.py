@@ -135,8 +135,9 @@ class Chain:
 
     Attributes:
         read: (root, split, study_id, table, workers) → a study: an object with ``study_id`` and ``problems`` (lines
-            for log and report). The id is a whole number, or a text where a folder without tables is read. Where it has ``series`` (name → stacks) and they hold nothing, it keeps its prior.
-            ``table`` holds the rows of the competition's table of series or studies.
+            for log and report). The id is a whole number, or a text where a folder without tables is read.
+            Where it has ``series`` (name → stacks) and they hold nothing, it keeps its prior. ``table`` holds
+            the rows of the competition's table of series or studies.
         load: (manifest, device) → the networks, which passed their probes.
         predict: (study, networks, prior, effort) → a ``StudyResult``; ``prior`` and its ``probs`` have the shape (rows,
             values) of the competition.

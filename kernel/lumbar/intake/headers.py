@@ -30,8 +30,24 @@ _MODALITIES = {
     "1.2.840.10008.5.1.4.1.1.7": "SC",
     "1.2.840.10008.5.1.4.1.1.88": "SR",
 }
-_CONTRAST_NONE = frozenset(
-    ["off", "no", "none", "nil", "n", "0", "0.0", "false", "without", "no_contrast", "nativ", "native", "keine", "ohne", "sin", "non", "na"]
+_NO_AGENT = frozenset(
+    (
+        "off",
+        "no",
+        "none",
+        "nil",
+        "n",
+        "0",
+        "0.0",
+        "false",
+        "without",
+        "no_contrast",
+        "nativ",
+        "keine",
+        "ohne",
+        "sin",
+        "na",
+    )
 )
 
 
@@ -173,7 +189,7 @@ def _positive(value: float | None) -> float | None:
 def _is_agent(text: str) -> bool:
     """Whether a text names a contrast agent; many scanners write that there was none."""
     words = text.strip().lower().replace(" ", "_")
-    return bool(words) and words not in _CONTRAST_NONE
+    return bool(words) and words not in _NO_AGENT
 
 
 def _modality(sop_class: str) -> str:

@@ -17,10 +17,11 @@ _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")
 
 
 def safe_id(text: str) -> StudyId:
-    """An id for a text, another one for each text: whole numbers as they are, other characters than A-Z a-z 0-9 . _ -
-    as ``~`` and the two hex digits of each of their bytes in UTF-8 (``fall 7`` gives ``fall~207``).
+    """Make an id of a text, another one of each text.
 
-    A first character that a spreadsheet, a shell or a file system would take for something else is escaped too.
+    Whole numbers stay as they are. Characters other than A-Z, a-z, 0-9, ``.``, ``_`` and ``-`` become ``~`` and the two
+    hex digits of each of their bytes in UTF-8: ``fall 7`` gives ``fall~207``. A first
+    character that a spreadsheet, a shell or a file system would take for something else is escaped too.
     """
     if _NUMBER.fullmatch(text):
         return int(text)

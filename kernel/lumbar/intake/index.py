@@ -69,7 +69,7 @@ class Index:
     @property
     def summary(self) -> str:
         """One line for the log."""
-        n_series = sum(len(set(study.series_ids)) for study in self.studies)
+        n_series = sum(len({one.part.series for one in study.decisions}) for study in self.studies)
         return (
             f"index of headers: {counted(self.n_files, 'file')}, {self.n_dicom} of them DICOM, "
             f"{counted(len(self.studies), 'study')}, {counted(n_series, 'series')}; {self.seconds:.1f} s"
@@ -146,31 +146,31 @@ def _public(root: Path) -> Callable[[str], str]:
 
 
 def _study_names(studies: Sequence[StudyParts], root: Path) -> dict[str, StudyId]:
-    """The id of each study: its folder's name where that is its own alone, unique and plain; else its UID."""
-    folders = {study.key: _own_folder([header.path for header in study.headers()], root) for study in studies}
-    holders: Counter[str] = Counter()
-    for study in studies:
-        holders.update({above for header in study.headers() for above in _folders_above(header.path, root)})
-    names = Counter(Path(folder).name for folder in folders.values() if folder)
+    """The id of each study: the name of a folder that is its own alone, unique and plain; else its UID."""
+    own = _own_folders(studies, root)
+    holders = Counter(name for folders in own.values() for name in {Path(folder).name for folder in folders})
     chosen: dict[str, StudyId] = {}
     for number, study in enumerate(studies, 1):
-        folder = folders[study.key]
-        name = Path(folder).name if folder else ""
-        is_own = bool(folder) and holders[folder] == 1
-        if is_own and names[name] == 1 and is_plain_name(name):
-            chosen[study.key] = safe_id(name)
+        names = [Path(folder).name for folder in own[study.key]]
+        plain = next((name for name in names if holders[name] == 1 and is_plain_name(name)), "")
+        if plain:
+            chosen[study.key] = safe_id(plain)
         elif study.key.startswith("folder "):  # no StudyInstanceUID
-            chosen[study.key] = safe_id(masked_name(name) if name else f"study-{number}")
+            chosen[study.key] = safe_id(masked_name(names[0]) if names else f"study-{number}")
         else:
             chosen[study.key] = safe_id(study.key)
     return chosen
 
 
-def _own_folder(paths: Sequence[str], root: Path) -> str:
-    """The deepest folder that holds all of a study's files, the series' folder left aside; empty for the root."""
-    parents = sorted({os.path.dirname(path) for path in paths})
-    common = os.path.commonpath(parents)
-    return "" if os.path.abspath(common) == os.path.abspath(root) else common
+def _own_folders(studies: Sequence[StudyParts], root: Path) -> dict[str, list[str]]:
+    """The folders below the root that hold all of a study and nothing of another, the highest first."""
+    holders: Counter[str] = Counter()
+    shared: dict[str, set[str]] = {}
+    for study in studies:
+        above = [set(_folders_above(header.path, root)) for header in study.headers()]
+        shared[study.key] = set.intersection(*above)
+        holders.update(set.union(*above))
+    return {key: sorted((one for one in folders if holders[one] == 1), key=len) for key, folders in shared.items()}
 
 
 def _folders_above(path: str, root: Path) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -37,6 +37,7 @@ class Decision:
         kind: one of the three descriptions, ``undecided``, or empty where it is left out.
         reason: why.
         doubt: what speaks against it, or is missing; empty where nothing is.
+        contrast: T1, T2, STIR or another; empty where nothing tells, or nothing asked.
         cause: of a part that is left out, in one word or two.
     """
 
@@ -44,7 +45,8 @@ class Decision:
     kind: str
     reason: str
     doubt: str = ""
-    cause: str = field(default="", repr=False)
+    contrast: str = ""
+    cause: str = ""
 
     def leave_out(self, cause: str, reason: str, doubt: str = "") -> None:
         """Leave the part out after all."""
@@ -71,21 +73,21 @@ def _decide_alone(part: Part) -> Decision:
             return Decision(part, "", reason, cause=cause)
     plane, plane_reason, plane_doubt = _plane(part)
     if plane not in ("sagittal", "axial"):
-        return Decision(part, "", plane_reason, plane_doubt, plane or "plane unknown")
+        return Decision(part, "", plane_reason, plane_doubt, cause=plane or "plane unknown")
     weighting = weighting_of(part.first)
     doubts = [plane_doubt, weighting.doubt, *_body_doubts(part)]
     reason = f"{plane_reason}; {weighting.reason}"
     doubt = "; ".join(filter(None, doubts))
     if plane == "sagittal" and weighting.name == T1 and _has_contrast(part):
-        return Decision(part, "", f"{reason}; after a contrast agent", doubt, "post-contrast")
+        return Decision(part, "", f"{reason}; after a contrast agent", doubt, T1, "post-contrast")
     if not weighting.name:
         return Decision(part, UNDECIDED, reason, doubt)
     kinds = {("sagittal", T1): SAGITTAL_T1, ("sagittal", T2): SAGITTAL_T2, ("sagittal", STIR): SAGITTAL_T2}
     kinds["axial", T2] = AXIAL_T2
     if (plane, weighting.name) in kinds:
-        return Decision(part, kinds[plane, weighting.name], reason, doubt)
+        return Decision(part, kinds[plane, weighting.name], reason, doubt, weighting.name)
     cause = weighting.name if weighting.name not in USABLE else f"{plane} {weighting.name}"
-    return Decision(part, "", f"{reason}: no kind that is graded", doubt, cause)
+    return Decision(part, "", f"{reason}: no kind that is graded", doubt, weighting.name, cause)
 
 
 def _no_image(part: Part) -> tuple[str, str]:
@@ -207,7 +209,7 @@ def _leave_out_worse(decisions: list[Decision], cause: str, is_worse: Callable[[
         others = [
             other
             for other in _used(decisions)
-            if other.kind == decision.kind and other.part.plane == decision.part.plane and not is_worse(other.part)
+            if (other.kind, other.contrast) == (decision.kind, decision.contrast) and not is_worse(other.part)
         ]
         if others:
             decision.leave_out(cause, f"{reason}; another series shows the same and is not")
@@ -216,7 +218,7 @@ def _leave_out_worse(decisions: list[Decision], cause: str, is_worse: Callable[[
 
 
 def _leave_out_repeated_dixon(decisions: list[Decision]) -> None:
-    """Of the parts of one Dixon acquisition the best alone is used, and none beside an ordinary series of its slices."""
+    """Use the best part of a Dixon acquisition alone, and none beside an ordinary series of the same slices."""
     ranked = sorted(
         (decision for decision in _used(decisions) if decision.part.dixon),
         key=lambda decision: _PREFERRED.index(decision.part.dixon),
@@ -235,8 +237,8 @@ def _leave_out_repeated_dixon(decisions: list[Decision]) -> None:
 
 
 def _is_same_view(one: Decision, other: Decision) -> bool:
-    kinds = {one.kind, other.kind}
-    return one.part.plane == other.part.plane and one.part.is_at(other.part) and (len(kinds) == 1 or UNDECIDED in kinds)
+    is_same = one.contrast == other.contrast or UNDECIDED in (one.kind, other.kind)
+    return one.part.plane == other.part.plane and is_same and one.part.is_at(other.part)
 
 
 def _leave_out_far_axial(decisions: list[Decision]) -> None:

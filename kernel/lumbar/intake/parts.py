@@ -1,4 +1,4 @@
-"""Headers grouped to studies, series, and the parts of a series that show one thing each: a plane, a Dixon part, an echo."""
+"""Headers grouped to studies, series, and the parts of a series: one plane, one Dixon part, one echo each."""
 
 from __future__ import annotations
 

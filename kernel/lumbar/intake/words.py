@@ -13,7 +13,10 @@ from functools import lru_cache
 _CYRILLIC = str.maketrans({"т": "t", "с": "c"})  # look-alikes in "Т1", "Т2" and "С+"
 
 # What may stand directly before T1 and T2: "SagT1", "wT2"; not the letters of other words ("post1").
-_BEFORE = r"(?:^|(?<=[^a-z0-9])|(?<=sag)|(?<=sagittal)|(?<=ax)|(?<=axial)|(?<=tra)|(?<=cor)|(?<=tse)|(?<=fse)|(?<=\bw)|(?<=\bs))"
+_BEFORE = (
+    r"(?:^|(?<=[^a-z0-9])|(?<=sag)|(?<=sagittal)|(?<=ax)|(?<=axial)|(?<=tra)|(?<=cor)|(?<=tse)|(?<=fse)|"
+    r"(?<=\bw)|(?<=\bs))"
+)
 _NO_VERTEBRA = r"(?!\d)(?!\s*(?:to|bis)?\s*\b(?:t|th)(?:[3-9]|1[0-2])\b)"  # "T1 T12" names vertebrae
 
 _WEIGHTINGS: dict[str, str] = {
@@ -23,8 +26,8 @@ _WEIGHTINGS: dict[str, str] = {
     "PD": r"\bpdw?\b|\bpd(?=[a-z])|proton|\bdp\b|\bdensid|\bdensit|\brho\b|протон|質子|质子",
     "FLAIR": r"flair|dark fluid",
     "T2*": r"t2\s*(?:\*|star|stern|w? ?ffe)|\bmedic\b|\bmerge\b|\bmffe\b|\bswi\b|hemo",
-    "gradient echo": r"\bgre\b|\bffe\b|\bflash\b|\bfl[23]d|\bvibe\b|\bspgr\b|\bfspgr\b|\bfiesta\b|\bciss\b|\btrufi|\btfi[23]d|"
-    r"\bdess\b|\bb ?ffe\b|\bbtfe\b|\bmprage\b|gradient|\bthrive\b|\blava\b",
+    "gradient echo": r"\bgre\b|\bffe\b|\bflash\b|\bfl[23]d|\bvibe\b|\bspgr\b|\bfspgr\b|\bfiesta\b|"
+    r"\bciss\b|\btrufi|\btfi[23]d|\bdess\b|\bb ?ffe\b|\bbtfe\b|\bmprage\b|gradient|\bthrive\b|\blava\b",
     "diffusion": r"\bdwi\b|\bdti\b|diffus|difus|\badc\b|\beadc\b|tracew|\bb ?\d{3,4}\b|\bepi\b|диффуз|拡散|弥散|확산",
     "myelography": r"m[yi]elo|миело|ミエロ|水成像|\bmrm\b|urogra|\bmrcp\b",
     "angiography": r"angio|\btof\b|\bmra\b|\bdsa\b",
@@ -33,19 +36,23 @@ _WEIGHTINGS: dict[str, str] = {
 }
 _PLANES = {
     "sagittal": r"\bsag|\bsg\b|sagit|\bs?sagg|сагит|strzalk|矢状|시상",
-    "axial": r"\bax|\btra(?!c)|transv|axial|akxial|\baks|аксиал|трансв|поперечн|poprzeczn|\bost\b|横断|軸位|轴位|횡단|축상",
+    "axial": r"\bax|\btra(?!c)|transv|axial|\baks|аксиал|трансв|поперечн|poprzeczn|横断|軸位|轴位|횡단|축상",
     "coronal": r"\bcor(?!d)|coron|koron|frontal|корон|фронт|czolow|冠状|관상",
 }
 _LOCALISER = (
-    r"locali[sz]|lokali[sz]|\bloc\b|\blok\b|localiz|scout|survey|topogra|\bpilot|scano|\b3 ?plan|three ?plan|\btri ?plan|"
-    r"reperage|\bplan ?scan|\bplanning|ubersicht|uebersicht|calib|\bcal\b|\bshim|smartbrain|prescan|posdisp|"
+    r"locali[sz]|lokali[sz]|\bloc\b|\blok\b|localiz|scout|survey|topogra|\bpilot|scano|\b3 ?plan|three ?plan|"
+    r"\btri ?plan|reperage|\bplan ?scan|\bplanning|ubersicht|uebersicht|calib|\bcal\b|\bshim|smartbrain|prescan|"
+    r"posdisp|"
     r"локал|обзор|定位|位置決|위치"
 )
-_DERIVED = r"\bmpr\b|\bmip\b|\bminip\b|reformat|rekonst|recons|composed|compos|\bstitch|subtract|\bsub\b|screen ?s|capture|report|\bvrt\b"
+_DERIVED = (
+    r"\bmpr\b|\bmip\b|\bminip\b|reformat|rekonst|recons|compos|\bstitch|subtract|\bsub\b|screen ?s|capture|"
+    r"report|\bvrt\b"
+)
 _WITHOUT_CONTRAST = (
     r"\b(?:without|no|non|w o|sans|sin|ohne|senza|sem|zonder|bez|без|pre|vor|avant|antes|prima|przed|до)\W*"
-    r"(?:i ?v ?)?(?:c\b|gd|gad|contrast|kontrast|contraste|contrasto|km\b|k m\b|mdc|ce\b|контраст)|nati[vf]|平扫|造影前|"
-    r"\bpre ?gd|\bpre ?km"
+    r"(?:i ?v ?)?(?:c\b|gd|gad|contrast|kontrast|contraste|contrasto|km\b|k m\b|mdc|ce\b|контраст)|nati[vf]|"
+    r"平扫|造影前|\bpre ?gd|\bpre ?km"
 )
 _WITH_CONTRAST = (
     r"\+ ?(?:c|gd|gad\w*|km|k m|mdc|ce|contrast\w*|kontrast\w*|контраст\w*)\b|\bc ?\+|\bc ?plus\b|"
@@ -69,17 +76,18 @@ _OTHER_PARTS = {
     "knee": r"knee|\bknie|genou|rodilla|ginocch|joelho|колен|kolan|\bdiz\b|膝|무릎|menisc",
     "hip": r"\bhips?\b|\bhuft|\bhueft|hanche|cadera|\banca\b|quadril|тазобедр|biodr|kalca|股関節|髋|고관절",
     "shoulder": r"shoulder|schulter|epaule|hombro|spalla|\bombro|плеч|barku|omuz|肩|어깨",
-    "ankle or foot": r"ankle|sprunggelenk|cheville|tobillo|cavigli|tornozelo|\bfoot\b|\bfuss\b|\bpied\b|\bpiede|голеност|足|발목",
+    "ankle or foot": r"ankle|sprunggelenk|cheville|tobillo|cavigli|tornozelo|\bfoot\b|\bfuss\b|\bpied\b|"
+    r"\bpiede|голеност|足|발목",
     "wrist or hand": r"wrist|handgelenk|poignet|muneca|\bpolso|\bpunho|\bhand\b|\bfinger|запяст|手",
     "elbow": r"elbow|ellenbog|\bcoude\b|\bcodo\b|gomito|cotovelo|локт|dirsek|肘",
-    "head": r"\bbrain|\bhead\b|schadel|schaedel|\bkopf|neurocran|cerebr|cerveau|encef|enceph|\bcranio|\bcrane|cabeza|testa\b|"
-    r"голов|мозг|\bglow|\bbeyin|脳|頭|颅|头|脑|뇌|orbit|pituit|\bears?\b|\biac\b",
+    "head": r"\bbrain|\bhead\b|schadel|schaedel|\bkopf|neurocran|cerebr|cerveau|encef|enceph|\bcranio|\bcrane|"
+    r"cabeza|testa\b|голов|мозг|\bglow|\bbeyin|脳|頭|颅|头|脑|뇌|orbit|pituit|\bears?\b|\biac\b",
     "cervical spine": r"cervic|servik|zervik|\bc ?spine|\bcs ?spine|\bhws\b|halswirb|\bneck\b|шейн|szyj|頸|颈|경추",
     "thoracic spine": r"thoracic|thorak|torakal|toracic|thoracique|\bt ?spine|\bd ?spine|\bts ?spine|\bbws\b|brustwirb|"
     r"грудн|piersi|胸椎|흉추",
     "pelvis": r"pelvi|\bbecken|bassin\b|bacino|\bтаз\b|малого таза|miednic|骨盤|骨盆|골반|prostat|uter",
-    "abdomen or chest": r"abdom|\bbauch|ventre|живот|брюш|腹|\bliver|\bleber|\bfoie|higado|fegato|kidney|renal|\bheart|cardiac|"
-    r"\bherz|breast|mamm|\bchest|\bthorax\b|pancrea",
+    "abdomen or chest": r"abdom|\bbauch|ventre|живот|брюш|腹|\bliver|\bleber|\bfoie|higado|fegato|kidney|renal|"
+    r"\bheart|cardiac|\bherz|breast|mamm|\bchest|\bthorax\b|pancrea",
     "thigh or leg": r"femur|\bthigh|oberschenkel|\btibia|\bleg\b|\bcalf\b|\bwade\b",
 }
 
