@@ -91,6 +91,12 @@ def parser() -> argparse.ArgumentParser:
     inspect.add_argument(
         "path", type=Path, nargs="+", metavar="PATH", help="a DICOM file, or any folder of DICOM; or several"
     )
+    inspect.add_argument(
+        "--weights",
+        type=Path,
+        metavar="DIR",
+        help="a bundle, whose small network tells contrasts that headers leave open (default: headers alone)",
+    )
     return main_parser
 
 
@@ -179,10 +185,12 @@ def run_inspect(arguments: argparse.Namespace, _started: float) -> None:
         if not os.path.lexists(path):
             raise DicomError(f"{path}: no such file or folder, expected a DICOM file, a series' or a study's folder")
 
+    from lumbar.bundle.manifest import verify
     from lumbar.intake.inspect import inspect
 
+    manifest = verify(arguments.weights) if arguments.weights is not None else None
     for number, path in enumerate(arguments.path):
-        print(("\n" if number else "") + inspect(path))
+        print(("\n" if number else "") + inspect(path, manifest))
 
 
 def main(argv: Sequence[str] | None = None, started: float | None = None) -> int:

@@ -155,7 +155,7 @@ def read_folder(folder: Path, manifest: Manifest, progress: bool) -> SeriesTable
     """
     from lumbar.intake.run_table import series_table  # late: it loads numba, which a competition's folder does not need
 
-    return series_table(folder, progress)
+    return series_table(folder, manifest, progress)
 
 
 def _setup(inputs: _Inputs, n_workers: int) -> Setup:

@@ -258,7 +258,12 @@ def test_folders_without_a_lumbar_spine_are_refused_in_one_line(tmp_path):
     assert "field of view of 154 mm" in refusal(tmp_path / "joint")
     write_series(tmp_path / "two" / "1", "1.2", "5", PatientID="a Doe", **T2)
     write_series(tmp_path / "two" / "2", "1.2", "6", PatientID="b Jane", **T1)
-    assert "found 2 patients" in refusal(tmp_path / "two")
+    assert "found two patients or more (PatientID differs)" in refusal(tmp_path / "two")
+    write_series(tmp_path / "names" / "1", "1.2", "5", PatientID=None, PatientName="Doe^Jane", **T2)
+    write_series(tmp_path / "names" / "2", "1.2", "6", PatientName="DOE^JANE^Ann", **T1)
+    assert len(index_folder(tmp_path / "names").usable()) == 1
+    write_series(tmp_path / "names" / "3", "1.2", "7", PatientID=None, PatientName="Roe^Jane", **T1)
+    assert "(PatientName differs)" in refusal(tmp_path / "names")
 
 
 def test_one_bad_study_among_good_ones_is_left_out_with_a_line(tmp_path):

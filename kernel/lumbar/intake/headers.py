@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 
 from lumbar.dicom.parsing.acquisition import Attributes, read_attributes
@@ -58,7 +59,8 @@ class ImageHeader:
     Attributes:
         path: of the file.
         study_uid, series_uid, sop_uid: StudyInstanceUID, SeriesInstanceUID, SOPInstanceUID; empty where absent.
-        patient: a hash of PatientID, or of the name where there is no id; empty where both are blank.
+        patient_id: a hash of PatientID; empty where it is blank.
+        patient_name: hashes of the words of PatientName, in order; they are compared and never shown.
         modality: Modality in capitals, else by SOP class; empty where neither says it.
         has_pixels: whether it holds an image.
         sop_class: SOPClassUID.
@@ -83,7 +85,8 @@ class ImageHeader:
     study_uid: str
     series_uid: str
     sop_uid: str
-    patient: str
+    patient_id: str
+    patient_name: frozenset[str]
     modality: str
     has_pixels: bool
     sop_class: str
@@ -140,15 +143,14 @@ def attributes_expected(path: str) -> bool:
 
 def _entry(path: str, read: Attributes) -> ImageHeader:
     header, text = read.header, read.text
-    identity = text("PatientID") or text("PatientName").replace("^", " ").casefold()
-    identity = " ".join(identity.split())
     spacing = header.pixel_spacing
     return ImageHeader(
         path=path,
         study_uid=header.study_instance_uid or "",
         series_uid=header.series_instance_uid or "",
         sop_uid=read.sop_uid,
-        patient=hashlib.blake2b(identity.encode(), digest_size=8).hexdigest() if identity else "",
+        patient_id=_hashed(text("PatientID")),
+        patient_name=_hashed_words(text("PatientName")),
         modality=(header.modality or "").upper() or _modality(read.sop_class),
         has_pixels=read.has_pixels,
         sop_class=read.sop_class,
@@ -175,6 +177,18 @@ def _entry(path: str, read: Attributes) -> ImageHeader:
         instance_number=header.instance_number,
         echo_number=header.echo_number,
     )
+
+
+@lru_cache(maxsize=1024)
+def _hashed(text: str) -> str:
+    plain = " ".join(text.split())
+    return hashlib.blake2b(plain.encode(), digest_size=8).hexdigest() if plain else ""
+
+
+@lru_cache(maxsize=1024)
+def _hashed_words(text: str) -> frozenset[str]:
+    words = text.partition("=")[0].replace("^", " ").replace(",", " ").casefold().split()
+    return frozenset(map(_hashed, words))
 
 
 def _values(text: str | None) -> tuple[str, ...]:

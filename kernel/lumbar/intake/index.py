@@ -239,11 +239,20 @@ def _modalities(decisions: Sequence[Decision]) -> set[str]:
     return {name if name.isalpha() and len(name) <= 16 else "unknown" for name in names}
 
 
+def _differing_patients(study: StudyParts) -> str:
+    """The attribute by which a study's files are of several patients; empty where they are of one."""
+    headers = study.headers()
+    if len({header.patient_id for header in headers if header.patient_id}) > 1:
+        return "PatientID"
+    names = sorted({header.patient_name for header in headers if header.patient_name}, key=len)
+    longest = names[-1] if names else frozenset()
+    return "PatientName" if any(not name <= longest for name in names) else ""  # one may lack a second name
+
+
 def _refusal(study: StudyParts, decisions: Sequence[Decision]) -> str:
     """Why a study is none of a lumbar spine by MR, of one patient; empty where it is."""
-    patients = {header.patient for header in study.headers() if header.patient}
-    if len(patients) > 1:
-        return f"found {len(patients)} patients (PatientID differs), expected one"
+    if differing := _differing_patients(study):
+        return f"found two patients or more ({differing} differs), expected one"
     images = [decision for decision in decisions if decision.cause != "no image"]
     if not images:
         return "found no image, expected MR"

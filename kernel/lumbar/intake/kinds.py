@@ -56,11 +56,16 @@ class Decision:
 def decide(study: StudyParts) -> list[Decision]:
     """Decide on each part of a study by itself, then compare them with each other."""
     decisions = [_decide_alone(part) for part in study.parts]
+    compare(decisions)
+    return decisions
+
+
+def compare(decisions: list[Decision]) -> None:
+    """Leave out what another part of the same study shows better."""
     _leave_out_repeated_dixon(decisions)
     _leave_out_worse(decisions, "derived", _is_derived, "computed from other images (ImageType DERIVED or SECONDARY)")
     _leave_out_worse(decisions, "post-contrast", _has_contrast, "after a contrast agent")
     _leave_out_far_axial(decisions)
-    return decisions
 
 
 # ---- one part alone -----------------------------------------------------------------------------------------------
@@ -214,7 +219,7 @@ def _leave_out_worse(decisions: list[Decision], cause: str, is_worse: Callable[[
         if others:
             decision.leave_out(cause, f"{reason}; another series shows the same and is not")
         else:
-            decision.doubt = "; ".join(filter(None, (decision.doubt, reason)))
+            decision.doubt = "; ".join(dict.fromkeys(filter(None, (decision.doubt, reason))))
 
 
 def _leave_out_repeated_dixon(decisions: list[Decision]) -> None:
@@ -227,7 +232,8 @@ def _leave_out_repeated_dixon(decisions: list[Decision]) -> None:
     for decision in ranked:
         same = next((one for one in kept if _is_same_view(one, decision)), None)
         if same is None:
-            decision.reason += f"; the {decision.part.dixon} part of a Dixon acquisition"
+            note = f"; the {decision.part.dixon} part of a Dixon acquisition"
+            decision.reason = decision.reason.removesuffix(note) + note
             kept.append(decision)
             continue
         better = f"its {same.part.dixon} part" if same.part.dixon else "an ordinary series"

@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from lumbar.bundle.manifest import Manifest
+from lumbar.intake.by_image import decide_by_images
 from lumbar.intake.ids import StudyId
 from lumbar.intake.index import Index, IndexedStudy, index_folder
 from lumbar.intake.kinds import UNDECIDED
@@ -18,15 +20,22 @@ log = logging.getLogger("lumbar")
 _LEFT_OUT = "left out"
 
 
-def series_table(folder: Path, progress: bool = False) -> SeriesTable:
+def series_table(folder: Path, manifest: Manifest, progress: bool = False) -> SeriesTable:
     """Index a folder, and give the table of series of its studies.
+
+    Args:
+        folder: any folder of DICOM.
+        manifest: of the bundle, whose network tells contrasts that headers leave open.
+        progress: say how far it has come.
 
     Raises:
         CohortError: it holds no study of a lumbar spine by MR.
+        ManifestError: the network does not fit this code.
     """
     index = index_folder(folder, progress=progress)
     log.info("%s", index.summary)
     index.require_usable()
+    decide_by_images(index, manifest)
     return table_of(index)
 
 
