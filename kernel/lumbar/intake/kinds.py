@@ -80,9 +80,9 @@ def _decide_alone(part: Part) -> Decision:
     if plane not in ("sagittal", "axial"):
         return Decision(part, "", plane_reason, plane_doubt, cause=plane or "plane unknown")
     weighting = weighting_of(part.first)
-    doubts = [plane_doubt, weighting.doubt, *_body_doubts(part)]
+    against = [plane_doubt, weighting.doubt, *_body_contradictions(part)]
     reason = f"{plane_reason}; {weighting.reason}"
-    doubt = "; ".join(filter(None, doubts))
+    doubt = "; ".join(filter(None, against))
     if plane == "sagittal" and weighting.name == T1 and _has_contrast(part):
         return Decision(part, "", f"{reason}; after a contrast agent", doubt, T1, "post-contrast")
     if not weighting.name:
@@ -140,7 +140,7 @@ def _other_body_part(part: Part) -> tuple[str, str]:
     return "", ""
 
 
-def _body_doubts(part: Part) -> list[str]:
+def _body_contradictions(part: Part) -> list[str]:
     first = part.first
     named = words.other_parts(first.body_part)
     return [f"BodyPartExamined says {', '.join(named)}"] if named and not words.names_lumbar(first.body_part) else []
