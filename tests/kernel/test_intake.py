@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from pydicom import dcmread
 
 from hospital_tree import PD_FS, SCOUT, STIR, T1, T2, data_set, write, write_series, write_study
 from lumbar import __main__ as command
@@ -314,3 +315,19 @@ def test_inspect_describes_a_study_in_detail_below_the_table(tmp_path):
     write_series(tmp_path / "1", "1.1", "5", names="{number}.dcm", **T2)
     text = inspect(tmp_path)
     assert text.index("why") < text.index("  stack  ")
+
+
+def test_a_series_that_was_sent_again_as_another_counts_once(tmp_path):
+    write_series(tmp_path / "1", "1.1", "5", **T2)
+    for file in sorted((tmp_path / "1").iterdir()):
+        data = dcmread(file)
+        data.SeriesInstanceUID = "6"
+        write(tmp_path / "2" / file.name, data)
+        data.SeriesInstanceUID, data.SeriesDescription = "7", "localizer"  # of a program that keeps instance UIDs
+        write(tmp_path / "3" / file.name, data)
+    (study,) = index_folder(tmp_path).studies
+    assert [(one.part.series, one.part.n_slices, one.cause) for one in study.decisions] == [
+        ("5", 4, ""),
+        ("7", 4, "localiser"),
+    ]
+    assert study.problems == ["4 files left out, there twice (the same SOPInstanceUID)"]

@@ -34,7 +34,13 @@ def layouts(tmp_path_factory):
     for study in ids.values():
         extra = {"PatientID": None}
         write_series(
-            folder / "tree" / "more" / "knee", study, f"{study} knee", 3, BodyPartExamined="KNEE", **extra, **T2
+            folder / "tree" / "more" / f"knee{study[5]}",
+            study,
+            f"{study} knee",
+            3,
+            BodyPartExamined="KNEE",
+            **extra,
+            **T2,
         )
         late = {"ContrastBolusAgent": "Gadobutrol"} | extra
         write_series(folder / "tree" / f"late{len(study)}" / study[5], study, f"{study} late", 3, **late, **T1)

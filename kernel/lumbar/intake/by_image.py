@@ -8,6 +8,7 @@ from typing import Any
 from lumbar.bundle.manifest import Manifest
 from lumbar.dicom.series import read_series_files
 from lumbar.errors import LumbarError
+from lumbar.intake import words
 from lumbar.intake.index import Index
 from lumbar.intake.kinds import UNDECIDED, Decision, compare
 from lumbar.io.text import counted
@@ -59,7 +60,7 @@ def _decide(decision: Decision, series_id: str, networks: Sequence[Any]) -> None
     from lumbar.study import Study
 
     part = decision.part
-    plane = "axial" if decision.reason.startswith(("axial", "word axial")) else "sagittal"
+    plane = part.plane or next(iter(words.planes(part.text)), "sagittal")
     chosen = middle_indices(len(part.files), networks[0].config.slices)
     try:
         series = read_series_files(series_id, [part.files[k] for k in chosen], fallback_orientation=plane)

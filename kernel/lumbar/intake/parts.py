@@ -150,8 +150,9 @@ def group_studies(headers: Iterable[ImageHeader], root: Path) -> list[StudyParts
     for key, series in studies.items():
         study = StudyParts(key)
         n_doubles = 0
+        seen: set[tuple[object, ...]] = set()
         for name, members in series.items():
-            kept = _without_doubles(members)
+            kept = _without_doubles(members, seen)
             n_doubles += len(members) - len(kept)
             study.parts += _split(key, name, kept)
         if n_doubles:
@@ -160,12 +161,16 @@ def group_studies(headers: Iterable[ImageHeader], root: Path) -> list[StudyParts
     return grouped
 
 
-def _without_doubles(headers: list[ImageHeader]) -> list[ImageHeader]:
-    """Without files that have the instance UID, the number and the place of an earlier one."""
-    seen: set[tuple[object, ...]] = set()
+def _without_doubles(headers: list[ImageHeader], seen: set[tuple[object, ...]]) -> list[ImageHeader]:
+    """Without files that an earlier one of the study repeats, in the same series or sent again as another.
+
+    The instance UID alone is not enough: programs that write derived series do not always give them new ones.
+    """
     kept = []
     for header in headers:
-        key = (header.sop_uid, header.instance_number, header.position, header.shape, header.image_type)
+        place = header.position, header.orientation, header.shape
+        what = header.image_type, header.description, header.body_part, header.te_ms, header.tr_ms
+        key = (header.sop_uid, header.instance_number, *place, *what)
         if header.sop_uid and key in seen:
             continue
         seen.add(key)
