@@ -25,6 +25,7 @@ from lumbar.io.text import PublicText, counted, masked_name
 
 log = logging.getLogger("lumbar")
 
+_MANY = 5000  # files from which on the reading of headers shows how far it has come
 _MOST_LINES = 20  # about files that cannot be read
 
 
@@ -107,7 +108,7 @@ def index_folder(root: Path, *, progress: bool = False, n_threads: int | None = 
     paths = list_tree(root)
     headers: list[ImageHeader] = []
     unreadable: list[str] = []
-    with Progress(len(paths), "file", is_shown=progress and len(paths) > 0, write=log.info) as shown:
+    with Progress(len(paths), "file", is_shown=progress and len(paths) >= _MANY, write=log.info) as shown:
         for entry in read_headers(paths, n_threads, shown.update):
             if isinstance(entry, str):
                 unreadable.append(entry)

@@ -33,8 +33,8 @@ def series_table(folder: Path, manifest: Manifest, progress: bool = False) -> Se
         ManifestError: the network does not fit this code.
     """
     index = index_folder(folder, progress=progress)
-    log.info("%s", index.summary)
     index.require_usable()
+    log.info("%s", index.summary)
     decide_by_images(index, manifest)
     return table_of(index)
 
