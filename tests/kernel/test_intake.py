@@ -106,7 +106,8 @@ def test_inspect_shows_the_same_table(hospital, capsys):
         ({"RepetitionTime": 1300, "EchoTime": 12, "SeriesDescription": "Sag T1"}, "T1"),
         ({"RepetitionTime": 700, "EchoTime": 17, "SeriesDescription": "me2d T2* tra"}, "T2*"),
         ({"RepetitionTime": 3500, "EchoTime": 100, "SeriesDescription": "Sag T1"}, "T2"),  # times beat one word
-        ({"SeriesDescription": "Sagittal T2/STIR"}, "STIR"),
+        ({"SeriesDescription": "Sagittal T2/STIR"}, "T2/STIR"),
+        ({"SeriesDescription": "Sagittal T2/STIR", "RepetitionTime": 4000, "EchoTime": 110}, "T2"),
         ({"SeriesDescription": "Т1-ВИ сагиттальная"}, "T1"),
         ({"SeriesDescription": "腰椎 T2 矢状"}, "T2"),
         ({}, ""),
@@ -146,6 +147,12 @@ def test_a_dixon_part_is_used_where_nothing_better_shows_its_slices(tmp_path):
     assert "water part" in decided["w"].reason
     assert decided["f"].kind == decided["w1"].kind == ""
     assert "an ordinary series shows the same slices" in decided["w1"].reason
+
+
+def test_the_tables_own_words_leave_open_which_of_both_a_dixon_part_repeats(tmp_path):
+    water = {"ImageType": ["DERIVED", "PRIMARY", "W"], "SeriesDescription": "t2_dixon_W"}
+    decided = of_one_study(tmp_path, plain={"SeriesDescription": "Sagittal T2/STIR"}, w=T2 | water)
+    assert (decided["plain"].kind, decided["w"].kind) == (SAGITTAL_T2, "")
 
 
 def test_parts_inside_one_series_are_told_apart(tmp_path):

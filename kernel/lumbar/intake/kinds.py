@@ -9,7 +9,7 @@ import numpy as np
 
 from lumbar.intake import words
 from lumbar.intake.parts import Part, StudyParts
-from lumbar.intake.weighting import STIR, T1, T2, USABLE, weighting_of
+from lumbar.intake.weighting import EITHER, STIR, T1, T2, USABLE, weighting_of
 from lumbar.labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2
 
 UNDECIDED = "undecided"  # only the images can tell the contrast
@@ -88,7 +88,7 @@ def _decide_alone(part: Part) -> Decision:
     if not weighting.name:
         return Decision(part, UNDECIDED, reason, doubt)
     kinds = {("sagittal", T1): SAGITTAL_T1, ("sagittal", T2): SAGITTAL_T2, ("sagittal", STIR): SAGITTAL_T2}
-    kinds["axial", T2] = AXIAL_T2
+    kinds |= {("sagittal", EITHER): SAGITTAL_T2, ("axial", T2): AXIAL_T2}
     if (plane, weighting.name) in kinds:
         return Decision(part, kinds[plane, weighting.name], reason, doubt, weighting.name)
     cause = weighting.name if weighting.name not in USABLE else f"{plane} {weighting.name}"
@@ -243,7 +243,10 @@ def _leave_out_repeated_dixon(decisions: list[Decision]) -> None:
 
 
 def _is_same_view(one: Decision, other: Decision) -> bool:
-    is_same = one.contrast == other.contrast or UNDECIDED in (one.kind, other.kind)
+    is_open = UNDECIDED in (one.kind, other.kind) or (
+        one.kind == other.kind and EITHER in (one.contrast, other.contrast)
+    )
+    is_same = one.contrast == other.contrast or is_open
     return one.part.plane == other.part.plane and is_same and one.part.is_at(other.part)
 
 

@@ -12,7 +12,8 @@ from lumbar.intake import words
 from lumbar.intake.headers import ImageHeader
 
 T1, T2, STIR, PD = "T1", "T2", "STIR", "PD"
-USABLE = (T1, T2, STIR)
+EITHER = "T2/STIR"  # words that name both, as the competition's table does
+USABLE = (T1, T2, STIR, EITHER)
 
 _SHORT_TR, _LONG_TR = 1200.0, 1300.0
 _SHORT_TE, _LONG_TE, _PD_TE, _LATE_TE = 40.0, 60.0, 45.0, 250.0
@@ -39,7 +40,9 @@ def weighting_of(header: ImageHeader) -> Weighting:
     measured = _by_numbers(header)
     if not measured.name:
         return _without_numbers(header, named)
-    if named.name == STIR and measured.name in (T2, PD):  # its inversion need not stand in the header
+    if named.name == EITHER and measured.name in (T2, STIR):
+        return measured
+    if named.name in (STIR, EITHER) and measured.name in (T2, PD):  # its inversion need not stand in the header
         return Weighting(STIR, f"{named.reason}; {measured.reason}")
     if named.name and named.name != measured.name and {named.name, measured.name} != {T2, STIR}:
         if measured.doubt:  # the numbers leave it open, a word decides
@@ -69,7 +72,7 @@ def _by_words(header: ImageHeader) -> Weighting:
         is_t1_flair = others == ["FLAIR"] and T1 in names
         return Weighting(T1, "words T1 FLAIR") if is_t1_flair else Weighting(others[0], f"word {others[0]}")
     if STIR in names:
-        return Weighting(STIR, "word STIR")
+        return Weighting(EITHER, "words T2 and STIR") if T2 in names else Weighting(STIR, "word STIR")
     plain = [name for name in names if name in (T1, T2, PD)]
     if set(plain) == {T2, PD}:  # "PD/T2": the echo decides
         return Weighting("", "")
