@@ -144,15 +144,15 @@ def group_studies(headers: Iterable[ImageHeader], root: Path) -> list[StudyParts
     for header in headers:
         folder = Path(header.path).parent
         above = folder.parent if folder != root else folder
-        study = header.study_uid or f"folder {above}"
-        studies.setdefault(study, {}).setdefault(header.series_uid or f"folder {folder}", []).append(header)
+        own = studies.setdefault(header.study_uid or f"folder {above}", {})
+        own.setdefault(header.series_uid or f"folder {folder}", []).append(header)
     grouped = []
     for key, series in studies.items():
         study = StudyParts(key)
         n_doubles = 0
         seen: set[tuple[object, ...]] = set()
         for name, members in series.items():
-            kept = _without_doubles(members, seen)
+            kept = _without_doubles(name, members, seen)
             n_doubles += len(members) - len(kept)
             study.parts += _split(key, name, kept)
         if n_doubles:
@@ -161,19 +161,19 @@ def group_studies(headers: Iterable[ImageHeader], root: Path) -> list[StudyParts
     return grouped
 
 
-def _without_doubles(headers: list[ImageHeader], seen: set[tuple[object, ...]]) -> list[ImageHeader]:
+def _without_doubles(series: str, headers: list[ImageHeader], seen: set[tuple[object, ...]]) -> list[ImageHeader]:
     """Without files that an earlier one of the study repeats, in the same series or sent again as another.
 
     The instance UID alone is not enough: programs that write derived series do not always give them new ones.
     """
     kept = []
     for header in headers:
-        place = header.position, header.orientation, header.shape
-        what = header.image_type, header.description, header.body_part, header.te_ms, header.tr_ms
-        key = (header.sop_uid, header.instance_number, *place, *what)
-        if header.sop_uid and key in seen:
+        image = header.sop_uid, header.instance_number, header.position, header.shape, header.image_type
+        as_another = (*image, header.orientation, header.description, header.body_part, header.te_ms, header.tr_ms)
+        keys = {(series, *image), as_another}
+        if header.sop_uid and keys & seen:
             continue
-        seen.add(key)
+        seen |= keys
         kept.append(header)
     return kept
 

@@ -14,7 +14,8 @@ from lumbar.dicom import Stack
 from lumbar.geometry import Grid, make_grid
 from lumbar.labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2
 from lumbar.models.inference import forward
-from lumbar.stages.crop import Images, grid_images
+from lumbar.stages.crop import grid_images
+from lumbar.stages.crop_layout import Images
 from lumbar.study import Study
 
 STAGE = "series_contrast"
