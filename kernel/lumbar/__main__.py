@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from lumbar import __version__
-from lumbar.budget import parse_time_limit, process_start
 from lumbar.bundle.manifest import read_manifest
 from lumbar.bundle.presence import check_presence
 from lumbar.competitions.lumbar_spine import NAME as DEFAULT
 from lumbar.errors import CohortError, DicomError, LumbarError
 from lumbar.io.arguments import Parser
-from lumbar.io.competition import check_competition, check_root
+from lumbar.io.competition import check_competition, check_root, folder_to_index
 from lumbar.io.numba_cache import use_numba_cache
 from lumbar.io.signals import end_in_order, reason_of
 from lumbar.io.streams import guard_streams
 from lumbar.io.text import counted, one_line, printable, printable_log
+from lumbar.workers.budget import parse_time_limit, process_start
 
 RESEARCH = "Research use only: not a medical device."
 
@@ -39,16 +39,19 @@ def parser() -> argparse.ArgumentParser:
 
     predict = commands.add_parser(
         "predict",
-        help="predict every study of a competition folder",
-        description="Predict every study of a competition folder. The bundle is verified first; then prior rows are "
-        f"written, and each study replaces its own. {RESEARCH}",
+        help="predict every study of a folder: the competition's, or any folder of DICOM",
+        description="Predict every study of a folder: the competition's, or any folder of DICOM as a PACS or a CD "
+        "wrote it, whose headers tell studies and series apart (try `inspect` first). The bundle is verified first; "
+        f"then prior rows are written, and each study replaces its own. {RESEARCH}",
     )
     predict.add_argument(
         "--data",
         required=True,
         type=Path,
-        metavar="ROOT",
-        help="competition folder: {test,train}_images and its tables",
+        metavar="PATH",
+        help="competition folder ({test,train}_images and its tables), or any folder of DICOM, however nested: which "
+        "series is sagittal T1, sagittal T2/STIR or axial T2 is then told from the headers, with reason and doubt in "
+        "the record",
     )
     predict.add_argument(
         "--weights", required=True, type=Path, metavar="DIR", help="folder with weights_manifest.json and its weights"
@@ -80,12 +83,19 @@ def parser() -> argparse.ArgumentParser:
 
     inspect = commands.add_parser(
         "inspect",
-        help="describe a DICOM file, series or study",
-        description="Describe a DICOM file, series folder or study folder: syntax, geometry, stacks, problems. "
-        "No patient's name, id or birth date is printed.",
+        help="describe a folder of DICOM as predict takes it; a file, series or study in detail",
+        description="Show what predict would make of a folder of DICOM: a table of study, series, slices, kind (or "
+        "left out) and why. Of a single DICOM file, series folder or study folder also syntax, geometry, stacks, "
+        "problems. No patient's name, id or birth date is printed.",
     )
     inspect.add_argument(
-        "path", type=Path, nargs="+", metavar="PATH", help="a .dcm file, a series folder or a study folder; or several"
+        "path", type=Path, nargs="+", metavar="PATH", help="a DICOM file, or any folder of DICOM; or several"
+    )
+    inspect.add_argument(
+        "--weights",
+        type=Path,
+        metavar="DIR",
+        help="a bundle, whose small network tells contrasts that headers leave open (default: headers alone)",
     )
     return main_parser
 
@@ -120,7 +130,8 @@ def run_predict(arguments: argparse.Namespace, started: float) -> None:
     parse_time_limit(arguments.time_limit)
     check_presence(arguments.weights)
     check_root(arguments.data, arguments.split)
-    if read_manifest(arguments.weights).competition_name == DEFAULT:
+    is_known = read_manifest(arguments.weights).competition_name == DEFAULT
+    if is_known and folder_to_index(arguments.data, arguments.split) is None:
         check_competition(arguments.data, arguments.split)
 
     from tqdm.contrib.logging import logging_redirect_tqdm
@@ -174,10 +185,12 @@ def run_inspect(arguments: argparse.Namespace, _started: float) -> None:
         if not os.path.lexists(path):
             raise DicomError(f"{path}: no such file or folder, expected a DICOM file, a series' or a study's folder")
 
-    from lumbar.dicom.inspect import describe
+    from lumbar.bundle.manifest import verify
+    from lumbar.intake.inspect import inspect
 
+    manifest = verify(arguments.weights) if arguments.weights is not None else None
     for number, path in enumerate(arguments.path):
-        print(("\n" if number else "") + describe(path))
+        print(("\n" if number else "") + inspect(path, manifest))
 
 
 def main(argv: Sequence[str] | None = None, started: float | None = None) -> int:

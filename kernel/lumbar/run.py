@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lumbar.budget import Budget, Clock, parse_time_limit
 from lumbar.bundle.code_hash import code_mismatch
 from lumbar.bundle.manifest import Manifest, verify
 from lumbar.chains.contract import Chain
@@ -21,14 +20,16 @@ from lumbar.competitions.contract import SPLITS, Competition
 from lumbar.competitions.registry import DEFAULT
 from lumbar.competitions.tables import read_studies
 from lumbar.errors import CohortError
+from lumbar.io.competition import folder_to_index
 from lumbar.io.numba_cache import use_numba_cache
 from lumbar.io.progress import duration
-from lumbar.io.tables import PROBLEMS, list_studies
+from lumbar.io.tables import FILES, PROBLEMS, SeriesTable, list_studies
 from lumbar.io.text import counted, printable_log
-from lumbar.output.destinations import check_destinations
-from lumbar.output.record import build_record, write_extras
+from lumbar.output.destinations import check_destinations, refuse_inputs
+from lumbar.output.record import add_inputs, build_record, write_extras
 from lumbar.output.submission import Submission, expected_studies, validate
 from lumbar.output.truth import read_truth
+from lumbar.workers.budget import Budget, Clock, parse_time_limit
 from lumbar.workers.devices import cpu_threads, cuda_devices
 from lumbar.workers.schedule import Schedule
 from lumbar.workers.worker import Setup
@@ -46,12 +47,17 @@ class _Inputs:
     split: str
     manifest: Manifest
     chain: Chain
-    study_ids: list[int]
-    descriptions: pd.DataFrame
+    study_ids: list[int | str]
+    table: SeriesTable
 
-    def table_problems(self, study_id: int | None) -> list[str]:
+    @property
+    def descriptions(self) -> pd.DataFrame:
+        """The rows about series or studies."""
+        return self.table.frame
+
+    def table_problems(self, study_id: int | str | None) -> list[str]:
         """Lines about a study's rows in the table of series; None: about rows that belong to no study."""
-        lines: dict[int | None, list[str]] = self.descriptions.attrs.get(PROBLEMS, {})
+        lines: dict[int | str | None, list[str]] = self.descriptions.attrs.get(PROBLEMS, {})
         return lines.get(study_id, [])
 
 
@@ -64,7 +70,7 @@ def predict(
     time_limit: str | float = "8.5h",
     report: str | Path | None = None,
     record: str | Path | None = None,
-    studies: int | Sequence[int] | None = None,
+    studies: int | Sequence[int | str] | None = None,
     workers: int | None = None,
     *,
     manifest_hash: str | None = None,
@@ -76,7 +82,8 @@ def predict(
     """Predict every study of a split, in worker processes: a study that crashes one costs itself and no other.
 
     Args:
-        root: a competition folder, for the lumbar spine ``{split}_images`` and ``{split}_series_descriptions.csv``.
+        root: a competition folder, for the lumbar spine ``{split}_images`` and ``{split}_series_descriptions.csv``; or
+            any folder of DICOM, whose headers tell studies and series apart (``lumbar.intake``).
         weights: a bundle: ``weights_manifest.json`` and the files that it names.
         out: submission.csv, whole and valid from the first write on; None writes none.
         split: ``test`` or ``train``.
@@ -104,7 +111,7 @@ def predict(
     budget = Budget(parse_time_limit(time_limit), 0, clock=clock, start_s=started)
     use_numba_cache()
     outputs = {"out": out, "report": report, "record": record}
-    inputs = _check_inputs(Path(root), weights, manifest_hash, chain, split, studies, outputs)
+    inputs = _check_inputs(Path(root), weights, manifest_hash, chain, split, studies, outputs, progress)
     devices = _devices(inputs.chain, workers, len(inputs.study_ids))
     pictured = frozenset(inputs.study_ids[:N_PICTURED] if report is not None else ())
     schedule = Schedule(budget, _setup(inputs, len(devices)), inputs.study_ids, pictured, progress)
@@ -117,20 +124,38 @@ def _check_inputs(
     manifest_hash: str | None,
     chain: str | Chain,
     split: str,
-    studies: int | Sequence[int] | None,
+    studies: int | Sequence[int | str] | None,
     outputs: Mapping[str, str | Path | None],
+    progress: bool,
 ) -> _Inputs:
     """Verify the bundle, then the places of the outputs, then the tables: in this order, and before any work."""
+    if split not in SPLITS:
+        raise CohortError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
     manifest = verify(weights, manifest_hash)
     functions = chain_of(chain, manifest)
     check_destinations(outputs, root, manifest)
-    study_ids, descriptions = _studies(root, split, studies, manifest.competition)
-    inputs = _Inputs(root, split, manifest, functions, study_ids, descriptions)
-    table = manifest.competition.path(manifest.competition.table, split)
+    is_known = manifest.competition_name == DEFAULT
+    folder = folder_to_index(root, split) if is_known else None
+    table = read_folder(folder, manifest, progress) if folder else read_studies(root, split, manifest.competition)
+    refuse_inputs(outputs, (path for paths in table.frame.get(FILES, ()) for path in paths))
+    study_ids = _studies(root, split, studies, manifest.competition, table, folder)
+    inputs = _Inputs(root, split, manifest, functions, study_ids, table)
+    source = "index" if folder else manifest.competition.path(manifest.competition.table, split)
     for study_id in (None, *study_ids):
         for line in inputs.table_problems(study_id):
-            log.warning("%s: %s", table, line)
+            log.warning("%s: %s%s", source, f"study {study_id}: " if folder and study_id is not None else "", line)
     return inputs
+
+
+def read_folder(folder: Path, manifest: Manifest, progress: bool) -> SeriesTable:
+    """Any folder of DICOM as a table of series, from an index of its headers.
+
+    Raises:
+        CohortError: it holds no study of a lumbar spine by MR.
+    """
+    from lumbar.intake.run_table import series_table  # late: it loads numba, which a competition's folder does not need
+
+    return series_table(folder, manifest, progress)
 
 
 def _setup(inputs: _Inputs, n_workers: int) -> Setup:
@@ -179,6 +204,7 @@ def _run(
         lines = inputs.table_problems(outcome.study_id)
         outcome.problems[:0] = [line for line in lines if line not in outcome.problems]
     record = build_record(manifest, schedule.devices, schedule.load_s, outcomes, inputs.table_problems(None), mismatch)
+    add_inputs(record, inputs.table)
     # For the report alone, once all answers stand
     is_known = manifest.competition_name == DEFAULT
     truth = partial(read_truth, inputs.root, inputs.split, study_ids) if is_known else None
@@ -194,20 +220,35 @@ def _devices(chain: Chain, workers: int | None, n_studies: int) -> list[str]:
 
 
 def _studies(
-    root: Path, split: str, wanted: int | Sequence[int] | None, competition: Competition
-) -> tuple[list[int], pd.DataFrame]:
-    """The ids to predict, in the order of the submission, and the competition's table of series or studies."""
-    if split not in SPLITS:
-        raise CohortError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
-    table = read_studies(root, split, competition)
-    tabled = table.studies()
-    present = list_studies(root, split, tabled, competition.path(competition.images, split))
-    study_ids = expected_studies(root, split, present, tabled, competition)
+    root: Path,
+    split: str,
+    wanted: int | Sequence[int | str] | None,
+    competition: Competition,
+    table: SeriesTable,
+    indexed: Path | None,
+) -> list[int | str]:
+    """The ids to predict, in the order of the submission.
+
+    Args:
+        root: the folder that was named.
+        split: of a competition's folder.
+        wanted: the first N only, or these ids; None for all.
+        competition: whose answer is asked for.
+        table: of its series or studies.
+        indexed: the folder whose files made the table; None for a competition's own.
+    """
+    study_ids: list[int | str] = list(table.inputs)
+    if indexed is None:
+        tabled = table.studies()
+        present = list_studies(root, split, tabled, competition.path(competition.images, split))
+        study_ids = expected_studies(root, split, present, tabled, competition)
+    elif indexed != root:  # a competition's images without its table: the sample still leads the order
+        study_ids = expected_studies(root, split, study_ids, study_ids, competition)
     if isinstance(wanted, int):
         study_ids = study_ids[:wanted]
     elif wanted is not None:
-        chosen = {int(study_id) for study_id in wanted}
-        study_ids = [study_id for study_id in study_ids if study_id in chosen]
+        chosen = set(map(str, wanted))
+        study_ids = [study_id for study_id in study_ids if str(study_id) in chosen]
     if not study_ids:
         raise CohortError(f"{root}: found none of the studies {wanted}, expected at least one")
-    return study_ids, table.frame
+    return study_ids

@@ -40,7 +40,8 @@ def export(run: RunContext) -> Path:
     folder = run.folder.export
     folds = [fold for fold in run.use_folds if is_full(fold) or run.recipe.export != "full"]
     folds.sort(key=lambda fold: (not is_full(fold), abs(fold)))  # when time is short the kernel runs the first alone
-    fits = [(stage.name, fold) for stage in STAGES if stage.is_exported for fold in folds]
+    shipped = [stage.name for stage in STAGES if stage.is_exported and stage.is_part_of(run.recipe)]
+    fits = [(name, fold) for name in shipped for fold in folds]
     _check_fits(run, fits)
     entries = [_entry(run, folder, stage, fold) for stage, fold in fits]
     prior = run.cohort.prior()

@@ -233,7 +233,7 @@ def test_a_bundle_without_the_chain_or_of_another_hash_is_refused(tmp_path, bund
 
 def test_an_empty_folder_is_refused(tmp_path, bundle):
     (tmp_path / "data").mkdir()
-    with pytest.raises(CohortError, match=r"data/test_series_descriptions\.csv: not found, expected the competition's"):
+    with pytest.raises(CohortError, match=r"data: found no DICOM file in 0 files, expected a folder of lumbar"):
         predict(tmp_path / "data", bundle, tmp_path / "s.csv", chain=FAKE)
     assert not (tmp_path / "s.csv").exists()
 

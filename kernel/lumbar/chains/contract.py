@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lumbar.budget import Effort
 from lumbar.bundle.manifest import Manifest
 from lumbar.stages.points import Localisation
+from lumbar.workers.budget import Effort
 
 # Of the points of each level, RGB; told apart by colour-blind readers too (Okabe and Ito).
 LEVEL_COLOURS = {
@@ -100,7 +100,7 @@ class Picture:
 class Outcome:
     """What became of one study. ``probs`` is (rows, values) of its competition, or None where its prior stays."""
 
-    study_id: int
+    study_id: int | str
     probs: Probs | None = None
     problems: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -135,8 +135,9 @@ class Chain:
 
     Attributes:
         read: (root, split, study_id, table, workers) → a study: an object with ``study_id`` and ``problems`` (lines
-            for log and report). Where it has ``series`` (name → stacks) and they hold nothing, it keeps its prior.
-            ``table`` holds the rows of the competition's table of series or studies.
+            for log and report). The id is a whole number, or a text where a folder without tables is read.
+            Where it has ``series`` (name → stacks) and they hold nothing, it keeps its prior. ``table`` holds
+            the rows of the competition's table of series or studies.
         load: (manifest, device) → the networks, which passed their probes.
         predict: (study, networks, prior, effort) → a ``StudyResult``; ``prior`` and its ``probs`` have the shape (rows,
             values) of the competition.
@@ -144,7 +145,7 @@ class Chain:
         uses_gpu: whether the networks run on a GPU where there is one.
     """
 
-    read: Callable[[Path, str, int, pd.DataFrame, int | None], Any]
+    read: Callable[[Path, str, Any, pd.DataFrame, int | None], Any]
     load: Callable[[Manifest, str], Any]
     predict: Callable[[Any, Any, Probs, Effort], Any]
     draw: Callable[[Any, Any], list[Picture]]

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lumbar.budget import Effort
 from lumbar.bundle.manifest import Manifest
 from lumbar.bundle.probes import check_probes
 from lumbar.bundle.weights import load_networks
@@ -20,9 +19,10 @@ from lumbar.stages.aggregate import aggregate, level_confidence
 from lumbar.stages.classify import classify
 from lumbar.stages.localise import localise
 from lumbar.study import Study, read_study
+from lumbar.workers.budget import Effort
 
 
-def read(root: Path, split: str, study_id: int, descriptions: pd.DataFrame, workers: int | None) -> Study:
+def read(root: Path, split: str, study_id: int | str, descriptions: pd.DataFrame, workers: int | None) -> Study:
     """Every described series of a study (``lumbar.study.read_study``)."""
     return read_study(root, split, study_id, descriptions, workers)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from lumbar.bundle.code_hash import find_package
@@ -41,6 +41,19 @@ def check_destinations(outputs: Mapping[str, str | Path | None], root: Path, man
                 raise CohortError(f"{path}: found a place among the inputs for {name}, expected one outside {folder}")
         _make_folder_for(path, place, manifest)
         check_writable(path)
+
+
+def refuse_inputs(outputs: Mapping[str, str | Path | None], files: Iterable[str]) -> None:
+    """Refuse an output that would replace one of the files that are read.
+
+    Raises:
+        CohortError: naming it.
+    """
+    places = {os.path.realpath(path): (name, path) for name, path in outputs.items() if path is not None}
+    for file in files:
+        if (place := os.path.realpath(file)) in places:
+            name, path = places[place]
+            raise CohortError(f"{path}: found an input of this run for {name}, expected a file of its own")
 
 
 def _make_folder_for(path: str | Path, place: str, manifest: Manifest) -> None:

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from lumbar.budget import Budget, Effort
 from lumbar.chains.contract import Outcome
 from lumbar.errors import CohortError
 from lumbar.io.progress import Progress
 from lumbar.io.text import one_line
 from lumbar.output.submission import Submission
+from lumbar.workers.budget import Budget, Effort
 from lumbar.workers.handle import Worker
 from lumbar.workers.pool import WorkerPool
 from lumbar.workers.study_queue import StudyQueue
@@ -39,7 +39,12 @@ class Schedule:
     """
 
     def __init__(
-        self, budget: Budget, setup: Setup, study_ids: Sequence[int], pictured: frozenset[int], progress: bool
+        self,
+        budget: Budget,
+        setup: Setup,
+        study_ids: Sequence[int | str],
+        pictured: frozenset[int | str],
+        progress: bool,
     ) -> None:
         self.budget, self.setup = budget, setup
         self.progress = Progress(len(study_ids), "study", is_shown=progress, write=log.info)
@@ -161,7 +166,7 @@ class Schedule:
         except Exception as error:  # pickling raises errors of any type
             self.pool.run_in_thread(worker, one_line(error))
 
-    def _on_read(self, worker: Worker, study_id: int, seconds: float) -> None:
+    def _on_read(self, worker: Worker, study_id: int | str, seconds: float) -> None:
         """Note a study that was read, unless its reading was given up in the meantime."""
         if study_id in worker.reading:
             worker.waiting[study_id] = worker.reading.pop(study_id)
@@ -187,7 +192,7 @@ class Schedule:
             try:
                 submission.replace(outcome.study_id, outcome.probs)
             except CohortError as error:  # a full disk may have room again: the next study, and the end, write all
-                log.error("study %d: %s", outcome.study_id, error)
+                log.error("study %s: %s", outcome.study_id, error)
         if worker.retiring_s is not None:
             self.pool.replace(worker)
 

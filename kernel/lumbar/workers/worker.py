@@ -30,12 +30,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lumbar.budget import Effort
 from lumbar.bundle.manifest import Manifest
 from lumbar.chains.contract import Chain, Outcome, Probs
 from lumbar.errors import CohortError, LumbarError
+from lumbar.io.tables import files_of
 from lumbar.io.text import PublicText, one_line, printable_log, study_text
 from lumbar.output.submission import normalise
+from lumbar.workers.budget import Effort
 
 log = printable_log()
 
@@ -54,7 +55,7 @@ class Setup:
     chain: Chain
     device: str  # "cpu", "cuda:0", …
     n_threads: int | None  # CPU threads; None leaves the choice to the libraries
-    first_study: int | None  # to be read while the weights load
+    first_study: int | str | None  # to be read while the weights load
 
 
 class Channel:
@@ -81,7 +82,7 @@ class Channel:
 class _Reading:
     """One study that is read in a daemon thread, so that a reading that hangs does not stop the worker."""
 
-    def __init__(self, setup: Setup, study_id: int, channel: Channel) -> None:
+    def __init__(self, setup: Setup, study_id: int | str, channel: Channel) -> None:
         self._setup, self._study_id, self._channel = setup, study_id, channel
         self._study: Any = None
         self._error: Exception | None = None
@@ -102,7 +103,8 @@ class _Reading:
             # This lists the study's folder, which may hang as reading did: so it is done in this thread.
             competition = setup.manifest.competition
             images = competition.path(competition.images, setup.split)
-            self.public = study_text(setup.root, setup.split, self._study_id, [setup.manifest.folder], images)
+            files = files_of(setup.descriptions, self._study_id)
+            self.public = study_text(setup.root, setup.split, self._study_id, [setup.manifest.folder], images, files)
         finally:
             self.seconds = time.perf_counter() - self.started
             with contextlib.suppress(OSError):  # the run has ended
@@ -190,7 +192,7 @@ def _serve(channel: Channel, setup: Setup) -> None:
 
 
 def _work(channel: Channel, setup: Setup) -> None:
-    readings: dict[int, _Reading] = {}
+    readings: dict[int | str, _Reading] = {}
     if setup.first_study is not None:
         readings[setup.first_study] = _Reading(setup, setup.first_study, channel)
     started = time.perf_counter()
@@ -249,7 +251,7 @@ def attempt(
     setup: Setup,
     networks: Any,
     reading: _Reading,
-    study_id: int,
+    study_id: int | str,
     effort: Effort,
     is_pictured: bool,
     idle_since: float,

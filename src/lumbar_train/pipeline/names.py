@@ -14,7 +14,7 @@ USES = ("beside", "instead")  # as data.external_points.USES
 RECIPES = ("demo", "model2", "strong")  # as recipes.RECIPES
 STAGES = (  # as stages.registry.STAGES, without further rounds such as axial_all-first
     "sagittal_xy", "sagittal_z", "axial_xy", "localise", "denoise", "sagittal_classifier", "axial_subarticular",
-    "axial_all", "aggregator",
+    "axial_all", "aggregator", "series_contrast",
 )  # fmt: skip
 
 

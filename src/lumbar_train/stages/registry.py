@@ -11,7 +11,7 @@ from functools import partial
 from lumbar.errors import CohortError
 from lumbar.stages.classify import CLASSIFIERS
 from lumbar_train.recipes import Recipe
-from lumbar_train.stages import denoise
+from lumbar_train.stages import contrast, denoise
 from lumbar_train.stages import localisers as places
 from lumbar_train.stages.aggregate_folds import run_aggregator
 from lumbar_train.stages.classifiers import (
@@ -131,6 +131,13 @@ STAGES: tuple[Stage, ...] = (
         runs_on="all folds at once",
         options=(),
         is_exported=True,
+    ),
+    Stage(
+        contrast.STAGE,
+        "tells T1 from T2/STIR by images, for series whose headers do not",
+        fitted=Fitted(contrast.contrast_data, lambda config: contrast.contrast_loss),
+        is_exported=True,
+        is_part_of=contrast.has_contrast,
     ),
 )
 
