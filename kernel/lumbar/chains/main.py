@@ -100,4 +100,6 @@ def _axial_mm(study: Study, level: AxialLevel) -> dict[str, list[float]]:
     """The left and right point of an axial slice in patient space."""
     stack = study.series[AXIAL_T2][level.stack]
     points = {"left_mm": level.left_px, "right_mm": level.right_px}
-    return {name: [round(float(v), 3) for v in stack.to_patient(level.slice_index, y, x)] for name, (x, y) in points.items()}
+    return {
+        name: [round(float(v), 3) for v in stack.to_patient(level.slice_index, y, x)] for name, (x, y) in points.items()
+    }

@@ -15,8 +15,8 @@ _DEVICES = frozenset(("con", "prn", "aux", "nul", *(f"{name}{n}" for name in ("c
 def file_stem(study_id: int | str) -> str:
     """The study's part of a file name: the id itself where it is plain, else what is plain of it and a hash.
 
-    The result holds letters, digits, ``.``, ``_``, ``-`` and ``~``, begins with a letter or digit, and is no path on any
-    system. Two ids never share it: only a hashed name has a ``~``. It also serves as a name inside a web page.
+    The result holds letters, digits, ``.``, ``_``, ``-`` and ``~``, begins with a letter or digit, and is no path on
+    any system. Two ids never share it: only a hashed name has a ``~``. It also serves as a name inside a web page.
     """
     text = str(study_id)
     if len(text) <= _MAX_LENGTH and _PLAIN.fullmatch(text) and text.lower().partition(".")[0] not in _DEVICES:

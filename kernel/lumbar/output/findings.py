@@ -59,7 +59,6 @@ class Finding:
         condition: without its side, such as ``neural_foraminal_narrowing``.
         level: such as ``l4_l5``.
         side: ``left``, ``right``, or None for the canal.
-        column: the answer's name in a submission, without the study.
         probs: (3,) normal/mild, moderate, severe, as in the submission.
         is_prior: no network graded it: its probabilities are the prior's.
         point: where it was graded; None where no point was found.
@@ -68,7 +67,6 @@ class Finding:
     condition: str
     level: str
     side: str | None
-    column: str
     probs: tuple[float, ...]
     is_prior: bool
     point: Point | None
@@ -101,7 +99,6 @@ def findings_of(outcome: Outcome, probs: Probs, prior: Probs) -> list[Finding]:
                 condition,
                 level,
                 side,
-                f"{name}_{level}",
                 tuple(float(value) for value in probs[index]),
                 bool(is_prior[index]) or outcome.probs is None,
                 _point(outcome, condition, level, side),

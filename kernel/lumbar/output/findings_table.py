@@ -40,7 +40,8 @@ def write_table(path: str | Path, outcomes: Iterable[Outcome], submission: Submi
     with atomic_file(path) as file:
         file.write(_lines([COLUMNS]))
         for outcome in outcomes:
-            file.write(_lines(_rows(outcome, submission.probs(outcome.study_id), prior)))
+            row_ids = manifest.competition.row_ids(outcome.study_id)
+            file.write(_lines(_rows(outcome, row_ids, submission.probs(outcome.study_id), prior)))
 
 
 def _lines(rows: Iterable[Iterable[Any]]) -> bytes:
@@ -49,16 +50,15 @@ def _lines(rows: Iterable[Iterable[Any]]) -> bytes:
     return text.getvalue().encode("utf-8", "backslashreplace")
 
 
-def _rows(outcome: Outcome, probs: Probs, prior: Probs) -> Iterator[list[Any]]:
+def _rows(outcome: Outcome, row_ids: list[str], probs: Probs, prior: Probs) -> Iterator[list[Any]]:
     problems = [line.removeprefix(f"study {outcome.study_id}: ") for line in outcome.problems]
-    for finding in findings_of(outcome, probs, prior):
-        yield [csv_cell(value) for value in _cells(outcome.study_id, finding, problems)]
+    for row_id, finding in zip(row_ids, findings_of(outcome, probs, prior), strict=True):
+        cells = [row_id, str(outcome.study_id), *_cells(finding, problems)]
+        yield [csv_cell(value) for value in cells]
 
 
-def _cells(study_id: int | str, finding: Finding, problems: list[str]) -> list[Any]:
+def _cells(finding: Finding, problems: list[str]) -> list[Any]:
     return [
-        f"{study_id}_{finding.column}",
-        str(study_id),
         finding.condition,
         finding.level,
         finding.side or "",

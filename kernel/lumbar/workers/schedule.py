@@ -36,7 +36,6 @@ class Schedule:
         study_ids: in the order of the file.
         pictured: which pictures of which studies are drawn.
         progress: say how far the run has come.
-        finished: called with each study that was predicted, once its answer stands.
     """
 
     def __init__(
@@ -46,11 +45,11 @@ class Schedule:
         study_ids: Sequence[int],
         pictured: Mapping[int, Drawn],
         progress: bool,
-        finished: Callable[[Outcome], None] = lambda outcome: None,
     ) -> None:
         self.budget, self.setup = budget, setup
         self.progress = Progress(len(study_ids), "study", is_shown=progress, write=log.info)
-        self.pictured, self.finished = dict(pictured), finished
+        self.pictured = dict(pictured)
+        self._finished: Callable[[Outcome], None] = lambda outcome: None
         self.queue = StudyQueue(study_ids, budget)
         self.pool = WorkerPool(budget, self.queue)
         self.reading_times = ReadingTimes()
@@ -83,8 +82,14 @@ class Schedule:
             for worker, message in self.pool.messages():
                 self._handle(worker, message)
 
-    def run(self, submission: Submission) -> list[Outcome]:
-        """Predict until all are done or the time is over; every study has an outcome, in the order of the file."""
+    def run(self, submission: Submission, finished: Callable[[Outcome], None] = lambda outcome: None) -> list[Outcome]:
+        """Predict until all are done or the time is over; every study has an outcome, in the order of the file.
+
+        Args:
+            submission: gets the answers.
+            finished: called with each study that was predicted, once its answer stands.
+        """
+        self._finished = finished
         queue = self.queue
         with self.progress:
             while self.pool.workers and not queue.is_done:
@@ -198,7 +203,7 @@ class Schedule:
                 submission.replace(outcome.study_id, outcome.probs)
             except CohortError as error:  # a full disk may have room again: the next study, and the end, write all
                 log.error("study %s: %s", outcome.study_id, error)
-            self.finished(outcome)
+            self._finished(outcome)
         if worker.retiring_s is not None:
             self.pool.replace(worker)
 
