@@ -1,4 +1,4 @@
-"""The command line: ``python -m lumbar predict | score | inspect``."""
+"""The command line: ``lumbar predict | score | inspect``, or ``python -m lumbar``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lumbar.bundle.manifest import read_manifest
 from lumbar.bundle.presence import check_presence
 from lumbar.competitions.lumbar_spine import NAME as DEFAULT
 from lumbar.errors import CohortError, DicomError, LumbarError
-from lumbar.io.arguments import Parser
+from lumbar.io.arguments import Parser, program
 from lumbar.io.competition import check_competition, check_root
 from lumbar.io.numba_cache import use_numba_cache
 from lumbar.io.signals import end_in_order, reason_of
@@ -33,7 +33,8 @@ RESEARCH = "Research use only: not a medical device."
 def parser() -> argparse.ArgumentParser:
     """Build the parser of all commands and options."""
     main_parser = Parser(
-        prog="python -m lumbar", description=f"Graded probabilities from lumbar spine MR studies, offline. {RESEARCH}"
+        prog=program("lumbar", "lumbar"),
+        description=f"Graded probabilities from lumbar spine MR studies, offline. {RESEARCH}",
     )
     main_parser.add_argument("--version", action="version", version=f"lumbar {__version__}")
     commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -277,5 +278,10 @@ def leave(code: int) -> None:
     sys.exit(code)
 
 
-if __name__ == "__main__":
+def script() -> None:
+    """The installed command ``lumbar``."""
     leave(command())
+
+
+if __name__ == "__main__":
+    script()

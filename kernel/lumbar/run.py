@@ -95,13 +95,11 @@ def predict(
         record: the run record as JSON.
         studies: the first N only, or these ids; None for all.
         workers: how many, at most one a study; None for one a GPU, or one where there is none.
-        pictures: a folder for PNG files of every study, with the points drawn in.
+        pictures, markups: folders for PNG files of every study, and for its points as 3D Slicer markups.
         table: a CSV file with one row a study, condition, level and side (docs/findings-table.md).
-        markups: a folder for the points of every study as 3D Slicer markups.
         report_layout: ``auto``, ``single`` (one page, pictures of the first ten studies) or ``pages`` (an index).
         manifest_hash: the manifest that the caller was made for; None takes any.
-        clock: monotonic seconds.
-        started: the clock's value from which the time limit counts; None for this call.
+        clock, started: monotonic seconds, and their value from which the time limit counts; None for this call.
         processes: False runs the workers as threads, where a crash ends the caller too.
         progress: say how far it has come: a bar on a terminal, else a line a minute in the log.
 
@@ -115,8 +113,7 @@ def predict(
     """
     budget = Budget(parse_time_limit(time_limit), 0, clock=clock, start_s=started)
     use_numba_cache()
-    outputs: Outputs = {"out": out, "report": report, "record": record, "pictures": pictures, "table": table,
-                        "markups": markups}  # fmt: skip
+    outputs: Outputs = dict(out=out, report=report, record=record, pictures=pictures, table=table, markups=markups)
     inputs = _check_inputs(Path(root), weights, manifest_hash, chain, split, studies, outputs, report_layout)
     extras = _extras(inputs, outputs, report_layout)
     devices = _devices(inputs.chain, workers, len(inputs.study_ids))

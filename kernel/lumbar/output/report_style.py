@@ -38,7 +38,7 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 .study > div { padding: 12px 16px; }
 .study .head { display: flex; gap: 4px 12px; align-items: baseline; border-bottom: 1px solid var(--line);
                padding: 11px 16px; flex-wrap: wrap; }
-.pill { border-radius: 999px; padding: 2px 10px; font-size: 12px; font-weight: 600; background: #e0efe7;
+.pill { white-space: nowrap; border-radius: 999px; padding: 2px 10px; font-size: 12px; font-weight: 600; background: #e0efe7;
         color: #22603f; }
 .pill.prior { background: #fbe3e1; color: #8d2a24; }
 
@@ -108,7 +108,7 @@ ul.problems { margin: 0; padding-left: 18px; } ul.problems li { overflow-wrap: a
 .right { text-align: right; }
 footer { margin-top: 34px; color: var(--soft); font-size: 12.5px; }
 nav { display: flex; gap: 6px 16px; flex-wrap: wrap; align-items: baseline; margin: 0 0 12px; }
-nav .here { font-weight: 650; }
+nav .here { font-weight: 650; } nav .badge { margin-left: auto; }
 @media (max-width: 1000px) {
   .two { grid-template-columns: 1fr; }
   .grade { flex-direction: column; } .marks { width: 100%; flex: none; }
