@@ -88,18 +88,19 @@ def predict(
         weights: a bundle: ``weights_manifest.json`` and the files that it names.
         out: submission.csv, whole and valid from the first write on; None writes none.
         split: ``test`` or ``train``.
-        chain: ``main``, ``baseline`` (of the lumbar spine alone), or a ``Chain``; one that cannot be sent to a process
-            runs in threads. The bundle names its competition.
+        chain: ``main``, ``baseline``, or a ``Chain``; one that cannot be sent to a process runs in threads.
         time_limit: ``8.5h``, ``30m``, ``90s`` or seconds, from ``started`` on.
         report: the report as HTML; of more than ten studies an index, with their pages in a folder beside it.
         record: the run record as JSON.
         studies: the first N only, or these ids; None for all.
         workers: how many, at most one a study; None for one a GPU, or one where there is none.
-        pictures, markups: folders for PNG files of every study, and for its points as 3D Slicer markups.
+        pictures: a folder for PNG files of every study, with the points drawn in.
         table: a CSV file with one row a study, condition, level and side (docs/findings-table.md).
+        markups: a folder for the points of every study as 3D Slicer markups.
         report_layout: ``auto``, ``single`` (one page, pictures of the first ten studies) or ``pages`` (an index).
         manifest_hash: the manifest that the caller was made for; None takes any.
-        clock, started: monotonic seconds, and their value from which the time limit counts; None for this call.
+        clock: monotonic seconds.
+        started: the clock's value from which the time limit counts; None for this call.
         processes: False runs the workers as threads, where a crash ends the caller too.
         progress: say how far it has come: a bar on a terminal, else a line a minute in the log.
 
@@ -112,7 +113,6 @@ def predict(
         LumbarError: no worker could load the weights.
     """
     budget = Budget(parse_time_limit(time_limit), 0, clock=clock, start_s=started)
-    use_numba_cache()
     outputs: Outputs = dict(out=out, report=report, record=record, pictures=pictures, table=table, markups=markups)
     inputs = _check_inputs(Path(root), weights, manifest_hash, chain, split, studies, outputs, report_layout)
     extras = _extras(inputs, outputs, report_layout)
@@ -132,6 +132,7 @@ def _check_inputs(
     layout: str,
 ) -> _Inputs:
     """Verify the bundle, then the places of the outputs, then the tables: in this order, and before any work."""
+    use_numba_cache()
     manifest = verify(weights, manifest_hash)
     functions = chain_of(chain, manifest)
     check_outputs(outputs, layout, manifest)

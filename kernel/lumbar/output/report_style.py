@@ -38,8 +38,8 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 .study > div { padding: 12px 16px; }
 .study .head { display: flex; gap: 4px 12px; align-items: baseline; border-bottom: 1px solid var(--line);
                padding: 11px 16px; flex-wrap: wrap; }
-.pill { white-space: nowrap; border-radius: 999px; padding: 2px 10px; font-size: 12px; font-weight: 600; background: #e0efe7;
-        color: #22603f; }
+.pill { border-radius: 999px; padding: 2px 10px; font-size: 12px; font-weight: 600; background: #e0efe7;
+        color: #22603f; white-space: nowrap; }
 .pill.prior { background: #fbe3e1; color: #8d2a24; }
 
 /* pictures: the frame is the label of a check box; checked, it fills the window */
