@@ -25,7 +25,7 @@ def test_each_package_has_a_command():
 
 @pytest.mark.parametrize("name", MODULES)
 def test_help_names_the_command_as_it_was_started(name, monkeypatch, capsys):
-    module, _, function = SCRIPTS[name].partition(":")
+    main = importlib.import_module(f"{MODULES[name]}.__main__").main
     starts = {
         f"/usr/bin/{name}": name,
         f"C:\\{name}.exe".replace("\\", "/"): name,
@@ -36,7 +36,7 @@ def test_help_names_the_command_as_it_was_started(name, monkeypatch, capsys):
         for words in ([], ["dry-run"] if name == "lumbar-publish" else []):
             monkeypatch.setattr(sys, "argv", [started, *words, "--help"])
             with pytest.raises(SystemExit) as ended:
-                getattr(importlib.import_module(module), "main")()
+                main()
             assert ended.value.code == 0
             expected = " ".join([shown or f"python -m {MODULES[name]}", *words])
             assert capsys.readouterr().out.startswith(f"usage: {expected} ")
