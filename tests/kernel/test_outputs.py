@@ -13,13 +13,13 @@ import pytest
 from kernel_bundles import write_bundle
 from kernel_fakes import FAKE, write_cohort
 from lumbar import __main__ as command
-from lumbar.budget import Effort
 from lumbar.chains.contract import Chain, Picture
 from lumbar.errors import CohortError
 from lumbar.io import files
 from lumbar.labels import row_ids
 from lumbar.output.picture_files import draw_files
 from lumbar.run import predict as predict_in_processes
+from lumbar.workers.schedule import Effort
 
 OPTIONS = {"report": "report.html", "pictures": "png", "table": "findings.csv", "markups": "mrk"}
 
@@ -159,7 +159,7 @@ def test_a_full_disk_costs_the_extras_one_line_each_and_no_answer(tmp_path, bund
 
 
 def test_pictures_are_left_out_first_where_time_is_short(tmp_path, bundle, monkeypatch):
-    monkeypatch.setattr("lumbar.budget.Budget.next_effort", lambda self: Effort.NO_AUGMENTATION)
+    monkeypatch.setattr("lumbar.run.Budget.next_effort", lambda self: Effort.NO_AUGMENTATION)
     root, out = write_cohort(tmp_path / "data", {1: (), 2: ()}), tmp_path / "out"
     _, record = predict(root, bundle, pictures=out)
     assert names(out) == []

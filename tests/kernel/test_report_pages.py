@@ -177,6 +177,17 @@ def test_truth_is_read_once_and_only_when_an_answer_stands(tmp_path, manifest):
     assert "truth: " not in (tmp_path / "report" / "study-2.html").read_text(encoding="utf-8")
 
 
+def test_what_an_earlier_run_wrote_of_a_study_stays(tmp_path, manifest):
+    run = Run(tmp_path, manifest, [1, 2])
+    run.write([outcome(1), outcome(2)])
+    run.extras = Extras(run.extras.outputs, [1, 2], manifest, None)
+    again = [outcome(1, pictures=[]), outcome(2, pictures=[])]  # as a journal has them
+    run.extras.finish(build_record(manifest, ["cpu"], 1.0, []), again, run.submission, 60.0, earlier={1})
+    texts = [(tmp_path / "report" / f"study-{k}.html").read_text(encoding="utf-8") for k in (1, 2)]
+    assert ["data:image/jpeg" in text for text in texts] == [True, False]
+    assert len(rows_of((tmp_path / "report.html").read_text(encoding="utf-8"))) == 2
+
+
 def test_pictures_are_drawn_for_what_is_written_alone(tmp_path, manifest):
     def drawn(n, layout="auto", **outputs):
         return Extras(with_pages(outputs, layout, n), list(range(n)), manifest, None).drawn

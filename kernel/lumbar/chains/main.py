@@ -92,11 +92,11 @@ def predict_study(
         localisation=localisation,
         problems=list(localisation.problems),
         seconds=seconds,
-        axial_mm=[_axial_mm(study, level) for level in localisation.axial_levels],
+        axial_mm=[axial_points_mm(study, level) for level in localisation.axial_levels],
     )
 
 
-def _axial_mm(study: Study, level: AxialLevel) -> dict[str, list[float]]:
+def axial_points_mm(study: Study, level: AxialLevel) -> dict[str, list[float]]:
     """The left and right point of an axial slice in patient space."""
     stack = study.series[AXIAL_T2][level.stack]
     points = {"left_mm": level.left_px, "right_mm": level.right_px}

@@ -53,9 +53,12 @@ def check_destinations(outputs: Mapping[str, str | Path | None], root: Path, man
 
 def _check_folder(path: str | Path, place: str, name: str, root: Path, manifest: Manifest) -> None:
     """Make a folder to fill, and see that it can be written: never the data's own, nor inside the bundle."""
-    bundle = os.path.realpath(manifest.folder)
-    if place == os.path.realpath(root):
+    bundle, data = os.path.realpath(manifest.folder), os.path.realpath(root)
+    if place == data:
         raise CohortError(f"{path}: found an input of this run for {name}, expected a folder of its own")
+    has_image_folders = any((root / images).is_dir() for images in manifest.competition.image_folders())
+    if not has_image_folders and Path(place).is_relative_to(data):  # the images may lie anywhere in the folder
+        raise CohortError(f"{path}: found a place among the inputs for {name}, expected one outside {root}")
     if Path(place).is_relative_to(bundle):
         raise CohortError(f"{path}: found a place inside the bundle for {name}, expected one outside {manifest.folder}")
     make_folder(path)

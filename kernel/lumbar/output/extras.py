@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,16 +62,17 @@ class Extras:
     """
 
     def __init__(
-        self, outputs: Outputs, study_ids: Sequence[int], manifest: Manifest, truth: Callable[[], Truth] | None
+        self, outputs: Outputs, study_ids: Sequence[int | str], manifest: Manifest, truth: Callable[[], Truth] | None
     ) -> None:
         self.outputs, self.study_ids, self.manifest = outputs, study_ids, manifest
         self.truth = truth
-        self._done: set[int] = set()
+        self._done: set[int | str] = set()
         self._failures: Counter[str] = Counter()
+        self._prior = normalised_prior(manifest)
         self._made: dict[str, Any] = {}
 
     @property
-    def drawn(self) -> dict[int, Drawn]:
+    def drawn(self) -> dict[Any, Drawn]:
         """Which pictures of which studies are wanted; studies without any are left out."""
         is_filed, has_report = self._path("pictures") is not None, self._path("report") is not None
         n_shown = len(self.study_ids) if self._path(PAGES) is not None else MOST_ON_ONE_PAGE if has_report else 0
@@ -88,27 +89,34 @@ class Extras:
             self._try("pictures", lambda: write_pictures(pictures, outcome.study_id, outcome.picture_files))
             outcome.picture_files = []
         if (markups := self._path("markups")) is not None:
-            probs = submission.probs(outcome.study_id)
-            prior = normalised_prior(self.manifest)
-            self._try("markups", lambda: write_markups(markups, outcome.study_id, findings_of(outcome, probs, prior)))
+            findings = findings_of(outcome, submission.probs(outcome.study_id), self._prior)
+            self._try("markups", lambda: write_markups(markups, outcome.study_id, findings))
         if self._path(PAGES) is not None:
             self._try(PAGES, lambda: self._pages().write_study(outcome, submission))
             outcome.pictures = []
 
     def finish(
-        self, record: Mapping[str, Any], outcomes: Sequence[Outcome], submission: Submission, limit_s: float
+        self,
+        record: Mapping[str, Any],
+        outcomes: Iterable[Outcome],
+        submission: Submission,
+        limit_s: float,
+        earlier: Container[int | str] = (),
     ) -> None:
         """Write what is left: of studies that were not predicted, then the table and the index of the report.
 
         Args:
             record: the run record; its studies may be missing.
-            outcomes: what became of each study, in the order of the submission.
+            outcomes: what became of each study, in the order of the submission; gone through several times.
             submission: the rows that stand.
             limit_s: the time limit in seconds.
+            earlier: studies of an earlier run that this one went on with: what it wrote of them stays.
         """
         for outcome in outcomes:
             if outcome.study_id not in self._done:
-                self.add(outcome, submission)
+                is_kept = outcome.study_id in earlier and self._path(PAGES) is not None
+                if not (is_kept and self._pages().page(outcome.study_id).exists()):
+                    self.add(outcome, submission)
         if (table := self._path("table")) is not None:
             self._try("table", lambda: write_table(table, outcomes, submission, self.manifest))
         if self._path(PAGES) is not None:

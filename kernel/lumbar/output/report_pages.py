@@ -38,7 +38,7 @@ class ReportPages:
     def __init__(
         self,
         report: str | Path,
-        study_ids: Sequence[int],
+        study_ids: Sequence[int | str],
         manifest: Manifest,
         truth: Callable[[], Truth] | None = None,
     ) -> None:
@@ -75,7 +75,11 @@ class ReportPages:
             n_studies=len(self.study_ids),
             **self._words,
         )
-        write_atomically(self.folder / _page_name(outcome.study_id), page, sync="none")
+        write_atomically(self.page(outcome.study_id), page, sync="none")
+
+    def page(self, study_id: int | str) -> Path:
+        """Where a study's page lies."""
+        return self.folder / _page_name(study_id)
 
     def write_index(
         self, record: Mapping[str, Any], outcomes: Iterable[Outcome], submission: Submission, limit_s: float
