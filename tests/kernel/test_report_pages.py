@@ -188,6 +188,15 @@ def test_what_an_earlier_run_wrote_of_a_study_stays(tmp_path, manifest):
     assert len(rows_of((tmp_path / "report.html").read_text(encoding="utf-8"))) == 2
 
 
+def test_a_record_that_is_not_understood_costs_its_outputs_and_no_run(tmp_path, manifest, caplog):
+    odd = outcome(1, sagittal_points=[{"level": "l1_l2", "side": None}], axial_levels=[{"level": "l1_l2"}])
+    html = Run(tmp_path, manifest, [1, 2]).write([odd, outcome(2)])
+    assert len(rows_of(html)) == 2
+    lines = [entry.getMessage() for entry in caplog.records]
+    assert [line.partition(": ")[0] for line in lines] == ["markups", "table"]
+    assert [path.name for path in (tmp_path / "mrk").iterdir()] == ["2.mrk.json"]
+
+
 def test_pictures_are_drawn_for_what_is_written_alone(tmp_path, manifest):
     def drawn(n, layout="auto", **outputs):
         return Extras(with_pages(outputs, layout, n), list(range(n)), manifest, None).drawn

@@ -89,8 +89,7 @@ class Extras:
             self._try("pictures", lambda: write_pictures(pictures, outcome.study_id, outcome.picture_files))
             outcome.picture_files = []
         if (markups := self._path("markups")) is not None:
-            findings = findings_of(outcome, submission.probs(outcome.study_id), self._prior)
-            self._try("markups", lambda: write_markups(markups, outcome.study_id, findings))
+            self._try("markups", lambda: self._write_markups(markups, outcome, submission))
         if self._path(PAGES) is not None:
             self._try(PAGES, lambda: self._pages().write_study(outcome, submission))
             outcome.pictures = []
@@ -124,6 +123,10 @@ class Extras:
         for name, n_failures in self._failures.items():
             if n_failures > 1:
                 log.error("%s: not written for %s", name, counted(n_failures, "study"))
+
+    def _write_markups(self, folder: Path, outcome: Outcome, submission: Submission) -> None:
+        findings = findings_of(outcome, submission.probs(outcome.study_id), self._prior)
+        write_markups(folder, outcome.study_id, findings)
 
     def _path(self, name: str) -> Path | None:
         path = self.outputs.get(name)
