@@ -1,4 +1,4 @@
-"""The command line: ``python -m lumbar predict | score | inspect``."""
+"""The command line: ``lumbar predict | score | inspect``, or ``python -m lumbar``."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from lumbar.bundle.manifest import read_manifest
 from lumbar.bundle.presence import check_presence
 from lumbar.competitions.lumbar_spine import NAME as DEFAULT
 from lumbar.errors import CohortError, DicomError, LumbarError
-from lumbar.io.arguments import Parser
+from lumbar.io.arguments import Parser, program
 from lumbar.io.competition import check_competition, check_root, folder_to_index
 from lumbar.io.numba_cache import use_numba_cache
 from lumbar.io.signals import end_in_order, reason_of
 from lumbar.io.streams import guard_streams
 from lumbar.io.text import counted, one_line, printable, printable_log
+from lumbar.output.report_layout import LAYOUTS
 from lumbar.workers.budget import parse_time_limit, process_start
 
 RESEARCH = "Research use only: not a medical device."
@@ -32,7 +33,8 @@ RESEARCH = "Research use only: not a medical device."
 def parser() -> argparse.ArgumentParser:
     """Build the parser of all commands and options."""
     main_parser = Parser(
-        prog="python -m lumbar", description=f"Graded probabilities from lumbar spine MR studies, offline. {RESEARCH}"
+        prog=program("lumbar", "lumbar"),
+        description=f"Graded probabilities from lumbar spine MR studies, offline. {RESEARCH}",
     )
     main_parser.add_argument("--version", action="version", version=f"lumbar {__version__}")
     commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -69,7 +71,30 @@ def parser() -> argparse.ArgumentParser:
         metavar="T",
         help="8.5h, 30m or 90s from the command's start; it ends within it (default: 8.5h)",
     )
-    predict.add_argument("--report", type=Path, metavar="HTML", help="also write a self-contained report.html")
+    predict.add_argument(
+        "--report",
+        type=Path,
+        metavar="HTML",
+        help="also write a report: one page up to ten studies, else an index and a folder with a page for each study",
+    )
+    predict.add_argument(
+        "--report-layout",
+        choices=LAYOUTS,
+        default="auto",
+        help="single: always one page, with pictures of the first ten studies; pages: always an index (default: auto)",
+    )
+    predict.add_argument(
+        "--pictures", type=Path, metavar="DIR", help="also write PNG files of every study, with levels and points"
+    )
+    predict.add_argument(
+        "--table",
+        type=Path,
+        metavar="CSV",
+        help="also write one row a study, condition, level and side (docs/findings-table.md)",
+    )
+    predict.add_argument(
+        "--markups", type=Path, metavar="DIR", help="also write the points of every study as 3D Slicer markups"
+    )
     predict.add_argument("--record", type=Path, metavar="JSON", help="also write the run record")
     predict.add_argument("--studies", type=_positive, metavar="N", help="only the first N studies")
     predict.add_argument(
@@ -150,6 +175,10 @@ def run_predict(arguments: argparse.Namespace, started: float) -> None:
             record=arguments.record,
             studies=arguments.studies,
             workers=arguments.workers,
+            pictures=arguments.pictures,
+            table=arguments.table,
+            markups=arguments.markups,
+            report_layout=arguments.report_layout,
             manifest_hash=arguments.manifest_hash,
             started=started,
             progress=True,
@@ -262,5 +291,10 @@ def leave(code: int) -> None:
     sys.exit(code)
 
 
-if __name__ == "__main__":
+def script() -> None:
+    """The installed command ``lumbar``."""
     leave(command())
+
+
+if __name__ == "__main__":
+    script()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ import pandas as pd
 
 from lumbar.bundle.code_hash import code_mismatch
 from lumbar.bundle.manifest import Manifest, verify
-from lumbar.chains.contract import Chain
+from lumbar.chains.contract import Chain, Outcome
 from lumbar.chains.registry import chain_of
 from lumbar.competitions.contract import SPLITS, Competition
 from lumbar.competitions.registry import DEFAULT
@@ -26,6 +26,7 @@ from lumbar.io.progress import duration
 from lumbar.io.tables import FILES, PROBLEMS, SeriesTable, list_studies
 from lumbar.io.text import counted, printable_log
 from lumbar.output.destinations import check_destinations, refuse_inputs
+from lumbar.output.extras import PAGES, Extras, Outputs, check_outputs, with_pages
 from lumbar.output.record import add_inputs, build_record, write_extras
 from lumbar.output.submission import Submission, expected_studies, validate
 from lumbar.output.truth import read_truth
@@ -35,8 +36,6 @@ from lumbar.workers.schedule import Schedule
 from lumbar.workers.worker import Setup
 
 log = printable_log()
-
-N_PICTURED = 10  # studies with pictures in the report: 720 studies stay under a few MB
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,11 @@ class _Inputs:
         lines: dict[int | str | None, list[str]] = self.descriptions.attrs.get(PROBLEMS, {})
         return lines.get(study_id, [])
 
+    def add_table_problems(self, outcome: Outcome) -> None:
+        """Put the table's lines about a study before its other problems, each once."""
+        lines = self.table_problems(outcome.study_id)
+        outcome.problems[:0] = [line for line in lines if line not in outcome.problems]
+
 
 def predict(
     root: str | Path,
@@ -73,6 +77,10 @@ def predict(
     studies: int | Sequence[int | str] | None = None,
     workers: int | None = None,
     *,
+    pictures: str | Path | None = None,
+    table: str | Path | None = None,
+    markups: str | Path | None = None,
+    report_layout: str = "auto",
     manifest_hash: str | None = None,
     clock: Clock = time.monotonic,
     started: float | None = None,
@@ -87,13 +95,16 @@ def predict(
         weights: a bundle: ``weights_manifest.json`` and the files that it names.
         out: submission.csv, whole and valid from the first write on; None writes none.
         split: ``test`` or ``train``.
-        chain: ``main``, ``baseline`` (of the lumbar spine alone), or a ``Chain``; one that cannot be sent to a process
-            runs in threads. The bundle names its competition.
+        chain: ``main``, ``baseline``, or a ``Chain``; one that cannot be sent to a process runs in threads.
         time_limit: ``8.5h``, ``30m``, ``90s`` or seconds, from ``started`` on.
-        report: the report as HTML.
+        report: the report as HTML; of more than ten studies an index, with their pages in a folder beside it.
         record: the run record as JSON.
         studies: the first N only, or these ids; None for all.
         workers: how many, at most one a study; None for one a GPU, or one where there is none.
+        pictures: a folder for PNG files of every study, with the points drawn in.
+        table: a CSV file with one row a study, condition, level and side (docs/findings-table.md).
+        markups: a folder for the points of every study as 3D Slicer markups.
+        report_layout: ``auto``, ``single`` (one page, pictures of the first ten studies) or ``pages`` (an index).
         manifest_hash: the manifest that the caller was made for; None takes any.
         clock: monotonic seconds.
         started: the clock's value from which the time limit counts; None for this call.
@@ -109,13 +120,12 @@ def predict(
         LumbarError: no worker could load the weights.
     """
     budget = Budget(parse_time_limit(time_limit), 0, clock=clock, start_s=started)
-    use_numba_cache()
-    outputs = {"out": out, "report": report, "record": record}
-    inputs = _check_inputs(Path(root), weights, manifest_hash, chain, split, studies, outputs, progress)
+    outputs: Outputs = dict(out=out, report=report, record=record, pictures=pictures, table=table, markups=markups)
+    inputs = _check_inputs(Path(root), weights, manifest_hash, chain, split, studies, outputs, report_layout, progress)
+    extras = _extras(inputs, outputs, report_layout)
     devices = _devices(inputs.chain, workers, len(inputs.study_ids))
-    pictured = frozenset(inputs.study_ids[:N_PICTURED] if report is not None else ())
-    schedule = Schedule(budget, _setup(inputs, len(devices)), inputs.study_ids, pictured, progress)
-    return _run(inputs, schedule, devices, processes, outputs)
+    schedule = Schedule(budget, _setup(inputs, len(devices)), inputs.study_ids, extras.drawn, progress)
+    return _run(inputs, schedule, devices, processes, extras)
 
 
 def _check_inputs(
@@ -125,14 +135,17 @@ def _check_inputs(
     chain: str | Chain,
     split: str,
     studies: int | Sequence[int | str] | None,
-    outputs: Mapping[str, str | Path | None],
+    outputs: Outputs,
+    layout: str,
     progress: bool,
 ) -> _Inputs:
     """Verify the bundle, then the places of the outputs, then the tables: in this order, and before any work."""
     if split not in SPLITS:
         raise CohortError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
+    use_numba_cache()
     manifest = verify(weights, manifest_hash)
     functions = chain_of(chain, manifest)
+    check_outputs(outputs, layout, manifest)
     check_destinations(outputs, root, manifest)
     is_known = manifest.competition_name == DEFAULT
     folder = folder_to_index(root, split) if is_known else None
@@ -156,6 +169,13 @@ def read_folder(folder: Path, manifest: Manifest, progress: bool) -> SeriesTable
     from lumbar.intake.run_table import series_table  # late: it loads numba, which a competition's folder does not need
 
     return series_table(folder, manifest, progress)
+def _extras(inputs: _Inputs, outputs: Outputs, layout: str) -> Extras:
+    """What is written beside submission and record; the folder of the report's pages is checked as the others were."""
+    outputs = with_pages(outputs, layout, len(inputs.study_ids))
+    check_destinations(outputs, inputs.root, inputs.manifest)
+    is_known = inputs.manifest.competition_name == DEFAULT
+    truth = partial(read_truth, inputs.root, inputs.split, inputs.study_ids) if is_known else None
+    return Extras(outputs, inputs.study_ids, inputs.manifest, truth)
 
 
 def _setup(inputs: _Inputs, n_workers: int) -> Setup:
@@ -179,11 +199,11 @@ def _run(
     schedule: Schedule,
     devices: list[str],
     processes: bool,
-    outputs: Mapping[str, str | Path | None],
+    extras: Extras,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Start the workers, predict all studies, and write submission, record and report."""
     manifest, study_ids, limit_s = inputs.manifest, inputs.study_ids, schedule.budget.limit_s
-    competition = manifest.competition
+    competition, outputs = manifest.competition, extras.outputs
     try:
         schedule.start(devices, processes)
         log.info(
@@ -194,22 +214,26 @@ def _run(
         if mismatch := code_mismatch(manifest.code_sha256):
             log.info("%s", mismatch)
         submission = Submission(study_ids, manifest.prior, outputs["out"], competition)
-        outcomes = schedule.run(submission)
+        outcomes = schedule.run(submission, partial(_finished, inputs, extras, submission))
     finally:
         schedule.stop()
     if (out := outputs["out"]) is not None:
         submission.write()
         validate(out, [row_id for study_id in study_ids for row_id in competition.row_ids(study_id)], competition)
     for outcome in outcomes:
-        lines = inputs.table_problems(outcome.study_id)
-        outcome.problems[:0] = [line for line in lines if line not in outcome.problems]
+        inputs.add_table_problems(outcome)
     record = build_record(manifest, schedule.devices, schedule.load_s, outcomes, inputs.table_problems(None), mismatch)
     add_inputs(record, inputs.table)
-    # For the report alone, once all answers stand
-    is_known = manifest.competition_name == DEFAULT
-    truth = partial(read_truth, inputs.root, inputs.split, study_ids) if is_known else None
-    write_extras(record, outcomes, submission, manifest, limit_s, outputs["record"], outputs["report"], truth)
+    page = outputs["report"] if outputs[PAGES] is None else None
+    write_extras(record, outcomes, submission, manifest, limit_s, outputs["record"], page, extras.truth)
+    extras.finish(record, outcomes, submission, limit_s)
     return submission.frame(), record
+
+
+def _finished(inputs: _Inputs, extras: Extras, submission: Submission, outcome: Outcome) -> None:
+    """Write what belongs to a study that was predicted."""
+    inputs.add_table_problems(outcome)
+    extras.add(outcome, submission)
 
 
 def _devices(chain: Chain, workers: int | None, n_studies: int) -> list[str]:

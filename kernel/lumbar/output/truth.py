@@ -1,6 +1,7 @@
 """Labels and marked points of the studies predicted, where they lie beside the images: a rehearsal's, or train.csv.
 
-Read for the report alone, after every answer stands. Nothing that predicts imports this module.
+Read for the report alone, once an answer stands, by the process that collects the answers. Nothing that predicts
+imports this module.
 """
 
 from __future__ import annotations
