@@ -99,7 +99,7 @@ def predict(
         time_limit: ``8.5h``, ``30m``, ``90s`` or seconds, from ``started`` on.
         report: the report as HTML; of more than ten studies an index, with their pages in a folder beside it.
         record: the run record as JSON.
-        studies: the first N only, or these ids; None for all.
+        studies: the first N only, or these ids.
         workers: how many, at most one a study; None for one a GPU, or one where there is none.
         pictures: a folder for PNG files of every study, with the points drawn in.
         table: a CSV file with one row a study, condition, level and side (docs/findings-table.md).
@@ -122,8 +122,7 @@ def predict(
     budget = Budget(parse_time_limit(time_limit), 0, clock=clock, start_s=started)
     outputs: Outputs = dict(out=out, report=report, record=record, pictures=pictures, table=table, markups=markups)
     inputs = _check_inputs(Path(root), weights, manifest_hash, chain, split, studies, outputs, report_layout, progress)
-    extras = _extras(inputs, outputs, report_layout)
-    devices = _devices(inputs.chain, workers, len(inputs.study_ids))
+    devices, extras = _devices(inputs.chain, workers, len(inputs.study_ids)), _extras(inputs, outputs, report_layout)
     schedule = Schedule(budget, _setup(inputs, len(devices)), inputs.study_ids, extras.drawn, progress)
     return _run(inputs, schedule, devices, processes, extras)
 
@@ -169,6 +168,8 @@ def read_folder(folder: Path, manifest: Manifest, progress: bool) -> SeriesTable
     from lumbar.intake.run_table import series_table  # late: it loads numba, which a competition's folder does not need
 
     return series_table(folder, manifest, progress)
+
+
 def _extras(inputs: _Inputs, outputs: Outputs, layout: str) -> Extras:
     """What is written beside submission and record; the folder of the report's pages is checked as the others were."""
     outputs = with_pages(outputs, layout, len(inputs.study_ids))
