@@ -73,7 +73,7 @@ def test_the_record_has_the_keys_of_the_contract(tmp_path, bundle):
     _, record = predict(write_cohort(tmp_path / "data", {1: ()}), bundle, chain=FAKE)
     assert list(record) == ["manifest_hash", "versions", "devices", "seconds", "studies"]
     assert list(record["studies"][0]) == [
-        "study_id", "status", "problems", "seconds", "sagittal_points", "axial_levels",
+        "study_id", "status", "problems", "seconds", "sagittal_points", "axial_levels", "inputs",
     ]  # fmt: skip
     assert record["devices"] == ["cpu"]
     assert record["seconds"]["localise"] == 0.25
