@@ -75,7 +75,9 @@ def add_inputs(record: dict[str, Any], table: SeriesTable) -> None:
     """
     frame = table.frame
     inputs = table.inputs
-    if not inputs and "series_description" in frame.columns:
+    if not inputs and "series_description" not in frame.columns:
+        return  # of another competition
+    if not inputs:
         told: dict[int | str, list[dict[str, Any]]] = {}
         columns = (frame[name] for name in ("study_id", "series_id", "series_description"))
         for study_id, series_id, description in zip(*columns, strict=True):

@@ -10,6 +10,7 @@ from functools import partial
 
 from lumbar.errors import CohortError
 from lumbar.stages.classify import CLASSIFIERS
+from lumbar.stages.series_contrast import STAGE as SERIES_CONTRAST
 from lumbar_train.recipes import Recipe
 from lumbar_train.stages import contrast, denoise
 from lumbar_train.stages import localisers as places
@@ -133,7 +134,7 @@ STAGES: tuple[Stage, ...] = (
         is_exported=True,
     ),
     Stage(
-        contrast.STAGE,
+        SERIES_CONTRAST,
         "tells T1 from T2/STIR by images, for series whose headers do not",
         fitted=Fitted(contrast.contrast_data, lambda config: contrast.contrast_loss),
         is_exported=True,
