@@ -38,8 +38,7 @@ def export(run: RunContext) -> Path:
         TrainingError: a stage lacks the fit that ships.
     """
     folder = run.folder.export
-    folds = [fold for fold in run.use_folds if is_full(fold) or run.recipe.export != "full"]
-    folds.sort(key=lambda fold: (not is_full(fold), abs(fold)))  # when time is short the kernel runs the first alone
+    folds = fits_that_ship(run)
     fits = [(stage.name, fold) for stage in STAGES if stage.is_exported for fold in folds]
     _check_fits(run, fits)
     entries = [_entry(run, folder, stage, fold) for stage, fold in fits]
@@ -73,6 +72,14 @@ def export(run: RunContext) -> Path:
     }
     write_manifest(folder / FILE, data)
     return folder
+
+
+def fits_that_ship(run: RunContext) -> list[int]:
+    """The fits that are exported: those on all data of this call, those on folds, or both, as the recipe says."""
+    full, folds = run.full_fits(), run.all_folds()
+    ships = {"full": full, "folds": folds, "all": [*full, *folds] if full else []}[run.recipe.export]
+    # When time is short the kernel runs the first alone
+    return sorted(ships, key=lambda fold: (not is_full(fold), abs(fold)))
 
 
 def _check_fits(run: RunContext, fits: list[tuple[str, int]]) -> None:

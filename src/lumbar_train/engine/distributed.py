@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from lumbar.errors import LumbarError
+from lumbar_train.engine.interrupts import TimeLimitReached
 from lumbar_train.errors import TrainingError
 
 T = TypeVar("T")
@@ -93,7 +94,7 @@ class Distributed:
 def _attempt(action: Callable[[], T]) -> tuple[T | None, Exception | None]:
     try:
         return action(), None
-    except (LumbarError, OSError) as error:
+    except (LumbarError, OSError, TimeLimitReached) as error:
         return None, error
 
 
