@@ -76,7 +76,9 @@ def export(run: RunContext) -> Path:
 
 def fits_that_ship(run: RunContext) -> list[int]:
     """The fits that are exported: those on all data of this call, those on folds, or both, as the recipe says."""
-    full, folds = run.full_fits(), run.all_folds()
+    full = [fold for fold in run.use_folds if is_full(fold)]
+    of_before = {name for name in run.folder.fits_of("aggregator") if name.startswith("fold")}
+    folds = sorted({int(name.removeprefix("fold")) for name in of_before} | {*run.use_folds} - {*full})
     ships = {"full": full, "folds": folds, "all": [*full, *folds] if full else []}[run.recipe.export]
     # When time is short the kernel runs the first alone
     return sorted(ships, key=lambda fold: (not is_full(fold), abs(fold)))

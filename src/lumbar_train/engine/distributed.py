@@ -52,6 +52,12 @@ class Distributed:
             dist.all_reduce(values)
         return values
 
+    def share(self, values: torch.Tensor) -> torch.Tensor:
+        """The main process's numbers, in place, on every process."""
+        if self.is_many:
+            dist.broadcast(values, 0)
+        return values
+
     def gather(self, value: Any) -> list[Any]:
         """Any picklable value of every process, in the order of ranks, on each of them."""
         if not self.is_many:

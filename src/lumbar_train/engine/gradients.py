@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
 
 from lumbar_train.engine.distributed import Distributed
 from lumbar_train.engine.out_of_memory import end_where_others_failed
@@ -25,9 +24,7 @@ def start_alike(model: nn.Module, distributed: Distributed) -> None:
         return
     with torch.no_grad():
         for value in model.state_dict().values():
-            same = value.contiguous()  # not every library sends images whose channels lie last
-            dist.broadcast(same, 0)
-            value.copy_(same)
+            value.copy_(distributed.share(value.contiguous()))  # not every library sends channels that lie last
 
 
 def exchange_gradients(parameters: Sequence[Tensor], distributed: Distributed) -> None:

@@ -42,9 +42,8 @@ class FoldStatus:
 
     def text(self) -> str:
         """The fold, and its epochs while it is not finished."""
-        return (
-            self.name if self.is_finished or not self.epochs_done else f"{self.name} {self.epochs_done}/{self.epochs}"
-        )
+        has_begun = self.epochs_done and not self.is_finished
+        return f"{self.name} {self.epochs_done}/{self.epochs}" if has_begun else self.name
 
 
 @dataclass(frozen=True)
@@ -175,10 +174,8 @@ def _plan(run: Path) -> list[dict[str, Any]]:
     plan = []
     for stage, entry in read_object(run / "recipe.json").get("stages", {}).items():
         epochs = int((entry.get("fit") or {}).get("epochs", 0)) if stage != "aggregator" else 0
-        fits = {
-            name: [{"folder": f"{stage}/{name}", "epochs": epochs}] if epochs else [] for name in dict.fromkeys(names)
-        }
-        plan.append({"stage": stage, "folds": fits})
+        fits = [(name, [{"folder": f"{stage}/{name}", "epochs": epochs}]) for name in dict.fromkeys(names)]
+        plan.append({"stage": stage, "folds": {name: some if epochs else [] for name, some in fits}})
     return plan
 
 

@@ -74,7 +74,8 @@ def check_whole(out: Path) -> None:
     mark = read_object(out / MARK)
     if mark and not mark.get("is_whole"):
         raise CohortError(
-            f"{out}: found a run that was taken over in part, expected all of it; give --resume {mark.get('from')} again"
+            f"{out}: found a run that was taken over in part, expected all of it; "
+            f"give --resume {mark.get('from')} again"
         )
 
 

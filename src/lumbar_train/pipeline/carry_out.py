@@ -1,4 +1,4 @@
-"""Carries a prepared run out in this session: to its end, or to the time limit; ``session.json`` says where it stands."""
+"""Carries a prepared run out: to its end, or to the time limit of this session; ``session.json`` keeps the account."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from lumbar_train.engine.interrupts import TimeLimitReached, clock_now
 from lumbar_train.errors import TrainingError
 from lumbar_train.export import export, fits_that_ship
 from lumbar_train.outputs.session import Session
-from lumbar_train.pipeline.execute import execute, unfinished
+from lumbar_train.pipeline.execute import execute, left_of
 from lumbar_train.pipeline.options import TrainOptions
 from lumbar_train.pipeline.outcome import TrainedRun
 from lumbar_train.report import report_on
 from lumbar_train.stages.context import RunContext
+from lumbar_train.stages.finished import forget
 from lumbar_train.stages.fits import fits_of
 from lumbar_train.stages.registry import chosen_stages, stages_of
 
@@ -72,18 +73,21 @@ def carry_out(run: RunContext, options: TrainOptions, began: float) -> TrainedRu
 
 def _ended_by_time(run: RunContext, options: TrainOptions, session: Session, end: TimeLimitReached) -> TrainedRun:
     has_left = run.distributed.broadcast(end.has_saved or session.n_finished > 0)
-    left = run.distributed.broadcast(session.left)
+    chosen = chosen_stages(run.recipe, options.stages)
+    session.left = run.distributed.on_main(lambda: left_of(run, chosen))
     if run.distributed.is_main:
         session.write("time limit")
     if not has_left:
         raise no_checkpoint(options)
-    return TrainedRun(run.out, left=left, next_command=options.next_command())
+    return TrainedRun(run.out, left=session.left, next_command=options.next_command())
 
 
 def _begin(run: RunContext, options: TrainOptions, began: float) -> Session:
-    todo = unfinished(run, chosen_stages(run.recipe, options.stages))
-    left = {name: len(folds) for name, folds in todo.items() if folds}
-    return Session.begin(run.out, session_plan(run), left, began)
+    chosen = chosen_stages(run.recipe, options.stages)
+    for stage in chosen if not run.resume else ():
+        for fold in stage.folds(run.use_folds):
+            forget(run, stage, fold)
+    return Session.begin(run.out, session_plan(run), left_of(run, chosen), began)
 
 
 def session_plan(run: RunContext) -> list[Mapping[str, Any]]:

@@ -49,11 +49,19 @@ def execute(run: RunContext, names: Iterable[str] | None = None, jobs: int = 1, 
 
 
 def unfinished(run: RunContext, chosen: Iterable[Stage]) -> dict[str, list[int]]:
-    """The folds that each stage has still to run on."""
+    """The folds that each stage has still to run on: all of them, unless the run is gone on with."""
     return {
-        stage.name: [fold for fold in stage.folds(run.use_folds) if not is_finished(run, stage, fold)]
+        stage.name: [fold for fold in stage.folds(run.use_folds) if not (run.resume and is_finished(run, stage, fold))]
         for stage in chosen
     }
+
+
+def left_of(run: RunContext, chosen: Iterable[Stage]) -> dict[str, int]:
+    """On how many folds each stage is not finished, where it is not on all."""
+    counts = {
+        stage.name: sum(not is_finished(run, stage, fold) for fold in stage.folds(run.use_folds)) for stage in chosen
+    }
+    return {name: count for name, count in counts.items() if count}
 
 
 def _say_what_comes(run: RunContext, chosen: list[Stage], todo: dict[str, list[int]], jobs: int) -> None:

@@ -46,8 +46,8 @@ def initial_weights(run: RunContext, options: TrainOptions) -> Initial | None:
     if not any(" starts from " in line for line in lines):
         name = read_object(initial.run / FILE).get("name", "unknown")
         raise CohortError(
-            f"--init {initial.run}: found a run of recipe {name} of which no stage agrees in a tensor, expected one with "
-            f"networks like those of {run.recipe.name}"
+            f"--init {initial.run}: found a run of recipe {name} of which no stage agrees in a tensor, "
+            f"expected networks like those of {run.recipe.name}"
         )
     print("\n".join(lines), flush=True)
     return initial

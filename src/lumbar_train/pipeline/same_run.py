@@ -1,4 +1,4 @@
-"""Whether a call goes on with the run that a folder holds: the same cohort, recipe and seed, before any work is done."""
+"""Whether a call goes on with the run that a folder holds: same cohort, recipe and seed, before any work is done."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from lumbar.stages.classify import CLASSIFIERS, study_logits
 from lumbar.stages.points import Localisation
 from lumbar_train.data.folds import FULL, split
-from lumbar_train.engine.interrupts import until_time_is_up
+from lumbar_train.engine.interrupts import until_time_is_up, was_cut
 from lumbar_train.outputs.store import logits_frame, read_localisations, write_frame, write_piece
 from lumbar_train.recipes import StageRecipe
 from lumbar_train.stages import denoise
@@ -87,9 +87,8 @@ def predict_training_studies(run: RunContext, stage: Stage, fold: int) -> None:
         network = fit_on_fold(run, stage, fold, fitted, without=part, suffix=suffix)
         run.folder.check_unseen(stage.name, fold, [*part, *map(int, held_out)], suffix)
         share = part[run.distributed.rank :: run.distributed.world]
-        outputs |= joined(
-            run.distributed, logits_of(run, network, until_time_is_up(share, is_one_of_many=run.distributed.is_many))
-        )
+        mine = logits_of(run, network, until_time_is_up(share, is_one_of_many=run.distributed.is_many))
+        outputs |= joined(run.distributed, mine, is_cut=was_cut())
     logits, masks = ({k: pair[i] for k, pair in sorted(outputs.items())} for i in (0, 1))
     path = predictions_path(run.out, stage.recipe_name, fold)
     run.distributed.on_main(lambda: write_frame(path, logits_frame(logits, masks, run.fold_of)))

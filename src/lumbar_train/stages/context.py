@@ -120,17 +120,22 @@ class RunContext:
 
     def join_outputs(self, outputs: dict[int, T], write: Callable[[dict[int, T]], None]) -> None:
         """Join the processes' outputs by study; the main process writes them before any goes on to read."""
-        every = joined(self.distributed, outputs)
+        every = joined(self.distributed, outputs, is_cut=was_cut())
         self.distributed.on_main(lambda: write(dict(sorted(every.items()))))
 
 
-def joined(distributed: Distributed, outputs: dict[int, T]) -> dict[int, T]:
+def joined(distributed: Distributed, outputs: dict[int, T], *, is_cut: bool) -> dict[int, T]:
     """The outputs of every process by study, on each of them.
 
+    Args:
+        distributed: this process and its peers.
+        outputs: of its share.
+        is_cut: this process was out of time before it had all of its share.
+
     Raises:
-        TimeLimitReached: a process was out of time before it had all of its share.
+        TimeLimitReached: a process was.
     """
-    parts = distributed.gather((outputs, was_cut()))
-    if any(is_cut for _, is_cut in parts):
+    parts = distributed.gather((outputs, is_cut))
+    if any(was for _, was in parts):
         raise TimeLimitReached
     return {study_id: value for part, _ in parts for study_id, value in part.items()}

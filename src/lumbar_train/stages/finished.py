@@ -1,6 +1,6 @@
 """Which stages are finished on which folds, so that a run that is gone on with repeats none of them.
 
-When a stage is done on a fold, ``RUN/<stage>/<fold>.done.json`` notes what it left and what it was made from, by hashes.
+When a stage is done on a fold, ``RUN/<stage>/<fold>.done.json`` notes by hashes what it left and what it was made from.
 It counts as finished as long as both are still so: where an earlier stage was fitted anew, what comes after it is
 predicted anew.
 """
@@ -8,6 +8,7 @@ predicted anew.
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,9 @@ def note_path(run: Path, stage: str, fold: int) -> Path:
 
 
 def is_finished(run: RunContext, stage: Stage, fold: int) -> bool:
-    """Whether nothing is left to do for a stage on a fold of a run that is gone on with."""
-    if not run.resume:
-        return False
+    """Whether nothing is left to do for a stage on a fold."""
     noted = read_object(note_path(run.out, stage.name, fold))
-    return noted.get("left") is not None and noted == _content(run, stage, fold)
+    return bool(noted.get("left")) and noted == _content(run, stage, fold)
 
 
 def note_finished(run: RunContext, stage: Stage, fold: int) -> None:
@@ -63,9 +62,18 @@ def _left(folder: RunFolder, stage: Stage, fold: int) -> dict[str, str] | None:
         files.append(stage.leaves(folder.path, fold))
     if not all(path.is_file() for path in (*files, *weights)):
         return None
-    left = {path.name: file_sha256(path) for path in files}
-    # Of weights it is noted beside them, as what they have seen is; whoever predicts with them compares it
-    return left | {path.name: str(read_object(path.with_suffix(".seen.json")).get("sha256")) for path in weights}
+    return {path.name: _hash(path, *_stamp(path)) for path in (*files, *weights)}
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_mtime_ns, stat.st_size
+
+
+@lru_cache(maxsize=4096)
+def _hash(path: Path, _time_ns: int, _n_bytes: int) -> str:
+    """A file's hash, taken once as long as it stays what it is."""
+    return file_sha256(path)
 
 
 def _made_from(run: RunContext, stage: Stage, fold: int) -> dict[str, Any]:

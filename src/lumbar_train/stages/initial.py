@@ -20,7 +20,7 @@ from lumbar_train.outputs.oof import read_seen
 
 @dataclass(frozen=True)
 class Agreement:
-    """Which tensors of a network another run's file has in the same shape; ``differing`` says of the first others why."""
+    """Which tensors of a network another run's file has in the same shape; ``differing``: the first of the others."""
 
     same: tuple[str, ...]
     total: int
@@ -61,7 +61,7 @@ class Initial:
         return cls(run, hashlib.sha256("\n".join(hashes).encode()).hexdigest())
 
     def weights(self, stages: Sequence[str], fold: int, held_out: Iterable[int], suffix: str = "") -> Path | None:
-        """The file that a fit starts from: of the same fold, else of another, but of none that has seen a held-out study.
+        """The file that a fit starts from: of the same fold, else of another, but none that has seen a held-out study.
 
         Args:
             stages: names under which the other run may have the stage, the nearest first.
