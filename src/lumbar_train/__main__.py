@@ -217,7 +217,7 @@ def _add_train(commands: Any) -> None:
         help="start a backbone from a local timm checkpoint (.safetensors, .pth); may be repeated",
     )
     add("--memory", metavar="16GB", help="cut batches to fit; default: what the GPU has free, on CPUs they stay whole")
-    add("--time-limit", metavar="11.5h", help="end in order then, to be gone on with: 11.5h, 30m, 90s or seconds")
+    add("--time-limit", metavar="11.5h", help="end in order after 11.5h, 30m, 90s or seconds; --resume goes on")
     add("--init", type=Path, metavar="RUN", help="start from another run's weights, stage by stage where shapes agree")
     add("--ship", choices=SHIP, help="the fits that are exported: on all data, on folds, or all; default: the recipe's")
     add("--status", type=Path, action=_Status, metavar="RUN", help="print where a run stands, from its folder; and end")

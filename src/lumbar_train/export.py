@@ -71,6 +71,8 @@ def export(run: RunContext) -> Path:
         "weights": entries,
     }
     write_manifest(folder / FILE, data)
+    for path in set((folder / "weights").glob("*.safetensors")) - {folder / entry["file"] for entry in entries}:
+        path.unlink()  # of a former export of other fits
     return folder
 
 

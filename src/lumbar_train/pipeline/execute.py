@@ -65,10 +65,11 @@ def left_of(run: RunContext, chosen: Iterable[Stage]) -> dict[str, int]:
 
 
 def _say_what_comes(run: RunContext, chosen: list[Stage], todo: dict[str, list[int]], jobs: int) -> None:
-    units = [(stage, fold) for stage in chosen for fold in todo[stage.name] if fits_of(run.recipe, stage, fold)]
-    epochs = sum(_epochs(run, *unit) for unit in units)
+    fits = {stage.name: [fit for k in todo[stage.name] for fit in fits_of(run.recipe, stage, k)] for stage in chosen}
+    epochs = sum(fit.epochs for some in fits.values() for fit in some)
+    n_fits = sum(not fit.is_metric for some in fits.values() for fit in some)
     print(
-        f"{counted(len(units), 'fit')} of {counted(len({stage.name for stage, _ in units}), 'stage')}, "
+        f"{counted(n_fits, 'fit')} of {counted(sum(map(bool, fits.values())), 'stage')}, "
         f"{counted(epochs, 'epoch')} in all, {counted(jobs, 'fit')} at a time; "
         "the first epoch of each stage tells how long all take",
         flush=True,
