@@ -182,6 +182,16 @@ def test_a_recipe_that_was_changed_between_sessions_is_refused_before_anything_i
     assert not (tmp_path / "out").exists()
 
 
+def test_a_stage_that_was_asked_for_and_has_not_begun_stays_what_it_was(tiny_cohort, tmp_path, capsys, time_is_up_when):
+    run = tmp_path / "run"
+    time_is_up_when(lambda: (run / "recipe.json").is_file(), looks=1)
+    assert train_tiny.train(tiny_cohort, run, "--stages", "axial_xy", "--time-limit", "90s") == 1
+    for words, said in (("lr=1", "lr 0.003, found 1.0"), ("mm_per_px=4", "mm_per_px 5.0, found 4.0")):
+        again = ("--stages", "axial_xy", "--resume", "--set", f"axial_xy.{words}")
+        assert train_tiny.train(tiny_cohort, run, *again) == 1
+        assert f"axial_xy was trained with {said}" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_a_run_of_another_cohort_is_refused(in_one_piece, tiny_data, tmp_path, capsys):
     table = (tiny_data / "train.csv").read_text().replace("Severe", "Moderate", 1)
     (tiny_data / "train.csv").unlink()  # it is a link
