@@ -121,7 +121,7 @@ def test_an_outcome_comes_back_bit_for_bit():
                      (Mark("l1_l2", None, 1.0, 2.0), Mark("l4_l5", "left", 0.1, 0.2, 4, 0.9)))  # fmt: skip
     outcome = Outcome(
         "1.2.3", probs_of(1), ["a\tb\n\udce9"], {"read": 0.1}, [{"x_px": 0.1}], [{"level": "l1_l2"}],
-        [Picture("T2", b"\x89PNG\x00", view), Picture("T1", b"")], "", files="ab",
+        [Picture("T2", b"\x89PNG\x00", view, "t2"), Picture("T1", b"")], files="ab", inputs=[{"series_id": "1.2"}],
     )  # fmt: skip
     for back in (outcome_of(outcome_head(outcome), outcome_body(outcome)), outcome_from(outcome_text(outcome))):
         assert back.probs.tobytes() == outcome.probs.tobytes()

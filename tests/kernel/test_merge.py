@@ -23,9 +23,11 @@ def cohort(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cohort")
     root, bundle = write_cohort(folder / "data", STUDIES), write_bundle(folder / "bundle")
     options = {"chain": FAKE, "processes": False}
-    predict(root, bundle, folder / "one.csv", report=folder / "one.html", record=folder / "one.json", **options)
+    outputs = {"report": folder / "one.html", "record": folder / "one.json", "table": folder / "one-table.csv"}
+    predict(root, bundle, folder / "one.csv", report_layout="single", **outputs, **options)
     for index in (2, 0, 1):
-        predict(root, bundle, folder / "s.csv", report=folder / "s.html", shard=f"{index}/3", **options)
+        outputs = {"report": folder / "s.html", "table": folder / "s-table.csv"}
+        predict(root, bundle, folder / "s.csv", shard=f"{index}/3", **outputs, **options)
     return folder
 
 
@@ -38,9 +40,12 @@ def parts(cohort, tmp_path):
 
 def test_parts_joined_are_what_one_run_writes(cohort, parts, tmp_path):
     assert [part.read_text().count("\n") for part in parts] == [1, 1 + 9 * 25, 1 + 3 * 25]
-    totals = merge(parts[::-1], tmp_path / "new" / "m.csv", tmp_path / "m.json", tmp_path / "m.html")
+    totals = merge(
+        parts[::-1], tmp_path / "new" / "m.csv", tmp_path / "m.json", tmp_path / "m.html", tmp_path / "t.csv"
+    )
     assert totals == {"rows": 300, "studies": 12, "predicted": 11}
     assert (tmp_path / "new" / "m.csv").read_bytes() == (cohort / "one.csv").read_bytes()
+    assert (tmp_path / "t.csv").read_bytes() == (cohort / "one-table.csv").read_bytes()
     one, joined = (json.loads(path.read_text()) for path in (cohort / "one.json", tmp_path / "m.json"))
     assert list(joined) == list(one)
     for record in (one, joined):

@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -62,7 +62,7 @@ class Header:
     cohort: str
     n_cohort: int
     manifest: Mapping[str, Any] = field(repr=False)
-    studies: Sequence[int] = field(repr=False)
+    studies: Sequence[int | str] = field(repr=False)
     places: Sequence[int] = field(repr=False)
 
     def head(self) -> dict[str, Any]:
@@ -78,7 +78,7 @@ _IDENTITY = ("manifest_hash", "code_sha256", "versions", "split", "chain", "shar
 _SAME_BUNDLE = ("manifest_hash", "code_sha256")
 
 
-def cohort_hash(study_ids: Iterable[int]) -> str:
+def cohort_hash(study_ids: Iterable[int | str]) -> str:
     """The hash of studies in their order."""
     text = "\n".join(map(str, study_ids))
     return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
@@ -110,30 +110,39 @@ class Rows:
     Attributes:
         lines: problems of its rows, for the record.
         digests: hash of its rows; a study whose rows changed is predicted again.
+        inputs: study → what the record says of its series.
     """
 
-    lines: Mapping[int | None, Sequence[str]] = field(default_factory=dict)
-    digests: Mapping[int, str] = field(default_factory=dict)
+    lines: Mapping[int | str | None, Sequence[str]] = field(default_factory=dict)
+    digests: Mapping[int | str, str] = field(default_factory=dict)
+    inputs: Callable[[int | str], list[dict[str, Any]] | None] = lambda study_id: None
 
 
-class Journal(MutableMapping[int, Outcome]):
+class Journal(MutableMapping[int | str, Outcome]):
     """The outcomes of a run by study: on disk where there is a path, else in memory.
 
     Args:
         path: the journal; None keeps all outcomes in memory.
         rows: what the tables say of each study.
+        pictured: studies whose pictures it keeps; None for all. Those of others are files of their own already.
 
     Raises:
         CohortError: the file cannot be opened, or another process writes it.
     """
 
-    def __init__(self, path: str | Path | None = None, rows: Rows | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        rows: Rows | None = None,
+        pictured: Container[int | str] | None = None,
+    ) -> None:
+        self._pictured = pictured
         self._lines = None if path is None else CheckedLines(path)
         self._is_new = self._lines is None or self._lines.is_empty
         self._rows = rows or Rows()
-        self._places: dict[int, Place] = {}
-        self._kept: dict[int, Outcome] = {}  # without a file, or while the disk is full
-        self.answers: dict[int, Probs] = {}  # of studies that were done before, until the submission has them
+        self._places: dict[int | str, Place] = {}
+        self._kept: dict[int | str, Outcome] = {}  # without a file, or while the disk is full
+        self.answers: dict[int | str, Probs] = {}  # of studies that were done before, until the submission has them
         self.seconds: dict[str, float] = {}  # sums by part of the work
         self.n_predicted = 0
 
@@ -145,34 +154,35 @@ class Journal(MutableMapping[int, Outcome]):
     def __contains__(self, study_id: object) -> bool:
         return study_id in self._places or study_id in self._kept
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[int | str]:
         yield from (*self._places, *self._kept)
 
-    def __getitem__(self, study_id: int) -> Outcome:
+    def __getitem__(self, study_id: int | str) -> Outcome:
         if study_id in self._kept:
             return self._kept[study_id]
         assert self._lines is not None
         return outcome_of(*self._lines.body(self._places[study_id]))
 
-    def __setitem__(self, study_id: int, outcome: Outcome) -> None:
+    def __setitem__(self, study_id: int | str, outcome: Outcome) -> None:
         lines = self._rows.lines.get(study_id, ())
         outcome.problems[:0] = [line for line in lines if line not in outcome.problems]
+        outcome.inputs = self._rows.inputs(study_id)
         add_seconds(self.seconds, outcome)
         self.n_predicted += outcome.probs is not None
         self._kept[study_id] = outcome
         if self._lines is not None:
             self._flush(f"study {study_id}")
 
-    def __delitem__(self, study_id: int) -> None:
+    def __delitem__(self, study_id: int | str) -> None:
         raise TypeError("a journal only grows")
 
-    def in_order(self, study_ids: Sequence[int]) -> Sequence[Outcome]:
+    def in_order(self, study_ids: Sequence[int | str]) -> Sequence[Outcome]:
         """The outcomes in the order of the file, each read when it is asked for."""
         return Ordered(self, study_ids)
 
     # ---- beginning, going on, ending ------------------------------------------------------------------------------
 
-    def begin(self, header: Header, resume: bool, fingerprints: Callable[[int], str]) -> None:
+    def begin(self, header: Header, resume: bool, fingerprints: Callable[[int | str], str]) -> None:
         """Write the header, and with ``resume`` take over what stands.
 
         Args:
@@ -202,12 +212,18 @@ class Journal(MutableMapping[int, Outcome]):
         lines.sync()
 
     def note_run(
-        self, devices: Sequence[str], load_s: float, limit_s: float, problems: Sequence[str], own_code: str = ""
+        self,
+        devices: Sequence[str],
+        load_s: float,
+        limit_s: float,
+        problems: Sequence[str],
+        own_code: str = "",
+        index: Mapping[str, Any] | None = None,
     ) -> None:
         """Note what the record of merged parts says of this run; without room on the disk it is left out."""
         if self._lines is not None:
             run = {RUN: list(devices), "load_s": load_s, "limit_s": limit_s, "problems": list(problems)}
-            run |= {"own_code": own_code}
+            run |= {"own_code": own_code, "index": dict(index or {})}
             with suppress(CohortError):
                 self._lines.append(run)
 
@@ -227,9 +243,9 @@ class Journal(MutableMapping[int, Outcome]):
 
     def _take_over(
         self,
-        heads: Mapping[int, tuple[Place, dict[str, Any]]],
-        study_ids: Sequence[int],
-        fingerprints: Callable[[int], str],
+        heads: Mapping[int | str, tuple[Place, dict[str, Any]]],
+        study_ids: Sequence[int | str],
+        fingerprints: Callable[[int | str], str],
     ) -> None:
         """Keep the studies that are final and whose files and rows are those that were read."""
         own = [study_id for study_id in study_ids if study_id in heads]
@@ -250,7 +266,7 @@ class Journal(MutableMapping[int, Outcome]):
             again = f"; {n_again} again: files or rows changed, or time or a worker failed" if n_again else ""
             log.info("%d of %s done before%s", len(self._places), counted(len(study_ids), "study"), again)
 
-    def _is_standing(self, study_id: int, head: Mapping[str, Any]) -> bool:
+    def _is_standing(self, study_id: int | str, head: Mapping[str, Any]) -> bool:
         return bool(head["final"]) and head["rows"] == self._rows.digests.get(study_id, "")
 
     def _flush(self, what: str) -> None:
@@ -259,7 +275,8 @@ class Journal(MutableMapping[int, Outcome]):
         try:
             for study_id, outcome in list(self._kept.items()):
                 head = outcome_head(outcome) | {"rows": self._rows.digests.get(study_id, "")}
-                self._places[study_id] = self._lines.append(head, outcome_body(outcome))
+                has_pictures = self._pictured is None or study_id in self._pictured
+                self._places[study_id] = self._lines.append(head, outcome_body(outcome, has_pictures))
                 del self._kept[study_id]
         except CohortError as error:
             log.error("%s: %s", what, error)
@@ -268,7 +285,7 @@ class Journal(MutableMapping[int, Outcome]):
 class Ordered(Sequence[Outcome]):
     """Outcomes in an order, each read when it is asked for."""
 
-    def __init__(self, outcomes: Mapping[int, Outcome], study_ids: Sequence[int]) -> None:
+    def __init__(self, outcomes: Mapping[int | str, Outcome], study_ids: Sequence[int | str]) -> None:
         self._outcomes, self._study_ids = outcomes, study_ids
 
     def __len__(self) -> int:
@@ -280,10 +297,10 @@ class Ordered(Sequence[Outcome]):
         return self._outcomes[self._study_ids[index]]
 
 
-def _read(lines: CheckedLines) -> tuple[dict[str, Any] | None, dict[int, tuple[Place, dict[str, Any]]]]:
+def _read(lines: CheckedLines) -> tuple[dict[str, Any] | None, dict[int | str, tuple[Place, dict[str, Any]]]]:
     """The last header, and of each study the last record."""
     header: dict[str, Any] | None = None
-    heads: dict[int, tuple[Place, dict[str, Any]]] = {}
+    heads: dict[int | str, tuple[Place, dict[str, Any]]] = {}
     for place, head in lines.records():
         if HEADER in head:
             header = head

@@ -19,14 +19,15 @@ from lumbar.errors import CohortError
 from lumbar.io.checked_lines import Place, read_heads, read_record
 from lumbar.io.files import check_writable, make_folder
 from lumbar.io.text import counted, printable
+from lumbar.output.extras import Extras, check_outputs
 from lumbar.output.journal import HEADER, RUN, SUFFIX, Ordered, check_format, journal_path, versions_apart
 from lumbar.output.outcome_json import STUDY, outcome_of, probs_of
 from lumbar.output.record import record_head, write_extras
+from lumbar.output.report_layout import MOST_ON_ONE_PAGE
 from lumbar.output.submission import Submission
 
 log = logging.getLogger("lumbar")
 
-N_PICTURED = 10  # studies with pictures in the report, as in one run
 _MUST_AGREE = {"manifest_hash": "bundle", "code_sha256": "code", "split": "split", "chain": "chain"}
 _NAMED = 3  # studies that a message names; of the others it gives the number
 
@@ -45,18 +46,20 @@ class Part:
         limit_s: the longest time limit.
         problems: lines that belong to no study.
         own_code: a sentence that other code ran than was sealed with the bundle.
+        index: of a folder without tables, what its last run says of the index.
     """
 
     path: Path
     head: dict[str, Any]
     body: dict[str, Any]
-    places: dict[int, Place] = field(default_factory=dict)
+    places: dict[int | str, Place] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     devices: list[str] = field(default_factory=list)
     load_s: float = 0.0
     limit_s: float = 0.0
     problems: list[str] = field(default_factory=list)
     own_code: str = ""
+    index: dict[str, Any] = field(default_factory=dict)
 
     @property
     def shard(self) -> tuple[int, int]:
@@ -70,6 +73,7 @@ def merge(
     out: str | os.PathLike[str],
     record: str | os.PathLike[str] | None = None,
     report: str | os.PathLike[str] | None = None,
+    table: str | os.PathLike[str] | None = None,
 ) -> dict[str, int]:
     """Join parts into one submission, in the order of the whole cohort.
 
@@ -79,7 +83,9 @@ def merge(
         parts: submissions of the parts, each with its journal beside it.
         out: the submission to write; the folder is made.
         record: the run record of all parts.
-        report: the report of all parts.
+        report: the report of all parts, on one page with pictures of the first ten studies; pages of single studies
+            are those of the parts' own reports.
+        table: the findings of all parts.
 
     Returns:
         ``rows``, ``studies`` and ``predicted``, counted.
@@ -90,7 +96,7 @@ def merge(
     """
     files = [_journal_of(Path(part)) for part in parts]
     _refuse_repeated(files)
-    targets = [Path(path) for path in (out, record, report) if path is not None]
+    targets = [Path(path) for path in (out, record, report, table) if path is not None]
     _check_targets(targets, files)
     read = [_read(path) for path in files]
     _check_agreement(read)
@@ -99,31 +105,35 @@ def merge(
         _check_finished(part)
     first = read[0]
     manifest = manifest_of(first.path.parent / FILE_NAME, first.head["manifest_hash"], first.body["manifest"])
+    check_outputs({"table": table}, "single", manifest)
     for path in targets:
         make_folder(path.parent)
         check_writable(path)
     answers = _Answers(owners)
     submission = Submission(study_ids, manifest.prior, Path(out), manifest.competition, answers)
     submission.check()
+    outcomes = Ordered(_Outcomes(owners, frozenset(study_ids[:MOST_ON_ONE_PAGE])), study_ids)
     if record is not None or report is not None:
-        _write_extras(read, study_ids, owners, manifest, submission, record, report)
+        _write_extras(read, outcomes, manifest, submission, record, report)
+    limit_s = max(part.limit_s for part in read)
+    Extras({"table": table}, study_ids, manifest, None).finish({}, outcomes, submission, limit_s, earlier=owners)
     n_rows = len(study_ids) * len(manifest.competition.rows)
     return {"rows": n_rows, "studies": len(study_ids), "predicted": answers.n_read}
 
 
-class _Answers(Mapping[int, Probs]):
+class _Answers(Mapping[int | str, Probs]):
     """The answers of all studies that were predicted, read one after another."""
 
-    def __init__(self, owners: Mapping[int, Part]) -> None:
+    def __init__(self, owners: Mapping[int | str, Part]) -> None:
         self._owners, self.n_read = owners, 0
 
     def __len__(self) -> int:
         return len(self._owners)
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[int | str]:
         return iter(self._owners)
 
-    def __getitem__(self, study_id: int) -> Any:
+    def __getitem__(self, study_id: int | str) -> Any:
         part = self._owners[study_id]
         return probs_of(read_record(part.path, part.places[study_id])[0])
 
@@ -136,19 +146,19 @@ class _Answers(Mapping[int, Probs]):
                 yield study_id, probs
 
 
-class _Outcomes(Mapping[int, Outcome]):
+class _Outcomes(Mapping[int | str, Outcome]):
     """The outcomes of all parts, each read when it is asked for; pictures of the first studies alone."""
 
-    def __init__(self, owners: Mapping[int, Part], pictured: frozenset[int]) -> None:
+    def __init__(self, owners: Mapping[int | str, Part], pictured: frozenset[int | str]) -> None:
         self._owners, self._pictured = owners, pictured
 
     def __len__(self) -> int:
         return len(self._owners)
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[int | str]:
         return iter(self._owners)
 
-    def __getitem__(self, study_id: int) -> Outcome:
+    def __getitem__(self, study_id: int | str) -> Outcome:
         part = self._owners[study_id]
         outcome = outcome_of(*read_record(part.path, part.places[study_id]))
         if study_id not in self._pictured:
@@ -222,6 +232,7 @@ def _note(part: Part, run: Mapping[str, Any]) -> None:
     part.limit_s = max(part.limit_s, run["limit_s"])
     part.problems += [line for line in run["problems"] if line not in part.problems]
     part.own_code = part.own_code or run["own_code"]
+    part.index = run["index"]
 
 
 def _check_agreement(parts: Sequence[Part]) -> None:
@@ -237,7 +248,7 @@ def _check_agreement(parts: Sequence[Part]) -> None:
             raise CohortError(f"{part.path}: found {theirs}, expected {ours} as {first.path.name} has")
 
 
-def _in_order(parts: Sequence[Part]) -> tuple[list[int], dict[int, Part]]:
+def _in_order(parts: Sequence[Part]) -> tuple[list[int | str], dict[int | str, Part]]:
     """The studies in the order of the whole cohort, and each one's part.
 
     Raises:
@@ -246,7 +257,7 @@ def _in_order(parts: Sequence[Part]) -> tuple[list[int], dict[int, Part]]:
     cohorts: dict[str, list[Part]] = {}
     for part in parts:
         cohorts.setdefault(part.head["cohort"], []).append(part)
-    owners: dict[int, Part] = {}
+    owners: dict[int | str, Part] = {}
     for cohort in cohorts.values():
         for _, study_id, part in _ranked(cohort):
             if study_id in owners:
@@ -259,7 +270,7 @@ def _in_order(parts: Sequence[Part]) -> tuple[list[int], dict[int, Part]]:
     return list(owners), owners
 
 
-def _ranked(cohort: Sequence[Part]) -> list[tuple[int, int, Part]]:
+def _ranked(cohort: Sequence[Part]) -> list[tuple[int, int | str, Part]]:
     """Place among all, study and part, in the order of the cohort."""
     rows = [
         (place, study_id, part)
@@ -311,10 +322,15 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + more
 
 
+def _index(parts: Sequence[Part]) -> dict[str, Any]:
+    """What the record says of an indexed folder: each part went over all of its files."""
+    told = [part.index for part in parts if part.index]
+    return {**told[0], "seconds": round(sum(index["seconds"] for index in told), 3)} if told else {}
+
+
 def _write_extras(
     parts: Sequence[Part],
-    study_ids: list[int],
-    owners: Mapping[int, Part],
+    outcomes: Sequence[Outcome],
     manifest: Manifest,
     submission: Submission,
     record: str | os.PathLike[str] | None,
@@ -329,8 +345,7 @@ def _write_extras(
     problems = list(dict.fromkeys(line for part in parts for line in part.problems))
     own_code = next((part.own_code for part in parts if part.own_code), "")
     libraries = parts[0].head["versions"] | ({"code": own_code} if own_code else {})
-    head = record_head(manifest.hash, libraries, devices, seconds, problems)
-    outcomes = Ordered(_Outcomes(owners, frozenset(study_ids[:N_PICTURED])), study_ids)
+    head = record_head(manifest.hash, libraries, devices, seconds, problems, _index(parts))
     limit_s = max((part.limit_s for part in parts), default=math.inf)
     paths = [None if path is None else Path(path) for path in (record, report)]
     write_extras(head, outcomes, submission, manifest, limit_s, paths[0], paths[1])

@@ -26,14 +26,16 @@ def outcome_head(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def outcome_body(outcome: Outcome) -> dict[str, Any]:
-    """What only record and report show."""
+def outcome_body(outcome: Outcome, has_pictures: bool = True) -> dict[str, Any]:
+    """What only record and report show; pictures that are files of their own are left out."""
+    pictures = outcome.pictures if has_pictures else ()
     return {
+        "inputs": outcome.inputs,
         "failure": outcome.failure,
         "problems": outcome.problems,
         "sagittal_points": outcome.sagittal_points,
         "axial_levels": outcome.axial_levels,
-        "pictures": [_picture(picture) for picture in outcome.pictures],
+        "pictures": [_picture(picture) for picture in pictures],
     }
 
 
@@ -48,6 +50,7 @@ def outcome_of(head: dict[str, Any], body: dict[str, Any]) -> Outcome:
         axial_levels=body["axial_levels"],
         pictures=[_unpicture(data) for data in body["pictures"]],
         failure=body["failure"],
+        inputs=body["inputs"],
         files=head["files"],
         is_final=head["final"],
     )
@@ -80,7 +83,8 @@ def _packed(probs: Probs) -> dict[str, Any]:
 
 def _picture(picture: Picture) -> dict[str, Any]:
     view = None if picture.view is None else asdict(picture.view)
-    return {"title": picture.title, "png": base64.b64encode(picture.png).decode("ascii"), "view": view}
+    png = base64.b64encode(picture.png).decode("ascii")
+    return {"title": picture.title, "png": png, "view": view, "name": picture.name}
 
 
 def _unpicture(data: dict[str, Any]) -> Picture:
@@ -88,4 +92,4 @@ def _unpicture(data: dict[str, Any]) -> Picture:
     if (fields := data["view"]) is not None:
         pairs = {name: tuple(fields[name]) for name in _PAIRS}
         view = SliceView(**{**fields, **pairs, "marks": tuple(Mark(**mark) for mark in fields["marks"])})
-    return Picture(data["title"], base64.b64decode(data["png"]), view)
+    return Picture(data["title"], base64.b64decode(data["png"]), view, data["name"])

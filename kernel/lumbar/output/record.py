@@ -12,6 +12,7 @@ from typing import Any
 from lumbar.bundle.manifest import Manifest
 from lumbar.chains.contract import Outcome
 from lumbar.io.files import atomic_file, write_atomically
+from lumbar.io.tables import SeriesTable
 from lumbar.io.text import PublicText, one_line, public_values
 from lumbar.output.submission import Submission
 from lumbar.output.truth import Truth
@@ -60,8 +61,9 @@ def record_head(
     devices: Sequence[str],
     seconds: Mapping[str, float],
     problems: Sequence[str] = (),
+    index: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The run record without its studies; arguments as of ``build_record``."""
+    """The run record without its studies; arguments as of ``build_record``, and what is told of an indexed folder."""
     head = {
         "manifest_hash": manifest_hash,
         "versions": dict(libraries),
@@ -71,6 +73,8 @@ def record_head(
     }
     if problems:
         head["problems"] = list(problems)
+    if index:
+        head["index"] = dict(index)
     return dict(public_values(head))
 
 
@@ -105,7 +109,36 @@ def _entry(outcome: Outcome) -> dict[str, Any]:
         "sagittal_points": outcome.sagittal_points,
         "axial_levels": outcome.axial_levels,
     }
+    if outcome.inputs is not None:
+        entry["inputs"] = outcome.inputs
     return dict(public_values(entry))
+
+
+def inputs_of(table: SeriesTable) -> Callable[[int | str], list[dict[str, Any]] | None]:
+    """The function that tells which series a study has and what each was taken for, with reason and doubt.
+
+    Args:
+        table: of series; those of a competition's folder are what its table says. Tables of other competitions may have
+            none: then it tells None of every study.
+    """
+    frame, inputs = table.frame, table.inputs
+    if inputs or table.index:
+        return lambda study_id: inputs.get(study_id, [])
+    if "series_description" not in frame.columns:
+        return lambda study_id: None
+    places: dict[int, list[int]] = {}
+    for place, study_id in enumerate(frame["study_id"]):
+        places.setdefault(int(study_id), []).append(place)
+    series, descriptions = frame["series_id"].tolist(), frame["series_description"].tolist()
+
+    def told(study_id: int | str) -> list[dict[str, Any]]:
+        own = places.get(study_id, ()) if isinstance(study_id, int) else ()
+        return [
+            {"series_id": str(series[k]), "kind": descriptions[k], "reason": "table of series", "doubt": ""}
+            for k in own
+        ]
+
+    return told
 
 
 def write_extras(

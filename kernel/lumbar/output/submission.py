@@ -80,11 +80,11 @@ class Submission:
 
     def __init__(
         self,
-        study_ids: Iterable[int],
+        study_ids: Iterable[int | str],
         prior: Mapping[str, Sequence[float]],
         path: str | Path | None = None,
         competition: Competition = LUMBAR_SPINE,
-        answers: Mapping[int, NDArray[np.floating]] | None = None,
+        answers: Mapping[int | str, NDArray[np.floating]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.path = None if path is None else Path(path)
@@ -93,7 +93,8 @@ class Submission:
         self._clock, self._written_s, self._began_s = clock, 0.0, clock()
         self._form = "\n".join([",".join(["%.8f"] * len(competition.values))] * len(competition.rows))
         table = normalise([list(prior[key]) for key in competition.keys], competition)
-        self._number = {study_id: number for number, study_id in enumerate(dict.fromkeys(study_ids))}
+        ids = (study_id if isinstance(study_id, str) else int(study_id) for study_id in study_ids)
+        self._number = {study_id: number for number, study_id in enumerate(dict.fromkeys(ids))}
         self._probs = np.broadcast_to(table, (len(self._number), *table.shape)).copy()
         self._text = bytearray((",".join(competition.header) + "\n").encode())
         self._places = [len(self._text)]
@@ -107,11 +108,11 @@ class Submission:
         self._began_s, self._written_s = clock(), 0.0
 
     @property
-    def study_ids(self) -> list[int]:
+    def study_ids(self) -> list[int | str]:
         """The studies, in the order of the file."""
         return list(self._number)
 
-    def replace(self, study_id: int, probs: NDArray[np.floating], is_normalised: bool = False) -> None:
+    def replace(self, study_id: int | str, probs: NDArray[np.floating], is_normalised: bool = False) -> None:
         """Replace a study's prior by its own probabilities (rows, values), in the file too where a write is due.
 
         ``is_normalised`` says that they come from ``normalise``, as those of an outcome do.
@@ -123,7 +124,7 @@ class Submission:
         self._is_dirty, self._has_failed = True, False
         self.write_if_due()
 
-    def probs(self, study_id: int) -> NDArray[np.float64]:
+    def probs(self, study_id: int | str) -> NDArray[np.float64]:
         """The probabilities (rows, values) that a study has now."""
         return self._probs[self._number[study_id]]
 
@@ -179,7 +180,7 @@ class Submission:
         if content != self._text:
             raise CohortError(f"{self.path}: found other rows than were written, expected one process writing it")
 
-    def _put(self, study_id: int, probs: NDArray[np.floating]) -> None:
+    def _put(self, study_id: int | str, probs: NDArray[np.floating]) -> None:
         number = self._number[study_id]
         self._probs[number] = probs
         rows = self._rows(study_id, self._values(probs))
@@ -189,7 +190,7 @@ class Submission:
         """The probabilities of each row as text, always of the same length: normalised ones lie in 0..1."""
         return (self._form % tuple(probs.ravel().tolist())).split("\n")
 
-    def _rows(self, study_id: int, values: Sequence[str]) -> bytes:
+    def _rows(self, study_id: int | str, values: Sequence[str]) -> bytes:
         names = self.competition.row_ids(study_id)
         text = "".join([f"{name},{numbers}\n" for name, numbers in zip(names, values, strict=True)])
         return text.encode("utf-8", "backslashreplace")
@@ -198,10 +199,10 @@ class Submission:
 def expected_studies(
     root: str | Path,
     split: str,
-    present: Sequence[int],
-    tabled: Sequence[int],
+    present: Sequence[int | str],
+    tabled: Sequence[int | str],
     competition: Competition = LUMBAR_SPINE,
-) -> list[int]:
+) -> list[int | str]:
     """Return the studies of the submission, in the order of the file.
 
     Of the test set the sample submission decides, because one row too many or too few makes the submission invalid.
@@ -238,14 +239,14 @@ def expected_studies(
     known = set(tabled)
     studies = dict.fromkeys([*listed, *(study_id for study_id in present if study_id in known)])
     if extra := [study_id for study_id in present if study_id not in studies]:
-        log.warning("%d study folders in no table get no rows, first %d", len(extra), extra[0])
+        log.warning("%d study folders in no table get no rows, first %s", len(extra), extra[0])
     return list(studies)
 
 
-def _listed_studies(row_ids: Iterable[str], competition: Competition) -> tuple[dict[int, None], list[str]]:
+def _listed_studies(row_ids: Iterable[str], competition: Competition) -> tuple[dict[int | str, None], list[str]]:
     """The studies of a sample's rows in their order, and the rows that name none, as a message may show them."""
     known = {row.lower() for row in competition.rows}
-    listed: dict[int, None] = {}
+    listed: dict[int | str, None] = {}
     wrong: list[str] = []
     for row_id in row_ids:
         head, row = competition.split_row_id(row_id)

@@ -10,18 +10,18 @@ import numpy as np
 from lumbar.bundle.manifest import verify
 from lumbar.chains.contract import Chain, Outcome
 from lumbar.chains.registry import chain_of
-from lumbar.competitions.tables import read_studies
 from lumbar.io.numba_cache import use_numba_cache
 from lumbar.output.outcome_json import outcome_text
 from lumbar.workers.devices import cuda_devices
+from lumbar.workers.run_inputs import read_table
 from lumbar.workers.worker import Setup, predict_alone
 
 
 class Predictor:
-    """Holds the networks of a bundle, and predicts studies of one competition folder.
+    """Holds the networks of a bundle, and predicts studies of one folder.
 
     Args:
-        root: the competition folder.
+        root: a competition folder, or any folder of DICOM, which each predictor indexes for itself.
         weights: the bundle, which is verified.
         split: ``test`` or ``train``.
         chain: as of ``lumbar.predict``.
@@ -49,7 +49,7 @@ class Predictor:
         self._setup = Setup(
             root=Path(root),
             split=split,
-            descriptions=read_studies(Path(root), split, competition).frame,
+            descriptions=read_table(Path(root), split, manifest)[0].frame,
             manifest=manifest,
             prior=np.array([manifest.prior[key] for key in competition.keys]),
             chain=functions,
@@ -60,12 +60,12 @@ class Predictor:
         self._networks = functions.load(manifest, self._setup.device)
         self._idle_since = time.perf_counter()
 
-    def predict(self, study_id: int) -> Outcome:
+    def predict(self, study_id: int | str) -> Outcome:
         """Read and predict one study; whatever fails becomes one line in the outcome."""
         outcome = predict_alone(self._setup, self._networks, study_id, self._idle_since)
         self._idle_since = time.perf_counter()
         return outcome
 
-    def text(self, study_id: int) -> str:
+    def text(self, study_id: int | str) -> str:
         """The outcome of one study as text, for ``lumbar.run.Collector``."""
         return outcome_text(self.predict(study_id))
