@@ -254,11 +254,13 @@ def _to_json(tables: StudyTables) -> dict[str, Any]:
 
 
 def _from_json(data: dict[str, Any]) -> StudyTables:
-    arrays = (np.array(data[name][1], dtype=data[name][0]) for name in ("case_labels", "narrowing", "grades"))
+    case_labels, narrowing, grades = (
+        np.array(data[name][1], dtype=data[name][0]) for name in ("case_labels", "narrowing", "grades")
+    )
     descriptions, coordinates, truth = (
         [tuple(row) for row in data[name]] for name in ("descriptions", "coordinates", "truth")
     )
-    return StudyTables(data["study_id"], *arrays, descriptions, coordinates, truth)
+    return StudyTables(data["study_id"], case_labels, narrowing, grades, descriptions, coordinates, truth)
 
 
 def _plain(cell: Any) -> Any:

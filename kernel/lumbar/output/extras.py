@@ -17,6 +17,7 @@ from lumbar.chains.contract import Drawn, Outcome
 from lumbar.competitions.registry import DEFAULT
 from lumbar.errors import CohortError
 from lumbar.io.text import PublicText, counted, one_line
+from lumbar.output.destinations import FOLDERS
 from lumbar.output.findings import findings_of
 from lumbar.output.findings_table import normalised_prior, write_table
 from lumbar.output.markups import write_markups
@@ -115,13 +116,8 @@ class Extras:
             limit_s: the time limit in seconds.
             earlier: studies of an earlier run that this one went on with: what it wrote of them stays.
         """
-        n_earlier = 0
-        for outcome in outcomes:
-            if outcome.study_id not in self._done:
-                self.add(outcome, submission, is_earlier=outcome.study_id in earlier)
-                n_earlier += outcome.study_id in earlier
-        if n_earlier and any(self._path(name) is not None for name in ("pictures", PAGES)):
-            log.info("pictures of %s done before are not drawn again", counted(n_earlier, "study"))
+        if any(self._path(name) is not None for name in FOLDERS):
+            self._add_others(outcomes, submission, earlier)
         if (table := self._path("table")) is not None:
             self._try("table", lambda: write_table(table, outcomes, submission, self.manifest))
         if self._path(PAGES) is not None:
@@ -129,6 +125,16 @@ class Extras:
         for name, n_failures in self._failures.items():
             if n_failures > 1:
                 log.error("%s: not written for %s", name, counted(n_failures, "study"))
+
+    def _add_others(self, outcomes: Iterable[Outcome], submission: Submission, earlier: Container[int | str]) -> None:
+        """Write what belongs to each study that this run did not predict."""
+        n_earlier = 0
+        for outcome in outcomes:
+            if outcome.study_id not in self._done:
+                self.add(outcome, submission, is_earlier=outcome.study_id in earlier)
+                n_earlier += outcome.study_id in earlier
+        if n_earlier and any(self._path(name) is not None for name in ("pictures", PAGES)):
+            log.info("pictures of %s done before are not drawn again", counted(n_earlier, "study"))
 
     def _write_markups(self, folder: Path, outcome: Outcome, submission: Submission) -> None:
         findings = findings_of(outcome, submission.probs(outcome.study_id), self._prior)

@@ -105,7 +105,8 @@ def merge(
         _check_finished(part)
     first = read[0]
     manifest = manifest_of(first.path.parent / FILE_NAME, first.head["manifest_hash"], first.body["manifest"])
-    check_outputs({"table": table}, "single", manifest)
+    outputs = {"table": None if table is None else Path(table)}
+    check_outputs(outputs, "single", manifest)
     for path in targets:
         make_folder(path.parent)
         check_writable(path)
@@ -116,7 +117,7 @@ def merge(
     if record is not None or report is not None:
         _write_extras(read, outcomes, manifest, submission, record, report)
     limit_s = max(part.limit_s for part in read)
-    Extras({"table": table}, study_ids, manifest, None).finish({}, outcomes, submission, limit_s, earlier=owners)
+    Extras(outputs, study_ids, manifest, None).finish({}, outcomes, submission, limit_s, earlier=owners)
     n_rows = len(study_ids) * len(manifest.competition.rows)
     return {"rows": n_rows, "studies": len(study_ids), "predicted": answers.n_read}
 
