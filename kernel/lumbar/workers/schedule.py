@@ -42,7 +42,8 @@ class Schedule:
         self, budget: Budget, setup: Setup, study_ids: Sequence[int], pictured: frozenset[int], progress: bool
     ) -> None:
         self.budget, self.setup = budget, setup
-        self.progress = Progress(len(study_ids), "study", is_shown=progress, write=log.info)
+        write = log.info if log.isEnabledFor(logging.INFO) else None  # a program that set up no log is told on stderr
+        self.progress = Progress(len(study_ids), "study", is_shown=progress, write=write)
         self.pictured = set(pictured)
         self.queue = StudyQueue(study_ids, budget)
         self.pool = WorkerPool(budget, self.queue)

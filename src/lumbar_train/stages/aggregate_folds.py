@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from torch import nn
-from tqdm import tqdm
 
 from lumbar.labels import COLUMNS, SEVERITY_COLUMNS
 from lumbar.metric import score, score_arrays
@@ -113,8 +112,8 @@ def _score(run: Path, cohort: Cohort, ids: np.ndarray, probs: Mapping[str, np.nd
     each = {name: asdict(score_arrays(labels, values)) for name, values in probs.items()}
     write_text(run / "aggregator" / "metrics.json", json.dumps({"oof": asdict(result), "kept": kept} | each, indent=1))
     if kept == POOL:
-        tqdm.write(
+        print(
             f"the aggregator is the plain pool of the classifiers: fitted it scored {each[FITTED]['total']:.4f} "
             f"out of fold, the pool {each[POOL]['total']:.4f}"
         )
-    tqdm.write(f"out of fold, {len(ids)} studies: {result}")
+    print(f"out of fold, {len(ids)} studies: {result}")

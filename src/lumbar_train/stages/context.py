@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
+from lumbar.io.progress import Progress
 from lumbar_train.data.cache import Cache
 from lumbar_train.data.folds import is_full
 from lumbar_train.data.tables import Cohort
@@ -96,11 +95,11 @@ class RunContext:
         return self.folder.out_of_fold(stage, table, self.folds)
 
     def held_out_studies(self, fold: int, title: str, stages: Iterable[str]) -> Iterable[int]:
-        """This process's share of the studies that a fold holds out, with a progress bar.
+        """This process's share of the studies that a fold holds out, which says how far it has come.
 
         Args:
             fold: a fit on all data holds out none.
-            title: of the bar.
+            title: of what is done with them.
             stages: those whose weights will predict the studies.
 
         Raises:
@@ -109,9 +108,12 @@ class RunContext:
         ids = [] if is_full(fold) else sorted(k for k, held in self.fold_of.items() if held == fold)
         for stage in stages if ids else ():
             self.folder.check_unseen(stage, fold, ids)
-        is_shown = bool(ids) and self.distributed.is_main and self.loop.get("progress", True) and sys.stderr.isatty()
         mine = ids[self.distributed.rank :: self.distributed.world]
-        return tqdm(mine, desc=f"{title} (out of fold {fold})", unit="study", disable=not is_shown, leave=False)
+        shown = Progress(
+            len(mine), "study", title=f"{title} (out of fold {fold})", is_shown=self.distributed.is_main, is_part=True,
+            has_bar=self.loop.get("progress", True),
+        )  # fmt: skip
+        return shown.each(mine)
 
     def join_outputs(self, outputs: dict[int, T], write: Callable[[dict[int, T]], None]) -> None:
         """Join the processes' outputs by study; the main process writes them before any goes on to read."""
