@@ -282,6 +282,10 @@ def show(page: Path, evaluation: Evaluation) -> None:
         print(f"  {name:<14} total {value:.4f}  (95 %: {low:.4f} to {high:.4f})")
     for title, places in (("sagittal points", figures["sagittal"]), ("axial levels", figures["axial"])):
         print(f"  {title}: " + ", ".join(f"{name} {value:.3g}" for name, value in places.items()))
+    from lumbar_train.evaluation.page_parts import warnings
+
+    for line in warnings(evaluation):
+        print(f"  warning: {line}")
     print(f"report: {page}")
 
 

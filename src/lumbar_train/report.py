@@ -22,7 +22,15 @@ from lumbar_train.data.usable import as_trained, read_dropped
 from lumbar_train.engine.distributed import pick_device
 from lumbar_train.evaluation.discrimination import FIGURES, discrimination
 from lumbar_train.evaluation.evaluate import Evaluation, evaluate_oof, evaluate_run
-from lumbar_train.evaluation.page_parts import about, case_pictures, column_title, costliest, grouped_reasons, warnings
+from lumbar_train.evaluation.page_parts import (
+    about,
+    case_pictures,
+    column_title,
+    costliest,
+    grouped_reasons,
+    level_rows,
+    warnings,
+)
 from lumbar_train.evaluation.plots import data_uri, plot_answers, plot_curves, plot_errors, plot_reliability, png_uri
 from lumbar_train.evaluation.point_errors import summarise
 from lumbar_train.evaluation.scoring import TERMS, confusion, reliability, scores, study_losses
@@ -121,6 +129,8 @@ def render(evaluation: Evaluation, figures: dict[str, Any], run: Path | None) ->
         title="Lumbar spine grading: how good is it?",
         about=about(evaluation, run),
         warnings=warnings(evaluation),
+        levels=[labels.level_title(level) for level in labels.LEVELS],
+        level_rows=level_rows(evaluation),
         ranking_names=FIGURES,
         ranking_rows=[
             (group, [figures["discrimination"][group][name] for name in FIGURES]) for group in figures["discrimination"]

@@ -9,6 +9,7 @@ from functools import partial
 from lumbar.io.progress import duration
 from lumbar.io.text import counted
 from lumbar_train.engine.fold_pool import run_side_by_side, workers
+from lumbar_train.pipeline.first_estimate import expected_s
 from lumbar_train.stages.context import RunContext
 from lumbar_train.stages.fitting import run_on_fold
 from lumbar_train.stages.needs import check_plan, plan_of
@@ -33,13 +34,7 @@ def execute(run: RunContext, names: Iterable[str] | None = None, jobs: int = 1) 
     jobs = 1 if run.distributed.is_many else jobs  # under torchrun all processes work on one fit
     units = [(stage, fold) for stage in chosen for fold in stage.folds(run.use_folds) if stage.fitted]
     if run.distributed.is_main:
-        epochs = sum(_epochs(run, *unit) for unit in units)
-        print(
-            f"{counted(len(units), 'fit')} of {counted(len({stage.name for stage, _ in units}), 'stage')}, "
-            f"{counted(epochs, 'epoch')} in all, {counted(jobs, 'fit')} at a time; "
-            "the first epoch of each stage tells how long all take",
-            flush=True,
-        )
+        _announce(run, units, jobs)
     with workers(jobs) as pool:
         for stage in chosen:
             start = time.monotonic()
@@ -53,6 +48,22 @@ def execute(run: RunContext, names: Iterable[str] | None = None, jobs: int = 1) 
             run.distributed.on_main(partial(_note_seconds, run, stage, seconds))
             if run.distributed.is_main:
                 print(f"{stage.name}: done in {duration(seconds)}", flush=True)
+
+
+def _announce(run: RunContext, units: list[tuple[Stage, int]], jobs: int) -> None:
+    """Say what will be fitted and about how long it takes; fits that an earlier call has finished are not counted."""
+    todo = [unit for unit in units if _epochs(run, *unit)]
+    epochs = sum(_epochs(run, *unit) for unit in todo)
+    line = (
+        f"{counted(len(todo), 'fit')} of {counted(len({stage.name for stage, _ in todo}), 'stage')}, "
+        f"{counted(epochs, 'epoch')} in all, {counted(jobs, 'fit')} at a time"
+    )
+    if len(todo) < len(units):
+        line += f" ({counted(len(units) - len(todo), 'fit')} finished before)"
+    least_s = expected_s(run, todo, jobs)
+    if least_s is not None:
+        line += f"; by counted operations {duration(least_s)} at least on this machine"
+    print(line + ("; the first epoch of each stage tells how long all take" if todo else ""), flush=True)
 
 
 def work(run: RunContext, stage: str, fold: int) -> None:
@@ -71,7 +82,9 @@ def work(run: RunContext, stage: str, fold: int) -> None:
 
 
 def _epochs(run: RunContext, stage: Stage, fold: int) -> int:
-    """The epochs of one fit, a classifier's round on the metric included."""
+    """The epochs of one fit, a classifier's round on the metric included; none where an earlier call finished it."""
+    if run.resume and (run.folder.fit(stage.name, fold) / "fit.json").is_file():
+        return 0
     fit = stage.recipe_of(run.recipe).for_fold(fold).fit
     return fit.epochs + fit.metric_epochs
 

@@ -183,14 +183,15 @@ def plan_training(options: TrainOptions, machines: Iterable[Machine] | None = No
         memory,
         f"{device}" if not options.memory else "a GPU of --memory",
         counts.slices * counts.slice_bytes,
-        tuple(machines) if machines is not None else (T4, A100, _here(device, recipe)),
+        tuple(machines) if machines is not None else (T4, A100, machine_here(device, recipe)),
         seeds * sum(prediction_flops(recipe, {name: cost(False) for name, cost in costs.items()}, counts).values()),
         seeds,
         recipe.name,
     )
 
 
-def _here(device: torch.device, recipe: Recipe) -> Machine:
+def machine_here(device: torch.device, recipe: Recipe) -> Machine:
+    """This machine, measured on the backbone that most of a recipe's networks have."""
     backbones = [getattr(stage.network, "backbone", "") for stage in recipe.stages.values()]
     names = [each if isinstance(each, str) else each.name for each in backbones]
     return measured_here(device, max(names, key=names.count, default="") or "resnet10t")
@@ -216,14 +217,8 @@ def _row(
     folds = use_folds if stage.name == "aggregator" else stage.folds(use_folds)  # which fits all of them at once
     steps, drawn = 0, 0.0
     for fold in folds:
-        share = 1.0 if is_full(fold) else 1 - 1 / n_folds
-        fit = entry.for_fold(fold).fit
-        steps += math.ceil(share * samples / fit.batch) * fit.epochs
-        drawn += share * samples * fit.epochs
-        if fit.metric_epochs:
-            studies = share * counts.studies
-            steps += math.ceil(studies / max(1, fit.batch // 4)) * fit.metric_epochs
-            drawn += studies * _LEVELS * fit.metric_epochs
+        more_steps, more_drawn = drawn_samples(entry, fold, samples, counts.studies, n_folds)
+        steps, drawn = steps + more_steps, drawn + more_drawn
     whole = images_of_part(replace(entry, fit=replace(entry.fit, metric_epochs=0)), counts, 1)
     again = 4 / 3 if split.is_checkpointed else 1.0  # one more forward pass
     weights = 4 * cost.parameters
@@ -240,6 +235,25 @@ def _row(
         weights * (2 * len(folds) + n_full * stage.is_exported + 4),  # kept twice, exported; one fit's checkpoint
         any(isinstance(module, _BatchNorm) for module in meta_network(entry.network).modules()),
     )
+
+
+def drawn_samples(entry: StageRecipe, fold: int, samples: int, studies: int, n_folds: int) -> tuple[int, float]:
+    """Optimiser steps of a fit, and the samples that it draws over all its epochs.
+
+    Args:
+        entry: of the recipe.
+        fold: that is held out, or a fit on all data.
+        samples: of an epoch of a fit on all studies.
+        studies: of the cohort, for a second round on the metric.
+        n_folds: of the cohort.
+    """
+    share = 1.0 if is_full(fold) else 1 - 1 / n_folds
+    fit = entry.for_fold(fold).fit
+    steps, drawn = math.ceil(share * samples / fit.batch) * fit.epochs, share * samples * fit.epochs
+    if fit.metric_epochs:
+        steps += math.ceil(share * studies / max(1, fit.batch // 4)) * fit.metric_epochs
+        drawn += share * studies * _LEVELS * fit.metric_epochs
+    return steps, drawn
 
 
 def prediction_flops(recipe: Recipe, costs: dict[str, NetworkCost], counts: CohortCounts) -> dict[str, float]:

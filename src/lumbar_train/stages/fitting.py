@@ -22,7 +22,7 @@ from lumbar_train.engine.sampling import Dataset
 from lumbar_train.recipes import StageRecipe
 from lumbar_train.stages.classify import LevelCrops
 from lumbar_train.stages.context import RunContext
-from lumbar_train.stages.held_out import held_out_loss
+from lumbar_train.stages.held_out import held_out_loss, held_out_metric
 from lumbar_train.stages.metric_finetune import MetricLoss, StudyCrops
 from lumbar_train.stages.stage import Fitted, Stage
 
@@ -117,12 +117,14 @@ def fit_on_fold(
     result = _fit(run, stage, fold, network, samples, loss, config, suffix, validate)
     load_weights(result.weights, network)
     if isinstance(samples, LevelCrops) and recipe.fit.metric_epochs and not suffix:
-        _fit_on_metric(run, stage, fold, network, samples)
+        _fit_on_metric(run, stage, fold, network, samples, fitted)
     run.distributed.on_main(partial(run.folder.save_network, network, stage.name, fold, seen, suffix))
     return network.eval()
 
 
-def _fit_on_metric(run: RunContext, stage: Stage, fold: int, network: nn.Module, samples: LevelCrops) -> None:
+def _fit_on_metric(
+    run: RunContext, stage: Stage, fold: int, network: nn.Module, samples: LevelCrops, fitted: Fitted
+) -> None:
     """A classifier's second round: a few epochs of whole studies on the metric itself, from the first's weights."""
     recipe = stage.recipe_of(run.recipe)
     studies = StudyCrops(samples)
@@ -135,7 +137,8 @@ def _fit_on_metric(run: RunContext, stage: Stage, fold: int, network: nn.Module,
         batch_size=max(1, config.batch_size // 4),  # a study holds five levels
     )
     loss = MetricLoss(labels, tuple(samples.targets))
-    result = _fit(run, stage, fold, network, studies, loss, config, METRIC)
+    validate = held_out_metric(run, stage, fold, fitted, config)
+    result = _fit(run, stage, fold, network, studies, loss, config, METRIC, validate)
     load_weights(result.weights, network)
 
 
