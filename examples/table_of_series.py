@@ -24,6 +24,8 @@ def describe(series: Path) -> str | None:
 
 def main(root: str) -> None:
     """Write ROOT/test_series_descriptions.csv and print each row."""
+    if not (Path(root) / "test_images").is_dir():
+        sys.exit(f"{root}: found no folder test_images in it, expected ROOT/test_images/<study>/<series>/*.dcm")
     rows = []
     for series in sorted(path for path in Path(root).glob("test_images/*/*") if any(path.glob("*.dcm"))):
         try:
@@ -32,9 +34,11 @@ def main(root: str) -> None:
             description, reason = None, str(error)
         print(series.parent.name, series.name, description or f"left out: {reason}")
         rows += [(series.parent.name, series.name, description)] if description else []
+    if not rows:
+        sys.exit(f"{root}/test_images: found no series that predict has a use for, expected some")
     with open(Path(root) / "test_series_descriptions.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("study_id", "series_id", "series_description"), *rows])
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    sys.exit(__doc__) if len(sys.argv) != 2 else main(sys.argv[1])

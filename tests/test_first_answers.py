@@ -80,6 +80,9 @@ def test_help_imports_nothing_heavy(arguments):
         ((BUILD, "--publish", "kernle", "-m", "x"), "kernel"),
         ((BUILD, "--pubish", "-m", "x"), "--publish"),
         (("lumbar_train", "trian"), "train"),
+        (("lumbar_phantom", "--out", "o", "--studys", "2"), "--studies"),  # a slip in an option that is required
+        (("lumbar", "predict", "--dtaa", "d", "--weights", "w", "--out", "o"), "--data"),
+        (("lumbar_train", "train", "--data", "d", "--otu", "o"), "--out"),
     ],
 )
 def test_a_slip_of_the_pen_is_answered_with_the_nearest_name(arguments, meant, tmp_path, monkeypatch):
