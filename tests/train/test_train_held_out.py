@@ -59,7 +59,7 @@ def test_short_runs_do_not_count_operations_and_long_ones_say_what_they_will_tak
             out=tiny_cohort,
             recipe="tiny",
             folds="0,1",
-            stages="axial_xy",
+            stages=("axial_xy",),
             overrides=("*.epochs=10000",),
         ),
         machines=(T4,),
