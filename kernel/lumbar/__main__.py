@@ -202,6 +202,9 @@ def main(argv: Sequence[str] | None = None, started: float | None = None) -> int
     except LumbarError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
+    except OSError as error:  # a folder that may not be looked into, wherever that shows
+        print(f"error: {printable(error.filename or 'a file')}: {error.strerror or one_line(error)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as error:
         print(f"error: {reason_of(error)}: {_how_to_go_on(arguments, began)}", file=sys.stderr)
         return 1

@@ -1,4 +1,7 @@
-"""Whether a folder is a competition folder: a look at names alone, before anything heavy is imported."""
+"""Whether a folder is a competition folder: a look at names alone, before anything heavy is imported.
+
+``os.path`` is asked, which takes what may not be looked at for absent; ``Path`` raises.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,11 @@ def check_competition(root: Path, split: str, needs_table: bool = True) -> None:
     check_root(root, split)
     table, images = root / f"{split}_series_descriptions.csv", root / f"{split}_images"
     hint = _hint(root, split)
-    if needs_table and not table.exists():
+    if needs_table and not os.path.exists(table):
         raise CohortError(f"{table}: not found, expected the competition's table of series{hint}")
-    if not images.is_dir():
+    if not os.path.isdir(images):
         raise CohortError(f"{images}: not found, expected a folder with one folder a study{hint}")
+    _check_readable(images)
 
 
 def check_root(root: Path, split: str) -> None:
@@ -31,16 +35,22 @@ def check_root(root: Path, split: str) -> None:
     Raises:
         CohortError: it is not.
     """
-    if not root.is_dir():
-        what = "is a file" if root.exists() else "no such folder"
+    if not os.path.isdir(root):
+        what = "is a file" if os.path.exists(root) else "no such folder"
         raise CohortError(f"{root}: {what}, expected a competition folder with {split}_images{_above(root)}")
+    _check_readable(root)
+
+
+def _check_readable(folder: Path) -> None:
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise CohortError(f"{folder}: cannot be read (permission denied), expected a folder that may be looked into")
 
 
 def _hint(root: Path, split: str) -> str:
     """What was probably meant, put behind a refusal."""
     other = next(name for name in SPLITS if name != split)
-    has_images = (root / f"{split}_images").is_dir()
-    if (root / f"{other}_images").is_dir() and not has_images:
+    has_images = os.path.isdir(root / f"{split}_images")
+    if os.path.isdir(root / f"{other}_images") and not has_images:
         return f": the folder has {other}_images, add --split {other}"
     if above := _above(root):
         return above
@@ -62,7 +72,7 @@ def _above(root: Path) -> str:
 
 def _is_competition(folder: Path) -> bool:
     return any(
-        (folder / f"{split}_images").is_dir() and (folder / f"{split}_series_descriptions.csv").is_file()
+        os.path.isdir(folder / f"{split}_images") and os.path.isfile(folder / f"{split}_series_descriptions.csv")
         for split in SPLITS
     )
 
