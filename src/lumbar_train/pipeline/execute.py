@@ -60,9 +60,9 @@ def _announce(run: RunContext, units: list[tuple[Stage, int]], jobs: int) -> Non
     )
     if len(todo) < len(units):
         line += f" ({counted(len(units) - len(todo), 'fit')} finished before)"
-    least_s = expected_s(run, todo, jobs)
-    if least_s is not None:
-        line += f"; by counted operations {duration(least_s)} at least on this machine"
+    fits_s = expected_s(run, todo, jobs)
+    if fits_s is not None:
+        line += f"; by counted operations about {duration(fits_s)} for the fits alone on this machine"
     print(line + ("; the first epoch of each stage tells how long all take" if todo else ""), flush=True)
 
 

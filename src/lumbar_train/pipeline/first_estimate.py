@@ -20,7 +20,7 @@ _FEW = 2000  # samples drawn over all epochs: so few are over about as soon as t
 
 
 def expected_s(run: RunContext, fits: Iterable[tuple[Stage, int]], jobs: int) -> float | None:
-    """Seconds that fits take at least: preparing samples and predicting held-out studies come on top.
+    """Seconds that fits take by themselves, in float32 on CPUs: preparing samples and predicting come on top.
 
     Args:
         run: what is trained on what; random numbers stay as they are.
