@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from lumbar import labels
+from lumbar.errors import CohortError
 from lumbar.io.tables import csv_text
 from lumbar.io.text import page_value
 from lumbar_train.baseline.gather import submission_frame
@@ -92,6 +93,10 @@ def report_on(
         LumbarError: as ``evaluate_oof`` and ``evaluate_run``.
     """
     run, root = Path(run), Path(root)
+    if (run / "recipe.json").is_file() and not (run / "export").is_dir() and not (run / "aggregator").is_dir():
+        raise CohortError(
+            f"{run}: found a run that is not finished, expected one that is; go on with the command that began it and --resume"
+        )
     cohort = read_cohort(root, split=split)
     is_own = _is_own_cohort(run, cohort)
     if is_own:

@@ -13,15 +13,21 @@ from lumbar.errors import CohortError
 SPLITS = ("test", "train")
 
 
-def check_competition(root: Path, split: str, needs_table: bool = True) -> None:
+def check_competition(root: Path, split: str, needs_table: bool = True, has_split: bool = True) -> None:
     """See that a folder has the images of a split, and its table of series where that is needed.
+
+    Args:
+        root: the folder.
+        split: ``test`` or ``train``.
+        needs_table: False for a command that looks at the table itself.
+        has_split: the command has an option ``--split``, which a refusal may name.
 
     Raises:
         CohortError: one is missing; the message says which, and what lies there instead.
     """
     check_root(root, split)
     table, images = root / f"{split}_series_descriptions.csv", root / f"{split}_images"
-    hint = _hint(root, split)
+    hint = _hint(root, split, has_split)
     if needs_table and not os.path.exists(table):
         raise CohortError(f"{table}: not found, expected the competition's table of series{hint}")
     if not os.path.isdir(images):
@@ -46,12 +52,14 @@ def _check_readable(folder: Path) -> None:
         raise CohortError(f"{folder}: cannot be read (permission denied), expected a folder that may be looked into")
 
 
-def _hint(root: Path, split: str) -> str:
+def _hint(root: Path, split: str, has_split: bool) -> str:
     """What was probably meant, put behind a refusal."""
     other = next(name for name in SPLITS if name != split)
     has_images = os.path.isdir(root / f"{split}_images")
     if os.path.isdir(root / f"{other}_images") and not has_images:
-        return f": the folder has {other}_images, add --split {other}"
+        return f": the folder has {other}_images, " + (
+            f"add --split {other}" if has_split else "which this command does not read"
+        )
     if above := _above(root):
         return above
     inside = next((path for path in _folders(root) if _is_competition(path)), None)

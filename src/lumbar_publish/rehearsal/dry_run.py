@@ -244,7 +244,8 @@ def _rehearse_whole(options: argparse.Namespace) -> None:
     check_root(options.data, "test")
     competition = read_manifest(source_of(layout, options.run)[0]).competition
     if competition.slug == LUMBAR_SPINE.slug:
-        check_competition(options.data, "test", needs_table=False)  # what the kernel needs besides it says itself
+        # what the kernel needs besides it says itself
+        check_competition(options.data, "test", needs_table=False, has_split=False)
     make_folder(options.out)
     timing = Timing.read(options.out)
     images = options.data / competition.path(competition.images, "test")

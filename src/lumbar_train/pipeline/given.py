@@ -19,7 +19,7 @@ def check_given(options: TrainOptions) -> None:
     """
     check_recipe(options.recipe)
     check_stages(options.stages)
-    check_competition(options.data, "train")
+    check_competition(options.data, "train", has_split=False)
     check_file(options.fold_file, "--fold-file", "a table study_id, fold")
     check_file(options.points, "--points", "a table of external points")
     for word in options.backbone_weights:

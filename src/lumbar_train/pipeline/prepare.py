@@ -57,6 +57,8 @@ def prepare(options: TrainOptions, recipe: Recipe, start: Start, distributed: Di
     """
     whole = distributed.on_main(lambda: read_cohort(options.data, points_file=options.points))
     recipe = with_split(options, recipe, whole, distributed)
+    if options.fold_file is None and not RunFolder(options.out).folds.is_file():
+        parse_folds(options.folds, pd.DataFrame({"fold": range(recipe.n_folds)}))  # refused before hours of decoding
     cache = decode(options, whole, distributed)
     cohort, folds = distributed.on_main(lambda: choose_cohort(options, whole, cache, recipe.n_folds))
     amp, line = distributed.on_main(
