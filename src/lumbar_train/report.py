@@ -94,9 +94,8 @@ def report_on(
     """
     run, root = Path(run), Path(root)
     if (run / "recipe.json").is_file() and not (run / "export").is_dir() and not (run / "aggregator").is_dir():
-        raise CohortError(
-            f"{run}: found a run that is not finished, expected one that is; go on with the command that began it and --resume"
-        )
+        goes_on = "go on with the command that began it and --resume"
+        raise CohortError(f"{run}: found a run that is not finished, expected one that is; {goes_on}")
     cohort = read_cohort(root, split=split)
     is_own = _is_own_cohort(run, cohort)
     if is_own:

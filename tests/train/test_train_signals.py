@@ -16,6 +16,8 @@ from lumbar_train.engine import interrupts
 from train_processes import environment
 from train_toy_fit import TOY, ToyDataset, run_toy
 
+pytestmark = pytest.mark.usefixtures("unmeasured_children")
+
 SCRIPT = Path(__file__).parents[1] / "support/train_signals.py"
 HANGING = SCRIPT.with_name("hanging_work.py")
 NOTHING_BEGUN = "no fit has begun; run the same command again, and studies that are decoded stay decoded"

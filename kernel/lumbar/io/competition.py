@@ -35,6 +35,21 @@ def check_competition(root: Path, split: str, needs_table: bool = True, has_spli
     _check_readable(images)
 
 
+def folder_to_index(root: Path, split: str) -> Path | None:
+    """The folder whose DICOM files tell the studies themselves, since no table of series does.
+
+    None for a competition's folder, and where ``check_competition`` says which folder was meant: the other split's, or
+    one inside that has a table.
+    """
+    if os.path.exists(root / f"{split}_series_descriptions.csv"):
+        return None
+    if os.path.isdir(root / f"{split}_images"):
+        return root / f"{split}_images"
+    if any(os.path.isdir(root / f"{name}_images") for name in SPLITS):
+        return None
+    return None if any(_is_competition(path) for path in _folders(root)) else root
+
+
 def check_root(root: Path, split: str) -> None:
     """See that a folder is there.
 
@@ -43,7 +58,9 @@ def check_root(root: Path, split: str) -> None:
     """
     if not os.path.isdir(root):
         what = "is a file" if os.path.exists(root) else "no such folder"
-        raise CohortError(f"{root}: {what}, expected a competition folder with {split}_images{_above(root)}")
+        raise CohortError(
+            f"{root}: {what}, expected a folder of DICOM, or a competition folder with {split}_images{_above(root)}"
+        )
     _check_readable(root)
 
 

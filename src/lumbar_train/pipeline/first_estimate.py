@@ -35,7 +35,7 @@ def expected_s(run: RunContext, fits: Iterable[tuple[Stage, int]], jobs: int) ->
     for stage, fold in fits:
         name = stage.recipe_name or stage.name
         samples = counts.samples(name, recipe.stages[name])
-        more = drawn_samples(recipe.stages[name], fold, samples, counts.studies, recipe.n_folds)[1]
+        more = drawn_samples(recipe, stage, recipe.stages[name], fold, samples, counts.studies)[2]
         drawn[name] = drawn.get(name, 0.0) + more
     if sum(drawn.values()) < _FEW:
         return None
