@@ -94,12 +94,7 @@ def prepare(
     identities: list[dict[str, Any]] = [settings | {"studies": study_ids} for study_ids in batches]
     for identity, study_ids in zip(identities[start_batch:], batches[start_batch:], strict=True):
         identity["files"] = _signature(root, split, [by_study[study_id] for study_id in study_ids])
-    records = {path: _valid_record(path, identity) for path, identity in zip(paths, identities, strict=True)}
-    for path in paths[:start_batch]:
-        if records[path] is None:
-            raise CohortError(
-                f"{path}: found no record of these settings, expected one before --start-batch {start_batch}"
-            )
+    records = _kept_records(paths, identities, start_batch)
     # What is converted already is not counted: the pace is that of converting.
     todo = [k for k, path in enumerate(paths) if records[path] is None]
     n_todo = sum(len(batches[k]) for k in todo)
@@ -114,6 +109,23 @@ def prepare(
             records[paths[k]] = record
     every = [record for record in records.values() if record is not None]
     return _gather(work, every, size, f"{root}: no readable slice in {n_series} series described as {description!r}")
+
+
+def _kept_records(
+    paths: list[Path], identities: list[dict[str, Any]], start_batch: int
+) -> dict[Path, dict[str, Any] | None]:
+    """The records that hold, by their files; None for a batch to be converted.
+
+    Raises:
+        CohortError: a batch that is to be trusted has none.
+    """
+    records = {path: _valid_record(path, identity) for path, identity in zip(paths, identities, strict=True)}
+    for path in paths[:start_batch]:
+        if records[path] is None:
+            raise CohortError(
+                f"{path}: found no record of these settings, expected one before --start-batch {start_batch}"
+            )
+    return records
 
 
 def _code() -> str:
