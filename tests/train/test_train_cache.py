@@ -155,7 +155,7 @@ def test_a_cohort_copied_elsewhere_shares_the_objects(root, tmp_path):
 
 def test_changed_code_does_not_meet_old_volumes(root, tmp_path, monkeypatch):
     build(root, tmp_path / "cache")
-    monkeypatch.setattr("lumbar_train.data.cache.code_key", lambda *_roots: "other")
+    monkeypatch.setattr("lumbar_train.data.study_jobs.code_key", lambda *_roots: "other")
     decoded = []
     monkeypatch.setattr(
         "lumbar_train.data.cache.read_study",
@@ -250,7 +250,8 @@ def test_the_bar_ends_its_line_however_fast_the_build_is(root, tmp_path, capsys,
     series = series_of(root)
     there = sorted(set(series["study_id"]))[:n_there]
     build_cache(tmp_path / "cache", root, "train", series[series["study_id"].isin(there)], progress=False)
-    monkeypatch.setattr("lumbar_train.data.cache._run", lambda jobs, workers: iter(jobs))  # in no time
+    # in no time
+    monkeypatch.setattr("lumbar_train.data.cache.run_jobs", lambda work, jobs, workers: ((job, None) for job in jobs))
     build_cache(tmp_path / "cache", root, "train", series)
     text = capsys.readouterr().err
     if n_there == 6:

@@ -30,6 +30,7 @@ from lumbar_train.pipeline.split import (
     is_half_precision,
     losses_of,
 )
+from lumbar_train.pipeline.storage import cache_line, gib
 from lumbar_train.recipes import Recipe, StageRecipe
 from lumbar_train.stages.registry import chosen_stages
 from lumbar_train.stages.stage import Stage
@@ -75,7 +76,7 @@ class TrainingPlan:
         rows: in the order of the stages.
         memory: bytes of the device that it is made for.
         device: where the memory is.
-        cache_bytes: of the decoded studies.
+        cache: where decoded studies would go, in words.
         machines: whose hours are shown.
         study_flops: of the prediction of one study, by every fit on all data that ships.
         seeds: fits on all data.
@@ -85,7 +86,7 @@ class TrainingPlan:
     rows: tuple[Row, ...]
     memory: float
     device: str
-    cache_bytes: float
+    cache: str
     machines: tuple[Machine, ...]
     study_flops: float
     seeds: int
@@ -109,9 +110,9 @@ class TrainingPlan:
         steps = sum(row.steps for row in self.rows)
         lines.append(f"{'whole':<26}{'':>9}{steps:>9}{'':>9}{'':>9}{'':>14}{'':>9}{total}")
         run = sum(row.disk_bytes for row in self.rows)
-        lines.append(f"memory      {_gib(self.memory)} on {self.device}; act: activations at the recipe's batch; ")
+        lines.append(f"memory      {gib(self.memory)} on {self.device}; act: activations at the recipe's batch; ")
         lines[-1] += "parts: samples a part x parts a step, * activations computed anew"
-        lines.append(f"disk        run {_gib(run)}, cache {_gib(self.cache_bytes)} (decoded slices)")
+        lines.append(f"disk        run {gib(run)}, {self.cache}")
         lines += [
             f"hours       {m.name}: {m.rate / 1e12:.3g} TFLOP/s = {m.utilisation:.1%} of {m.peak / 1e12:.3g} "
             f"({m.source})"
@@ -145,10 +146,6 @@ class TrainingPlan:
         ]
 
 
-def _gib(n_bytes: float) -> str:
-    return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"
-
-
 def plan_training(options: TrainOptions, machines: Iterable[Machine] | None = None) -> TrainingPlan:
     """Plan a run from tables and counts alone; nothing is decoded or written.
 
@@ -160,7 +157,8 @@ def plan_training(options: TrainOptions, machines: Iterable[Machine] | None = No
         LumbarError: as ``train``, for tables and options.
     """
     recipe, _ = chosen_recipe(options)
-    counts = count_cohort(read_cohort(options.data, check_images=False))
+    cohort = read_cohort(options.data, check_images=False)
+    counts = count_cohort(cohort)
     device = pick_device(options.device)
     memory = float(parse_memory(options.memory) if options.memory else free_memory(device))
     is_gpu = device.type == "cuda" or bool(options.memory)
@@ -182,7 +180,7 @@ def plan_training(options: TrainOptions, machines: Iterable[Machine] | None = No
         tuple(rows),
         memory,
         f"{device}" if not options.memory else "a GPU of --memory",
-        counts.slices * counts.slice_bytes,
+        cache_line(options, cohort, counts),
         tuple(machines) if machines is not None else (T4, A100, _here(device, recipe)),
         seeds * sum(prediction_flops(recipe, {name: cost(False) for name, cost in costs.items()}, counts).values()),
         seeds,
@@ -237,7 +235,8 @@ def _row(
         split,
         cost.training_flops * per_sample,
         cost.training_flops * per_sample * drawn * again,
-        weights * (2 * len(folds) + n_full * stage.is_exported + 4),  # kept twice, exported; one fit's checkpoint
+        # Kept once, and exported in half precision; of the fit in hand the checkpoint with its moments and two copies
+        weights * (len(folds) + n_full * stage.is_exported / 2 + 6),
         any(isinstance(module, _BatchNorm) for module in meta_network(entry.network).modules()),
     )
 

@@ -13,8 +13,8 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from lumbar_train.data.cache import Cache
 from lumbar_train.data.folds import is_full
+from lumbar_train.data.studies import Studies
 from lumbar_train.data.tables import Cohort
 from lumbar_train.data.targets import StudyTargets, study_targets
 from lumbar_train.engine.distributed import Distributed
@@ -34,7 +34,7 @@ class RunContext:
         folds: ``study_id, fold``.
         recipe: networks and how each is fitted.
         folder: where everything is left.
-        cache: the decoded studies.
+        cache: the studies, decoded or to be decoded.
         use_folds: the folds of this call; -1 is the fit on all data, -2, -3, … the same with other seeds.
         seed: of everything random.
         resume: whether fits that were interrupted go on.
@@ -51,7 +51,7 @@ class RunContext:
     folds: pd.DataFrame
     recipe: Recipe
     folder: RunFolder
-    cache: Cache
+    cache: Studies
     use_folds: list[int]
     seed: int = 0
     resume: bool = False
