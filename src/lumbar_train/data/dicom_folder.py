@@ -103,17 +103,18 @@ class SliceVolume(LazyVolume):
     Args:
         folder: of the study.
         files: ``name, size, time`` of the study's files.
-        stack: ``shape``, ``dtype`` and ``sources`` (file, frame or 0) of each slice.
+        stack: ``shape``, ``sources`` (file, frame or 0) of each slice, and ``signed_zeros``: whether some values are
+            -0.0 that a cache, which keeps whole numbers as integers, makes 0.0.
         memory: of the process, for decoded slices.
     """
 
     def __init__(self, folder: Path, files: list[list[Any]], stack: StackRecord, memory: SliceMemory) -> None:
         super().__init__(tuple(stack["shape"]))
         self.folder, self.files, self.sources, self.memory = folder, files, stack["sources"], memory
-        self.kept_dtype = np.dtype(stack["dtype"])
+        self.has_signed_zeros = stack["signed_zeros"]
 
     def slice(self, index: int) -> np.ndarray:
-        """Slice ``index`` (rows, columns) float32, the caller's own.
+        """Slice ``index`` (rows, columns) float32, read-only.
 
         Raises:
             CohortError: its file has changed since it was indexed.
@@ -121,15 +122,12 @@ class SliceVolume(LazyVolume):
         file, frame = self.sources[index]
         key = str(self.folder), file, frame
         kept = self.memory.get(key)
-        if kept is not None:
-            return kept.astype(np.float32)
-        frames = [frame] if frame == 0 else sorted({other for k, other in self.sources if k == file})
-        decoded = self._decoded(file, frames)
-        self.memory.put({(*key[:2], k): array.astype(self.kept_dtype) for k, array in decoded.items()})
-        image = decoded[frame]
-        if self.kept_dtype != image.dtype:
-            image += 0.0  # -0.0 becomes 0.0, as in an array of integers
-        return image
+        if kept is None:
+            frames = [frame] if frame == 0 else sorted({other for k, other in self.sources if k == file})
+            decoded = self._decoded(file, frames)
+            self.memory.put({(*key[:2], k): array for k, array in decoded.items()})
+            kept = decoded[frame]
+        return kept
 
     def _decoded(self, file: int, frames: list[int]) -> dict[int, np.ndarray]:
         """Some frames (0: the only one) of a file, (rows, columns) float32 each."""
@@ -148,6 +146,10 @@ class SliceVolume(LazyVolume):
         }
         if len(decoded) < len(frames):
             raise CohortError(f"{path}: found other pixels, {_EXPECTED}")
+        for array in decoded.values():
+            if self.has_signed_zeros:
+                array += 0.0
+            array.flags.writeable = False
         return decoded
 
 
@@ -233,10 +235,14 @@ class _Digest:
 def _record_stack(folder: Path, numbers: dict[str, int], digest: _Digest, stack: Stack) -> StackRecord:
     stored = compact(stack.volume)
     digest.add(stored)
-    return {"shape": stored.shape, "dtype": stored.dtype.str, "sources": _sources(folder, numbers, stack, stored)}
+    return {
+        "shape": stored.shape,
+        "signed_zeros": stored.dtype != np.float32 and bool((np.signbit(stack.volume) & (stack.volume == 0)).any()),
+        "sources": _sources(folder, numbers, stack),
+    }
 
 
-def _sources(folder: Path, numbers: dict[str, int], stack: Stack, stored: np.ndarray) -> list[tuple[int, int]]:
+def _sources(folder: Path, numbers: dict[str, int], stack: Stack) -> list[tuple[int, int]]:
     """File and frame of each slice of a stack: of those with its number, the one that decodes to its pixels.
 
     Raises:
@@ -256,10 +262,10 @@ def _sources(folder: Path, numbers: dict[str, int], stack: Stack, stored: np.nda
         frame = stack.frame(k) or 0
         for number, images in candidates.get((int(instance), frame), ()):
             if number not in decoded:
-                arrays = decode_images(images, stored.shape[1:])
+                arrays = decode_images(images, stack.volume.shape[1:])
                 decoded = {number: {image.frame or 0: array for image, array in zip(images, arrays, strict=True)}}
             pixels = decoded[number].get(frame)
-            if pixels is not None and np.array_equal(pixels.astype(stored.dtype), stored[k]):
+            if pixels is not None and np.array_equal(pixels, stack.volume[k]):
                 sources.append((number, frame))
                 break
         else:

@@ -56,7 +56,7 @@ class LazyVolume:
         return math.prod(self.shape)
 
     def slice(self, index: int) -> np.ndarray:
-        """Slice ``index`` from 0, (rows, columns) float32, the caller's own."""
+        """Slice ``index`` from 0, (rows, columns) float32; others may be given the same array."""
         raise NotImplementedError
 
     def __len__(self) -> int:

@@ -30,7 +30,7 @@ from lumbar_train.pipeline.split import (
     is_half_precision,
     losses_of,
 )
-from lumbar_train.pipeline.storage import cache_line, gib
+from lumbar_train.pipeline.storage import cache_line, in_units
 from lumbar_train.recipes import Recipe, StageRecipe
 from lumbar_train.stages.registry import chosen_stages
 from lumbar_train.stages.stage import Stage
@@ -110,9 +110,9 @@ class TrainingPlan:
         steps = sum(row.steps for row in self.rows)
         lines.append(f"{'whole':<26}{'':>9}{steps:>9}{'':>9}{'':>9}{'':>14}{'':>9}{total}")
         run = sum(row.disk_bytes for row in self.rows)
-        lines.append(f"memory      {gib(self.memory)} on {self.device}; act: activations at the recipe's batch; ")
+        lines.append(f"memory      {in_units(self.memory)} on {self.device}; act: activations at the recipe's batch; ")
         lines[-1] += "parts: samples a part x parts a step, * activations computed anew"
-        lines.append(f"disk        run {gib(run)}, {self.cache}")
+        lines.append(f"disk        run {in_units(run)}, {self.cache}")
         lines += [
             f"hours       {m.name}: {m.rate / 1e12:.3g} TFLOP/s = {m.utilisation:.1%} of {m.peak / 1e12:.3g} "
             f"({m.source})"

@@ -53,12 +53,10 @@ def choose_storage(options: TrainOptions, cohort: Cohort, counts: CohortCounts |
         return Storage(folder)
     size = (counts or count_cohort(cohort)).cache_bytes
     needed, free = max(0.0, size - _used(folder)), _free(folder)
-    room = f"{gib(size)} of decoded slices, and {gib(free)} are free in {folder.parent}"
+    room = f"{in_units(size)} of decoded slices, and {in_units(free)} are free in {folder.parent}"
     if options.cache is not None:
         if needed > _TOO_MUCH * free:
-            raise TrainingError(
-                f"--cache {folder}: found about {room}, expected room for them; --cache none takes none"
-            )
+            raise TrainingError(f"--cache {folder}: about {room}, expected room for them; --cache none takes none")
         return Storage(folder)
     if needed + min(needed, _FOR_RUN) > free:
         return Storage(None, f"about {room}; {_ON_DEMAND} (--cache DIR keeps them elsewhere)")
@@ -72,10 +70,12 @@ def cache_line(options: TrainOptions, cohort: Cohort, counts: CohortCounts) -> s
         TrainingError: as ``choose_storage``.
     """
     storage = choose_storage(options, cohort, counts)
-    size = f"{gib(counts.cache_bytes)} (decoded slices)"
+    size = f"{in_units(counts.cache_bytes)} (decoded slices)"
     if storage.cache is not None:
         return f"cache {size}"
-    return f"index {gib(INDEX_BYTES * counts.slices)}; no cache: {storage.why or f'as asked; it would take {size}'}"
+    return (
+        f"index {in_units(INDEX_BYTES * counts.slices)}; no cache: {storage.why or f'as asked; it would take {size}'}"
+    )
 
 
 def _is_complete(folder: Path, n_studies: int) -> bool:
@@ -92,6 +92,8 @@ def _free(folder: Path) -> float:
     return float(shutil.disk_usage(above).free)
 
 
-def gib(n_bytes: float) -> str:
-    """A number of bytes in words."""
-    return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"
+def in_units(n_bytes: float) -> str:
+    """A number of bytes in KiB, MiB or GiB."""
+    if n_bytes >= 2**30:
+        return f"{n_bytes / 2**30:.1f} GiB"
+    return f"{n_bytes / 2**20:.0f} MiB" if n_bytes >= 2**20 else f"{n_bytes / 2**10:.0f} KiB"
