@@ -2,11 +2,11 @@
 
     python benchmarks/no_cache.py [--data COHORT] [--studies 3] [--recipes model2] [--samples 60] [--steps 2]
 
-Each stage's own data and augmentation, as in ``benchmarks/train.py``. Both ways prepare the same samples in turns (other
-work on the machine affects both alike), on one thread, timed by the processor's clock, with all files in the page
-cache; they are compared bit by bit. ``none`` keeps no decoded slice from one sample to the next, as with a whole cohort
-hardly any comes again before it has to go; ``kept`` keeps all. ``here`` is the training of one sample by the network on
-this CPU, in the recipe's size (``--steps 0`` leaves it out), ``T4`` the same by the counted operations and
+Each stage's own data and augmentation, as in ``benchmarks/train.py``. Both ways prepare the same samples in turns (so
+that other work on the machine affects both alike), on one thread, timed by the processor's clock, with all files in the
+page cache; they are compared bit by bit. ``none`` keeps no decoded slice from one sample to the next, as with a whole
+cohort hardly any comes again before it has to go; ``kept`` keeps all. ``here`` is the training of one sample by the
+network on this CPU, in the recipe's size (``--steps 0`` leaves it out), ``T4`` the same by the counted operations and
 ``lumbar_train.pipeline.machines``. Ratios are of whole samples, prepared and trained one after the other; loader
 processes, which prepare beside the training, hide the difference.
 """
@@ -25,15 +25,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from lumbar_train.data.dicom_folder import DicomFolder, index_studies
-from lumbar_train.engine.sampling import sample_rng
-from lumbar_train.pipeline.counts import count_cohort
-from lumbar_train.pipeline.machines import T4
-from lumbar_train.pipeline.split import cost_of
-from lumbar_train.recipes import StageRecipe, recipe_by_name
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "kernel"), str(ROOT / "src")]
+
+from lumbar.config import to_dict  # noqa: E402
+from lumbar.models import build, name_of  # noqa: E402
+from lumbar_train.data.dicom_folder import DicomFolder, index_studies  # noqa: E402
+from lumbar_train.engine.sampling import sample_rng  # noqa: E402
+from lumbar_train.pipeline.counts import count_cohort  # noqa: E402
+from lumbar_train.pipeline.machines import T4  # noqa: E402
+from lumbar_train.pipeline.split import cost_of  # noqa: E402
+from lumbar_train.recipes import StageRecipe, recipe_by_name  # noqa: E402
+from train import STAGES, Bench, full_size  # noqa: E402
 
 HEADER = f"{'':<22} {'cache':>7} {'none':>7} {'kept':>7} {'here':>8} {'ratio':>7} {'T4':>7} {'ratio':>7}"
-from train import STAGES, Bench, full_size
 
 
 def prepared(data: Any, key: tuple[int, int]) -> tuple[Any, float]:
