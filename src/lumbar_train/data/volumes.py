@@ -95,7 +95,7 @@ class CompactVolume(LazyVolume):
 
     def slice(self, index: int) -> np.ndarray:
         """Slice ``index`` (rows, columns) float32."""
-        return self.stored[index].astype(np.float32)
+        return np.asarray(self.stored[index], dtype=np.float32)
 
     def __getitem__(self, index: Any) -> Any:
         return np.asarray(self.stored[index], dtype=np.float32)[()]
