@@ -1,6 +1,6 @@
 """What ``--cache none`` costs: time to prepare a sample through a cache and straight from the DICOM files, by stage.
 
-    python benchmarks/no_cache.py [--data COHORT] [--studies 3] [--recipes model2] [--samples 60] [--steps 2]
+    python benchmarks/no_cache.py [--data COHORT] [--studies 3] [--recipes model2] [--stages S,S] [--steps 2]
 
 Each stage's own data and augmentation, as in ``benchmarks/train.py``. Both ways prepare the same samples in turns (so
 that other work on the machine affects both alike), on one thread, timed by the processor's clock, with all files in the
@@ -90,7 +90,7 @@ def row_of(bench: Bench, sources: Sequence[Any], name: str, stage: StageRecipe, 
         prepared(kept, (0, k))
     _, again = np.median(compared(cached, kept, args.samples), axis=0)
     here = trained(name, stage, cached, loss, args.steps) if args.steps else 0.0
-    cost = cost_of(stage, loss, counts, is_half=True)(False)
+    cost = cost_of(stage, loss, counts, is_half=False)(False)
     t4 = 1000 * cost.training_flops * float(counts.images(stage.network).mean()) / T4.rate
     ratios = [f"{(none + step) / (with_cache + step):>7.3f}" if step else f"{'-':>7}" for step in (here, t4)]
     times = f"{with_cache:>7.2f} {none:>7.2f} {again:>7.2f}"
@@ -103,6 +103,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="a cohort; default: phantoms")
     parser.add_argument("--studies", type=int, default=3, help="phantoms to make; default: %(default)s")
     parser.add_argument("--recipes", default="model2", help="with commas between; default: %(default)s")
+    parser.add_argument("--stages", default=",".join(STAGES), help="with commas between; default: all")
     parser.add_argument("--samples", type=int, default=60, help="timed samples a stage; default: %(default)s")
     parser.add_argument("--steps", type=int, default=2, help="timed training steps a stage; default: %(default)s")
     args = parser.parse_args()
@@ -123,7 +124,7 @@ def main() -> None:
         for name in args.recipes.split(","):
             recipe = full_size(recipe_by_name(name), len(bench.cohort))
             print(f"\n{name}, ms a sample\n{HEADER}")
-            for stage in STAGES:
+            for stage in args.stages.split(","):
                 print(row_of(bench, sources, stage, recipe.stages[stage], counts, args), flush=True)
 
 
