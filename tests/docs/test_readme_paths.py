@@ -11,6 +11,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+pytestmark = pytest.mark.usefixtures("unmeasured_children")
+
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = (
     "kernel", "src", "weights", "examples", "tests/support", "README.md", "Makefile", "pyproject.toml",
