@@ -33,6 +33,7 @@ from lumbar.study import Study, read_study
 from lumbar_train.data.study_jobs import FORMAT, StudyJob, content_key, hash_file, label_of, run_jobs, study_jobs
 from lumbar_train.data.study_record import StackRecord, record_of, study_of
 from lumbar_train.data.volumes import CompactVolume, compact, write_aligned
+from lumbar_train.engine.interrupts import end_if_time_is_up
 from lumbar_train.errors import TrainingError
 from lumbar_train.files import atomic_file, write_text
 
@@ -148,6 +149,7 @@ def build_cache(
             for n_decoded, _ in enumerate(run_jobs(_build, todo, workers), 1):
                 n_done += 1
                 shown.update(n_decoded)
+                end_if_time_is_up()
         except TrainingError as error:
             raise TrainingError(
                 f"{error}; {n_done} of {len(jobs)} studies are cached, the next build goes on"
@@ -182,6 +184,7 @@ def _recognise(jobs: list[StudyJob], folder: Path, notes: Path, workers: int, *,
             else:
                 missing.append(job.study_id)
             shown.update(n_read)
+            end_if_time_is_up()
     if missing:
         raise CohortError(
             f"{folder}: found {len(jobs) - len(missing)} of {len(jobs)} studies (not {min(missing)}, for one) in a "

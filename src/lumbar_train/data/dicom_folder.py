@@ -32,6 +32,7 @@ from lumbar_train.data.slice_memory import SliceMemory
 from lumbar_train.data.study_jobs import FORMAT, StudyJob, label_of, run_jobs, study_jobs
 from lumbar_train.data.study_record import StackRecord, record_of, study_of
 from lumbar_train.data.volumes import LazyVolume, compact, padded
+from lumbar_train.engine.interrupts import end_if_time_is_up
 from lumbar_train.errors import TrainingError
 from lumbar_train.files import write_bytes
 
@@ -200,6 +201,7 @@ def index_studies(
             for n_read, _ in enumerate(run_jobs(_index_study, todo, workers), 1):
                 n_done += 1
                 shown.update(n_read)
+                end_if_time_is_up()
         except TrainingError as error:
             raise TrainingError(f"{error}; {n_done} of {len(jobs)} studies are noted, the next call goes on") from error
 
