@@ -145,7 +145,7 @@ def meta_network(config: Any) -> nn.Module:
 def _unpacked(module: MaskedBiLSTM) -> Callable[[Tensor, Tensor], Tensor]:
     def forward(steps: Tensor, mask: Tensor) -> Tensor:
         # A network in half precision may be given steps in float32 (positions are), which autocast would convert
-        outputs: Tensor = module.rnn(steps.to(module.rnn.weight_hh_l0.dtype))[0]
+        outputs: Tensor = module.rnn(steps.to(next(module.rnn.parameters()).dtype))[0]
         return outputs
 
     return forward
