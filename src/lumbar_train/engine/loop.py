@@ -49,6 +49,7 @@ def fit(
     resume: bool = False,
     distributed: Distributed | None = None,
     identity: Mapping[str, Any] | None = None,
+    kept: Path | None = None,
 ) -> FitResult:
     """Train ``model`` and leave ``last.safetensors``, ``best.safetensors``, ``log.csv`` and ``fit.json`` in a folder.
 
@@ -65,13 +66,14 @@ def fit(
         resume: go on from the folder's checkpoint, or return at once where the fit is complete.
         distributed: this process and its peers.
         identity: what else must be the same for a resume to make sense (recipe, cohort, fold).
+        kept: where the weights of a complete fit are, once they are no longer in its folder.
 
     Raises:
         TrainingError: a loss or gradient that is not finite (naming the batch), a checkpoint that does not belong
             here or is damaged, a disk that is full.
     """
     own_identity = {"n_samples": len(dataset)} | dict(identity or {})
-    folder = FitFolder(Path(out_dir), config, own_identity)
+    folder = FitFolder(Path(out_dir), config, own_identity, kept)
     return _Fit(model, dataset, loss_fn, config, folder, validate, distributed or Distributed()).run(resume)
 
 

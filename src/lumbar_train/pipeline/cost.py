@@ -163,7 +163,8 @@ def meta_network(config: Any) -> nn.Module:
 
 def _unpacked(module: MaskedBiLSTM) -> Callable[[Tensor, Tensor], Tensor]:
     def forward(steps: Tensor, mask: Tensor) -> Tensor:
-        outputs: Tensor = module.rnn(steps)[0]
+        # A network in half precision may be given steps in float32 (positions are), which autocast would convert
+        outputs: Tensor = module.rnn(steps.to(next(module.rnn.parameters()).dtype))[0]
         return outputs
 
     return forward

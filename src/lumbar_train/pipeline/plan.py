@@ -30,6 +30,7 @@ from lumbar_train.pipeline.split import (
     is_half_precision,
     losses_of,
 )
+from lumbar_train.pipeline.storage import cache_line, in_units
 from lumbar_train.recipes import Recipe, StageRecipe
 from lumbar_train.stages.fits import FitOf, fits_of
 from lumbar_train.stages.registry import chosen_stages
@@ -76,7 +77,7 @@ class TrainingPlan:
         rows: in the order of the stages.
         memory: bytes of the device that it is made for.
         device: where the memory is.
-        cache_bytes: of the decoded studies.
+        cache: where decoded studies would go, in words.
         machines: whose hours are shown.
         study_flops: of the prediction of one study, by every fit that ships.
         n_ships: fits that ship of each stage: on all data, on folds, or both.
@@ -86,7 +87,7 @@ class TrainingPlan:
     rows: tuple[Row, ...]
     memory: float
     device: str
-    cache_bytes: float
+    cache: str
     machines: tuple[Machine, ...]
     study_flops: float
     n_ships: int
@@ -110,9 +111,9 @@ class TrainingPlan:
         steps = sum(row.steps for row in self.rows)
         lines.append(f"{'whole':<26}{'':>9}{steps:>9}{'':>9}{'':>9}{'':>14}{'':>9}{total}")
         run = sum(row.disk_bytes for row in self.rows)
-        lines.append(f"memory      {_gib(self.memory)} on {self.device}; act: activations at the recipe's batch; ")
+        lines.append(f"memory      {in_units(self.memory)} on {self.device}; act: activations at the recipe's batch; ")
         lines[-1] += "parts: samples a part x parts a step, * activations computed anew"
-        lines.append(f"disk        run {_gib(run)}, cache {_gib(self.cache_bytes)} (decoded slices)")
+        lines.append(f"disk        run {in_units(run)}, {self.cache}")
         lines += [
             f"hours       {m.name}: {m.rate / 1e12:.3g} TFLOP/s = {m.utilisation:.1%} of {m.peak / 1e12:.3g} "
             f"({m.source})"
@@ -146,10 +147,6 @@ class TrainingPlan:
         ]
 
 
-def _gib(n_bytes: float) -> str:
-    return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"
-
-
 def plan_training(options: TrainOptions, machines: Iterable[Machine] | None = None) -> TrainingPlan:
     """Plan a run from tables and counts alone; nothing is decoded or written.
 
@@ -161,7 +158,8 @@ def plan_training(options: TrainOptions, machines: Iterable[Machine] | None = No
         LumbarError: as ``train``, for tables and options.
     """
     recipe, _ = chosen_recipe(options)
-    counts = count_cohort(read_cohort(options.data, check_images=False))
+    cohort = read_cohort(options.data, check_images=False)
+    counts = count_cohort(cohort)
     device = pick_device(options.device)
     memory = float(parse_memory(options.memory) if options.memory else free_memory(device))
     is_gpu = device.type == "cuda" or bool(options.memory)
@@ -183,7 +181,7 @@ def plan_training(options: TrainOptions, machines: Iterable[Machine] | None = No
         tuple(rows),
         memory,
         f"{device}" if not options.memory else "a GPU of --memory",
-        counts.slices * counts.slice_bytes,
+        cache_line(options, cohort, counts),
         tuple(machines) if machines is not None else (T4, A100, machine_here(device, recipe)),
         n_ships * sum(prediction_flops(recipe, {name: cost(False) for name, cost in costs.items()}, counts).values()),
         n_ships,
@@ -233,7 +231,8 @@ def _row(
         split,
         cost.training_flops * per_sample,
         cost.training_flops * per_sample * drawn * again,
-        weights * (2 * n_fits + n_ships + 4),  # kept twice, exported; one fit's checkpoint
+        # Kept once, and exported in half precision; of the fit in hand the checkpoint with its moments and two copies
+        weights * (n_fits + n_ships / 2 + 6),
         any(isinstance(module, _BatchNorm) for module in meta_network(entry.network).modules()),
     )
 

@@ -12,8 +12,8 @@ import pandas as pd
 import torch
 
 from lumbar.io.progress import Progress
-from lumbar_train.data.cache import Cache
 from lumbar_train.data.folds import is_full
+from lumbar_train.data.studies import Studies
 from lumbar_train.data.tables import Cohort
 from lumbar_train.data.targets import StudyTargets, study_targets
 from lumbar_train.engine.distributed import Distributed
@@ -35,7 +35,7 @@ class RunContext:
         folds: ``study_id, fold``.
         recipe: networks and how each is fitted.
         folder: where everything is left.
-        cache: the decoded studies.
+        cache: the studies, decoded or to be decoded.
         use_folds: the folds of this call; -1 is the fit on all data, -2, -3, … the same with other seeds.
         seed: of everything random.
         resume: whether fits that were interrupted go on.
@@ -53,7 +53,7 @@ class RunContext:
     folds: pd.DataFrame
     recipe: Recipe
     folder: RunFolder
-    cache: Cache
+    cache: Studies
     use_folds: list[int]
     seed: int = 0
     resume: bool = False
