@@ -9,7 +9,7 @@ from lumbar.errors import LumbarError
 from lumbar_publish.training.plan import GIVEN
 
 _REPEATED = {"overrides": "--set", "full_epochs": "--full-epochs"}
-_PLAIN = ("backbone", "seed", "full_seeds", "amp", "points_use", "memory", "stages", "folds")
+_PLAIN = ("backbone", "seed", "full_seeds", "amp", "points_use", "memory", "ship")
 _FILES = ("points", "fold_file")
 
 
@@ -29,12 +29,11 @@ def add_training_options(group: argparse._ArgumentGroup) -> None:
     add("--points", type=Path, metavar="FILE", help="external points, which go along in the dataset")
     add("--points-use", metavar="HOW", help="beside or instead")
     add("--fold-file", type=Path, metavar="FILE", help="table study_id, fold")
-    add("--folds", metavar="LIST", help="of 0,1,…,full; default: all")
-    add("--stages", metavar="LIST", help="default: all of the recipe's")
     add("--seed", metavar="N", help="default: 0")
     add("--full-seeds", metavar="N", help="fits on all data")
     add("--full-epochs", action="append", default=[], metavar="STAGE=N", help="may be repeated")
     add("--amp", metavar="HOW", help="auto, off, bf16 or fp16")
+    add("--ship", metavar="WHICH", help="fits that are exported: full, folds or all")
     add("--memory", metavar="16GB", help="cut batches to fit; default: what the GPU there has")
 
 

@@ -31,7 +31,6 @@ EVIDENCE, RUN, LOG = "evidence.json", "run", "train.log"
 STATUS = "session.json"  # the training's own note in the run folder
 TABLES = ("train.csv", "train_series_descriptions.csv", "train_label_coordinates.csv")
 _MAX_BYTES = 64 << 20  # of an evidence file
-_PASSING = ("run.lock",)  # of a process that has ended
 _END_S = 120.0  # for the training to end in order when the session is interrupted
 _LEAST_S = 60.0  # of training, however late the session began
 

@@ -26,6 +26,7 @@ from lumbar_publish.training.session import EVIDENCE, RUN, STATUS, read_evidence
 
 WHOLE, TIME_LIMIT = "whole", "time limit"
 _GOES_ON = ("failed", "interrupted")  # how a training ends that leaves a run folder to go on from
+_OF_FITS = (".pt", ".safetensors", ".parquet")  # checkpoints, weights, out-of-fold outputs
 _QUEUE_S = 3600.0  # beside the session's own hours
 
 
@@ -202,7 +203,10 @@ class Sessions:
         Raises:
             KaggleError: it finished nothing.
         """
-        was, now = ({k: v for k, v in one.get("files", {}).items() if k != STATUS} for one in (before, said))
+        was, now = (
+            {name: hashed for name, hashed in one.get("files", {}).items() if Path(name).suffix in _OF_FITS}
+            for one in (before, said)
+        )
         hours = float(self.note(number).get("hours") or 0)
         is_stuck = was == now and number > 1 and not self.note(number + 1) and self.first.hours <= hours
         if is_stuck and status_of(said) == TIME_LIMIT:

@@ -74,23 +74,29 @@ def check_image(root: Path, packages: Iterable[Path], wheels: Iterable[Path]) ->
     wheels = list(wheels)
     brought = {_name_of(wheel): wheel for wheel in wheels}
     imports = needed(packages)
+    images = {file: pins(root / file) for file, _ in IMAGES}
+    there = {name for image in images.values() for name in image} | _ALSO_THERE
     for file, version in IMAGES:
-        image = pins(root / file)
         for wheel in wheels:
-            _check_wheel(wheel, file, version, image, brought)
-        lacking = [name for name in imports if name not in image.keys() | _ALSO_THERE | brought.keys()]
-        if lacking:
-            raise ManifestError(
-                f"{imports[lacking[0]]}: found an import of {lacking[0]}, expected what Kaggle's image has ({file}): "
-                "add its wheel and those that it needs with --wheels FOLDER"
-            )
+            _check_wheel(wheel, file, version, images[file], there, brought)
+    lacking = [name for name in imports if name not in there | brought.keys()]
+    if lacking:
+        raise ManifestError(
+            f"{imports[lacking[0]]}: found an import of {lacking[0]}, expected what Kaggle's image has "
+            f"({IMAGES[0][0]}): add its wheel and those that it needs with --wheels FOLDER"
+        )
 
 
 def _check_wheel(
-    wheel: Path, file: str, version: tuple[int, int], image: dict[str, Requirement], brought: dict[str, Path]
+    wheel: Path,
+    file: str,
+    version: tuple[int, int],
+    image: dict[str, Requirement],
+    names: set[str],
+    brought: dict[str, Path],
 ) -> None:
     name, _, _, tags = parse_wheel_filename(wheel.name)
-    if name in image.keys() | _ALSO_THERE:
+    if name in names:
         pin = str(image.get(name, name))
         raise ManifestError(f"{wheel}: found {wheel.name}, expected none of {name}: the image has {pin} ({file})")
     if not tags & set(_tags(version)):
@@ -99,7 +105,7 @@ def _check_wheel(
     for requirement in _requirements(wheel, version):
         needs = canonicalize_name(requirement.name)
         there = _version_there(needs, image, brought)
-        if there is None and needs not in image.keys() | _ALSO_THERE:
+        if there is None and needs not in names:
             raise ManifestError(f"{wheel}: needs {requirement}: found neither in {file} nor among --wheels")
         if there is not None and not requirement.specifier.contains(there, prereleases=True):
             raise ManifestError(f"{wheel}: needs {requirement}: found {needs} {there} ({file}, --wheels)")
