@@ -14,11 +14,13 @@ import nbformat
 import pytest
 
 from lumbar.errors import ManifestError
+from lumbar_publish.kaggle.client import Client
 from lumbar_publish.names import COMPETITION, Layout
 from lumbar_publish.sealing.accelerators import accelerator
 from lumbar_publish.training import session as sessions
 from lumbar_publish.training.notebook import Session
-from lumbar_publish.training.plan import MANIFEST, Plan, TrainingNames, plan_hash
+from lumbar_publish.training.plan import MANIFEST, Places, Plan, TrainingNames, plan_hash
+from lumbar_publish.training.sessions import Sessions
 from lumbar_publish.training.staging import stage
 from lumbar_publish.training.wheels import check_image, needed
 from publish.stub_trainer import write_trainer
@@ -143,6 +145,40 @@ def test_lines_of_the_training_are_passed_on_without_progress_bars(
     assert capsys.readouterr().out.splitlines()[0] == "fit 1 done"
     assert (tmp_path / "train.log").read_text().splitlines()[0] == "fit 1 done"
     assert sessions.last_line(tmp_path / "train.log") == "last ?[31mline"
+
+
+# ---- which outputs are gone on from -------------------------------------------------------------------------------
+
+GOOD: dict = {
+    "plan": "feed", "session": 2, "cohort": "beef", "exit_status": 0, "files": {"a": [1, "b"]}, "last_line": "the end",
+    "run": {"status": "time limit", "sessions": 2},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, ""),
+        ({"run": {"status": "whole"}}, ""),
+        ({"run": {"status": "failed"}, "exit_status": 1}, ""),
+        ({"run": {"status": "interrupted"}, "exit_status": -15}, ""),
+        ({"plan": "dead"}, "evidence.json: found plan dead, expected feed"),
+        ({"session": 7}, "evidence.json: found session 7, expected 2"),
+        ({"cohort": "dead"}, "evidence.json: found cohort dead, expected beef"),
+        ({"files": {}}, "found no run folder, expected run/: the end"),
+        ({"run": {}}, "training ended with exit status 0, its session.json says unknown: the end"),
+        ({"run": None}, "training ended with exit status 0, its session.json says unknown: the end"),
+        ({"exit_status": 1}, "training ended with exit status 1, its session.json says time limit: the end"),
+        ({"run": {"status": "failed", "sessions": 1}, "exit_status": 1}, "session.json says failed: the end"),
+    ],
+)
+def test_only_an_output_of_this_very_run_that_went_further_is_gone_on_from(changes: dict, message: str) -> None:
+    layout = Layout(Path("/nowhere"))
+    run = Sessions(FIRST, Places(layout, "x"), "feed", Client(), waits=False)
+    before = {"cohort": "beef", "run": {"status": "failed", "sessions": 1}}
+    problem = run._problem(GOOD | changes, 2, before)
+    assert message in problem
+    assert bool(message) == bool(problem)
 
 
 # ---- what is staged -----------------------------------------------------------------------------------------------
