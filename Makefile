@@ -144,7 +144,7 @@ gpu: $(STAMP)
 
 # $(call parity,environment,name): its tests, then the rehearsal of what .rehearsed-here has sealed
 define parity
-	NUMBA_CACHE_DIR=$(CURDIR)/.numba_cache/$(2) $(1)/bin/python -m pytest $(PARITY_TESTS)
+	NUMBA_CACHE_DIR=$(CURDIR)/.numba_cache/$(2) $(1)/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PARITY_TESTS)
 	NUMBA_CACHE_DIR=$(CURDIR)/.numba_cache/$(2) $(1)/bin/python $(DRY_RUN) --out dist/$(2) --keep-seal \
 	  --agree-with dist/dry-run/kaggle/working/submission.csv
 endef

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -35,10 +36,19 @@ def run(layout: Layout, competition: Path, *more: str) -> tuple[int, Path]:
     return dry_run.main(["--root", str(layout.root), "--data", str(competition), "--out", str(out), *more]), out
 
 
-def test_rehearsal_leaves_a_scored_submission_and_says_where(
-    layout: Layout, competition: Path, capsys: pytest.CaptureFixture[str]
+def test_rehearsal_leaves_a_scored_submission_says_where_and_leaves_nothing_else(
+    layout: Layout,
+    competition: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    monkeypatch.setenv("TMPDIR", str(scratch))
     status, out = run(layout, competition)
+    assert [path.name for path in scratch.iterdir() if path.name.startswith(("numba-", "code-", "lumbar-"))] == []
     text = capsys.readouterr().out
     assert status == 0
     assert len((out / "kaggle" / "working" / "submission.csv").read_text().splitlines()) == 51

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +103,7 @@ def rehearse(
     kaggle, competition = lay_out(out, sealed, data, mounts=mounts, link_data=not isolation.has_mounts)
     sandbox.write_sitecustomize(out / _SITE, block_network=not isolation.has_namespace)
     tree = str((kaggle / "input").resolve())
-    plan = {
+    plan: dict[str, Any] = {
         "notebook": str(notebook.resolve()),
         "executed": str((out / "executed.ipynb").resolve()),
         "working": str((kaggle / "working").resolve()),
@@ -112,11 +113,14 @@ def rehearse(
         "timeout_s": None,
         "environment": sandbox.notebook_environment(kaggle.resolve(), (out / _SITE).resolve(), out.resolve() / _HOME),
     }
-    path = out / "plan.json"
-    write_text(path, json.dumps(plan, indent=1))
-    command = [*isolation.prefix, sys.executable, "-m", "lumbar_publish.rehearsal.execute", str(path.resolve())]
     print(f"rehearsal: {isolation}{limits(kaggle_like)}", flush=True)
-    status, usage = run_timed(command, sandbox.our_environment())
+    command = [*isolation.prefix, sys.executable, "-m", "lumbar_publish.rehearsal.execute"]
+    # Kaggle throws the notebook's machine away; here what it leaves in the folder for temporary files goes with it.
+    with tempfile.TemporaryDirectory(prefix="lumbar-", ignore_cleanup_errors=True) as scratch:
+        plan["environment"] |= {"TMPDIR": scratch}
+        path = out / "plan.json"
+        write_text(path, json.dumps(plan, indent=1))
+        status, usage = run_timed([*command, str(path.resolve())], sandbox.our_environment())
     if status:
         raise CohortError(f"{notebook}: the notebook failed, see {plan['executed']}")
     return usage

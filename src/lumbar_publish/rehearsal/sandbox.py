@@ -80,7 +80,7 @@ def best_isolation() -> Isolation:
 def _probe(mounts: bool) -> str:
     lines = ["import tempfile, pathlib", "from lumbar_publish.rehearsal import sandbox", "sandbox.loopback_up()"]
     if mounts:
-        lines.append("d = pathlib.Path(tempfile.mkdtemp()); sandbox.mount_read_only(d, d)")
+        lines.append("d = pathlib.Path(tempfile.gettempdir()); sandbox.mount_read_only(d, d)")
     return "\n".join(lines)
 
 
