@@ -25,8 +25,10 @@ from lumbar_train.baseline.command import add_commands
 from lumbar_train.engine.interrupts import END_S, listen
 from lumbar_train.files import DISK_FULL
 from lumbar_train.outputs.run_lock import holds_run
+from lumbar_train.outputs.status import status_lines
 from lumbar_train.pipeline.given import check_folder, check_given, check_out
-from lumbar_train.pipeline.names import AMP, STAGES, USES, recipe_names
+from lumbar_train.pipeline.names import AMP, SHIP, STAGES, USES, recipe_names
+from lumbar_train.pipeline.outcome import TrainedRun
 from lumbar_train.run import thread_count, torch_threads, train
 
 _said: list[str] = []
@@ -125,6 +127,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _Status(argparse.Action):
+    """``--status RUN`` asks about a run, so that nothing else needs to be given."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        setattr(namespace, self.dest, values)
+        for action in parser._actions:
+            action.required = False
+
+
 def _add_train(commands: Any) -> None:
     """The options of ``lumbar_train.train``: named as its keywords, with its defaults."""
     parser: argparse.ArgumentParser = commands.add_parser(
@@ -149,7 +162,14 @@ def _add_train(commands: Any) -> None:
         choices=USES,
         help="beside: where the competition has none, and on further slices; instead: before the competition's",
     )
-    add("--resume", action="store_true", help="go on with the run that the folder holds; finished fits stay")
+    add(
+        "--resume",
+        nargs="?",
+        const=True,
+        metavar="FROM",
+        help="go on with the run that --out holds; finished fits stay. With FROM: with the run of that folder, which "
+        "may be read-only or of another machine, and is taken over into --out first",
+    )
     add("--overwrite", action="store_true", help="fit again what this call asks for, in a folder that holds a run")
     add("--seed", type=int, help="default: %(default)s")
     add("--cache", type=Path, help="decoded studies; default: RUN/cache")
@@ -197,6 +217,10 @@ def _add_train(commands: Any) -> None:
         help="start a backbone from a local timm checkpoint (.safetensors, .pth); may be repeated",
     )
     add("--memory", metavar="16GB", help="cut batches to fit; default: what the GPU has free, on CPUs they stay whole")
+    add("--time-limit", metavar="11.5h", help="end in order after 11.5h, 30m, 90s or seconds; --resume goes on")
+    add("--init", type=Path, metavar="RUN", help="start from another run's weights, stage by stage where shapes agree")
+    add("--ship", choices=SHIP, help="the fits that are exported: on all data, on folds, or all; default: the recipe's")
+    add("--status", type=Path, action=_Status, metavar="RUN", help="print where a run stands, from its folder; and end")
     add("--plan", action="store_true", help="print what each stage would take (memory, steps, hours, disk), and end")
 
 
@@ -227,6 +251,9 @@ def run_train(args: argparse.Namespace) -> None:
     Raises:
         SystemExit: under ``torchrun``, after a refusal that has been printed while the other processes were there.
     """
+    if args.status is not None:
+        show_status(args)
+        return
     if args.plan:
         show_plan(args)
         return
@@ -242,10 +269,27 @@ def run_train(args: argparse.Namespace) -> None:
         if error in said:
             raise SystemExit(1) from error
         raise
+    if trained.next_command:
+        say_left(args, trained)
     if trained.export is not None:
         print(f"weights to seal: {trained.export}")
     if trained.page is not None and trained.evaluation is not None:
         show(trained.page, trained.evaluation)
+
+
+def say_left(args: argparse.Namespace, trained: TrainedRun) -> None:
+    """The last line of a session that its time limit has ended; under ``torchrun`` the main process alone says it."""
+    if os.environ.get("RANK", "0") != "0":
+        return
+    left = ", ".join(f"{stage} {count}" for stage, count in trained.left.items())
+    limit = f"time limit of {args.time_limit} reached"
+    print(f"{limit}; fits left: {left or 'none'}; go on with: {trained.next_command}", flush=True)
+
+
+def show_status(args: argparse.Namespace) -> None:
+    """Print where a run stands."""
+    check_folder(args.status, "--status", "a run folder")
+    print("\n".join(status_lines(args.status)))
 
 
 def show_plan(args: argparse.Namespace) -> None:

@@ -38,8 +38,7 @@ def export(run: RunContext) -> Path:
         TrainingError: a stage lacks the fit that ships.
     """
     folder = run.folder.export
-    folds = [fold for fold in run.use_folds if is_full(fold) or run.recipe.export != "full"]
-    folds.sort(key=lambda fold: (not is_full(fold), abs(fold)))  # when time is short the kernel runs the first alone
+    folds = fits_that_ship(run)
     fits = [(stage.name, fold) for stage in STAGES if stage.is_exported for fold in folds]
     _check_fits(run, fits)
     entries = [_entry(run, folder, stage, fold) for stage, fold in fits]
@@ -72,7 +71,19 @@ def export(run: RunContext) -> Path:
         "weights": entries,
     }
     write_manifest(folder / FILE, data)
+    for path in set((folder / "weights").glob("*.safetensors")) - {folder / entry["file"] for entry in entries}:
+        path.unlink()  # of a former export of other fits
     return folder
+
+
+def fits_that_ship(run: RunContext) -> list[int]:
+    """The fits that are exported: those on all data of this call, those on folds, or both, as the recipe says."""
+    full = [fold for fold in run.use_folds if is_full(fold)]
+    of_before = {name for name in run.folder.fits_of("aggregator") if name.startswith("fold")}
+    folds = sorted({int(name.removeprefix("fold")) for name in of_before} | {*run.use_folds} - {*full})
+    ships = {"full": full, "folds": folds, "all": [*full, *folds] if full else []}[run.recipe.export]
+    # When time is short the kernel runs the first alone
+    return sorted(ships, key=lambda fold: (not is_full(fold), abs(fold)))
 
 
 def _check_fits(run: RunContext, fits: list[tuple[str, int]]) -> None:

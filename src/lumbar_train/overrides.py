@@ -39,7 +39,7 @@ _FROM_ZERO = {
     "max_slices", "most_foraminal", "most_canal", "most_subarticular",
 }  # fmt: skip
 _PAIRS = {"box_mm", "holes", "hole_side", "keep_slices"}  # a smallest and a largest value
-_CHOICES = {"norm": ("batch", "group"), "export": ("full", "all")}
+_CHOICES = {"norm": ("batch", "group"), "export": ("full", "folds", "all")}
 _SWITCHES = {"denoise": DenoiseConfig, "pseudo": PseudoConfig, "consistency": ConsistencyConfig}  # of a recipe
 _FIXED = ("points", "models", "name")  # what other stages rely on
 

@@ -85,7 +85,7 @@ class Recipe:
     name: str
     stages: dict[str, StageRecipe] = field(default_factory=dict)
     n_folds: int = 4
-    export: str = "full"  # which fits ship: "full" or "all"
+    export: str = "full"  # which fits ship: "full", "folds" or "all"
     full_seeds: int = 1
     pretrained: bool = False
     denoise: DenoiseConfig | None = None  # a second training of the classifiers without suspect labels

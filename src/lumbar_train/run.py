@@ -6,37 +6,17 @@ Names, folders and the run folder's lock are checked before torch and pandas are
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lumbar_train.outputs.run_lock import RunLock
 from lumbar_train.pipeline.given import check_given
 from lumbar_train.pipeline.options import TrainOptions, Words
+from lumbar_train.pipeline.outcome import TrainedRun
 
-if TYPE_CHECKING:
-    from lumbar_train.evaluation.evaluate import Evaluation
-    from lumbar_train.stages.context import RunContext
-
-
-@dataclass(frozen=True)
-class TrainedRun:
-    """What a call of ``train`` left.
-
-    Attributes:
-        folder: the run folder.
-        export: weights to seal; None where the fits that ship are not all there yet.
-        page: the report; None where no aggregator has been fitted yet.
-        evaluation: what the report shows: out-of-fold answers and their figures. Under ``torchrun`` the main process
-            alone has it.
-    """
-
-    folder: Path
-    export: Path | None = None
-    page: Path | None = None
-    evaluation: Evaluation | None = None
+__all__ = ["TrainedRun", "thread_count", "torch_threads", "train", "train_with"]
 
 
 def train(
@@ -49,7 +29,7 @@ def train(
     stages: str | Iterable[str] | None = None,
     points: str | Path | None = None,
     points_use: str = "beside",
-    resume: bool = False,
+    resume: bool | str | Path = False,
     overwrite: bool = False,
     seed: int = 0,
     cache: str | Path | None = None,
@@ -65,6 +45,9 @@ def train(
     pretrained: bool | None = None,
     backbone_weights: Words = (),
     memory: str | None = None,
+    time_limit: str | float | None = None,
+    init: str | Path | None = None,
+    ship: str | None = None,
     on_refusal: Callable[[Exception], None] | None = None,
 ) -> TrainedRun:
     """Fit every stage of a recipe on a competition folder, or some stages; export and report what is complete.
@@ -77,7 +60,8 @@ def train(
     there: ``torchrun`` ends them as soon as one has ended, so a caller that prints the error later may not come to it.
 
     Returns:
-        Where everything lies, and the evaluation where there is one.
+        Where everything lies, and the evaluation where there is one. Where ``time_limit`` has ended the run, what is
+        left and how to go on.
 
     Raises:
         CohortError: the folder, a table or an option is not what it should be; a stage needs outputs of folds that
@@ -91,34 +75,42 @@ def train(
 
 def train_with(options: TrainOptions, on_refusal: Callable[[Exception], None] | None = None) -> TrainedRun:
     """As ``train``, from its options in one value."""
+    began = time.monotonic()
     check_given(options)
-    lock = RunLock(options.out, resume=options.resume, overwrite=options.overwrite, folds=options.folds)
+    lock = RunLock(options.out, resume=bool(options.resume), overwrite=options.overwrite, folds=options.folds)
     if is_one_of_many():  # the main process takes the lock once all have met
-        return _train(options, on_refusal, lock)
+        return _train(options, on_refusal, began, lock)
     with lock:
-        return _train(options, on_refusal)
+        return _train(options, on_refusal, began)
 
 
 def _train(
-    options: TrainOptions, on_refusal: Callable[[Exception], None] | None, lock: RunLock | None = None
+    options: TrainOptions, on_refusal: Callable[[Exception], None] | None, began: float, lock: RunLock | None = None
 ) -> TrainedRun:
     from lumbar_train.engine.distributed import join_distributed
-    from lumbar_train.pipeline.execute import execute
+    from lumbar_train.engine.interrupts import TimeLimitReached, ends_in_time
+    from lumbar_train.pipeline.carry_out import carry_out, ends_at, no_checkpoint
     from lumbar_train.pipeline.prepare import chosen_recipe, prepare
     from lumbar_train.stages.registry import chosen_stages
 
     changed_recipe, start = chosen_recipe(options)
     chosen_stages(changed_recipe, options.stages)  # a wrong name is refused before studies are decoded
-    with join_distributed(options.device, on_refusal) as distributed, torch_threads(thread_count()):
+    with (
+        join_distributed(options.device, on_refusal) as distributed,
+        torch_threads(thread_count()),
+        ends_in_time(ends_at(options, began)),
+    ):
         try:
             if lock is not None:
                 distributed.on_main(lock.acquire)
             if distributed.is_many and options.jobs > 1 and distributed.is_main:
                 print(f"--jobs {options.jobs} is off: under torchrun all {distributed.world} processes work on one fit")
             distributed.on_main(lambda: start.check(changed_recipe))
-            run = prepare(options, changed_recipe, start, distributed)
-            execute(run, options.stages, options.jobs)
-            return finish(run) if distributed.is_main else TrainedRun(run.out)
+            try:
+                run = prepare(options, changed_recipe, start, distributed)
+            except TimeLimitReached:
+                raise no_checkpoint(options) from None
+            return carry_out(run, options, began)
         finally:
             if lock is not None:
                 lock.release()
@@ -127,20 +119,6 @@ def _train(
 def is_one_of_many() -> bool:
     """Whether this process was started by ``torchrun`` beside others."""
     return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-def finish(run: RunContext) -> TrainedRun:
-    """Export and report, where the aggregator has been fitted."""
-    from lumbar_train.data.folds import FULL
-    from lumbar_train.export import export
-    from lumbar_train.report import report_on
-
-    exported = page = evaluation = None
-    if run.full_fits() and run.folder.has_weights("aggregator", FULL):
-        exported = export(run)
-    if run.folder.table("aggregator").is_file():
-        page, evaluation = report_on(run.out, run.cohort.root)
-    return TrainedRun(run.out, exported, page, evaluation)
 
 
 def thread_count() -> int:

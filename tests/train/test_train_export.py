@@ -65,7 +65,7 @@ def test_half_precision_is_what_the_probe_was_taken_of(run):
     assert entry["bytes"] < 0.7 * stored
 
 
-@pytest.mark.parametrize(("which", "folds"), [("full", [-1, -2]), ("all", [-1, -2, 0, 1])])
+@pytest.mark.parametrize(("which", "folds"), [("full", [-1, -2]), ("folds", [0, 1]), ("all", [-1, -2, 0, 1])])
 def test_fits_on_all_data_come_first(run, which, folds):
     """When time is short the kernel runs the first alone."""
     data = json.loads((export(with_export(run, which)) / "weights_manifest.json").read_text())

@@ -64,6 +64,9 @@ TRAIN = ("train", "--data", "DATA", "--out", "OUT/run")
         (("train", "--data", "DATA", "--out", "OUT/file"), "OUT/file is a file, expected a folder to write into"),
         (("train", "--data", "DATA", "--out", "OUT/file/run"), "OUT/file is a file"),
         (("train", "--data", "DATA", "--out", "OUT/held"), "add --resume to go on with it"),
+        (("train", "--data", "DATA", "--out", "OUT/new", "--resume", "nowhere"), "--resume nowhere: no such folder"),
+        ((*TRAIN, "--time-limit", "soon"), "time limit 'soon': expected a duration such as 8.5h"),
+        ((*TRAIN, "--ship", "fold"), "did you mean folds?"),
         ((*TRAIN, "--fold-file", "none.csv"), "--fold-file none.csv: no such file"),
         ((*TRAIN, "--points", "none.csv"), "--points none.csv: no such file"),
         ((*TRAIN, "--backbone-weights", "resnet18=none.pth"), "--backbone-weights none.pth: no such file"),
@@ -91,6 +94,13 @@ def test_a_mistake_is_answered_with_what_to_do_before_anything_heavy_is_imported
     assert said in errors
     assert errors.rstrip("\n").count("\n") == 0 or errors.startswith("usage: ")
     assert sorted(path.name for path in out.iterdir()) == ["file", "held"], "nothing was written"
+
+
+def test_where_a_run_stands_is_said_without_anything_heavy(tmp_path):
+    (tmp_path / "recipe.json").write_text('{"name": "demo", "stages": {"axial_xy": {"fit": {"epochs": 6}}}}')
+    status, out, errors, heavy = answer("train", "--status", tmp_path)
+    assert (status, errors, heavy) == (0, "", [])
+    assert "0 of 6" in out
 
 
 def test_the_names_that_are_checked_first_are_those_of_the_tables():

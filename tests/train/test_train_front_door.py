@@ -48,7 +48,7 @@ def test_importing_the_package_does_not_load_torch():
 def test_every_option_of_the_command_line_is_a_keyword_with_the_same_default():
     args = vars(_parser().parse_args(["train", "--data", "d", "--out", "o"]))
     parameters = inspect.signature(lumbar_train.train).parameters
-    other = {"command", "action", "plan"}  # --plan prints a table and trains nothing
+    other = {"command", "action", "plan", "status"}  # the last two print a table and train nothing
     assert set(args) - other == set(TRAIN_OPTIONS) == set(parameters) - {"on_refusal"}
     for name in set(TRAIN_OPTIONS) - {"data", "out"}:
         default = parameters[name].default
@@ -102,6 +102,11 @@ def test_the_function_trains_what_the_command_line_trains(tiny_cohort, tmp_path)
         ({"jobs": 0}, TrainingError, "jobs: found 0, expected 1 or more"),
         ({"workers": -1}, TrainingError, "workers: found -1, expected 0 or more"),
         ({"loaders": -2}, TrainingError, "loaders: found -2"),
+        ({"ship": "best"}, TrainingError, "ship: found 'best', expected one of full, folds, all"),
+        ({"time_limit": "soon"}, CohortError, "time limit 'soon': expected a duration such as 8.5h"),
+        ({"time_limit": 0}, TrainingError, "--time-limit: found 0, expected more than 0"),
+        ({"init": "nowhere"}, CohortError, "--init nowhere: no such folder, expected the folder of a run"),
+        ({"resume": "nowhere"}, CohortError, "--resume nowhere: no such folder, expected a run folder"),
         ({"overrides": {"axial_all.sise": 3}}, CohortError, "has no field 'sise', expected 'size'"),
         ({"full_epochs": {"axial": 3}}, CohortError, "found 'axial=3', expected STAGE=N"),
         ({"data": "nowhere"}, CohortError, "nowhere"),

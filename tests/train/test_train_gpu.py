@@ -58,7 +58,7 @@ def data_of(config, **changes) -> LevelCrops:
 def fitted(config, folder, device: str = "cuda", **options):
     torch.manual_seed(0)
     network = build(name_of(config), to_dict(config))
-    settings = LoopConfig(epochs=2, batch_size=8, lr=1e-3, progress=False, unused_parameters=True, **options)
+    settings = LoopConfig(epochs=2, batch_size=8, lr=1e-3, progress=False, **options)
     distributed = Distributed(device=torch.device(device))
     return fit(network, data_of(config), graded_loss, config=settings, out_dir=folder, distributed=distributed)
 

@@ -21,9 +21,11 @@ from lumbar_train.pipeline.counts import count_cohort, largest_batch
 from lumbar_train.pipeline.machines import A100, T4, parse_memory
 from lumbar_train.pipeline.options import TrainOptions
 from lumbar_train.pipeline.plan import plan_training
+from lumbar_train.pipeline.prepare import chosen_recipe
 from lumbar_train.pipeline.split import choose_split, cost_of, with_split
-from lumbar_train.recipes import Fit, StageRecipe
+from lumbar_train.recipes import RECIPES, Fit, StageRecipe
 from lumbar_train.stages.losses import axial_regression_loss, slice_role_loss
+from lumbar_train.stages.pseudo import PseudoConfig
 
 SMALL = BackboneConfig("resnet10t", channels=(8, 8, 8, 16), stem_width=16)
 
@@ -50,6 +52,31 @@ def test_a_plan_has_a_row_for_each_stage_with_its_samples_and_steps(tiny_plan):
     assert rows["sagittal_xy"].steps == 8 * (12 + 6 + 6)
     assert rows["localise"].cost is None
     assert tiny_plan.flops == sum(row.flops for row in tiny_plan.rows) > 0
+
+
+def test_fits_that_soften_labels_and_rounds_on_the_metric_are_counted(tiny_cohort, tmp_path, monkeypatch):
+    tiny = train_tiny.tiny()
+    stage = replace(tiny.stages["axial_all"], fit=replace(tiny.stages["axial_all"].fit, metric_epochs=3))
+    some = {"axial_all": stage, "aggregator": tiny.stages["aggregator"]}
+    monkeypatch.setitem(RECIPES, "tiny", lambda: replace(tiny, stages=some, pseudo=PseudoConfig(parts=2)))
+    options = TrainOptions(data=tiny_cohort, out=tmp_path / "run", recipe="tiny", device="cpu")
+    rows = {row.name: row for row in plan_training(options, machines=(T4,)).rows}
+    # 40 samples, batches of 4, 2 epochs: halves of all data, and of both folds' halves of it
+    soft = rows["axial_all-pseudo"]
+    assert soft.steps == 2 * 2 * (5 + 3 + 3)
+    assert soft.flops == pytest.approx(soft.sample_flops * 2 * (2 * 20 + 4 * 10))
+    # then 3 epochs of studies with five samples each, one a step
+    last = rows["axial_all"]
+    assert last.steps == 2 * (10 + 5 + 5) + 3 * (8 + 4 + 4)
+    assert last.flops == pytest.approx(last.sample_flops * (2 * 80 + 3 * 16 * 5))
+
+
+def test_the_prediction_takes_as_long_as_the_fits_that_ship(tiny_cohort, tmp_path, tiny_plan):
+    options = TrainOptions(data=tiny_cohort, out=tmp_path, recipe="tiny", device="cpu", full_seeds=3, ship="all")
+    recipe, _ = chosen_recipe(options)
+    assert sum(plan.ships(recipe, fold) for fold in plan.folds_of(options, recipe)) == 5
+    assert [plan.ships(replace(recipe, export=which), 0) for which in ("full", "folds", "all")] == [False, True, True]
+    assert tiny_plan.n_ships == 1
 
 
 def test_the_lines_hold_every_stage_the_whole_and_the_prediction(tiny_plan):

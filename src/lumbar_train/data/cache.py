@@ -32,6 +32,7 @@ from lumbar.io.progress import Progress
 from lumbar.study import Study, read_study
 from lumbar_train.data.code_key import code_key
 from lumbar_train.data.volumes import CompactVolume, compact, write_aligned
+from lumbar_train.engine.interrupts import end_if_time_is_up
 from lumbar_train.engine.process_pool import processes
 from lumbar_train.errors import TrainingError
 from lumbar_train.files import atomic_file, write_text
@@ -151,6 +152,7 @@ def build_cache(
             for n_decoded, _ in enumerate(_run(todo, workers), 1):
                 n_done += 1
                 shown.update(n_decoded)
+                end_if_time_is_up()
         except TrainingError as error:
             raise TrainingError(
                 f"{error}; {n_done} of {len(jobs)} studies are cached, the next build goes on"

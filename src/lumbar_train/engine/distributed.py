@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from lumbar.errors import LumbarError
+from lumbar_train.engine.interrupts import TimeLimitReached
 from lumbar_train.errors import TrainingError
 
 T = TypeVar("T")
@@ -49,6 +50,12 @@ class Distributed:
         """Sum over all processes, in place; the same result on each."""
         if self.is_many:
             dist.all_reduce(values)
+        return values
+
+    def share(self, values: torch.Tensor) -> torch.Tensor:
+        """The main process's numbers, in place, on every process."""
+        if self.is_many:
+            dist.broadcast(values, 0)
         return values
 
     def gather(self, value: Any) -> list[Any]:
@@ -93,7 +100,7 @@ class Distributed:
 def _attempt(action: Callable[[], T]) -> tuple[T | None, Exception | None]:
     try:
         return action(), None
-    except (LumbarError, OSError) as error:
+    except (LumbarError, OSError, TimeLimitReached) as error:
         return None, error
 
 

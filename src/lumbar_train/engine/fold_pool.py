@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 import torch
 
 from lumbar_train.engine.distributed import Distributed, pick_device
-from lumbar_train.engine.interrupts import end_worker
+from lumbar_train.engine.interrupts import TimeLimitReached, end_worker, ends_in_time, time_limit
 from lumbar_train.engine.process_pool import Pool, processes
 
 A = TypeVar("A")
@@ -36,7 +36,15 @@ def workers(jobs: int) -> AbstractContextManager[Pool | None]:
     return nullcontext() if jobs <= 1 else processes(jobs)
 
 
-def run_side_by_side(run: P, work: Work[P], stage: str, folds: list[int], pool: Executor | None, jobs: int) -> None:
+def run_side_by_side(
+    run: P,
+    work: Work[P],
+    stage: str,
+    folds: list[int],
+    pool: Executor | None,
+    jobs: int,
+    on_done: Callable[[int], None] = lambda fold: None,
+) -> None:
     """One stage on several folds in their order, side by side where there is a pool.
 
     Args:
@@ -46,18 +54,20 @@ def run_side_by_side(run: P, work: Work[P], stage: str, folds: list[int], pool: 
         folds: on which folds.
         pool: of ``workers(jobs)``.
         jobs: how many at a time.
+        on_done: told of each fold in this process when it is done.
     """
     if pool is None:
         for fold in folds:
             work(run, stage, fold)
+            on_done(fold)
         return
 
     def begin(fold: int, device: torch.device) -> Future[None]:
         assert pool is not None
-        return pool.submit(_task, run, work, stage, fold, jobs, device)
+        return pool.submit(_task, run, work, stage, fold, jobs, device, time_limit())
 
-    for _ in hand_out(folds, jobs, run.devices or (run.distributed.device,), begin):
-        pass
+    for fold, _ in hand_out(folds, jobs, run.devices or (run.distributed.device,), begin):
+        on_done(fold)
 
 
 def hand_out(
@@ -65,11 +75,13 @@ def hand_out(
 ) -> Iterator[tuple[A, T]]:
     """Begin tasks in their order, ``jobs`` at a time, each on the device that the fewest are using; yield as they end.
 
-    An error of a task is raised here, and no other begins; the pool then stops those that have begun.
+    An error of a task is raised here, and no other begins; the pool then stops those that have begun. Where the time is
+    up, no other begins, and those that have begun end by themselves, each at its next step, before that is raised.
     """
     load = [0] * len(devices)
     waiting = deque(tasks)
     running: dict[Future[T], tuple[A, int]] = {}
+    ends: list[TimeLimitReached] = []
     while waiting or running:
         while waiting and len(running) < jobs:
             task, k = waiting.popleft(), load.index(min(load))
@@ -78,7 +90,13 @@ def hand_out(
         for future in wait(running, return_when=FIRST_COMPLETED).done:
             task, k = running.pop(future)
             load[k] -= 1
-            yield task, future.result()
+            if isinstance(error := future.exception(), TimeLimitReached):
+                ends.append(error)
+                waiting.clear()
+            else:
+                yield task, future.result()
+    if ends:
+        raise TimeLimitReached(any(end.has_saved for end in ends))
 
 
 def usable_devices(name: str = "auto") -> tuple[torch.device, ...]:
@@ -93,7 +111,7 @@ def usable_devices(name: str = "auto") -> tuple[torch.device, ...]:
     return tuple(torch.device("cuda", k) for k in range(torch.cuda.device_count()))
 
 
-def _task(run: P, work: Work[P], stage: str, fold: int, jobs: int, device: torch.device) -> None:
+def _task(run: P, work: Work[P], stage: str, fold: int, jobs: int, device: torch.device, ends_at: float | None) -> None:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -102,6 +120,7 @@ def _task(run: P, work: Work[P], stage: str, fold: int, jobs: int, device: torch
     if hasattr(mine, "loop"):
         mine.loop = mine.loop | {"progress": False}  # bars of several processes would overwrite one another
     try:
-        work(mine, stage, fold)
+        with ends_in_time(ends_at):
+            work(mine, stage, fold)
     except KeyboardInterrupt as interrupt:
         end_worker(interrupt)

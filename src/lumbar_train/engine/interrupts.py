@@ -2,6 +2,10 @@
 
 A fit that runs is ended between two optimiser steps, after its state was saved; where that takes too long it is ended
 at once, and goes on later from the state that was saved last. A second signal ends it at once too.
+
+A time limit (``ends_in_time``) ends a training at the same places, and nowhere else: between two steps of a fit, which
+is saved then, between two studies of an out-of-fold pass, and before whatever comes next. What has begun in between is
+finished, however long it takes.
 """
 
 from __future__ import annotations
@@ -10,9 +14,11 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TypeVar
 
 from lumbar.io.signals import reason_of
 
@@ -20,6 +26,16 @@ STEP_S = 2.0  # how long a fit may go on to the end of its step and save itself
 STOP_S = 3.2  # after which a process of a pool is killed
 END_S = 4.3  # after which the command ends whatever still runs
 _REASONS = {"SIGINT": "", "SIGTERM": "terminated", "SIGHUP": "the terminal was closed"}  # as lumbar.io.signals
+T = TypeVar("T")
+clock = time.monotonic  # of time limits: the same in every process of a machine
+
+
+class TimeLimitReached(Exception):
+    """The time that a training was given is over; ``has_saved``: something was left in it to go on from."""
+
+    def __init__(self, has_saved: bool = False) -> None:
+        super().__init__(has_saved)
+        self.has_saved = has_saved
 
 
 class _State:
@@ -30,6 +46,10 @@ class _State:
     is_worker = False
     on_first: Callable[[str], None] | None = None
     timer: threading.Timer | None = None  # ends the step that a signal waits for
+    ends_at: float | None = None  # of ``clock``; None: no time limit
+    is_time_up = False  # stays so once it is: what was saved for it must be answered
+    is_cut = False  # a pass of this process, one of a group, has been cut short
+    has_saved = False
 
 
 def listen(on_first: Callable[[str], None] | None = None) -> None:
@@ -59,8 +79,8 @@ def ends_between_steps() -> Iterator[Callable[[], None]]:
     """While a fit runs in this block, a signal does not interrupt its step.
 
     Yields:
-        a function to be called where the fit has been saved, or may be: it raises ``KeyboardInterrupt`` once a signal
-        has come. ``is_asked_to_end`` tells whether it will.
+        a function to be called where the fit has been saved: it raises ``KeyboardInterrupt`` once a signal has come,
+        or ``TimeLimitReached``. ``is_asked_to_end`` tells whether it will.
     """
     former = None
     is_main = threading.current_thread() is threading.main_thread()
@@ -80,8 +100,68 @@ def ends_between_steps() -> Iterator[Callable[[], None]]:
 
 
 def is_asked_to_end() -> bool:
-    """Whether a signal has come since the fit began."""
-    return _State.reason is not None
+    """Whether a signal has come since the fit began, or the time is up."""
+    return _State.reason is not None or is_time_up()
+
+
+@contextmanager
+def ends_in_time(ends_at: float | None) -> Iterator[None]:
+    """In this block training ends in order once ``clock`` has come to ``ends_at``; None is no limit."""
+    former = _State.ends_at, _State.is_time_up, _State.has_saved
+    _State.ends_at, _State.is_time_up, _State.has_saved = ends_at, False, False
+    try:
+        yield
+    finally:
+        _State.ends_at, _State.is_time_up, _State.has_saved = former
+
+
+def clock_now() -> float:
+    """The time on the clock of time limits."""
+    return clock()
+
+
+def time_limit() -> float | None:
+    """When training has to end, for another process on this machine."""
+    return _State.ends_at
+
+
+def is_time_up() -> bool:
+    """Whether the time limit is reached."""
+    if _State.ends_at is not None and not _State.is_time_up:
+        _State.is_time_up = clock() >= _State.ends_at
+    return _State.is_time_up
+
+
+def end_if_time_is_up() -> None:
+    """Raise ``TimeLimitReached`` once the time is up."""
+    if is_time_up():
+        raise TimeLimitReached(_State.has_saved)
+
+
+def note_saved() -> None:
+    """Say that something was left from which training can go on."""
+    _State.has_saved = True
+
+
+def until_time_is_up(studies: Iterable[T], *, is_one_of_many: bool) -> Iterator[T]:
+    """Studies of a pass, as long as there is time; then ``TimeLimitReached``.
+
+    One process of a group stops giving studies instead, and all of them end when they join what they have (``is_cut``):
+    the others would wait for one that has ended.
+    """
+    for study in studies:
+        if is_time_up():
+            if not is_one_of_many:
+                raise TimeLimitReached(_State.has_saved)
+            _State.is_cut = True
+            return
+        yield study
+
+
+def was_cut() -> bool:
+    """Whether the pass of this process has been cut short; asked once for each."""
+    was, _State.is_cut = _State.is_cut, False
+    return was
 
 
 def end_worker(interrupt: KeyboardInterrupt) -> None:
@@ -110,6 +190,8 @@ def held_back() -> Iterator[None]:
 def _raise_if_asked() -> None:
     if _State.reason is not None:
         raise KeyboardInterrupt(_State.reason)
+    if _State.is_time_up:
+        raise TimeLimitReached(_State.has_saved)
 
 
 def _handle(number: int, _frame: FrameType | None) -> None:

@@ -21,7 +21,13 @@ from tqdm import tqdm
 from lumbar_train.engine.checkpoint import restore_rng, rng_state, save_weights
 from lumbar_train.engine.distributed import Distributed
 from lumbar_train.engine.fit_folder import FitFolder
-from lumbar_train.engine.interrupts import ends_between_steps, is_asked_to_end
+from lumbar_train.engine.interrupts import (
+    TimeLimitReached,
+    ends_between_steps,
+    is_asked_to_end,
+    is_time_up,
+    note_saved,
+)
 from lumbar_train.engine.loop_config import FitResult, LoopConfig, check_config, open_tensorboard
 from lumbar_train.engine.optimisation import LossFunction, Optimisation
 from lumbar_train.engine.out_of_memory import PartTooLarge, release, smaller_parts
@@ -72,7 +78,7 @@ def fit(
 
 
 def _never() -> None:
-    """Stands in for what ends a fit, where nothing shall."""
+    """Stands in for what ends a fit at a signal, where nothing shall."""
 
 
 class _Fit:
@@ -112,12 +118,15 @@ class _Fit:
             while self.progress.epoch < self.config.epochs:
                 self._epoch(end_if_asked)
                 self._end_epoch(writer)
+                if self.progress.epoch < self.config.epochs:
+                    self._end_if_time_is_up()
                 end_if_asked()
         if writer is not None:
             writer.close()
         if self.distributed.is_main:
             self.folder.write_result(self.progress, self.optimisation.kept)
         self.distributed.barrier()
+        note_saved()
         return self.folder.read_result(self.optimisation.model)
 
     # One epoch
@@ -170,8 +179,7 @@ class _Fit:
                 bar.update()
                 bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
                 if progress.step < n_steps:
-                    self._between_steps()
-                    end_if_asked()
+                    self._between_steps(end_if_asked)
 
     def _step(self, pending: Pending) -> float:
         """Move the weights once; gives the step's mean loss over all processes."""
@@ -237,11 +245,23 @@ class _Fit:
 
     # Surviving a kill
 
-    def _between_steps(self) -> None:
+    def _between_steps(self, end_if_asked: Callable[[], None]) -> None:
         """Between two optimiser steps of an epoch a fit may be saved, and go on from there another time."""
-        is_due = is_asked_to_end() or time.monotonic() - self.saved >= self.config.checkpoint_seconds
-        if self.distributed.broadcast(is_due) if self.distributed.is_many else is_due:
+        is_asked = is_asked_to_end()
+        is_due = is_asked or time.monotonic() - self.saved >= self.config.checkpoint_seconds
+        if self.distributed.is_many:  # all at the same step, by the clock of the main process
+            is_asked, is_due = self.distributed.broadcast((is_time_up(), is_due))
+        if is_due:
             self._save()
+        if is_asked and self.distributed.is_many:
+            raise TimeLimitReached(has_saved=True)
+        if is_asked:
+            end_if_asked()
+
+    def _end_if_time_is_up(self) -> None:
+        """After an epoch, whose state was saved."""
+        if self.distributed.broadcast(is_time_up()):
+            raise TimeLimitReached(has_saved=True)
 
     def _save(self) -> None:
         generators = self.distributed.gather(rng_state())
@@ -253,6 +273,7 @@ class _Fit:
             state = {"generators": generators, "counters": counters, "accumulate": self.plan.accumulate}
             self.folder.write_checkpoint(optimisation.state() | state | progress.state())
         self.distributed.barrier()
+        note_saved()
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.optimisation.restore(state)

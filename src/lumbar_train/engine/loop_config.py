@@ -1,4 +1,4 @@
-"""How a fit is set up: its options, its result, the precision, and the network among several processes."""
+"""How a fit is set up: its options, its result, the precision, and where the network lies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from lumbar_train.engine.activation_checkpoints import checkpoint_activations
 from lumbar_train.engine.distributed import Distributed
@@ -37,7 +36,6 @@ class LoopConfig:
         channels_last: memory format of network and images; None: on GPUs, whose tensor cores read it.
         checkpointing: the backbone's activations are computed anew in the backward pass.
         compile: run the network through ``torch.compile``.
-        unused_parameters: some parameters take no part in some batches (needed to exchange gradients).
         seed: of order, augmentation and dropout.
         workers: loader processes; 0 loads in this one.
         monitor: which value of ``validate`` decides what is best.
@@ -65,7 +63,6 @@ class LoopConfig:
     channels_last: bool | None = None
     checkpointing: bool = False
     compile: bool = False
-    unused_parameters: bool = False
     seed: int = 0
     workers: int = 0
     monitor: str = "loss"
@@ -159,15 +156,6 @@ def place(model: nn.Module, config: LoopConfig, distributed: Distributed) -> nn.
     if is_channels_last(config, distributed.device):
         model = cast(Any, model).to(memory_format=torch.channels_last)
     return model.to(distributed.device)
-
-
-def wrap(model: nn.Module, config: LoopConfig, distributed: Distributed) -> Any:
-    """The network as the loss calls it: with gradients exchanged between processes, and compiled if asked for."""
-    network: Any = model
-    if distributed.is_many:
-        ids = [distributed.device.index] if distributed.device.type == "cuda" else None
-        network = DistributedDataParallel(model, device_ids=ids, find_unused_parameters=config.unused_parameters)
-    return torch.compile(network) if config.compile else network
 
 
 def reason(config: LoopConfig, best: dict[str, float], history: list[dict[str, float]], use_best: bool) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -18,9 +17,9 @@ from timm.optim._optim_factory import create_optimizer_v2
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from lumbar_train.engine.distributed import Distributed
+from lumbar_train.engine.gradients import exchange_gradients, guard_shared_statistics, start_alike
 from lumbar_train.engine.loop_config import (
     LoopConfig,
     amp_dtype,
@@ -28,9 +27,8 @@ from lumbar_train.engine.loop_config import (
     is_channels_last,
     place,
     restore_scaler,
-    wrap,
 )
-from lumbar_train.engine.out_of_memory import backward_that_fits, forward_that_fits
+from lumbar_train.engine.out_of_memory import part_that_fits
 from lumbar_train.engine.sampling import Batch, Part, to_device
 
 LossFunction = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Any]]]
@@ -45,7 +43,7 @@ class Optimisation:
 
     Attributes:
         model: the network itself.
-        network: the network as the loss calls it: exchanging gradients between processes, compiled.
+        network: the network as the loss calls it: compiled, where the configuration asks for that.
         ema: its averaged weights, where the configuration asks for them.
         updates: optimiser steps taken, skipped ones included.
         skipped: steps in a row that the loss scaler has skipped.
@@ -54,7 +52,9 @@ class Optimisation:
     def __init__(self, model: nn.Module, config: LoopConfig, distributed: Distributed, n_updates: int) -> None:
         self.config, self.distributed = config, distributed
         self.model = place(model, config, distributed)
-        self.network = wrap(self.model, config, distributed)
+        start_alike(self.model, distributed)
+        guard_shared_statistics(self.model, distributed)
+        self.network: Any = torch.compile(self.model) if config.compile else self.model
         self.ema = ModelEmaV3(self.model, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
         self.optimizer = create_optimizer_v2(
             self.model, opt=config.optimizer, lr=config.lr, weight_decay=config.weight_decay
@@ -93,18 +93,16 @@ class Optimisation:
         """
         device, distributed = self.distributed.device, self.distributed
         torch.manual_seed(_step_seed(self.config.seed, part.epoch, part.step, distributed.rank, part.indices[0]))
-        waits = isinstance(self.network, DistributedDataParallel) and not part.is_last  # gradients: exchanged once
-        with self.network.no_sync() if waits else nullcontext():
-            with forward_that_fits(distributed), autocast(self.config, device):
+        with part_that_fits(distributed):
+            with autocast(self.config, device):
                 batch = to_device(batch, device, channels_last=is_channels_last(self.config, device))
                 loss, scalars = loss_fn(self.network, batch)
             scalars = dict(scalars)
             weight = _scalar(scalars.pop("weight", len(part.indices)), device) * float(part.counts)
-            # The processes' gradients are averaged when exchanged: times their number makes it the sum. The nominal
-            # batch size only keeps half-precision gradients in range until the true weight is known.
-            scaled = self.scaler.scale(loss.float() * weight * (distributed.world / self.config.batch_size))
-            with backward_that_fits(distributed):
-                torch.autograd.backward(scaled)
+            # The nominal batch size only keeps half-precision gradients in range until the true weight is known.
+            torch.autograd.backward(self.scaler.scale(loss.float() * weight * (1 / self.config.batch_size)))
+        if part.is_last:
+            exchange_gradients(self.parameters, distributed)
         sums = {"loss": loss.detach().double() * weight, "weight": weight}
         sums |= {name: _scalar(scalars[name], device) * weight for name in sorted(scalars)}
         return sums | {"samples": _scalar(len(part.indices) * part.counts, device)}

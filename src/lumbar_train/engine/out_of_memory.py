@@ -9,7 +9,6 @@ from contextlib import contextmanager
 import torch
 
 from lumbar_train.engine.distributed import Distributed
-from lumbar_train.errors import TrainingError
 
 
 class PartTooLarge(Exception):
@@ -17,39 +16,31 @@ class PartTooLarge(Exception):
 
 
 @contextmanager
-def forward_that_fits(distributed: Distributed) -> Iterator[None]:
-    """Run a forward pass; where one process of the group lacks memory for it, all raise ``PartTooLarge``.
+def part_that_fits(distributed: Distributed) -> Iterator[None]:
+    """Run both passes of a part; where one process of the group lacks memory for it, all raise ``PartTooLarge``.
 
-    The processes agree before the backward pass, in which gradients are exchanged: one that is missing there would be
-    waited for.
+    Every process asks the others once at the end, whether it came there or not. One whose layers wait for the others
+    in between has asked before (``end_where_others_failed``): then it has got its answer.
     """
     failed = False
     try:
         yield
     except torch.OutOfMemoryError:
         failed = True
-    if distributed.is_many:
-        failed = float(distributed.sum(torch.tensor(float(failed), device=distributed.device))) > 0
-    if failed:
+    if _has_any_failed(distributed, failed):
         raise PartTooLarge
 
 
-@contextmanager
-def backward_that_fits(distributed: Distributed) -> Iterator[None]:
-    """Run a backward pass; without room for it a process alone raises ``PartTooLarge``.
+def end_where_others_failed(distributed: Distributed) -> None:
+    """Raise ``PartTooLarge`` in the middle of a part that another process has given up."""
+    if _has_any_failed(distributed, False):
+        raise PartTooLarge
 
-    Raises:
-        TrainingError: in a group, whose other processes are already exchanging gradients.
-    """
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        if not distributed.is_many:
-            raise PartTooLarge from None
-        raise TrainingError(
-            f"{distributed.device}: out of memory in the backward pass of process {distributed.rank}, expected room "
-            "for a part of the batch; give a smaller --memory, or --set STAGE.accumulate=N, and --resume"
-        ) from None
+
+def _has_any_failed(distributed: Distributed, failed: bool) -> bool:
+    if not distributed.is_many:
+        return failed
+    return float(distributed.sum(torch.tensor(float(failed), device=distributed.device))) > 0
 
 
 def release() -> None:

@@ -8,18 +8,34 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import lumbar
 from lumbar.config import from_dict, to_dict
 from lumbar.errors import CohortError, ManifestError
 from lumbar_train.files import write_text
+from lumbar_train.outputs.session import SCHEMA
 from lumbar_train.recipes import Recipe
 
 FILE = "recipe.json"
 
 
 def write_recipe(
-    run: Path, recipe: Recipe, seed: int, words: Iterable[str] = (), amp: Mapping[str, str] | None = None
+    run: Path,
+    recipe: Recipe,
+    seed: int,
+    words: Iterable[str] = (),
+    amp: Mapping[str, str] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the whole recipe, the words that changed it, and the precision that was ``asked`` for and is ``used``."""
+    """Write the whole recipe, and what else decides what is trained.
+
+    Args:
+        run: the run folder.
+        recipe: as it is used.
+        seed: of the run.
+        words: that changed the recipe.
+        amp: the precision that was ``asked`` for and the one that is ``used``.
+        more: the ``cohort``'s fingerprint, how external ``points`` are used, and what networks begin with (``init``).
+    """
     stages = {
         name: {
             "network": to_dict(stage.network),
@@ -30,10 +46,13 @@ def write_recipe(
         for name, stage in recipe.stages.items()
     }
     content = {
+        "schema": SCHEMA,
+        "lumbar": lumbar.__version__,
         "name": recipe.name,
         "seed": seed,
         "set": list(words),
         "amp": amp and dict(amp),
+        **(more or {}),
         "n_folds": recipe.n_folds,
         "export": recipe.export,
         "full_seeds": recipe.full_seeds,
@@ -43,6 +62,22 @@ def write_recipe(
         "stages": stages,
     }
     write_text(run / FILE, json.dumps(content, indent=1) + "\n")
+
+
+def read_recipe(run: Path) -> dict[str, Any]:
+    """The content of a run's ``recipe.json``.
+
+    Raises:
+        CohortError: it is not there, or damaged.
+    """
+    path = run / FILE
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        if not isinstance(content["stages"], dict):
+            raise TypeError
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise CohortError(f"{path}: not readable, expected the recipe of this run; start in another folder") from None
+    return dict(content)
 
 
 def check_kept(run: Path, recipe: Recipe, anew: Iterable[str]) -> None:
@@ -59,10 +94,7 @@ def check_kept(run: Path, recipe: Recipe, anew: Iterable[str]) -> None:
     path = run / FILE
     if not path.is_file():
         return
-    try:
-        before = json.loads(path.read_text("utf-8"))["stages"]
-    except (ValueError, KeyError, TypeError):
-        raise CohortError(f"{path}: not readable, expected the recipe of this run; start in another folder") from None
+    before = read_recipe(run)["stages"]
     for name in set(recipe.stages) - set(anew):
         if name in before and any((run / name).glob("*.safetensors")):
             _check_same(path, name, before[name]["network"], recipe.stages[name].network)

@@ -26,7 +26,9 @@ class RunFolder:
     ::
 
         RUN/folds.csv, recipe.json, dropped.json, seconds.json     what is trained on what
+        RUN/session.json                                           where the run stands
         RUN/<stage>/<fold>.safetensors, <fold>.seen.json           weights, and the studies that they have seen
+        RUN/<stage>/<fold>.done.json                               the stage is done on the fold
         RUN/<stage>/<fold>/                                        the fit's own folder: checkpoint, log, fit.json
         RUN/<stage>/<table>.parquet, pieces/                       outputs for held-out studies
         RUN/export/, RUN/report/                                   what ships, and the page
@@ -103,10 +105,10 @@ class RunFolder:
         """Whether tables hold a fold's outputs, be it that the fold had none to give."""
         return all(fold in folds_of(self.path / stage, table) for table in tables)
 
-    def add_seconds(self, stage: str, seconds: float, device: torch.device) -> None:
-        """Note in ``seconds.json`` how long a stage took, and on what."""
+    def add_seconds(self, stage: str, seconds: float, device: torch.device, *, goes_on: bool = False) -> None:
+        """Note in ``seconds.json`` how long a stage took, and on what; ``goes_on`` adds to what earlier calls took."""
         path = self.path / "seconds.json"
         noted = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-        noted[stage] = round(seconds, 1)
+        noted[stage] = round(seconds + (noted.get(stage, 0.0) if goes_on else 0.0), 1)
         noted["machine"] = f"{platform.machine()}, {torch.get_num_threads()} threads, {device.type}"
         write_text(path, json.dumps(noted, indent=1))

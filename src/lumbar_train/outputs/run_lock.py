@@ -170,6 +170,18 @@ def holds_run(out: Path) -> bool:
     return any(next(iter(out.glob(pattern)), None) is not None for pattern in _KEPT)
 
 
+def owner_in(out: Path) -> Owner | None:
+    """The process of this machine that writes a folder now."""
+    for path in sorted(out.glob("run*.lock")):
+        try:
+            owner = Owner(**read_object(path))
+        except TypeError:
+            continue
+        if _is_here(owner) and not is_stale(owner):
+            return owner
+    return None
+
+
 def is_stale(owner: Owner) -> bool:
     """Whether the process of a lock is known to have ended."""
     if owner.host != socket.gethostname():

@@ -9,56 +9,107 @@ from functools import partial
 from lumbar.io.progress import duration
 from lumbar.io.text import counted
 from lumbar_train.engine.fold_pool import run_side_by_side, workers
+from lumbar_train.engine.interrupts import end_if_time_is_up
+from lumbar_train.engine.process_pool import Pool
+from lumbar_train.outputs.session import Session
 from lumbar_train.stages.context import RunContext
+from lumbar_train.stages.finished import forget, is_finished, note_finished
+from lumbar_train.stages.fits import fits_of
 from lumbar_train.stages.fitting import run_on_fold
 from lumbar_train.stages.needs import check_plan, plan_of
 from lumbar_train.stages.registry import chosen_stages, stage_by_name, stages_of
 from lumbar_train.stages.stage import Pair, Stage
 
 
-def execute(run: RunContext, names: Iterable[str] | None = None, jobs: int = 1) -> None:
+def execute(run: RunContext, names: Iterable[str] | None = None, jobs: int = 1, session: Session | None = None) -> None:
     """Run stages (None: all of the recipe's) in their order, whatever the order of the names.
 
     Args:
         run: what is trained on what.
         names: of stages.
         jobs: how many folds go side by side, each in a process of its own.
+        session: is told of what is finished.
 
     Raises:
         CohortError: the recipe has no such stage, or a stage needs outputs that nobody makes.
         LumbarError: as the stages; what is finished stays, and ``resume`` goes on.
+        TimeLimitReached: as the stages.
     """
     chosen = chosen_stages(run.recipe, names)
     run.distributed.on_main(lambda: _check(run, plan_of(chosen, run.use_folds)))
     jobs = 1 if run.distributed.is_many else jobs  # under torchrun all processes work on one fit
-    units = [(stage, fold) for stage in chosen for fold in stage.folds(run.use_folds) if stage.fitted]
+    todo = run.distributed.on_main(lambda: unfinished(run, chosen))
     if run.distributed.is_main:
-        epochs = sum(_epochs(run, *unit) for unit in units)
-        print(
-            f"{counted(len(units), 'fit')} of {counted(len({stage.name for stage, _ in units}), 'stage')}, "
-            f"{counted(epochs, 'epoch')} in all, {counted(jobs, 'fit')} at a time; "
-            "the first epoch of each stage tells how long all take",
-            flush=True,
-        )
+        _say_what_comes(run, chosen, todo, jobs)
     with workers(jobs) as pool:
-        for stage in chosen:
-            start = time.monotonic()
-            later = [unit for unit in units if chosen.index(unit[0]) > chosen.index(stage)]
+        for k, stage in enumerate(chosen):
+            later = [(other, fold) for other in chosen[k + 1 :] for fold in todo[other.name]]
             run.loop["epochs_beyond"] = sum(_epochs(run, *unit) for unit in later) / jobs
-            if stage.action is not None:
-                run.distributed.on_main(partial(stage.action, run))
-            else:
-                run_side_by_side(run, work, stage.name, stage.folds(run.use_folds), pool, jobs)
-            seconds = time.monotonic() - start
-            run.distributed.on_main(partial(_note_seconds, run, stage, seconds))
-            if run.distributed.is_main:
-                print(f"{stage.name}: done in {duration(seconds)}", flush=True)
+            _run_stage(run, stage, pool, jobs, session)
+
+
+def unfinished(run: RunContext, chosen: Iterable[Stage]) -> dict[str, list[int]]:
+    """The folds that each stage has still to run on: all of them, unless the run is gone on with."""
+    return {
+        stage.name: [fold for fold in stage.folds(run.use_folds) if not (run.resume and is_finished(run, stage, fold))]
+        for stage in chosen
+    }
+
+
+def left_of(run: RunContext, chosen: Iterable[Stage]) -> dict[str, int]:
+    """On how many folds each stage is not finished, where it is not on all."""
+    counts = {
+        stage.name: sum(not is_finished(run, stage, fold) for fold in stage.folds(run.use_folds)) for stage in chosen
+    }
+    return {name: count for name, count in counts.items() if count}
+
+
+def _say_what_comes(run: RunContext, chosen: list[Stage], todo: dict[str, list[int]], jobs: int) -> None:
+    fits = {stage.name: [fit for k in todo[stage.name] for fit in fits_of(run.recipe, stage, k)] for stage in chosen}
+    epochs = sum(fit.epochs for some in fits.values() for fit in some)
+    n_fits = sum(not fit.is_metric for some in fits.values() for fit in some)
+    print(
+        f"{counted(n_fits, 'fit')} of {counted(sum(map(bool, fits.values())), 'stage')}, "
+        f"{counted(epochs, 'epoch')} in all, {counted(jobs, 'fit')} at a time; "
+        "the first epoch of each stage tells how long all take",
+        flush=True,
+    )
+
+
+def _run_stage(run: RunContext, stage: Stage, pool: Pool | None, jobs: int, session: Session | None) -> None:
+    """Run a stage on the folds on which it is not finished; what an earlier one made anew counts by now."""
+    start = time.monotonic()
+    folds = run.distributed.on_main(lambda: unfinished(run, [stage]))[stage.name]
+    if not folds:
+        return
+
+    def note(fold: int) -> None:
+        note_finished(run, stage, fold)
+        if session is not None:
+            session.finished(stage.name)
+
+    def done(fold: int) -> None:
+        run.distributed.on_main(lambda: note(fold))
+
+    if stage.action is not None:
+        run.distributed.on_main(end_if_time_is_up)
+        run.distributed.on_main(lambda: forget(run, stage, folds[0]))
+        run.distributed.on_main(partial(stage.action, run))
+        done(folds[0])
+    else:
+        run_side_by_side(run, work, stage.name, folds, pool, jobs, done)
+    seconds = time.monotonic() - start
+    run.distributed.on_main(partial(_note_seconds, run, stage, seconds))
+    if run.distributed.is_main:
+        print(f"{stage.name}: done in {duration(seconds)}", flush=True)
 
 
 def work(run: RunContext, stage: str, fold: int) -> None:
     """One stage on one fold, in this process or in one of a pool."""
-    run.distributed.on_main(lambda: _check(run, [(stage, fold)]))
     row = stage_by_name(stage)
+    run.distributed.on_main(end_if_time_is_up)
+    run.distributed.on_main(lambda: _check(run, [(stage, fold)]))
+    run.distributed.on_main(lambda: forget(run, row, fold))
     former = dict(run.loop)
     if row.fitted:  # the folds of this stage that come later are also still to be fitted
         folds = row.folds(run.use_folds)
@@ -71,9 +122,8 @@ def work(run: RunContext, stage: str, fold: int) -> None:
 
 
 def _epochs(run: RunContext, stage: Stage, fold: int) -> int:
-    """The epochs of one fit, a classifier's round on the metric included."""
-    fit = stage.recipe_of(run.recipe).for_fold(fold).fit
-    return fit.epochs + fit.metric_epochs
+    """The epochs of a stage on a fold: a classifier's round on the metric, and fits on parts, included."""
+    return sum(fit.epochs for fit in fits_of(run.recipe, stage, fold))
 
 
 def _check(run: RunContext, plan: list[Pair]) -> None:
@@ -82,4 +132,4 @@ def _check(run: RunContext, plan: list[Pair]) -> None:
 
 
 def _note_seconds(run: RunContext, stage: Stage, seconds: float) -> None:
-    run.folder.add_seconds(stage.name, seconds, run.distributed.device)
+    run.folder.add_seconds(stage.name, seconds, run.distributed.device, goes_on=run.resume)

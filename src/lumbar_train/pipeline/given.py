@@ -7,6 +7,8 @@ from pathlib import Path
 
 from lumbar.errors import CohortError
 from lumbar.io.competition import check_competition
+from lumbar_train.outputs.session import check_version
+from lumbar_train.outputs.take_over import check_source, check_whole
 from lumbar_train.pipeline.names import check_recipe, check_stages
 from lumbar_train.pipeline.options import TrainOptions
 
@@ -25,6 +27,14 @@ def check_given(options: TrainOptions) -> None:
     for word in options.backbone_weights:
         check_file(Path(word.rpartition("=")[2]), "--backbone-weights", "a timm checkpoint")
     check_out(options.out)
+    if options.taken_from is not None:
+        check_source(options.taken_from, options.out)
+    elif options.resume:
+        check_whole(options.out)
+        check_version(options.out)
+    if options.init is not None:
+        check_folder(options.init, "--init", "the folder of a run")
+        check_version(options.init)
 
 
 def check_file(path: Path | None, option: str, what: str) -> None:

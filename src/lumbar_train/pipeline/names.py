@@ -11,6 +11,7 @@ from lumbar.io.arguments import did_you_mean
 
 AMP = ("auto", "off", "bf16", "fp16")
 USES = ("beside", "instead")  # as data.external_points.USES
+SHIP = ("full", "folds", "all")  # as overrides.with_overrides
 RECIPES = ("demo", "model2", "strong")  # as recipes.RECIPES
 STAGES = (  # as stages.registry.STAGES, without further rounds such as axial_all-first
     "sagittal_xy", "sagittal_z", "axial_xy", "localise", "denoise", "sagittal_classifier", "axial_subarticular",

@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lumbar.budget import parse_time_limit
 from lumbar_train.errors import TrainingError
-from lumbar_train.pipeline.names import AMP, USES
+from lumbar_train.pipeline.names import AMP, SHIP, USES
 
 # What decides what is trained, beside data, recipe and folds; the rest decides how fast, and where.
 _DECIDE = (
     "overrides", "full_epochs", "full_seeds", "backbone", "pretrained", "backbone_weights", "points", "points_use",
-    "seed", "amp",
+    "seed", "amp", "init", "ship",
 )  # fmt: skip
+_HOW = ("cache", "workers", "jobs", "loaders", "device", "memory", "time_limit")  # and with what
 Words = Iterable[str] | Mapping[str, Any]
 
 
@@ -34,7 +36,8 @@ class TrainOptions:
         points: CSV of external points of sagittal levels: ``series_id, instance_number, level, x, y[, img_h, img_w]``.
         points_use: ``beside``: external points where the competition has none, and on further slices; ``instead``:
             before the competition's.
-        resume: go on with the run that the folder holds: finished fits stay, one that was interrupted goes on.
+        resume: go on with the run that the folder holds: finished fits stay, one that was interrupted goes on. A path
+            is the folder of a run that ``out`` takes over first: it may be read-only, or of another machine.
         overwrite: fit again what this call asks for in a folder that holds a run; its other fits stay. A folder that
             holds a run is refused without one of the two.
         seed: of folds, initial weights, order and augmentation.
@@ -55,6 +58,9 @@ class TrainOptions:
         backbone_weights: local timm checkpoints, as ``{"resnet18": file}`` or words ``[NAME=]FILE``.
         memory: that batches are cut to fit, such as ``16GB``; None for what the GPU has free (batches on a CPU stay
             whole).
+        time_limit: after which training ends in order, to be gone on with: ``11.5h``, ``30m``, ``90s`` or seconds.
+        init: folder of another run whose weights fits start from, stage by stage, where shapes agree.
+        ship: the fits that are exported: ``full`` (on all data), ``folds`` or ``all``; None for the recipe's choice.
     """
 
     data: Path
@@ -65,7 +71,7 @@ class TrainOptions:
     stages: tuple[str, ...] | None = None
     points: Path | None = None
     points_use: str = USES[0]
-    resume: bool = False
+    resume: bool | Path = False
     overwrite: bool = False
     seed: int = 0
     cache: Path | None = None
@@ -81,6 +87,9 @@ class TrainOptions:
     pretrained: bool | None = None
     backbone_weights: tuple[str, ...] = ()
     memory: str | None = None
+    time_limit: str | float | None = None
+    init: Path | None = None
+    ship: str | None = None
 
     @classmethod
     def of(cls, **given: Any) -> TrainOptions:
@@ -98,6 +107,20 @@ class TrainOptions:
                 raise TrainingError(f"{name}: found {value}, expected {least} or more")
         if self.resume and self.overwrite:
             raise TrainingError("resume, overwrite: found both, expected one: go on, or fit again")
+        if self.ship not in (None, *SHIP):
+            raise TrainingError(f"ship: found {self.ship!r}, expected one of {', '.join(SHIP)}")
+        if self.limit_s is not None and self.limit_s <= 0:
+            raise TrainingError(f"--time-limit: found {self.time_limit}, expected more than 0")
+
+    @property
+    def limit_s(self) -> float | None:
+        """Seconds that training is given; None without a limit."""
+        return None if self.time_limit is None else parse_time_limit(self.time_limit)
+
+    @property
+    def taken_from(self) -> Path | None:
+        """The folder of a run that is taken over; None where ``out`` holds the run, or none is gone on with."""
+        return None if isinstance(self.resume, bool) else self.resume
 
     @property
     def n_workers(self) -> int:
@@ -122,14 +145,20 @@ class TrainOptions:
         short = [f"backbone={self.backbone}"] if self.backbone is not None else []
         return (*short, *(f"full-epochs {word}" for word in self.full_epochs), *self.overrides)
 
-    def command(self) -> str:
+    def next_command(self) -> str:
+        """The command line of the next session: this one's, going on with what it left."""
+        some = [f"--stages {','.join(self.stages)}"] if self.stages else []
+        some += [f"--folds {self.folds}"] if self.folds else []
+        return " ".join([self.command((*_DECIDE, *_HOW)), *some])
+
+    def command(self, names: Iterable[str] = _DECIDE) -> str:
         """A command line that goes on with the run as it is trained, without stages and folds.
 
-        What differs from the defaults is in it.
+        What differs from the defaults is in it, of the options ``names``.
         """
         words = ["python", "-m", "lumbar_train", "train", "--data", str(self.data), "--recipe", self.recipe]
         words += ["--out", str(self.out)]
-        for name in _DECIDE:
+        for name in names:
             value = getattr(self, name)
             option = f"--{'set' if name == 'overrides' else name.replace('_', '-')}"
             if value == TrainOptions.__dataclass_fields__[name].default:
@@ -176,6 +205,10 @@ def _path(value: str | Path | None) -> Path | None:
     return None if value is None else Path(value)
 
 
+def _resume(value: bool | str | Path) -> bool | Path:
+    return value if isinstance(value, bool) else Path(value)
+
+
 # How each option that takes several forms becomes a plain value
 _PLAIN: dict[str, Callable[[Any], Any]] = {
     "data": Path,
@@ -185,6 +218,8 @@ _PLAIN: dict[str, Callable[[Any], Any]] = {
     "stages": as_stages,
     "points": _path,
     "cache": _path,
+    "resume": _resume,
+    "init": _path,
     "full_epochs": as_words,
     "overrides": as_words,
     "backbone_weights": as_words,

@@ -30,7 +30,8 @@ from lumbar_train.pipeline.split import (
     is_half_precision,
     losses_of,
 )
-from lumbar_train.recipes import Recipe, StageRecipe
+from lumbar_train.recipes import Recipe
+from lumbar_train.stages.fits import FitOf, fits_of
 from lumbar_train.stages.registry import chosen_stages
 from lumbar_train.stages.stage import Stage
 
@@ -77,8 +78,8 @@ class TrainingPlan:
         device: where the memory is.
         cache_bytes: of the decoded studies.
         machines: whose hours are shown.
-        study_flops: of the prediction of one study, by every fit on all data that ships.
-        seeds: fits on all data.
+        study_flops: of the prediction of one study, by every fit that ships.
+        n_ships: fits that ship of each stage: on all data, on folds, or both.
         recipe: its name.
     """
 
@@ -88,7 +89,7 @@ class TrainingPlan:
     cache_bytes: float
     machines: tuple[Machine, ...]
     study_flops: float
-    seeds: int
+    n_ships: int
     recipe: str
 
     @property
@@ -97,7 +98,7 @@ class TrainingPlan:
         return sum(row.flops for row in self.rows)
 
     def prediction_hours(self, studies: int = COMPETITION.hidden_studies) -> float:
-        """Hours that the bundle of all seeds takes for so many studies on Kaggle's two T4; decoding not counted."""
+        """Hours that the bundle of all fits takes for so many studies on Kaggle's two T4; decoding not counted."""
         return T4.hours(self.study_flops * studies) / _KAGGLE_GPUS
 
     def lines(self) -> list[str]:
@@ -119,7 +120,7 @@ class TrainingPlan:
         ]
         lines.append("            of one device, fits alone: decoding, augmentation and out-of-fold passes come on top")
         lines.append(
-            f"prediction  {self.recipe}, {self.seeds} seeds, {COMPETITION.hidden_studies} studies: "
+            f"prediction  {self.recipe}, {self.n_ships} fits a stage that ship, {COMPETITION.hidden_studies} studies: "
             f"{self.prediction_hours():.2f} h on {_KAGGLE_GPUS} T4 ({self.study_flops / 1e12:.2f} TFLOP a study)"
         )
         return lines + self._warnings()
@@ -171,21 +172,21 @@ def plan_training(options: TrainOptions, machines: Iterable[Machine] | None = No
     rows = []
     for stage in chosen_stages(recipe, options.stages):
         name = stage.recipe_name or stage.name
-        if stage.fitted is None and stage.name != "aggregator":
+        if name not in recipe.stages:
             rows.append(Row(stage.name, 0, 0))
             continue
         entry, cost = recipe.stages[name], costs[name]
         split = choose_split(entry, cost, counts, memory, is_half=is_half, is_gpu=is_gpu)
-        rows.append(_row(stage, entry, cost(False), split, counts, use_folds, recipe.n_folds))
-    seeds = max(1, sum(map(is_full, use_folds)))
+        rows.append(_row(recipe, stage, cost(False), split, counts, use_folds))
+    n_ships = max(1, sum(ships(recipe, fold) for fold in use_folds))
     return TrainingPlan(
         tuple(rows),
         memory,
         f"{device}" if not options.memory else "a GPU of --memory",
         counts.slices * counts.slice_bytes,
         tuple(machines) if machines is not None else (T4, A100, _here(device, recipe)),
-        seeds * sum(prediction_flops(recipe, {name: cost(False) for name, cost in costs.items()}, counts).values()),
-        seeds,
+        n_ships * sum(prediction_flops(recipe, {name: cost(False) for name, cost in costs.items()}, counts).values()),
+        n_ships,
         recipe.name,
     )
 
@@ -202,32 +203,32 @@ def folds_of(options: TrainOptions, recipe: Recipe) -> list[int]:
     return with_seeds(parse_folds(options.folds, table), options.full_seeds or recipe.full_seeds)
 
 
+def ships(recipe: Recipe, fold: int) -> bool:
+    """Whether a fit is exported."""
+    return recipe.export == "all" or is_full(fold) == (recipe.export == "full")
+
+
 def _row(
-    stage: Stage,
-    entry: StageRecipe,
-    cost: NetworkCost,
-    split: Split,
-    counts: CohortCounts,
-    use_folds: list[int],
-    n_folds: int,
+    recipe: Recipe, stage: Stage, cost: NetworkCost, split: Split, counts: CohortCounts, use_folds: list[int]
 ) -> Row:
+    entry = stage.recipe_of(recipe)
     samples, images = counts.samples(stage.recipe_name or stage.name, entry), counts.images(entry.network)
     per_sample = float(images.mean())
     folds = use_folds if stage.name == "aggregator" else stage.folds(use_folds)  # which fits all of them at once
-    steps, drawn = 0, 0.0
+    steps, drawn, n_fits = 0, 0.0, 0
     for fold in folds:
-        share = 1.0 if is_full(fold) else 1 - 1 / n_folds
+        share = 1.0 if is_full(fold) else 1 - 1 / recipe.n_folds
         fit = entry.for_fold(fold).fit
-        steps += math.ceil(share * samples / fit.batch) * fit.epochs
-        drawn += share * samples * fit.epochs
-        if fit.metric_epochs:
-            studies = share * counts.studies
-            steps += math.ceil(studies / max(1, fit.batch // 4)) * fit.metric_epochs
-            drawn += studies * _LEVELS * fit.metric_epochs
+        fits = fits_of(recipe, stage, fold) or [FitOf("", fit.epochs)]
+        n_fits += len(fits)
+        for one in fits:
+            studies, batch = share * one.share * (counts.studies if one.is_metric else samples), fit.batch
+            steps += math.ceil(studies / (max(1, batch // 4) if one.is_metric else batch)) * one.epochs
+            drawn += studies * (_LEVELS if one.is_metric else 1) * one.epochs
     whole = images_of_part(replace(entry, fit=replace(entry.fit, metric_epochs=0)), counts, 1)
     again = 4 / 3 if split.is_checkpointed else 1.0  # one more forward pass
     weights = 4 * cost.parameters
-    n_full = sum(map(is_full, folds))
+    n_ships = sum(ships(recipe, fold) for fold in folds) * stage.is_exported
     return Row(
         stage.name,
         samples,
@@ -237,7 +238,7 @@ def _row(
         split,
         cost.training_flops * per_sample,
         cost.training_flops * per_sample * drawn * again,
-        weights * (2 * len(folds) + n_full * stage.is_exported + 4),  # kept twice, exported; one fit's checkpoint
+        weights * (2 * n_fits + n_ships + 4),  # kept twice, exported; one fit's checkpoint
         any(isinstance(module, _BatchNorm) for module in meta_network(entry.network).modules()),
     )
 

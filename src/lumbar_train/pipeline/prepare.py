@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,13 +20,17 @@ from lumbar_train.data.tables import Cohort, read_cohort
 from lumbar_train.data.usable import drop_unreadable, write_dropped
 from lumbar_train.engine.distributed import Distributed
 from lumbar_train.engine.fold_pool import usable_devices
+from lumbar_train.engine.interrupts import end_if_time_is_up
 from lumbar_train.engine.precision import chosen_amp
 from lumbar_train.files import write_text
 from lumbar_train.outputs.kept import FILE as RECIPE_FILE
 from lumbar_train.outputs.kept import check_kept, write_recipe
 from lumbar_train.outputs.run_folder import RunFolder
+from lumbar_train.outputs.take_over import take_over
 from lumbar_train.overrides import with_overrides
+from lumbar_train.pipeline.initial import init_note, initial_weights
 from lumbar_train.pipeline.options import TrainOptions
+from lumbar_train.pipeline.same_run import check_same_run, points_note
 from lumbar_train.pipeline.split import with_split
 from lumbar_train.recipes import Recipe, recipe_by_name, with_full_epochs
 from lumbar_train.stages.context import RunContext
@@ -42,6 +48,8 @@ def chosen_recipe(options: TrainOptions) -> tuple[Recipe, Start]:
         recipe = with_backbone(recipe, options.backbone)
     recipe = with_full_epochs(recipe, list(options.full_epochs))
     recipe = with_overrides(recipe, options.overrides)
+    if options.ship is not None:
+        recipe = replace(recipe, export=options.ship)
     is_pretrained = recipe.pretrained if options.pretrained is None else options.pretrained
     return recipe, Start(is_pretrained, parse_files(list(options.backbone_weights), recipe))
 
@@ -56,11 +64,12 @@ def prepare(options: TrainOptions, recipe: Recipe, start: Start, distributed: Di
         LeakError: a study, or a copy of it, lies in two folds.
     """
     whole = distributed.on_main(lambda: read_cohort(options.data, points_file=options.points))
+    distributed.on_main(lambda: go_on_with(options, recipe, whole))
     recipe = with_split(options, recipe, whole, distributed)
     cache = decode(options, whole, distributed)
     cohort, folds = distributed.on_main(lambda: choose_cohort(options, whole, cache, recipe.n_folds))
     amp, line = distributed.on_main(
-        lambda: chosen_amp(options.amp, distributed.device, options.out / RECIPE_FILE, options.resume)
+        lambda: chosen_amp(options.amp, distributed.device, options.out / RECIPE_FILE, bool(options.resume))
     )
     if line and distributed.is_main:
         print(line)
@@ -72,7 +81,7 @@ def prepare(options: TrainOptions, recipe: Recipe, start: Start, distributed: Di
         cache=cache,
         use_folds=with_seeds(parse_folds(options.folds, folds), options.full_seeds or recipe.full_seeds),
         seed=options.seed,
-        resume=options.resume,
+        resume=bool(options.resume),
         distributed=distributed,
         devices=usable_devices(options.device),
         loop={"amp": amp, "workers": options.n_loaders(distributed.device.type)},
@@ -81,12 +90,31 @@ def prepare(options: TrainOptions, recipe: Recipe, start: Start, distributed: Di
         points_use=options.points_use if options.points else USES[0],
         command=options.command(),
     )
-    distributed.on_main(lambda: begin(run, options.stages, options.amp))
+    distributed.on_main(lambda: end_if_time_is_up())
+    run.initial = distributed.on_main(lambda: initial_weights(run, options))
+    more = {"cohort": run.cohort.fingerprint, "points": points_note(options), "init": init_note(run, options)}
+    distributed.on_main(lambda: begin(run, options.stages, options.amp, more))
     if options.overwrite and distributed.is_main:
         print(replaced(run, options.stages))
     if options.points:
         distributed.on_main(lambda: note_points(run))
     return run
+
+
+def go_on_with(options: TrainOptions, recipe: Recipe, whole: Cohort) -> None:
+    """See that the run which is gone on with is this one, then take it over where it lies in another folder.
+
+    Raises:
+        CohortError: it is of another cohort, recipe, seed or version.
+        TrainingError: it cannot be copied.
+    """
+    source = options.taken_from
+    if not options.resume:
+        return
+    for folder in {options.out, source or options.out}:
+        check_same_run(folder, options, recipe, whole.fingerprint)
+    if source is not None and (count := take_over(source, options.out)):
+        print(f"{options.out}: {counted(count, 'file')} taken over from {source}", flush=True)
 
 
 def decode(options: TrainOptions, whole: Cohort, distributed: Distributed) -> Cache:
@@ -117,19 +145,20 @@ def choose_cohort(options: TrainOptions, whole: Cohort, cache: Cache, n_folds: i
     return cohort, folds
 
 
-def begin(run: RunContext, stages: Iterable[str] | None, amp: str) -> None:
+def begin(run: RunContext, stages: Iterable[str] | None, amp: str, more: Mapping[str, Any] | None = None) -> None:
     """See that what the run folder keeps is of this recipe, then note the recipe there.
 
     Args:
         run: what is trained on what.
         stages: what the call asks for; None for all of the recipe's.
         amp: the precision that was asked for; the one that is used is the run's.
+        more: what else is noted beside the recipe (``write_recipe``).
 
     Raises:
         CohortError: kept fits are of networks that this recipe has no more.
     """
     check_kept(run.out, run.recipe, fitted_anew(run, stages))
-    write_recipe(run.out, run.recipe, run.seed, run.changes, {"asked": amp, "used": run.loop["amp"]})
+    write_recipe(run.out, run.recipe, run.seed, run.changes, {"asked": amp, "used": run.loop["amp"]}, more)
 
 
 def fitted_anew(run: RunContext, stages: Iterable[str] | None) -> list[str]:

@@ -147,7 +147,8 @@ def _cut(options: TrainOptions, recipe: Recipe, counts: CohortCounts, free: floa
     is_gpu = distributed.device.type == "cuda"
     is_half = is_half_precision(options.amp, is_gpu=is_gpu)
     losses, stages = losses_of(recipe), dict(recipe.stages)
-    for name in {stage.recipe_name or stage.name: 0 for stage in chosen_stages(recipe, options.stages) if stage.fitted}:
+    chosen = [stage for stage in chosen_stages(recipe, options.stages) if stage.fitted or stage.on_fold]
+    for name in dict.fromkeys(stage.recipe_name or stage.name for stage in chosen):
         stage = stages[name]
         cost = cost_of(stage, losses[name], counts, is_half=is_half)
         split = choose_split(stage, cost, counts, free, is_half=is_half, is_gpu=is_gpu, world=distributed.world)

@@ -12,16 +12,17 @@ from tqdm import tqdm
 from lumbar.stages.classify import CLASSIFIERS, study_logits
 from lumbar.stages.points import Localisation
 from lumbar_train.data.folds import FULL, split
+from lumbar_train.engine.interrupts import until_time_is_up, was_cut
 from lumbar_train.outputs.store import logits_frame, read_localisations, write_frame, write_piece
 from lumbar_train.recipes import StageRecipe
 from lumbar_train.stages import denoise
 from lumbar_train.stages.classify import LevelCrops
-from lumbar_train.stages.context import RunContext
+from lumbar_train.stages.context import RunContext, joined
 from lumbar_train.stages.denoise import FIRST
 from lumbar_train.stages.fitting import fit_on_fold
 from lumbar_train.stages.localisers import LOCALISE
 from lumbar_train.stages.losses import graded_loss
-from lumbar_train.stages.pseudo import PSEUDO, parts_of, predictions_path
+from lumbar_train.stages.pseudo import PSEUDO, part_suffix, parts_of, predictions_path
 from lumbar_train.stages.stage import Fitted, Stage
 from lumbar_train.stages.training_labels import consistent_labels, training_labels
 
@@ -82,11 +83,12 @@ def predict_training_studies(run: RunContext, stage: Stage, fold: int) -> None:
     fitted = Fitted(partial(crops_data, suffix=PSEUDO), lambda _: graded_loss)
     outputs: Outputs = {}
     for number, part in enumerate(parts_of(map(int, train), config.parts, run.seed)):
-        suffix = f"-part{number}"
+        suffix = part_suffix(number)
         network = fit_on_fold(run, stage, fold, fitted, without=part, suffix=suffix)
         run.folder.check_unseen(stage.name, fold, [*part, *map(int, held_out)], suffix)
-        mine = logits_of(run, network, part[run.distributed.rank :: run.distributed.world])
-        outputs |= {k: value for some in run.distributed.gather(mine) for k, value in some.items()}
+        share = part[run.distributed.rank :: run.distributed.world]
+        mine = logits_of(run, network, until_time_is_up(share, is_one_of_many=run.distributed.is_many))
+        outputs |= joined(run.distributed, mine, is_cut=was_cut())
     logits, masks = ({k: pair[i] for k, pair in sorted(outputs.items())} for i in (0, 1))
     path = predictions_path(run.out, stage.recipe_name, fold)
     run.distributed.on_main(lambda: write_frame(path, logits_frame(logits, masks, run.fold_of)))

@@ -18,8 +18,10 @@ from lumbar_train.data.folds import is_full
 from lumbar_train.data.tables import Cohort
 from lumbar_train.data.targets import StudyTargets, study_targets
 from lumbar_train.engine.distributed import Distributed
+from lumbar_train.engine.interrupts import TimeLimitReached, until_time_is_up, was_cut
 from lumbar_train.outputs.run_folder import RunFolder
 from lumbar_train.recipes import Recipe
+from lumbar_train.stages.initial import Initial
 from lumbar_train.stages.pretrained import Start
 
 T = TypeVar("T")
@@ -42,6 +44,7 @@ class RunContext:
         devices: for folds side by side; none: this process's own.
         loop: options of the training loop that no recipe sets.
         start: what backbones start from.
+        initial: another run whose weights fits start from.
         changes: what the command line changed in the recipe, in its words.
         points_use: external points ``beside`` the competition's, or ``instead`` of them.
         command: the beginning of a command line that continues this run.
@@ -59,6 +62,7 @@ class RunContext:
     devices: tuple[torch.device, ...] = ()
     loop: dict[str, Any] = field(default_factory=dict)
     start: Start = field(default_factory=Start)
+    initial: Initial | None = None
     changes: tuple[str, ...] = ()
     points_use: str = "beside"
     command: str = "python -m lumbar_train train"
@@ -96,7 +100,7 @@ class RunContext:
         return self.folder.out_of_fold(stage, table, self.folds)
 
     def held_out_studies(self, fold: int, title: str, stages: Iterable[str]) -> Iterable[int]:
-        """This process's share of the studies that a fold holds out, with a progress bar.
+        """This process's share of the studies that a fold holds out, with a progress bar, until the time is up.
 
         Args:
             fold: a fit on all data holds out none.
@@ -111,9 +115,27 @@ class RunContext:
             self.folder.check_unseen(stage, fold, ids)
         is_shown = bool(ids) and self.distributed.is_main and self.loop.get("progress", True) and sys.stderr.isatty()
         mine = ids[self.distributed.rank :: self.distributed.world]
-        return tqdm(mine, desc=f"{title} (out of fold {fold})", unit="study", disable=not is_shown, leave=False)
+        bar = tqdm(mine, desc=f"{title} (out of fold {fold})", unit="study", disable=not is_shown, leave=False)
+        return until_time_is_up(bar, is_one_of_many=self.distributed.world > 1)
 
     def join_outputs(self, outputs: dict[int, T], write: Callable[[dict[int, T]], None]) -> None:
         """Join the processes' outputs by study; the main process writes them before any goes on to read."""
-        every = {study_id: value for part in self.distributed.gather(outputs) for study_id, value in part.items()}
+        every = joined(self.distributed, outputs, is_cut=was_cut())
         self.distributed.on_main(lambda: write(dict(sorted(every.items()))))
+
+
+def joined(distributed: Distributed, outputs: dict[int, T], *, is_cut: bool) -> dict[int, T]:
+    """The outputs of every process by study, on each of them.
+
+    Args:
+        distributed: this process and its peers.
+        outputs: of its share.
+        is_cut: this process was out of time before it had all of its share.
+
+    Raises:
+        TimeLimitReached: a process was.
+    """
+    parts = distributed.gather((outputs, is_cut))
+    if any(was for _, was in parts):
+        raise TimeLimitReached
+    return {study_id: value for part, _ in parts for study_id, value in part.items()}

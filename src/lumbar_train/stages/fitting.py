@@ -22,11 +22,10 @@ from lumbar_train.engine.sampling import Dataset
 from lumbar_train.recipes import StageRecipe
 from lumbar_train.stages.classify import LevelCrops
 from lumbar_train.stages.context import RunContext
+from lumbar_train.stages.fits import METRIC
 from lumbar_train.stages.held_out import held_out_loss
 from lumbar_train.stages.metric_finetune import MetricLoss, StudyCrops
 from lumbar_train.stages.stage import Fitted, Stage
-
-METRIC = "-metric"  # ends the name of the folder of a classifier's second round, on the metric itself
 
 
 def fit_seed(seed: int, fold: int) -> int:
@@ -48,7 +47,6 @@ def loop_config(stage: StageRecipe, seed: int, overrides: dict[str, Any]) -> Loo
         "clip_norm": fit_.clip,
         "ema_decay": fit_.ema or None,
         "seed": seed,
-        "unused_parameters": True,
     }
     return LoopConfig(**(values | overrides))
 
@@ -111,6 +109,8 @@ def fit_on_fold(
     goes_on = run.resume and run.folder.has_begun(stage.name, fold, suffix)
     if run.distributed.is_main and not goes_on:  # the other processes receive the main process's weights
         run.start.apply(network)
+        if run.initial is not None:
+            run.initial.apply(network, [stage.name, stage.recipe_name or stage.name], fold, held_out, suffix)
     config = loop_config(recipe.for_fold(fold), fit_seed(run.seed, fold), run.loop)
     loss = fitted.loss(recipe.network)
     validate = held_out_loss(run, stage, fold, fitted, loss, config)

@@ -42,6 +42,11 @@ def parts_of(study_ids: Iterable[int], n: int, seed: int) -> list[list[int]]:
     return [sorted(map(int, ids[rows])) for rows in np.array_split(order, n)]
 
 
+def part_suffix(number: int) -> str:
+    """Ends the names of what belongs to the fit that a part's predictions come from."""
+    return f"-part{number}"
+
+
 def predictions_path(run: Path, stage: str, fold: int) -> Path:
     """Where a classifier's predictions of the studies that a fit learns from lie."""
     return run / f"{stage}{PSEUDO}" / f"{fold_name(fold_of_labels(fold))}.parquet"

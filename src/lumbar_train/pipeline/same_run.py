@@ -1,0 +1,103 @@
+"""Whether a call goes on with the run that a folder holds: same cohort, recipe and seed, before any work is done."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from lumbar.config import to_dict
+from lumbar.errors import CohortError
+from lumbar.stages.classify import CLASSIFIERS
+from lumbar_train.data.folds import FULL
+from lumbar_train.outputs.kept import FILE, check_kept, read_recipe
+from lumbar_train.outputs.session import check_version
+from lumbar_train.pipeline.options import TrainOptions
+from lumbar_train.recipes import Fit, Recipe, StageRecipe
+from lumbar_train.stages.registry import chosen_stages
+
+_HINT = "give the same recipe, --set and tables to go on with it, or use another --out"
+_CUT = ("accumulate", "checkpointing", "fold_epochs")  # follows the device, and ``for_fold``
+_ROUNDS = ("denoise", "pseudo", "consistency")  # what decides the labels of classifiers
+
+
+def check_same_run(folder: Path, options: TrainOptions, recipe: Recipe, fingerprint: str) -> None:
+    """Refuse to go on with fits that were begun otherwise.
+
+    Args:
+        folder: a run that is gone on with; one without a recipe holds none.
+        options: of this call.
+        recipe: as the options change it.
+        fingerprint: of the cohort.
+
+    Raises:
+        CohortError: what differs, as it was and as it is now, in one line.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return
+    check_version(folder)
+    noted = read_recipe(folder)
+    stages = {stage.name: stage for stage in chosen_stages(recipe, options.stages)}
+    begun = {name: _begun_folds(folder / name) for name in stages}
+    if any(begun.values()):
+        _compare(path, "the run", "the cohort's fingerprint", noted.get("cohort", fingerprint), fingerprint)
+        _compare(path, "the run", "recipe", noted.get("name", recipe.name), recipe.name)
+        _compare(path, "the run", "--seed", noted.get("seed", options.seed), options.seed)
+        use = points_note(options)
+        _compare(path, "the run", "--points-use", noted.get("points", use), use)
+    check_kept(folder, recipe, ())
+    for name, stage in stages.items():
+        entry = stage.recipe_name or stage.name
+        if not begun[name] or entry not in recipe.stages:
+            continue
+        before, now = noted["stages"].get(entry) or {}, recipe.stages[entry]
+        for fold in begun[name]:
+            _compare_fit(path, name, before.get("fit") or {}, now, fold)
+        for part in ("augment", "mixing"):
+            _compare_fields(path, name, part, before.get(part), getattr(now, part), is_noted=part in before)
+        for part in _ROUNDS if entry in CLASSIFIERS else ():
+            _compare_fields(path, name, part, noted.get(part), getattr(recipe, part), is_noted=part in noted)
+
+
+def points_note(options: TrainOptions) -> str | None:
+    """How external points are used; None without any."""
+    return options.points_use if options.points else None
+
+
+def _begun_folds(stage: Path) -> list[int]:
+    """Of the two kinds of fits (a fold: 0, all data) those that a stage has begun."""
+    marks = [*stage.glob("*.safetensors"), *(path.parent for path in stage.glob("*/checkpoint.pt"))]
+    marks += [path.parent for path in stage.glob("*/fit.json")]
+    return sorted({FULL if path.name.startswith("full") else 0 for path in marks})
+
+
+def _compare_fit(path: Path, stage: str, noted: dict[str, Any], now: StageRecipe, fold: int) -> None:
+    known = [field.name for field in dataclasses.fields(Fit)]
+    was = Fit(**({"epochs": 0, "lr": 0.0, "batch": 0} | {key: noted[key] for key in noted if key in known}))
+    before, after = StageRecipe(now.network, was).for_fold(fold).fit, now.for_fold(fold).fit
+    for name in (name for name in known if noted and name not in _CUT):
+        _compare(path, stage, name, getattr(before, name), getattr(after, name))
+
+
+def _compare_fields(path: Path, stage: str, part: str, noted: Any, now: Any, *, is_noted: bool) -> None:
+    """Compare an optional part of a recipe; fields that are newer than the run had their defaults."""
+    if not is_noted:
+        return
+    if noted is None or now is None:
+        _compare(path, stage, part, "none" if noted is None else "some", "none" if now is None else "some")
+        return
+    defaults = {
+        field.name: field.default
+        for field in dataclasses.fields(now)
+        if field.default is not dataclasses.MISSING  # what has none was noted
+    }
+    before, after = json.loads(json.dumps(defaults)) | noted, json.loads(json.dumps(to_dict(now)))
+    for name in after:
+        _compare(path, stage, f"{part}.{name}", before.get(name), after[name])
+
+
+def _compare(path: Path, what: str, name: str, before: Any, now: Any) -> None:
+    if before != now:
+        raise CohortError(f"{path}: {what} was trained with {name} {before!r}, found {now!r} now; {_HINT}")

@@ -1,0 +1,136 @@
+"""Fits that start from the weights of another run: tensors of the same name and shape, and none that would leak."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from lumbar_train.data.folds import fold_name, is_full
+from lumbar_train.errors import LeakError, TrainingError
+from lumbar_train.files import read_object
+from lumbar_train.outputs.oof import read_seen
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Which tensors of a network another run's file has in the same shape; ``differing``: the first of the others."""
+
+    same: tuple[str, ...]
+    total: int
+    differing: tuple[str, ...]
+
+    def text(self) -> str:
+        """Such as ``210 of 212 tensors; not head.weight (3, 64), here (5, 64)``."""
+        others = self.total - len(self.same)
+        more = f" and {others - len(self.differing)} more" if others > len(self.differing) else ""
+        return f"{len(self.same)} of {self.total} tensors" + (
+            f"; not {', '.join(self.differing)}{more}" if others else ""
+        )
+
+
+@dataclass(frozen=True)
+class Initial:
+    """Another run's folder.
+
+    Attributes:
+        run: the folder.
+        digest: of the weights that it holds.
+    """
+
+    run: Path
+    digest: str
+
+    @classmethod
+    def of(cls, run: Path) -> Initial:
+        """Look at a run folder.
+
+        Raises:
+            TrainingError: it holds no weights whose studies are known.
+        """
+        notes = sorted(run.glob("*/*.seen.json"))
+        if not notes:
+            raise TrainingError(f"--init {run}: found no weights of a run, expected a folder that a training has left")
+        hashes = [f"{path.parent.name}/{path.name} {read_object(path).get('sha256')}" for path in notes]
+        return cls(run, hashlib.sha256("\n".join(hashes).encode()).hexdigest())
+
+    def weights(self, stages: Sequence[str], fold: int, held_out: Iterable[int], suffix: str = "") -> Path | None:
+        """The file that a fit starts from: of the same fold, else of another, but none that has seen a held-out study.
+
+        Args:
+            stages: names under which the other run may have the stage, the nearest first.
+            fold: that is fitted.
+            held_out: studies that the fit must not know.
+            suffix: of the fit.
+
+        Returns:
+            None where the other run has nothing of these stages.
+
+        Raises:
+            LeakError: all that it has of them has seen a study that is held out.
+        """
+        unseen, leak = set(map(int, held_out)), ""
+        for path in self._candidates(stages, fold, suffix):
+            seen = read_seen(path)[1]
+            if both := sorted(seen & unseen):
+                leak = leak or f"{path}: has seen study {both[0]}, which {fold_name(fold)} holds out"
+                continue
+            return path
+        if leak:
+            raise LeakError(
+                f"--init {leak} ({len(unseen)} studies), expected weights that have not; "
+                f"the same folds are --fold-file {self.run / 'folds.csv'}"
+            )
+        return None
+
+    def _candidates(self, stages: Sequence[str], fold: int, suffix: str) -> Iterator[Path]:
+        for stage in dict.fromkeys(stages):
+            folder = self.run / stage
+            first = [folder / f"{fold_name(fold)}{suffix}.safetensors", folder / f"{fold_name(fold)}.safetensors"]
+            first += [folder / "full.safetensors"] if is_full(fold) else []
+            for path in dict.fromkeys([*first, *sorted(folder.glob("*.safetensors"))]):
+                if path.is_file():
+                    yield path
+
+    def apply(self, network: nn.Module, stages: Sequence[str], fold: int, held_out: Iterable[int], suffix: str) -> None:
+        """Fill what agrees of a network, in place; a fit on parts for which there is nothing unseen starts as usual.
+
+        Raises:
+            LeakError: as ``weights``.
+        """
+        try:
+            path = self.weights(stages, fold, held_out, suffix)
+        except LeakError:
+            if suffix:
+                return
+            raise
+        if path is None:
+            return
+        tensors = safetensors.torch.load_file(path)
+        own = network.state_dict()
+        with torch.no_grad():
+            for name in agreement(path, network).same:
+                own[name].copy_(tensors[name])
+
+
+def agreement(path: Path, network: nn.Module) -> Agreement:
+    """Compare a file's names and shapes with a network's, which may be without memory.
+
+    Raises:
+        TrainingError: the file is no safetensors.
+    """
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (OSError, safetensors.SafetensorError) as error:
+        raise TrainingError(f"--init {path}: not readable ({error}), expected safetensors") from None
+    own = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    same = tuple(name for name, shape in own.items() if shapes.get(name) == shape)
+    others = [f"{name} {shapes.get(name, 'absent')}, here {own[name]}" for name in own if name not in same]
+    return Agreement(same, len(own), tuple(others[:2]))

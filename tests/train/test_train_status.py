@@ -1,0 +1,80 @@
+"""``train --status``: where a run stands, read from its folder alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lumbar.errors import CohortError
+from lumbar_train.__main__ import main
+from lumbar_train.outputs.session import Session
+from lumbar_train.outputs.status import status_lines
+
+FOLDS = ("full", "fold0", "fold1")
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """Two fits of axial_xy are done and one has begun; localise has one fold, axial_all nothing."""
+    folder = tmp_path / "run"
+    fits = {
+        stage: {name: [{"folder": f"{stage}/{name}", "epochs": 4}] for name in FOLDS}
+        for stage in ("axial_xy", "axial_all")
+    }
+    plan = [
+        {"stage": "axial_xy", "folds": fits["axial_xy"]},
+        {"stage": "localise", "folds": {"fold0": [], "fold1": []}},
+        {"stage": "axial_all", "folds": fits["axial_all"]},
+    ]
+    for name in FOLDS[:2]:
+        (folder / "axial_xy" / name).mkdir(parents=True)
+        (folder / f"axial_xy/{name}/fit.json").write_text(json.dumps({"seconds": 3600.0}))
+        (folder / f"axial_xy/{name}.done.json").write_text("{}")
+    (folder / "axial_xy/fold1").mkdir()
+    (folder / "axial_xy/fold1/log.csv").write_text("epoch,loss,seconds\n0,0.5,700.0\n1,0.4,1800.0\n")
+    (folder / "localise").mkdir()
+    (folder / "localise/fold0.done.json").write_text("{}")
+    stages = {name: {"fit": {"epochs": 4}} for name in ("axial_xy", "axial_all")}
+    (folder / "recipe.json").write_text(json.dumps({"name": "model2", "stages": stages}))
+    (folder / "folds.csv").write_text("study_id,fold\n7,0\n8,1\n")
+    Session.begin(folder, plan, {"axial_xy": 1}, 0.0).write("time limit")
+    return folder
+
+
+def test_a_line_a_stage_says_what_is_done_begun_and_left(run):
+    title, head, axial_xy, localise, axial_all, whole, *more = status_lines(run)
+    assert title == f"{run}: recipe model2, 1 session, ended by its time limit"
+    assert head.split() == ["stage", "folds", "epochs", "h", "spent", "h", "left", "folds"]
+    assert axial_xy.split(maxsplit=9) == ["axial_xy", "2", "of", "3", "10", "of", "12", "2.50", "0.50",
+                                          "done full, fold0; begun fold1 2/4"]  # fmt: skip
+    assert localise.split(maxsplit=7) == ["localise", "1", "of", "2", "-", "-", "-", "done fold0; left fold1"]
+    assert axial_all.endswith("0.00        ?  left full, fold0, fold1")
+    assert whole.split() == ["whole", "3", "of", "8", "10", "of", "24", "2.50", "0.50"]
+    assert more[0] == "hours left do not count 1 stage without an epoch yet"
+
+
+def test_a_run_of_before_the_account_was_kept_is_read_too(run):
+    (run / "session.json").unlink()
+    lines = status_lines(run)
+    assert lines[0] == f"{run}: recipe model2"
+    assert "10 of 12" in lines[2]
+
+
+def test_damaged_notes_count_as_nothing_done(run):
+    (run / "axial_xy/fold0/fit.json").write_text("{")
+    (run / "axial_xy/fold1/log.csv").write_text("epoch,seconds\n0,much\n")
+    assert "8 of 12" in status_lines(run)[2]  # a fold that is done counts, whatever its log says
+
+
+def test_the_command_needs_nothing_but_the_folder(run, tmp_path, capsys):
+    assert main(["train", "--status", str(run)]) == 0
+    assert "axial_all" in capsys.readouterr().out
+    assert main(["train", "--status", str(tmp_path / "nowhere")]) == 1
+    assert "--status" in capsys.readouterr().err
+    with pytest.raises(CohortError, match="found no run"):
+        status_lines(tmp_path)
+    with pytest.raises(SystemExit):
+        main(["train"])
+    assert "the following arguments are required: --data, --out" in capsys.readouterr().err
