@@ -179,7 +179,13 @@ def follow(command: list[str], log: Path) -> int:
     Progress bars, which overwrite their line again and again, are left out. When the session is interrupted, the
     command gets time to end in order.
     """
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        cwd=tempfile.mkdtemp(prefix="train-"),  # what it might leave beside the run is no output of the notebook
+    )
     assert process.stdout is not None
     try:
         with log.open("ab") as file, process.stdout as stream:
