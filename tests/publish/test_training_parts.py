@@ -166,6 +166,8 @@ GOOD: dict = {
         ({"session": 7}, "evidence.json: found session 7, expected 2"),
         ({"cohort": "dead"}, "evidence.json: found cohort dead, expected beef"),
         ({"files": {}}, "found no run folder, expected run/: the end"),
+        ({"files": {"../a": [1, "b"]}}, "found '../a', expected files of run/ with size and hash"),
+        ({"files": {"a": "b"}}, "found 'a', expected files of run/"),
         ({"run": {}}, "training ended with exit status 0, its session.json says unknown: the end"),
         ({"run": None}, "training ended with exit status 0, its session.json says unknown: the end"),
         ({"exit_status": 1}, "training ended with exit status 1, its session.json says time limit: the end"),

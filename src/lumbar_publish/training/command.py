@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +62,14 @@ def _train(options: argparse.Namespace) -> None:
     _check_hours(options.hours, machine)
     names = _names(layout, options)
     places = Places(layout, names.name)
+    with alone(places.folder):
+        _go_on(options, layout, machine, names, places)
+
+
+def _go_on(
+    options: argparse.Namespace, layout: Layout, machine: Accelerator, names: TrainingNames, places: Places
+) -> None:
+    """Take the run as far as this call can."""
     out = options.out or Path("runs") / names.name
     arguments, files = training_arguments(options)
     plan = Plan(options.recipe, tuple(arguments), tuple(files))
@@ -68,7 +80,7 @@ def _train(options: argparse.Namespace) -> None:
         print(quota_line(client, machine, options.hours), flush=True)
     staged = _stage(layout, names, places, plan, options)
     _check_out(out, staged.plan_hash)
-    jobs = options.jobs or max(1, machine.gpus)
+    jobs = max(1, machine.gpus) if options.jobs is None else options.jobs
     fetched = _fetched_weights(places, staged, plan, jobs)
     if fetched:
         print(
@@ -95,6 +107,24 @@ def _train(options: argparse.Namespace) -> None:
         if not (out / EVIDENCE).is_file():
             sessions.fetch(number, out)
         _say_how_to_seal(out, names)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Let no second call work on a run in a block: both would push the same session.
+
+    Raises:
+        LumbarError: another one does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise LumbarError(f"{folder}: found another call at work on this run, expected none: wait for it") from None
+    finally:
+        os.close(descriptor)
 
 
 def _check_hours(hours: float, machine: Accelerator) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lumbar.io.text import printable
 from lumbar_publish.files import replaced_folder, write_text
 from lumbar_publish.kaggle.client import LONG_S, Client, KaggleError
 from lumbar_publish.kaggle.notebook_run import NotebookRun
@@ -190,6 +191,8 @@ class Sessions:
                 return f"{EVIDENCE}: found {key} {str(said.get(key))[:12]}, expected {str(expected)[:12]}"
         if not said.get("files"):
             return f"found no run folder, expected {RUN}/: {said.get('last_line')}"
+        if odd := odd_file(said["files"]):
+            return f"{EVIDENCE}: found {odd}, expected files of {RUN}/ with size and hash"
         status, exit_status = status_of(said), said.get("exit_status")
         if exit_status == 0 and status in (WHOLE, TIME_LIMIT):
             return ""
@@ -229,6 +232,18 @@ class Sessions:
         return bad
 
 
+def odd_file(files: Any) -> str:
+    """An entry of an evidence's files that cannot be one of a run folder; empty where all can."""
+    if not isinstance(files, dict):
+        return type(files).__name__
+    for name, value in files.items():
+        is_inside = not name.startswith("/") and not {"", ".", ".."} & set(name.split("/"))
+        is_pair = isinstance(value, list) and [type(one) for one in value] == [int, str]
+        if not is_inside or not is_pair:
+            return ascii(name)[:80]
+    return ""
+
+
 def status_of(evidence: dict[str, Any]) -> str:
     """How a run stands after a session: ``whole``, ``time limit``, ``failed``, ``interrupted``; else ``unknown``."""
     run = evidence.get("run")
@@ -240,4 +255,4 @@ def describe(evidence: dict[str, Any]) -> str:
     run, hours = evidence["run"], float(evidence.get("seconds") or 0) / 3600
     left = run.get("left")
     rest = ", ".join(f"{name} {value}" for name, value in left.items()) if isinstance(left, dict) else ""
-    return f"{status_of(evidence)} after {hours:.1f} hours" + (f"; left: {rest}" if rest else "")
+    return printable(f"{status_of(evidence)} after {hours:.1f} hours" + (f"; left: {rest}" if rest else ""))
