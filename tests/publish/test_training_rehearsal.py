@@ -105,7 +105,7 @@ def test_three_sessions_leave_bit_for_bit_what_one_piece_leaves(
     data = train_tiny.write_cohort(tmp_path / "data")
     Machines(kaggle, tmp_path / "machines", data, run_on_kaggle)
     words = ["--recipe", "tiny", "--root", str(repository), "--accelerator", "none", "--amp", "off", *QUICK]
-    out = tmp_path / "home"
+    out = tmp_path / "whole"
     code = command.main([*words, "--out", str(out), "--wait"])
     said = capfd.readouterr()
     assert code == 0, said.out + said.err
