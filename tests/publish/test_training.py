@@ -151,9 +151,9 @@ def test_an_output_without_a_run_folder_is_not_gone_on_from(
     assert "version 2): found no evidence.json, expected one" in error_line(err)
 
 
-def edit(files: dict[str, bytes], **changes: object) -> None:
+def edit(output: dict[str, bytes], **changes: object) -> None:
     """Change an output's evidence."""
-    files["evidence.json"] = json.dumps(json.loads(files["evidence.json"]) | changes).encode()
+    output["evidence.json"] = json.dumps(json.loads(output["evidence.json"]) | changes).encode()
 
 
 def test_a_changed_recipe_is_refused_before_anything_is_sent(
