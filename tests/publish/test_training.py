@@ -231,7 +231,7 @@ def test_weights_are_fetched_with_internet_or_go_along(
     kaggle.allows_internet = True
     code, out, err = train("--name", "online-run", recipe="strong")
     assert code == 0, out + err
-    assert "internet on: weights of net are fetched" in out
+    assert "internet is on: weights of net are fetched" in out
     assert kaggle.kernels[f"{USER}/online-run-1"].versions[0]["enableInternet"] is True
     (tmp_path / "net.safetensors").write_bytes(b"weights")
     weights = ("--backbone-weights", f"net={tmp_path / 'net.safetensors'}")
