@@ -52,3 +52,13 @@ def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(ROOT / "weights_manifest.json", folder)
 
     return shared_folder(tmp_path_factory, "demo-bundle", make)
+
+
+@pytest.fixture
+def unmeasured_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Child processes run without coverage, which costs them half their time again.
+
+    For tests that are about how processes start and end: what their children compute is measured elsewhere.
+    """
+    for name in ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"):
+        monkeypatch.delenv(name, raising=False)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("unmeasured_children")
+
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = (
     "torch", "torchvision", "timm", "numba", "llvmlite", "cv2", "pandas", "pyarrow", "matplotlib", "scipy", "sklearn",

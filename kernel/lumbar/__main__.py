@@ -1,4 +1,4 @@
-"""The command line: ``python -m lumbar predict | score | inspect``."""
+"""The command line: ``lumbar predict | score | inspect``, or ``python -m lumbar``."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from lumbar import __version__
-from lumbar.budget import parse_time_limit, process_start
 from lumbar.bundle.manifest import read_manifest
 from lumbar.bundle.presence import check_presence
 from lumbar.competitions.lumbar_spine import NAME as DEFAULT
 from lumbar.errors import CohortError, DicomError, LumbarError
-from lumbar.io.arguments import Parser
-from lumbar.io.competition import check_competition, check_root
+from lumbar.io.arguments import Parser, program
+from lumbar.io.competition import check_competition, check_root, folder_to_index
 from lumbar.io.numba_cache import use_numba_cache
 from lumbar.io.signals import end_in_order, reason_of
 from lumbar.io.streams import guard_streams
 from lumbar.io.text import counted, one_line, printable, printable_log
+from lumbar.output.report_layout import LAYOUTS
+from lumbar.workers.budget import parse_time_limit, process_start
 
 RESEARCH = "Research use only: not a medical device."
 
@@ -32,23 +33,27 @@ RESEARCH = "Research use only: not a medical device."
 def parser() -> argparse.ArgumentParser:
     """Build the parser of all commands and options."""
     main_parser = Parser(
-        prog="python -m lumbar", description=f"Graded probabilities from lumbar spine MR studies, offline. {RESEARCH}"
+        prog=program("lumbar", "lumbar"),
+        description=f"Graded probabilities from lumbar spine MR studies, offline. {RESEARCH}",
     )
     main_parser.add_argument("--version", action="version", version=f"lumbar {__version__}")
     commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     predict = commands.add_parser(
         "predict",
-        help="predict every study of a competition folder",
-        description="Predict every study of a competition folder. The bundle is verified first; then prior rows are "
-        f"written, and each study replaces its own. {RESEARCH}",
+        help="predict every study of a folder: the competition's, or any folder of DICOM",
+        description="Predict every study of a folder: the competition's, or any folder of DICOM as a PACS or a CD "
+        "wrote it, whose headers tell studies and series apart (try `inspect` first). The bundle is verified first; "
+        f"then prior rows are written, and each study replaces its own. {RESEARCH}",
     )
     predict.add_argument(
         "--data",
         required=True,
         type=Path,
-        metavar="ROOT",
-        help="competition folder: {test,train}_images and its tables",
+        metavar="PATH",
+        help="competition folder ({test,train}_images and its tables), or any folder of DICOM, however nested: which "
+        "series is sagittal T1, sagittal T2/STIR or axial T2 is then told from the headers, with reason and doubt in "
+        "the record",
     )
     predict.add_argument(
         "--weights", required=True, type=Path, metavar="DIR", help="folder with weights_manifest.json and its weights"
@@ -66,7 +71,30 @@ def parser() -> argparse.ArgumentParser:
         metavar="T",
         help="8.5h, 30m or 90s from the command's start; it ends within it (default: 8.5h)",
     )
-    predict.add_argument("--report", type=Path, metavar="HTML", help="also write a self-contained report.html")
+    predict.add_argument(
+        "--report",
+        type=Path,
+        metavar="HTML",
+        help="also write a report: one page up to ten studies, else an index and a folder with a page for each study",
+    )
+    predict.add_argument(
+        "--report-layout",
+        choices=LAYOUTS,
+        default="auto",
+        help="single: always one page, with pictures of the first ten studies; pages: always an index (default: auto)",
+    )
+    predict.add_argument(
+        "--pictures", type=Path, metavar="DIR", help="also write PNG files of every study, with levels and points"
+    )
+    predict.add_argument(
+        "--table",
+        type=Path,
+        metavar="CSV",
+        help="also write one row a study, condition, level and side (docs/findings-table.md)",
+    )
+    predict.add_argument(
+        "--markups", type=Path, metavar="DIR", help="also write the points of every study as 3D Slicer markups"
+    )
     predict.add_argument("--record", type=Path, metavar="JSON", help="also write the run record")
     predict.add_argument("--studies", type=_positive, metavar="N", help="only the first N studies")
     predict.add_argument(
@@ -80,12 +108,19 @@ def parser() -> argparse.ArgumentParser:
 
     inspect = commands.add_parser(
         "inspect",
-        help="describe a DICOM file, series or study",
-        description="Describe a DICOM file, series folder or study folder: syntax, geometry, stacks, problems. "
-        "No patient's name, id or birth date is printed.",
+        help="describe a folder of DICOM as predict takes it; a file, series or study in detail",
+        description="Show what predict would make of a folder of DICOM: a table of study, series, slices, kind (or "
+        "left out) and why. Of a single DICOM file, series folder or study folder also syntax, geometry, stacks, "
+        "problems. No patient's name, id or birth date is printed.",
     )
     inspect.add_argument(
-        "path", type=Path, nargs="+", metavar="PATH", help="a .dcm file, a series folder or a study folder; or several"
+        "path", type=Path, nargs="+", metavar="PATH", help="a DICOM file, or any folder of DICOM; or several"
+    )
+    inspect.add_argument(
+        "--weights",
+        type=Path,
+        metavar="DIR",
+        help="a bundle, whose small network tells contrasts that headers leave open (default: headers alone)",
     )
     return main_parser
 
@@ -120,7 +155,8 @@ def run_predict(arguments: argparse.Namespace, started: float) -> None:
     parse_time_limit(arguments.time_limit)
     check_presence(arguments.weights)
     check_root(arguments.data, arguments.split)
-    if read_manifest(arguments.weights).competition_name == DEFAULT:
+    is_known = read_manifest(arguments.weights).competition_name == DEFAULT
+    if is_known and folder_to_index(arguments.data, arguments.split) is None:
         check_competition(arguments.data, arguments.split)
 
     from tqdm.contrib.logging import logging_redirect_tqdm
@@ -139,6 +175,10 @@ def run_predict(arguments: argparse.Namespace, started: float) -> None:
             record=arguments.record,
             studies=arguments.studies,
             workers=arguments.workers,
+            pictures=arguments.pictures,
+            table=arguments.table,
+            markups=arguments.markups,
+            report_layout=arguments.report_layout,
             manifest_hash=arguments.manifest_hash,
             started=started,
             progress=True,
@@ -174,10 +214,12 @@ def run_inspect(arguments: argparse.Namespace, _started: float) -> None:
         if not os.path.lexists(path):
             raise DicomError(f"{path}: no such file or folder, expected a DICOM file, a series' or a study's folder")
 
-    from lumbar.dicom.inspect import describe
+    from lumbar.bundle.manifest import verify
+    from lumbar.intake.inspect import inspect
 
+    manifest = verify(arguments.weights) if arguments.weights is not None else None
     for number, path in enumerate(arguments.path):
-        print(("\n" if number else "") + describe(path))
+        print(("\n" if number else "") + inspect(path, manifest))
 
 
 def main(argv: Sequence[str] | None = None, started: float | None = None) -> int:
@@ -249,5 +291,10 @@ def leave(code: int) -> None:
     sys.exit(code)
 
 
-if __name__ == "__main__":
+def script() -> None:
+    """The installed command ``lumbar``."""
     leave(command())
+
+
+if __name__ == "__main__":
+    script()

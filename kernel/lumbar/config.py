@@ -24,6 +24,7 @@ STAGES = (
     "axial_all",
     "aggregator",
 )
+OPTIONAL_STAGES = ("series_contrast",)  # a bundle without them predicts the same, and decides some things otherwise
 
 T = TypeVar("T")
 
@@ -194,6 +195,19 @@ class BaselineConfig:
     temperature: float = 1.0
 
 
+@dataclass(frozen=True)
+class SeriesContrastConfig:
+    """T1 or T2/STIR from single slices, for series whose headers do not tell: slice → 2 logits.
+
+    ``size`` pixels a side show ``field_mm`` around the image's centre; ``slices`` of a series are looked at.
+    """
+
+    size: int = 96
+    field_mm: float = 230.0
+    slices: int = 3
+    widths: tuple[int, ...] = (16, 24, 32, 48)
+
+
 # The registered name of each network and its configuration; ``lumbar.models`` adds the classes.
 CONFIGS: dict[str, type] = {
     "heatmap": HeatmapConfig,
@@ -205,6 +219,7 @@ CONFIGS: dict[str, type] = {
     "aggregator": AggregatorConfig,
     "level_sequence": LevelSequenceConfig,
     "baseline": BaselineConfig,
+    "series_contrast": SeriesContrastConfig,
 }
 
 # What a configuration from a file may hold. The ranges are far wider than any recipe needs, and narrow enough that a
@@ -276,6 +291,12 @@ LIMITS: dict[type, dict[str, Rule]] = {
     },
     AggregatorConfig: _AGGREGATOR,
     LevelSequenceConfig: _AGGREGATOR,
+    SeriesContrastConfig: {
+        "size": _SIZE,
+        "field_mm": Real(0.0, 1000.0, above=True),
+        "slices": Integer(1, 64),
+        "widths": ListOf(Integer(8, 1024, step=8), 1, 8),
+    },
     BaselineConfig: {
         "backbone": Object(),
         "column": Text(64),  # ``check_baseline`` has the ranges of these four: training uses it as well

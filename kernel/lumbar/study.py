@@ -16,7 +16,7 @@ from lumbar.dicom.assembly.padding import sampled_padding
 from lumbar.dicom.described import orientation_of, read_described
 from lumbar.errors import LumbarError
 from lumbar.geometry import Grid, sample
-from lumbar.io.tables import PROBLEMS, list_studies, read_descriptions, shown
+from lumbar.io.tables import FILES, PROBLEMS, files_of, list_studies, read_descriptions, shown
 from lumbar.io.text import study_text
 from lumbar.labels import DESCRIPTIONS
 
@@ -32,7 +32,7 @@ _MIN_WINDOW_SHARE = 1e-7
 class Study:
     """The stacks of a study by series description; ``problems`` are lines for the log and the report."""
 
-    study_id: int
+    study_id: int | str
     series: dict[str, list[Stack]]
     problems: list[str] = field(default_factory=list)
     _windows: dict[str, tuple[float, float]] = field(default_factory=dict, repr=False)
@@ -103,27 +103,33 @@ def _outside_padding(stack: Stack, values: NDArray[np.float32], step: int) -> ND
     return ~((low <= values) & (values <= high))
 
 
-def read_study(root: Path, split: str, study_id: int, descriptions: pd.DataFrame, workers: int | None = None) -> Study:
+def read_study(
+    root: Path, split: str, study_id: int | str, descriptions: pd.DataFrame, workers: int | None = None
+) -> Study:
     """Read every series of a study that the table describes. One that cannot be read is a problem, not an exception.
 
     Paths in ``problems`` are relative to the study, and unusual names are masked (``lumbar.io.text``).
     """
     study = _read_described(root, split, study_id, descriptions, workers)
     if study.problems:
-        public = study_text(root, split, study_id)
+        public = study_text(root, split, study_id, files=files_of(descriptions, study_id))
         study.problems = [public(line) for line in study.problems]
     return study
 
 
-def _read_described(root: Path, split: str, study_id: int, descriptions: pd.DataFrame, workers: int | None) -> Study:
+def _read_described(
+    root: Path, split: str, study_id: int | str, descriptions: pd.DataFrame, workers: int | None
+) -> Study:
     study = Study(study_id=study_id, series={name: [] for name in DESCRIPTIONS})
     study.problems.extend(descriptions.attrs.get(PROBLEMS, {}).get(study_id, []))
+    is_indexed = FILES in descriptions.columns
     folder = Path(root) / f"{split}_images" / str(study_id)
-    if not folder.is_dir():
+    if not is_indexed and not folder.is_dir():
         study.problems.append(f"{folder}: not found, expected the study's images")
         return study
     rows = descriptions[descriptions["study_id"] == study_id]
-    for series_id, description in zip(rows["series_id"], rows["series_description"], strict=True):
+    files = rows[FILES] if is_indexed else [None] * len(rows)
+    for series_id, description, paths in zip(rows["series_id"], rows["series_description"], files, strict=True):
         if description not in DESCRIPTIONS:  # one wrong row must not end a run over 720 studies
             expected = ", ".join(DESCRIPTIONS)
             study.problems.append(
@@ -131,7 +137,7 @@ def _read_described(root: Path, split: str, study_id: int, descriptions: pd.Data
             )
             continue
         try:
-            series = read_described(folder / str(series_id), description, workers)
+            series = read_described(folder / str(series_id), description, workers, paths)
         except LumbarError as error:
             study.problems.append(str(error))
             continue

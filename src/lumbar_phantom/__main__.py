@@ -1,4 +1,4 @@
-"""Command line: ``python -m lumbar_phantom --out ROOT --studies N --seed S``."""
+"""Command line: ``lumbar-phantom --out ROOT --studies N --seed S``, or ``python -m lumbar_phantom``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from lumbar.errors import LumbarError
-from lumbar.io.arguments import Parser
+from lumbar.io.arguments import Parser, program
 from lumbar.io.files import make_folder
 from lumbar.io.signals import end_in_order, reason_of
 from lumbar.io.text import one_line
@@ -18,7 +18,7 @@ SYNTAXES = ("rle", "explicit", "implicit", "deflated", "big", "jpeg_lossless", "
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the command's arguments."""
-    cli = Parser(prog="python -m lumbar_phantom", description="Write a synthetic lumbar MR cohort.")
+    cli = Parser(prog=program("lumbar_phantom", "lumbar-phantom"), description="Write a synthetic lumbar MR cohort.")
     cli.add_argument("--out", required=True, help="folder to fill, in the competition's layout")
     cli.add_argument("--studies", type=int, required=True, help="number of studies")
     cli.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default 0)")

@@ -1,10 +1,14 @@
+<<<<<<< HEAD
 """Command line: ``python -m lumbar_publish dry-run``, what ``make dry-run`` runs, and ``train``, on Kaggle."""
+=======
+"""Command line: ``lumbar-publish dry-run``, or ``python -m lumbar_publish``; what ``make dry-run`` runs."""
+>>>>>>> main
 
 from __future__ import annotations
 
 import sys
 
-from lumbar.io.arguments import Parser
+from lumbar.io.arguments import Parser, program
 from lumbar_publish.rehearsal import dry_run
 from lumbar_publish.training import command as train
 
@@ -14,7 +18,9 @@ COMMANDS = {"dry-run": dry_run.main, "train": train.main}
 def main(argv: list[str] | None = None) -> int:
     """Run a command; its own arguments follow its name."""
     words = sys.argv[1:] if argv is None else argv
+    name = program("lumbar_publish", "lumbar-publish")
     parser = Parser(
+<<<<<<< HEAD
         prog="python -m lumbar_publish",
         description="Rehearse a submission here, train on Kaggle. To seal and publish: python build_dataset.py --help",
         epilog="python -m lumbar_publish dry-run --help lists the options of a command",
@@ -26,6 +32,15 @@ def main(argv: list[str] | None = None) -> int:
     )
     command = parser.parse_args(words[:1]).command
     return COMMANDS[command](words[1:])
+=======
+        prog=name,
+        description="Rehearse a submission at home. To seal and publish: python build_dataset.py --help",
+        epilog=f"{name} dry-run --help lists the options of a command",
+    )
+    parser.add_argument("command", choices=("dry-run",), help="run the sealed notebook offline, as Kaggle would")
+    parser.parse_args(words[:1])
+    return dry_run.main(words[1:], f"{name} dry-run")
+>>>>>>> main
 
 
 if __name__ == "__main__":

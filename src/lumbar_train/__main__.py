@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lumbar.errors import LumbarError
-from lumbar.io.arguments import Parser
+from lumbar.io.arguments import Parser, program
 from lumbar.io.competition import check_competition
 from lumbar.io.signals import reason_of
 from lumbar.io.text import one_line, printable
@@ -116,7 +116,10 @@ def say(error: Exception) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="python -m lumbar_train", description="From a labelled cohort to weights, and their figures.")
+    parser = Parser(
+        prog=program("lumbar_train", "lumbar-train"),
+        description="From a labelled cohort to weights, and their figures.",
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     _add_train(commands)
     _add_evaluate(commands)

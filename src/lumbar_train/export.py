@@ -39,7 +39,8 @@ def export(run: RunContext) -> Path:
     """
     folder = run.folder.export
     folds = fits_that_ship(run)
-    fits = [(stage.name, fold) for stage in STAGES if stage.is_exported for fold in folds]
+    shipped = [stage.name for stage in STAGES if stage.is_exported and stage.is_part_of(run.recipe)]
+    fits = [(name, fold) for name in shipped for fold in folds]
     _check_fits(run, fits)
     entries = [_entry(run, folder, stage, fold) for stage, fold in fits]
     prior = run.cohort.prior()

@@ -20,6 +20,7 @@ from lumbar.config import (
     LevelSequenceConfig,
     SagittalClassifierConfig,
     SagittalRegressionConfig,
+    SeriesContrastConfig,
     SliceRoleConfig,
 )
 from lumbar.errors import CohortError
@@ -96,6 +97,12 @@ class Recipe:
 # The demo's backbone: timm's ten-layer ResNet, narrowed, with GroupNorm: 0.57 M parameters.
 _SMALL = BackboneConfig("resnet10t", channels=(24, 48, 96, 160), stem_width=16, norm="group")
 _MILD = AugmentConfig()
+# The same in every recipe: contrast is what it must tell, so intensities are drawn gently.
+CONTRAST = StageRecipe(
+    SeriesContrastConfig(),
+    Fit(epochs=12, lr=3e-3, batch=32, ema=0.99),
+    AugmentConfig(shift_mm=25.0, turn_deg=10.0, zoom=0.2, contrast=0.1, shading=0.2, noise=0.03, hole=0.0),
+)
 
 
 def demo() -> Recipe:
@@ -148,6 +155,7 @@ def demo() -> Recipe:
                 AggregatorConfig(hidden=16),
                 Fit(epochs=100, lr=1e-3, batch=100_000, weight_decay=1.0),
             ),
+            "series_contrast": CONTRAST,
         },
     )
 
@@ -198,6 +206,7 @@ def model2() -> Recipe:
             # (tests/support/synthetic_logits.py) of 1,975 studies pool 0.423; 64 units at 7e-5 0.402, at 1e-3 0.362, at
             # 2e-3 0.362; 4,096 units at 7e-5 0.365 in twenty times the time.
             "aggregator": StageRecipe(AggregatorConfig(hidden=64), Fit(15, 1e-3, 128, weight_decay=1.0)),
+            "series_contrast": CONTRAST,
         },
     )
 
@@ -213,6 +222,7 @@ def strong() -> Recipe:
     base = model2()
     axial = replace(LOCALISER_AUGMENT, shift_mm=15.0, turn_deg=12.0, zoom=0.2, on_device=True)
     stages = {name: replace(stage, fit=replace(stage.fit, ema=0.999)) for name, stage in base.stages.items()}
+    stages["series_contrast"] = base.stages["series_contrast"]
     for name in CLASSIFIERS:
         # TheoViel's crop models take 10 epochs with mixup always on; the 2nd place mixes with chance 0.3 over 40.
         fit = replace(stages[name].fit, epochs=12, metric_epochs=2, metric_lr=4e-5)

@@ -10,6 +10,8 @@ import pytest
 
 from lumbar import dicom
 
+pytestmark = pytest.mark.usefixtures("unmeasured_children")
+
 HERE = Path(__file__).parent
 
 

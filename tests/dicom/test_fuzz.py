@@ -22,6 +22,8 @@ from fuzz_worker import WARMING
 from lumbar import dicom
 from lumbar.dicom import read_slice
 
+pytestmark = pytest.mark.usefixtures("unmeasured_children")
+
 N_CASES = int(os.environ.get("LUMBAR_FUZZ_CASES", "24000"))
 SEED = int(os.environ.get("LUMBAR_FUZZ_SEED", "0"))
 START_SECONDS = 600  # to compile one syntax

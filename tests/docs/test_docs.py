@@ -81,6 +81,8 @@ def test_every_row_of_the_security_page_names_what_is_there():
         (doc_checks.calls, "    python -m lumbar_train baseline --stages x\n"),
         (doc_checks.calls, "`python build_dataset.py --sea`"),
         (doc_checks.calls, "`python -m lumbar_phantom --ou x`"),
+        (doc_checks.calls, "`.venv/bin/lumbar predict --speed 3`"),
+        (doc_checks.calls, "`.venv/bin/lumbar-phantom --ou x`"),
         (doc_checks.options, "with `--wilder` it"),
         (doc_checks.names, "`lumbar.dicom.read_everything`"),
         (doc_checks.names, "lumbar_train.stages.no_module"),

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from kernel_bundles import manifest_data
-from lumbar.budget import Effort
 from lumbar.bundle.manifest import read_manifest, write_manifest
 from lumbar.bundle.probes import record_probe
 from lumbar.bundle.weights import load_network, save_network
@@ -22,6 +21,7 @@ from lumbar.labels import COLUMNS, DESCRIPTIONS, SAGITTAL_T1
 from lumbar.models import build
 from lumbar.stages.eight_bit import choose_slices, eight_bit
 from lumbar.study import Study
+from lumbar.workers.budget import Effort
 
 TINY = BackboneConfig("resnet10t", channels=(8, 8, 16, 16), stem_width=8)
 COLUMN = COLUMNS[3]

@@ -5,8 +5,8 @@ import sys
 import pytest
 
 from lumbar import budget as budget_module
-from lumbar.budget import Budget, Effort, parse_time_limit, process_start
 from lumbar.errors import CohortError
+from lumbar.workers.budget import Budget, Effort, parse_time_limit, process_start
 
 
 class Clock:
@@ -119,7 +119,7 @@ def test_a_study_given_up_says_nothing_of_what_studies_take():
 PRINT_AGE = """
 import time
 time.sleep(1.5)
-from lumbar.budget import process_start
+from lumbar.workers.budget import process_start
 print(time.monotonic() - process_start())
 """
 

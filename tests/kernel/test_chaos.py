@@ -20,6 +20,8 @@ from lumbar.output.submission import validate
 from lumbar.run import predict
 from slice_writer import write_slice
 
+pytestmark = pytest.mark.usefixtures("unmeasured_children")
+
 HERE = Path(__file__).resolve().parent
 STUDIES = (11, 12, 13, 14)
 

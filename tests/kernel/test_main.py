@@ -12,11 +12,11 @@ import pytest
 from kernel_bundles import write_bundle
 from kernel_fakes import FAKE, write_cohort
 from lumbar import __main__ as command
-from lumbar.budget import process_start
 from lumbar.io.numba_cache import use_numba_cache
 from lumbar.io.streams import FaultTolerantStream
 from lumbar.labels import COLUMNS, SEVERITIES
 from lumbar.metric import constant_submission, score, uniform_table
+from lumbar.workers.budget import process_start
 
 
 @pytest.fixture
@@ -56,7 +56,10 @@ def test_bad_input_ends_with_one_line_and_1(tables, tmp_path, bundle, capsys):
         (("score", "--solution", tmp_path / "no.csv", "--submission", tables[1]), "no.csv: cannot be read"),
         (("score", "--solution", tmp_path / "broken.csv", "--submission", tables[1]), "solution: study_id and 25 more"),
         (("score", "--solution", tables[0], "--submission", tmp_path / "broken.csv"), "submission: row_id and 3 more"),
-        (("predict", "--data", tmp_path / "nothing", "--weights", bundle, "--out", "s.csv"), "descriptions.csv: not"),
+        (
+            ("predict", "--data", tmp_path / "nothing", "--weights", bundle, "--out", "s.csv"),
+            "nothing: found no DICOM file",
+        ),
         (("predict", "--data", root, "--weights", tmp_path, "--out", "s.csv"), "weights_manifest.json: cannot be read"),
         (("predict", "--data", root, "--weights", bundle, "--out", bundle / "x" / "s.csv"), "s.csv: cannot be written"),
         (

@@ -275,7 +275,8 @@ def test_data_nested_without_end_are_not_written(tmp_path):
     for _ in range(5000):
         deep = [deep]
     for value in (endless, deep, 10**5000):
-        with pytest.raises(ManifestError, match="cannot be written"):
+        # From Python 3.13 on the encoder follows the deep one to its end, and the check of the depth refuses it.
+        with pytest.raises(ManifestError, match=r"cannot be written|nested more than 32 levels deep"):
             write_manifest(tmp_path / "weights_manifest.json", manifest_data(FILES, oof={"total": value}))
     assert list(tmp_path.iterdir()) == []
 

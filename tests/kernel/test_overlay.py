@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from lumbar.chains.contract import LEVEL_COLOURS as COLOURS
+from lumbar.chains.main import axial_points_mm
 from lumbar.chains.overlay import draw, views
 from lumbar.dicom import Stack
 from lumbar.errors import LumbarError
@@ -110,6 +111,25 @@ def test_drawn_pictures_carry_the_points():
         image = decoded(picture)
         for mark in bare.view.marks:
             assert has_colour(image, COLOURS[mark.level], round(mark.x - 0.5), round(mark.y - 0.5)), picture.title
+
+
+def test_a_picture_file_says_what_it_shows_and_which_side_lies_where():
+    pictures = draw(study(), whole())
+    axial = [f"axial_{level}" for level in LEVELS]
+    assert [picture.name for picture in pictures] == ["sagittal_t2", "sagittal_t1_left", "sagittal_t1_right", *axial]
+    turned = study()
+    turned.series[AXIAL_T2][0].column_mm *= -1
+    image, mirrored = decoded(pictures[3]), decoded(draw(turned, whole())[3])
+    height = image.shape[0]
+    edge = image[height // 2 - 14 : height // 2 + 6, :20]
+    assert (edge.astype(int).min(axis=2) > 150).any()  # a bright letter on its dark patch
+    assert not np.array_equal(edge, mirrored[height // 2 - 14 : height // 2 + 6, :20])
+
+
+def test_points_of_an_axial_slice_in_patient_space_lie_in_its_plane():
+    level = axial_level("l3_l4", 2)
+    places = axial_points_mm(study(), level)
+    assert places == {"left_mm": [78.0, 45.0, 0.0], "right_mm": [58.0, 45.0, 0.0]}
 
 
 def test_the_distance_of_an_axial_slice_says_from_what():

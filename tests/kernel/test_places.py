@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from lumbar.budget import Effort
 from lumbar.chains.main import predict_study
 from lumbar.config import HeatmapConfig
 from lumbar.labels import LEVELS, SAGITTAL_T1, SAGITTAL_T2
@@ -36,6 +35,7 @@ from lumbar.stages.place import (
     place_points,
 )
 from lumbar.stages.points import Localisation
+from lumbar.workers.budget import Effort
 from stage_studies import LEVELS_MM, stack_of, study_of
 
 NETWORK = HeatmapNet(HeatmapConfig(points=SAGITTAL_POINTS, size=128, mm_per_px=2.0))

@@ -73,7 +73,7 @@ def test_the_record_has_the_keys_of_the_contract(tmp_path, bundle):
     _, record = predict(write_cohort(tmp_path / "data", {1: ()}), bundle, chain=FAKE)
     assert list(record) == ["manifest_hash", "versions", "devices", "seconds", "studies"]
     assert list(record["studies"][0]) == [
-        "study_id", "status", "problems", "seconds", "sagittal_points", "axial_levels",
+        "study_id", "status", "problems", "seconds", "sagittal_points", "axial_levels", "inputs",
     ]  # fmt: skip
     assert record["devices"] == ["cpu"]
     assert record["seconds"]["localise"] == 0.25
@@ -233,7 +233,7 @@ def test_a_bundle_without_the_chain_or_of_another_hash_is_refused(tmp_path, bund
 
 def test_an_empty_folder_is_refused(tmp_path, bundle):
     (tmp_path / "data").mkdir()
-    with pytest.raises(CohortError, match=r"data/test_series_descriptions\.csv: not found, expected the competition's"):
+    with pytest.raises(CohortError, match=r"data: found no DICOM file in 0 files, expected a folder of lumbar"):
         predict(tmp_path / "data", bundle, tmp_path / "s.csv", chain=FAKE)
     assert not (tmp_path / "s.csv").exists()
 

@@ -39,7 +39,9 @@ _LINK = re.compile(r"\]\(([^)#:\s]+)\)")
 _CODE = re.compile(r"^(?: {4}|\t).*$|`[^`]+`", re.M)
 _FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.M | re.S)
 _MAKE = re.compile(r"\bmake ([a-z][a-z-]*)")
-_COMMAND = re.compile(r"(?:-m (lumbar(?:_\w+)?)(?![\w.])|python (build_dataset\.py))([^\n`#]*)")
+_COMMAND = re.compile(
+    r"(?:-m (lumbar(?:_\w+)?)(?![\w.])|bin/(lumbar(?:-\w+)?)(?![\w.-])|python (build_dataset\.py))([^\n`#]*)"
+)
 _NAME = re.compile(r"(?<![\w./-])(lumbar(?:_phantom|_train|_publish)?(?:\.[A-Za-z_]\w*)+)")
 _PLACED = re.compile(r"`(\w+)`(?:,\s+`(\w+)`)*\s+(?:in|of)\s+`((?:kernel|src|tests)/[\w/]+\.py)`")
 _OPTION = re.compile(r"`(--?[a-z][a-z-]*)[^`]*`")
@@ -108,8 +110,8 @@ def _collect(function, options_of):
 def calls(text):
     """Commands of ours with a word or option that they do not take."""
     wrong = []
-    for module, script, rest in _COMMAND.findall(code(text)):
-        name = module or script
+    for module, installed, script, rest in _COMMAND.findall(code(text)):
+        name = module or installed.replace("-", "_") or script
         if name not in SOURCES:
             wrong.append(name)
             continue

@@ -247,9 +247,10 @@ def test_a_step_without_any_weight_is_harmless(tmp_path):
     assert result.history[0]["samples"] == N
 
 
-@pytest.mark.parametrize(("world", "n_samples"), [(2, 17), (3, N)])  # 17 = 8 + 8 + 1: the last batch leaves one idle
 @pytest.mark.slow
-def test_several_processes_follow_the_curve_of_one(tmp_path, world, n_samples):
+@pytest.mark.usefixtures("unmeasured_children")
+def test_several_processes_follow_the_curve_of_one(tmp_path):
+    world, n_samples = 2, 17  # 8 + 8 + 1: the last batch leaves one idle
     run_toy(tmp_path / "one", ToyDataset(n_samples), replace(TOY, accumulate=1), dropout=0.0)
     run_ranks(tmp_path / "many", world, n_samples)
     one, many = pd.read_csv(tmp_path / "one/log.csv"), pd.read_csv(tmp_path / "many/log.csv")
@@ -271,6 +272,7 @@ def run_ranks(folder: Path, world: int, n_samples: int, *more: str) -> subproces
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unmeasured_children")
 def test_a_bad_sample_on_one_process_ends_all_and_is_named(tmp_path):
     done = run_ranks(tmp_path, 2, N, "5")
     assert done.returncode != 0

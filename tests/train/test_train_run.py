@@ -156,6 +156,7 @@ def copy_of(run: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unmeasured_children")
 def test_two_processes_leave_what_one_leaves(finished, tiny_cohort, tmp_path):
     done = run_torchrun(2, tiny_cohort, tmp_path / "many", "--jobs", "2")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -193,6 +194,7 @@ def files_of(run: Path) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unmeasured_children")
 def test_a_refusal_of_the_first_process_ends_both_machines_with_one_line_each(tiny_cohort, tmp_path):
     """Two machines of one process each, as the README starts them."""
     said = [tmp_path / f"machine{rank}.txt" for rank in (0, 1)]

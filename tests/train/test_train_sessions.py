@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 import train_tiny
 from lumbar_train.engine import interrupts
+from lumbar_train.pipeline import carry_out
 from lumbar_train.stages import fitting
 
 QUICK = [word for name in ("sagittal_z", "axial_xy", *("sagittal_classifier", "axial_subarticular", "axial_all"))
@@ -21,9 +22,15 @@ QUICK = [word for name in ("sagittal_z", "axial_xy", *("sagittal_classifier", "a
 CLOCK = ("seconds.json", "session.json", "taken_over.json", "log.csv", "fit.json", "weights_manifest.json")
 
 
+def quick(patch) -> None:
+    """One thread, and no page at the end, which is the dearest part of a tiny run."""
+    patch.setattr(os, "cpu_count", lambda: 1)
+    patch.setattr(carry_out, "report_on", lambda run, data: (None, None))
+
+
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    quick(monkeypatch)
     yield
     torch.set_num_threads(1)
 
@@ -65,7 +72,7 @@ def session_of(run: Path) -> dict:
 def contents(run: Path) -> dict[str, bytes]:
     """What a run has left, apart from what says how long it took; fits' folders hold the same weights once more."""
     paths = [path for path in run.rglob("*") if path.is_file() and path.name not in CLOCK]
-    paths = [path for path in paths if path.relative_to(run).parts[0] not in ("cache", "report")]
+    paths = [path for path in paths if path.relative_to(run).parts[0] != "cache"]
     return {str(path.relative_to(run)): path.read_bytes() for path in paths}
 
 
@@ -83,7 +90,7 @@ def stamps(folder: Path) -> dict[str, tuple[int, int]]:
 def in_one_piece(tiny_cohort, tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("whole") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "cpu_count", lambda: 1)
+        quick(patch)
         assert train_tiny.train(tiny_cohort, run, *QUICK) == 0
     return run
 
@@ -148,7 +155,7 @@ def test_a_limit_without_time_for_a_checkpoint_is_refused_in_one_line(tiny_cohor
     run = tmp_path / "run"
     time_is_up_when(lambda: (run / "recipe.json").is_file(), looks=1)
     assert train_tiny.train(tiny_cohort, run, "--stages", "axial_xy", "--time-limit", "90s") == 1
-    (line,) = capsys.readouterr().err.splitlines()
+    line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("lumbar_train: --time-limit: found 90s, in which no fit came to a checkpoint")
     assert session_of(run)["status"] == "time limit"
     assert session_of(run)["left"] == {"axial_xy": 3}
@@ -170,9 +177,19 @@ def test_a_recipe_that_was_changed_between_sessions_is_refused_before_anything_i
     in_one_piece, tiny_cohort, tmp_path, capsys, words, said
 ):
     assert train_tiny.train(tiny_cohort, tmp_path / "out", *QUICK, *words, "--resume", str(in_one_piece)) == 1
-    (line,) = capsys.readouterr().err.splitlines()
+    line = capsys.readouterr().err.splitlines()[-1]
     assert said in line
     assert not (tmp_path / "out").exists()
+
+
+def test_a_stage_that_was_asked_for_and_has_not_begun_stays_what_it_was(tiny_cohort, tmp_path, capsys, time_is_up_when):
+    run = tmp_path / "run"
+    time_is_up_when(lambda: (run / "recipe.json").is_file(), looks=1)
+    assert train_tiny.train(tiny_cohort, run, "--stages", "axial_xy", "--time-limit", "90s") == 1
+    for words, said in (("lr=1", "lr 0.003, found 1.0"), ("mm_per_px=4", "mm_per_px 5.0, found 4.0")):
+        again = ("--stages", "axial_xy", "--resume", "--set", f"axial_xy.{words}")
+        assert train_tiny.train(tiny_cohort, run, *again) == 1
+        assert f"axial_xy was trained with {said}" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_run_of_another_cohort_is_refused(in_one_piece, tiny_data, tmp_path, capsys):
@@ -180,7 +197,7 @@ def test_a_run_of_another_cohort_is_refused(in_one_piece, tiny_data, tmp_path, c
     (tiny_data / "train.csv").unlink()  # it is a link
     (tiny_data / "train.csv").write_text(table)
     assert train_tiny.train(tiny_data, tmp_path / "out", *QUICK, "--resume", str(in_one_piece)) == 1
-    (line,) = capsys.readouterr().err.splitlines()
+    line = capsys.readouterr().err.splitlines()[-1]
     assert "the run was trained with the cohort's fingerprint" in line
     assert not (tmp_path / "out").exists()
 
@@ -221,7 +238,7 @@ def test_weights_that_have_seen_the_held_out_studies_are_no_start(in_one_piece, 
     (tmp_path / "folds.csv").write_text("\n".join([table[0], *halves]) + "\n")
     more = ["--fold-file", str(tmp_path / "folds.csv"), "--init", str(in_one_piece), "--stages", "axial_xy"]
     assert train_tiny.train(tiny_cohort, tmp_path / "run", *more) == 1
-    (line,) = capsys.readouterr().err.splitlines()
+    line = capsys.readouterr().err.splitlines()[-1]
     assert "has seen study" in line
     assert "which fold0 holds out" in line
     assert "--fold-file" in line
@@ -231,5 +248,5 @@ def test_weights_that_have_seen_the_held_out_studies_are_no_start(in_one_piece, 
 def test_a_run_of_which_nothing_agrees_is_no_start(in_one_piece, tiny_cohort, tmp_path, capsys):
     other = shutil.copytree(in_one_piece, tmp_path / "other", ignore=shutil.ignore_patterns("axial_xy", "cache"))
     assert train_tiny.train(tiny_cohort, tmp_path / "run", "--stages", "axial_xy", "--init", str(other)) == 1
-    (line,) = capsys.readouterr().err.splitlines()
+    line = capsys.readouterr().err.splitlines()[-1]
     assert f"--init {other}: found a run of recipe tiny of which no stage agrees in a tensor" in line

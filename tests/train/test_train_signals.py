@@ -16,6 +16,8 @@ from lumbar_train.engine import interrupts
 from train_processes import environment
 from train_toy_fit import TOY, ToyDataset, run_toy
 
+pytestmark = pytest.mark.usefixtures("unmeasured_children")
+
 SCRIPT = Path(__file__).parents[1] / "support/train_signals.py"
 GO_ON = (
     "keeps the finished fits and the last checkpoint of the others; to go on run the same command again with --resume"

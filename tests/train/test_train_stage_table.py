@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from lumbar.config import OPTIONAL_STAGES
 from lumbar.config import STAGES as SHIPPED
 from lumbar.errors import CohortError
 from lumbar_train.data.folds import FULL
@@ -17,7 +18,7 @@ def names(stages) -> list[str]:
 
 
 def test_what_ships_is_what_the_kernel_expects_in_its_order():
-    assert tuple(stage.name for stage in STAGES if stage.is_exported) == SHIPPED
+    assert tuple(stage.name for stage in STAGES if stage.is_exported) == (*SHIPPED, *OPTIONAL_STAGES)
 
 
 @pytest.mark.parametrize("recipe", ["demo", "model2", "strong"])

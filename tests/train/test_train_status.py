@@ -74,7 +74,7 @@ def test_the_command_needs_nothing_but_the_folder(run, tmp_path, capsys):
     assert main(["train", "--status", str(tmp_path / "nowhere")]) == 1
     assert "--status" in capsys.readouterr().err
     with pytest.raises(CohortError, match="found no run"):
-        status_lines(tmp_path)
+        status_lines(run / "localise")
     with pytest.raises(SystemExit):
         main(["train"])
     assert "the following arguments are required: --data, --out" in capsys.readouterr().err

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lumbar.budget import Effort
 from lumbar.chains.main import predict_study
 from lumbar.config import AggregatorConfig
+from lumbar.workers.budget import Effort
 from lumbar_train.recipes import Recipe, StageRecipe, recipe_by_name
 from lumbar_train.stages.localisers import localise_studies
 from stage_studies import localisation_of, study_of

@@ -13,7 +13,6 @@ from lumbar.competitions.knee_tears import FINDINGS
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lumbar.budget import Effort
 from lumbar.bundle.manifest import Manifest
 from lumbar.bundle.probes import check_probe
 from lumbar.bundle.weights import load_into
@@ -23,6 +22,7 @@ from lumbar.errors import ManifestError
 from lumbar.models.examples import Examples
 from lumbar.models.inference import forward
 from lumbar.study import Study
+from lumbar.workers.budget import Effort
 
 STAGE = "tears"
 SIZE, SLICES = 64, 3  # what the network sees: so many middle slices, each so many pixels a side

@@ -66,6 +66,7 @@ SERVES: dict[str, set[str]] = {
     "axial_all": {"axial_classifier"},
     "aggregator": {"aggregator", "level_sequence"},
     "baseline": {"baseline"},
+    "series_contrast": {"series_contrast"},
 }
 
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,99}"

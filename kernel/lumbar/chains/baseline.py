@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lumbar.budget import Effort
 from lumbar.bundle.manifest import Manifest
 from lumbar.bundle.probes import check_probe
 from lumbar.bundle.weights import load_network
@@ -24,6 +23,7 @@ from lumbar.models.inference import forward
 from lumbar.stages.eight_bit import as_input, choose_slices, eight_bit
 from lumbar.stages.points import Localisation
 from lumbar.study import Study, read_study
+from lumbar.workers.budget import Effort
 
 STAGE = "baseline"
 _BATCH = 64  # slices that go through a network at once: memory stays small on a CPU too
@@ -56,7 +56,7 @@ def load(manifest: Manifest, device: str) -> BaselineNetworks:
 
 
 def read(
-    wanted: Sequence[str], root: Path, split: str, study_id: int, descriptions: pd.DataFrame, workers: int | None
+    wanted: Sequence[str], root: Path, split: str, study_id: int | str, descriptions: pd.DataFrame, workers: int | None
 ) -> Study:
     """Read only the series whose description is among ``wanted``; the others cost no time and give no problems."""
     table = descriptions[descriptions["series_description"].isin(list(wanted))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +12,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lumbar.budget import Effort
 from lumbar.bundle.manifest import Manifest
 from lumbar.stages.points import Localisation
+from lumbar.workers.budget import Effort
 
 # Of the points of each level, RGB; told apart by colour-blind readers too (Okabe and Ito).
 LEVEL_COLOURS = {
@@ -87,26 +88,43 @@ class SliceView:
 VIEW_KINDS = ("canal", "left foramen", "right foramen", "axial")
 
 
+class Drawn(enum.Flag):
+    """Which pictures of a study are drawn."""
+
+    NOTHING = 0
+    PAGE = 1  # for its page in the report
+    FILES = 2  # PNG files with the points drawn in
+
+
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A slice for the report; ``png`` is a whole PNG or JPEG file. With a ``view`` the page draws the points itself."""
+    """A slice as a picture.
+
+    Attributes:
+        title: what it shows.
+        png: a whole PNG or JPEG file.
+        view: where the points lie: the report's page draws them itself. None where the picture needs none.
+        name: of its file, without the study's and the extension, such as ``sagittal_t2``; may be empty.
+    """
 
     title: str
     png: bytes
     view: SliceView | None = None
+    name: str = ""
 
 
 @dataclass
 class Outcome:
     """What became of one study. ``probs`` is (rows, values) of its competition, or None where its prior stays."""
 
-    study_id: int
+    study_id: int | str
     probs: Probs | None = None
     problems: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     sagittal_points: list[dict[str, Any]] = field(default_factory=list)
     axial_levels: list[dict[str, Any]] = field(default_factory=list)
-    pictures: list[Picture] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)  # for the report's page
+    picture_files: list[Picture] = field(default_factory=list)  # PNG files
     failure: str = ""  # one line that says why the prior stays
     is_device_lost: bool = False  # the device does not respond any more: the worker must be replaced
 
@@ -121,12 +139,14 @@ class StudyResult:
     """Probabilities (rows, values) in the competition's order, the points behind them, and seconds by stage.
 
     For the lumbar spine (25, 3), rows in the order of ``labels.COLUMNS``; ``localisation`` is empty for others.
+    ``axial_mm`` has ``left_mm`` and ``right_mm`` (patient space) for each of the localisation's axial levels.
     """
 
     probs: Probs
     localisation: Localisation = field(default_factory=Localisation)
     problems: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    axial_mm: list[dict[str, list[float]]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -135,20 +155,23 @@ class Chain:
 
     Attributes:
         read: (root, split, study_id, table, workers) → a study: an object with ``study_id`` and ``problems`` (lines
-            for log and report). Where it has ``series`` (name → stacks) and they hold nothing, it keeps its prior.
-            ``table`` holds the rows of the competition's table of series or studies.
+            for log and report). The id is a whole number, or a text where a folder without tables is read.
+            Where it has ``series`` (name → stacks) and they hold nothing, it keeps its prior. ``table`` holds
+            the rows of the competition's table of series or studies.
         load: (manifest, device) → the networks, which passed their probes.
         predict: (study, networks, prior, effort) → a ``StudyResult``; ``prior`` and its ``probs`` have the shape (rows,
             values) of the competition.
         draw: (study, result) → pictures for the report.
         uses_gpu: whether the networks run on a GPU where there is one.
+        draw_files: (study, result) → PNG pictures with the points drawn in, each with a name; None: those of ``draw``.
     """
 
-    read: Callable[[Path, str, int, pd.DataFrame, int | None], Any]
+    read: Callable[[Path, str, Any, pd.DataFrame, int | None], Any]
     load: Callable[[Manifest, str], Any]
     predict: Callable[[Any, Any, Probs, Effort], Any]
     draw: Callable[[Any, Any], list[Picture]]
     uses_gpu: bool = False
+    draw_files: Callable[[Any, Any], list[Picture]] | None = None
 
 
 def draw_nothing(_study: Any, _result: Any) -> list[Picture]:

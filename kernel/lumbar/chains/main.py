@@ -9,20 +9,22 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lumbar.budget import Effort
 from lumbar.bundle.manifest import Manifest
 from lumbar.bundle.probes import check_probes
 from lumbar.bundle.weights import load_networks
 from lumbar.chains import overlay
 from lumbar.chains.contract import Picture, StudyResult
+from lumbar.labels import AXIAL_T2
 from lumbar.models.inference import Networks
 from lumbar.stages.aggregate import aggregate, level_confidence
 from lumbar.stages.classify import classify
 from lumbar.stages.localise import localise
+from lumbar.stages.points import AxialLevel
 from lumbar.study import Study, read_study
+from lumbar.workers.budget import Effort
 
 
-def read(root: Path, split: str, study_id: int, descriptions: pd.DataFrame, workers: int | None) -> Study:
+def read(root: Path, split: str, study_id: int | str, descriptions: pd.DataFrame, workers: int | None) -> Study:
     """Every described series of a study (``lumbar.study.read_study``)."""
     return read_study(root, split, study_id, descriptions, workers)
 
@@ -46,6 +48,11 @@ def predict(study: Study, networks: Networks, prior: NDArray[np.float64], effort
 def draw(study: Study, result: StudyResult) -> list[Picture]:
     """The localised levels on the study's slices."""
     return overlay.views(study, result.localisation)
+
+
+def draw_files(study: Study, result: StudyResult) -> list[Picture]:
+    """The same as PNG files with the points drawn in: one sagittal slice of each kind, one axial slice a level."""
+    return overlay.draw(study, result.localisation)
 
 
 def predict_study(
@@ -80,4 +87,19 @@ def predict_study(
     folds = folds if effort.uses_all_folds else folds[:1]
     probs = aggregate(logits, mask, prior, folds, level_confidence(localisation))
     seconds["aggregate"] = time.perf_counter() - start
-    return StudyResult(probs=probs, localisation=localisation, problems=list(localisation.problems), seconds=seconds)
+    return StudyResult(
+        probs=probs,
+        localisation=localisation,
+        problems=list(localisation.problems),
+        seconds=seconds,
+        axial_mm=[axial_points_mm(study, level) for level in localisation.axial_levels],
+    )
+
+
+def axial_points_mm(study: Study, level: AxialLevel) -> dict[str, list[float]]:
+    """The left and right point of an axial slice in patient space."""
+    stack = study.series[AXIAL_T2][level.stack]
+    points = {"left_mm": level.left_px, "right_mm": level.right_px}
+    return {
+        name: [round(float(v), 3) for v in stack.to_patient(level.slice_index, y, x)] for name, (x, y) in points.items()
+    }

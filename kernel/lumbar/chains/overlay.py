@@ -37,8 +37,10 @@ _MOST_PX_MM = 2.6  # more pixels a millimetre than this show nothing more of a s
 _AXIAL_PX = 300
 _JPEG_QUALITY = 82
 _GREYS = 48  # shades of a PNG: it packs them in half the bytes, and no eye misses the others
+_EDGE_COLOUR = (227, 216, 207)  # BGR
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _TEXT_SCALE = 0.46
+_FILE_NAMES = {"canal": "sagittal_t2", "left foramen": "sagittal_t1_left", "right foramen": "sagittal_t1_right"}
 _AXES = (("R", "L"), ("A", "P"), ("F", "H"))  # of patient space: what lies towards lower and towards higher values
 
 
@@ -241,11 +243,12 @@ def _picture(title: str, image: Image, view: SliceView, as_jpeg: bool) -> Pictur
     is_written, data = cv2.imencode(kind, image, options or [cv2.IMWRITE_PNG_COMPRESSION, 9])
     if not is_written:
         raise LumbarError(f"picture: cannot be encoded as {kind[1:].upper()}")
-    return Picture(title, data.tobytes(), view if as_jpeg else None)
+    name = f"axial_{view.level}" if view.level else _FILE_NAMES[view.kind]
+    return Picture(title, data.tobytes(), view if as_jpeg else None, name)
 
 
 def _with_marks(image: Image, view: SliceView) -> Image:
-    """The picture in colour (BGR, as OpenCV writes it) with crosses and labels."""
+    """The picture in colour (BGR, as OpenCV writes it) with crosses, labels and the patient's sides at its edges."""
     shades = np.round(image / 255.0 * (_GREYS - 1)) / (_GREYS - 1)
     canvas = np.ascontiguousarray(np.repeat((shades * 255).astype(np.uint8)[..., None], 3, axis=2))
     for mark in view.marks:
@@ -254,8 +257,14 @@ def _with_marks(image: Image, view: SliceView) -> Image:
         cv2.drawMarker(canvas, place, (0, 0, 0), cv2.MARKER_CROSS, 15, 4, cv2.LINE_AA)
         cv2.drawMarker(canvas, place, colour, cv2.MARKER_CROSS, 13, 2, cv2.LINE_AA)
         text = level_title(mark.level) if view.level is None else str(mark.side)[0].upper()
+        text += "" if mark.other_slice is None else f" slice {mark.other_slice}"
         is_left = view.level is not None and mark.x < view.size_px[0] / 2
         _write(canvas, text, (place[0] + (-24 if is_left else 12), place[1] + 5), colour)
+    middle, right = view.size_px[1] // 2, view.size_px[0] - 16
+    for letter, x in zip(view.edges, (5, right), strict=True):
+        _write(canvas, letter, (x, middle), _EDGE_COLOUR)
+    if view.level is not None:
+        _write(canvas, level_title(view.level), (5, 16), COLOURS[view.level][::-1])
     return canvas
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lumbar.budget import parse_time_limit
 from lumbar.errors import LumbarError, ManifestError
 from lumbar.rules import Boolean, Integer, ListOf, Real, Rule, Text, require, shown
+from lumbar.workers.budget import parse_time_limit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -159,11 +159,19 @@ class Competition:
         return [f"{study_id}_{row}" if row else f"{study_id}" for row in self.rows]
 
     def split_row_id(self, row_id: str) -> tuple[str, str]:
-        """The study's part of a row's name and the row's; the second is the whole name's where a study has one row."""
+        """The study's part of a row's name and the row's; the second is empty where a study has one row.
+
+        A study's id may hold ``_``, so a row that the competition has decides where the id ends.
+        """
         if self.rows == ("",):
             return row_id, ""
-        head, _, row = row_id.partition("_")
-        return head, row
+        text = row_id.rstrip().lower()
+        known = max((row for row in self.rows if text.endswith(f"_{row.lower()}")), key=len, default="")
+        if not known:
+            head, _, row = row_id.partition("_")
+            return head, row
+        length = len(row_id.rstrip()) - len(known)
+        return row_id[: length - 1], row_id[length:]
 
     @property
     def form(self) -> str:

@@ -15,7 +15,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -114,6 +114,41 @@ def read_series(
     root = os.fspath(folder)
     files = list_files(root)
     series_id = os.path.basename(os.path.normpath(root))
+    return _with_threads(root, series_id, files, workers, fallback_orientation, prefers_long_echo)
+
+
+def read_series_files(
+    series_id: str,
+    paths: Sequence[str],
+    workers: int | None = None,
+    fallback_orientation: str = "sagittal",
+    prefers_long_echo: bool = False,
+) -> Series:
+    """Read a series from its files, wherever they lie and whatever their names are; else as ``read_series``.
+
+    Args:
+        series_id: its name in problems and results.
+        paths: of its files; their order counts where their headers have no instance numbers.
+        workers: as ``read_series``.
+        fallback_orientation: as ``read_series``.
+        prefers_long_echo: as ``read_series``.
+
+    Raises:
+        DicomError: none of the files can be read.
+    """
+    files = [ImageFile(path, os.path.basename(path), index, False) for index, path in enumerate(paths)]
+    name = f"series {series_id}"
+    return _with_threads(name, series_id, files, workers, fallback_orientation, prefers_long_echo)
+
+
+def _with_threads(
+    root: str,
+    series_id: str,
+    files: list[ImageFile],
+    workers: int | None,
+    fallback_orientation: str,
+    prefers_long_echo: bool,
+) -> Series:
     count = max(1, min(len(files), workers if workers is not None else min(4, os.cpu_count() or 1)))
     with ThreadPoolExecutor(max(1, count - 1)) as pool:
         for _ in range(count - 1):  # start the threads now: they are ready once the headers are read

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
+import sys
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
@@ -22,6 +24,17 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`` (did you mean …?)``, to be put behind a refusal; empty where no known word is like it."""
     close = nearest(word, known)
     return f" (did you mean {close}?)" if close else ""
+
+
+def program(module: str, script: str) -> str:
+    """What help and refusals call a program: its installed command, or ``python -m MODULE`` where that was started.
+
+    Args:
+        module: such as ``lumbar``.
+        script: the name of its command in pyproject.toml, such as ``lumbar``.
+    """
+    started = os.path.basename(sys.argv[0]) if sys.argv else ""
+    return script if os.path.splitext(started)[0] == script and not started.endswith(".py") else f"python -m {module}"
 
 
 class Parser(argparse.ArgumentParser):

@@ -25,6 +25,21 @@ def check_competition(root: Path, split: str, needs_table: bool = True) -> None:
         raise CohortError(f"{images}: not found, expected a folder with one folder a study{hint}")
 
 
+def folder_to_index(root: Path, split: str) -> Path | None:
+    """The folder whose DICOM files tell the studies themselves, since no table of series does.
+
+    None for a competition's folder, and where ``check_competition`` says which folder was meant: the other split's, or
+    one inside that has a table.
+    """
+    if (root / f"{split}_series_descriptions.csv").exists():
+        return None
+    if (root / f"{split}_images").is_dir():
+        return root / f"{split}_images"
+    if any((root / f"{name}_images").is_dir() for name in SPLITS):
+        return None
+    return None if any(_is_competition(path) for path in _folders(root)) else root
+
+
 def check_root(root: Path, split: str) -> None:
     """See that a folder is there.
 
@@ -33,7 +48,9 @@ def check_root(root: Path, split: str) -> None:
     """
     if not root.is_dir():
         what = "is a file" if root.exists() else "no such folder"
-        raise CohortError(f"{root}: {what}, expected a competition folder with {split}_images{_above(root)}")
+        raise CohortError(
+            f"{root}: {what}, expected a folder of DICOM, or a competition folder with {split}_images{_above(root)}"
+        )
 
 
 def _hint(root: Path, split: str) -> str:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,7 @@ from lumbar.labels import DESCRIPTIONS, SEVERITY_COLUMNS
 
 MAX_ID = (1 << 63) - 1
 PROBLEMS = "problems"  # key in a frame's attrs: lines by study
+FILES = "files"  # column of a table of series made from an index: paths of the files of each
 SPELLED = "spelled"  # key in a frame's attrs: names of the columns as the file has them
 IDS = ("study_id", "series_id")
 SERIES_COLUMNS = ("study_id", "series_id", "series_description")
@@ -66,11 +68,16 @@ class SeriesTable:
         frame: the good rows: study_id, series_id (int64), series_description. ``frame.attrs[PROBLEMS]`` holds lines
             by study, and under None those that belong to no known study; copies of the frame keep them.
         problems: what is wrong, row by row.
+        study_column: the column of study ids.
+        inputs: of a table that an index of files made: by study, what the record says of each series.
+        index: and what it says of the index itself.
     """
 
     frame: pd.DataFrame
     problems: list[RowProblem] = field(default_factory=list)
     study_column: str = "study_id"
+    inputs: Mapping[int | str, list[dict[str, Any]]] = field(default_factory=dict)
+    index: Mapping[str, Any] = field(default_factory=dict)
 
     def studies(self) -> list[int]:
         """Ids in any row, also in bad ones: these studies are expected, even if nothing of them can be read."""
@@ -293,6 +300,13 @@ def list_studies(
     if not ids:
         raise CohortError(f"{images}: found no study, expected folders named by study_id")
     return sorted(ids)
+
+
+def files_of(table: pd.DataFrame, study_id: int | str) -> list[str] | None:
+    """The files of a study in a table that an index made; None for a table of a competition's folder."""
+    if FILES not in table.columns:
+        return None
+    return [path for paths in table.loc[table["study_id"] == study_id, FILES] for path in paths]
 
 
 def read_typed_table(

@@ -222,11 +222,19 @@ def _spellings(text: str) -> set[str]:
 def study_text(
     root: str | os.PathLike[str],
     split: str,
-    study_id: int,
+    study_id: int | str,
     more_roots: Iterable[str | os.PathLike[str]] = (),
     images_folder: str = "",
+    files: Iterable[str] | None = None,
 ) -> PublicText:
-    """The ``PublicText`` of a study: paths relative to its folder, unusual names of its files masked."""
+    """The ``PublicText`` of a study: paths relative to its folder, unusual names of its files masked.
+
+    With ``files`` the study is these files below ``root``, wherever they lie.
+    """
+    if files is not None:
+        parts = {part for path in files for part in os.path.relpath(path, root).split(os.sep)}
+        unusual = sorted((part for part in parts if masked_name(part) != part), key=lambda name: (-len(name), name))
+        return PublicText((root, *more_roots), unusual)
     images = os.path.join(root, images_folder or f"{split}_images")
     folder = os.path.join(images, str(study_id))
     return PublicText((folder, images, root, *more_roots), unusual_names(folder))

@@ -19,6 +19,7 @@ from lumbar.models.heatmap import HeatmapNet
 from lumbar.models.level_sequence import LevelSequenceAggregator
 from lumbar.models.regression import AxialRegressionNet, SagittalRegressionNet
 from lumbar.models.sequence import SliceRoleNet
+from lumbar.models.series_contrast import SeriesContrastNet
 from lumbar.rules import shown
 
 _NETWORKS: dict[str, type[nn.Module]] = {
@@ -31,6 +32,7 @@ _NETWORKS: dict[str, type[nn.Module]] = {
     "aggregator": Aggregator,
     "level_sequence": LevelSequenceAggregator,
     "baseline": BaselineNet,
+    "series_contrast": SeriesContrastNet,
 }
 MODELS: dict[str, tuple[type[nn.Module], type]] = {
     name: (network, configs.CONFIGS[name]) for name, network in _NETWORKS.items()

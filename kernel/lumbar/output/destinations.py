@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from lumbar.bundle.code_hash import find_package
 from lumbar.bundle.manifest import FILE_NAME, Manifest
 from lumbar.errors import CohortError
 from lumbar.io.files import check_writable, make_folder
+
+FOLDERS = ("pictures", "markups", "report pages")  # outputs that are a folder of files
 
 
 def check_destinations(outputs: Mapping[str, str | Path | None], root: Path, manifest: Manifest) -> None:
@@ -18,7 +20,8 @@ def check_destinations(outputs: Mapping[str, str | Path | None], root: Path, man
     A folder that is missing is made.
 
     Args:
-        outputs: the option's name → the path; None where nothing is written.
+        outputs: the option's name → the path, of a folder for those in ``FOLDERS``, else of a file; None where nothing
+            is written.
         root: the competition folder; its images and tables are inputs.
         manifest: of the bundle, whose files are inputs too.
 
@@ -30,8 +33,10 @@ def check_destinations(outputs: Mapping[str, str | Path | None], root: Path, man
         if path is None:
             continue
         place = os.path.realpath(path)
+        is_folder = name in FOLDERS
         if place in taken:
-            raise CohortError(f"{path}: found for {taken[place]} and for {name}, expected a file for each")
+            kind = "folder" if is_folder else "file"
+            raise CohortError(f"{path}: found for {taken[place]} and for {name}, expected a {kind} for each")
         taken[place] = name
         for file in _input_files(root, manifest):
             if place == os.path.realpath(file) or _is_same(place, file):
@@ -39,8 +44,37 @@ def check_destinations(outputs: Mapping[str, str | Path | None], root: Path, man
         for folder in _input_folders(root, manifest):
             if Path(place).is_relative_to(os.path.realpath(folder)):
                 raise CohortError(f"{path}: found a place among the inputs for {name}, expected one outside {folder}")
-        _make_folder_for(path, place, manifest)
-        check_writable(path)
+        if is_folder:
+            _check_folder(path, place, name, root, manifest)
+        else:
+            _make_folder_for(path, place, manifest)
+            check_writable(path)
+
+
+def _check_folder(path: str | Path, place: str, name: str, root: Path, manifest: Manifest) -> None:
+    """Make a folder to fill, and see that it can be written: never the data's own, nor inside the bundle."""
+    bundle, data = os.path.realpath(manifest.folder), os.path.realpath(root)
+    if place == data:
+        raise CohortError(f"{path}: found an input of this run for {name}, expected a folder of its own")
+    has_image_folders = any((root / images).is_dir() for images in manifest.competition.image_folders())
+    if not has_image_folders and Path(place).is_relative_to(data):  # the images may lie anywhere in the folder
+        raise CohortError(f"{path}: found a place among the inputs for {name}, expected one outside {root}")
+    if Path(place).is_relative_to(bundle):
+        raise CohortError(f"{path}: found a place inside the bundle for {name}, expected one outside {manifest.folder}")
+    make_folder(path)
+
+
+def refuse_inputs(outputs: Mapping[str, str | Path | None], files: Iterable[str]) -> None:
+    """Refuse an output that would replace one of the files that are read.
+
+    Raises:
+        CohortError: naming it.
+    """
+    places = {os.path.realpath(path): (name, path) for name, path in outputs.items() if path is not None}
+    for file in files:
+        if (place := os.path.realpath(file)) in places:
+            name, path = places[place]
+            raise CohortError(f"{path}: found an input of this run for {name}, expected a file of its own")
 
 
 def _make_folder_for(path: str | Path, place: str, manifest: Manifest) -> None:

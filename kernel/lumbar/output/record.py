@@ -11,6 +11,7 @@ from typing import Any
 from lumbar.bundle.manifest import Manifest
 from lumbar.chains.contract import Outcome
 from lumbar.io.files import write_atomically
+from lumbar.io.tables import SeriesTable
 from lumbar.io.text import PublicText, one_line, public_values
 from lumbar.output.submission import Submission
 from lumbar.output.truth import Truth
@@ -63,6 +64,30 @@ def build_record(
     if problems:
         record["problems"] = list(problems)
     return dict(public_values(record))
+
+
+def add_inputs(record: dict[str, Any], table: SeriesTable) -> None:
+    """Add to each study of a record which series it has and what each was taken for, with reason and doubt.
+
+    Args:
+        record: as ``build_record`` gives it; of an indexed folder it gets ``index`` too.
+        table: of series; those of a competition's folder are what its table says.
+    """
+    frame = table.frame
+    inputs = table.inputs
+    if not inputs and "series_description" not in frame.columns:
+        return  # of another competition
+    if not inputs:
+        told: dict[int | str, list[dict[str, Any]]] = {}
+        columns = (frame[name] for name in ("study_id", "series_id", "series_description"))
+        for study_id, series_id, description in zip(*columns, strict=True):
+            entry = {"series_id": str(series_id), "kind": description, "reason": "table of series", "doubt": ""}
+            told.setdefault(int(study_id), []).append(entry)
+        inputs = told
+    for study in record["studies"]:
+        study["inputs"] = public_values(inputs.get(study["study_id"], []))
+    if table.index:
+        record["index"] = dict(table.index)
 
 
 def write_extras(

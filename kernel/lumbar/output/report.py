@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jinja2
@@ -13,18 +15,30 @@ from lumbar.bundle.manifest import Manifest
 from lumbar.chains.contract import Outcome, Probs
 from lumbar.competitions.contract import Competition
 from lumbar.competitions.registry import DEFAULT
-from lumbar.io.text import page_value
+from lumbar.io.file_names import file_stem
+from lumbar.io.text import counted, page_value
 from lumbar.output.report_page import TEMPLATE
-from lumbar.output.report_study import study_block
+from lumbar.output.report_study import PROBLEMS_LISTED, study_block, within
 from lumbar.output.submission import Submission
 from lumbar.output.truth import Truth
 from lumbar.output.versions import rehearsal_line
 
 _PROBLEMS_SHOWN = 3  # of a study in the table of all
 _PROBLEM_LENGTH = 160
-_PROBLEMS_LISTED = 12  # of the tables
+_TABLE_PROBLEMS_LISTED = 12
 _TROUBLED_LISTED = 20  # studies in the list of problems
 _STAGE_ORDER = ("load", "read", "localise", "classify", "aggregate", "draw")
+
+
+MAX_PAGE_BYTES = 5_000_000
+_PICTURE_BYTES = 4_200_000  # of a page's pictures: the rest is room for its text
+
+
+@functools.cache
+def template(text: str) -> jinja2.Template:
+    """A page's template, compiled once."""
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=page_value)
+    return environment.from_string(text)
 
 
 def render(
@@ -35,10 +49,10 @@ def render(
     limit_s: float,
     truth: Truth | None = None,
 ) -> str:
-    """Fill in the page of a run.
+    """Fill in the one page of a run.
 
     Args:
-        record: the run record.
+        record: the run record; its studies may be missing, since they are taken from ``outcomes``.
         outcomes: what became of each study, with the pictures of the first.
         submission: the rows that stand.
         manifest: of the bundle that was used.
@@ -46,45 +60,55 @@ def render(
         truth: labels and marked points, where they are known; drawn beside the answers.
     """
     truth = truth or Truth()
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=page_value)
     pictured = [outcome for outcome in outcomes if outcome.pictures]
     # A small run shows every study in full; a large one those with pictures, and all studies in the table.
     shown = outcomes if len(outcomes) <= max(4, len(pictured)) else pictured
     predicted = [outcome.seconds.get("study", 0.0) for outcome in outcomes if outcome.probs is not None]
-    devices = list(record["devices"])
     competition = manifest.competition
-    return environment.from_string(TEMPLATE).render(
-        version=__version__,
+    return template(TEMPLATE).render(
         n_studies=len(outcomes),
         n_predicted=len(predicted),
         n_prior=len(outcomes) - len(predicted),
         troubled=[_troubled(outcome) for outcome in outcomes if outcome.problems][:_TROUBLED_LISTED],
         n_troubled=sum(bool(outcome.problems) for outcome in outcomes),
-        seconds_a_study=_number(float(np.median(predicted))) if predicted else "–",
-        devices=devices,
-        device_kind="GPU" if devices and devices[0].startswith("cuda") else "CPU",
-        stages=_stages(record["seconds"], len(outcomes)),
-        limit=_duration(limit_s),
-        problems=list(record.get("problems", ()))[:_PROBLEMS_LISTED],
-        shown=[
-            study_block(outcome, submission.probs(outcome.study_id), manifest, truth) | _time(outcome)
-            for outcome in shown
-        ],
-        is_graded=manifest.competition_name == DEFAULT,
+        seconds_a_study=number_text(float(np.median(predicted))) if predicted else "–",
+        shown=[study_of(outcome, submission, manifest, truth, len(shown)) for outcome in shown],
         has_truth=any(outcome.study_id in truth.grades or outcome.study_id in truth.points for outcome in shown),
         shown_ids={outcome.study_id for outcome in shown},
         table=[_line(outcome, submission.probs(outcome.study_id), competition) for outcome in outcomes]
         if len(shown) < len(outcomes)
         else [],
-        **_bundle_lines(record["versions"], manifest),
-        **_words_of(competition),
+        **run_lines(record, manifest, limit_s, len(outcomes)),
+        **words_of(manifest),
     )
 
 
-def _bundle_lines(versions: Mapping[str, str], manifest: Manifest) -> dict[str, Any]:
-    """What the page says about the bundle and the installed versions."""
-    cohort = manifest.cohort
+def study_of(
+    outcome: Outcome,
+    submission: Submission,
+    manifest: Manifest,
+    truth: Truth,
+    n_shown: int = 1,
+    n_problems: int = PROBLEMS_LISTED,
+) -> dict[str, Any]:
+    """What a page shows of a study, which shares the page's room for pictures with the others shown there."""
+    kept = within(outcome.pictures, _PICTURE_BYTES // n_shown)
+    if n_left_out := len(outcome.pictures) - len(kept):
+        line = f"{counted(n_left_out, 'picture')} left out, to keep the page under {MAX_PAGE_BYTES // 1_000_000} MB"
+        outcome = replace(outcome, pictures=kept, problems=[*outcome.problems, line])
+    block = study_block(outcome, submission.probs(outcome.study_id), manifest, truth, n_problems)
+    return block | {"seconds": number_text(outcome.seconds.get("study", 0.0))}
+
+
+def run_lines(record: Mapping[str, Any], manifest: Manifest, limit_s: float, n_studies: int) -> dict[str, Any]:
+    """What a page says about the run, the bundle and the installed versions."""
+    cohort, versions, devices = manifest.cohort, record["versions"], list(record["devices"])
     return {
+        "devices": devices,
+        "device_kind": "GPU" if devices and devices[0].startswith("cuda") else "CPU",
+        "stages": _stages(record["seconds"], n_studies),
+        "limit": _duration(limit_s),
+        "problems": list(record.get("problems", ()))[:_TABLE_PROBLEMS_LISTED],
         "dataset": manifest.dataset.get("id", "unnamed"),
         "recipe": f"recipe {manifest.recipe}",
         "manifest_hash": manifest.hash,
@@ -94,9 +118,12 @@ def _bundle_lines(versions: Mapping[str, str], manifest: Manifest) -> dict[str, 
     }
 
 
-def _words_of(competition: Competition) -> dict[str, Any]:
-    """What the page calls things in this competition."""
+def words_of(manifest: Manifest) -> dict[str, Any]:
+    """What the pages call things in this competition."""
+    competition = manifest.competition
     return {
+        "version": __version__,
+        "is_graded": manifest.competition_name == DEFAULT,
         "title": competition.title,
         "answer": _answer(competition),
         "columns": competition.grid_columns,
@@ -114,20 +141,17 @@ def _stages(seconds: Mapping[str, float], n_studies: int) -> list[dict[str, Any]
         {
             "name": "load weights" if name == "load" else name,
             "percent": round(100.0 * seconds[name] / longest, 1),
-            "total": _number(seconds[name]),
-            "each": "" if name == "load" else _number(seconds[name] / max(1, n_studies)),
+            "total": number_text(seconds[name]),
+            "each": "" if name == "load" else number_text(seconds[name] / max(1, n_studies)),
         }
         for name in names
     ]
 
 
-def _time(outcome: Outcome) -> dict[str, Any]:
-    return {"seconds": _number(outcome.seconds.get("study", 0.0))}
-
-
 def _troubled(outcome: Outcome) -> dict[str, Any]:
     return {
         "study_id": outcome.study_id,
+        "anchor": file_stem(outcome.study_id),
         "status": outcome.status,
         "n": len(outcome.problems),
         "first": outcome.problems[0][:_PROBLEM_LENGTH],
@@ -152,24 +176,32 @@ def _colours(competition: Competition) -> list[str]:
 
 def _line(outcome: Outcome, probs: Probs, competition: Competition) -> dict[str, Any]:
     """A study's line in the table of all: its highest value, of the last column where a row is one distribution."""
+    worst, title = worst_of(probs, competition)
+    return {
+        "study_id": outcome.study_id,
+        "anchor": file_stem(outcome.study_id),
+        "status": outcome.status,
+        "seconds": number_text(outcome.seconds.get("study", 0.0)),
+        "worst": round(worst * 100),
+        "worst_title": title,
+        "problems": [problem[:_PROBLEM_LENGTH] for problem in outcome.problems[:_PROBLEMS_SHOWN]],
+        "n_more": max(0, len(outcome.problems) - _PROBLEMS_SHOWN),
+    }
+
+
+def worst_of(probs: Probs, competition: Competition) -> tuple[float, str]:
+    """The highest value of a study, of the last column where a row is one distribution, and what it is of."""
     first = len(competition.values) - 1 if competition.sums_to_one else 0
     row, value = np.unravel_index(int(probs[:, first:].argmax()), probs[:, first:].shape)
     n_columns = len(competition.grid_columns)
     titles = [competition.grid_rows[int(row) // n_columns], competition.grid_columns[int(row) % n_columns]]
     if not competition.sums_to_one:
         titles.append(competition.titles[int(value)])
-    return {
-        "study_id": outcome.study_id,
-        "status": outcome.status,
-        "seconds": _number(outcome.seconds.get("study", 0.0)),
-        "worst": round(float(probs[row, first + value]) * 100),
-        "worst_title": " ".join(filter(None, titles)),
-        "problems": [problem[:_PROBLEM_LENGTH] for problem in outcome.problems[:_PROBLEMS_SHOWN]],
-        "n_more": max(0, len(outcome.problems) - _PROBLEMS_SHOWN),
-    }
+    return float(probs[row, first + value]), " ".join(filter(None, titles))
 
 
-def _number(value: float) -> str:
+def number_text(value: float) -> str:
+    """Seconds with as many digits as tell something."""
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
 
 

@@ -14,10 +14,11 @@ from lumbar.bundle.manifest import Manifest
 from lumbar.chains.contract import Mark, Outcome, Picture, Probs, SliceView
 from lumbar.competitions.contract import Competition
 from lumbar.competitions.registry import DEFAULT
+from lumbar.io.file_names import file_stem
 from lumbar.labels import LEVELS, SEVERITIES, level_title
 from lumbar.output.truth import TruePoint, Truth, column_of
 
-_PROBLEMS_LISTED = 12
+PROBLEMS_LISTED = 12
 _DETAIL_MM = {"canal": 56.0, "left foramen": 56.0, "right foramen": 56.0, "axial": 70.0}  # side of a grade's picture
 _GRADE_COLUMNS = (  # kind of view, and the sides graded on it
     ("canal", (None,)),
@@ -37,7 +38,9 @@ class _Shown:
     view: SliceView
 
 
-def study_block(outcome: Outcome, probs: Probs, manifest: Manifest, truth: Truth) -> dict[str, Any]:
+def study_block(
+    outcome: Outcome, probs: Probs, manifest: Manifest, truth: Truth, n_problems: int = PROBLEMS_LISTED
+) -> dict[str, Any]:
     """What the page shows of a study.
 
     Args:
@@ -45,19 +48,22 @@ def study_block(outcome: Outcome, probs: Probs, manifest: Manifest, truth: Truth
         probs: (rows, values), the rows that stand.
         manifest: of the bundle, whose competition lays out the plain table of the answer.
         truth: grades and points of all studies, as far as they are known.
+        n_problems: how many of the study's problems are listed.
     """
+    anchor = file_stem(outcome.study_id)
     grades = truth.grades.get(outcome.study_id)
     points = truth.points.get(outcome.study_id, [])
     shown = [
-        _Shown(f"p{outcome.study_id}-{number}", picture, picture.view)
+        _Shown(f"p{anchor}-{number}", picture, picture.view)
         for number, picture in enumerate(outcome.pictures)
         if picture.view is not None
     ]
     return {
         "study_id": outcome.study_id,
+        "anchor": anchor,
         "status": outcome.status,
         "localised": _localised(outcome) if manifest.competition_name == DEFAULT else "",
-        "problems": _problems(outcome),
+        "problems": _problems(outcome, n_problems),
         "rows": _rows(probs, grades, manifest.competition),
         "pictures": [_plain(picture) for picture in outcome.pictures if picture.view is None],
         "images": [_image(one) for one in shown],
@@ -76,11 +82,22 @@ def _localised(outcome: Outcome) -> str:
     return f" · {n_canal} of 5 levels on sagittal, {n_axial} of 5 on axial images; {n_foraminal} of 10 foramina"
 
 
-def _problems(outcome: Outcome) -> list[str]:
-    problems = outcome.problems[:_PROBLEMS_LISTED]
+def _problems(outcome: Outcome, n_problems: int) -> list[str]:
+    problems = outcome.problems[:n_problems]
     if len(outcome.problems) > len(problems):
         problems.append(f"and {len(outcome.problems) - len(problems)} more")
     return problems
+
+
+def within(pictures: Sequence[Picture], room_bytes: int) -> list[Picture]:
+    """The first pictures that fit into so many bytes of a page, in which their data stand as base64."""
+    kept, size = [], 0
+    for picture in pictures:
+        size += 4 * len(picture.png) // 3
+        if size > room_bytes:
+            break
+        kept.append(picture)
+    return kept
 
 
 # ---- pictures -----------------------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ class Submission:
 
     def __init__(
         self,
-        study_ids: Iterable[int],
+        study_ids: Iterable[int | str],
         prior: Mapping[str, Sequence[float]],
         path: str | Path | None = None,
         competition: Competition = LUMBAR_SPINE,
@@ -78,11 +78,12 @@ class Submission:
         self.path = None if path is None else Path(path)
         self.competition = competition
         table = normalise([list(prior[key]) for key in competition.keys], competition)
-        self._probs: dict[int, NDArray[np.float64]] = {int(study_id): table for study_id in study_ids}
+        ids = (study_id if isinstance(study_id, str) else int(study_id) for study_id in study_ids)
+        self._probs: dict[int | str, NDArray[np.float64]] = dict.fromkeys(ids, table)
         self._text = {study_id: self._rows(study_id, table) for study_id in self._probs}
         self.write()
 
-    def replace(self, study_id: int, probs: NDArray[np.floating]) -> None:
+    def replace(self, study_id: int | str, probs: NDArray[np.floating]) -> None:
         """Replace a study's prior by its own probabilities (rows, values), in the file as well.
 
         Raises:
@@ -93,7 +94,7 @@ class Submission:
         self._text[study_id] = self._rows(study_id, values)
         self.write()
 
-    def probs(self, study_id: int) -> NDArray[np.float64]:
+    def probs(self, study_id: int | str) -> NDArray[np.float64]:
         """The probabilities (rows, values) that a study has now."""
         return self._probs[study_id]
 
@@ -114,7 +115,7 @@ class Submission:
         if self.path is not None:
             write_atomically(self.path, self.text())
 
-    def _rows(self, study_id: int, probs: NDArray[np.float64]) -> str:
+    def _rows(self, study_id: int | str, probs: NDArray[np.float64]) -> str:
         lines = zip(self.competition.row_ids(study_id), probs.tolist(), strict=True)
         return "".join(f"{row_id},{','.join(format(value, '.8f') for value in values)}\n" for row_id, values in lines)
 
@@ -122,10 +123,10 @@ class Submission:
 def expected_studies(
     root: str | Path,
     split: str,
-    present: Sequence[int],
-    tabled: Sequence[int],
+    present: Sequence[int | str],
+    tabled: Sequence[int | str],
     competition: Competition = LUMBAR_SPINE,
-) -> list[int]:
+) -> list[int | str]:
     """Return the studies of the submission, in the order of the file.
 
     Of the test set the sample submission decides, because one row too many or too few makes the submission invalid.
@@ -162,14 +163,14 @@ def expected_studies(
     known = set(tabled)
     studies = dict.fromkeys([*listed, *(study_id for study_id in present if study_id in known)])
     if extra := [study_id for study_id in present if study_id not in studies]:
-        log.warning("%d study folders in no table get no rows, first %d", len(extra), extra[0])
+        log.warning("%d study folders in no table get no rows, first %s", len(extra), extra[0])
     return list(studies)
 
 
-def _listed_studies(row_ids: Iterable[str], competition: Competition) -> tuple[dict[int, None], list[str]]:
+def _listed_studies(row_ids: Iterable[str], competition: Competition) -> tuple[dict[int | str, None], list[str]]:
     """The studies of a sample's rows in their order, and the rows that name none, as a message may show them."""
     known = {row.lower() for row in competition.rows}
-    listed: dict[int, None] = {}
+    listed: dict[int | str, None] = {}
     wrong: list[str] = []
     for row_id in row_ids:
         head, row = competition.split_row_id(row_id)

@@ -1,6 +1,7 @@
 """Labels and marked points of the studies predicted, where they lie beside the images: a rehearsal's, or train.csv.
 
-Read for the report alone, after every answer stands. Nothing that predicts imports this module.
+Read for the report alone, once an answer stands, by the process that collects the answers. Nothing that predicts
+imports this module.
 """
 
 from __future__ import annotations
@@ -59,15 +60,15 @@ class TruePoint:
 class Truth:
     """By study: grades (25,) as class index, -1 where not labelled, and the marked points."""
 
-    grades: Mapping[int, NDArray[np.int64]] = field(default_factory=dict)
-    points: Mapping[int, list[TruePoint]] = field(default_factory=dict)
+    grades: Mapping[int | str, NDArray[np.int64]] = field(default_factory=dict)
+    points: Mapping[int | str, list[TruePoint]] = field(default_factory=dict)
 
 
-def read_truth(root: Path, split: str, study_ids: Sequence[int]) -> Truth:
+def read_truth(root: Path, split: str, study_ids: Sequence[int | str]) -> Truth:
     """What the folder knows of the studies; a table that is missing or cannot be read leaves its part empty."""
     wanted = set(study_ids)
-    grades: dict[int, NDArray[np.int64]] = {}
-    points: dict[int, list[TruePoint]] = {}
+    grades: dict[int | str, NDArray[np.int64]] = {}
+    points: dict[int | str, list[TruePoint]] = {}
     labels, coordinates = root / LABEL_FILES[split], root / f"{split}_label_coordinates.csv"
     try:
         if labels.is_file():
@@ -80,9 +81,9 @@ def read_truth(root: Path, split: str, study_ids: Sequence[int]) -> Truth:
     return Truth(grades, points)
 
 
-def _points(table: pd.DataFrame, wanted: set[int]) -> dict[int, list[TruePoint]]:
+def _points(table: pd.DataFrame, wanted: set[int | str]) -> dict[int | str, list[TruePoint]]:
     """The points of a table like train_label_coordinates.csv; a row that says nothing usable is left out."""
-    points: dict[int, list[TruePoint]] = {}
+    points: dict[int | str, list[TruePoint]] = {}
     columns = ("study_id", "series_id", "instance_number", "condition", "level", "x", "y")
     for study_id, series_id, number, condition, level, x, y in zip(*(table[name] for name in columns), strict=True):
         try:

@@ -36,6 +36,7 @@ class SagittalPoint:
         """The point as plain JSON types, with the keys of the run record; ``frame`` only where the file has several."""
         return {
             "series_id": self.series_id,
+            "description": self.description,
             "level": self.level,
             "side": self.side,
             "instance_number": int(self.instance_number),
@@ -71,6 +72,7 @@ class AxialLevel:
             "distance_mm": round(float(self.distance_mm), 3),
             "left_px": [round(float(value), 3) for value in self.left_px],
             "right_px": [round(float(value), 3) for value in self.right_px],
+            "confidence": round(float(self.confidence), 4),
             **_frame_record(self.frame),
         }
 

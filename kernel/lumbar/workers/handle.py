@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from multiprocessing import resource_tracker
 from typing import Any
 
-from lumbar.budget import Effort
 from lumbar.io.text import one_line
+from lumbar.workers.budget import Effort
 from lumbar.workers.worker import Setup, serve, serve_process
 
 log = logging.getLogger("lumbar")
@@ -38,15 +38,15 @@ class Worker:
         self.device = ""
         self.is_ready = False
         # Times are the run's clock, in seconds.
-        self.reading: dict[int, float] = {}  # study → when its reading began
-        self.waiting: dict[int, float] = {}  # the same for studies that are read but not yet in the networks
-        self.busy: int | None = None  # the study in the networks
+        self.reading: dict[int | str, float] = {}  # study → when its reading began
+        self.waiting: dict[int | str, float] = {}  # the same for studies that are read but not yet in the networks
+        self.busy: int | str | None = None  # the study in the networks
         self.busy_s = 0.0  # when it went into them
         self.counted_s = 0.0  # from when its seconds count: when the networks began to wait for it
         self.idle_s = 0.0  # when the networks last ended a study
         self.started_s = 0.0  # when the worker was started
         self.effort = Effort.FULL
-        self.alone: int | None = None  # a study that is tried again with no other study in the worker
+        self.alone: int | str | None = None  # a study that is tried again with no other study in the worker
         self.n_read = 0  # readings that ended
         self.retiring_s: float | None = None  # when a reading in it was given up; it gets no more studies
         if is_process:
@@ -75,12 +75,12 @@ class Worker:
         self._thread = threading.Thread(target=serve, args=(theirs, self.setup), name=_NAME, daemon=True)
         self._thread.start()
 
-    def open_studies(self) -> list[int]:
+    def open_studies(self) -> list[int | str]:
         """The studies that may be the reason if it dies now: in the networks, waiting for them, or being read."""
         busy = [] if self.busy is None else [self.busy]
         return [*busy, *self.waiting, *self.reading]
 
-    def forget(self) -> list[int]:
+    def forget(self) -> list[int | str]:
         """Take away all open studies, and return them in the order in which they would have been predicted."""
         studies = self.open_studies()
         self.busy, self.alone = None, None

@@ -7,8 +7,8 @@ from dataclasses import replace
 from multiprocessing.connection import wait
 from typing import Any
 
-from lumbar.budget import Budget
 from lumbar.errors import LumbarError
+from lumbar.workers.budget import Budget
 from lumbar.workers.handle import Worker
 from lumbar.workers.study_queue import StudyQueue
 from lumbar.workers.worker import Setup

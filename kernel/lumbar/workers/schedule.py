@@ -8,16 +8,16 @@ takes far too long (``lumbar.workers.watchdog``) is set aside and tried again in
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lumbar.budget import Budget, Effort
-from lumbar.chains.contract import Outcome
+from lumbar.chains.contract import Drawn, Outcome
 from lumbar.errors import CohortError
 from lumbar.io.progress import Progress
 from lumbar.io.text import one_line
 from lumbar.output.submission import Submission
+from lumbar.workers.budget import Budget, Effort
 from lumbar.workers.handle import Worker
 from lumbar.workers.pool import WorkerPool
 from lumbar.workers.study_queue import StudyQueue
@@ -34,16 +34,22 @@ class Schedule:
         budget: the run's time.
         setup: what every worker gets; the device is each one's own.
         study_ids: in the order of the file.
-        pictured: studies whose pictures the report shows.
+        pictured: which pictures of which studies are drawn.
         progress: say how far the run has come.
     """
 
     def __init__(
-        self, budget: Budget, setup: Setup, study_ids: Sequence[int], pictured: frozenset[int], progress: bool
+        self,
+        budget: Budget,
+        setup: Setup,
+        study_ids: Sequence[int | str],
+        pictured: Mapping[int | str, Drawn],
+        progress: bool,
     ) -> None:
         self.budget, self.setup = budget, setup
         self.progress = Progress(len(study_ids), "study", is_shown=progress, write=log.info)
-        self.pictured = set(pictured)
+        self.pictured = dict(pictured)
+        self._finished: Callable[[Outcome], None] = lambda outcome: None
         self.queue = StudyQueue(study_ids, budget)
         self.pool = WorkerPool(budget, self.queue)
         self.reading_times = ReadingTimes()
@@ -76,8 +82,14 @@ class Schedule:
             for worker, message in self.pool.messages():
                 self._handle(worker, message)
 
-    def run(self, submission: Submission) -> list[Outcome]:
-        """Predict until all are done or the time is over; every study has an outcome, in the order of the file."""
+    def run(self, submission: Submission, finished: Callable[[Outcome], None] = lambda outcome: None) -> list[Outcome]:
+        """Predict until all are done or the time is over; every study has an outcome, in the order of the file.
+
+        Args:
+            submission: gets the answers.
+            finished: called with each study that was predicted, once its answer stands.
+        """
+        self._finished = finished
         queue = self.queue
         with self.progress:
             while self.pool.workers and not queue.is_done:
@@ -128,7 +140,9 @@ class Schedule:
         worker.effort = self._next_effort()
         worker.busy, worker.busy_s = study_id, self.budget.elapsed_s()
         worker.counted_s = max(worker.idle_s, began_s)
-        worker.send(("predict", study_id, worker.effort, study_id in self.pictured))
+        # Pictures are left out first where time is short
+        drawn = self.pictured.get(study_id, Drawn.NOTHING) if worker.effort == Effort.FULL else Drawn.NOTHING
+        worker.send(("predict", study_id, worker.effort, drawn))
 
     def _next_effort(self) -> Effort:
         before = self.budget.effort
@@ -161,7 +175,7 @@ class Schedule:
         except Exception as error:  # pickling raises errors of any type
             self.pool.run_in_thread(worker, one_line(error))
 
-    def _on_read(self, worker: Worker, study_id: int, seconds: float) -> None:
+    def _on_read(self, worker: Worker, study_id: int | str, seconds: float) -> None:
         """Note a study that was read, unless its reading was given up in the meantime."""
         if study_id in worker.reading:
             worker.waiting[study_id] = worker.reading.pop(study_id)
@@ -182,12 +196,14 @@ class Schedule:
             self.queue.fail(outcome)
         else:
             if worker.effort > Effort.FULL:
-                outcome.problems.append(f"study {outcome.study_id}: {worker.effort.title}, for lack of time")
+                left_out = ", no pictures" if outcome.study_id in self.pictured else ""
+                outcome.problems.append(f"study {outcome.study_id}: {worker.effort.title}{left_out}, for lack of time")
             self.queue.outcomes[outcome.study_id] = outcome
             try:
                 submission.replace(outcome.study_id, outcome.probs)
             except CohortError as error:  # a full disk may have room again: the next study, and the end, write all
-                log.error("study %d: %s", outcome.study_id, error)
+                log.error("study %s: %s", outcome.study_id, error)
+            self._finished(outcome)
         if worker.retiring_s is not None:
             self.pool.replace(worker)
 
@@ -204,7 +220,7 @@ class Schedule:
         for study_id in suspects:
             doing = "predicting" if study_id == in_networks else "reading"
             if study_id == in_networks:
-                self.pictured.discard(study_id)  # drawing may be what killed it: a picture is not worth a prediction
+                self.pictured.pop(study_id, None)  # drawing may be what killed it: a picture is not worth a prediction
             self.queue.worker_died(Outcome(study_id, failure=f"worker lost while {doing} ({ending})"))
         if suspects or is_retiring:
             # After a death while the weights loaded, the next worker reads nothing meanwhile: if it dies as well, the

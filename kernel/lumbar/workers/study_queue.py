@@ -10,8 +10,8 @@ import logging
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 
-from lumbar.budget import Budget
 from lumbar.chains.contract import Outcome
+from lumbar.workers.budget import Budget
 
 log = logging.getLogger("lumbar")
 
@@ -26,14 +26,14 @@ class StudyQueue:
         budget: the run's time, which counts the studies that are left.
     """
 
-    def __init__(self, study_ids: Sequence[int], budget: Budget) -> None:
+    def __init__(self, study_ids: Sequence[int | str], budget: Budget) -> None:
         self.study_ids, self.budget = study_ids, budget
-        self.outcomes: dict[int, Outcome] = {}
+        self.outcomes: dict[int | str, Outcome] = {}
         self._pending = deque(study_ids)
-        self._retries: deque[int] = deque()  # each of them alone in its worker
-        self._deaths: Counter[int] = Counter()
-        self._hangs: Counter[int] = Counter()
-        self._retry_reasons: dict[int, str] = {}
+        self._retries: deque[int | str] = deque()  # each of them alone in its worker
+        self._deaths: Counter[int | str] = Counter()
+        self._hangs: Counter[int | str] = Counter()
+        self._retry_reasons: dict[int | str, str] = {}
         budget.n_left = len(study_ids)
 
     @property
@@ -46,15 +46,15 @@ class StudyQueue:
         """Whether every study has its outcome."""
         return len(self.outcomes) == len(self.study_ids)
 
-    def take(self) -> int | None:
+    def take(self) -> int | str | None:
         """The next study; None where only retries are left."""
         return self._pending.popleft() if self._pending else None
 
-    def take_retry(self) -> int | None:
+    def take_retry(self) -> int | str | None:
         """The next study that must be alone in its worker; None while others wait."""
         return self._retries.popleft() if self._retries and not self._pending else None
 
-    def put_back(self, study_ids: Iterable[int]) -> None:
+    def put_back(self, study_ids: Iterable[int | str]) -> None:
         """Let studies that were handed out be handed out again first, in this order."""
         self._pending.extendleft(reversed(list(study_ids)))
 
@@ -62,12 +62,12 @@ class StudyQueue:
         """Note that a study was open in a worker that died: it is tried again, the second time its prior stays."""
         self._retry_or_fail(self._deaths, outcome)
 
-    def hung(self, study_id: int, what: str) -> None:
+    def hung(self, study_id: int | str, what: str) -> None:
         """Note that a study's reading or prediction hung: it is tried again, the second time its prior stays."""
-        log.error("study %d: %s, set aside", study_id, what)
+        log.error("study %s: %s, set aside", study_id, what)
         self._retry_or_fail(self._hangs, Outcome(study_id, failure=what))
 
-    def _retry_or_fail(self, tries: Counter[int], outcome: Outcome) -> None:
+    def _retry_or_fail(self, tries: Counter[int | str], outcome: Outcome) -> None:
         study_id = outcome.study_id
         tries[study_id] += 1
         if tries[study_id] < _MAX_TRIES:

@@ -6,7 +6,7 @@ weights load, so that the decoders are compiled by then. Where a study fails, th
 probabilities.
 
     run → worker   a ``Setup`` once ("booted" asked for it), then
-                   ("read", study_id) · ("predict", study_id, effort, is_pictured) · ("stop",)
+                   ("read", study_id) · ("predict", study_id, effort, drawn) · ("stop",)
     worker → run   ("booted",), then ("ready", device, seconds), ("refused", error) or ("unsendable", reason);
                    ("opened", study_id, seconds) and ("done", Outcome) for each study; ("log", level, text) at any time
 """
@@ -22,6 +22,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -30,12 +31,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lumbar.budget import Effort
 from lumbar.bundle.manifest import Manifest
-from lumbar.chains.contract import Chain, Outcome, Probs
+from lumbar.chains.contract import Chain, Drawn, Outcome, Picture, Probs
 from lumbar.errors import CohortError, LumbarError
+from lumbar.io.tables import files_of
 from lumbar.io.text import PublicText, one_line, printable_log, study_text
+from lumbar.output.picture_files import draw_files
 from lumbar.output.submission import normalise
+from lumbar.workers.budget import Effort
 
 log = printable_log()
 
@@ -54,7 +57,7 @@ class Setup:
     chain: Chain
     device: str  # "cpu", "cuda:0", …
     n_threads: int | None  # CPU threads; None leaves the choice to the libraries
-    first_study: int | None  # to be read while the weights load
+    first_study: int | str | None  # to be read while the weights load
 
 
 class Channel:
@@ -81,7 +84,7 @@ class Channel:
 class _Reading:
     """One study that is read in a daemon thread, so that a reading that hangs does not stop the worker."""
 
-    def __init__(self, setup: Setup, study_id: int, channel: Channel) -> None:
+    def __init__(self, setup: Setup, study_id: int | str, channel: Channel) -> None:
         self._setup, self._study_id, self._channel = setup, study_id, channel
         self._study: Any = None
         self._error: Exception | None = None
@@ -102,7 +105,8 @@ class _Reading:
             # This lists the study's folder, which may hang as reading did: so it is done in this thread.
             competition = setup.manifest.competition
             images = competition.path(competition.images, setup.split)
-            self.public = study_text(setup.root, setup.split, self._study_id, [setup.manifest.folder], images)
+            files = files_of(setup.descriptions, self._study_id)
+            self.public = study_text(setup.root, setup.split, self._study_id, [setup.manifest.folder], images, files)
         finally:
             self.seconds = time.perf_counter() - self.started
             with contextlib.suppress(OSError):  # the run has ended
@@ -190,7 +194,7 @@ def _serve(channel: Channel, setup: Setup) -> None:
 
 
 def _work(channel: Channel, setup: Setup) -> None:
-    readings: dict[int, _Reading] = {}
+    readings: dict[int | str, _Reading] = {}
     if setup.first_study is not None:
         readings[setup.first_study] = _Reading(setup, setup.first_study, channel)
     started = time.perf_counter()
@@ -249,9 +253,9 @@ def attempt(
     setup: Setup,
     networks: Any,
     reading: _Reading,
-    study_id: int,
+    study_id: int | str,
     effort: Effort,
-    is_pictured: bool,
+    drawn: Drawn,
     idle_since: float,
 ) -> Outcome:
     """Predict one study. Whatever is raised becomes one line in the outcome, and the study's prior stays.
@@ -262,7 +266,7 @@ def attempt(
         reading: the study, which may still be read.
         study_id: its id.
         effort: how much work it gets.
-        is_pictured: whether the report shows its pictures.
+        drawn: which pictures are drawn.
         idle_since: when the networks had nothing to do any more (``time.perf_counter``). The seconds of a study are
             the time that it adds to the run, so waiting for its reading counts.
     """
@@ -279,22 +283,33 @@ def attempt(
         outcome.seconds.update(result.seconds)
         outcome.sagittal_points = [point.record() for point in result.localisation.sagittal_points]
         outcome.axial_levels = [level.record() for level in result.localisation.axial_levels]
+        for level, points_mm in zip(outcome.axial_levels, getattr(result, "axial_mm", ()), strict=False):
+            level.update(points_mm)
         outcome.probs = normalise(np.asarray(result.probs), setup.manifest.competition)
     except Exception as error:
         outcome.failure = one_line(error, reading.public)
         outcome.is_device_lost = setup.device != "cpu" and "CUDA error" in str(error)
     else:
-        outcome.seconds["draw"] = _draw(setup, study, result, outcome) if is_pictured else 0.0
+        outcome.seconds["draw"] = _draw(setup, study, result, outcome, drawn)
     outcome.problems = [reading.public(line) for line in outcome.problems]
     outcome.seconds["read"] = reading.seconds
     outcome.seconds["study"] = time.perf_counter() - started
     return outcome
 
 
-def _draw(setup: Setup, study: Any, result: Any, outcome: Outcome) -> float:
+def _draw(setup: Setup, study: Any, result: Any, outcome: Outcome, drawn: Drawn) -> float:
+    """Draw what is wanted of a study into its outcome; returns the seconds that it took."""
     started = time.perf_counter()
-    try:
-        outcome.pictures = setup.chain.draw(study, result)
-    except Exception as error:  # the prediction counts, even without pictures
-        outcome.problems.append(f"study {outcome.study_id}: no pictures ({one_line(error)})")
-    return time.perf_counter() - started
+    chain = setup.chain
+    jobs: list[tuple[Drawn, list[Picture], Callable[[], list[Picture]]]] = [
+        (Drawn.PAGE, outcome.pictures, lambda: chain.draw(study, result)),
+        (Drawn.FILES, outcome.picture_files, lambda: draw_files(chain, study, result)),
+    ]
+    for kind, pictures, draw in jobs:
+        try:
+            pictures.extend(draw() if kind in drawn else ())
+        except Exception as error:  # the prediction counts, even without pictures
+            line = f"study {outcome.study_id}: no pictures ({one_line(error)})"
+            if line not in outcome.problems:
+                outcome.problems.append(line)
+    return time.perf_counter() - started if drawn else 0.0

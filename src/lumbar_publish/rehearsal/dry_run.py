@@ -241,12 +241,16 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, name: str = "python -m lumbar_publish.rehearsal.dry_run") -> int:
     """``python -m lumbar_publish.rehearsal.dry_run``: 0 when the submission is valid.
 
     With Kaggle's limits the projected time of the hidden test must fit too.
+
+    Args:
+        argv: the arguments; None for the process's own.
+        name: what help calls the command.
     """
-    options = _parser().parse_args(argv)
+    options = _parser(name).parse_args(argv)
     end_in_order()
     try:
         _rehearse_whole(options)
@@ -292,8 +296,8 @@ def _sealed(layout: Layout, options: argparse.Namespace) -> Sealed:
     return describe_sealed(layout.sealed, DatasetId.parse(locked["dataset"]["id"]))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="python -m lumbar_publish.rehearsal.dry_run", description=__doc__)
+def _parser(name: str) -> argparse.ArgumentParser:
+    parser = Parser(prog=name, description=__doc__)
     parser.add_argument("--data", type=Path, required=True, metavar="ROOT", help="competition folder (test split)")
     parser.add_argument("--out", type=Path, default=Path("dist/dry-run"), help="rehearsal's folder (%(default)s)")
     parser.add_argument("--root", type=Path, default=Path("."), help="the repository (%(default)s)")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lumbar.competitions.lumbar_spine import NAME as DEFAULT
-from lumbar.config import STAGES
+from lumbar.config import OPTIONAL_STAGES, STAGES
 from lumbar.errors import ManifestError
 
 BASELINE = "baseline"  # a run of the baseline chain has this one stage instead of the seven
@@ -47,7 +47,7 @@ def completeness_errors(data: dict[str, Any], run: Path | None = None) -> list[s
     missing = [stage for stage in STAGES if stage in wanted - present]
     if missing or not entries:
         reasons.append(f"no weights for {', '.join(missing or STAGES)}; found {', '.join(sorted(present)) or 'none'}")
-    unknown = sorted(present - set(STAGES) - {BASELINE})
+    unknown = sorted(present - set(STAGES) - set(OPTIONAL_STAGES) - {BASELINE})
     if unknown:
         reasons.append(f"unknown stages {', '.join(unknown)}")
     reasons += _recipes(data, entries, run)

@@ -94,6 +94,7 @@ working = kaggle / "working"
 status = main(["predict", "--data", str(competition), "--weights", str(bundle.parent),
                "--split", "test", "--chain", "{chain}",
                "--out", str(working / "submission.csv"), "--report", str(working / "report.html"),
+               "--report-layout", "single",
                "--record", str(working / "record.json"), "--time-limit", "{time_limit}"])
 if status:
     sys.exit(f"lumbar predict ended with status {{status}}; the line above says why")

@@ -154,7 +154,7 @@ def write_predictions(folder: Path, slices: Mapping[str, pd.DataFrame]) -> None:
         write_text(folder / f"{column}_predictions.csv", csv_text(frame, float_format="%.6f"))
 
 
-def submission_frame(study_ids: Sequence[int], probs: Probs) -> pd.DataFrame:
+def submission_frame(study_ids: Sequence[int | str], probs: Probs) -> pd.DataFrame:
     """The submission of some studies; ``probs`` is (N, 25, 3)."""
     frame = pd.DataFrame(probs.reshape(-1, 3), columns=list(SEVERITY_COLUMNS))
     frame.insert(0, "row_id", [row for study in study_ids for row in row_ids(int(study))])

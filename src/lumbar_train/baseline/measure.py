@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from lumbar.budget import Effort
 from lumbar.bundle.manifest import FILE_NAME, read_manifest, verify
 from lumbar.chains.registry import baseline_chain
 from lumbar.errors import LumbarError, ManifestError
@@ -16,6 +15,7 @@ from lumbar.io.text import one_line, study_text
 from lumbar.output.submission import normalise
 from lumbar.stages.aggregate import prior_array
 from lumbar.stages.points import Localisation
+from lumbar.workers.budget import Effort
 from lumbar_train.data.tables import Cohort
 from lumbar_train.evaluation.evaluate import Evaluation, check_not_trained_on
 

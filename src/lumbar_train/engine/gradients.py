@@ -36,7 +36,7 @@ def exchange_gradients(parameters: Sequence[Tensor], distributed: Distributed) -
     for some in _buckets(used):
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in some]
         flat = distributed.sum(torch.cat([gradient.reshape(-1) for gradient in gradients]))
-        pieces = flat.split([gradient.numel() for gradient in gradients])
+        pieces = torch.split(flat, [gradient.numel() for gradient in gradients])
         for parameter, gradient, piece in zip(some, gradients, pieces, strict=True):
             parameter.grad = gradient.copy_(piece.view_as(gradient))
 
@@ -73,7 +73,7 @@ def guard_shared_statistics(
 
     def after(layer: nn.Module, _inputs: object, out: Tensor) -> None:
         if layer.training and out.requires_grad:
-            out.register_hook(lambda _gradient: end_where_others_failed(distributed))
+            out.register_hook(lambda _gradient: end_where_others_failed(distributed))  # type: ignore[no-untyped-call]
 
     if distributed.is_many:
         for layer in model.modules():

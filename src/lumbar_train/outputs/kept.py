@@ -97,10 +97,21 @@ def check_kept(run: Path, recipe: Recipe, anew: Iterable[str]) -> None:
     before = read_recipe(run)["stages"]
     for name in set(recipe.stages) - set(anew):
         if name in before and any((run / name).glob("*.safetensors")):
-            _check_same(path, name, before[name]["network"], recipe.stages[name].network)
+            check_same_network(path, name, before[name]["network"], recipe.stages[name].network)
 
 
-def _check_same(path: Path, name: str, before: dict[str, Any], now: Any) -> None:
+def check_same_network(path: Path, name: str, before: dict[str, Any], now: Any) -> None:
+    """Refuse another network of a stage.
+
+    Args:
+        path: of the recipe, for the refusal.
+        name: of the stage.
+        before: the network's configuration as it is noted.
+        now: as it is to be used.
+
+    Raises:
+        CohortError: the field that differs, and both values.
+    """
     hint = "give the same recipe and --set, train that stage anew in full, or use another --out"
     try:
         was = from_dict(

@@ -36,6 +36,7 @@ class Session:
         plan: every stage of the recipe with its folds and fits, for ``train --status``.
         left: folds that a stage was asked for in this call and is not finished on, by stage.
         began: when this call began (``time.monotonic``).
+        asked: the stages that this call or an earlier one was asked for.
         n_finished: stages on folds that this call has finished.
     """
 
@@ -46,10 +47,18 @@ class Session:
     plan: Sequence[Mapping[str, Any]]
     left: dict[str, int]
     began: float
+    asked: Sequence[str] = ()
     n_finished: int = 0
 
     @classmethod
-    def begin(cls, folder: Path, plan: Sequence[Mapping[str, Any]], left: dict[str, int], began: float) -> Session:
+    def begin(
+        cls,
+        folder: Path,
+        plan: Sequence[Mapping[str, Any]],
+        left: dict[str, int],
+        began: float,
+        asked: Sequence[str] = (),
+    ) -> Session:
         """Note a call that begins; should it be killed, the file says ``interrupted``."""
         former = read_object(folder / FILE)
         session = cls(
@@ -60,6 +69,7 @@ class Session:
             plan,
             left,
             began,
+            list(dict.fromkeys([*former.get("asked", ()), *asked])),
         )
         session.write("interrupted")
         return session
@@ -84,6 +94,7 @@ class Session:
             "session_s": round(elapsed_s, 1),
             "sessions": self.sessions,
             "machine": platform.node(),
+            "asked": list(self.asked),
             "plan": list(self.plan),
         }
         write_text(self.path, json.dumps(content, indent=1) + "\n")

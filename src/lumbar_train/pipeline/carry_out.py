@@ -87,13 +87,13 @@ def _begin(run: RunContext, options: TrainOptions, began: float) -> Session:
     for stage in chosen if not run.resume else ():
         for fold in stage.folds(run.use_folds):
             forget(run, stage, fold)
-    return Session.begin(run.out, session_plan(run), left_of(run, chosen), began)
+    return Session.begin(run.out, session_plan(run), left_of(run, chosen), began, [stage.name for stage in chosen])
 
 
 def session_plan(run: RunContext) -> list[Mapping[str, Any]]:
     """Every stage of the recipe with the fits on each of its folds, whatever this call asks for."""
     every = with_seeds([*run.all_folds(), FULL], max(1, run.recipe.full_seeds, len(run.full_fits())))
-    plan = []
+    plan: list[Mapping[str, Any]] = []
     for stage in stages_of(run.recipe):
         folds = {
             fold_name(fold): [

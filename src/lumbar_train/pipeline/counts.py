@@ -61,6 +61,8 @@ class CohortCounts:
             return self.axial_pairs
         if name == "aggregator":
             return self.studies
+        if name == "series_contrast":
+            return len(self.sagittal) + len(self.axial)
         targets = getattr(stage.network, "conditions", (0, 1, 2))
         return int((self.labels[:, list(targets)] >= 0).any(axis=1).sum())
 

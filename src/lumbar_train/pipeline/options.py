@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lumbar.budget import parse_time_limit
+from lumbar.workers.budget import parse_time_limit
 from lumbar_train.errors import TrainingError
 from lumbar_train.pipeline.names import AMP, SHIP, USES
 

@@ -267,6 +267,8 @@ def prediction_flops(recipe: Recipe, costs: dict[str, NetworkCost], counts: Coho
             n = _LEVELS * axial
         elif name == "aggregator":
             n = 1.0
+        elif name == "series_contrast":
+            n = 0.0  # it runs only for series that neither a table nor headers describe
         else:
             looks = (series if name.startswith("sagittal") else axial) if getattr(config, "per_series", False) else 1.0
             n = _LEVELS * images * views * max(looks, 1.0)

@@ -11,7 +11,9 @@ from lumbar.config import to_dict
 from lumbar.errors import CohortError
 from lumbar.stages.classify import CLASSIFIERS
 from lumbar_train.data.folds import FULL
-from lumbar_train.outputs.kept import FILE, check_kept, read_recipe
+from lumbar_train.files import read_object
+from lumbar_train.outputs.kept import FILE, check_kept, check_same_network, read_recipe
+from lumbar_train.outputs.session import FILE as SESSION
 from lumbar_train.outputs.session import check_version
 from lumbar_train.pipeline.options import TrainOptions
 from lumbar_train.recipes import Fit, Recipe, StageRecipe
@@ -23,7 +25,7 @@ _ROUNDS = ("denoise", "pseudo", "consistency")  # what decides the labels of cla
 
 
 def check_same_run(folder: Path, options: TrainOptions, recipe: Recipe, fingerprint: str) -> None:
-    """Refuse to go on with fits that were begun otherwise.
+    """Refuse to go on with stages that were begun, or that an earlier call was asked for, otherwise.
 
     Args:
         folder: a run that is gone on with; one without a recipe holds none.
@@ -40,7 +42,8 @@ def check_same_run(folder: Path, options: TrainOptions, recipe: Recipe, fingerpr
     check_version(folder)
     noted = read_recipe(folder)
     stages = {stage.name: stage for stage in chosen_stages(recipe, options.stages)}
-    begun = {name: _begun_folds(folder / name) for name in stages}
+    asked = read_object(folder / SESSION).get("asked", ())
+    begun = {name: [FULL, 0] if name in asked else _begun_folds(folder / name) for name in stages}
     if any(begun.values()):
         _compare(path, "the run", "the cohort's fingerprint", noted.get("cohort", fingerprint), fingerprint)
         _compare(path, "the run", "recipe", noted.get("name", recipe.name), recipe.name)
@@ -55,6 +58,7 @@ def check_same_run(folder: Path, options: TrainOptions, recipe: Recipe, fingerpr
         before, now = noted["stages"].get(entry) or {}, recipe.stages[entry]
         for fold in begun[name]:
             _compare_fit(path, name, before.get("fit") or {}, now, fold)
+        check_same_network(path, name, before.get("network") or {}, now.network)
         for part in ("augment", "mixing"):
             _compare_fields(path, name, part, before.get(part), getattr(now, part), is_noted=part in before)
         for part in _ROUNDS if entry in CLASSIFIERS else ():

@@ -10,8 +10,9 @@ from functools import partial
 
 from lumbar.errors import CohortError
 from lumbar.stages.classify import CLASSIFIERS
+from lumbar.stages.series_contrast import STAGE as SERIES_CONTRAST
 from lumbar_train.recipes import Recipe
-from lumbar_train.stages import denoise
+from lumbar_train.stages import contrast, denoise
 from lumbar_train.stages import localisers as places
 from lumbar_train.stages.aggregate_folds import run_aggregator
 from lumbar_train.stages.classifiers import (
@@ -131,6 +132,13 @@ STAGES: tuple[Stage, ...] = (
         runs_on="all folds at once",
         options=(),
         is_exported=True,
+    ),
+    Stage(
+        SERIES_CONTRAST,
+        "tells T1 from T2/STIR by images, for series whose headers do not",
+        fitted=Fitted(contrast.contrast_data, lambda config: contrast.contrast_loss),
+        is_exported=True,
+        is_part_of=contrast.has_contrast,
     ),
 )
 

@@ -42,11 +42,15 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """A file of the folder; ``index`` counts the folder's files in the order of their names."""
+    """A file of a series; ``index`` counts its files in the order of their names.
+
+    With ``is_numbered_by_name`` a number in its name is its instance number, as in the competition's folders.
+    """
 
     path: str
     name: str
     index: int
+    is_numbered_by_name: bool = True
 
 
 def list_files(folder: str) -> list[ImageFile]:
@@ -97,8 +101,8 @@ def _stem_number(name: str) -> int | None:
 
 
 def _instance_number(file: ImageFile, header: Header) -> int:
-    """The number in the file's name, else that of its header, else its place among the files."""
-    number = _stem_number(file.name)
+    """The number in the file's name where that counts, else that of its header, else its place among the files."""
+    number = _stem_number(file.name) if file.is_numbered_by_name else None
     if number is None:
         number = header.instance_number
     return file.index + 1 if number is None else number

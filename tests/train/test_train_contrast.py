@@ -1,0 +1,146 @@
+"""The network that tells contrasts by images: what it learns from, that it learns, and what an index makes of it."""
+
+from __future__ import annotations
+
+import types
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from hospital_tree import write_series
+from kernel_untrained import write_untrained_bundle
+from lumbar.bundle.manifest import file_sha256, read_manifest, write_manifest
+from lumbar.bundle.probes import record_probe
+from lumbar.bundle.weights import load_network, save_network
+from lumbar.config import SeriesContrastConfig, to_dict
+from lumbar.intake.run_table import series_table
+from lumbar.labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2
+from lumbar.models import build
+from lumbar.stages.series_contrast import STAGE, middle_indices
+from lumbar.study import Study
+from lumbar_train.data.folds import FULL
+from lumbar_train.engine.distributed import Distributed
+from lumbar_train.outputs.run_folder import RunFolder
+from lumbar_train.recipes import RECIPES, Fit, Recipe
+from lumbar_train.stages.contrast import SeriesContrasts, contrast_loss
+from lumbar_train.stages.fitting import load_network as fitted_network
+from lumbar_train.stages.fitting import run_on_fold
+from lumbar_train.stages.pretrained import Start
+from lumbar_train.stages.registry import stage_by_name
+from series_writer import AXIAL, SAGITTAL
+from stage_studies import stack_of
+
+CONFIG = SeriesContrastConfig(size=32, slices=2, widths=(8, 16))
+
+
+def picture(is_t1, rng, size=48):
+    """A body with a bright rim and a dark middle for T1, the other way round for T2."""
+    y, x = np.mgrid[:size, :size] / (size - 1) - 0.5
+    r = np.hypot(x, y)
+    body, middle = 900.0 * (r < 0.45), (r < rng.uniform(0.12, 0.2))
+    image = np.where(middle, 150.0, body) if is_t1 else np.where(middle, 1500.0, 0.4 * body)
+    return np.clip(image + rng.normal(0, 30, image.shape), 0, 4095).astype(np.uint16)
+
+
+class Studies:
+    """Studies in memory, as the cache of decoded studies gives them."""
+
+    def study(self, study_id):
+        rng = np.random.default_rng(study_id)
+        stacks = {}
+        for place, name in enumerate((SAGITTAL_T1, SAGITTAL_T2, AXIAL_T2)):
+            stack = stack_of(
+                str(place), "axial" if name == AXIAL_T2 else "sagittal", study_id, n=6, size=48, spacing=4.6
+            )
+            volume = np.stack([picture(name == SAGITTAL_T1, rng) for _ in range(6)]).astype(np.float32)
+            stacks[name] = [replace(stack, volume=volume)]
+        return Study(study_id, stacks)
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    """The stage's network, fitted on all of twelve studies as any other stage is."""
+    recipe = RECIPES["demo"]()
+    stage = replace(recipe.stages[STAGE], network=CONFIG, fit=Fit(epochs=8, lr=1e-2, batch=12, warmup=0.0))
+    run = types.SimpleNamespace(
+        folds=pd.DataFrame({"study_id": range(12), "fold": 0}),
+        recipe=Recipe("some", {STAGE: stage}),
+        cohort=types.SimpleNamespace(fingerprint="f"),
+        folder=RunFolder(tmp_path_factory.mktemp("run")),
+        cache=Studies(),
+        seed=0,
+        resume=False,
+        points_use="beside",
+        loop={"progress": False},
+        distributed=Distributed(device=torch.device("cpu")),
+        start=Start(),
+    )
+    run_on_fold(run, stage_by_name(STAGE), FULL)
+    return fitted_network(run, STAGE, FULL)
+
+
+@pytest.fixture(scope="module")
+def bundle(network, tmp_path_factory):
+    """A bundle that has the network."""
+    folder = write_untrained_bundle(tmp_path_factory.mktemp("bundle"))
+    file = folder / "weights" / f"{STAGE}.full.safetensors"
+    save_network(network, file)
+    data = read_manifest(folder).data
+    entry = data["weights"][0] | {
+        "file": f"weights/{file.name}",
+        "sha256": file_sha256(file),
+        "bytes": file.stat().st_size,
+    }
+    data["weights"].append(entry | {"stage": STAGE, "model": STAGE, "config": to_dict(CONFIG)})
+    write_manifest(folder / "weights_manifest.json", data)
+    data["weights"][-1]["probe"] = record_probe(load_network(file, read_manifest(folder).weights[-1]))
+    write_manifest(folder / "weights_manifest.json", data)
+    return read_manifest(folder)
+
+
+def test_every_series_is_a_sample_with_its_contrast():
+    samples = SeriesContrasts(Studies(), [3, 4], CONFIG, None)
+    assert (len(samples), samples.studies) == (6, {3, 4})
+    batch = samples.collate([samples.sample(k, np.random.default_rng(0)) for k in range(6)])
+    assert batch["images"].shape == (6, 1, 32, 32)
+    assert batch["contrast"].tolist() == [0, 1, 1, 0, 1, 1]
+    loss, figures = contrast_loss(build(STAGE, to_dict(CONFIG)), batch)
+    assert loss.isfinite()
+    assert 0.0 <= figures["right"] <= 1.0
+
+
+def test_slices_come_from_around_the_middle():
+    assert middle_indices(11, 3) == [2, 5, 8]
+    assert middle_indices(1, 3) == [0]
+    assert middle_indices(10, 1) == [4]
+
+
+def test_it_learns_contrasts_and_stays_small(network):
+    samples = SeriesContrasts(Studies(), list(range(100, 110)), CONFIG, None)
+    batch = samples.collate([samples.sample(k, np.random.default_rng(0)) for k in range(len(samples))])
+    with torch.inference_mode():
+        assert contrast_loss(network, batch)[1]["right"] == 1.0
+    shipped = build(STAGE, to_dict(RECIPES["demo"]().stages[STAGE].network))
+    assert 2 * sum(tensor.numel() for tensor in shipped.state_dict().values()) < 300_000
+
+
+def test_series_that_headers_leave_open_are_told_by_their_images(bundle, tmp_path):
+    rng = np.random.default_rng(1)
+    for name, is_t1, plane in (("a", True, SAGITTAL), ("b", False, SAGITTAL), ("c", False, AXIAL), ("d", True, AXIAL)):
+        write_series(tmp_path / name, "1.2", name, 5, plane=plane, pixels=picture(is_t1, rng))
+    table = series_table(tmp_path, bundle)
+    kinds = {entry["series_id"]: entry["kind"] for entry in table.inputs["1.2"]}
+    assert kinds == {"a": SAGITTAL_T1, "b": SAGITTAL_T2, "c": AXIAL_T2, "d": "left out"}
+    assert all("its images show" in entry["reason"] for entry in table.inputs["1.2"])
+    assert len(table.frame) == 3
+
+
+def test_without_the_network_they_stay_open_and_the_record_says_so(bundle, tmp_path):
+    write_series(tmp_path / "a", "1.2", "a", 5)
+    weights = tuple(entry for entry in bundle.weights if entry.stage != STAGE)
+    table = series_table(tmp_path, replace(bundle, weights=weights))
+    assert table.inputs["1.2"][0]["kind"] == "left out (undecided)"
+    assert any("the bundle has no series_contrast network" in line for line in table.frame.attrs["problems"][None])
