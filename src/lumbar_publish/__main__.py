@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""Command line: ``python -m lumbar_publish dry-run``, what ``make dry-run`` runs, and ``train``, on Kaggle."""
-=======
-"""Command line: ``lumbar-publish dry-run``, or ``python -m lumbar_publish``; what ``make dry-run`` runs."""
->>>>>>> main
+"""Command line: ``lumbar-publish dry-run``, or ``python -m lumbar_publish``; what ``make dry-run`` runs; ``train``."""
 
 from __future__ import annotations
 
@@ -20,10 +16,9 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     name = program("lumbar_publish", "lumbar-publish")
     parser = Parser(
-<<<<<<< HEAD
-        prog="python -m lumbar_publish",
+        prog=name,
         description="Rehearse a submission here, train on Kaggle. To seal and publish: python build_dataset.py --help",
-        epilog="python -m lumbar_publish dry-run --help lists the options of a command",
+        epilog=f"{name} dry-run --help lists the options of a command",
     )
     parser.add_argument(
         "command",
@@ -31,16 +26,7 @@ def main(argv: list[str] | None = None) -> int:
         help="dry-run: run the sealed notebook offline, as Kaggle would; train: train on Kaggle, session after session",
     )
     command = parser.parse_args(words[:1]).command
-    return COMMANDS[command](words[1:])
-=======
-        prog=name,
-        description="Rehearse a submission at home. To seal and publish: python build_dataset.py --help",
-        epilog=f"{name} dry-run --help lists the options of a command",
-    )
-    parser.add_argument("command", choices=("dry-run",), help="run the sealed notebook offline, as Kaggle would")
-    parser.parse_args(words[:1])
-    return dry_run.main(words[1:], f"{name} dry-run")
->>>>>>> main
+    return COMMANDS[command](words[1:], f"{name} {command}")
 
 
 if __name__ == "__main__":

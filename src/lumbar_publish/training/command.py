@@ -35,9 +35,9 @@ HOURS = 11.5
 _LEAST_HOURS = 0.05
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = "python -m lumbar_publish train") -> int:
     """``python -m lumbar_publish train``: 0 when the run is here, or a session is at work there; 1 with one line."""
-    options = _parser().parse_args(argv)
+    options = _parser(prog).parse_args(argv)
     end_in_order()
     try:
         _train(options)
@@ -237,9 +237,9 @@ def _say_how_to_seal(out: Path, names: TrainingNames) -> None:
     print(f"{out}: the run is whole; seal it: python build_dataset.py --run {out} --owner {names.owner}")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = Parser(
-        prog="python -m lumbar_publish train",
+        prog=prog,
         description="Train on Kaggle's machines, session after session, until the run folder is whole and here.",
     )
     add = parser.add_argument
