@@ -54,6 +54,7 @@ def answer(*arguments, through=()):
         ("lumbar_phantom", "--help"),
         ("lumbar_publish", "--help"),
         ("lumbar_publish", "dry-run", "--help"),
+        ("lumbar_publish", "train", "--help"),
         (DRY_RUN, "--help"),
         (BUILD, "--help"),
         ("lumbar_train", "--help"),
