@@ -154,7 +154,7 @@ def run_predict(arguments: argparse.Namespace, started: float) -> None:
     # Names first: a wrong one is answered before anything heavy is imported.
     parse_time_limit(arguments.time_limit)
     check_presence(arguments.weights)
-    check_root(arguments.data, arguments.split)
+    check_root(arguments.data, arguments.split, may_be_any=True)
     is_known = read_manifest(arguments.weights).competition_name == DEFAULT
     if is_known and folder_to_index(arguments.data, arguments.split) is None:
         check_competition(arguments.data, arguments.split)

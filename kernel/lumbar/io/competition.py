@@ -50,17 +50,21 @@ def folder_to_index(root: Path, split: str) -> Path | None:
     return None if any(_is_competition(path) for path in _folders(root)) else root
 
 
-def check_root(root: Path, split: str) -> None:
+def check_root(root: Path, split: str, may_be_any: bool = False) -> None:
     """See that a folder is there.
+
+    Args:
+        root: the folder.
+        split: ``test`` or ``train``.
+        may_be_any: the command takes any folder of DICOM too.
 
     Raises:
         CohortError: it is not.
     """
     if not os.path.isdir(root):
         what = "is a file" if os.path.exists(root) else "no such folder"
-        raise CohortError(
-            f"{root}: {what}, expected a folder of DICOM, or a competition folder with {split}_images{_above(root)}"
-        )
+        wanted = ("a folder of DICOM, or " if may_be_any else "") + f"a competition folder with {split}_images"
+        raise CohortError(f"{root}: {what}, expected {wanted}{_above(root)}")
     _check_readable(root)
 
 
