@@ -33,4 +33,4 @@ def main(data: str, bundle: str, study_id: str, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:5])
+    sys.exit(__doc__) if len(sys.argv) != 5 else main(*sys.argv[1:])

@@ -25,4 +25,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    sys.exit(__doc__) if len(sys.argv) != 2 else main(sys.argv[1])

@@ -1,6 +1,7 @@
 """What a newcomer meets first: help, a slip of the pen, a wrong path. Answered before anything heavy is imported."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,9 +34,9 @@ BUILD = str(ROOT / "build_dataset.py")
 DRY_RUN = "lumbar_publish.rehearsal.dry_run"
 
 
-def answer(*arguments):
-    """Exit status, output and errors of a command, and the heavy packages that it imported."""
-    command = [sys.executable, "-c", PROBE, *map(str, arguments)]
+def answer(*arguments, through=()):
+    """Exit status, output and errors of a command (run through another one), and the heavy packages it imported."""
+    command = [*through, sys.executable, "-c", PROBE, *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     errors, _, heavy = done.stderr.rpartition("\nheavy:")
@@ -53,6 +54,7 @@ def answer(*arguments):
         ("lumbar_phantom", "--help"),
         ("lumbar_publish", "--help"),
         ("lumbar_publish", "dry-run", "--help"),
+        ("lumbar_publish", "train", "--help"),
         (DRY_RUN, "--help"),
         (BUILD, "--help"),
         ("lumbar_train", "--help"),
@@ -82,6 +84,9 @@ def test_help_imports_nothing_heavy(arguments):
         ((BUILD, "--publish", "kernle", "-m", "x"), "kernel"),
         ((BUILD, "--pubish", "-m", "x"), "--publish"),
         (("lumbar_train", "trian"), "train"),
+        (("lumbar_phantom", "--out", "o", "--studys", "2"), "--studies"),  # a slip in an option that is required
+        (("lumbar", "predict", "--dtaa", "d", "--weights", "w", "--out", "o"), "--data"),
+        (("lumbar_train", "train", "--data", "d", "--otu", "o"), "--out"),
     ],
 )
 def test_a_slip_of_the_pen_is_answered_with_the_nearest_name(arguments, meant, tmp_path, monkeypatch):
@@ -91,6 +96,43 @@ def test_a_slip_of_the_pen_is_answered_with_the_nearest_name(arguments, meant, t
     assert (out, heavy) == ("", [])
     assert f"(did you mean {meant}?)" in errors
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def as_others():
+    """What a command is run through so that permissions count for it, which they do not for root."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        return ()
+    if shutil.which("setpriv") is None:
+        pytest.skip("root may look into every folder")
+    return ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+@pytest.mark.parametrize(
+    ("command", "closed"),
+    [
+        (("lumbar", "predict", "--weights", "w"), "mine"),
+        ((DRY_RUN,), "mine"),
+        (("lumbar_train", "train"), "mine"),
+        (("lumbar_train", "train"), "mine/train_images"),
+    ],
+    ids=lambda words: words if isinstance(words, str) else words[0],
+)
+def test_a_folder_that_may_not_be_looked_into_is_one_line(command, closed, tmp_path, as_others, monkeypatch):
+    (tmp_path / "mine" / "train_images").mkdir(parents=True)
+    (tmp_path / "mine" / "train_series_descriptions.csv").write_text("study_id,series_id,series_description\n")
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "weights_manifest.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / closed).chmod(0)
+    try:
+        status, _, errors, _ = answer(*command, "--data", tmp_path / "mine", "--out", "o", through=as_others)
+    finally:
+        (tmp_path / closed).chmod(0o755)
+    assert status == 1
+    assert f": {tmp_path / closed}: cannot be read (permission denied), expected a folder " in errors
+    assert len(errors.strip().splitlines()) == 1
 
 
 def test_a_word_that_is_like_none_gets_no_guess():

@@ -187,7 +187,7 @@ def run_predict(arguments: argparse.Namespace, started: float) -> None:
     shard = find_shard(arguments.shard)
     arguments.written = arguments.out if shard is None else shard.path(arguments.out)
     check_presence(arguments.weights)
-    check_root(arguments.data, arguments.split)
+    check_root(arguments.data, arguments.split, may_be_any=True)
     is_known = read_manifest(arguments.weights).competition_name == DEFAULT
     if is_known and folder_to_index(arguments.data, arguments.split) is None:
         check_competition(arguments.data, arguments.split)
@@ -290,6 +290,9 @@ def main(argv: Sequence[str] | None = None, started: float | None = None) -> int
         commands[arguments.command](arguments, started)
     except LumbarError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
+        return 1
+    except OSError as error:  # a folder that may not be looked into, wherever that shows
+        print(f"error: {printable(error.filename or 'a file')}: {error.strerror or one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:
         print(f"error: {reason_of(error)}: {_how_to_go_on(arguments, began)}", file=sys.stderr)

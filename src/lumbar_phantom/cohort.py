@@ -36,6 +36,7 @@ TRUTH_COLUMNS = [
     "z_mm",
     "narrowing",
 ]
+_ENOUGH = 10  # studies whose own prior says something; that of one study is its answer
 COORDINATE_COLUMNS = ["study_id", "series_id", "instance_number", "condition", "level", "x", "y"]
 
 
@@ -190,8 +191,8 @@ def summary(studies: list[StudyTables]) -> str:
         shares = ", ".join(f"{name} {100 * (part == g).mean():.1f} %" for g, name in enumerate(labels.SEVERITIES))
         lines.append(f"{group}: {shares}")
     best, prior = severity.oracle_score(narrowing, grades)
-    lines.append(
-        f"floor: true narrowing scores {best:.3f}, the cohort's own prior {prior:.3f} "
-        f"({best / prior:.2f} of it); nobody can beat the floor but by luck"
-    )
+    floor = f"floor: true narrowing scores {best:.3f}, which nobody can beat but by luck"
+    if len(studies) >= _ENOUGH:
+        floor += f"; the cohort's own prior {prior:.3f} ({best / prior:.2f} of it)"
+    lines.append(floor)
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Command line: ``lumbar-publish dry-run``, or ``python -m lumbar_publish``; what ``make dry-run`` runs."""
+"""Command line: ``lumbar-publish dry-run``, or ``python -m lumbar_publish``; what ``make dry-run`` runs; ``train``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import sys
 
 from lumbar.io.arguments import Parser, program
 from lumbar_publish.rehearsal import dry_run
+from lumbar_publish.training import command as train
+
+COMMANDS = {"dry-run": dry_run.main, "train": train.main}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -14,12 +17,16 @@ def main(argv: list[str] | None = None) -> int:
     name = program("lumbar_publish", "lumbar-publish")
     parser = Parser(
         prog=name,
-        description="Rehearse a submission at home. To seal and publish: python build_dataset.py --help",
+        description="Rehearse a submission here, train on Kaggle. To seal and publish: python build_dataset.py --help",
         epilog=f"{name} dry-run --help lists the options of a command",
     )
-    parser.add_argument("command", choices=("dry-run",), help="run the sealed notebook offline, as Kaggle would")
-    parser.parse_args(words[:1])
-    return dry_run.main(words[1:], f"{name} dry-run")
+    parser.add_argument(
+        "command",
+        choices=tuple(COMMANDS),
+        help="dry-run: run the sealed notebook offline, as Kaggle would; train: train on Kaggle, session after session",
+    )
+    command = parser.parse_args(words[:1]).command
+    return COMMANDS[command](words[1:], f"{name} {command}")
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def _check_sample(layout: Layout, options: argparse.Namespace) -> None:
     """
     check_root(options.sample, "test")
     if read_manifest(source_of(layout, options.run)[0]).competition.slug == LUMBAR_SPINE.slug:
-        check_competition(options.sample, "test")  # another one's layout is its chain's to check
+        check_competition(options.sample, "test", has_split=False)  # another one's layout is its chain's to check
 
 
 def _check_options(options: argparse.Namespace) -> None:

@@ -175,7 +175,12 @@ def _add_train(commands: Any) -> None:
     )
     add("--overwrite", action="store_true", help="fit again what this call asks for, in a folder that holds a run")
     add("--seed", type=int, help="default: %(default)s")
-    add("--cache", type=Path, help="decoded studies; default: RUN/cache")
+    add(
+        "--cache",
+        type=Path,
+        metavar="DIR|none",
+        help="decoded studies; none: slices are decoded when asked for; default: RUN/cache if it fits the disk",
+    )
     add("--workers", type=int, help="processes that decode; default: one for each core")
     add("--jobs", type=int, help="folds side by side, over the GPUs at hand; default: %(default)s")
     add(
@@ -329,6 +334,10 @@ def show(page: Path, evaluation: Evaluation) -> None:
         print(f"  {name:<14} total {value:.4f}  (95 %: {low:.4f} to {high:.4f})")
     for title, places in (("sagittal points", figures["sagittal"]), ("axial levels", figures["axial"])):
         print(f"  {title}: " + ", ".join(f"{name} {value:.3g}" for name, value in places.items()))
+    from lumbar_train.evaluation.page_parts import warnings
+
+    for line in warnings(evaluation):
+        print(f"  warning: {line}")
     print(f"report: {page}")
 
 

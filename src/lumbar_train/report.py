@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from lumbar import labels
+from lumbar.errors import CohortError
 from lumbar.io.tables import csv_text
 from lumbar.io.text import page_value
 from lumbar_train.baseline.gather import submission_frame
@@ -22,7 +23,15 @@ from lumbar_train.data.usable import as_trained, read_dropped
 from lumbar_train.engine.distributed import pick_device
 from lumbar_train.evaluation.discrimination import FIGURES, discrimination
 from lumbar_train.evaluation.evaluate import Evaluation, evaluate_oof, evaluate_run
-from lumbar_train.evaluation.page_parts import about, case_pictures, column_title, costliest, grouped_reasons, warnings
+from lumbar_train.evaluation.page_parts import (
+    about,
+    case_pictures,
+    column_title,
+    costliest,
+    grouped_reasons,
+    level_rows,
+    warnings,
+)
 from lumbar_train.evaluation.plots import data_uri, plot_answers, plot_curves, plot_errors, plot_reliability, png_uri
 from lumbar_train.evaluation.point_errors import summarise
 from lumbar_train.evaluation.scoring import TERMS, confusion, reliability, scores, study_losses
@@ -84,6 +93,9 @@ def report_on(
         LumbarError: as ``evaluate_oof`` and ``evaluate_run``.
     """
     run, root = Path(run), Path(root)
+    if (run / "recipe.json").is_file() and not (run / "export").is_dir() and not (run / "aggregator").is_dir():
+        goes_on = "go on with the command that began it and --resume"
+        raise CohortError(f"{run}: found a run that is not finished, expected one that is; {goes_on}")
     cohort = read_cohort(root, split=split)
     is_own = _is_own_cohort(run, cohort)
     if is_own:
@@ -121,6 +133,8 @@ def render(evaluation: Evaluation, figures: dict[str, Any], run: Path | None) ->
         title="Lumbar spine grading: how good is it?",
         about=about(evaluation, run),
         warnings=warnings(evaluation),
+        levels=[labels.level_title(level) for level in labels.LEVELS],
+        level_rows=level_rows(evaluation),
         ranking_names=FIGURES,
         ranking_rows=[
             (group, [figures["discrimination"][group][name] for name in FIGURES]) for group in figures["discrimination"]

@@ -250,6 +250,7 @@ def fit_the_row(monkeypatch, row, training, config, cache, study_id, run_folder)
         loop={"progress": False},
         distributed=Distributed(),
         start=Start(),
+        initial=None,
     )
     run_on_fold(run, stage, FULL)
     assert is_done(folder, stage, FULL)

@@ -1,6 +1,7 @@
 """The examples run as they stand, on phantoms and the demo weights."""
 
 import importlib.util
+import runpy
 import shutil
 from pathlib import Path
 
@@ -37,6 +38,23 @@ def test_a_submission_is_scored_with_its_interval(phantom_cohort, capsys):
     out = capsys.readouterr().out
     assert "total" in out
     assert "95 % interval" in out
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_an_example_without_its_arguments_says_how_it_is_called(path, monkeypatch):
+    monkeypatch.setattr("sys.argv", [str(path)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(path), run_name="__main__")
+    assert f"python examples/{path.name} " in str(ended.value)
+
+
+def test_a_table_of_series_of_a_wrong_folder_is_refused_in_one_line(tmp_path):
+    with pytest.raises(SystemExit, match="found no test_images/<study>/<series>/"):
+        example("table_of_series").main(str(tmp_path / "nowhere"))
+    (tmp_path / "test_images").mkdir()
+    with pytest.raises(SystemExit, match="found no test_images/<study>/<series>/"):
+        example("table_of_series").main(str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["test_images"]
 
 
 @pytest.mark.slow

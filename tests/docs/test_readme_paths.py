@@ -85,6 +85,16 @@ def test_every_path_is_a_numbered_list_with_commands():
     assert sum(map(len, steps("B"))) >= 5
 
 
+def test_what_the_paths_leave_in_the_repository_is_never_committed():
+    """Patients' images would be, with the next ``git add .``."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    folders = {path.split("/")[0] for path in re.findall(r"--(?:out|data|report|record) ([a-z][\w/.]*)", text)}
+    assert {"data", "mine", "out", "runs"} <= folders
+    assert {f"/{name}/" for name in folders} <= set(ignored)
+    assert "/mine.py" in ignored
+
+
 @pytest.mark.slow
 def test_path_b_predicts_studies_and_leaves_a_report(clone):
     shown = [run(clone, command) for step in steps("B") for command in step]

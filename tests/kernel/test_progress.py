@@ -1,8 +1,14 @@
 import io
+import re
+import threading
+from pathlib import Path
 
 import pytest
 
+from lumbar.io import progress as module
 from lumbar.io.progress import Progress, duration
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Terminal(io.StringIO):
@@ -67,6 +73,76 @@ def test_on_a_terminal_there_is_one_bar_without_a_guess_at_the_start():
     assert "2 of 4 studies, 2 left: about 20 s" in shown
     assert "3 left: about 30 s" in shown
     assert shown.count("\r") < 20  # not redrawn at every look
+
+
+def test_a_bar_is_drawn_a_few_times_a_second_however_fast_the_parts_are():
+    clock, terminal = Clock(), Terminal()
+    with Progress(1000, "step", title="axial_xy {fold0}", is_part=True, stream=terminal, clock=clock) as progress:
+        for step in range(1, 1001):
+            clock.now = step / 1000
+            progress.update(step, note=f"loss {step}")
+    shown = terminal.getvalue()
+    assert shown.count("axial_xy {fold0}: ") < 15
+    assert "loss 1000" in shown
+    assert "\n" not in shown, "the bar of a part is removed at its end"
+
+
+def test_a_part_of_a_longer_work_has_a_line_a_minute_and_no_others():
+    clock, lines = Clock(), []
+    shown = Progress(
+        100, "step", title="fold 0", n_before=40, is_part=True, write=lines.append, stream=io.StringIO(), clock=clock
+    )
+    with shown:
+        for step in range(41, 101):
+            clock.now += 3.0
+            shown.update(step)
+    assert len(lines) == 2
+    assert lines[0].startswith("fold 0: 60 of 100 steps done after 60 s, 40 left: about 2 min, until about ")
+
+
+def test_a_part_that_takes_minutes_leaves_its_lines_while_nobody_calls(monkeypatch):
+    monkeypatch.setattr(module, "LINE_S", 0.02)
+    monkeypatch.setattr(module, "_DRAW_S", 0.02)
+    lines, three = [], threading.Event()
+
+    def write(line):
+        lines.append(line)
+        if len(lines) == 4:
+            three.set()
+
+    with Progress(2, "fit", title="baseline", write=write, stream=io.StringIO()):
+        assert three.wait(30)
+    n_lines = len(lines)
+    assert lines[0] == "baseline: 2 fits to do; the first one tells how long all take"
+    assert all(line.startswith("baseline: 0 of 2 fits done after ") for line in lines[1:])
+    assert not three.wait(0) or len(lines) == n_lines, "nothing is written after the end"
+
+
+def test_each_counts_a_part_once_the_next_is_asked_for():
+    lines = []
+    progress = Progress(3, "study", title="evaluate", write=lines.append, stream=io.StringIO())
+    assert [(part, progress.n_done) for part in progress.each("abc")] == [("a", 0), ("b", 1), ("c", 2)]
+    assert lines[-1] == "evaluate: 3 of 3 studies done in 1 s"
+
+
+def test_a_line_of_the_work_stands_on_standard_output(capsys):
+    with Progress(2, "fit", stream=Terminal()) as progress:
+        progress.say("the first fit: loss 0.5")
+    with Progress(2, "fit", stream=io.StringIO()) as progress:
+        progress.say("the second")
+    assert capsys.readouterr().out == "the first fit: loss 0.5\nthe second\n"
+
+
+def test_every_bar_of_the_packages_is_this_one():
+    """A bar of tqdm's own writes many times a second into a log, and begins with an end at 00:00."""
+    allowed = {"kernel/lumbar/io/progress.py", "kernel/lumbar/__main__.py", "src/lumbar_train/engine/process_pool.py"}
+    using = {
+        path.relative_to(ROOT).as_posix()
+        for folder in ("kernel", "src")
+        for path in (ROOT / folder).rglob("*.py")
+        if re.search(r"^\s*(from|import) (tqdm|rich|alive_progress)", path.read_text("utf-8"), re.M)
+    }
+    assert using <= allowed
 
 
 def test_nothing_is_shown_where_nothing_is_asked_for():

@@ -279,6 +279,9 @@ def test_command_prints_frequencies_and_floor(tmp_path, unpainted, capsys):
     out = capsys.readouterr().out
     assert "spinal: Normal/Mild" in out
     assert "floor: true narrowing scores" in out
+    assert "the cohort's own prior" not in out, "that of five studies is all but their answer"
+    assert command.main(["--out", str(tmp_path / "more"), "--studies", "12", "--seed", "3"]) == 0
+    assert "the cohort's own prior 0." in capsys.readouterr().out
 
 
 def test_requests_carry_no_cohort_size():

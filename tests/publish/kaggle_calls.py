@@ -95,6 +95,7 @@ class Calls(ModelCalls):
         self.submissions: list[dict] = []
         self.competitions: dict[str, bytes] = {}  # name -> the archive of all its files
         self.has_accepted_rules = True
+        self.allows_internet = False  # for a notebook that trains
         self.shows_any_number = False  # of a notebook's version
         self.blobs: dict[str, Blob] = {}  # token -> what came
         self.token_is_valid = False
@@ -269,20 +270,21 @@ class Calls(ModelCalls):
         kernel = self.kernels.get(request["slug"], Kernel())
         if gpu and [*kernel.older.values(), *kernel.statuses[:1]].count("RUNNING") >= 2:
             return {"error": "Maximum batch GPU session count of 2 reached."}  # #185
-        if request.get("enableInternet", False) or request.get("isPrivate") is not True:
+        is_online = request.get("enableInternet", False) and not self.allows_internet
+        if is_online or request.get("isPrivate") is not True:
             raise Refusal(400, "not Kaggle's refusal: a submission of this repository is private, without internet")
         if kernel.statuses and kernel.statuses[0] in _RUNNING:
             kernel.older[len(kernel.versions)] = kernel.statuses[0]
         kernel.versions.append(request)
         kernel.statuses = list(self.run_statuses) if runs else ["COMPLETE"]
         self.kernels[request["slug"]] = kernel
-        bad = [source for source in request.get("datasetDataSources", []) if source not in self.datasets]
-        models = request.get("modelDataSources", [])
+        datasets, models = request.get("datasetDataSources", []), request.get("modelDataSources", [])
         return {
             "url": f"https://www.kaggle.com/code/{request['slug']}",
             "versionNumber": len(kernel.versions),
             "error": "",
-            "invalidDatasetSources": bad,
+            "invalidDatasetSources": [one for one in datasets if one not in self.datasets],
+            "invalidKernelSources": [one for one in request.get("kernelDataSources", []) if one not in self.kernels],
             # kagglesdk, ApiSaveKernelResponse: a field of its own, which the client does not print
             "invalidModelSources": [source for source in models if not self.has_model_version(source)],
         }
@@ -291,7 +293,7 @@ class Calls(ModelCalls):
         kernel, number = self._kernel_version(request)
         pushed = kernel.versions[number - 1]
         names = ("language", "kernelType", "isPrivate", "enableGpu", "enableTpu", "enableInternet", "machineShape")
-        names += ("datasetDataSources", "competitionDataSources", "modelDataSources")
+        names += ("datasetDataSources", "competitionDataSources", "kernelDataSources", "modelDataSources")
         metadata = {name: pushed[name] for name in names if name in pushed}
         slug = request["kernelSlug"]
         return {

@@ -52,6 +52,45 @@ def test_a_signal_to_the_process_group_ends_sealing_with_one_line_and_changes_no
     assert not list(layout.root.glob("dist/.dataset.*"))
 
 
+UPLOAD = """\
+import pathlib, sys
+from lumbar_publish import cli
+from lumbar_publish.kaggle import client
+from lumbar_publish.names import Layout
+client._PROCESS = pathlib.Path(sys.argv[2])
+upload = lambda *_: client.Client().act("datasets", "create", limit_s=900.0, progress=True)
+sys.exit(cli.main(Layout(pathlib.Path(sys.argv[1])), upload, []))
+"""
+CLIENT = """\
+import os, pathlib, sys, time
+print("Starting upload for file weights.zip", flush=True)
+pathlib.Path(__file__).with_suffix(".pid").write_text(str(os.getpid()))
+time.sleep(900)
+"""
+
+
+def test_one_ctrl_c_ends_an_upload_and_the_client_that_sends_it(layout: Layout, tmp_path: Path) -> None:
+    """The client has a process group of its own, so that the signal does not reach it."""
+    client = tmp_path / "client.py"
+    client.write_text(CLIENT)
+    process = subprocess.Popen(
+        [sys.executable, "-c", UPLOAD, str(layout.root), str(client)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    note = client.with_suffix(".pid")
+    assert wait_until(lambda: note.exists() and note.read_text() != "", 300)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    first, last = errors.splitlines()
+    assert first == "Starting upload for file weights.zip"
+    assert last.startswith("error: interrupted: ")
+    assert wait_until(lambda: not Path(f"/proc/{note.read_text()}").exists(), 60)
+
+
 def test_a_repository_with_a_space_and_an_umlaut_in_its_path_is_sealed(
     layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -29,7 +29,9 @@ SOURCES = {  # of a command's options
     "lumbar": ["kernel/lumbar/__main__.py"],
     "lumbar_phantom": ["src/lumbar_phantom/__main__.py"],
     "lumbar_train": ["src/lumbar_train/__main__.py", "src/lumbar_train/baseline/command.py"],
-    "lumbar_publish": ["src/lumbar_publish/rehearsal/dry_run.py"],
+    "lumbar_publish": [
+        f"src/lumbar_publish/{name}.py" for name in ("rehearsal/dry_run", "training/command", "training/options")
+    ],
     "build_dataset.py": ["src/lumbar_publish/cli.py"],
 }
 _PATH = re.compile(r"(?<![\w./-])(?:kernel|src|docs|tests|examples|benchmarks|tools)/[\w./-]*\w/?(?:\.\w+)?")

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import textwrap
 from contextlib import ExitStack
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +20,10 @@ import pytest
 from lumbar import labels
 from lumbar.errors import CohortError
 from lumbar.stages.eight_bit import ChosenSlice, eight_bit
-from lumbar.study import Study, read_study
+from lumbar.study import read_study
 from lumbar_train.data.cache import Cache, build_cache
 from lumbar_train.data.volumes import CompactVolume, compact
+from study_checks import assert_same_study
 
 
 def series_of(root: Path) -> pd.DataFrame:
@@ -32,26 +32,6 @@ def series_of(root: Path) -> pd.DataFrame:
 
 def build(root: Path, folder: Path, **kwargs) -> Cache:
     return build_cache(folder, root, "train", series_of(root), progress=False, **kwargs)
-
-
-def assert_same_study(cached: Study, read: Study) -> None:
-    assert cached.study_id == read.study_id
-    assert cached.problems == read.problems
-    assert list(cached.series) == list(read.series)
-    for name, stacks in read.series.items():
-        assert len(cached.series[name]) == len(stacks)
-        for left, right in zip(cached.series[name], stacks, strict=True):
-            assert np.asarray(left.volume).dtype == np.float32
-            for field in fields(right):
-                a, b = getattr(left, field.name), getattr(right, field.name)
-                if isinstance(b, np.ndarray):
-                    assert np.array_equal(np.asarray(a), b, equal_nan=True), field.name
-                else:
-                    assert a == b, field.name
-            assert left.orientation == right.orientation
-            assert cached.window(left.series_id) == read.window(right.series_id)
-            for index in range(len(right.volume)):
-                assert np.array_equal(cached.normalised(left, index), read.normalised(right, index))
 
 
 def run_python(code: str, root: Path, folder: Path) -> subprocess.CompletedProcess:
@@ -155,7 +135,7 @@ def test_a_cohort_copied_elsewhere_shares_the_objects(root, tmp_path):
 
 def test_changed_code_does_not_meet_old_volumes(root, tmp_path, monkeypatch):
     build(root, tmp_path / "cache")
-    monkeypatch.setattr("lumbar_train.data.cache.code_key", lambda *_roots: "other")
+    monkeypatch.setattr("lumbar_train.data.study_jobs.code_key", lambda *_roots: "other")
     decoded = []
     monkeypatch.setattr(
         "lumbar_train.data.cache.read_study",
@@ -250,7 +230,8 @@ def test_the_bar_ends_its_line_however_fast_the_build_is(root, tmp_path, capsys,
     series = series_of(root)
     there = sorted(set(series["study_id"]))[:n_there]
     build_cache(tmp_path / "cache", root, "train", series[series["study_id"].isin(there)], progress=False)
-    monkeypatch.setattr("lumbar_train.data.cache._run", lambda jobs, workers: iter(jobs))  # in no time
+    # in no time
+    monkeypatch.setattr("lumbar_train.data.cache.run_jobs", lambda work, jobs, workers: ((job, None) for job in jobs))
     build_cache(tmp_path / "cache", root, "train", series)
     text = capsys.readouterr().err
     if n_there == 6:

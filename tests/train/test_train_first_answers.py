@@ -72,6 +72,8 @@ TRAIN = ("train", "--data", "DATA", "--out", "OUT/run")
         ((*TRAIN, "--backbone-weights", "resnet18=none.pth"), "--backbone-weights none.pth: no such file"),
         (("evaluate", "--run", "nowhere", "--data", "DATA"), "--run nowhere: no such folder"),
         (("evaluate", "--run", "OUT", "--data", "nowhere"), "nowhere: no such folder"),
+        (("train", "--data", "TEST", "--out", "OUT/run"), "has test_images, which this command does not read"),
+        (("evaluate", "--run", "OUT", "--data", "TEST"), "has test_images, add --split test"),
         (("baseline", "--data", "nowhere", "--out", "OUT/run"), "nowhere: no such folder"),
         (("baseline", "--data", "DATA", "--out", "OUT/run", "--columns", "canal"), "--columns: found 'canal'"),
         (("baseline", "--data", "DATA", "--out", "OUT/run", "--epochs", "0"), "--epochs: found 0"),
@@ -83,12 +85,13 @@ TRAIN = ("train", "--data", "DATA", "--out", "OUT/run")
 )  # fmt: skip
 def test_a_mistake_is_answered_with_what_to_do_before_anything_heavy_is_imported(arguments, said, tmp_path):
     data, out = tmp_path / "DATA", tmp_path / "OUT"
+    (tmp_path / "TEST" / "test_images").mkdir(parents=True)
     (data / "train_images").mkdir(parents=True)
     (data / "train_series_descriptions.csv").touch()
     (out / "held").mkdir(parents=True)
     (out / "held" / "recipe.json").write_text('{"name": "demo"}')
     (out / "file").touch()
-    words = [str(tmp_path / word) if Path(word).parts[0] in ("DATA", "OUT") else word for word in arguments]
+    words = [str(tmp_path / word) if Path(word).parts[0] in ("DATA", "OUT", "TEST") else word for word in arguments]
     status, printed, errors, heavy = answer(*words)
     assert (status in (1, 2), printed, heavy) == (True, "", [])
     assert said in errors

@@ -1,11 +1,23 @@
 """The held-out loss beside the training loss: shown, logged, and without any effect on what is trained."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pandas as pd
+import pytest
 import torch
 from safetensors.torch import load_file
 
 import train_tiny
+from lumbar_train.data.tables import read_cohort
+from lumbar_train.engine.distributed import Distributed
+from lumbar_train.overrides import with_overrides
+from lumbar_train.pipeline import first_estimate
+from lumbar_train.pipeline.machines import T4
+from lumbar_train.pipeline.options import TrainOptions
+from lumbar_train.pipeline.plan import plan_training
 from lumbar_train.stages import fitting
+from lumbar_train.stages.registry import stage_by_name
 
 SOME = ("--stages", "sagittal_xy,axial_xy", "--folds", "0,full", "--set", "*.epochs=2")
 
@@ -26,3 +38,32 @@ def test_every_epoch_has_a_held_out_loss_and_the_weights_are_those_without_it(
     for name in ("sagittal_xy/fold0", "axial_xy/fold0", "axial_xy/full"):
         one, other = (load_file(tmp_path / run / f"{name}.safetensors") for run in ("with", "without"))
         assert all(torch.equal(one[key], other[key]) for key in one), name
+
+
+def test_short_runs_do_not_count_operations_and_long_ones_say_what_they_will_take_at_least(tiny_cohort, monkeypatch):
+    """The cohort's own counts, ten thousand epochs; the machine is not timed."""
+    recipe = with_overrides(train_tiny.tiny(), ["*.epochs=10000"])
+    run = SimpleNamespace(
+        cohort=read_cohort(tiny_cohort, progress=False), recipe=recipe, distributed=Distributed(), devices=()
+    )
+    monkeypatch.setattr(first_estimate, "machine_here", lambda *_: replace(T4, name="here"))
+    stage = stage_by_name("axial_xy")
+    before = torch.random.get_rng_state()
+    one = first_estimate.expected_s(run, [(stage, 0)], 1)
+    both = first_estimate.expected_s(run, [(stage, 0), (stage, 1)], 1)
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert 0 < one < both
+    (row,) = plan_training(
+        TrainOptions(
+            data=tiny_cohort,
+            out=tiny_cohort,
+            recipe="tiny",
+            folds="0,1",
+            stages=("axial_xy",),
+            overrides=("*.epochs=10000",),
+        ),
+        machines=(T4,),
+    ).rows
+    assert both == pytest.approx(row.flops / T4.rate, rel=0.02), "as --plan counts them"
+    run.recipe = train_tiny.tiny()
+    assert first_estimate.expected_s(run, [(stage, 0)], 1) is None

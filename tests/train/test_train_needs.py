@@ -137,3 +137,15 @@ def test_a_subset_of_folds_trains_nothing_and_the_rest_may_follow(tmp_path, caps
     assert main([*command, "--stages", "sagittal_z", "--folds", "full", "--overwrite"]) == 0
     shutil.rmtree(run / "sagittal_xy/pieces")  # as runs of before left it
     assert main([*command, "--stages", "sagittal_z", "--folds", "full", "--resume"]) == 0
+
+
+def test_a_fold_that_there_is_not_is_refused_before_a_study_is_decoded(tiny_cohort, tmp_path, capsys):
+    assert train_tiny.train(tiny_cohort, tmp_path / "run", "--folds", "0,7") == 1
+    assert "--folds: found '7', expected of 0, 1, full" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "cache").exists()
+
+
+def test_a_run_that_is_not_finished_is_not_taken_for_a_bundle(tiny_cohort, tmp_path, capsys):
+    (tmp_path / "recipe.json").write_text('{"name": "demo"}')
+    assert main(["evaluate", "--run", str(tmp_path), "--data", str(tiny_cohort)]) == 1
+    assert "found a run that is not finished, expected one that is; go on with" in capsys.readouterr().err

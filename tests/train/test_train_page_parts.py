@@ -11,9 +11,9 @@ from lumbar_train.engine.loop_config import LoopConfig
 from lumbar_train.engine.progress import Progress
 from lumbar_train.evaluation.discrimination import FIGURES, auc, discrimination, quadratic_kappa
 from lumbar_train.evaluation.evaluate import Evaluation
-from lumbar_train.evaluation.page_parts import about, column_title, grouped_reasons, warnings
+from lumbar_train.evaluation.page_parts import about, column_title, grouped_reasons, level_rows, warnings
 from lumbar_train.evaluation.plots import plot_reliability, wilson
-from lumbar_train.evaluation.scoring import reliability
+from lumbar_train.evaluation.scoring import level_difference, reliability
 
 
 def evaluation(grades, answers, root) -> Evaluation:
@@ -72,6 +72,37 @@ def test_an_answer_worse_than_the_prior_is_warned_of(grades, tmp_path):
     assert "chance" not in lines[0]
     right = evaluation(grades, {"uniform": prior, "prior": prior, "chain": sure_of(grades)}, tmp_path)
     assert warnings(right) == []
+
+
+def test_a_condition_that_is_worse_at_one_level_is_warned_of_though_the_total_is_better(grades, tmp_path):
+    prior = np.tile(np.array([0.4, 0.3, 0.3]), (60, 25, 1))
+    chain = sure_of(grades)
+    foramina = [9, 14]  # left and right, L5/S1
+    chain[:, foramina] = sure_of((grades[:, foramina] + 1) % 3)
+    halfway = {"sagittal only": sure_of((grades + 1) % 3)}
+    shown = evaluation(grades, {"uniform": prior, "prior": prior, **halfway, "chain": chain}, tmp_path)
+    lines = warnings(shown)
+    assert len(lines) == 2
+    assert lines[0].startswith("foramina L5/S1: worse than the prior by ")
+    assert lines[1].startswith("total of the answer sagittal only: worse than the prior by ")
+    rows = dict(level_rows(shown))
+    assert [kind for _, kind in rows["foramina"]] == ["good"] * 4 + ["bad"]
+    assert [kind for _, kind in rows["spinal canal"]] == ["good"] * 5
+
+
+def test_the_change_at_a_level_is_the_weighted_mean_of_its_columns(grades):
+    prior, answer = np.tile(np.array([0.4, 0.3, 0.3]), (60, 25, 1)), sure_of(grades, 0.5)
+    weights = np.array([1.0, 2.0, 4.0])[grades[:, [6, 11]]]  # both foramina at L2/L3
+    losses = [
+        -np.log(np.take_along_axis(p[:, [6, 11]], grades[:, [6, 11], None].astype(int), 2)[..., 0])
+        for p in (answer, prior)
+    ]
+    expected = ((losses[0] - losses[1]) * weights).sum() / weights.sum()
+    change = level_difference(grades, prior, answer)["foraminal", "l2_l3"]
+    assert change.value == pytest.approx(expected, abs=1e-12)
+    assert change.low < change.value < change.high
+    none = np.full_like(grades, -1)
+    assert level_difference(none, prior, answer) == {}
 
 
 def test_the_top_of_the_page_says_what_was_trained_on_what(grades, tmp_path):

@@ -11,7 +11,13 @@ import torch
 
 import train_tiny
 from lumbar.competitions.lumbar_spine import COMPETITION
-from lumbar.config import AxialRegressionConfig, BackboneConfig, SliceRoleConfig
+from lumbar.config import (
+    AxialClassifierConfig,
+    AxialRegressionConfig,
+    BackboneConfig,
+    SagittalClassifierConfig,
+    SliceRoleConfig,
+)
 from lumbar_train.data.tables import read_cohort
 from lumbar_train.engine.distributed import Distributed
 from lumbar_train.errors import TrainingError
@@ -24,7 +30,7 @@ from lumbar_train.pipeline.plan import plan_training
 from lumbar_train.pipeline.prepare import chosen_recipe
 from lumbar_train.pipeline.split import choose_split, cost_of, with_split
 from lumbar_train.recipes import RECIPES, Fit, StageRecipe
-from lumbar_train.stages.losses import axial_regression_loss, slice_role_loss
+from lumbar_train.stages.losses import axial_regression_loss, graded_loss, slice_role_loss
 from lumbar_train.stages.pseudo import PseudoConfig
 
 SMALL = BackboneConfig("resnet10t", channels=(8, 8, 8, 16), stem_width=16)
@@ -111,6 +117,14 @@ def test_memory_of_an_image_halves_in_half_precision():
     usual, half = costs_with({}, {"is_half": True})
     assert usual.image_bytes > 64 * 64 * 4  # more than the image itself
     assert half.image_bytes == pytest.approx(usual.image_bytes / 2, rel=0.1)
+
+
+@pytest.mark.parametrize("kind", [SagittalClassifierConfig, AxialClassifierConfig])
+def test_a_network_over_whole_series_is_counted_in_half_precision_too(kind):
+    config = kind(SMALL, size=32, max_slices=8, hidden=8, level_embedding=4, position_embedding=4)
+    usual, half = (network_cost(config, graded_loss, slices=4, is_half=is_half) for is_half in (False, True))
+    assert half.training_flops == usual.training_flops > 0
+    assert half.image_bytes < usual.image_bytes
 
 
 def test_checkpointing_costs_another_pass_forward():

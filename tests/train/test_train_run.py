@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +31,7 @@ from lumbar_train.data.usable import NO_SERIES
 from lumbar_train.recipes import RECIPES, with_full_epochs
 from lumbar_train.report import report_on
 from lumbar_train.stages.denoise import DenoiseConfig
-from train_processes import run_torchrun, two_machines
+from train_processes import environment, run_torchrun, tiny_command, two_machines
 
 PROJECT = Path(__file__).parents[2]
 CLASSIFIERS = ("sagittal_classifier", "axial_subarticular", "axial_all")
@@ -44,11 +48,53 @@ def one_thread(monkeypatch):
 def finished(tiny_cohort: Path, tmp_path_factory) -> Path:
     """A whole training in one process."""
     folder = tmp_path_factory.mktemp("tiny") / "run"
-    assert train_tiny.train(tiny_cohort, folder) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")  # bits depend on the number of threads
+        assert train_tiny.train(tiny_cohort, folder) == 0
     return folder
 
 
 ONE_FIT = ("--stages", "axial_xy", "--folds", "0")
+
+
+def test_weights_are_kept_once_and_are_enough_to_go_on(finished, tiny_cohort, tmp_path, capsys):
+    """A complete fit's own copies and its checkpoint are gone; going on reads what the stage left, and fits nothing."""
+    run = copy_of(finished, tmp_path)
+    assert [path for path in run.rglob("*") if path.name in ("last.safetensors", "best.safetensors")] == []
+    assert list(run.rglob("checkpoint.pt")) == []
+    names = [path.relative_to(run) for path in sorted(run.rglob("*.safetensors"))]
+    assert len(names) == 7 * 3  # each stage's two folds and the fit on all data
+    capsys.readouterr()
+    assert train_tiny.train(tiny_cohort, run, "--stages", "sagittal_z,axial_all", "--resume") == 0
+    assert ", epoch " not in capsys.readouterr().out
+    for name in names:
+        assert (run / name).read_bytes() == (finished / name).read_bytes(), name
+
+
+@pytest.mark.slow
+def test_without_a_cache_a_run_that_is_killed_and_goes_on_leaves_the_same_weights(
+    finished, tiny_data, tmp_path, monkeypatch
+):
+    """Straight from a folder that nothing writes; the kill comes in mid-fit, and leaves a checkpoint or none."""
+    before = {path: path.stat().st_mtime_ns for path in tiny_data.rglob("*")}
+    run, command = tmp_path / "run", tiny_command(tiny_data, tmp_path / "run")
+    with subprocess.Popen([sys.executable, *command, "--cache", "none"], env=environment()) as process:
+        while not (run / "sagittal_xy/fold0/checkpoint.pt").exists() and process.poll() is None:
+            time.sleep(0.02)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert not (run / "sagittal_xy/fold1.safetensors").exists()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert train_tiny.train(tiny_data, run, "--resume") == 0  # it goes on without a cache, too
+    assert not (run / "cache").exists()
+    assert len(list((run / "index").glob("*.json.gz"))) == 8
+    assert {path: path.stat().st_mtime_ns for path in tiny_data.rglob("*")} == before
+    names = sorted(path.relative_to(finished) for path in finished.rglob("*.safetensors"))
+    assert names == sorted(path.relative_to(run) for path in run.rglob("*.safetensors"))
+    for name in names:
+        assert (run / name).read_bytes() == (finished / name).read_bytes(), name
+    tables = [pd.read_parquet(folder / "aggregator/oof.parquet") for folder in (finished, run)]
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
 
 
 @pytest.mark.slow
@@ -235,7 +281,7 @@ def test_epochs_of_no_stage_or_no_number_are_one_line(word, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_with_all_that_strong_adds_goes_from_end_to_end(tiny_cohort, tmp_path, monkeypatch):
+def test_a_run_with_all_that_strong_adds_goes_from_end_to_end(tiny_cohort, tmp_path, monkeypatch, capsys):
     """Mixing, a second step on the metric, denoising with one retraining, levels as a sequence, two seeds that ship."""
     recipe = train_tiny.tiny()
     stages = {
@@ -261,6 +307,12 @@ def test_a_run_with_all_that_strong_adds_goes_from_end_to_end(tiny_cohort, tmp_p
     assert [e["fold"] for e in manifest["weights"] if e["stage"] == "aggregator"] == [-1, -2]
     one, two = (load_file(run / f"axial_all/{name}.safetensors") for name in ("full", "full2"))
     assert any(not torch.equal(one[key], two[key]) for key in one)
+    assert list(run.rglob("last.safetensors")) == []
+    before = (run / "axial_all/full.safetensors").read_bytes()
+    capsys.readouterr()
+    assert train_tiny.train(tiny_cohort, run, "--stages", "axial_all", "--resume") == 0  # both rounds are there
+    assert ", epoch " not in capsys.readouterr().out
+    assert (run / "axial_all/full.safetensors").read_bytes() == before
     networks = load_networks(run / "export", read_manifest(run / "export"))
     check_probes(networks, read_manifest(run / "export"))
     assert len(networks.stage("sagittal_xy")) == 2

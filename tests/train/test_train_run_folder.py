@@ -163,6 +163,7 @@ def share(rank: int, world: int, fold: int, tmp_path) -> list[int]:
         fold_of={1: 0, 2: 0, 3: 1, 4: 0, 5: 0, 6: 0},
         folder=SimpleNamespace(check_unseen=lambda *given: None),
         distributed=SimpleNamespace(rank=rank, world=world, is_main=False),
+        loop={},
     )
     return list(RunContext.held_out_studies(run, fold, "title", ["axial_xy"]))
 

@@ -19,6 +19,8 @@ from train_toy_fit import TOY, ToyDataset, run_toy
 pytestmark = pytest.mark.usefixtures("unmeasured_children")
 
 SCRIPT = Path(__file__).parents[1] / "support/train_signals.py"
+HANGING = SCRIPT.with_name("hanging_work.py")
+NOTHING_BEGUN = "no fit has begun; run the same command again, and studies that are decoded stay decoded"
 GO_ON = (
     "keeps the finished fits and the last checkpoint of the others; to go on run the same command again with --resume"
 )
@@ -100,6 +102,35 @@ def test_a_fold_that_fails_stops_the_others_at_once_and_they_can_be_gone_on_with
     assert errors == "lumbar_train: fold 0: loss is nan, expected a finite number\n"
     assert not (tmp_path / "axial_xy/fold2").exists()
     assert (tmp_path / "axial_xy/fold1/checkpoint.pt").is_file()
+
+
+@pytest.mark.parametrize("work", ["cache", pytest.param("baseline", marks=pytest.mark.slow)])
+def test_one_ctrl_c_ends_decoding_and_the_baselines_fits_long_before_what_runs_would_be_done(work, tmp_path):
+    """Each piece of work lasts a quarter of an hour; two run, four wait."""
+    notes = tmp_path / "begun"
+    notes.mkdir()
+    command = [sys.executable, str(HANGING), "train", "--data", str(tmp_path), "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(
+        command, env=environment() | {"WORK": work, "BEGUN": str(notes)}, start_new_session=True,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 400
+        while len(list(notes.iterdir())) < 2:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 1
+        assert all_end(process.pid)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    lines = [line for line in errors.splitlines() if not line.startswith("6 studies to do")]
+    assert lines == [f"lumbar_train: interrupted: {NOTHING_BEGUN}"]
+    assert len(list(notes.iterdir())) == 2, "no further piece of work begins"
 
 
 class Interrupting(ToyDataset):

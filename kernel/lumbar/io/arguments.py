@@ -47,6 +47,26 @@ class Parser(argparse.ArgumentParser):
         text = f"found {value!r}, expected one of {', '.join(known)}{did_you_mean(str(value), known)}"
         raise argparse.ArgumentError(action, text)
 
+    _given: tuple[str, ...] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As ``argparse``'s; what was given is kept, so that a refusal can name a slip in it."""
+        self._given = tuple(map(str, sys.argv[1:] if args is None else args))
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """As ``argparse``'s; where an option is missing, one that was misspelt is named with it."""
+        if "required" in message:
+            message += self._slip()
+        super().error(message)
+
+    def _slip(self) -> str:
+        known = [name for name in self._option_string_actions if name.startswith("--")]
+        for word in (given.partition("=")[0] for given in self._given):
+            if word.startswith("--") and word != "--" and not any(name.startswith(word) for name in known):
+                return f"; there is no option {word}{did_you_mean(word, known)}"
+        return ""
+
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As ``argparse``'s, but an unknown option is refused with the nearest one."""
         options, extra = self.parse_known_args(args, namespace)

@@ -1,4 +1,7 @@
-"""Whether a folder is a competition folder: a look at names alone, before anything heavy is imported."""
+"""Whether a folder is a competition folder: a look at names alone, before anything heavy is imported.
+
+``os.path`` is asked, which takes what may not be looked at for absent; ``Path`` raises.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,26 @@ from lumbar.errors import CohortError
 SPLITS = ("test", "train")
 
 
-def check_competition(root: Path, split: str, needs_table: bool = True) -> None:
+def check_competition(root: Path, split: str, needs_table: bool = True, has_split: bool = True) -> None:
     """See that a folder has the images of a split, and its table of series where that is needed.
+
+    Args:
+        root: the folder.
+        split: ``test`` or ``train``.
+        needs_table: False for a command that looks at the table itself.
+        has_split: the command has an option ``--split``, which a refusal may name.
 
     Raises:
         CohortError: one is missing; the message says which, and what lies there instead.
     """
     check_root(root, split)
     table, images = root / f"{split}_series_descriptions.csv", root / f"{split}_images"
-    hint = _hint(root, split)
-    if needs_table and not table.exists():
+    hint = _hint(root, split, has_split)
+    if needs_table and not os.path.exists(table):
         raise CohortError(f"{table}: not found, expected the competition's table of series{hint}")
-    if not images.is_dir():
+    if not os.path.isdir(images):
         raise CohortError(f"{images}: not found, expected a folder with one folder a study{hint}")
+    _check_readable(images)
 
 
 def folder_to_index(root: Path, split: str) -> Path | None:
@@ -31,34 +41,46 @@ def folder_to_index(root: Path, split: str) -> Path | None:
     None for a competition's folder, and where ``check_competition`` says which folder was meant: the other split's, or
     one inside that has a table.
     """
-    if (root / f"{split}_series_descriptions.csv").exists():
+    if os.path.exists(root / f"{split}_series_descriptions.csv"):
         return None
-    if (root / f"{split}_images").is_dir():
+    if os.path.isdir(root / f"{split}_images"):
         return root / f"{split}_images"
-    if any((root / f"{name}_images").is_dir() for name in SPLITS):
+    if any(os.path.isdir(root / f"{name}_images") for name in SPLITS):
         return None
     return None if any(_is_competition(path) for path in _folders(root)) else root
 
 
-def check_root(root: Path, split: str) -> None:
+def check_root(root: Path, split: str, may_be_any: bool = False) -> None:
     """See that a folder is there.
+
+    Args:
+        root: the folder.
+        split: ``test`` or ``train``.
+        may_be_any: the command takes any folder of DICOM too.
 
     Raises:
         CohortError: it is not.
     """
-    if not root.is_dir():
-        what = "is a file" if root.exists() else "no such folder"
-        raise CohortError(
-            f"{root}: {what}, expected a folder of DICOM, or a competition folder with {split}_images{_above(root)}"
-        )
+    if not os.path.isdir(root):
+        what = "is a file" if os.path.exists(root) else "no such folder"
+        wanted = ("a folder of DICOM, or " if may_be_any else "") + f"a competition folder with {split}_images"
+        raise CohortError(f"{root}: {what}, expected {wanted}{_above(root)}")
+    _check_readable(root)
 
 
-def _hint(root: Path, split: str) -> str:
+def _check_readable(folder: Path) -> None:
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise CohortError(f"{folder}: cannot be read (permission denied), expected a folder that may be looked into")
+
+
+def _hint(root: Path, split: str, has_split: bool) -> str:
     """What was probably meant, put behind a refusal."""
     other = next(name for name in SPLITS if name != split)
-    has_images = (root / f"{split}_images").is_dir()
-    if (root / f"{other}_images").is_dir() and not has_images:
-        return f": the folder has {other}_images, add --split {other}"
+    has_images = os.path.isdir(root / f"{split}_images")
+    if os.path.isdir(root / f"{other}_images") and not has_images:
+        return f": the folder has {other}_images, " + (
+            f"add --split {other}" if has_split else "which this command does not read"
+        )
     if above := _above(root):
         return above
     inside = next((path for path in _folders(root) if _is_competition(path)), None)
@@ -79,7 +101,7 @@ def _above(root: Path) -> str:
 
 def _is_competition(folder: Path) -> bool:
     return any(
-        (folder / f"{split}_images").is_dir() and (folder / f"{split}_series_descriptions.csv").is_file()
+        os.path.isdir(folder / f"{split}_images") and os.path.isfile(folder / f"{split}_series_descriptions.csv")
         for split in SPLITS
     )
 

@@ -53,7 +53,8 @@ class Schedule:
         self._finished: Callable[[Outcome], None] = lambda outcome: None
         self.queue = StudyQueue(study_ids, budget, outcomes)
         self._n_before = len(self.queue.outcomes)
-        self.progress = Progress(budget.n_left, "study", is_shown=progress, write=log.info)
+        write = log.info if log.isEnabledFor(logging.INFO) else None  # a program that set up no log is told on stderr
+        self.progress = Progress(budget.n_left, "study", is_shown=progress, write=write)
         self.pool = WorkerPool(budget, self.queue)
         self.reading_times = ReadingTimes()
 

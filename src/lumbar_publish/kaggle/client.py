@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import importlib.metadata
 import os
@@ -19,6 +20,7 @@ from typing import IO, TypeVar
 from lumbar_publish.kaggle.credentials import hide_secrets
 from lumbar_publish.kaggle.kaggle_process import last_status
 from lumbar_publish.kaggle.reply import KaggleError, Reply, Trouble
+from lumbar_publish.kaggle.upload_progress import UploadProgress
 
 __all__ = ["LONG_S", "SHORT_S", "Client", "KaggleError", "Reply", "Trouble", "require_client", "wait_for"]
 
@@ -150,27 +152,32 @@ def _call(
     assert process.stdout is not None
     assert process.stderr is not None
     streams: list[list[str]] = [[], []]
+    shown = UploadProgress() if progress else None
     readers = [
-        threading.Thread(target=_collect, args=(stream, into, progress), daemon=True)
-        for stream, into in zip((process.stdout, process.stderr), streams, strict=True)
+        threading.Thread(target=_collect, args=(stream, into, name, shown), daemon=True)
+        for stream, into, name in zip((process.stdout, process.stderr), streams, ("out", "err"), strict=True)
     ]
     for reader in readers:
         reader.start()
-    code = _wait(process, limit_s)
-    for reader in readers:
-        reader.join(timeout=5)
+    try:
+        code = _wait(process, limit_s)
+    finally:
+        for reader in readers:
+            reader.join(timeout=5)
+        if shown is not None:
+            shown.close()
     return code, "".join(streams[0]), "".join(streams[1])
 
 
-def _collect(stream: IO[bytes], into: list[str], show: bool) -> None:
-    """Read a stream as it comes; what the client shows while it uploads (bars with carriage returns) is passed on."""
+def _collect(stream: IO[bytes], into: list[str], name: str, shown: UploadProgress | None) -> None:
+    """Read a stream as it comes; what the client shows while it uploads is passed on."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a bar's blocks have three bytes each
     with stream:
         while chunk := os.read(stream.fileno(), 4096):
-            text = chunk.decode(errors="replace")
+            text = decoder.decode(chunk)
             into.append(text)
-            if show:
-                sys.stderr.write(hide_secrets(text))
-                sys.stderr.flush()
+            if shown is not None:
+                shown.feed(name, text)
 
 
 def _wait(process: subprocess.Popen[bytes], limit_s: float) -> int | None:

@@ -26,10 +26,11 @@ _STATUSES = r"^(not_yet_persisted|blobs_\w+|individual_blobs_\w+|ready|failed|er
 
 @dataclass(frozen=True)
 class DatasetStore:
-    """The dataset of a bundle (``store.Store``)."""
+    """The dataset of a bundle (``store.Store``); ``manifest`` is the file whose hash tells versions apart."""
 
     client: Client
     bundle: DatasetId
+    manifest: str = MANIFEST
     kind: ClassVar[str] = "dataset"
     taken: ClassVar[str] = "is being created"
     unpacking_limit_s: ClassVar[float] = 0.0
@@ -76,12 +77,12 @@ class DatasetStore:
         """
         with tempfile.TemporaryDirectory(prefix="lumbar-remote-") as scratch:
             try:
-                self.client.ask("datasets", "download", self.name, "-f", MANIFEST, "-p", scratch, "-o", "-q")
+                self.client.ask("datasets", "download", self.name, "-f", self.manifest, "-p", scratch, "-o", "-q")
             except KaggleError as error:
                 if error.trouble in (Trouble.MISSING, Trouble.FORBIDDEN):  # Kaggle does not say which
                     return None
                 raise
-            return downloaded_hash(self.name, Path(scratch))
+            return downloaded_hash(self.name, Path(scratch), self.manifest)
 
     def missing_files(self, sealed: Path) -> list[str]:
         """Files of the sealed folder that Kaggle does not list, and weights that it lists cut short.
@@ -122,7 +123,7 @@ class BrokenVersionError(KaggleError):
     """Kaggle has a version that it could not process."""
 
 
-def downloaded_hash(name: str, folder: Path) -> str | None:
+def downloaded_hash(name: str, folder: Path, manifest: str = MANIFEST) -> str | None:
     """Hash of the one manifest that a download left in ``folder``; None for an archive without one.
 
     Raises:
@@ -131,11 +132,11 @@ def downloaded_hash(name: str, folder: Path) -> str | None:
     # The file is named after the last part of the address that it came from, and large ones come zipped.
     files = [path for path in folder.iterdir() if path.is_file() and path.suffix != ".kaggle-partial"]
     if len(files) != 1:
-        raise KaggleError(f"{name}: download of {MANIFEST} left {len(files)} files, expected one: run this again")
+        raise KaggleError(f"{name}: download of {manifest} left {len(files)} files, expected one: run this again")
     data = files[0].read_bytes()
     if zipfile.is_zipfile(files[0]):
         with zipfile.ZipFile(files[0]) as archive:
-            inside = [entry for entry in archive.namelist() if Path(entry).name == MANIFEST]
+            inside = [entry for entry in archive.namelist() if Path(entry).name == manifest]
             if not inside:
                 return None
             data = archive.read(inside[0])

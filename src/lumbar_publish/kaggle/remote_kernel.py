@@ -101,7 +101,7 @@ def _cells(text: str) -> list[tuple[str, str]] | None:
 
 def _sources(metadata: dict[str, Any]) -> tuple[Any, ...]:
     """What a run depends on besides the cells."""
-    names = ("dataset_sources", "competition_sources", "model_sources")
+    names = ("dataset_sources", "competition_sources", "kernel_sources", "model_sources")
     # Kaggle writes a framework as PyTorch or pyTorch (Kaggle/kaggle-cli #549)
     lists = (sorted(str(source).lower() for source in metadata.get(name) or []) for name in names)
     flags = (bool(metadata.get(name)) for name in ("enable_gpu", "enable_tpu", "enable_internet", "is_private"))

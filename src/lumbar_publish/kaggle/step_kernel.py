@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import re
-import shutil
 
 from lumbar.errors import CohortError
-from lumbar_publish.kaggle.client import KaggleError, wait_for
+from lumbar_publish.kaggle.client import KaggleError
 from lumbar_publish.kaggle.image import image_line
+from lumbar_publish.kaggle.notebook_run import NotebookRun
 from lumbar_publish.kaggle.publication import AGAIN, Publication
-from lumbar_publish.kaggle.remote_dataset import parse_json
-from lumbar_publish.kaggle.remote_kernel import pushed_version
 from lumbar_publish.rehearsal.submission import check_submission
 from lumbar_publish.sealing.accelerators import machine_from_metadata
 from lumbar_publish.sealing.metadata import write_json
 from lumbar_publish.sealing.seal import read_json
-
-MAX_NOTEBOOK_BYTES = 1_000_000  # the server refuses larger ones
-_RUN_LIMIT_S = 12 * 3600.0  # queue and run
-_PUSH_LIMIT_S, _FETCH_LIMIT_S = 600.0, 1800.0
-_RUNNING = ("QUEUED", "RUNNING", "NEW_SCRIPT")
 
 
 def run(publication: Publication) -> None:
@@ -82,9 +74,8 @@ def _content(publication: Publication) -> str:
 
 def _accepted_push(publication: Publication) -> int | None:
     """The version of an accepted push that was never noted: its process was killed, or it was made by hand."""
-    layout = publication.layout
     after = max(int(publication.noted(name) or 0) for name in ("failed_version", "saved_version"))
-    version = pushed_version(publication.client, publication.kernel, layout.notebook, layout.kernel_metadata, after)
+    version = _notebook(publication).accepted(after)
     if version is None:
         return None
     what = f"notebook {publication.kernel} version {version} is this very one"
@@ -98,9 +89,9 @@ def _accepted_push(publication: Publication) -> int | None:
 def _was_only_saved(publication: Publication, version: int) -> bool:
     """Whether a version has ended without leaving a file, as one does that was saved without being run."""
     try:
-        if _status(publication, version)[0] != "COMPLETE":
+        if _notebook(publication).status(version)[0] != "COMPLETE":
             return False
-        _fetch(publication, version)
+        _notebook(publication).fetch(version)
     except KaggleError as error:
         if error.trouble.is_no_answer:
             raise
@@ -118,100 +109,45 @@ def _save(publication: Publication, content: str) -> None:
     publication.log(f"notebook {publication.kernel} version {version}: saved, not run: look at it there")
 
 
-def _push(publication: Publication, *options: str) -> int:
-    """Push; the version number that Kaggle gave."""
+def _notebook(publication: Publication) -> NotebookRun:
     layout = publication.layout
-    size = layout.notebook.stat().st_size
-    if size >= MAX_NOTEBOOK_BYTES:
-        raise KaggleError(f"{layout.notebook}: {size} bytes, expected less than 1 MB: run `make seal` to make it anew")
-    metadata = read_json(layout.kernel_metadata)
-    slug, title = str(metadata.get("id", "")).rpartition("/")[2], str(metadata.get("title", ""))
-    if as_slug(title) != slug:
-        raise KaggleError(
-            f"{layout.kernel_metadata}: the title {title!r} leads to the name {as_slug(title)!r}, the id says "
-            f"{slug!r}: run `make seal` to make them agree"
-        )
-    # a run that hangs ends when the competition's time is over, not when the session's is: quota is scarce
-    seconds = round(machine_from_metadata(metadata).hours(publication.competition) * 3600)
-    folder = str(layout.kernel_metadata.parent)
-    reply = publication.client.act("kernels", "push", "-p", folder, "-t", str(seconds), *options, limit_s=_PUSH_LIMIT_S)
-    invalid = re.search(r"not valid (dataset|competition|kernel|model) sources.*?: (.*)", reply.text, re.DOTALL)
-    if invalid:
-        names = invalid[2].splitlines()[0]
-        rules = ", accept its rules on kaggle.com" if invalid[1] == "competition" else ""
-        raise KaggleError(f"{invalid[1]} sources {names} are not valid{rules}: mend {layout.kernel_metadata}, {AGAIN}")
-    pushed = re.search(r"Kernel version (\d+) successfully (?:pushed|saved)", reply.text)
-    if pushed is None:
-        raise reply.error(f"the notebook was not pushed: mend that, {AGAIN}")
-    return int(pushed[1])
-
-
-def as_slug(title: str) -> str:
-    """The name that Kaggle makes of a title."""
-    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
-
-
-def _status(publication: Publication, version: int) -> tuple[str, str]:
-    """Status of a version's run, in capitals, and Kaggle's reason for a failure (empty without one)."""
-    reply = publication.client.ask("kernels", "status", f"{publication.kernel}/{version}")
-    status = re.search(r'has status "(?:KernelWorkerStatus\.)?(\w+)"', reply.out)
-    if status is None:
-        raise reply.error(f"no status of {publication.kernel} version {version}: {AGAIN}")
-    reason = re.search(r'^Failure message: "(.*)"$', reply.out, re.MULTILINE | re.DOTALL)
-    return status[1].upper(), " ".join(reason[1].split()) if reason else ""
-
-
-def _wait_run(publication: Publication, version: int) -> None:
-    def look() -> tuple[str, str] | None:
-        status = _status(publication, version)
-        return None if status[0] in _RUNNING else status
-
-    what = f"notebook {publication.kernel} version {version}"
-    ending, reason = wait_for(look, f"the run of {what}", _RUN_LIMIT_S, publication.log)
-    if ending != "COMPLETE":
-        with contextlib.suppress(KaggleError):  # what the run left may be nothing
-            _fetch(publication, version)
-        said = "; ".join(filter(None, (reason, _log_tail(publication))))
-        raise _RunFailed(f"{what} ended with {ending}: {said}: see {publication.output}, mend that, {AGAIN}")
-
-
-def _fetch(publication: Publication, version: int) -> None:
-    """Download output and log of a version; what an earlier run left does not stay."""
-    shutil.rmtree(publication.output, ignore_errors=True)
-    publication.output.mkdir(parents=True)
-    publication.client.ask(
-        "kernels", "output", f"{publication.kernel}/{version}", "-p", str(publication.output), "-o",
-        "--page-size", "200", limit_s=_FETCH_LIMIT_S,
+    return NotebookRun(
+        publication.client, publication.kernel, layout.notebook, layout.kernel_metadata, publication.output,
+        remake="run `make seal`", log=publication.log,
     )  # fmt: skip
 
 
+def _push(publication: Publication, *options: str) -> int:
+    """Push; the version number that Kaggle gave."""
+    # a run that hangs ends when the competition's time is over, not when the session's is: quota is scarce
+    machine = machine_from_metadata(read_json(publication.layout.kernel_metadata))
+    return _notebook(publication).push(machine.hours(publication.competition) * 3600, *options)
+
+
+def _wait_run(publication: Publication, version: int) -> None:
+    notebook = _notebook(publication)
+    ending, reason = notebook.wait(version)
+    if ending != "COMPLETE":
+        with contextlib.suppress(KaggleError):  # what the run left may be nothing
+            notebook.fetch(version)
+        said = "; ".join(filter(None, (reason, notebook.log_tail())))
+        what = f"notebook {publication.kernel} version {version}"
+        raise _RunFailed(f"{what} ended with {ending}: {said}: see {publication.output}, mend that, {AGAIN}")
+
+
 def _check_output(publication: Publication, version: int) -> None:
-    _fetch(publication, version)
+    _notebook(publication).fetch(version)
     what = f"notebook {publication.kernel} version {version}"
     submission, record = publication.output / "submission.csv", publication.output / "record.json"
     if not submission.is_file():
-        raise _RunFailed(
-            f"{what} left no submission.csv: {_log_tail(publication)}: see {publication.output}, mend that, {AGAIN}"
-        )
-    said = read_json(record) if record.is_file() else {"manifest_hash": publication.sealed.manifest_hash}
-    ran = said.get("manifest_hash")
+        said = _notebook(publication).log_tail()
+        raise _RunFailed(f"{what} left no submission.csv: {said}: see {publication.output}, mend that, {AGAIN}")
+    noted = read_json(record) if record.is_file() else {"manifest_hash": publication.sealed.manifest_hash}
+    ran = noted.get("manifest_hash")
     if ran != publication.sealed.manifest_hash:
         raise _RunFailed(f"{what} ran manifest {str(ran)[:12]}, expected {publication.mark}: run this again")
     try:
         check_submission(submission, competition=publication.competition)
     except CohortError as error:
         raise _RunFailed(f"{what} left an invalid submission: {error}: mend that, {AGAIN}") from None
-    publication.log(image_line(said, publication.layout.root / "dist"))
-
-
-def _log_tail(publication: Publication) -> str:
-    """The last line of the run's log, which Kaggle keeps as JSON events."""
-    path = publication.output / f"{publication.sealed.dataset.kernel_slug}.log"
-    if not path.is_file():
-        return "no log"
-    text = path.read_text(encoding="utf-8", errors="replace")
-    events = parse_json(text)
-    if isinstance(events, list):
-        text = "".join(str(event.get("data", "")) for event in events if isinstance(event, dict))
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "empty log"
+    publication.log(image_line(noted, publication.layout.root / "dist"))

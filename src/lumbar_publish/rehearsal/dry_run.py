@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,16 +100,35 @@ def rehearse(
     Raises:
         CohortError: a cell failed; its own line was shown before.
     """
+    link_data = not sandbox.best_isolation().has_mounts
+    kaggle, competition = lay_out(out, sealed, data, mounts=mounts, link_data=link_data)
+    return run_offline(notebook, out, kaggle, {data: competition}, kaggle_like=kaggle_like)
+
+
+def run_offline(
+    notebook: Path, out: Path, kaggle: Path, mounts: Mapping[Path, Path], *, kaggle_like: bool = False
+) -> Usage:
+    """Execute a notebook as Kaggle would, without network, on a tree that is laid out; what it took.
+
+    Args:
+        notebook: what is executed; with its outputs it is written to ``out``.
+        out: the rehearsal's folder.
+        kaggle: what ``/kaggle`` would be; ``input`` in it is read-only.
+        mounts: folders that are shown read-only at places in ``input``, where the system can do that.
+        kaggle_like: with Kaggle's limits of cores and memory.
+
+    Raises:
+        CohortError: a cell failed; its own line was shown before.
+    """
     isolation = sandbox.best_isolation()
-    kaggle, competition = lay_out(out, sealed, data, mounts=mounts, link_data=not isolation.has_mounts)
     sandbox.write_sitecustomize(out / _SITE, block_network=not isolation.has_namespace)
-    tree = str((kaggle / "input").resolve())
+    shown = {kaggle / "input": kaggle / "input", **mounts} if isolation.has_mounts else {}
     plan: dict[str, Any] = {
         "notebook": str(notebook.resolve()),
         "executed": str((out / "executed.ipynb").resolve()),
         "working": str((kaggle / "working").resolve()),
         "namespace": isolation.has_namespace,
-        "mounts": [(tree, tree), (str(data.resolve()), str(competition.resolve()))] if isolation.has_mounts else [],
+        "mounts": [(str(source.resolve()), str(target.resolve())) for source, target in shown.items()],
         "kaggle_like": kaggle_like,
         "timeout_s": None,
         "environment": sandbox.notebook_environment(kaggle.resolve(), (out / _SITE).resolve(), out.resolve() / _HOME),
@@ -248,7 +268,8 @@ def _rehearse_whole(options: argparse.Namespace) -> None:
     check_root(options.data, "test")
     competition = read_manifest(source_of(layout, options.run)[0]).competition
     if competition.slug == LUMBAR_SPINE.slug:
-        check_competition(options.data, "test", needs_table=False)  # what the kernel needs besides it says itself
+        # what the kernel needs besides it says itself
+        check_competition(options.data, "test", needs_table=False, has_split=False)
     make_folder(options.out)
     timing = Timing.read(options.out)
     images = options.data / competition.path(competition.images, "test")

@@ -20,11 +20,17 @@ _SESSION_HOURS = {"cpu": 12.0, "gpu": 12.0, "tpu": 9.0}  # of a notebook outside
 
 @dataclass(frozen=True)
 class Accelerator:
-    """A machine: its name in ``machine_shape``, whether it is a ``cpu``, ``gpu`` or ``tpu``, and what it is."""
+    """A machine: its name in ``machine_shape``, whether ``cpu``, ``gpu`` or ``tpu``, what it is, and how many GPUs."""
 
     name: str
     kind: str
     what: str
+    gpus: int = 0
+
+    @property
+    def session_hours(self) -> float:
+        """Hours of a session outside of any competition."""
+        return _SESSION_HOURS[self.kind]
 
     def hours(self, competition: Competition) -> float:
         """Hours that a run may take: the competition's limit (the same for CPU and GPU), or the session's if less."""
@@ -39,12 +45,12 @@ ACCELERATORS = {
     machine.name: machine
     for machine in (
         Accelerator(NONE, "cpu", "CPU only, no quota"),
-        Accelerator("NvidiaTeslaT4", "gpu", "two T4, the default GPU"),
-        Accelerator("NvidiaL4", "gpu", f"four L4, {_SOME}"),
-        Accelerator("NvidiaL4X1", "gpu", f"one L4, {_SOME}"),
-        Accelerator("NvidiaTeslaA100", "gpu", f"A100, {_SOME}"),
-        Accelerator("NvidiaH100", "gpu", f"H100, {_SOME}"),
-        Accelerator("NvidiaRtxPro6000", "gpu", f"RTX Pro 6000, {_SOME}"),
+        Accelerator("NvidiaTeslaT4", "gpu", "two T4, the default GPU", 2),
+        Accelerator("NvidiaL4", "gpu", f"four L4, {_SOME}", 4),
+        Accelerator("NvidiaL4X1", "gpu", f"one L4, {_SOME}", 1),
+        Accelerator("NvidiaTeslaA100", "gpu", f"A100, {_SOME}", 1),
+        Accelerator("NvidiaH100", "gpu", f"H100, {_SOME}", 1),
+        Accelerator("NvidiaRtxPro6000", "gpu", f"RTX Pro 6000, {_SOME}", 1),
         Accelerator("TpuV5E8", "tpu", "TPU v5e-8, the default TPU; this kernel computes on its CPU"),
         Accelerator("TpuV6E8", "tpu", f"TPU v6e-8, {_SOME}; this kernel computes on its CPU"),
     )

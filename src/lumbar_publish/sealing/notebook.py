@@ -130,9 +130,14 @@ def notebook_json(
         "bytecode": BYTECODE,
         "importable": tuple(sorted(IMPORTABLE)),
     }
-    cells = [_cell("markdown", "about", _INTRO.format(**values))]
+    cells = [cell("markdown", "about", _INTRO.format(**values))]
     for name, source in (("find", _FIND), ("prepare", _PREPARE), ("run", _RUN), ("show", _SHOW)):
-        cells.append(_cell("code", name, source.format(**values)))
+        cells.append(cell("code", name, source.format(**values)))
+    return page_json(cells)
+
+
+def page_json(cells: list[dict[str, Any]]) -> str:
+    """A notebook's text from its cells."""
     page = {
         "cells": cells,
         "metadata": {
@@ -145,8 +150,9 @@ def notebook_json(
     return json.dumps(page, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def _cell(kind: str, name: str, source: str) -> dict[str, Any]:
-    cell: dict[str, Any] = {"cell_type": kind, "id": name, "metadata": {}, "source": source.strip().splitlines(True)}
+def cell(kind: str, name: str, source: str) -> dict[str, Any]:
+    """A cell of a notebook: ``markdown`` or ``code``, its id and its text."""
+    one: dict[str, Any] = {"cell_type": kind, "id": name, "metadata": {}, "source": source.strip().splitlines(True)}
     if kind == "code":
-        cell |= {"execution_count": None, "outputs": []}
-    return cell
+        one |= {"execution_count": None, "outputs": []}
+    return one

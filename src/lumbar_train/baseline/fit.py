@@ -111,7 +111,8 @@ def run_fit(job: Job) -> dict[str, Any]:
                    f"{len(split.train)} training images, expected two or more; its constant stands in"}  # fmt: skip
     else:
         result |= _fit(job, table, classes, split)
-    write_text(job.folder / "fit.json", json.dumps(result | {"seconds": time.monotonic() - started}) + "\n")
+    result["seconds"] = time.monotonic() - started
+    write_text(job.folder / "fit.json", json.dumps(result) + "\n")
     return result
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from lumbar.bundle.manifest import FILE_NAME, read_manifest, verify
 from lumbar.chains.registry import baseline_chain
 from lumbar.errors import LumbarError, ManifestError
+from lumbar.io.progress import Progress
 from lumbar.io.text import one_line, study_text
 from lumbar.output.submission import normalise
 from lumbar.stages.aggregate import prior_array
@@ -46,7 +46,8 @@ def evaluate_baseline(run: Path, cohort: Cohort, *, device: str = "cpu", progres
     prior = prior_array(manifest.prior)
     answers = np.tile(prior, (len(cohort), 1, 1))
     problems: dict[int, list[str]] = {}
-    for row, study_id in enumerate(tqdm(cohort.study_ids, desc="evaluate", unit="study", disable=not progress)):
+    shown = Progress(len(cohort), "study", title="evaluate", is_shown=progress)
+    for row, study_id in enumerate(shown.each(cohort.study_ids)):
         try:
             study = chain.read(cohort.root, cohort.split, int(study_id), cohort.series, None)
             result = chain.predict(study, networks, prior, Effort.FULL)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from lumbar.bundle.manifest import verify
 from lumbar.chains.baseline import load, slice_logits, view_of
+from lumbar.io.progress import Progress
 from lumbar.io.tables import csv_text
 from lumbar.labels import COLUMNS
 from lumbar.metric import Score, read_table, score
@@ -55,12 +55,13 @@ def predict_split(out: Path, root: Path, split: str, *, batch: int, start_batch:
         slices=slices, batch=batch, start_batch=start_batch,
     )  # fmt: skip
     for line in describe_problems(images.problems):
-        tqdm.write(line)
+        print(line, flush=True)
     prior = prior_array(manifest.prior)
     probs = np.tile(prior, (len(study_ids), 1, 1))
     row_of = {study: k for k, study in enumerate(study_ids)}
     by_column: dict[str, pd.DataFrame] = {}
-    for column, (network, *_) in tqdm(networks.by_column.items(), desc=f"predict {split}", unit="column"):
+    shown = Progress(len(networks.by_column), "column", title=f"predict {split}")
+    for column, (network, *_) in shown.each(networks.by_column.items()):
         c = COLUMNS.index(column)
         frame = images.table[["study_id", "series_id", "image_path"]].copy()
         frame[LOGITS] = slice_logits(network, np.asarray(images.pixels))

@@ -21,10 +21,10 @@ import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from lumbar.chains.baseline import read
 from lumbar.errors import CohortError, LumbarError
+from lumbar.io.progress import Progress
 from lumbar.io.tables import csv_text
 from lumbar.io.text import one_line, study_text
 from lumbar.labels import COLUMNS, SEVERITIES
@@ -80,7 +80,7 @@ def prepare(
         batch: studies per batch.
         start_batch: batches before this one are trusted without a look at their files.
         threads: of the pool; None for one per core.
-        progress: show a bar.
+        progress: say how far it has come.
 
     Raises:
         CohortError: there is no series of the description or no readable slice, or an earlier batch is missing.
@@ -90,29 +90,42 @@ def prepare(
     n_series = sum(map(len, by_study.values()))
     batches = _batches(sorted(by_study), batch, start_batch)
     settings = {"description": description, "size": size, "slices": slices, "split": split, "code": _code()}
-    records = []
+    paths = [work / "batches" / f"{k:04d}.json" for k in range(len(batches))]
+    identities: list[dict[str, Any]] = [settings | {"studies": study_ids} for study_ids in batches]
+    for identity, study_ids in zip(identities[start_batch:], batches[start_batch:], strict=True):
+        identity["files"] = _signature(root, split, [by_study[study_id] for study_id in study_ids])
+    records = _kept_records(paths, identities, start_batch)
+    # What is converted already is not counted: the pace is that of converting.
+    todo = [k for k, path in enumerate(paths) if records[path] is None]
+    n_todo = sum(len(batches[k]) for k in todo)
     with (
         ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool,
-        tqdm(total=len(by_study), desc=f"8-bit {split}", unit="study", disable=not progress) as bar,
+        Progress(n_todo, "study", title=f"8-bit {split}", is_shown=progress) as shown,
     ):
-        for k, study_ids in enumerate(batches):
-            path = work / "batches" / f"{k:04d}.json"
-            identity = settings | {"studies": study_ids}
-            if k >= start_batch:
-                identity["files"] = _signature(root, split, [by_study[study_id] for study_id in study_ids])
-            record = _valid_record(path, identity)
-            if record is not None:
-                bar.update(len(study_ids))
-            elif k < start_batch:
-                raise CohortError(
-                    f"{path}: found no record of these settings, expected one before --start-batch {start_batch}"
-                )
-            else:
-                rows = {study_id: by_study[study_id] for study_id in study_ids}
-                record = _convert_batch(pool, bar, work, root, rows, settings) | {"identity": identity}
-                write_text(path, json.dumps(record))
-            records.append(record)
-    return _gather(work, records, size, f"{root}: no readable slice in {n_series} series described as {description!r}")
+        for k in todo:
+            rows = {study_id: by_study[study_id] for study_id in batches[k]}
+            record = _convert_batch(pool, shown, work, root, rows, settings) | {"identity": identities[k]}
+            write_text(paths[k], json.dumps(record))
+            records[paths[k]] = record
+    every = [record for record in records.values() if record is not None]
+    return _gather(work, every, size, f"{root}: no readable slice in {n_series} series described as {description!r}")
+
+
+def _kept_records(
+    paths: list[Path], identities: list[dict[str, Any]], start_batch: int
+) -> dict[Path, dict[str, Any] | None]:
+    """The records that hold, by their files; None for a batch to be converted.
+
+    Raises:
+        CohortError: a batch that is to be trusted has none.
+    """
+    records = {path: _valid_record(path, identity) for path, identity in zip(paths, identities, strict=True)}
+    for path in paths[:start_batch]:
+        if records[path] is None:
+            raise CohortError(
+                f"{path}: found no record of these settings, expected one before --start-batch {start_batch}"
+            )
+    return records
 
 
 def _code() -> str:
@@ -137,7 +150,7 @@ def _batches(study_ids: list[int], batch: int, start_batch: int) -> list[list[in
 
 def _convert_batch(
     pool: ThreadPoolExecutor,
-    bar: tqdm[Any],
+    shown: Progress,
     work: Path,
     root: Path,
     by_study: dict[int, pd.DataFrame],
@@ -150,7 +163,7 @@ def _convert_batch(
         images, problems = job.result()
         record["images"] += images
         record["problems"] += problems
-        bar.update()
+        shown.update(shown.n_done + 1)
     return record
 
 

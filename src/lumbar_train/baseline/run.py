@@ -13,10 +13,11 @@ from typing import Any
 
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from lumbar.errors import CohortError
+from lumbar.io.progress import Progress
 from lumbar.io.tables import csv_text
+from lumbar.io.text import counted
 from lumbar.labels import COLUMNS
 from lumbar.metric import score
 from lumbar_train.baseline.export import RECIPE, export
@@ -168,9 +169,9 @@ def prepare_run(run: BaselineRun, batch: int, start_batch: int) -> Images:
         slices=settings.slices, batch=batch, start_batch=start_batch,
     )  # fmt: skip
     for line in describe_problems(images.problems):
-        tqdm.write(line)
+        print(line)
     n_without = len(set(map(int, cohort.study_ids)) - set(images.table["study_id"]))
-    tqdm.write(f"{len(images.table)} slices of {len(cohort) - n_without} studies; {n_without} studies have none")
+    print(f"{len(images.table)} slices of {len(cohort) - n_without} studies; {n_without} studies have none")
     write_label_tables(run.work, images, cohort.labels, cohort.study_ids, run.columns)
     return images
 
@@ -207,25 +208,27 @@ def fit_all(run: BaselineRun) -> Results:
     """
     jobs = jobs_of(run)
     results: Results = {}
-    with tqdm(total=len(jobs), desc="fits", unit="fit") as bar:
-        todo = []
-        for job in jobs:
-            done = finished(job)
-            if done is None:
-                todo.append(job)
-            else:
-                results[job.column, job.fold] = done
-        bar.update(len(jobs) - len(todo))
+    results |= {(job.column, job.fold): done for job in jobs if (done := finished(job)) is not None}
+    todo = [job for job in jobs if (job.column, job.fold) not in results]
+    if results:
+        print(f"{counted(len(results), 'fit')} of {len(jobs)} finished before", flush=True)
+    with Progress(len(todo), "fit", title="baseline") as shown:
         for job, result in _run(todo, run.jobs):
             results[job.column, job.fold] = result
-            bar.update()
-            bar.set_postfix_str(f"{job.column} {fold_title(job.fold)}", refresh=False)
-            for line in (result["reason"], result.get("stop", "")):
-                if line:
-                    tqdm.write(line)
+            shown.say(_line_of(job, result))
+            shown.update(shown.n_done + 1)
     if all(result["status"] != "fitted" for result in results.values()):
         raise TrainingError(f"{run.out}: no fit found two classes: {next(iter(results.values()))['reason']}")
     return results
+
+
+def _line_of(job: Job, result: dict[str, Any]) -> str:
+    """One line about a fit that has just been done: epochs, loss, seconds; or why there was none."""
+    if result["status"] != "fitted":
+        return str(result["reason"])
+    last, stop = result["log"][-1], result.get("stop")
+    line = f"{job.column} {fold_title(job.fold)}: {counted(result['epochs'], 'epoch')}, loss {last['loss']:.4f}"
+    return f"{line}, {result['seconds']:.1f} s" + (f"; {stop}" if stop else "")
 
 
 def _run(jobs: Sequence[Job], n: int) -> Iterator[tuple[Job, dict[str, Any]]]:

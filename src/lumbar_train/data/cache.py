@@ -6,20 +6,20 @@
 
 The key is a hash of the bytes of the study's files, of its series' descriptions and of the decoding code. Unchanged
 files are recognised by size and time without being read. Every file is renamed into place when whole.
+
+A cache on a read-only mount is used as it is: where times differ (on another machine they do) the files are read and
+their content decides, and what that gave is noted in a folder beside, which then takes the place of ``CACHE/index``.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, fields
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,42 +30,36 @@ from lumbar.dicom import Stack
 from lumbar.errors import CohortError
 from lumbar.io.progress import Progress
 from lumbar.study import Study, read_study
-from lumbar_train.data.code_key import code_key
+from lumbar_train.data.study_jobs import FORMAT, StudyJob, content_key, hash_file, label_of, run_jobs, study_jobs
+from lumbar_train.data.study_record import StackRecord, record_of, study_of
 from lumbar_train.data.volumes import CompactVolume, compact, write_aligned
 from lumbar_train.engine.interrupts import end_if_time_is_up
-from lumbar_train.engine.process_pool import processes
 from lumbar_train.errors import TrainingError
 from lumbar_train.files import atomic_file, write_text
 
-_FORMAT = 1
+NOTES = "cache-index"  # of a run folder: where a read-only cache's index goes
 _OPEN_STUDIES = 64  # memory maps held open by one process; each holds a file descriptor
 _STALE_SECONDS = 3600.0  # a temporary file older than this belongs to a builder that was killed
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What a worker needs to cache one study."""
-
-    folder: Path
-    root: Path
-    split: str
-    study_id: int
-    series: pd.DataFrame
-    signature: list[list[Any]]
-
-
 class Cache:
-    """Reads what ``build_cache`` left. Cheap to pickle: worker processes open their own maps."""
+    """Reads what ``build_cache`` left. Cheap to pickle: worker processes open their own maps.
 
-    def __init__(self, folder: Path | str) -> None:
+    Args:
+        folder: the cache.
+        index: the folder of its index, where that is another than ``folder/index``.
+    """
+
+    def __init__(self, folder: Path | str, index: Path | None = None) -> None:
         self.folder = Path(folder)
+        self.index = index or self.folder / "index"
         self._open: OrderedDict[int, Study] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "_open": OrderedDict()}
+        return {"folder": self.folder, "index": self.index, "_open": OrderedDict()}
 
     def __contains__(self, study_id: int) -> bool:
-        return _index_path(self.folder, study_id).is_file()
+        return _index_path(self.index, study_id).is_file()
 
     def study(self, study_id: int) -> Study:
         """The study as ``lumbar.study.read_study`` gives it: equal arrays (read-only), geometry, windows, problems.
@@ -79,10 +73,7 @@ class Cache:
         if study_id in self._open:
             self._open.move_to_end(study_id)
             return self._open[study_id]
-        index = _load(_index_path(self.folder, study_id))
-        if index is None:
-            raise CohortError(f"{self.folder}: study {study_id} is not cached, expected it built before training")
-        study = _open_study(self.folder, index["key"])
+        study = _open_study(self.folder, self._key(study_id))
         self._open[study_id] = study
         if len(self._open) > _OPEN_STUDIES:
             self._open.popitem(last=False)
@@ -94,8 +85,7 @@ class Cache:
         Raises:
             CohortError: the study is not cached.
         """
-        index = _load(_index_path(self.folder, study_id))
-        content = _load(_object_path(self.folder, index["key"], ".json")) if index else None
+        content = _load(_object_path(self.folder, self._key(study_id), ".json"))
         if content is None:
             raise CohortError(f"{self.folder}: study {study_id} is not cached, expected it built before training")
         return str(content["sha256"])
@@ -108,12 +98,16 @@ class Cache:
         """
         for study_id in study_ids:
             self.study(study_id)
-            key = json.loads(_index_path(self.folder, study_id).read_text())["key"]
-            path = _object_path(self.folder, key, ".bin")
-            expected = json.loads(path.with_suffix(".json").read_text())["sha256"]
-            digest = _hash_file(path)
+            path, expected = _object_path(self.folder, self._key(study_id), ".bin"), self.digest(study_id)
+            digest = hash_file(path)
             if digest != expected:
                 raise CohortError(f"{path}: study {study_id} has sha256 {digest[:12]}, expected {expected[:12]}")
+
+    def _key(self, study_id: int) -> str:
+        index = _load(_index_path(self.index, study_id))
+        if index is None:
+            raise CohortError(f"{self.folder}: study {study_id} is not cached, expected it built before training")
+        return str(index["key"])
 
 
 def build_cache(
@@ -124,6 +118,7 @@ def build_cache(
     *,
     workers: int = 0,
     progress: bool = True,
+    notes: Path | None = None,
 ) -> Cache:
     """Decode what is not cached yet; studies already there and unchanged cost a look at their files.
 
@@ -134,22 +129,24 @@ def build_cache(
         series: ``study_id, series_id, series_description`` of the studies to cache.
         workers: processes; 0 decodes in this one.
         progress: show how many studies are decoded, and when all will be.
+        notes: where to note what a cache that cannot be written holds; nothing is written into the cache then.
 
     Raises:
         TrainingError: the disk is full or not writable; what was cached stays good, and the next build goes on.
+        CohortError: the cache cannot be written and does not hold every study.
     """
     folder, root = Path(folder), Path(root)
+    jobs = study_jobs(folder, root, split, series)
+    if notes is not None and holds_studies(folder) and not can_write(folder):
+        _recognise(jobs, folder, notes, workers, progress=progress)
+        return Cache(folder, notes)
     _remove_stale(folder)
-    jobs = [
-        _Job(folder, root, split, study_id, rows, _signature(root, split, study_id, rows))
-        for study_id, rows in ((int(str(key)), rows) for key, rows in series.groupby("study_id", sort=True))
-    ]
-    todo = [job for job in jobs if not _is_fresh(job)]
+    todo = [job for job in jobs if not _is_fresh(job, folder / "index")]
     n_done = len(jobs) - len(todo)
     # What was there already is not counted: the pace shall tell of decoding.
     with Progress(len(todo), "study", is_shown=progress and bool(todo)) as shown:
         try:
-            for n_decoded, _ in enumerate(_run(todo, workers), 1):
+            for n_decoded, _ in enumerate(run_jobs(_build, todo, workers), 1):
                 n_done += 1
                 shown.update(n_decoded)
                 end_if_time_is_up()
@@ -160,70 +157,68 @@ def build_cache(
     return Cache(folder)
 
 
-def _run(jobs: list[_Job], workers: int) -> Iterator[_Job]:
-    """Yield each job when it is done; few are handed out ahead, so that an error ends the build soon."""
-    if workers < 1:
-        for job in jobs:
-            _build(job)
-            yield job
-        return
-    left = iter(jobs)
-    with processes(workers) as pool:
-        running: dict[Future[None], _Job] = {pool.submit(_build, job): job for job in islice(left, 2 * workers)}
-        while running:
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                job = running.pop(future)
-                future.result()
-                yield job
-                running |= {pool.submit(_build, job): job for job in islice(left, 1)}
+def holds_studies(folder: Path) -> bool:
+    """Whether a folder is a cache that holds something."""
+    return next((folder / "objects").glob("*/*.bin"), None) is not None
 
 
-def _build(job: _Job) -> None:
-    key = _content_key(job)
+def can_write(folder: Path) -> bool:
+    """Whether a cache's folder can be written, as far as the system tells; of one that is not there, the next above."""
+    inner = [folder / name for name in ("index", "objects") if (folder / name).is_dir()]
+    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return all(os.access(path, os.W_OK | os.X_OK) for path in (above, *inner))
+
+
+def _recognise(jobs: list[StudyJob], folder: Path, notes: Path, workers: int, *, progress: bool) -> None:
+    """Note which objects of a cache that cannot be written are the studies', by the content of their files."""
+    missing, todo = [], []
+    for job in (job for job in jobs if not _is_fresh(job, notes)):
+        if _is_fresh(job, folder / "index"):
+            _write_index(notes, job, _load(_index_path(folder / "index", job.study_id))["key"])
+        else:
+            todo.append(job)
+    with Progress(len(todo), "study", is_shown=progress and bool(todo)) as shown:
+        for n_read, (job, key) in enumerate(run_jobs(content_key, todo, workers), 1):
+            if _is_whole(folder, key):
+                _write_index(notes, job, key)
+            else:
+                missing.append(job.study_id)
+            shown.update(n_read)
+            end_if_time_is_up()
+    if missing:
+        raise CohortError(
+            f"{folder}: found {len(jobs) - len(missing)} of {len(jobs)} studies (not {min(missing)}, for one) in a "
+            "cache that cannot be written, expected all, decoded by this version from the same files; "
+            "use another --cache, or none"
+        )
+
+
+def _build(job: StudyJob) -> None:
+    key = content_key(job)
     if not _is_whole(job.folder, key):
         study = read_study(job.root, job.split, job.study_id, job.series, workers=1)
         _write_study(job.folder, key, study)
-    index = {"study_id": job.study_id, "key": key, "label": _label(job), "files": job.signature}
-    write_text(_index_path(job.folder, job.study_id), json.dumps(index), sync="file")
+    _write_index(job.folder / "index", job, key)
+
+
+def _write_index(folder: Path, job: StudyJob, key: str) -> None:
+    index = {"study_id": job.study_id, "key": key, "label": label_of(job), "files": job.signature}
+    write_text(_index_path(folder, job.study_id), json.dumps(index), sync="file")
 
 
 def _write_study(folder: Path, key: str, study: Study) -> None:
     path = _object_path(folder, key, ".bin")
-    described = []
     with atomic_file(path, sync="file") as file:  # a lost entry costs one decoding, so the folder is not flushed
-        for description, stacks in study.series.items():
-            described.append({"description": description, "stacks": [_write_stack(file, s) for s in stacks]})
+        record = record_of(study, partial(_write_stack, file))
         n_bytes = file.tell()
-    ids = dict.fromkeys(stack.series_id for stacks in study.series.values() for stack in stacks)
-    content = {
-        "format": _FORMAT,
-        "study_id": study.study_id,
-        "bytes": n_bytes,
-        "sha256": _hash_file(path),
-        "problems": study.problems,
-        "windows": {series_id: study.window(series_id) for series_id in ids},
-        "series": described,
-    }
+    content = {"format": FORMAT, "bytes": n_bytes, "sha256": hash_file(path)} | record
     write_text(path.with_suffix(".json"), json.dumps(content), sync="file")
 
 
-def _write_stack(file: Any, stack: Stack) -> dict[str, Any]:
+def _write_stack(file: Any, stack: Stack) -> StackRecord:
     stored = compact(stack.volume)
     offset = write_aligned(file, stored)
-    rest = {f.name: _encode(getattr(stack, f.name)) for f in fields(stack) if f.init and f.name != "volume"}
-    return {"offset": offset, "shape": stored.shape, "dtype": stored.dtype.str, "fields": rest}
-
-
-def _encode(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return {"array": value.tolist(), "dtype": value.dtype.str, "shape": value.shape}
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _decode(value: Any) -> Any:
-    if isinstance(value, dict) and "array" in value:
-        return np.array(value["array"], dtype=value["dtype"]).reshape(value["shape"])
-    return value
+    return {"offset": offset, "shape": stored.shape, "dtype": stored.dtype.str}
 
 
 def _open_study(folder: Path, key: str) -> Study:
@@ -232,24 +227,20 @@ def _open_study(folder: Path, key: str) -> Study:
     if content is None or not _is_whole(folder, key):
         raise CohortError(f"{path}: damaged or absent, expected a whole object; build the cache again")
     data = np.memmap(path, dtype=np.uint8, mode="r") if content["bytes"] else np.zeros(0, np.uint8)
-    series = {s["description"]: [_open_stack(data, entry) for entry in s["stacks"]] for s in content["series"]}
-    study = Study(study_id=content["study_id"], series=series, problems=content["problems"])
-    study._windows.update({series_id: (low, high) for series_id, (low, high) in content["windows"].items()})
-    return study
+    return study_of(content, partial(_open_stack, data))
 
 
-def _open_stack(data: np.ndarray, entry: dict[str, Any]) -> Stack:
+def _open_stack(data: np.ndarray, entry: StackRecord) -> Any:
     dtype = np.dtype(entry["dtype"])
     n_bytes = dtype.itemsize * int(np.prod(entry["shape"]))
     stored = data[entry["offset"] : entry["offset"] + n_bytes].view(dtype).reshape(entry["shape"])
-    volume: Any = stored if dtype == np.float32 else CompactVolume(stored)
-    return Stack(volume=volume, **{name: _decode(value) for name, value in entry["fields"].items()})
+    return stored if dtype == np.float32 else CompactVolume(stored)
 
 
 def _is_whole(folder: Path, key: str) -> bool:
     path = _object_path(folder, key, ".bin")
     content = _load(path.with_suffix(".json"))
-    if content is None or content.get("format") != _FORMAT:
+    if content is None or content.get("format") != FORMAT:
         return False
     try:
         return path.stat().st_size == int(content["bytes"])
@@ -257,48 +248,12 @@ def _is_whole(folder: Path, key: str) -> bool:
         return False
 
 
-def _is_fresh(job: _Job) -> bool:
-    index = _load(_index_path(job.folder, job.study_id))
-    if index is None or index.get("label") != _label(job) or index.get("files") != job.signature:
+def _is_fresh(job: StudyJob, folder: Path) -> bool:
+    """Whether an index knows the study with files of these names, sizes and times, and its object is whole."""
+    index = _load(_index_path(folder, job.study_id))
+    if index is None or index.get("label") != label_of(job) or index.get("files") != job.signature:
         return False
     return _is_whole(job.folder, index["key"])
-
-
-def _label(job: _Job) -> str:
-    """Everything about a study's object but its files' bytes: who reads, and what the series are."""
-    rows = job.series[["series_id", "series_description"]].astype(str).to_numpy().tolist()
-    return hashlib.sha256(json.dumps([_FORMAT, code_key("lumbar.study"), job.study_id, rows]).encode()).hexdigest()
-
-
-def _content_key(job: _Job) -> str:
-    digest = hashlib.sha256(_label(job).encode())
-    folder = job.root / f"{job.split}_images" / str(job.study_id)
-    for name, _, _ in job.signature:
-        digest.update(f"{name}\0{_hash_file(folder / name)}\0".encode())
-    return digest.hexdigest()
-
-
-def _signature(root: Path, split: str, study_id: int, rows: pd.DataFrame) -> list[list[Any]]:
-    """``[name, bytes, time]`` of each file of the study's series, sorted."""
-    slices = []
-    for series_id in sorted(set(rows["series_id"])):
-        with (
-            suppress(FileNotFoundError),
-            os.scandir(root / f"{split}_images" / str(study_id) / str(series_id)) as entries,
-        ):
-            for entry in entries:
-                if entry.name.lower().endswith(".dcm") and not entry.name.startswith("."):
-                    stat = entry.stat()
-                    slices.append([f"{series_id}/{entry.name}", stat.st_size, stat.st_mtime_ns])
-    return sorted(slices)
-
-
-def _hash_file(path: Path) -> str:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise CohortError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _load(path: Path) -> Any:
@@ -314,7 +269,7 @@ def _object_path(folder: Path, key: str, suffix: str) -> Path:
 
 
 def _index_path(folder: Path, study_id: int) -> Path:
-    return folder / "index" / f"{int(study_id)}.json"
+    return folder / f"{int(study_id)}.json"
 
 
 def _remove_stale(folder: Path) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pandas as pd
 
-from lumbar_train.data.cache import Cache
+from lumbar_train.data.studies import Studies
 from lumbar_train.errors import LeakError
 
 
-def check_copies(cache: Cache, folds: pd.DataFrame) -> None:
+def check_copies(studies: Studies, folds: pd.DataFrame) -> None:
     """Refuse folds that hold the very same images in two of them.
 
     Args:
-        cache: where every study of ``folds`` is decoded.
+        studies: where every study of ``folds`` is.
         folds: ``study_id, fold``.
 
     Raises:
@@ -20,7 +20,7 @@ def check_copies(cache: Cache, folds: pd.DataFrame) -> None:
     """
     first: dict[str, tuple[int, int]] = {}
     for study_id, fold in zip(folds["study_id"].astype(int), folds["fold"].astype(int), strict=True):
-        other, other_fold = first.setdefault(cache.digest(study_id), (study_id, fold))
+        other, other_fold = first.setdefault(studies.digest(study_id), (study_id, fold))
         if other_fold != fold:
             raise LeakError(
                 f"study {study_id} in fold {fold} holds the same images as study {other} in fold {other_fold}: "

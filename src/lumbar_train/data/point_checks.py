@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from lumbar import labels
 from lumbar.errors import CohortError, DicomError
+from lumbar.io.progress import Progress
 from lumbar_train.data.external_points import in_own_pixels
 
 SAGITTAL_SIDES_APART_MM = 10.0  # foramina lie 25-45 mm apart; less means both sides marked on one side's slices
@@ -48,7 +48,7 @@ def check_points(
         images: ``ROOT/train_images``.
         points: as in ``Cohort.points``.
         dropped: counted into, by reason.
-        progress: show a bar.
+        progress: say how far it has come.
         read_header: how a slice's header is read; ``lumbar.dicom.read_header`` unless a test brings its own.
 
     Raises:
@@ -64,15 +64,8 @@ def check_points(
     slices = points[["study_id", "series_id", "instance_number"]].drop_duplicates()
     paths = [images / str(s) / str(e) / f"{i}.dcm" for s, e, i in slices.itertuples(index=False)]
     with ThreadPoolExecutor(8) as pool:  # opening files waits on the disk far more than on the processor
-        headers = list(
-            tqdm(
-                pool.map(lambda path: _geometry(path, reader), paths),
-                total=len(paths),
-                desc="slices of points",
-                unit="slice",
-                disable=not progress,
-            )
-        )
+        shown = Progress(len(paths), "slice", title="points", is_shown=progress, is_part=True)
+        headers = list(shown.each(pool.map(lambda path: _geometry(path, reader), paths)))
     table = dict(zip(slices.itertuples(index=False, name=None), headers, strict=True))
     keys = points[["study_id", "series_id", "instance_number"]].itertuples(index=False, name=None)
     geometry = [table[key] for key in keys]

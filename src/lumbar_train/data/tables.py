@@ -122,7 +122,7 @@ def read_cohort(
         points_file: an external table ``series_id, instance_number, level, x, y`` (``.csv`` or ``.csv.gz``), with a
             point a slice and level or fewer; ``img_h, img_w``: the image that the pixels refer to, if not the slice.
         check_images: look that each point's slice exists, holds the point, and that left lies left of right.
-        progress: show a bar while slices are looked at.
+        progress: say how far it has come while slices are looked at.
 
     Raises:
         CohortError: a table or column absent, an unknown label, condition or level, contradicting rows, no study left.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lumbar.errors import CohortError
-from lumbar_train.data.cache import Cache
+from lumbar_train.data.studies import Studies
 from lumbar_train.data.tables import Cohort
 from lumbar_train.files import write_text
 
@@ -21,7 +21,7 @@ NO_SERIES = "studies: no readable series"
 NO_SLICE = "series: no usable slice"
 
 
-def drop_unreadable(cohort: Cohort, cache: Cache) -> Cohort:
+def drop_unreadable(cohort: Cohort, studies: Studies) -> Cohort:
     """The cohort without the studies of which no series could be read; those and unusable series are counted.
 
     A study without images can teach nothing and be scored by nothing but the prior, so it takes no part in a run.
@@ -32,7 +32,7 @@ def drop_unreadable(cohort: Cohort, cache: Cache) -> Cohort:
     gone, n_series = [], 0
     by_study = cohort.series.groupby("study_id")["series_id"].apply(set).to_dict()
     for study_id in map(int, cohort.study_ids):
-        there = _usable_series(cache, study_id)
+        there = _usable_series(studies, study_id)
         n_series += len({str(k) for k in by_study.get(study_id, ())} - there)
         if not there:
             gone.append(study_id)
@@ -42,10 +42,10 @@ def drop_unreadable(cohort: Cohort, cache: Cache) -> Cohort:
     return cohort.without(gone, counts)
 
 
-def _usable_series(cache: Cache, study_id: int) -> set[str]:
-    if study_id not in cache:  # no series of it is described, or no folder of those is there
+def _usable_series(studies: Studies, study_id: int) -> set[str]:
+    if study_id not in studies:  # no series of it is described, or no folder of those is there
         return set()
-    return {stack.series_id for stacks in cache.study(study_id).series.values() for stack in stacks}
+    return {stack.series_id for stacks in studies.study(study_id).series.values() for stack in stacks}
 
 
 def write_dropped(run: Path, whole: Cohort, kept: Cohort) -> None:

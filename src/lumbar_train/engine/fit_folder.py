@@ -36,10 +36,11 @@ class FitFolder:
         path: the folder; made when the first file is written.
         config: how the fit is done.
         identity: what else must be the same for a resume to make sense.
+        kept: where the weights of a complete fit are once they are no longer in its folder.
     """
 
-    def __init__(self, path: Path, config: LoopConfig, identity: Mapping[str, Any]) -> None:
-        self.path, self.config = path, config
+    def __init__(self, path: Path, config: LoopConfig, identity: Mapping[str, Any], kept: Path | None = None) -> None:
+        self.path, self.config, self.kept = path, config, kept
         self.identity = json.loads(json.dumps(dict(identity), default=str))  # as a checkpoint gives it back
         self.result = path / "fit.json"
         self.checkpoint = path / "checkpoint.pt"
@@ -95,6 +96,8 @@ class FitFolder:
         self._check_same(content)
         best = self.best if content["has_best"] else None
         weights = best if content["weights"] == "best" and best is not None else self.last
+        if self.kept is not None and not weights.is_file():
+            weights = self.kept
         load_weights(weights, model)
         model.eval()
         return FitResult(

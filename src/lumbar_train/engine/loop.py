@@ -7,7 +7,6 @@ what is written in ``fit_folder``.
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -16,8 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from lumbar.io.progress import Progress as Shown
 from lumbar_train.engine.checkpoint import restore_rng, rng_state, save_weights
 from lumbar_train.engine.distributed import Distributed
 from lumbar_train.engine.fit_folder import FitFolder
@@ -35,7 +34,6 @@ from lumbar_train.engine.progress import Progress
 from lumbar_train.engine.sampling import Dataset, Part, Plan, make_loader
 from lumbar_train.errors import TrainingError
 
-_BAR = "{desc}: {percentage:3.0f} %|{bar:30}| {n_fmt} of {total_fmt} steps, {elapsed}{postfix}"
 Validate = Callable[[nn.Module, int], dict[str, float]]
 Pending = list[tuple[Part, dict[str, Tensor]]]  # the parts of one optimiser step, with their sums
 
@@ -51,6 +49,7 @@ def fit(
     resume: bool = False,
     distributed: Distributed | None = None,
     identity: Mapping[str, Any] | None = None,
+    kept: Path | None = None,
 ) -> FitResult:
     """Train ``model`` and leave ``last.safetensors``, ``best.safetensors``, ``log.csv`` and ``fit.json`` in a folder.
 
@@ -67,13 +66,14 @@ def fit(
         resume: go on from the folder's checkpoint, or return at once where the fit is complete.
         distributed: this process and its peers.
         identity: what else must be the same for a resume to make sense (recipe, cohort, fold).
+        kept: where the weights of a complete fit are, once they are no longer in its folder.
 
     Raises:
         TrainingError: a loss or gradient that is not finite (naming the batch), a checkpoint that does not belong
             here or is damaged, a disk that is full.
     """
     own_identity = {"n_samples": len(dataset)} | dict(identity or {})
-    folder = FitFolder(Path(out_dir), config, own_identity)
+    folder = FitFolder(Path(out_dir), config, own_identity, kept)
     return _Fit(model, dataset, loss_fn, config, folder, validate, distributed or Distributed()).run(resume)
 
 
@@ -158,17 +158,18 @@ class _Fit:
         self.optimisation.optimizer.zero_grad(set_to_none=True)  # the step begins anew
         self.plan.accumulate = n_parts
         if self.distributed.is_main:
-            tqdm.write(f"{place}: out of memory, so batches go on in {n_parts} parts instead of {before}")
+            line = f"{place}: out of memory, so batches go on in {n_parts} parts instead of {before}"
+            print(line, flush=True)
 
     def _steps(self, end_if_asked: Callable[[], None]) -> None:
         self.optimisation.network.train()
         progress, n_steps = self.progress, self.plan.n_steps
         parts = self.plan.start(progress.epoch, progress.step)
         title = f"{self._title()}, epoch {progress.epoch + 1} of {self.config.epochs}"
-        is_shown = self.config.progress and self.distributed.is_main and sys.stderr.isatty()
-        with tqdm(
-            total=n_steps, initial=progress.step, desc=title, disable=not is_shown, leave=False, bar_format=_BAR
-        ) as bar:
+        with Shown(
+            n_steps, "step", title=title, n_before=progress.step, is_shown=self.distributed.is_main, is_part=True,
+            has_bar=self.config.progress,
+        ) as shown:  # fmt: skip
             pending: Pending = []
             for part, batch in zip(parts, self.loader, strict=True):
                 pending.append((part, self.optimisation.backward(part, batch, self.loss_fn)))
@@ -176,8 +177,7 @@ class _Fit:
                     continue
                 loss = self._step(pending)
                 pending = []
-                bar.update()
-                bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+                shown.update(progress.step, note=f"loss {loss:.4f}")
                 if progress.step < n_steps:
                     self._between_steps(end_if_asked)
 

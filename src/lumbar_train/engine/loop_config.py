@@ -44,7 +44,7 @@ class LoopConfig:
             chosen on the very studies that the out-of-fold outputs are scored on.
         checkpoint_seconds: at least so often, and at each epoch's end, the state is saved.
         tensorboard: write event files (needs the extra of that name).
-        progress: show bars, on a terminal.
+        progress: show a bar on a terminal; else a line a minute, as where there is no terminal.
         epochs_beyond: epochs that the run's other fits will take one after another, for the time that is left.
     """
 

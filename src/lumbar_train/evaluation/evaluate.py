@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from lumbar.bundle.manifest import Manifest, verify
 from lumbar.errors import CohortError, LumbarError
+from lumbar.io.progress import Progress
 from lumbar.io.text import one_line
 from lumbar.labels import COLUMNS
 from lumbar.metric import align_submission
@@ -175,7 +175,7 @@ def evaluate_run(
         split: which images.
         studies: only these.
         device: where the networks run.
-        progress: show a bar.
+        progress: say how far it has come.
 
     Raises:
         LeakError: the weights were fitted on this cohort, or on one of its studies.
@@ -254,7 +254,8 @@ class _Bench:
         outcomes: dict[int, _Outcome] = {}
         with ThreadPoolExecutor(1) as pool:
             ahead = pool.submit(self._read, waiting[0]) if waiting else None
-            for place, study_id in enumerate(tqdm(waiting, desc="evaluate", unit="study", disable=not progress)):
+            shown = Progress(len(waiting), "study", title="evaluate", is_shown=progress)
+            for place, study_id in enumerate(shown.each(waiting)):
                 assert ahead is not None
                 study = ahead.result()
                 if place + 1 < len(waiting):

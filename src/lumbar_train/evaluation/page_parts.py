@@ -17,8 +17,10 @@ from lumbar.study import read_study
 from lumbar_train.data.true_points import true_localisation
 from lumbar_train.evaluation.evaluate import Evaluation
 from lumbar_train.evaluation.point_errors import truth_points
-from lumbar_train.evaluation.scoring import difference
+from lumbar_train.evaluation.scoring import Interval, difference, level_difference
 from lumbar_train.files import read_object
+
+GROUP_TITLES = {"spinal": "spinal canal", "foraminal": "foramina", "subarticular": "subarticular recesses"}
 
 
 def about(evaluation: Evaluation, run: Path | None) -> list[tuple[str, str]]:
@@ -41,18 +43,51 @@ def about(evaluation: Evaluation, run: Path | None) -> list[tuple[str, str]]:
 
 
 def warnings(evaluation: Evaluation) -> list[str]:
-    """A line for each term in which the answer is worse than the prior, which knows nothing of the study."""
+    """A line for each figure in which an answer is worse than the prior, which knows nothing of the study.
+
+    The total and its terms are named wherever the final answer is worse, a condition at a level or the total of an
+    answer on the way where that is no chance: with so many of them some would be worse by luck.
+    """
     prior = evaluation.answers.get("prior")
     if prior is None:
         return []
-    lines = []
-    for term, change in difference(evaluation.labels, prior, evaluation.answer).items():
-        if not change.value > 0:
-            continue
-        sure = "" if change.is_worse else ", which may be chance"
-        interval = f"95 % {change.low:+.3f} to {change.high:+.3f}"
-        lines.append(f"{term.replace('_', ' ')}: worse than the prior by {change.value:.3f} ({interval}){sure}")
+    lines = [
+        _worse(term.replace("_", " "), change)
+        for term, change in difference(evaluation.labels, prior, evaluation.answer).items()
+        if change.value > 0
+    ]
+    lines += [
+        _worse(f"{GROUP_TITLES[group]} {level_title(level)}", change)
+        for (group, level), change in level_difference(evaluation.labels, prior, evaluation.answer).items()
+        if change.is_worse
+    ]
+    for name in list(evaluation.answers)[:-1]:
+        if name not in ("uniform", "prior"):
+            change = difference(evaluation.labels, prior, evaluation.answers[name])["total"]
+            lines += [_worse(f"total of the answer {name}", change)] if change.is_worse else []
     return lines
+
+
+def _worse(what: str, change: Interval) -> str:
+    sure = "" if change.is_worse else ", which may be chance"
+    interval = f"95 % {change.low:+.3f} to {change.high:+.3f}"
+    return f"{what}: worse than the prior by {change.value:.3f} ({interval}){sure}"
+
+
+def level_rows(evaluation: Evaluation) -> list[tuple[str, list[tuple[str, str]]]]:
+    """For each group a row of changes against the prior by level, each with its judgement ``good``, ``bad`` or none."""
+    prior = evaluation.answers.get("prior")
+    if prior is None:
+        return []
+    cells = level_difference(evaluation.labels, prior, evaluation.answer)
+    return [(title, [_judged(cells.get((group, level))) for level in LEVELS]) for group, title in GROUP_TITLES.items()]
+
+
+def _judged(change: Interval | None) -> tuple[str, str]:
+    if change is None:
+        return "no label", ""
+    kind = "bad" if change.is_worse else "good" if change.high < 0 else ""
+    return f"{change.value:+.3f}", kind
 
 
 def grouped_reasons(rows: list[dict[str, str]]) -> list[str]:

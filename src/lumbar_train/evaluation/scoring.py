@@ -52,9 +52,7 @@ def study_sums(labels: Labels, probs: Probs) -> tuple[Probs, Probs]:
     Returns:
         Sums of weight times loss (N, 4), sums of weights (N, 4); terms in the order of ``TERMS[1:]``.
     """
-    weights = _WEIGHTS[labels]
-    picked = np.take_along_axis(probs, np.maximum(labels, 0)[..., None], axis=2)[..., 0]
-    losses = -np.log(np.clip(picked, _EPS, 1.0 - _EPS)) * weights
+    losses, weights = column_sums(labels, probs)
     spinal = group_columns("spinal")
     severe = np.clip(probs[:, spinal, 2].max(axis=1), _EPS, 1.0 - _EPS)
     heaviest = weights[:, spinal].max(axis=1)
@@ -63,6 +61,13 @@ def study_sums(labels: Labels, probs: Probs) -> tuple[Probs, Probs]:
     sums = np.stack([*(losses[:, c].sum(axis=1) for c in columns), any_loss], axis=1)
     totals = np.stack([*(weights[:, c].sum(axis=1) for c in columns), heaviest], axis=1)
     return sums, totals
+
+
+def column_sums(labels: Labels, probs: Probs) -> tuple[Probs, Probs]:
+    """Weight times loss of each answer, and its weight: both (N, 25), 0 where there is no label."""
+    weights = _WEIGHTS[labels]
+    picked = np.take_along_axis(probs, np.maximum(labels, 0)[..., None], axis=2)[..., 0]
+    return -np.log(np.clip(picked, _EPS, 1.0 - _EPS)) * weights, weights
 
 
 def resampled(labels: Labels, probs: Probs, counts: NDArray[np.int64]) -> Probs:
@@ -95,6 +100,28 @@ def difference(
     counts = draw_counts(len(labels), n_bootstrap, seed)
     value = resampled(labels, after, once)[0] - resampled(labels, before, once)[0]
     return _intervals(value, resampled(labels, after, counts) - resampled(labels, before, counts))
+
+
+def level_difference(
+    labels: Labels, before: Probs, after: Probs, *, n_bootstrap: int = N_BOOTSTRAP, seed: int = 0
+) -> dict[tuple[str, str], Interval]:
+    """Weighted log loss of each group at each level, after minus before, paired; left and right count together.
+
+    A group at a level without any label is left out.
+    """
+    (losses, weights), (former, _) = column_sums(labels, after), column_sums(labels, before)
+    counts = np.concatenate([np.ones((1, len(labels)), np.int64), draw_counts(len(labels), n_bootstrap, seed)])
+    cells = {}
+    for group, conditions in GROUPS.items():
+        for k, level in enumerate(LEVELS):
+            columns = [condition * len(LEVELS) + k for condition in conditions]
+            weight = counts @ weights[:, columns].sum(axis=1)
+            change = counts @ (losses - former)[:, columns].sum(axis=1)
+            if weight[0] > 0:
+                many = change[1:][weight[1:] > 0] / weight[1:][weight[1:] > 0]
+                low, high = np.percentile(many, (2.5, 97.5))
+                cells[group, level] = Interval(float(change[0] / weight[0]), float(low), float(high))
+    return cells
 
 
 def ratio(labels: Labels, probs: Probs, reference: Probs, *, n_bootstrap: int = N_BOOTSTRAP, seed: int = 0) -> Interval:

@@ -29,7 +29,8 @@ class RunFolder:
         RUN/session.json                                           where the run stands
         RUN/<stage>/<fold>.safetensors, <fold>.seen.json           weights, and the studies that they have seen
         RUN/<stage>/<fold>.done.json                               the stage is done on the fold
-        RUN/<stage>/<fold>/                                        the fit's own folder: checkpoint, log, fit.json
+        RUN/<stage>/<fold>/                                        the fit's own folder: checkpoint while it runs, log,
+                                                                   fit.json; its weights only until they lie above
         RUN/<stage>/<table>.parquet, pieces/                       outputs for held-out studies
         RUN/export/, RUN/report/                                   what ships, and the page
     """
@@ -63,6 +64,11 @@ class RunFolder:
         path = self.weights(stage, fold, suffix)
         save_weights(path, network)
         write_seen(path, fold, seen)
+
+    def drop_copies(self, stage: str, fold: int, suffix: str = "") -> None:
+        """Remove a complete fit's own weights, once ``save_network`` has written what the stage leaves on the fold."""
+        for name in ("last.safetensors", "best.safetensors"):
+            (self.fit(stage, fold, suffix) / name).unlink(missing_ok=True)
 
     def check_unseen(self, stage: str, fold: int, study_ids: Iterable[int], suffix: str = "") -> None:
         """Refuse to predict studies that a stage's weights have seen.

@@ -35,7 +35,7 @@ class CohortCounts:
         axial: slices of each axial series.
         axial_pairs: axial slices with points of one level.
         labels: (studies, 5 conditions, 5 levels), -1 missing.
-        slice_bytes: of a decoded slice, on average.
+        file_bytes: of a decoded file, on average; nearly all have one slice.
     """
 
     studies: int
@@ -44,12 +44,17 @@ class CohortCounts:
     axial: Counts
     axial_pairs: int
     labels: NDArray[np.int8]
-    slice_bytes: float
+    file_bytes: float
 
     @property
     def slices(self) -> int:
         """All slices of the cohort."""
         return int(self.sagittal.sum() + self.axial.sum())
+
+    @property
+    def cache_bytes(self) -> float:
+        """Of all decoded slices together, as a cache keeps them."""
+        return self.slices * self.file_bytes
 
     def samples(self, name: str, stage: Any) -> int:
         """Samples of an epoch of a stage's fit on all studies; an upper bound, since some prove unusable."""
@@ -103,7 +108,7 @@ def count_cohort(cohort: Cohort) -> CohortCounts:
         axial=each[is_axial & (each > 0)],
         axial_pairs=len(pairs[["series_id", "instance_number", "level"]].drop_duplicates()),
         labels=cohort.labels.reshape(-1, 5, _LEVELS),
-        slice_bytes=_slice_bytes(folders),
+        file_bytes=_file_bytes(folders),
     )
 
 
@@ -115,8 +120,8 @@ def _count(folder: Path) -> int:
         return 0
 
 
-def _slice_bytes(folders: list[Path]) -> float:
-    """Mean size of a decoded slice, from the headers of a few that lie evenly over the cohort."""
+def _file_bytes(folders: list[Path]) -> float:
+    """Mean size of a decoded file, from the headers of a few that lie evenly over the cohort."""
     sizes = []
     for folder in folders[:: max(1, len(folders) // _HEADERS)]:
         try:
@@ -124,7 +129,7 @@ def _slice_bytes(folders: list[Path]) -> float:
         except (DicomError, OSError, ValueError):
             continue
         if header.rows and header.columns:
-            sizes.append(2.0 * header.rows * header.columns)
+            sizes.append(2.0 * header.rows * header.columns * max(1, header.number_of_frames or 1))
     return float(np.mean(sizes)) if sizes else float(_USUAL_SLICE)
 
 

@@ -12,6 +12,7 @@ from lumbar_train.engine.fold_pool import run_side_by_side, workers
 from lumbar_train.engine.interrupts import end_if_time_is_up
 from lumbar_train.engine.process_pool import Pool
 from lumbar_train.outputs.session import Session
+from lumbar_train.pipeline.first_estimate import expected_s
 from lumbar_train.stages.context import RunContext
 from lumbar_train.stages.finished import forget, is_finished, note_finished
 from lumbar_train.stages.fits import fits_of
@@ -68,12 +69,14 @@ def _say_what_comes(run: RunContext, chosen: list[Stage], todo: dict[str, list[i
     fits = {stage.name: [fit for k in todo[stage.name] for fit in fits_of(run.recipe, stage, k)] for stage in chosen}
     epochs = sum(fit.epochs for some in fits.values() for fit in some)
     n_fits = sum(not fit.is_metric for some in fits.values() for fit in some)
-    print(
+    line = (
         f"{counted(n_fits, 'fit')} of {counted(sum(map(bool, fits.values())), 'stage')}, "
-        f"{counted(epochs, 'epoch')} in all, {counted(jobs, 'fit')} at a time; "
-        "the first epoch of each stage tells how long all take",
-        flush=True,
+        f"{counted(epochs, 'epoch')} in all, {counted(jobs, 'fit')} at a time"
     )
+    fits_s = expected_s(run, [(stage, fold) for stage in chosen if stage.fitted for fold in todo[stage.name]], jobs)
+    if fits_s is not None:
+        line += f"; by counted operations about {duration(fits_s)} for the fits alone on this machine"
+    print(line + ("; the first epoch of each stage tells how long all take" if n_fits else ""), flush=True)
 
 
 def _run_stage(run: RunContext, stage: Stage, pool: Pool | None, jobs: int, session: Session | None) -> None:

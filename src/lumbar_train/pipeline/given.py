@@ -21,11 +21,13 @@ def check_given(options: TrainOptions) -> None:
     """
     check_recipe(options.recipe)
     check_stages(options.stages)
-    check_competition(options.data, "train")
+    check_competition(options.data, "train", has_split=False)
     check_file(options.fold_file, "--fold-file", "a table study_id, fold")
     check_file(options.points, "--points", "a table of external points")
     for word in options.backbone_weights:
         check_file(Path(word.rpartition("=")[2]), "--backbone-weights", "a timm checkpoint")
+    if options.cache is not None and options.cache.is_file():
+        raise CohortError(f"--cache {options.cache}: found a file, expected a folder, or none")
     check_out(options.out)
     if options.taken_from is not None:
         check_source(options.taken_from, options.out)

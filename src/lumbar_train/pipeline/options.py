@@ -18,6 +18,7 @@ _DECIDE = (
     "overrides", "full_epochs", "full_seeds", "backbone", "pretrained", "backbone_weights", "points", "points_use",
     "seed", "amp", "init", "ship",
 )  # fmt: skip
+NO_CACHE = Path("none")  # as ``cache``: no folder
 _HOW = ("cache", "workers", "jobs", "loaders", "device", "memory", "time_limit")  # and with what
 Words = Iterable[str] | Mapping[str, Any]
 
@@ -41,7 +42,8 @@ class TrainOptions:
         overwrite: fit again what this call asks for in a folder that holds a run; its other fits stay. A folder that
             holds a run is refused without one of the two.
         seed: of folds, initial weights, order and augmentation.
-        cache: folder of decoded studies; None for ``cache`` in the run folder.
+        cache: folder of decoded studies; ``none`` keeps none: slices are decoded from the DICOM files when asked for;
+            None for ``cache`` in the run folder where the disk has room for it, else none.
         workers: processes that decode; 0 decodes in this one, None takes one for each core.
         jobs: folds side by side, over the GPUs at hand.
         loaders: processes that prepare samples for each fit; None for the cores of the machine shared out among the
@@ -140,6 +142,11 @@ class TrainOptions:
         fits = max(self.jobs, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         return max(1, cores() // fits - 1)
 
+    def n_processes(self, device_type: str) -> int:
+        """Processes of this machine that read studies at the same time: fits, each with its loaders."""
+        fits = max(self.jobs, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        return fits * (1 + self.n_loaders(device_type))
+
     def changes(self) -> tuple[str, ...]:
         """What changes the recipe, as ``--set`` and its short forms say it."""
         short = [f"backbone={self.backbone}"] if self.backbone is not None else []
@@ -205,6 +212,11 @@ def _path(value: str | Path | None) -> Path | None:
     return None if value is None else Path(value)
 
 
+def as_cache(value: str | Path | None) -> Path | None:
+    """The folder of a cache; the word ``none`` in any case is ``NO_CACHE``."""
+    return NO_CACHE if str(value).lower() == str(NO_CACHE) and value is not None else _path(value)
+
+
 def _resume(value: bool | str | Path) -> bool | Path:
     return value if isinstance(value, bool) else Path(value)
 
@@ -217,7 +229,7 @@ _PLAIN: dict[str, Callable[[Any], Any]] = {
     "fold_file": _path,
     "stages": as_stages,
     "points": _path,
-    "cache": _path,
+    "cache": as_cache,
     "resume": _resume,
     "init": _path,
     "full_epochs": as_words,

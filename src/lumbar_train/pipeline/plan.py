@@ -30,7 +30,8 @@ from lumbar_train.pipeline.split import (
     is_half_precision,
     losses_of,
 )
-from lumbar_train.recipes import Recipe
+from lumbar_train.pipeline.storage import cache_line, in_units
+from lumbar_train.recipes import Recipe, StageRecipe
 from lumbar_train.stages.fits import FitOf, fits_of
 from lumbar_train.stages.registry import chosen_stages
 from lumbar_train.stages.stage import Stage
@@ -76,7 +77,7 @@ class TrainingPlan:
         rows: in the order of the stages.
         memory: bytes of the device that it is made for.
         device: where the memory is.
-        cache_bytes: of the decoded studies.
+        cache: where decoded studies would go, in words.
         machines: whose hours are shown.
         study_flops: of the prediction of one study, by every fit that ships.
         n_ships: fits that ship of each stage: on all data, on folds, or both.
@@ -86,7 +87,7 @@ class TrainingPlan:
     rows: tuple[Row, ...]
     memory: float
     device: str
-    cache_bytes: float
+    cache: str
     machines: tuple[Machine, ...]
     study_flops: float
     n_ships: int
@@ -110,9 +111,9 @@ class TrainingPlan:
         steps = sum(row.steps for row in self.rows)
         lines.append(f"{'whole':<26}{'':>9}{steps:>9}{'':>9}{'':>9}{'':>14}{'':>9}{total}")
         run = sum(row.disk_bytes for row in self.rows)
-        lines.append(f"memory      {_gib(self.memory)} on {self.device}; act: activations at the recipe's batch; ")
+        lines.append(f"memory      {in_units(self.memory)} on {self.device}; act: activations at the recipe's batch; ")
         lines[-1] += "parts: samples a part x parts a step, * activations computed anew"
-        lines.append(f"disk        run {_gib(run)}, cache {_gib(self.cache_bytes)} (decoded slices)")
+        lines.append(f"disk        run {in_units(run)}, {self.cache}")
         lines += [
             f"hours       {m.name}: {m.rate / 1e12:.3g} TFLOP/s = {m.utilisation:.1%} of {m.peak / 1e12:.3g} "
             f"({m.source})"
@@ -146,10 +147,6 @@ class TrainingPlan:
         ]
 
 
-def _gib(n_bytes: float) -> str:
-    return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"
-
-
 def plan_training(options: TrainOptions, machines: Iterable[Machine] | None = None) -> TrainingPlan:
     """Plan a run from tables and counts alone; nothing is decoded or written.
 
@@ -161,7 +158,8 @@ def plan_training(options: TrainOptions, machines: Iterable[Machine] | None = No
         LumbarError: as ``train``, for tables and options.
     """
     recipe, _ = chosen_recipe(options)
-    counts = count_cohort(read_cohort(options.data, check_images=False))
+    cohort = read_cohort(options.data, check_images=False)
+    counts = count_cohort(cohort)
     device = pick_device(options.device)
     memory = float(parse_memory(options.memory) if options.memory else free_memory(device))
     is_gpu = device.type == "cuda" or bool(options.memory)
@@ -183,15 +181,16 @@ def plan_training(options: TrainOptions, machines: Iterable[Machine] | None = No
         tuple(rows),
         memory,
         f"{device}" if not options.memory else "a GPU of --memory",
-        counts.slices * counts.slice_bytes,
-        tuple(machines) if machines is not None else (T4, A100, _here(device, recipe)),
+        cache_line(options, cohort, counts),
+        tuple(machines) if machines is not None else (T4, A100, machine_here(device, recipe)),
         n_ships * sum(prediction_flops(recipe, {name: cost(False) for name, cost in costs.items()}, counts).values()),
         n_ships,
         recipe.name,
     )
 
 
-def _here(device: torch.device, recipe: Recipe) -> Machine:
+def machine_here(device: torch.device, recipe: Recipe) -> Machine:
+    """This machine, measured on the backbone that most of a recipe's networks have."""
     backbones = [getattr(stage.network, "backbone", "") for stage in recipe.stages.values()]
     names = [each if isinstance(each, str) else each.name for each in backbones]
     return measured_here(device, max(names, key=names.count, default="") or "resnet10t")
@@ -217,14 +216,8 @@ def _row(
     folds = use_folds if stage.name == "aggregator" else stage.folds(use_folds)  # which fits all of them at once
     steps, drawn, n_fits = 0, 0.0, 0
     for fold in folds:
-        share = 1.0 if is_full(fold) else 1 - 1 / recipe.n_folds
-        fit = entry.for_fold(fold).fit
-        fits = fits_of(recipe, stage, fold) or [FitOf("", fit.epochs)]
-        n_fits += len(fits)
-        for one in fits:
-            studies, batch = share * one.share * (counts.studies if one.is_metric else samples), fit.batch
-            steps += math.ceil(studies / (max(1, batch // 4) if one.is_metric else batch)) * one.epochs
-            drawn += studies * (_LEVELS if one.is_metric else 1) * one.epochs
+        more_fits, more_steps, more_drawn = drawn_samples(recipe, stage, entry, fold, samples, counts.studies)
+        n_fits, steps, drawn = n_fits + more_fits, steps + more_steps, drawn + more_drawn
     whole = images_of_part(replace(entry, fit=replace(entry.fit, metric_epochs=0)), counts, 1)
     again = 4 / 3 if split.is_checkpointed else 1.0  # one more forward pass
     weights = 4 * cost.parameters
@@ -238,9 +231,34 @@ def _row(
         split,
         cost.training_flops * per_sample,
         cost.training_flops * per_sample * drawn * again,
-        weights * (2 * n_fits + n_ships + 4),  # kept twice, exported; one fit's checkpoint
+        # Kept once, and exported in half precision; of the fit in hand the checkpoint with its moments and two copies
+        weights * (n_fits + n_ships / 2 + 6),
         any(isinstance(module, _BatchNorm) for module in meta_network(entry.network).modules()),
     )
+
+
+def drawn_samples(
+    recipe: Recipe, stage: Stage, entry: StageRecipe, fold: int, samples: int, studies: int
+) -> tuple[int, int, float]:
+    """The fits of a stage on a fold, their optimiser steps, and the samples that they draw over all their epochs.
+
+    Args:
+        recipe: of the run.
+        stage: that is fitted.
+        entry: of the recipe.
+        fold: that is held out, or a fit on all data.
+        samples: of an epoch of a fit on all studies.
+        studies: of the cohort, for a second round on the metric.
+    """
+    share = 1.0 if is_full(fold) else 1 - 1 / recipe.n_folds
+    fit = entry.for_fold(fold).fit
+    fits = fits_of(recipe, stage, fold) or [FitOf("", fit.epochs)]
+    steps, drawn = 0, 0.0
+    for one in fits:
+        count, batch = share * one.share * (studies if one.is_metric else samples), fit.batch
+        steps += math.ceil(count / (max(1, batch // 4) if one.is_metric else batch)) * one.epochs
+        drawn += count * (_LEVELS if one.is_metric else 1) * one.epochs
+    return len(fits), steps, drawn
 
 
 def prediction_flops(recipe: Recipe, costs: dict[str, NetworkCost], counts: CohortCounts) -> dict[str, float]:

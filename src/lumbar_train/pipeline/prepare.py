@@ -12,10 +12,14 @@ import numpy as np
 import pandas as pd
 
 from lumbar.io.text import counted
-from lumbar_train.data.cache import Cache, build_cache
+from lumbar_train.data import dicom_folder
+from lumbar_train.data.cache import NOTES, build_cache
+from lumbar_train.data.dicom_folder import DicomFolder, index_studies
 from lumbar_train.data.duplicates import check_copies
 from lumbar_train.data.external_points import POINTS_FILE, USES, describe, summary
 from lumbar_train.data.folds import fold_name, make_folds, parse_folds, read_folds, with_seeds, write_folds
+from lumbar_train.data.slice_memory import memory_for_slices
+from lumbar_train.data.studies import Studies
 from lumbar_train.data.tables import Cohort, read_cohort
 from lumbar_train.data.usable import drop_unreadable, write_dropped
 from lumbar_train.engine.distributed import Distributed
@@ -32,6 +36,7 @@ from lumbar_train.pipeline.initial import init_note, initial_weights
 from lumbar_train.pipeline.options import TrainOptions
 from lumbar_train.pipeline.same_run import check_same_run, points_note
 from lumbar_train.pipeline.split import with_split
+from lumbar_train.pipeline.storage import choose_storage
 from lumbar_train.recipes import Recipe, recipe_by_name, with_full_epochs
 from lumbar_train.stages.context import RunContext
 from lumbar_train.stages.pretrained import Start, parse_files, with_backbone
@@ -66,8 +71,10 @@ def prepare(options: TrainOptions, recipe: Recipe, start: Start, distributed: Di
     whole = distributed.on_main(lambda: read_cohort(options.data, points_file=options.points))
     distributed.on_main(lambda: go_on_with(options, recipe, whole))
     recipe = with_split(options, recipe, whole, distributed)
-    cache = decode(options, whole, distributed)
-    cohort, folds = distributed.on_main(lambda: choose_cohort(options, whole, cache, recipe.n_folds))
+    if options.fold_file is None and not RunFolder(options.out).folds.is_file():
+        parse_folds(options.folds, pd.DataFrame({"fold": range(recipe.n_folds)}))  # refused before hours of decoding
+    studies = decode(options, whole, distributed)
+    cohort, folds = distributed.on_main(lambda: choose_cohort(options, whole, studies, recipe.n_folds))
     amp, line = distributed.on_main(
         lambda: chosen_amp(options.amp, distributed.device, options.out / RECIPE_FILE, bool(options.resume))
     )
@@ -78,7 +85,7 @@ def prepare(options: TrainOptions, recipe: Recipe, start: Start, distributed: Di
         folds=folds,
         recipe=recipe,
         folder=RunFolder(options.out),
-        cache=cache,
+        cache=studies,
         use_folds=with_seeds(parse_folds(options.folds, folds), options.full_seeds or recipe.full_seeds),
         seed=options.seed,
         resume=bool(options.resume),
@@ -117,29 +124,36 @@ def go_on_with(options: TrainOptions, recipe: Recipe, whole: Cohort) -> None:
         print(f"{options.out}: {counted(count, 'file')} taken over from {source}", flush=True)
 
 
-def decode(options: TrainOptions, whole: Cohort, distributed: Distributed) -> Cache:
-    """Decode every study once; the processes of a group take an equal share each."""
-    folder = options.cache or options.out / "cache"
+def decode(options: TrainOptions, whole: Cohort, distributed: Distributed) -> Studies:
+    """Decode every study once, into a cache or for an index alone; the processes of a group share the work."""
+    storage = distributed.on_main(lambda: choose_storage(options, whole))
+    if storage.why and distributed.is_main:
+        print(f"no cache: {storage.why}", flush=True)
     mine = whole.series["study_id"].isin(whole.study_ids[distributed.rank :: distributed.world])
     of_this_machine = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     workers = max(1, options.n_workers // of_this_machine) if options.n_workers else 0
-    series = whole.series[mine]
-    distributed.on_all(
-        lambda: build_cache(folder, options.data, whole.split, series, workers=workers, progress=distributed.is_main)
-    )
-    return Cache(folder)
+    source = options.data, whole.split, whole.series[mine]
+    shown = distributed.is_main
+    folder, index = storage.cache, options.out / dicom_folder.FOLDER
+    if folder is None:
+        distributed.on_all(lambda: index_studies(index, *source, workers=workers, progress=shown))
+        memory = memory_for_slices(options.n_processes(distributed.device.type))
+        return DicomFolder(index, options.data, whole.split, memory)
+    notes = options.out / NOTES
+    caches = distributed.on_all(lambda: build_cache(folder, *source, workers=workers, progress=shown, notes=notes))
+    return caches[0]
 
 
-def choose_cohort(options: TrainOptions, whole: Cohort, cache: Cache, n_folds: int) -> tuple[Cohort, pd.DataFrame]:
+def choose_cohort(options: TrainOptions, whole: Cohort, studies: Studies, n_folds: int) -> tuple[Cohort, pd.DataFrame]:
     """What of the cohort is trained on, and its folds: of a file, of the run as it was begun, or new ones."""
-    cohort = drop_unreadable(whole, cache)
+    cohort = drop_unreadable(whole, studies)
     for reason, count in cohort.dropped.items():
         print(f"left out: {count} × {reason}")
     own = RunFolder(options.out).folds
     file = options.fold_file or (own if own.is_file() else None)
     left_out = np.setdiff1d(whole.study_ids, cohort.study_ids)
     folds = make_folds(cohort, n_folds, options.seed) if file is None else read_folds(file, cohort, left_out)
-    check_copies(cache, folds)
+    check_copies(studies, folds)
     write_folds(own, folds)
     write_dropped(options.out, whole, cohort)
     return cohort, folds

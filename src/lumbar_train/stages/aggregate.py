@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -25,6 +27,7 @@ def fit_aggregator(
     fit: Fit,
     seed: int,
     confidence: NDArray[np.float32] | None = None,
+    after_epoch: Callable[[Aggregator], None] | None = None,
 ) -> tuple[Aggregator, list[float]]:
     """Fit an aggregator with AdamW and a cosine schedule.
 
@@ -40,6 +43,7 @@ def fit_aggregator(
         fit: how it is fitted.
         seed: of initial weights and order.
         confidence: (N, 5, 4) of localisation, for configurations that ask for it.
+        after_epoch: is given the network after each epoch; it may put it into evaluation mode.
 
     Returns:
         The network, and the mean loss of each epoch.
@@ -69,7 +73,25 @@ def fit_aggregator(
             schedule.step()
             total += float(loss.detach()) * len(rows)
         losses.append(total / len(x))
+        if after_epoch is not None:
+            after_epoch(network)
+            network.train()
     return network.eval(), losses
+
+
+def loss_on(
+    network: Aggregator,
+    logits: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    labels: NDArray[np.int8],
+    prior: NDArray[np.float64],
+    confidence: NDArray[np.float32],
+) -> float:
+    """The loss of a network on studies, as they are predicted: no model is hidden. Arrays as in ``fit_aggregator``."""
+    log_prior = torch.from_numpy(np.log(np.clip(prior, 1e-6, 1)).astype(np.float32)).view(5, 5, 3)
+    with torch.no_grad():
+        out = network.eval()(torch.from_numpy(logits), torch.from_numpy(mask), log_prior, torch.from_numpy(confidence))
+        return float(competition_loss(out, torch.from_numpy(labels.reshape(-1, 5, 5).astype(np.int64))))
 
 
 def _adamw(network: Aggregator, fit: Fit) -> torch.optim.AdamW:

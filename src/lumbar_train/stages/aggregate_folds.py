@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from torch import nn
-from tqdm import tqdm
 
+from lumbar.io.tables import csv_text
+from lumbar.io.text import counted
 from lumbar.labels import COLUMNS, SEVERITY_COLUMNS
 from lumbar.metric import score, score_arrays
+from lumbar.models.aggregator import Aggregator
 from lumbar.stages.aggregate import aggregate, level_confidence
 from lumbar.stages.classify import CLASSIFIERS
 from lumbar_train.data.folds import check_split, fold_name, is_full
@@ -24,10 +27,14 @@ from lumbar_train.files import write_text
 from lumbar_train.outputs.oof import write_seen
 from lumbar_train.outputs.store import read_localisations, read_logits, write_frame
 from lumbar_train.recipes import StageRecipe
-from lumbar_train.stages.aggregate import fit_aggregator, pool_of
+from lumbar_train.stages.aggregate import fit_aggregator, loss_on, pool_of
 from lumbar_train.stages.context import RunContext
 
 FITTED, POOL = "fitted", "pool"
+_REASONS = {
+    FITTED: "last weights, which score better out of fold than the plain pool of the classifiers",
+    POOL: "the plain pool of the classifiers, which scores as well out of fold",
+}
 
 
 def run_aggregator(run: RunContext) -> None:
@@ -71,12 +78,16 @@ def fit_aggregator_folds(
         check_split(ids[rows], ids[folds == fold])
         prior = cohort.prior(ids[rows])
         of_fit = seed + (-1 - fold if is_full(fold) else 0)
+        out = np.flatnonzero(folds == fold)
+        held_out, start = HeldOut((logits[out], mask[out], labels[out], prior, sure[out])), time.monotonic()
         network, losses = fit_aggregator(
-            logits[rows], mask[rows], labels[rows], prior, stage.network, stage.fit, of_fit, sure[rows]
-        )
+            logits[rows], mask[rows], labels[rows], prior, stage.network, stage.fit, of_fit, sure[rows],
+            held_out.measure if len(out) else None,
+        )  # fmt: skip
+        _log(run / "aggregator" / fold_name(fold), losses, held_out.losses, len(rows), time.monotonic() - start)
         fits[fold] = network, losses, rows
         for name, chosen in ((FITTED, network), (POOL, pool_of(stage.network))):
-            for row in np.flatnonzero(folds == fold):
+            for row in out:
                 probs[name][row] = aggregate(logits[row], mask[row], prior, [chosen], sure[row])
     kept = better(labels, probs)
     for fold, (fitted, losses, rows) in fits.items():
@@ -85,7 +96,40 @@ def fit_aggregator_folds(
         write_seen(weights, fold, map(int, ids[rows]))
         content = {"first": losses[0], "last": losses[-1], "kept": kept}
         write_text(weights.with_suffix(".json"), json.dumps(content))
+        write_text(run / "aggregator" / fold_name(fold) / "fit.json", json.dumps({"reason": _REASONS[kept]}))
     _score(run, cohort, ids, probs, kept)
+
+
+@dataclass
+class HeldOut:
+    """The studies that a fold holds out, and the loss on them after each epoch of its fit.
+
+    Attributes:
+        inputs: logits, mask, labels, prior and confidence, as ``loss_on`` takes them.
+        losses: one of each epoch.
+    """
+
+    inputs: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+    losses: list[float] = field(default_factory=list)
+
+    def measure(self, network: Aggregator) -> None:
+        """Add the loss of a network."""
+        self.losses.append(loss_on(network, *self.inputs))
+
+
+def _log(folder: Path, losses: list[float], held_out: list[float], n_studies: int, seconds: float) -> None:
+    """Write a fit's ``log.csv`` and say how it went in one line: there are hundreds of epochs within seconds."""
+    each_s = seconds / max(len(losses), 1)
+    log = pd.DataFrame({"epoch": np.arange(len(losses)), "loss": losses})
+    log["seconds"] = each_s * (log["epoch"] + 1)
+    log["samples_per_s"] = n_studies / max(each_s, 1e-9)
+    line = f"aggregator {folder.name}: {counted(len(losses), 'epoch')}, loss {losses[-1]:.4f}"
+    if held_out:
+        log["val_loss"] = held_out
+        line += f", held out {held_out[-1]:.4f}"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "log.csv", csv_text(log))
+    print(f"{line}, {seconds:.1f} s", flush=True)
 
 
 def _inputs(run: Path, ids: np.ndarray, *, needs_confidence: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -113,8 +157,8 @@ def _score(run: Path, cohort: Cohort, ids: np.ndarray, probs: Mapping[str, np.nd
     each = {name: asdict(score_arrays(labels, values)) for name, values in probs.items()}
     write_text(run / "aggregator" / "metrics.json", json.dumps({"oof": asdict(result), "kept": kept} | each, indent=1))
     if kept == POOL:
-        tqdm.write(
+        print(
             f"the aggregator is the plain pool of the classifiers: fitted it scored {each[FITTED]['total']:.4f} "
             f"out of fold, the pool {each[POOL]['total']:.4f}"
         )
-    tqdm.write(f"out of fold, {len(ids)} studies: {result}")
+    print(f"out of fold, {len(ids)} studies: {result}")

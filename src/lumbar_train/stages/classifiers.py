@@ -7,7 +7,6 @@ from functools import partial
 
 import numpy as np
 from torch import nn
-from tqdm import tqdm
 
 from lumbar.stages.classify import CLASSIFIERS, study_logits
 from lumbar.stages.points import Localisation
@@ -103,4 +102,4 @@ def find_suspect_labels(run: RunContext) -> None:
     probs = denoise.first_round_probs(run.out, CLASSIFIERS, ids)
     labels = run.cohort.labels[run.cohort.rows(ids)]
     n = denoise.write_suspect_labels(run.out, ids, labels, probs, run.recipe.denoise)
-    tqdm.write(f"suspect labels: {n} of {int((labels >= 0).sum())}; they are left out of the second training")
+    print(f"suspect labels: {n} of {int((labels >= 0).sum())}; they are left out of the second training")

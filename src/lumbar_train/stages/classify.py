@@ -18,8 +18,8 @@ from lumbar.stages.points import Localisation
 from lumbar.study import Study
 from lumbar_train.data.augment import AugmentConfig, apply, photometric
 from lumbar_train.data.batched import View, drawn_intensities, drawn_mix, joined, raw_images
-from lumbar_train.data.cache import Cache
 from lumbar_train.data.mixing import MixConfig, MixPlan, aligned, blended, draw_plan, shares
+from lumbar_train.data.studies import Studies
 from lumbar_train.stages.locate import Sample
 from lumbar_train.stages.samples import StudySamples
 
@@ -45,7 +45,7 @@ class LevelCrops(StudySamples):
     """(study, level) → crops, mask, level and the labels (5,) of its conditions, -1 where not to be graded.
 
     Args:
-        cache: decoded studies.
+        cache: the studies, decoded or to be decoded.
         localisations: where each study's levels are.
         labels: (25,) by study.
         config: of the classifier.
@@ -57,7 +57,7 @@ class LevelCrops(StudySamples):
 
     def __init__(
         self,
-        cache: Cache,
+        cache: Studies,
         localisations: Mapping[int, Localisation],
         labels: Mapping[int, Labels],
         config: SagittalClassifierConfig | AxialClassifierConfig,

@@ -25,8 +25,8 @@ from lumbar.labels import AXIAL_T2, COLUMNS, CONDITIONS, LEVELS, SAGITTAL_T1, SA
 from lumbar.stages.crop import axial_grid_of, axial_window, sagittal_slices
 from lumbar.stages.points import Localisation
 from lumbar.study import Study
-from lumbar_train.data.cache import Cache
 from lumbar_train.data.external_points import EXTERNAL, slices_of
+from lumbar_train.data.studies import Studies
 from lumbar_train.data.usable import CONSISTENCY_COUNTS
 from lumbar_train.files import write_text
 from lumbar_train.outputs.store import write_frame
@@ -61,7 +61,7 @@ class Kept:
 
 
 def judged(
-    cache: Cache,
+    cache: Studies,
     localisations: Mapping[int, Localisation],
     points: pd.DataFrame,
     sagittal: SagittalClassifierConfig,
@@ -71,7 +71,7 @@ def judged(
     """Where each marked point lies in its predicted crop: one row a point whose level has a crop on its series.
 
     Args:
-        cache: decoded studies.
+        cache: the studies, decoded or to be decoded.
         localisations: predicted, by study.
         points: rows of ``Cohort.points``; external ones are not labels and are left out.
         sagittal: whose crops foraminal and canal points are judged on.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
-from lumbar_train.data.cache import Cache
+from lumbar.io.progress import Progress
 from lumbar_train.data.folds import is_full
+from lumbar_train.data.studies import Studies
 from lumbar_train.data.tables import Cohort
 from lumbar_train.data.targets import StudyTargets, study_targets
 from lumbar_train.engine.distributed import Distributed
@@ -36,7 +35,7 @@ class RunContext:
         folds: ``study_id, fold``.
         recipe: networks and how each is fitted.
         folder: where everything is left.
-        cache: the decoded studies.
+        cache: the studies, decoded or to be decoded.
         use_folds: the folds of this call; -1 is the fit on all data, -2, -3, … the same with other seeds.
         seed: of everything random.
         resume: whether fits that were interrupted go on.
@@ -54,7 +53,7 @@ class RunContext:
     folds: pd.DataFrame
     recipe: Recipe
     folder: RunFolder
-    cache: Cache
+    cache: Studies
     use_folds: list[int]
     seed: int = 0
     resume: bool = False
@@ -100,11 +99,11 @@ class RunContext:
         return self.folder.out_of_fold(stage, table, self.folds)
 
     def held_out_studies(self, fold: int, title: str, stages: Iterable[str]) -> Iterable[int]:
-        """This process's share of the studies that a fold holds out, with a progress bar, until the time is up.
+        """This process's share of the studies that a fold holds out, until the time is up; says how far it has come.
 
         Args:
             fold: a fit on all data holds out none.
-            title: of the bar.
+            title: of what is done with them.
             stages: those whose weights will predict the studies.
 
         Raises:
@@ -113,10 +112,12 @@ class RunContext:
         ids = [] if is_full(fold) else sorted(k for k, held in self.fold_of.items() if held == fold)
         for stage in stages if ids else ():
             self.folder.check_unseen(stage, fold, ids)
-        is_shown = bool(ids) and self.distributed.is_main and self.loop.get("progress", True) and sys.stderr.isatty()
         mine = ids[self.distributed.rank :: self.distributed.world]
-        bar = tqdm(mine, desc=f"{title} (out of fold {fold})", unit="study", disable=not is_shown, leave=False)
-        return until_time_is_up(bar, is_one_of_many=self.distributed.world > 1)
+        shown = Progress(
+            len(mine), "study", title=f"{title} (out of fold {fold})", is_shown=self.distributed.is_main, is_part=True,
+            has_bar=self.loop.get("progress", True),
+        )  # fmt: skip
+        return until_time_is_up(shown.each(mine), is_one_of_many=self.distributed.world > 1)
 
     def join_outputs(self, outputs: dict[int, T], write: Callable[[dict[int, T]], None]) -> None:
         """Join the processes' outputs by study; the main process writes them before any goes on to read."""

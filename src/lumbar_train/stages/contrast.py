@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lumbar.config import SeriesContrastConfig
 from lumbar.stages.series_contrast import CONTRAST_OF, STAGE, contrast_grid, contrast_images, middle_indices
 from lumbar_train.data.augment import AugmentConfig
-from lumbar_train.data.cache import Cache
+from lumbar_train.data.studies import Studies
 from lumbar_train.recipes import Recipe, StageRecipe
 from lumbar_train.stages.context import RunContext
 from lumbar_train.stages.locate import Sample, collate, random_grid, seen, transform_of
@@ -25,7 +25,7 @@ class SeriesContrasts(StudySamples):
     """One sample a stack: one of its slices, and 0 for T1 or 1 for T2/STIR by the table of series."""
 
     def __init__(
-        self, cache: Cache, studies: Sequence[int], config: SeriesContrastConfig, augment: AugmentConfig | None
+        self, cache: Studies, studies: Sequence[int], config: SeriesContrastConfig, augment: AugmentConfig | None
     ) -> None:
         self.cache, self.config, self.augment = cache, config, augment
         self.places = [

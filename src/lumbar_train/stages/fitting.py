@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from lumbar_train.recipes import StageRecipe
 from lumbar_train.stages.classify import LevelCrops
 from lumbar_train.stages.context import RunContext
 from lumbar_train.stages.fits import METRIC
-from lumbar_train.stages.held_out import held_out_loss
+from lumbar_train.stages.held_out import held_out_loss, held_out_metric
 from lumbar_train.stages.metric_finetune import MetricLoss, StudyCrops
 from lumbar_train.stages.stage import Fitted, Stage
 
@@ -117,12 +118,22 @@ def fit_on_fold(
     result = _fit(run, stage, fold, network, samples, loss, config, suffix, validate)
     load_weights(result.weights, network)
     if isinstance(samples, LevelCrops) and recipe.fit.metric_epochs and not suffix:
-        _fit_on_metric(run, stage, fold, network, samples)
-    run.distributed.on_main(partial(run.folder.save_network, network, stage.name, fold, seen, suffix))
+        _fit_on_metric(run, stage, fold, network, samples, fitted)
+    run.distributed.barrier()  # all have read the weights that are removed now
+    run.distributed.on_main(partial(_leave, run, stage, fold, network, seen, suffix))
     return network.eval()
 
 
-def _fit_on_metric(run: RunContext, stage: Stage, fold: int, network: nn.Module, samples: LevelCrops) -> None:
+def _leave(run: RunContext, stage: Stage, fold: int, network: nn.Module, seen: set[int], suffix: str) -> None:
+    """Write what the stage leaves on the fold, then remove the copies in the folders of its rounds."""
+    run.folder.save_network(network, stage.name, fold, seen, suffix)
+    for of_round in {suffix, suffix or METRIC}:
+        run.folder.drop_copies(stage.name, fold, of_round)
+
+
+def _fit_on_metric(
+    run: RunContext, stage: Stage, fold: int, network: nn.Module, samples: LevelCrops, fitted: Fitted
+) -> None:
     """A classifier's second round: a few epochs of whole studies on the metric itself, from the first's weights."""
     recipe = stage.recipe_of(run.recipe)
     studies = StudyCrops(samples)
@@ -135,7 +146,8 @@ def _fit_on_metric(run: RunContext, stage: Stage, fold: int, network: nn.Module,
         batch_size=max(1, config.batch_size // 4),  # a study holds five levels
     )
     loss = MetricLoss(labels, tuple(samples.targets))
-    result = _fit(run, stage, fold, network, studies, loss, config, METRIC)
+    validate = held_out_metric(run, stage, fold, fitted, config)
+    result = _fit(run, stage, fold, network, studies, loss, config, METRIC, validate)
     load_weights(result.weights, network)
 
 
@@ -165,4 +177,13 @@ def _fit(
         resume=run.resume,
         distributed=run.distributed,
         identity=identity,
+        kept=_kept(run, stage, fold, suffix),
     )
+
+
+def _kept(run: RunContext, stage: Stage, fold: int, suffix: str) -> Path | None:
+    """What the stage leaves on a fold, which after a complete fit are its weights; None where they are not its own."""
+    has_metric = bool(stage.recipe_of(run.recipe).fit.metric_epochs)
+    if not suffix and not has_metric and run.folder.has_begun(stage.name, fold, METRIC):
+        return None  # they are those of a round that this recipe has no more
+    return run.folder.weights(stage.name, fold, "" if suffix == METRIC else suffix)

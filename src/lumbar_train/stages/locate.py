@@ -22,8 +22,8 @@ from lumbar.stages.points import Xyz
 from lumbar.study import Study
 from lumbar_train.data.augment import AugmentConfig, apply, photometric
 from lumbar_train.data.batched import View, drawn_intensities, joined, raw_images
-from lumbar_train.data.cache import Cache
 from lumbar_train.data.masks import MaskReader
+from lumbar_train.data.studies import Studies
 from lumbar_train.data.targets import StudyTargets, sagittal_stacks, slice_counts
 from lumbar_train.stages.samples import StudySamples
 
@@ -104,7 +104,7 @@ class SagittalXY(StudySamples):
 
     def __init__(
         self,
-        cache: Cache,
+        cache: Studies,
         targets: Mapping[int, StudyTargets],
         config: HeatmapConfig,
         augment: AugmentConfig | None,
@@ -187,7 +187,7 @@ class SagittalRegression(SagittalXY):
 
     def __init__(
         self,
-        cache: Cache,
+        cache: Studies,
         targets: Mapping[int, StudyTargets],
         config: SagittalRegressionConfig,
         augment: AugmentConfig | None,
@@ -236,7 +236,7 @@ class SliceRoles(StudySamples):
 
     def __init__(
         self,
-        cache: Cache,
+        cache: Studies,
         targets: Mapping[int, StudyTargets],
         levels_mm: Mapping[int, dict[str, Xyz]],
         config: SliceRoleConfig,
@@ -300,7 +300,7 @@ class AxialXY(StudySamples):
 
     def __init__(
         self,
-        cache: Cache,
+        cache: Studies,
         targets: Mapping[int, StudyTargets],
         config: HeatmapConfig | AxialRegressionConfig,
         augment: AugmentConfig | None,

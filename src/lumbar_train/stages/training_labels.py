@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lumbar.stages.classify import CLASSIFIERS
 from lumbar.stages.points import Localisation
-from lumbar_train.data.cache import Cache
+from lumbar_train.data.studies import Studies
 from lumbar_train.recipes import Recipe
 from lumbar_train.stages import consistency, denoise, pseudo
 from lumbar_train.stages.denoise import FIRST
@@ -62,7 +62,7 @@ def training_labels(
 def consistent_labels(
     run: Path,
     recipe: Recipe,
-    cache: Cache,
+    cache: Studies,
     localisations: Mapping[int, Localisation],
     points: pd.DataFrame,
     labels: Mapping[int, NDArray[np.int8]],

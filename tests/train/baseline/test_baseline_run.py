@@ -50,7 +50,8 @@ def baseline(root, out, *more, columns=f"{CANAL},{FORAMEN}"):
     if not folds.exists():
         write_folds(folds)
     arguments = ["baseline", "--data", root, "--out", out, "--columns", columns, "--folds", folds, "--arch", "small"]
-    arguments += ["--size", 32, "--slices", 3, "--epochs", 1, "--batch-size", 4, "--finder-steps", 10, *more]
+    arguments += ["--size", 32, "--slices", 3, "--epochs", 1, "--batch-size", 4, "--finder-steps", 10]
+    arguments += ["--amp", "off", *more]  # auto times the processor, which other work may slow down
     torch.set_num_threads(1)
     return main([str(argument) for argument in arguments])
 
