@@ -281,3 +281,22 @@ def test_a_journal_in_the_place_of_an_input_is_refused(run):
     out = run.root / "test_images" / "x"
     with pytest.raises(CohortError, match="found a place among the inputs"):
         predict(run.root, run.bundle, out, chain=FAKE)
+
+
+# ---- beside it: a report with pages -------------------------------------------------------------------------------
+
+
+def test_pages_of_an_earlier_run_stay_and_the_journal_has_pictures_of_the_first_ten(tmp_path, caplog):
+    run = Run(tmp_path, {k: () for k in range(1, 13)})
+    run(report=tmp_path / "r.html")
+    bodies = [json.loads(text.split("\t")[2]) for text in run.journal.read_text().splitlines()]
+    assert [len(body["pictures"]) for body in bodies if "pictures" in body] == [1] * 10 + [0] * 2
+    pages = {k: tmp_path / "r" / f"study-{k}.html" for k in (1, 11, 12)}
+    for k in (1, 12):
+        pages[k].unlink()
+    with caplog.at_level(logging.INFO, "lumbar"):
+        run(report=tmp_path / "r.html", markups=tmp_path / "mrk")
+    assert run.read == []
+    assert ["data:image/png" in page.read_text() for page in pages.values()] == [True, True, False]
+    assert len(list((tmp_path / "mrk").iterdir())) == 12
+    assert "pictures of 12 studies done before are not drawn again" in caplog.text
