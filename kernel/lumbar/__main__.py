@@ -1,4 +1,4 @@
-"""The command line: ``lumbar predict | score | inspect``, or ``python -m lumbar``."""
+"""The command line: ``lumbar predict | merge | score | inspect``, or ``python -m lumbar``."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from lumbar.io.streams import guard_streams
 from lumbar.io.text import counted, one_line, printable, printable_log
 from lumbar.output.report_layout import LAYOUTS
 from lumbar.workers.budget import parse_time_limit, process_start
+from lumbar.workers.shards import find_shard
 
 RESEARCH = "Research use only: not a medical device."
 
@@ -69,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
         "--time-limit",
         default="8.5h",
         metavar="T",
-        help="8.5h, 30m or 90s from the command's start; it ends within it (default: 8.5h)",
+        help="8.5h, 30m or 90s from the command's start, and it ends within it; none for no limit (default: 8.5h)",
     )
     predict.add_argument(
         "--report",
@@ -101,10 +102,20 @@ def parser() -> argparse.ArgumentParser:
         "--workers", type=_positive, metavar="W", help="worker processes (default: one per GPU, or one without a GPU)"
     )
     predict.add_argument(
+        "--shard",
+        metavar="I/N",
+        help="only part I of N (from 0), in files named submission.I-of-N.csv; auto, or auto/N: as torchrun, a Slurm "
+        "array or a Kubernetes indexed job numbers this process (under torchrun this is the default)",
+    )
+    predict.add_argument(
+        "--resume", action="store_true", help="go on from the journal beside --out, where there is one; repeat nothing"
+    )
+    predict.add_argument(
         "--manifest-hash", metavar="SHA256", help="refuse a bundle whose manifest does not have this hash"
     )
 
     _add_score(commands)
+    _add_merge(commands)
 
     inspect = commands.add_parser(
         "inspect",
@@ -142,6 +153,26 @@ def _add_score(commands: Any) -> None:
     )
 
 
+def _add_merge(commands: Any) -> None:
+    """The options of ``merge``."""
+    merge = commands.add_parser(
+        "merge",
+        help="join the submissions of several shards",
+        description="Join submissions that predict --shard has written, each with its journal beside it, into one. "
+        "Bundle and versions must agree and each study be there once; what is missing is named.",
+    )
+    merge.add_argument("--out", required=True, type=Path, metavar="CSV", help="the submission to write")
+    merge.add_argument("--record", type=Path, metavar="JSON", help="also write the run record of all parts")
+    merge.add_argument(
+        "--report",
+        type=Path,
+        metavar="HTML",
+        help="also write one report of all parts: one page, with pictures of the first ten studies",
+    )
+    merge.add_argument("--table", type=Path, metavar="CSV", help="also write one table of findings of all parts")
+    merge.add_argument("parts", type=Path, nargs="+", metavar="PART", help="submission.0-of-4.csv and the others")
+
+
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
@@ -153,6 +184,8 @@ def run_predict(arguments: argparse.Namespace, started: float) -> None:
     """Run ``predict`` and print one line at the end. The time limit counts from ``started`` (``time.monotonic``)."""
     # Names first: a wrong one is answered before anything heavy is imported.
     parse_time_limit(arguments.time_limit)
+    shard = find_shard(arguments.shard)
+    arguments.written = arguments.out if shard is None else shard.path(arguments.out)
     check_presence(arguments.weights)
     check_root(arguments.data, arguments.split, may_be_any=True)
     is_known = read_manifest(arguments.weights).competition_name == DEFAULT
@@ -164,7 +197,7 @@ def run_predict(arguments: argparse.Namespace, started: float) -> None:
     from lumbar.run import predict
 
     with logging_redirect_tqdm():
-        frame, record = predict(
+        _, record = predict(
             arguments.data,
             arguments.weights,
             arguments.out,
@@ -175,6 +208,8 @@ def run_predict(arguments: argparse.Namespace, started: float) -> None:
             record=arguments.record,
             studies=arguments.studies,
             workers=arguments.workers,
+            shard=shard,
+            resume=arguments.resume,
             pictures=arguments.pictures,
             table=arguments.table,
             markups=arguments.markups,
@@ -182,13 +217,25 @@ def run_predict(arguments: argparse.Namespace, started: float) -> None:
             manifest_hash=arguments.manifest_hash,
             started=started,
             progress=True,
+            in_memory=False,
         )
-    studies = record["studies"]
-    predicted = sum(study["status"] == "predicted" for study in studies)
-    rows, some = counted(len(frame), "row"), counted(len(studies), "study")
-    print(f"{printable(arguments.out)}: {rows}; {predicted} of {some} predicted")
-    if predicted < len(studies):
-        print(f"{len(studies) - predicted} kept their prior; the lines above and the record say why")
+    _print_totals(arguments.written, record["totals"], "the lines above and the record say why")
+
+
+def _print_totals(path: Path, totals: dict[str, int], why: str) -> None:
+    """The last lines of ``predict`` and ``merge``."""
+    rows, some = counted(totals["rows"], "row"), counted(totals["studies"], "study")
+    print(f"{printable(path)}: {rows}; {totals['predicted']} of {some} predicted")
+    if n_prior := totals["studies"] - totals["predicted"]:
+        print(f"{n_prior} kept their prior; {why}")
+
+
+def run_merge(arguments: argparse.Namespace, _started: float) -> None:
+    """Run ``merge``."""
+    from lumbar.output.merge import merge
+
+    totals = merge(arguments.parts, arguments.out, arguments.record, arguments.report, arguments.table)
+    _print_totals(arguments.out, totals, "the record says why")
 
 
 def run_score(arguments: argparse.Namespace, _started: float) -> None:
@@ -238,7 +285,7 @@ def main(argv: Sequence[str] | None = None, started: float | None = None) -> int
         if hasattr(stream, "reconfigure"):  # characters that the terminal's encoding lacks are written as escapes
             stream.reconfigure(errors="backslashreplace")
     use_numba_cache()
-    commands = {"predict": run_predict, "score": run_score, "inspect": run_inspect}
+    commands = {"predict": run_predict, "score": run_score, "inspect": run_inspect, "merge": run_merge}
     try:
         commands[arguments.command](arguments, started)
     except LumbarError as error:
@@ -256,16 +303,17 @@ def main(argv: Sequence[str] | None = None, started: float | None = None) -> int
 def _how_to_go_on(arguments: argparse.Namespace, began: float) -> str:
     """What an interrupted command leaves, and what to do next. ``began`` is the time of day when it started."""
     again = "run the same command again"
+    written = getattr(arguments, "written", None)
     if arguments.command != "predict":
         return f"nothing was written; {again}"
     try:
-        is_written = arguments.out.stat().st_mtime >= began - 1.0
+        is_written = written is not None and written.stat().st_mtime >= began - 1.0
     except OSError:
         is_written = False
     if not is_written:
         return f"nothing was written; {again}"
-    answers = f"{printable(arguments.out)} holds the answers so far and the prior for the other studies"
-    return f"{answers}; {again} to predict all of them"
+    answers = f"{printable(written)} holds the answers so far and the prior for the other studies"
+    return f"{answers}; {again}{'' if arguments.resume else ' with --resume'} to predict the others"
 
 
 def command() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,60 +10,41 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from lumbar.bundle.code_hash import code_mismatch
-from lumbar.bundle.manifest import Manifest, verify
-from lumbar.chains.contract import Chain, Outcome
-from lumbar.chains.registry import chain_of
-from lumbar.competitions.contract import SPLITS, Competition
+from lumbar.chains.contract import Chain
 from lumbar.competitions.registry import DEFAULT
-from lumbar.competitions.tables import read_studies
 from lumbar.errors import CohortError
-from lumbar.io.competition import folder_to_index
-from lumbar.io.numba_cache import use_numba_cache
 from lumbar.io.progress import duration
-from lumbar.io.tables import FILES, PROBLEMS, SeriesTable, list_studies
 from lumbar.io.text import counted, printable_log
-from lumbar.output.destinations import check_destinations, refuse_inputs
-from lumbar.output.extras import PAGES, Extras, Outputs, check_outputs, with_pages
-from lumbar.output.record import add_inputs, build_record, write_extras
-from lumbar.output.submission import Submission, expected_studies, validate
+from lumbar.output.destinations import check_destinations
+from lumbar.output.extras import PAGES, Extras, Outputs, with_pages
+from lumbar.output.journal import Journal
+from lumbar.output.outcome_json import outcome_from
+from lumbar.output.record import record_head, with_studies, write_extras
+from lumbar.output.report_layout import MOST_ON_ONE_PAGE
+from lumbar.output.submission import Submission
 from lumbar.output.truth import read_truth
+from lumbar.output.versions import versions
 from lumbar.workers.budget import Budget, Clock, parse_time_limit
 from lumbar.workers.devices import cpu_threads, cuda_devices
+from lumbar.workers.run_inputs import Request, RunInputs, check_inputs, part_outputs
 from lumbar.workers.schedule import Schedule
-from lumbar.workers.worker import Setup
+from lumbar.workers.shards import Shard
 
 log = printable_log()
 
 
 @dataclass(frozen=True)
-class _Inputs:
-    """What a run reads, checked before any work."""
+class _Options:
+    """How a run works, as ``predict`` describes it."""
 
-    root: Path
-    split: str
-    manifest: Manifest
-    chain: Chain
-    study_ids: list[int | str]
-    table: SeriesTable
-
-    @property
-    def descriptions(self) -> pd.DataFrame:
-        """The rows about series or studies."""
-        return self.table.frame
-
-    def table_problems(self, study_id: int | str | None) -> list[str]:
-        """Lines about a study's rows in the table of series; None: about rows that belong to no study."""
-        lines: dict[int | str | None, list[str]] = self.descriptions.attrs.get(PROBLEMS, {})
-        return lines.get(study_id, [])
-
-    def add_table_problems(self, outcome: Outcome) -> None:
-        """Put the table's lines about a study before its other problems, each once."""
-        lines = self.table_problems(outcome.study_id)
-        outcome.problems[:0] = [line for line in lines if line not in outcome.problems]
+    budget: Budget
+    processes: bool
+    resume: bool
+    workers: int | None
+    in_memory: bool
 
 
 def predict(
@@ -81,96 +63,81 @@ def predict(
     table: str | Path | None = None,
     markups: str | Path | None = None,
     report_layout: str = "auto",
+    shard: str | Shard | None = None,
+    resume: bool = False,
     manifest_hash: str | None = None,
     clock: Clock = time.monotonic,
     started: float | None = None,
     processes: bool = True,
     progress: bool = False,
+    in_memory: bool = True,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Predict every study of a split, in worker processes: a study that crashes one costs itself and no other.
 
     Args:
-        root: a competition folder, for the lumbar spine ``{split}_images`` and ``{split}_series_descriptions.csv``; or
-            any folder of DICOM, whose headers tell studies and series apart (``lumbar.intake``).
+        root: a competition folder, or any folder of DICOM, whose headers tell studies apart (``lumbar.intake``).
         weights: a bundle: ``weights_manifest.json`` and the files that it names.
-        out: submission.csv, whole and valid from the first write on; None writes none.
+        out: submission.csv, whole and valid from the first write on, its journal beside it; None writes none.
         split: ``test`` or ``train``.
         chain: ``main``, ``baseline``, or a ``Chain``; one that cannot be sent to a process runs in threads.
-        time_limit: ``8.5h``, ``30m``, ``90s`` or seconds, from ``started`` on.
+        time_limit: ``8.5h``, ``30m``, ``90s``, seconds, or ``none``, from ``started`` on.
         report: the report as HTML; of more than ten studies an index, with their pages in a folder beside it.
         record: the run record as JSON.
-        studies: the first N only, or these ids.
+        studies: the first N only, or these ids; None for all.
         workers: how many, at most one a study; None for one a GPU, or one where there is none.
         pictures: a folder for PNG files of every study, with the points drawn in.
         table: a CSV file with one row a study, condition, level and side (docs/findings-table.md).
         markups: a folder for the points of every study as 3D Slicer markups.
         report_layout: ``auto``, ``single`` (one page, pictures of the first ten studies) or ``pages`` (an index).
+        shard: ``I/N`` for part I of N, from 0, or ``auto`` (docs/many-machines.md); it names the files of the part.
+        resume: go on from the journal beside ``out``; False begins anew.
         manifest_hash: the manifest that the caller was made for; None takes any.
         clock: monotonic seconds.
         started: the clock's value from which the time limit counts; None for this call.
         processes: False runs the workers as threads, where a crash ends the caller too.
         progress: say how far it has come: a bar on a terminal, else a line a minute in the log.
+        in_memory: False leaves the answers in the files: the frame is empty, the record has ``totals``, no studies.
 
     Returns:
         The submission's frame (25 rows a study for the lumbar spine) and the run record (docs/architecture.md).
 
     Raises:
-        ManifestError: the bundle is broken, stale, or fails a probe; nothing was written.
-        CohortError: the folder is no competition folder, or an output cannot be written or is an input.
-        LumbarError: no worker could load the weights.
+        LumbarError: a bundle, folder or output that cannot be used, before any work; or no worker loads the weights.
     """
-    budget = Budget(parse_time_limit(time_limit), 0, clock=clock, start_s=started)
-    outputs: Outputs = dict(out=out, report=report, record=record, pictures=pictures, table=table, markups=markups)
-    inputs = _check_inputs(Path(root), weights, manifest_hash, chain, split, studies, outputs, report_layout, progress)
-    devices, extras = _devices(inputs.chain, workers, len(inputs.study_ids)), _extras(inputs, outputs, report_layout)
-    schedule = Schedule(budget, _setup(inputs, len(devices)), inputs.study_ids, extras.drawn, progress)
-    return _run(inputs, schedule, devices, processes, extras)
+    asked = Request(Path(root), weights, split, chain, studies, shard, manifest_hash, report_layout, progress)
+    paths = dict(out=out, report=report, record=record, pictures=pictures, table=table, markups=markups)
+    return _predict(asked, _Options(_budget(time_limit, clock, started), processes, resume, workers, in_memory), paths)
 
 
-def _check_inputs(
-    root: Path,
-    weights: str | Path,
-    manifest_hash: str | None,
-    chain: str | Chain,
-    split: str,
-    studies: int | Sequence[int | str] | None,
-    outputs: Outputs,
-    layout: str,
-    progress: bool,
-) -> _Inputs:
-    """Verify the bundle, then the places of the outputs, then the tables: in this order, and before any work."""
-    if split not in SPLITS:
-        raise CohortError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
-    use_numba_cache()
-    manifest = verify(weights, manifest_hash)
-    functions = chain_of(chain, manifest)
-    check_outputs(outputs, layout, manifest)
-    check_destinations(outputs, root, manifest)
-    is_known = manifest.competition_name == DEFAULT
-    folder = folder_to_index(root, split) if is_known else None
-    table = read_folder(folder, manifest, progress) if folder else read_studies(root, split, manifest.competition)
-    refuse_inputs(outputs, (path for paths in table.frame.get(FILES, ()) for path in paths))
-    study_ids = _studies(root, split, studies, manifest.competition, table, folder)
-    inputs = _Inputs(root, split, manifest, functions, study_ids, table)
-    source = "index" if folder else manifest.competition.path(manifest.competition.table, split)
-    for study_id in (None, *study_ids):
-        for line in inputs.table_problems(study_id):
-            log.warning("%s: %s%s", source, f"study {study_id}: " if folder and study_id is not None else "", line)
-    return inputs
+def _budget(time_limit: str | float, clock: Clock, started: float | None) -> Budget:
+    return Budget(parse_time_limit(time_limit), 0, clock=clock, start_s=started)
 
 
-def read_folder(folder: Path, manifest: Manifest, progress: bool) -> SeriesTable:
-    """Any folder of DICOM as a table of series, from an index of its headers.
+def _predict(request: Request, options: _Options, outputs: Outputs) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Open the journal, and do what it does not have yet."""
+    part = request.part
+    outputs = part_outputs(outputs, part)
+    inputs = check_inputs(request, outputs)
+    if options.resume and outputs["out"] is None:
+        raise CohortError("resume: found no out, expected the submission whose journal to go on with")
+    extras = _extras(inputs, outputs, request.layout)
+    # Of the first studies the journal keeps the pictures in any case, for one report of all parts
+    pictured = None if extras.outputs[PAGES] is None else frozenset(inputs.study_ids[:MOST_ON_ONE_PAGE])
+    journal = Journal(outputs["journal"], inputs.rows, pictured)
+    has_failed = True
+    try:
+        journal.begin(inputs.header, options.resume, inputs.fingerprints)
+        devices = _devices(inputs.chain, options.workers, len(inputs.study_ids) - len(journal), part)
+        setup = inputs.setup(cpu_threads(len(devices) * (part.local_count if part else 1)))
+        schedule = Schedule(options.budget, setup, inputs.study_ids, extras.drawn, request.progress, journal)
+        result = _run(inputs, schedule, journal, devices, options, extras)
+        has_failed = False
+        return result
+    finally:
+        journal.close(has_failed)
 
-    Raises:
-        CohortError: it holds no study of a lumbar spine by MR.
-    """
-    from lumbar.intake.run_table import series_table  # late: it loads numba, which a competition's folder does not need
 
-    return series_table(folder, manifest, progress)
-
-
-def _extras(inputs: _Inputs, outputs: Outputs, layout: str) -> Extras:
+def _extras(inputs: RunInputs, outputs: Outputs, layout: str) -> Extras:
     """What is written beside submission and record; the folder of the report's pages is checked as the others were."""
     outputs = with_pages(outputs, layout, len(inputs.study_ids))
     check_destinations(outputs, inputs.root, inputs.manifest)
@@ -179,101 +146,113 @@ def _extras(inputs: _Inputs, outputs: Outputs, layout: str) -> Extras:
     return Extras(outputs, inputs.study_ids, inputs.manifest, truth)
 
 
-def _setup(inputs: _Inputs, n_workers: int) -> Setup:
-    """What every worker gets; the schedule adds its device and its first study."""
-    manifest = inputs.manifest
-    return Setup(
-        root=inputs.root,
-        split=inputs.split,
-        descriptions=inputs.descriptions,
-        manifest=manifest,
-        prior=np.array([manifest.prior[key] for key in manifest.competition.keys]),
-        chain=inputs.chain,
-        device="",
-        n_threads=cpu_threads(n_workers),
-        first_study=None,
-    )
+class Collector:
+    """A run whose studies are predicted elsewhere, by ``lumbar.workers.predictor``: it keeps what comes back.
+
+    As a ``with`` block: the submission is whole from its start on, and the block's end writes it.
+
+    Args:
+        root, weights, out, split, studies: as of ``predict``.
+        chain: its name, as the predictors got it.
+        resume: leave out what the journal beside ``out`` has.
+
+    Raises:
+        LumbarError: as ``predict`` before any work.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        weights: str | Path,
+        out: str | Path,
+        split: str = "test",
+        studies: int | Sequence[int | str] | None = None,
+        chain: str | Chain = "main",
+        resume: bool = True,
+    ) -> None:
+        outputs = part_outputs({"out": out}, None)
+        inputs = check_inputs(Request(Path(root), weights, split, chain, studies), outputs)
+        self._journal = Journal(outputs["journal"], inputs.rows)
+        try:
+            self._journal.begin(inputs.header, resume, inputs.fingerprints)
+            manifest = inputs.manifest
+            answers = self._journal.answers
+            self.submission = Submission(inputs.study_ids, manifest.prior, out, manifest.competition, answers)
+        except BaseException:
+            self._journal.close(has_failed=True)
+            raise
+        self._journal.note_run([], 0.0, math.inf, inputs.table_problems(None), index=inputs.table.index)
+        self.left = [study_id for study_id in inputs.study_ids if study_id not in self._journal]
+
+    def add(self, text: str) -> None:
+        """Keep the outcome of one study, as ``Predictor.text`` gives it.
+
+        Raises:
+            CohortError: the submission cannot be written; the outcome is in the journal.
+        """
+        outcome = outcome_from(text)
+        self._journal[outcome.study_id] = outcome
+        if outcome.probs is not None:
+            self.submission.replace(outcome.study_id, outcome.probs, is_normalised=True)
+
+    def __enter__(self) -> Collector:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.submission.write()
+            self.submission.check()
+        finally:
+            self._journal.close()
 
 
 def _run(
-    inputs: _Inputs,
+    inputs: RunInputs,
     schedule: Schedule,
+    journal: Journal,
     devices: list[str],
-    processes: bool,
+    options: _Options,
     extras: Extras,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Start the workers, predict all studies, and write submission, record and report."""
     manifest, study_ids, limit_s = inputs.manifest, inputs.study_ids, schedule.budget.limit_s
-    competition, outputs = manifest.competition, extras.outputs
+    problems, index, earlier = inputs.table_problems(None), inputs.table.index, frozenset(journal)
     try:
-        schedule.start(devices, processes)
+        schedule.start(devices, options.processes)
         log.info(
-            "manifest %s verified, %s to predict on %s, in at most %s",
-            manifest.hash[:12], counted(len(study_ids), "study"), ", ".join(schedule.devices) or "no device",
-            duration(limit_s),
+            "manifest %s verified, %s to predict on %s%s",
+            manifest.hash[:12], counted(schedule.budget.n_left, "study"), ", ".join(schedule.devices) or "no device",
+            "" if limit_s == math.inf else f", in at most {duration(limit_s)}",
         )  # fmt: skip
         if mismatch := code_mismatch(manifest.code_sha256):
             log.info("%s", mismatch)
-        submission = Submission(study_ids, manifest.prior, outputs["out"], competition)
-        outcomes = schedule.run(submission, partial(_finished, inputs, extras, submission))
+        submission = Submission(study_ids, manifest.prior, extras.outputs["out"], manifest.competition, journal.answers)
+        journal.answers.clear()
+        journal.note_run(schedule.devices, schedule.load_s, limit_s, problems, mismatch, index)
+        schedule.run(submission, partial(extras.add, submission=submission))
     finally:
         schedule.stop()
-    if (out := outputs["out"]) is not None:
-        submission.write()
-        validate(out, [row_id for study_id in study_ids for row_id in competition.row_ids(study_id)], competition)
-    for outcome in outcomes:
-        inputs.add_table_problems(outcome)
-    record = build_record(manifest, schedule.devices, schedule.load_s, outcomes, inputs.table_problems(None), mismatch)
-    add_inputs(record, inputs.table)
-    page = outputs["report"] if outputs[PAGES] is None else None
-    write_extras(record, outcomes, submission, manifest, limit_s, outputs["record"], page, extras.truth)
-    extras.finish(record, outcomes, submission, limit_s)
-    return submission.frame(), record
+    submission.write()
+    submission.check()
+    outcomes = journal.in_order(study_ids)
+    libraries = versions() | ({"code": mismatch} if mismatch else {})
+    seconds = {"load": schedule.load_s, **journal.seconds}
+    record = record_head(manifest.hash, libraries, schedule.devices, seconds, problems, index)
+    if options.in_memory:
+        record = with_studies(record, outcomes)
+    page = extras.outputs["report"] if extras.outputs[PAGES] is None else None
+    write_extras(record, outcomes, submission, manifest, limit_s, extras.outputs["record"], page, extras.truth)
+    extras.finish(record, outcomes, submission, limit_s, earlier)
+    if options.in_memory:
+        return submission.frame(), record
+    n_rows = len(study_ids) * len(manifest.competition.rows)
+    totals = {"rows": n_rows, "studies": len(study_ids), "predicted": journal.n_predicted}
+    return pd.DataFrame(columns=manifest.competition.header), record | {"totals": totals}
 
 
-def _finished(inputs: _Inputs, extras: Extras, submission: Submission, outcome: Outcome) -> None:
-    """Write what belongs to a study that was predicted."""
-    inputs.add_table_problems(outcome)
-    extras.add(outcome, submission)
-
-
-def _devices(chain: Chain, workers: int | None, n_studies: int) -> list[str]:
+def _devices(chain: Chain, workers: int | None, n_studies: int, part: Shard | None) -> list[str]:
     """The device of each worker; there are at most as many workers as studies."""
     gpus = cuda_devices() if chain.uses_gpu else []
+    gpus = part.devices(gpus) if part else gpus
     count = max(1, min(n_studies, workers if workers is not None else len(gpus)))
     return [gpus[index % len(gpus)] if gpus else "cpu" for index in range(count)]
-
-
-def _studies(
-    root: Path,
-    split: str,
-    wanted: int | Sequence[int | str] | None,
-    competition: Competition,
-    table: SeriesTable,
-    indexed: Path | None,
-) -> list[int | str]:
-    """The ids to predict, in the order of the submission.
-
-    Args:
-        root: the folder that was named.
-        split: of a competition's folder.
-        wanted: the first N only, or these ids; None for all.
-        competition: whose answer is asked for.
-        table: of its series or studies.
-        indexed: the folder whose files made the table; None for a competition's own.
-    """
-    study_ids: list[int | str] = list(table.inputs)
-    if indexed is None:
-        tabled = table.studies()
-        present = list_studies(root, split, tabled, competition.path(competition.images, split))
-        study_ids = expected_studies(root, split, present, tabled, competition)
-    elif indexed != root:  # a competition's images without its table: the sample still leads the order
-        study_ids = expected_studies(root, split, study_ids, study_ids, competition)
-    if isinstance(wanted, int):
-        study_ids = study_ids[:wanted]
-    elif wanted is not None:
-        chosen = set(map(str, wanted))
-        study_ids = [study_id for study_id in study_ids if str(study_id) in chosen]
-    if not study_ids:
-        raise CohortError(f"{root}: found none of the studies {wanted}, expected at least one")
-    return study_ids

@@ -1,4 +1,4 @@
-"""Command line: ``lumbar-phantom --out ROOT --studies N --seed S``, or ``python -m lumbar_phantom``."""
+"""Command line: ``lumbar-phantom --out ROOT --studies N --seed S``, in parts with ``--shard``; or ``python -m``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from lumbar.errors import LumbarError
 from lumbar.io.arguments import Parser, program
 from lumbar.io.files import make_folder
 from lumbar.io.signals import end_in_order, reason_of
-from lumbar.io.text import one_line
+from lumbar.io.text import counted, one_line
+from lumbar.workers.shards import find_shard
 from lumbar_phantom import pitfalls
 
 # The keys of dicom_files.SYNTAXES, which cannot be imported before the arguments are known to be right: it is slow.
@@ -20,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
     """The parser of the command's arguments."""
     cli = Parser(prog=program("lumbar_phantom", "lumbar-phantom"), description="Write a synthetic lumbar MR cohort.")
     cli.add_argument("--out", required=True, help="folder to fill, in the competition's layout")
-    cli.add_argument("--studies", type=int, required=True, help="number of studies")
+    cli.add_argument("--studies", type=int, help="number of studies; needed, but with --merge")
     cli.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default 0)")
     cli.add_argument(
         "--pitfalls", default="real", help=f"real (default), none, all, or names: {', '.join(pitfalls.NAMES)}"
@@ -39,6 +40,21 @@ def parser() -> argparse.ArgumentParser:
         help="share of series, 0 to 1, whose contrast is randomised far beyond the realistic (default 0.3)",
     )
     cli.add_argument("--syntax", choices=SYNTAXES, default="rle", help="transfer syntax (default rle)")
+    cli.add_argument(
+        "--shard",
+        metavar="I/N",
+        help="only part I of N (from 0), or auto or auto/N, as of python -m lumbar predict; --merge writes the tables",
+    )
+    cli.add_argument(
+        "--first",
+        type=int,
+        metavar="K",
+        help="make the --studies studies from index K on, as part of a cohort; --merge writes the tables",
+    )
+    cli.add_argument("--resume", action="store_true", help="go on where an earlier run with the same options ended")
+    cli.add_argument(
+        "--merge", action="store_true", help="write the tables of all parts of --split that lie in --out, and no study"
+    )
     return cli
 
 
@@ -46,10 +62,16 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     cli = parser()
     options = cli.parse_args(arguments)
-    if options.studies < 1 or options.workers < 1 or options.seed < 0 or not 0 <= options.wild <= 1:
-        cli.error("--studies and --workers must be at least 1, --seed at least 0, --wild in 0..1")
+    _check(cli, options)
     end_in_order()
     try:
+        if options.merge:
+            from lumbar_phantom.cohort import merge_cohort, summary
+
+            print(summary(merge_cohort(options.out, options.split)))
+            return 0
+        # Under torchrun alone a part is meant; without it one process makes all
+        shard = find_shard(options.shard)
         chosen = pitfalls.parse(options.pitfalls)
         make_folder(options.out)
 
@@ -65,16 +87,36 @@ def main(arguments: list[str] | None = None) -> int:
             masks=options.masks,
             randomised_share=options.wild,
             syntax=options.syntax,
+            shard=shard,
+            first=options.first,
+            resume=options.resume,
         )
     except (LumbarError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:
-        again = "run the same command again, which makes the same studies from the first on"
+        again = f"run the same command again{'' if options.resume else ' with --resume'} to go on"
         print(f"error: {reason_of(error)}: {options.out} has no tables yet; {again}", file=sys.stderr)
         return 1
-    print(summary(done))
+    if shard is not None or options.first is not None:
+        print(f"{options.out}: {counted(len(done), 'study')} of this part; --merge writes the tables of all parts")
+    else:
+        print(summary(done))
     return 0
+
+
+def _check(cli: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse numbers out of range, and options that do not go together."""
+    if options.merge:
+        if options.shard or options.resume or options.first is not None or options.studies is not None:
+            cli.error("--merge takes --out and --split alone")
+        return
+    if options.studies is None:
+        cli.error("the following arguments are required: --studies")
+    if options.studies < 1 or options.workers < 1 or options.seed < 0 or not 0 <= options.wild <= 1:
+        cli.error("--studies and --workers must be at least 1, --seed at least 0, --wild in 0..1")
+    if options.first is not None and options.first < 0:
+        cli.error("--first must be at least 0")
 
 
 if __name__ == "__main__":

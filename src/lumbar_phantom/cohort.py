@@ -15,8 +15,10 @@ from lumbar import labels
 from lumbar.io.files import atomic_file, make_folder, write_atomically
 from lumbar.io.progress import Progress
 from lumbar.io.tables import csv_text
+from lumbar.workers.shards import Shard
 from lumbar_phantom import severity
 from lumbar_phantom.dicom_files import OPTIONAL, optional_encoder
+from lumbar_phantom.parts import PartJournal, Plan, merge_parts, remove_parts
 from lumbar_phantom.study import Request, write_study
 from lumbar_phantom.tables import StudyTables
 
@@ -50,8 +52,11 @@ def make_cohort(
     randomised_share: float = 0.3,
     syntax: str = "rle",
     progress: bool = True,
+    shard: Shard | None = None,
+    first: int | None = None,
+    resume: bool = False,
 ) -> list[StudyTables]:
-    """Write a cohort.
+    """Write a cohort, or with ``shard`` or ``first`` a part of one, whose tables ``merge_cohort`` writes.
 
     Args:
         root: folder to fill.
@@ -64,24 +69,56 @@ def make_cohort(
         randomised_share: share of series, 0..1, whose contrast is redrawn far beyond the realistic.
         syntax: transfer syntax, a name in `dicom_files.SYNTAXES`.
         progress: say how far it has come.
+        shard: the part of the studies to make; None for all.
+        first: index of the first study; None for a whole cohort, from 0.
+        resume: leave out the studies that an earlier run has finished.
 
     Returns:
         the studies' rows of the tables, in the order of their index.
 
     Raises:
-        CohortError: root cannot be written, or the syntax needs a package that is not installed.
+        CohortError: root cannot be written, the syntax needs a package that is not installed, or another process makes
+            the same part.
     """
     root = make_folder(root)
     if syntax in OPTIONAL:
         optional_encoder(syntax)  # refused here, before any study is made
-    requests = [Request(str(root), split, seed, i, pitfalls, masks, randomised_share, syntax) for i in range(studies)]
-    done: list[StudyTables] = []
-    with Progress(studies, "study", is_shown=progress) as shown:
-        for tables in _run(requests, workers):
-            done.append(tables)
-            shown.update(len(done))
-    write_tables(root, split, done)
+    indices = range(first or 0, (first or 0) + studies)
+    requests = [Request(str(root), split, seed, i, pitfalls, masks, randomised_share, syntax) for i in indices]
+    plan = Plan(requests, first, shard)
+    journal = PartJournal(plan, resume)
+    is_done = False
+    try:
+        _make(plan, journal, workers, progress)
+        done = journal.tables()
+        if not plan.is_part:
+            write_tables(root, split, done)
+            is_done = True
+    finally:
+        journal.close(remove=is_done or not len(journal))
     return done
+
+
+def _make(plan: Plan, journal: PartJournal, workers: int, progress: bool) -> None:
+    """Make the studies of a plan that the journal does not have."""
+    requests = [request for request in plan.own() if request.index not in journal]
+    with Progress(len(requests), "study", is_shown=progress) as shown:
+        for number, (request, tables) in enumerate(zip(requests, _run(requests, workers), strict=True), 1):
+            journal.add(request.index, tables)
+            shown.update(number)
+
+
+def merge_cohort(root: Path | str, split: str = "train") -> list[StudyTables]:
+    """Write the tables of a cohort that was made in parts; the parts' journals are removed then.
+
+    Raises:
+        CohortError: as ``merge_parts``; or a table cannot be written.
+    """
+    folder = Path(root)
+    studies = merge_parts(folder, split)
+    write_tables(folder, split, studies)
+    remove_parts(folder, split)
+    return studies
 
 
 def _run(requests: list[Request], workers: int) -> Iterator[StudyTables]:

@@ -13,7 +13,7 @@ from lumbar.errors import DicomError
 
 SYNTAX = "1.2.3.4.5"
 ROOT = doc_checks.ROOT
-FOREIGN = {"--dir-mode", "--node-rank"}  # of the kaggle client and of torchrun
+FOREIGN = {"--dir-mode", "--node-rank", "--max-restarts", "--array", "--requeue"}  # of kaggle, torchrun, Slurm
 ROOMS = "bundle|chains|stages|workers|output|study|dicom|data|engine|outputs|evaluation|export|run|report|pipeline"
 DRAWN = re.compile(rf"(?<![\w./])((?:{ROOMS})(?:\.[A-Za-z_]+)+)")
 

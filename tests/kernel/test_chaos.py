@@ -88,7 +88,7 @@ def test_an_undisturbed_run_predicts_every_study_with_points_and_record(calm):
     assert {"load", "read", "localise", "classify", "aggregate"} <= set(record["seconds"])
     point = record["studies"][0]["sagittal_points"][0]
     assert list(point) == [
-        "series_id", "level", "side", "instance_number", "x_px", "y_px", "xyz_mm", "confidence",
+        "series_id", "description", "level", "side", "instance_number", "x_px", "y_px", "xyz_mm", "confidence",
     ]  # fmt: skip
     json.dumps(record, allow_nan=False)
 

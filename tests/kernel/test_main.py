@@ -67,6 +67,8 @@ def test_bad_input_ends_with_one_line_and_1(tables, tmp_path, bundle, capsys):
             "time limit 'long'",
         ),
         (("predict", "--data", root, "--weights", bundle, "--out", "s.csv", "--chain", "baseline"), "chain 'baseline'"),
+        (("predict", "--data", root, "--weights", bundle, "--out", "s.csv", "--shard", "3/2"), "part 3 of 2, expected"),
+        (("merge", "--out", tmp_path / "m.csv", tmp_path / "s.0-of-2.csv"), "s.0-of-2.csv: not found, expected the"),
         (("inspect", tmp_path / "text.dcm"), "text.dcm: "),
         (("inspect", tmp_path / "nowhere"), "nowhere"),
         (("inspect", tmp_path / "nothing"), "nothing: "),
@@ -101,7 +103,9 @@ def test_wrong_usage_ends_with_2(arguments, capsys):
 def test_help_names_every_option(capsys):
     expected = {
         "predict": ("--data", "--weights", "--out", "--split", "--chain", "--time-limit", "--report", "--record",
-                    "--studies", "--workers", "--manifest-hash", "Research use only"),
+                    "--studies", "--workers", "--manifest-hash", "--shard", "--resume", "none for no limit",
+                    "Research use only"),
+        "merge": ("--out", "--record", "--report", "PART"),
         "score": ("--solution", "--submission"),
         "inspect": ("PATH",),
     }  # fmt: skip

@@ -80,7 +80,7 @@ def test_nothing_is_drawn_or_written_that_is_not_asked_for(tmp_path, bundle):
     chain = replace(FAKE, draw=lambda study, result: calls.append(study.study_id) or [])
     predict(write_cohort(tmp_path / "data", {1: (), 2: ()}), bundle, tmp_path / "o" / "s.csv", chain=chain)
     assert calls == []
-    assert names(tmp_path / "o") == ["s.csv"]
+    assert names(tmp_path / "o") == ["s.csv", "s.csv.journal"]
 
 
 @pytest.mark.parametrize("option", ["pictures", "markups", "table", "report"])
@@ -148,7 +148,7 @@ def test_a_full_disk_costs_the_extras_one_line_each_and_no_answer(tmp_path, bund
     with caplog.at_level(logging.ERROR, "lumbar"):
         _, record = predict(root, bundle, out / "s.csv", **places(out))
     assert {study["status"] for study in record["studies"]} == {"predicted"}
-    assert names(out) == ["s.csv"]
+    assert names(out) == ["s.csv", "s.csv.journal"]
     lines = [entry.getMessage() for entry in caplog.records]
     assert [line.partition(":")[0] for line in lines if "the disk is full" in line] == [
         "pictures", "markups", "report pages", "table", "report",
@@ -180,7 +180,7 @@ def test_the_command_takes_the_same_options(tmp_path, bundle, capsys, monkeypatc
 
     def fake(*arguments, **options):
         given.update(options)
-        return [], {"studies": []}
+        return [], {"totals": {"rows": 25, "studies": 1, "predicted": 1}}
 
     monkeypatch.setattr("lumbar.run.predict", fake)
     root = write_cohort(tmp_path / "data", {1: ()})

@@ -66,7 +66,8 @@ def test_every_study_replaces_its_prior(tmp_path, bundle):
     assert json.loads((tmp_path / "record.json").read_text()) == record
     assert status(record) == {30: "predicted", 10: "predicted", 20: "predicted"}
     assert problems(record, 10) == ["study 10: 3.dcm left out"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "data", "record.json", "submission.csv"]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["bundle", "data", "record.json", "submission.csv", "submission.csv.journal"]
 
 
 def test_the_record_has_the_keys_of_the_contract(tmp_path, bundle):

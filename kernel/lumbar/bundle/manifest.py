@@ -115,10 +115,19 @@ def read_manifest(folder: str | Path) -> Manifest:
     """
     path = _manifest_path(folder)
     content, data = read_strictly(path)
+    return manifest_of(path, hashlib.sha256(content).hexdigest(), data)
+
+
+def manifest_of(path: Path, digest: str, data: dict[str, Any]) -> Manifest:
+    """The manifest whose JSON is ``data``, and whose file ``path`` has the sha256 ``digest``.
+
+    Raises:
+        ManifestError: as ``read_manifest``.
+    """
     check(path, data)
     return Manifest(
         folder=path.parent,
-        hash=hashlib.sha256(content).hexdigest(),
+        hash=digest,
         prior={key: tuple(row) for key, row in data["prior"].items()},
         competition_name=competition_of(data),
         competition=competition_named(competition_of(data)),

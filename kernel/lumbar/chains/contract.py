@@ -127,6 +127,9 @@ class Outcome:
     picture_files: list[Picture] = field(default_factory=list)  # PNG files
     failure: str = ""  # one line that says why the prior stays
     is_device_lost: bool = False  # the device does not respond any more: the worker must be replaced
+    is_final: bool = True  # False: time, memory or a worker was missing, so that another try may end better
+    inputs: list[dict[str, Any]] | None = None  # what the record says of its series; None for other competitions
+    files: str = ""  # fingerprint of the study's files as they were before they were read
 
     @property
     def status(self) -> str:

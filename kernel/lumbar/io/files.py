@@ -55,7 +55,10 @@ class _TrackedFile(io.FileIO):
 
 
 def write_atomically(
-    path: str | os.PathLike[str], content: str | bytes, error: type[LumbarError] = CohortError, sync: Sync = "folder"
+    path: str | os.PathLike[str],
+    content: str | bytes | bytearray,
+    error: type[LumbarError] = CohortError,
+    sync: Sync = "folder",
 ) -> None:
     """Replace ``path`` in one step by ``content``; text is written as UTF-8.
 

@@ -17,6 +17,7 @@ from lumbar.chains.contract import Drawn, Outcome
 from lumbar.competitions.registry import DEFAULT
 from lumbar.errors import CohortError
 from lumbar.io.text import PublicText, counted, one_line
+from lumbar.output.destinations import FOLDERS
 from lumbar.output.findings import findings_of
 from lumbar.output.findings_table import normalised_prior, write_table
 from lumbar.output.markups import write_markups
@@ -82,8 +83,11 @@ class Extras:
         }
         return {study_id: kinds for study_id, kinds in drawn.items() if kinds}
 
-    def add(self, outcome: Outcome, submission: Submission) -> None:
-        """Write what belongs to one study, and let go of its pictures, but for those of a report on one page."""
+    def add(self, outcome: Outcome, submission: Submission, is_earlier: bool = False) -> None:
+        """Write what belongs to one study, and let go of its pictures, but for those of a report on one page.
+
+        ``is_earlier`` says that an earlier run predicted it: its page and its pictures stay.
+        """
         self._done.add(outcome.study_id)
         if (pictures := self._path("pictures")) is not None:
             self._try("pictures", lambda: write_pictures(pictures, outcome.study_id, outcome.picture_files))
@@ -91,7 +95,8 @@ class Extras:
         if (markups := self._path("markups")) is not None:
             self._try("markups", lambda: self._write_markups(markups, outcome, submission))
         if self._path(PAGES) is not None:
-            self._try(PAGES, lambda: self._pages().write_study(outcome, submission))
+            if not (is_earlier and self._pages().page(outcome.study_id).exists()):
+                self._try(PAGES, lambda: self._pages().write_study(outcome, submission))
             outcome.pictures = []
 
     def finish(
@@ -111,11 +116,8 @@ class Extras:
             limit_s: the time limit in seconds.
             earlier: studies of an earlier run that this one went on with: what it wrote of them stays.
         """
-        for outcome in outcomes:
-            if outcome.study_id not in self._done:
-                is_kept = outcome.study_id in earlier and self._path(PAGES) is not None
-                if not (is_kept and self._pages().page(outcome.study_id).exists()):
-                    self.add(outcome, submission)
+        if any(self._path(name) is not None for name in FOLDERS):
+            self._add_others(outcomes, submission, earlier)
         if (table := self._path("table")) is not None:
             self._try("table", lambda: write_table(table, outcomes, submission, self.manifest))
         if self._path(PAGES) is not None:
@@ -123,6 +125,16 @@ class Extras:
         for name, n_failures in self._failures.items():
             if n_failures > 1:
                 log.error("%s: not written for %s", name, counted(n_failures, "study"))
+
+    def _add_others(self, outcomes: Iterable[Outcome], submission: Submission, earlier: Container[int | str]) -> None:
+        """Write what belongs to each study that this run did not predict."""
+        n_earlier = 0
+        for outcome in outcomes:
+            if outcome.study_id not in self._done:
+                self.add(outcome, submission, is_earlier=outcome.study_id in earlier)
+                n_earlier += outcome.study_id in earlier
+        if n_earlier and any(self._path(name) is not None for name in ("pictures", PAGES)):
+            log.info("pictures of %s done before are not drawn again", counted(n_earlier, "study"))
 
     def _write_markups(self, folder: Path, outcome: Outcome, submission: Submission) -> None:
         findings = findings_of(outcome, submission.probs(outcome.study_id), self._prior)

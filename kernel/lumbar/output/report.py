@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -206,6 +207,8 @@ def number_text(value: float) -> str:
 
 
 def _duration(seconds: float) -> str:
+    if seconds == math.inf:
+        return "none"
     if seconds >= 3600:
         return f"{seconds / 3600:g} h"
     return f"{seconds / 60:g} min" if seconds >= 60 else f"{seconds:g} s"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -61,12 +62,21 @@ def normalise(
 class Submission:
     """The rows of all studies, in memory and in a file that is always complete.
 
+    A row is as long whatever its values are, so all rows lie in one array of bytes and a study's answer replaces its
+    own. The file is written whole, at the start, when ``write_if_due`` says so, and at the end: a large one not after
+    every study, so that the writing takes a few per cent of the run at most, however many studies there are.
+
     Args:
         study_ids: in the order of the file.
         prior: the values of each of the competition's rows, for studies that are not predicted.
-        path: the CSV file, written again at every change; None: no file.
+        path: the CSV file; None: no file.
         competition: whose form the answer has.
+        answers: of studies that were predicted before, normalised; they stand in the first write already.
+        clock: monotonic seconds.
     """
+
+    _SHARE = 0.03  # of the time since the first write that writing may take
+    _ALLOWED_S = 1.0  # and so many seconds beyond: a small file is written after every study
 
     def __init__(
         self,
@@ -74,37 +84,57 @@ class Submission:
         prior: Mapping[str, Sequence[float]],
         path: str | Path | None = None,
         competition: Competition = LUMBAR_SPINE,
+        answers: Mapping[int | str, NDArray[np.floating]] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.path = None if path is None else Path(path)
         self.competition = competition
+        self.n_writes = 0
+        self._clock, self._written_s, self._began_s = clock, 0.0, clock()
+        self._form = "\n".join([",".join(["%.8f"] * len(competition.values))] * len(competition.rows))
         table = normalise([list(prior[key]) for key in competition.keys], competition)
         ids = (study_id if isinstance(study_id, str) else int(study_id) for study_id in study_ids)
-        self._probs: dict[int | str, NDArray[np.float64]] = dict.fromkeys(ids, table)
-        self._text = {study_id: self._rows(study_id, table) for study_id in self._probs}
+        self._number = {study_id: number for number, study_id in enumerate(dict.fromkeys(ids))}
+        self._probs = np.broadcast_to(table, (len(self._number), *table.shape)).copy()
+        self._text = bytearray((",".join(competition.header) + "\n").encode())
+        self._places = [len(self._text)]
+        values = self._values(table)
+        for study_id in self._number:
+            self._text += self._rows(study_id, values)
+            self._places.append(len(self._text))
+        for study_id, probs in (answers or {}).items():
+            self._put(study_id, probs)
         self.write()
+        self._began_s, self._written_s = clock(), 0.0
 
-    def replace(self, study_id: int | str, probs: NDArray[np.floating]) -> None:
-        """Replace a study's prior by its own probabilities (rows, values), in the file as well.
+    @property
+    def study_ids(self) -> list[int | str]:
+        """The studies, in the order of the file."""
+        return list(self._number)
+
+    def replace(self, study_id: int | str, probs: NDArray[np.floating], is_normalised: bool = False) -> None:
+        """Replace a study's prior by its own probabilities (rows, values), in the file too where a write is due.
+
+        ``is_normalised`` says that they come from ``normalise``, as those of an outcome do.
 
         Raises:
-            CohortError: as ``normalise``; then nothing changes.
+            CohortError: as ``normalise``; then nothing changes. Or the file cannot be written.
         """
-        values = normalise(probs, self.competition)
-        self._probs[study_id] = values
-        self._text[study_id] = self._rows(study_id, values)
-        self.write()
+        self._put(study_id, probs if is_normalised else normalise(probs, self.competition))
+        self._is_dirty, self._has_failed = True, False
+        self.write_if_due()
 
     def probs(self, study_id: int | str) -> NDArray[np.float64]:
         """The probabilities (rows, values) that a study has now."""
-        return self._probs[study_id]
+        return self._probs[self._number[study_id]]
 
     def frame(self) -> pd.DataFrame:
         """The file's content as a frame."""
-        return pd.read_csv(io.StringIO(self.text()), dtype={self.competition.id_column: object})
+        return pd.read_csv(io.BytesIO(self._text), dtype={self.competition.id_column: object})
 
     def text(self) -> str:
         """The file's content."""
-        return ",".join(self.competition.header) + "\n" + "".join(self._text.values())
+        return self._text.decode("utf-8")
 
     def write(self) -> None:
         """Write the file in one step, so that at any moment either the old or the new one is there.
@@ -112,12 +142,58 @@ class Submission:
         Raises:
             CohortError: the file cannot be written.
         """
+        self._is_dirty, self._has_failed = False, True
+        began_s = self._clock()
         if self.path is not None:
-            write_atomically(self.path, self.text())
+            self.n_writes += 1
+            try:
+                write_atomically(self.path, self._text)
+            except CohortError:
+                self._is_dirty = True
+                raise
+            finally:
+                self._written_s += self._clock() - began_s
+        self._has_failed = False
 
-    def _rows(self, study_id: int | str, probs: NDArray[np.float64]) -> str:
-        lines = zip(self.competition.row_ids(study_id), probs.tolist(), strict=True)
-        return "".join(f"{row_id},{','.join(format(value, '.8f') for value in values)}\n" for row_id, values in lines)
+    def write_if_due(self) -> None:
+        """Write the file if it is behind and the writes so far have taken little time.
+
+        Raises:
+            CohortError: the file cannot be written; what stands there is whole. Only the next study tries again.
+        """
+        allowed_s = self._ALLOWED_S + self._SHARE * (self._clock() - self._began_s)
+        if self._is_dirty and not self._has_failed and self._written_s <= allowed_s:
+            self.write()
+
+    def check(self) -> None:
+        """Read the file back, and compare it with what it must hold.
+
+        Raises:
+            CohortError: it cannot be read, or something else has been written into it.
+        """
+        if self.path is None:
+            return
+        try:
+            content = self.path.read_bytes()
+        except OSError as error:
+            raise CohortError(f"{self.path}: cannot be read ({error.strerror}), expected the submission") from None
+        if content != self._text:
+            raise CohortError(f"{self.path}: found other rows than were written, expected one process writing it")
+
+    def _put(self, study_id: int | str, probs: NDArray[np.floating]) -> None:
+        number = self._number[study_id]
+        self._probs[number] = probs
+        rows = self._rows(study_id, self._values(probs))
+        self._text[self._places[number] : self._places[number + 1]] = rows
+
+    def _values(self, probs: NDArray[np.floating]) -> list[str]:
+        """The probabilities of each row as text, always of the same length: normalised ones lie in 0..1."""
+        return (self._form % tuple(probs.ravel().tolist())).split("\n")
+
+    def _rows(self, study_id: int | str, values: Sequence[str]) -> bytes:
+        names = self.competition.row_ids(study_id)
+        text = "".join([f"{name},{numbers}\n" for name, numbers in zip(names, values, strict=True)])
+        return text.encode("utf-8", "backslashreplace")
 
 
 def expected_studies(

@@ -8,6 +8,7 @@ models) count alike.
 from __future__ import annotations
 
 import enum
+import math
 import os
 import re
 import time
@@ -21,6 +22,7 @@ Clock = Callable[[], float]
 _IMPORTED_S = time.monotonic()
 _START_UP_S = 60.0  # at most, between a process's start and this import; after more, another program ran in it before
 
+NO_LIMIT = "none"  # a time limit without end
 _UNITS_S = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
 
@@ -54,14 +56,16 @@ class Effort(enum.IntEnum):
 
 
 def parse_time_limit(text: str | float) -> float:
-    """Return the seconds of ``8.5h``, ``30m``, ``90s`` or a bare number of seconds.
+    """Return the seconds of ``8.5h``, ``30m``, ``90s`` or a bare number of seconds; without end for ``none``.
 
     Raises:
         CohortError: not a duration, or negative.
     """
+    if str(text).strip().lower() == NO_LIMIT:
+        return math.inf
     match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([hms]?)\s*", str(text).lower())
     if match is None:
-        raise CohortError(f"time limit {text!r}: expected a duration such as 8.5h, 30m or 90s")
+        raise CohortError(f"time limit {text!r}: expected a duration such as 8.5h, 30m or 90s, or none")
     return float(match[1]) * _UNITS_S[match[2] or "s"]
 
 

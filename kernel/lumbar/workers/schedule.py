@@ -8,7 +8,7 @@ takes far too long (``lumbar.workers.watchdog``) is set aside and tried again in
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,6 +36,7 @@ class Schedule:
         study_ids: in the order of the file.
         pictured: which pictures of which studies are drawn.
         progress: say how far the run has come.
+        outcomes: takes what becomes of each study; those that it has already are not done again.
     """
 
     def __init__(
@@ -45,13 +46,15 @@ class Schedule:
         study_ids: Sequence[int | str],
         pictured: Mapping[int | str, Drawn],
         progress: bool,
+        outcomes: MutableMapping[int | str, Outcome] | None = None,
     ) -> None:
         self.budget, self.setup = budget, setup
-        write = log.info if log.isEnabledFor(logging.INFO) else None  # a program that set up no log is told on stderr
-        self.progress = Progress(len(study_ids), "study", is_shown=progress, write=write)
         self.pictured = dict(pictured)
         self._finished: Callable[[Outcome], None] = lambda outcome: None
-        self.queue = StudyQueue(study_ids, budget)
+        self.queue = StudyQueue(study_ids, budget, outcomes)
+        self._n_before = len(self.queue.outcomes)
+        write = log.info if log.isEnabledFor(logging.INFO) else None  # a program that set up no log is told on stderr
+        self.progress = Progress(budget.n_left, "study", is_shown=progress, write=write)
         self.pool = WorkerPool(budget, self.queue)
         self.reading_times = ReadingTimes()
 
@@ -66,11 +69,13 @@ class Schedule:
         return self.pool.load_s
 
     def start(self, devices: Sequence[str], is_process: bool) -> None:
-        """Start a worker on each device and wait until one is ready.
+        """Start a worker on each device and wait until one is ready; none is started where nothing is to be done.
 
         Raises:
             LumbarError: none can load the weights; the first refusal is the message.
         """
+        if self.queue.is_done:
+            return
         self.budget.n_workers = len(devices)
         for slot, device in enumerate(devices):
             self.pool.add(replace(self.setup, device=device), slot, is_process)
@@ -83,8 +88,8 @@ class Schedule:
             for worker, message in self.pool.messages():
                 self._handle(worker, message)
 
-    def run(self, submission: Submission, finished: Callable[[Outcome], None] = lambda outcome: None) -> list[Outcome]:
-        """Predict until all are done or the time is over; every study has an outcome, in the order of the file.
+    def run(self, submission: Submission, finished: Callable[[Outcome], None] = lambda outcome: None) -> None:
+        """Predict until all are done or the time is over; then every study has an outcome.
 
         Args:
             submission: gets the answers.
@@ -92,6 +97,8 @@ class Schedule:
         """
         self._finished = finished
         queue = self.queue
+        if queue.is_done:
+            return
         with self.progress:
             while self.pool.workers and not queue.is_done:
                 if self.budget.remaining_s() <= 0 or not self._assign():
@@ -102,10 +109,13 @@ class Schedule:
                     else:
                         self._handle(worker, message)
                 self._watch()
-                self.progress.update(len(queue.outcomes), self.budget.projected_s(self.budget.effort))
+                try:
+                    submission.write_if_due()
+                except CohortError as error:
+                    log.error("%s", error)
+                self.progress.update(len(queue.outcomes) - self._n_before, self.budget.projected_s(self.budget.effort))
         is_late = self.pool.workers or self.budget.remaining_s() <= 0
         queue.fail_rest("time limit reached" if is_late else "no worker left")
-        return [queue.outcomes[study_id] for study_id in queue.study_ids]
 
     def stop(self) -> None:
         """End all workers."""
@@ -201,7 +211,7 @@ class Schedule:
                 outcome.problems.append(f"study {outcome.study_id}: {worker.effort.title}{left_out}, for lack of time")
             self.queue.outcomes[outcome.study_id] = outcome
             try:
-                submission.replace(outcome.study_id, outcome.probs)
+                submission.replace(outcome.study_id, outcome.probs, is_normalised=True)
             except CohortError as error:  # a full disk may have room again: the next study, and the end, write all
                 log.error("study %s: %s", outcome.study_id, error)
             self._finished(outcome)

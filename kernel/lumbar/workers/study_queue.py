@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, MutableMapping, Sequence
 
 from lumbar.chains.contract import Outcome
 from lumbar.workers.budget import Budget
@@ -24,17 +24,23 @@ class StudyQueue:
     Args:
         study_ids: in the order of the file.
         budget: the run's time, which counts the studies that are left.
+        outcomes: takes what becomes of each study; those that it has already are not handed out. None for a new one.
     """
 
-    def __init__(self, study_ids: Sequence[int | str], budget: Budget) -> None:
+    def __init__(
+        self,
+        study_ids: Sequence[int | str],
+        budget: Budget,
+        outcomes: MutableMapping[int | str, Outcome] | None = None,
+    ) -> None:
         self.study_ids, self.budget = study_ids, budget
-        self.outcomes: dict[int | str, Outcome] = {}
-        self._pending = deque(study_ids)
+        self.outcomes: MutableMapping[int | str, Outcome] = {} if outcomes is None else outcomes
+        self._pending = deque(study_id for study_id in study_ids if study_id not in self.outcomes)
         self._retries: deque[int | str] = deque()  # each of them alone in its worker
         self._deaths: Counter[int | str] = Counter()
         self._hangs: Counter[int | str] = Counter()
         self._retry_reasons: dict[int | str, str] = {}
-        budget.n_left = len(study_ids)
+        budget.n_left = len(self._pending)
 
     @property
     def is_empty(self) -> bool:
@@ -75,6 +81,7 @@ class StudyQueue:
             self._retries.append(study_id)
         else:
             self.budget.gave_up()
+            outcome.is_final = False
             self.fail(outcome)
 
     def fail(self, outcome: Outcome) -> None:
@@ -92,4 +99,4 @@ class StudyQueue:
                 continue
             retry_reason = self._retry_reasons.get(study_id)
             end = f"before it was tried again ({retry_reason})" if retry_reason else "before it was predicted"
-            self.fail(Outcome(study_id, failure=f"{reason} {end}"))
+            self.fail(Outcome(study_id, failure=f"{reason} {end}", is_final=False))

@@ -34,6 +34,7 @@ import pandas as pd
 from lumbar.bundle.manifest import Manifest
 from lumbar.chains.contract import Chain, Drawn, Outcome, Picture, Probs
 from lumbar.errors import CohortError, LumbarError
+from lumbar.io.fingerprint import study_fingerprint
 from lumbar.io.tables import files_of
 from lumbar.io.text import PublicText, one_line, printable_log, study_text
 from lumbar.output.picture_files import draw_files
@@ -84,18 +85,24 @@ class Channel:
 class _Reading:
     """One study that is read in a daemon thread, so that a reading that hangs does not stop the worker."""
 
-    def __init__(self, setup: Setup, study_id: int | str, channel: Channel) -> None:
+    def __init__(self, setup: Setup, study_id: int | str, channel: Channel | _Nobody) -> None:
         self._setup, self._study_id, self._channel = setup, study_id, channel
         self._study: Any = None
         self._error: Exception | None = None
         self.started, self.seconds = time.perf_counter(), 0.0
         self.public = PublicText()
+        self.files = ""  # fingerprint of what is read
         self._thread = threading.Thread(target=self._read, name=f"lumbar-read-{study_id}", daemon=True)
         self._thread.start()
 
     def _read(self) -> None:
         setup = self._setup
+        competition = setup.manifest.competition
+        images = competition.path(competition.images, setup.split)
+        files = files_of(setup.descriptions, self._study_id)
         try:
+            # Before the reading: a file that changes meanwhile then differs from its fingerprint.
+            self.files = study_fingerprint(setup.root, images, self._study_id, files)
             self._study = setup.chain.read(setup.root, setup.split, self._study_id, setup.descriptions, setup.n_threads)
         except Exception as error:
             self._error = error
@@ -103,9 +110,6 @@ class _Reading:
             self._error = LumbarError(one_line(error))
         try:
             # This lists the study's folder, which may hang as reading did: so it is done in this thread.
-            competition = setup.manifest.competition
-            images = competition.path(competition.images, setup.split)
-            files = files_of(setup.descriptions, self._study_id)
             self.public = study_text(setup.root, setup.split, self._study_id, [setup.manifest.folder], images, files)
         finally:
             self.seconds = time.perf_counter() - self.started
@@ -292,9 +296,23 @@ def attempt(
     else:
         outcome.seconds["draw"] = _draw(setup, study, result, outcome, drawn)
     outcome.problems = [reading.public(line) for line in outcome.problems]
+    outcome.files = reading.files
     outcome.seconds["read"] = reading.seconds
     outcome.seconds["study"] = time.perf_counter() - started
     return outcome
+
+
+class _Nobody:
+    """The channel of a worker that nobody listens to."""
+
+    def send(self, *_message: Any) -> None:
+        """Do nothing."""
+
+
+def predict_alone(setup: Setup, networks: Any, study_id: int | str, idle_since: float) -> Outcome:
+    """Read and predict one study in the calling process, at full effort and without pictures."""
+    reading = _Reading(setup, study_id, _Nobody())
+    return attempt(setup, networks, reading, study_id, Effort.FULL, Drawn.NOTHING, idle_since)
 
 
 def _draw(setup: Setup, study: Any, result: Any, outcome: Outcome, drawn: Drawn) -> float:
