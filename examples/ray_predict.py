@@ -2,8 +2,6 @@
 
 import sys
 
-import ray
-
 from lumbar.run import Collector
 from lumbar.workers.predictor import Predictor
 
@@ -21,6 +19,8 @@ class Actor:
 
 def main(data: str, weights: str, out: str, actors: str = "1", gpus: str = "0", chain: object = "main") -> None:
     """Predict what the journal beside OUT does not have yet, on ACTORS processes with GPUS GPUs each."""
+    import ray  # an extra: python -m pip install -e '.[ray]'
+
     with Collector(data, weights, out, chain=chain) as run:
         print(f"{len(run.left)} studies to predict")
         if not run.left:
@@ -36,4 +36,4 @@ def main(data: str, weights: str, out: str, actors: str = "1", gpus: str = "0", 
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    sys.exit(__doc__) if len(sys.argv) not in (4, 5, 6) else main(*sys.argv[1:])
