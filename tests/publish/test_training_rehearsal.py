@@ -90,7 +90,7 @@ def contents(run: Path) -> dict[str, bytes]:
     """What a run has left, apart from what says how long it took, and where."""
     files = (path for path in run.rglob("*") if path.is_file() and not path.name.endswith(".lock"))
     paths = [path for path in files if path.name not in CLOCK]
-    paths = [path for path in paths if path.relative_to(run).parts[0] not in ("cache", "report")]
+    paths = [path for path in paths if path.relative_to(run).parts[0] not in ("cache", "index", "report")]
     return {str(path.relative_to(run)): path.read_bytes() for path in paths}
 
 
