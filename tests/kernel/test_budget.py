@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from lumbar import budget as budget_module
 from lumbar.errors import CohortError
+from lumbar.workers import budget as budget_module
 from lumbar.workers.budget import Budget, Effort, parse_time_limit, process_start
 
 

@@ -21,7 +21,8 @@ from lumbar.stages.heat import sagittal_grid
 from lumbar.stages.localise import axial_grid
 from lumbar_train.data.augment import LOCALISER_AUGMENT, AugmentConfig, apply, photometric
 from lumbar_train.data.targets import slice_counts, study_targets
-from lumbar_train.recipes import RECIPES, recipe_by_name
+from lumbar_train.pipeline import names
+from lumbar_train.recipes import recipe_by_name
 from lumbar_train.stages.classify import LevelCrops
 from lumbar_train.stages.locate import AxialXY, SagittalXY, SliceRoles
 from lumbar_train.stages.losses import competition_loss
@@ -185,7 +186,7 @@ def test_the_loss_is_the_metric():
     assert float(loss) == pytest.approx(score(truth, frame).total, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", sorted(RECIPES))
+@pytest.mark.parametrize("name", names.RECIPES)
 def test_every_recipe_names_every_stage_and_survives_a_round_trip(name):
     from lumbar.config import OPTIONAL_STAGES, STAGES, from_dict, to_dict
 
