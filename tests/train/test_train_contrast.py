@@ -77,6 +77,7 @@ def network(tmp_path_factory):
         loop={"progress": False},
         distributed=Distributed(device=torch.device("cpu")),
         start=Start(),
+        initial=None,
     )
     run_on_fold(run, stage_by_name(STAGE), FULL)
     return fitted_network(run, STAGE, FULL)
