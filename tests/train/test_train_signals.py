@@ -133,6 +133,26 @@ def test_one_ctrl_c_ends_decoding_and_the_baselines_fits_long_before_what_runs_w
     assert len(list(notes.iterdir())) == 2, "no further piece of work begins"
 
 
+def test_a_process_of_a_pool_that_is_told_twice_to_end_still_saves_its_fit(monkeypatch):
+    """Executors tell all their processes once more when the first has ended (concurrent.futures.process)."""
+    monkeypatch.setattr(interrupts.os, "_exit", sys.exit)
+    for name, value in {"is_worker": True, "reason": None, "on_first": None}.items():
+        monkeypatch.setattr(interrupts._State, name, value)
+
+    def fit(is_late):
+        with interrupts.ends_between_steps() as saved:
+            interrupts._handle(signal.SIGTERM, None)
+            monkeypatch.setattr(interrupts._State, "is_late", is_late)  # whether the step takes too long
+            interrupts._handle(signal.SIGTERM, None)
+            saved()
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(is_late=False)
+    monkeypatch.setattr(interrupts._State, "reason", None)
+    with pytest.raises(SystemExit):
+        fit(is_late=True)
+
+
 class Interrupting(ToyDataset):
     """Sends this process a signal while one of its samples is made."""
 

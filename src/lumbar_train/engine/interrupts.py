@@ -46,6 +46,7 @@ class _State:
     is_worker = False
     on_first: Callable[[str], None] | None = None
     timer: threading.Timer | None = None  # ends the step that a signal waits for
+    is_late = False  # and has come to its end
     ends_at: float | None = None  # of ``clock``; None: no time limit
     is_time_up = False  # stays so once it is: what was saved for it must be answered
     is_cut = False  # a pass of this process, one of a group, has been cut short
@@ -93,7 +94,7 @@ def ends_between_steps() -> Iterator[Callable[[], None]]:
         _State.is_fitting = False
         if _State.timer is not None:  # or it would end the next fit of a program
             _State.timer.cancel()
-            _State.timer = None
+            _State.timer, _State.is_late = None, False
         if former is not None:
             signal.signal(signal.SIGINT, former)
             _State.reason = None
@@ -206,6 +207,8 @@ def _handle(number: int, _frame: FrameType | None) -> None:
         _State.timer.daemon = True
         _State.timer.start()
         return
+    if _State.is_worker and _State.is_fitting and not _State.is_late:
+        return  # the executor sends SIGTERM once more to all its processes when the first of them has ended
     if _State.is_worker:
         os._exit(1)
     raise KeyboardInterrupt(_State.reason)
@@ -214,4 +217,5 @@ def _handle(number: int, _frame: FrameType | None) -> None:
 def _again(thread: int, number: int) -> None:
     """The step took too long: the same signal once more ends it."""
     if _State.is_fitting:
+        _State.is_late = True
         signal.pthread_kill(thread, number)
