@@ -149,6 +149,25 @@ def test_a_dixon_part_is_used_where_nothing_better_shows_its_slices(tmp_path):
     assert "an ordinary series shows the same slices" in decided["w1"].reason
 
 
+def test_a_dixon_part_at_other_places_is_left_out_beside_an_ordinary_series(tmp_path):
+    water = {"ImageType": ["DERIVED", "PRIMARY", "W"]}
+    decided = of_one_study(tmp_path, plain=T2, w=T2 | water | {"at": 30.0})
+    assert (decided["plain"].kind, decided["w"].kind) == (SAGITTAL_T2, "")
+    assert "an ordinary series shows the same contrast" in decided["w"].reason
+
+
+@pytest.mark.parametrize(("degrees", "is_one_plane"), [(48, True), (85, False)])
+def test_a_steep_block_stays_with_its_axial_series_and_planes_across_each_other_are_a_localiser(
+    tmp_path, degrees, is_one_plane
+):
+    for number, tilt in enumerate((0, 0, 15, 15, 25, 25, degrees, degrees)):
+        lean = np.radians(tilt)
+        plane = (1.0, 0.0, 0.0, 0.0, float(np.cos(lean)), float(-np.sin(lean)))
+        write(tmp_path / f"{number}", data_set("1.2", "9", number + 1, at=4.0 * number, plane=plane, **T2))
+    (study,) = index_folder(tmp_path).studies
+    assert [decision.kind for decision in study.decisions] == ([AXIAL_T2] if is_one_plane else ["", ""])
+
+
 def test_the_tables_own_words_leave_open_which_of_both_a_dixon_part_repeats(tmp_path):
     water = {"ImageType": ["DERIVED", "PRIMARY", "W"], "SeriesDescription": "t2_dixon_W"}
     decided = of_one_study(tmp_path, plain={"SeriesDescription": "Sagittal T2/STIR"}, w=T2 | water)

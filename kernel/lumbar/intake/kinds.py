@@ -223,23 +223,28 @@ def _leave_out_worse(decisions: list[Decision], cause: str, is_worse: Callable[[
 
 
 def _leave_out_repeated_dixon(decisions: list[Decision]) -> None:
-    """Use the best part of a Dixon acquisition alone, and none beside an ordinary series of the same slices."""
+    """Use the best part of a Dixon acquisition alone, and none beside an ordinary series that shows the same."""
     ranked = sorted(
         (decision for decision in _used(decisions) if decision.part.dixon),
         key=lambda decision: _PREFERRED.index(decision.part.dixon),
     )
     kept = [decision for decision in _used(decisions) if not decision.part.dixon]
     for decision in ranked:
-        same = next((one for one in kept if _is_same_view(one, decision)), None)
+        same = next((one for one in kept if _is_same_view(one, decision) or _is_ordinary(one, decision)), None)
         if same is None:
             note = f"; the {decision.part.dixon} part of a Dixon acquisition"
             decision.reason = decision.reason.removesuffix(note) + note
             kept.append(decision)
             continue
         better = f"its {same.part.dixon} part" if same.part.dixon else "an ordinary series"
-        decision.leave_out(
-            "Dixon", f"the {decision.part.dixon} part of a Dixon acquisition; {better} shows the same slices"
-        )
+        what = "the same slices" if same.part.is_at(decision.part) else "the same contrast"
+        reason = f"the {decision.part.dixon} part of a Dixon acquisition; {better} shows {what}"
+        decision.leave_out("Dixon", reason)
+
+
+def _is_ordinary(one: Decision, other: Decision) -> bool:
+    """Whether ``one`` is no part of a Dixon acquisition, and of the kind and contrast of ``other``."""
+    return not one.part.dixon and UNDECIDED != one.kind == other.kind and one.contrast == other.contrast
 
 
 def _is_same_view(one: Decision, other: Decision) -> bool:

@@ -18,6 +18,7 @@ from lumbar.io.text import counted
 PLANES = ("sagittal", "coronal", "axial")  # normal along x, y, z (LPS)
 _POSITION_MM = 0.5  # slices nearer than this have one position
 _SHARED = 0.8  # share of positions that two series at the same place have in common
+_TILTED = float(np.cos(np.radians(40.0)))  # a block that leans less from another one belongs to it
 _DIXON_TYPES = {
     "opposed phase": {"OP", "OPP_PHASE", "OUT_PHASE", "OPPOSED_PHASE", "OPPOSED", "OUT_OF_PHASE", "OPP"},
     "fat": {"F", "FAT", "FAT_FRACTION", "FF"},
@@ -180,7 +181,7 @@ def _without_doubles(series: str, headers: list[ImageHeader], seen: set[tuple[ob
 
 def _split(study: str, series: str, headers: list[ImageHeader]) -> list[Part]:
     """The parts of one series. Files without orientation go with the plane of most others."""
-    planes = [plane_of(header.orientation) for header in headers]
+    planes = _planes(headers)
     counts = Counter(plane for plane in planes if plane)
     usual = counts.most_common(1)[0][0] if counts else ""
     echoes = _echoes(headers)
@@ -192,6 +193,31 @@ def _split(study: str, series: str, headers: list[ImageHeader]) -> list[Part]:
         Part(study, series, sorted(members, key=_order), plane, dixon, max(1, len(counts)))
         for (plane, dixon, _), members in groups.items()
     ]
+
+
+def _planes(headers: list[ImageHeader]) -> list[str]:
+    """The plane of each file of a series; blocks that are tilted from disc to disc stay with the plane of most.
+
+    The block at a steep L5/S1 may lean by more than 45 degrees, but not far from that at L4/L5; the planes of a
+    localiser stand across each other.
+    """
+    planes = [plane_of(header.orientation) for header in headers]
+    counts = Counter(plane for plane in planes if plane)
+    if len(counts) < 2:
+        return planes
+    usual = counts.most_common(1)[0][0]
+    normals = [_normal(header) if plane else None for header, plane in zip(headers, planes, strict=True)]
+    among = np.array([normal for normal, plane in zip(normals, planes, strict=True) if plane == usual])
+    merged = []
+    for normal, plane in zip(normals, planes, strict=True):
+        is_tilted = normal is not None and plane != usual and np.abs(among @ normal).max() > _TILTED
+        merged.append(usual if is_tilted else plane)
+    return merged
+
+
+def _normal(header: ImageHeader) -> np.ndarray:
+    assert header.orientation is not None
+    return np.asarray(plane_normal(np.array(header.orientation[:3]), np.array(header.orientation[3:])))
 
 
 def _order(header: ImageHeader) -> tuple[bool, int, str]:
