@@ -75,7 +75,9 @@ def test_on_a_terminal_there_is_one_bar_without_a_guess_at_the_start():
     assert shown.count("\r") < 20  # not redrawn at every look
 
 
-def test_a_bar_is_drawn_a_few_times_a_second_however_fast_the_parts_are():
+def test_a_bar_is_drawn_a_few_times_a_second_however_fast_the_parts_are(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")  # a narrow terminal would cut the note
+    monkeypatch.setenv("LINES", "40")
     clock, terminal = Clock(), Terminal()
     with Progress(1000, "step", title="axial_xy {fold0}", is_part=True, stream=terminal, clock=clock) as progress:
         for step in range(1, 1001):
