@@ -14,7 +14,6 @@ processes, which prepare beside the training, hide the difference.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import tempfile
 import time
@@ -36,7 +35,7 @@ from lumbar_train.pipeline.counts import count_cohort  # noqa: E402
 from lumbar_train.pipeline.machines import T4  # noqa: E402
 from lumbar_train.pipeline.split import cost_of  # noqa: E402
 from lumbar_train.recipes import StageRecipe, recipe_by_name  # noqa: E402
-from train import STAGES, Bench, full_size  # noqa: E402
+from train import STAGES, Bench, full_size, phantoms  # noqa: E402
 
 HEADER = f"{'':<22} {'cache':>7} {'none':>7} {'kept':>7} {'here':>8} {'ratio':>7} {'T4':>7} {'ratio':>7}"
 
@@ -109,11 +108,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
-        root = args.data
-        if root is None:
-            root = Path(scratch) / "cohort"
-            command = [sys.executable, "-m", "lumbar_phantom", "--out", str(root), "--studies", str(args.studies)]
-            subprocess.run([*command, "--seed", "77", "--workers", "1"], check=True, capture_output=True)
+        root = args.data or phantoms(Path(scratch) / "cohort", args.studies)
         bench, index = Bench(root, Path(scratch) / "cache"), Path(scratch) / "index"
         index_studies(index, root, "train", bench.cohort.series, progress=False)
         sizes = [sum(p.stat().st_size for p in (Path(scratch) / name).rglob("*.*")) for name in ("cache", "index")]

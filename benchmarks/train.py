@@ -201,6 +201,13 @@ def full_size(recipe: Recipe, n_studies: int) -> Recipe:
     )
 
 
+def phantoms(root: Path, n_studies: int) -> Path:
+    """A cohort to measure on."""
+    command = [sys.executable, "-m", "lumbar_phantom", "--out", str(root), "--studies", str(n_studies)]
+    subprocess.run([*command, "--seed", "77", "--workers", "1"], check=True, capture_output=True)
+    return root
+
+
 def main() -> None:
     """Measure every stage of the recipes and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -218,11 +225,7 @@ def main() -> None:
         args.loaders = 0  # their time would not be counted
     names = args.recipes or ("demo,model2,strong" if device.type == "cuda" or args.only_loader else "demo")
     with tempfile.TemporaryDirectory() as scratch:
-        root = args.data
-        if root is None:
-            root = Path(scratch) / "cohort"
-            command = [sys.executable, "-m", "lumbar_phantom", "--out", str(root), "--studies", str(args.studies)]
-            subprocess.run([*command, "--seed", "77", "--workers", "1"], check=True, capture_output=True)
+        root = args.data or phantoms(Path(scratch) / "cohort", args.studies)
         bench = Bench(root, Path(scratch) / "cache")
         device_name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU, one thread"
         print(f"{device_name}; {len(bench.cohort)} studies; {args.loaders} loader processes")

@@ -11,7 +11,7 @@ from lumbar import __main__ as command
 from lumbar.errors import CohortError
 from lumbar.intake import words
 from lumbar.intake.headers import read_image_header
-from lumbar.intake.ids import is_plain_name, safe_id, sorted_ids
+from lumbar.intake.ids import id_order, is_plain_name, safe_id
 from lumbar.intake.index import index_folder
 from lumbar.intake.inspect import inspect
 from lumbar.intake.run_table import as_text, table_of
@@ -242,7 +242,7 @@ def test_uids_numbers_and_plain_texts_are_ids_as_they_are():
     assert safe_id("1.2.840.113619") == "1.2.840.113619"
     assert safe_id("007") == "007"
     assert len(safe_id("x" * 500)) < 110
-    assert sorted_ids(["b10", "b9", 12, 3, "1.10", "1.9"]) == [3, 12, "1.9", "1.10", "b9", "b10"]
+    assert sorted(["b10", "b9", 12, 3, "1.10", "1.9"], key=id_order) == [3, 12, "1.9", "1.10", "b9", "b10"]
     assert is_plain_name("20180105")
     assert is_plain_name("series-3")
     assert not is_plain_name("Jane_Doe7")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
 
 from lumbar.io.text import masked_name
 
@@ -52,8 +51,3 @@ def id_order(study_id: StudyId) -> tuple[bool, int, list[tuple[bool, int, str]],
     text = str(study_id)
     parts = [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.findall(r"\d+|\D+", text)]
     return isinstance(study_id, str), study_id if isinstance(study_id, int) else 0, parts, text
-
-
-def sorted_ids(study_ids: Iterable[StudyId]) -> list[StudyId]:
-    """Ids in the order in which a run goes over them."""
-    return sorted(study_ids, key=id_order)

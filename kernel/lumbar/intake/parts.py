@@ -180,38 +180,36 @@ def _without_doubles(series: str, headers: list[ImageHeader], seen: set[tuple[ob
 
 
 def _split(study: str, series: str, headers: list[ImageHeader]) -> list[Part]:
-    """The parts of one series. Files without orientation go with the plane of most others."""
+    """The parts of one series."""
     planes = _planes(headers)
-    counts = Counter(plane for plane in planes if plane)
-    usual = counts.most_common(1)[0][0] if counts else ""
     echoes = _echoes(headers)
     groups: dict[tuple[str, str, float | None], list[ImageHeader]] = {}
     for header, plane in zip(headers, planes, strict=True):
-        key = (plane or usual, dixon_of(header), header.te_ms if echoes else None)
+        key = (plane, dixon_of(header), header.te_ms if echoes else None)
         groups.setdefault(key, []).append(header)
     return [
-        Part(study, series, sorted(members, key=_order), plane, dixon, max(1, len(counts)))
+        Part(study, series, sorted(members, key=_order), plane, dixon, len(set(planes)))
         for (plane, dixon, _), members in groups.items()
     ]
 
 
 def _planes(headers: list[ImageHeader]) -> list[str]:
-    """The plane of each file of a series; blocks that are tilted from disc to disc stay with the plane of most.
+    """The plane of each file of a series; files without orientation go with the plane of most others.
 
-    The block at a steep L5/S1 may lean by more than 45 degrees, but not far from that at L4/L5; the planes of a
-    localiser stand across each other.
+    So do blocks that are tilted from disc to disc. The block at a steep L5/S1 may lean by more than 45 degrees, but not
+    far from that at L4/L5; the planes of a localiser stand across each other.
     """
     planes = [plane_of(header.orientation) for header in headers]
     counts = Counter(plane for plane in planes if plane)
+    usual = counts.most_common(1)[0][0] if counts else ""
     if len(counts) < 2:
-        return planes
-    usual = counts.most_common(1)[0][0]
+        return [usual] * len(planes)
     normals = [_normal(header) if plane else None for header, plane in zip(headers, planes, strict=True)]
     among = np.array([normal for normal, plane in zip(normals, planes, strict=True) if plane == usual])
     merged = []
     for normal, plane in zip(normals, planes, strict=True):
         is_tilted = normal is not None and plane != usual and np.abs(among @ normal).max() > _TILTED
-        merged.append(usual if is_tilted else plane)
+        merged.append(usual if is_tilted else plane or usual)
     return merged
 
 

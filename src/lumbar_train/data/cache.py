@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections import OrderedDict
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
@@ -30,6 +29,7 @@ from lumbar.dicom import Stack
 from lumbar.errors import CohortError
 from lumbar.io.progress import Progress
 from lumbar.study import Study, read_study
+from lumbar_train.data.studies import OpenStudies
 from lumbar_train.data.study_jobs import FORMAT, StudyJob, content_key, hash_file, label_of, run_jobs, study_jobs
 from lumbar_train.data.study_record import StackRecord, record_of, study_of
 from lumbar_train.data.volumes import CompactVolume, compact, write_aligned
@@ -38,11 +38,10 @@ from lumbar_train.errors import TrainingError
 from lumbar_train.files import atomic_file, write_text
 
 NOTES = "cache-index"  # of a run folder: where a read-only cache's index goes
-_OPEN_STUDIES = 64  # memory maps held open by one process; each holds a file descriptor
 _STALE_SECONDS = 3600.0  # a temporary file older than this belongs to a builder that was killed
 
 
-class Cache:
+class Cache(OpenStudies):
     """Reads what ``build_cache`` left. Cheap to pickle: worker processes open their own maps.
 
     Args:
@@ -53,31 +52,13 @@ class Cache:
     def __init__(self, folder: Path | str, index: Path | None = None) -> None:
         self.folder = Path(folder)
         self.index = index or self.folder / "index"
-        self._open: OrderedDict[int, Study] = OrderedDict()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "index": self.index, "_open": OrderedDict()}
+        super().__init__()
 
     def __contains__(self, study_id: int) -> bool:
         return _index_path(self.index, study_id).is_file()
 
-    def study(self, study_id: int) -> Study:
-        """The study as ``lumbar.study.read_study`` gives it: equal arrays (read-only), geometry, windows, problems.
-
-        The same object may be given again: do not change it.
-
-        Raises:
-            CohortError: the study is not cached, or its object is damaged.
-        """
-        study_id = int(study_id)
-        if study_id in self._open:
-            self._open.move_to_end(study_id)
-            return self._open[study_id]
-        study = _open_study(self.folder, self._key(study_id))
-        self._open[study_id] = study
-        if len(self._open) > _OPEN_STUDIES:
-            self._open.popitem(last=False)
-        return study
+    def _read(self, study_id: int) -> Study:
+        return _open_study(self.folder, self._key(study_id))
 
     def digest(self, study_id: int) -> str:
         """sha256 of a study's decoded volumes, as noted when they were written.

@@ -13,7 +13,6 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections import OrderedDict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from lumbar.errors import CohortError
 from lumbar.io.progress import Progress
 from lumbar.study import Study, read_study
 from lumbar_train.data.slice_memory import SliceMemory
+from lumbar_train.data.studies import OpenStudies
 from lumbar_train.data.study_jobs import FORMAT, StudyJob, label_of, run_jobs, study_jobs
 from lumbar_train.data.study_record import StackRecord, record_of, study_of
 from lumbar_train.data.volumes import LazyVolume, compact, padded
@@ -37,13 +37,14 @@ from lumbar_train.errors import TrainingError
 from lumbar_train.files import write_bytes
 
 FOLDER = "index"  # of a run folder
-_OPEN_STUDIES = 64  # whose geometry a process keeps
 _LEVEL = 6  # of the compression
 _EXPECTED = "expected the file as it was when the training began"
 
 
-class DicomFolder:
-    """Reads the studies that ``index_studies`` noted. Cheap to pickle: worker processes keep slices of their own.
+class DicomFolder(OpenStudies):
+    """Reads the studies that ``index_studies`` noted; their volumes decode a slice when it is asked for.
+
+    Cheap to pickle: worker processes keep slices of their own.
 
     Args:
         index: what ``index_studies`` left.
@@ -55,33 +56,18 @@ class DicomFolder:
     def __init__(self, index: Path | str, root: Path | str, split: str, memory: int) -> None:
         self.index, self.images = Path(index), Path(root) / f"{split}_images"
         self.memory = SliceMemory(memory)
-        self._open: OrderedDict[int, Study] = OrderedDict()
+        super().__init__()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"memory": SliceMemory(self.memory.most), "_open": OrderedDict()}
+        return super().__getstate__() | {"memory": SliceMemory(self.memory.most)}
 
     def __contains__(self, study_id: int) -> bool:
         return _index_path(self.index, study_id).is_file()
 
-    def study(self, study_id: int) -> Study:
-        """The study as ``lumbar.study.read_study`` gives it: equal arrays, geometry, windows, problems.
-
-        The same object may be given again: do not change it. Its volumes decode a slice when it is asked for.
-
-        Raises:
-            CohortError: the study is not in the index.
-        """
-        study_id = int(study_id)
-        if study_id in self._open:
-            self._open.move_to_end(study_id)
-            return self._open[study_id]
+    def _read(self, study_id: int) -> Study:
         content = self._content(study_id)
         folder = self.images / str(study_id)
-        study = study_of(content, lambda stack: SliceVolume(folder, content["files"], stack, self.memory))
-        self._open[study_id] = study
-        if len(self._open) > _OPEN_STUDIES:
-            self._open.popitem(last=False)
-        return study
+        return study_of(content, lambda stack: SliceVolume(folder, content["files"], stack, self.memory))
 
     def digest(self, study_id: int) -> str:
         """sha256 of a study's decoded volumes, as noted in the index; the same as a cache's.
