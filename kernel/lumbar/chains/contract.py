@@ -123,6 +123,7 @@ class Outcome:
     seconds: dict[str, float] = field(default_factory=dict)
     sagittal_points: list[dict[str, Any]] = field(default_factory=list)
     axial_levels: list[dict[str, Any]] = field(default_factory=list)
+    numbering: dict[str, float] | None = None  # probabilities of the numbering, where the bundle tells them
     pictures: list[Picture] = field(default_factory=list)  # for the report's page
     picture_files: list[Picture] = field(default_factory=list)  # PNG files
     failure: str = ""  # one line that says why the prior stays
