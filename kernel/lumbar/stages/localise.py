@@ -18,6 +18,7 @@ from lumbar.models.regression import AxialRegressionNet
 from lumbar.models.sequence import SliceRoleNet
 from lumbar.stages.crop import grid_images, role_inputs
 from lumbar.stages.decode import heat_to_source, refine, source_to_heat
+from lumbar.stages.guessed_scale import estimate_scales
 from lumbar.stages.heat import STRIDE, Heat, SagittalHeat, pose_of, run_batches, sagittal_heat, whole_image_mm
 from lumbar.stages.numbering import numbering_doubt, other_readings, settle_numbering
 from lumbar.stages.place import MIN_HEAT, expected_recess, fuse_levels, numbering_warnings, place_points
@@ -89,6 +90,7 @@ def read_levels(
         augment: test-time augmentation of the sagittal heatmaps.
     """
     nets = folds_of(networks, "sagittal_xy", all_folds)
+    localisation.problems += estimate_scales(study, stacks, nets)
     maps = [sagittal_heat(study, *which, nets) for which in stacks]
     confidence = fuse_levels(maps, localisation)
     first = nets[0]
