@@ -2,12 +2,12 @@
 
     python benchmarks/calibrate_numbering.py --data ROOT --weights runs/mine/export --write
 
-ROOT is a synthetic cohort that the weights have not seen (``lumbar-phantom``, 200 studies are enough). Each series gives
-one sagittal slice near its canal, as a series of its own; its image is bent, cut, darkened, blurred, covered and scaled
-at random, until about one in six is numbered wrongly. How the heatmaps and the sacrum then tell right from wrong is
-fitted by maximum likelihood (``lumbar.stages.numbering``). No real image takes part. ``--write`` puts the five numbers
-into the folder's weights_manifest.json, which sealing keeps. Each half of the patients shows the reliability of a fit
-on the other.
+ROOT is a synthetic cohort that the weights have not seen (200 studies of ``lumbar-phantom`` are enough). Each series
+gives one sagittal slice near its canal, as a series of its own; its image is bent, cut, darkened, blurred, covered and
+scaled at random, until about one in six is numbered wrongly. How the heatmaps and the sacrum then tell right from wrong
+is fitted by maximum likelihood (``lumbar.stages.numbering``). No real image takes part. ``--write`` puts the five
+numbers into the folder's weights_manifest.json, which sealing keeps. Each half of the patients shows the reliability of
+a fit on the other.
 """
 
 from __future__ import annotations

@@ -37,6 +37,7 @@ MARKS = ROOT / "tests" / "fixtures" / "real_marks.json"
 FROM_BELOW = LEVELS[::-1]
 UPSIDE_DOWN = {"52_t2_SPACE"}  # stored head down, while its marks belong to the upright image
 GUESSED_SPACING_MM = 1.0  # what the reader of DICOM files takes where none of them has a PixelSpacing
+SCALE_LINE = "pixel spacing"  # of a line that says nothing about the levels
 HALF_STEP = 0.5  # a level is right within half the distance to the next disc
 BOOTSTRAP = 2000
 PANEL_PX = 480
@@ -168,7 +169,7 @@ def one_slice_study(image: np.ndarray, kind: str, spacing_mm: float | None) -> S
 def answer_of(one: Slice, localisation: Localisation) -> Answer:
     """The localiser's answer on one slice."""
     canal = tuple(point for point in localisation.sagittal_points if point.side is None)
-    numbering = getattr(localisation, "numbering", None)
+    numbering = localisation.numbering
     return Answer(
         one.name,
         one.patient,
@@ -176,7 +177,7 @@ def answer_of(one: Slice, localisation: Localisation) -> Answer:
         steps_off({point.level: (point.x_px, point.y_px) for point in canal}, one.discs_px),
         float(np.mean([point.confidence for point in canal])) if canal else 0.0,
         None if numbering is None else numbering.confidence,
-        bool(localisation.problems),
+        any(SCALE_LINE not in line for line in localisation.problems),
         canal,
     )
 
