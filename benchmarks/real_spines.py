@@ -84,12 +84,6 @@ class Answer:
         """By how many levels the column is read too high, where most levels are off by the same; else 0."""
         return 0 if self.is_right or not self.steps else round(float(np.median(list(self.steps.values()))))
 
-    @property
-    def axial_error(self) -> float:
-        """Mean distance of the levels that are right along the spine, as a share of the step to the next disc."""
-        right = [abs(step) for step in self.steps.values() if abs(step) < HALF_STEP]
-        return float(np.mean(right)) if right else float("nan")
-
 
 # ---- where a point lies among the discs ---------------------------------------------------------------------------
 
@@ -260,7 +254,9 @@ def figures_of(answers: Sequence[Answer]) -> dict[str, object]:
         "shifted up": sum(answer.shift > 0 for answer in wrong),
         "shifted down": sum(answer.shift < 0 for answer in wrong),
         "otherwise wrong": sum(answer.shift == 0 for answer in wrong),
-        "axial error of right ones": float(np.median([answer.axial_error for answer in right])) if right else None,
+        "axial error of right ones": float(np.median([abs(step) for one in right for step in one.steps.values()]))
+        if right
+        else None,
         "wrong and flagged": [sum(answer.is_flagged for answer in wrong), len(wrong)],
         "right and flagged": [sum(answer.is_flagged for answer in right), len(right)],
         "right or flagged": interval(
@@ -318,6 +314,13 @@ def measure_slices(slices: Sequence[Slice], networks: Networks, has_spacing: boo
     ]
 
 
+def told(answer: Answer) -> dict[str, object]:
+    """One answer as plain JSON types."""
+    steps = {level: round(step, 3) for level, step in answer.steps.items()}
+    sure = {"confidence": round(answer.confidence, 3), "numbering": answer.numbering, "is_flagged": answer.is_flagged}
+    return {"name": answer.name, "half": answer.half, "is_right": answer.is_right, "steps too high": steps, **sure}
+
+
 def show(title: str, figures: dict[str, object]) -> None:
     """Print one set of figures."""
     print(f"\n{title}")
@@ -353,6 +356,7 @@ def main() -> None:
                 title = f"spacing {spacing}, {half} half"
                 figures[title] = figures_of([answer for answer in answers if answer.half == half])
                 show(title, figures[title])  # type: ignore[arg-type]
+            figures[f"spacing {spacing}, each image"] = [told(answer) for answer in answers]
             pairs = zip(slices, answers, strict=True)
             wrong = [panel(one, answer) for one, answer in pairs if one.half == "odd" and not answer.is_right]
             if wrong:

@@ -37,7 +37,6 @@ def test_a_point_beyond_the_last_disc_counts_on_in_steps():
 def test_one_level_off_or_missing_makes_an_image_wrong_and_a_shift_is_that_of_most_levels():
     right = answer("a", 1, dict.fromkeys(LEVELS, 0.1), 0.9)
     assert right.is_right
-    assert right.axial_error == pytest.approx(0.1)
     assert not answer("b", 1, {level: 0.0 for level in LEVELS[1:]}, 0.9).is_right
     up = answer("c", 1, dict.fromkeys(LEVELS, 0.95), 0.5)
     assert (up.is_right, up.shift) == (False, 1)
@@ -54,6 +53,7 @@ def test_figures_count_flags_shifts_and_reliability(monkeypatch):
     assert (figures["shifted up"], figures["shifted down"], figures["otherwise wrong"]) == (1, 1, 0)
     assert (figures["wrong and flagged"], figures["right and flagged"]) == ([1, 2], [0, 8])
     assert figures["right or flagged"][0] == pytest.approx(0.9)
+    assert figures["axial error of right ones"] == pytest.approx(0.05)
     assert auc(answers) == pytest.approx(0.5)
     assert [third["right"] for third in figures["reliability by thirds"]][1] == 1.0
 
