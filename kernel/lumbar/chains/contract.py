@@ -123,7 +123,6 @@ class Outcome:
     seconds: dict[str, float] = field(default_factory=dict)
     sagittal_points: list[dict[str, Any]] = field(default_factory=list)
     axial_levels: list[dict[str, Any]] = field(default_factory=list)
-    numbering: dict[str, float] | None = None  # probabilities of the numbering, where the bundle tells them
     pictures: list[Picture] = field(default_factory=list)  # for the report's page
     picture_files: list[Picture] = field(default_factory=list)  # PNG files
     failure: str = ""  # one line that says why the prior stays
@@ -131,6 +130,7 @@ class Outcome:
     is_final: bool = True  # False: time, memory or a worker was missing, so that another try may end better
     inputs: list[dict[str, Any]] | None = None  # what the record says of its series; None for other competitions
     files: str = ""  # fingerprint of the study's files as they were before they were read
+    numbering: dict[str, float] | None = None  # probabilities of the numbering, where the bundle tells them
 
     @property
     def status(self) -> str:
