@@ -260,7 +260,6 @@ def test_further_seeds_are_further_fits_on_all_data():
     assert RECIPES["strong"]().full_seeds > 1 == RECIPES["demo"]().full_seeds
 
 
-@pytest.mark.slow
 def test_epochs_of_the_fit_that_ships_leave_the_folds_as_they_are():
     recipe = RECIPES["demo"]()
     longer = with_full_epochs(recipe, ["sagittal_xy=24", "axial_all=20"])
@@ -281,6 +280,7 @@ def test_epochs_of_no_stage_or_no_number_are_one_line(word, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_run_with_all_that_strong_adds_goes_from_end_to_end(tiny_cohort, tmp_path, monkeypatch, capsys):
     """Mixing, a second step on the metric, denoising with one retraining, levels as a sequence, two seeds that ship."""
     recipe = train_tiny.tiny()
