@@ -8,6 +8,7 @@ import sys
 from lumbar.errors import LumbarError
 from lumbar.io.arguments import Parser, program
 from lumbar.io.files import make_folder
+from lumbar.io.path_options import NEW_FOLDER, check_paths
 from lumbar.io.signals import end_in_order, reason_of
 from lumbar.io.text import counted, one_line
 from lumbar.workers.shards import find_shard
@@ -20,7 +21,7 @@ SYNTAXES = ("rle", "explicit", "implicit", "deflated", "big", "jpeg_lossless", "
 def parser() -> argparse.ArgumentParser:
     """The parser of the command's arguments."""
     cli = Parser(prog=program("lumbar_phantom", "lumbar-phantom"), description="Write a synthetic lumbar MR cohort.")
-    cli.add_argument("--out", required=True, help="folder to fill, in the competition's layout")
+    cli.add_argument("--out", required=True, type=NEW_FOLDER, help="folder to fill, in the competition's layout")
     cli.add_argument("--studies", type=int, help="number of studies; needed, but with --merge")
     cli.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default 0)")
     cli.add_argument(
@@ -65,6 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     _check(cli, options)
     end_in_order()
     try:
+        check_paths(cli, options)
         if options.merge:
             from lumbar_phantom.cohort import merge_cohort, summary
 

@@ -14,6 +14,7 @@ from lumbar.competitions.lumbar_spine import COMPETITION as LUMBAR_SPINE
 from lumbar.errors import LumbarError
 from lumbar.io.arguments import Parser
 from lumbar.io.competition import check_competition, check_root
+from lumbar.io.path_options import FOLDER, check_paths
 from lumbar.io.signals import end_in_order, reason_of
 from lumbar.io.text import one_line
 from lumbar_publish.files import write_text
@@ -61,9 +62,11 @@ def main(layout: Layout, make_sample: MakeSample, argv: list[str] | None = None)
         make_sample: writes a competition folder with one test study into an empty folder.
         argv: arguments; None takes the process's.
     """
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options = parser.parse_args(argv)
     end_in_order()
     try:
+        check_paths(parser, options)
         if options.sample:
             _check_sample(layout, options)
         if options.verify:
@@ -244,7 +247,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--run",
-        type=Path,
+        type=FOLDER,
         metavar="RUN",
         help="training run; default: the weights of the lock file (the demo's, or those sealed last)",
     )
@@ -254,7 +257,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--demo", action="store_true", help="also keep the run's weights in weights/demo")
     parser.add_argument(
         "--sample",
-        type=Path,
+        type=FOLDER,
         metavar="ROOT",
         help="studies to try the sealed chain on; default: one phantom (of the lumbar spine)",
     )
@@ -288,5 +291,5 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tag", action="store_true", help="then tag the commit with versions, manifest and score (git tag)"
     )
-    parser.add_argument("--verify", type=Path, metavar="FOLDER", help="check a sealed folder against the lock file")
+    parser.add_argument("--verify", type=FOLDER, metavar="FOLDER", help="check a sealed folder against the lock file")
     return parser

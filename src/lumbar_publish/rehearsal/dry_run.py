@@ -19,6 +19,7 @@ from lumbar.errors import CohortError, LumbarError
 from lumbar.io.arguments import Parser
 from lumbar.io.competition import check_competition, check_root
 from lumbar.io.files import make_folder
+from lumbar.io.path_options import FILE, FOLDER, NEW_FOLDER, check_paths
 from lumbar.io.signals import end_in_order, reason_of
 from lumbar.io.text import counted, one_line
 from lumbar_publish.files import write_text
@@ -250,9 +251,11 @@ def main(argv: list[str] | None = None, name: str = "python -m lumbar_publish.re
         argv: the arguments; None for the process's own.
         name: what help calls the command.
     """
-    options = _parser(name).parse_args(argv)
+    parser = _parser(name)
+    options = parser.parse_args(argv)
     end_in_order()
     try:
+        check_paths(parser, options)
         _rehearse_whole(options)
     except (LumbarError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
@@ -299,17 +302,17 @@ def _sealed(layout: Layout, options: argparse.Namespace) -> Sealed:
 
 def _parser(name: str) -> argparse.ArgumentParser:
     parser = Parser(prog=name, description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, metavar="ROOT", help="competition folder (test split)")
-    parser.add_argument("--out", type=Path, default=Path("dist/dry-run"), help="rehearsal's folder (%(default)s)")
-    parser.add_argument("--root", type=Path, default=Path("."), help="the repository (%(default)s)")
-    parser.add_argument("--run", type=Path, help="training run to seal; default: the weights of the lock file")
+    parser.add_argument("--data", type=FOLDER, required=True, metavar="ROOT", help="competition folder (test split)")
+    parser.add_argument("--out", type=NEW_FOLDER, default=Path("dist/dry-run"), help="rehearsal's folder (%(default)s)")
+    parser.add_argument("--root", type=FOLDER, default=Path("."), help="the repository (%(default)s)")
+    parser.add_argument("--run", type=FOLDER, help="training run to seal; default: the weights of the lock file")
     parser.add_argument("--force", action="store_true", help="seal an incomplete or mixed run")
     parser.add_argument("--keep-seal", action="store_true", help="run what lies sealed in dist/dataset")
     parser.add_argument(
         "--kaggle-like", action="store_true", help="Kaggle's limits of cores and memory, and of the projected hours"
     )
     parser.add_argument("--mounts", choices=MOUNTS, default="new", help="form of the mount points (%(default)s)")
-    parser.add_argument("--agree-with", type=Path, metavar="CSV", help="submission to agree with to 1e-4")
+    parser.add_argument("--agree-with", type=FILE, metavar="CSV", help="submission to agree with to 1e-4")
     return parser
 
 
