@@ -79,11 +79,12 @@ USES = {
 def test_a_file_where_a_folder_is_meant_and_the_reverse_are_told_apart(places, name):
     use = USES[name]
     if use.kind == "folder":
-        assert refusal(use, "notes.md").startswith("--place notes.md: found a file, expected a folder")
+        there = "found a file" if use.is_input else "notes.md is a file"
+        assert refusal(use, "notes.md").startswith(f"--place notes.md: {there}, expected a folder")
     elif use.kind == "file":
         assert refusal(use, "dataset").startswith("--place dataset: found a folder, expected a file")
     if not use.is_input:
-        assert refusal(use, "notes.md/x") == "--place notes.md/x: notes.md is a file, expected a folder there"
+        assert refusal(use, "notes.md/x") == "--place notes.md/x: notes.md is a file, expected a folder to write into"
 
 
 @pytest.mark.parametrize("name", [name for name, use in USES.items() if use.is_input and not use.is_private])
@@ -140,7 +141,7 @@ def test_each_program_answers_in_one_line(places, capsys, main, words):
     assert main(words) == 1
     line = capsys.readouterr().err
     assert line.count("\n") == 1
-    assert "found a f" in line or "did you mean" in line
+    assert any(text in line for text in ("found a f", "is a file", "did you mean"))
 
 
 def test_a_folder_that_cannot_be_made_says_which_file_is_in_the_way(places):

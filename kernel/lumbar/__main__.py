@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-import multiprocessing
 import os
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +30,7 @@ from lumbar.io.path_options import (
     STUDIES_OR_FILE,
     check_paths,
 )  # fmt: skip
-from lumbar.io.signals import end_in_order, reason_of
+from lumbar.io.signals import in_order, run_as_process
 from lumbar.io.streams import guard_streams
 from lumbar.io.text import counted, one_line, printable, printable_log
 from lumbar.output.report_layout import LAYOUTS
@@ -298,19 +296,24 @@ def main(argv: Sequence[str] | None = None, started: float | None = None) -> int
             stream.reconfigure(errors="backslashreplace")
     use_numba_cache()
     commands = {"predict": run_predict, "score": run_score, "inspect": run_inspect, "merge": run_merge}
-    try:
-        check_paths(options, arguments)
-        commands[arguments.command](arguments, started)
-    except LumbarError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 1
-    except OSError as error:  # a folder that may not be looked into, wherever that shows
-        print(f"error: {printable(error.filename or 'a file')}: {error.strerror or one_line(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as error:
-        print(f"error: {reason_of(error)}: {_how_to_go_on(arguments, began)}", file=sys.stderr)
-        return 1
-    return 0
+
+    def work() -> int:
+        try:
+            check_paths(options, arguments)
+            commands[arguments.command](arguments, started)
+        except LumbarError as error:
+            print(f"error: {one_line(error)}", file=sys.stderr)
+            return 1
+        except OSError as error:  # a folder that may not be looked into, wherever that shows
+            name = printable(error.filename or "a file")
+            print(f"error: {name}: {error.strerror or one_line(error)}", file=sys.stderr)
+            return 1
+        return 0
+
+    def tell(reason: str) -> None:
+        print(f"error: {reason}: {_how_to_go_on(arguments, began)}", file=sys.stderr, flush=True)
+
+    return in_order(work, tell)
 
 
 def _how_to_go_on(arguments: argparse.Namespace, began: float) -> str:
@@ -335,7 +338,6 @@ def command() -> int:
     Where standard output cannot be written any more (its reader is gone, the disk is full), ``predict`` goes on, since
     its result is files. The other commands have no result but their output, and fail.
     """
-    end_in_order()
     output = guard_streams()
     code = main(started=process_start())
     output.flush()
@@ -345,19 +347,9 @@ def command() -> int:
     return 1
 
 
-def leave(code: int) -> None:
-    """End the process, even where a study that was given up at the deadline still runs in a thread or a process."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    is_held = any(thread.name.startswith("lumbar-") for thread in threading.enumerate())
-    if is_held or multiprocessing.active_children():  # Python would wait for them
-        os._exit(code)
-    sys.exit(code)
-
-
 def script() -> None:
     """The installed command ``lumbar``."""
-    leave(command())
+    run_as_process(command)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from lumbar.errors import LumbarError
 from lumbar.io.arguments import Parser, program
 from lumbar.io.files import make_folder
 from lumbar.io.path_options import NEW_FOLDER, check_paths
-from lumbar.io.signals import end_in_order, reason_of
+from lumbar.io.signals import in_order, run_as_process
 from lumbar.io.text import counted, one_line
 from lumbar.workers.shards import find_shard
 from lumbar_phantom import pitfalls
@@ -64,7 +64,15 @@ def main(arguments: list[str] | None = None) -> int:
     cli = parser()
     options = cli.parse_args(arguments)
     _check(cli, options)
-    end_in_order()
+
+    def tell(reason: str) -> None:
+        again = f"run the same command again{'' if options.resume else ' with --resume'} to go on"
+        print(f"error: {reason}: {options.out} has no tables yet; {again}", file=sys.stderr, flush=True)
+
+    return in_order(lambda: _run(cli, options), tell)
+
+
+def _run(cli: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     try:
         check_paths(cli, options)
         if options.merge:
@@ -96,10 +104,6 @@ def main(arguments: list[str] | None = None) -> int:
     except (LumbarError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt as error:
-        again = f"run the same command again{'' if options.resume else ' with --resume'} to go on"
-        print(f"error: {reason_of(error)}: {options.out} has no tables yet; {again}", file=sys.stderr)
-        return 1
     if shard is not None or options.first is not None:
         print(f"{options.out}: {counted(len(done), 'study')} of this part; --merge writes the tables of all parts")
     else:
@@ -121,5 +125,10 @@ def _check(cli: argparse.ArgumentParser, options: argparse.Namespace) -> None:
         cli.error("--first must be at least 0")
 
 
+def script() -> None:
+    """The installed command ``lumbar-phantom``."""
+    run_as_process(main)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    script()

@@ -15,7 +15,7 @@ from lumbar.errors import LumbarError
 from lumbar.io.arguments import Parser
 from lumbar.io.competition import check_competition, check_root
 from lumbar.io.path_options import FOLDER, check_paths
-from lumbar.io.signals import end_in_order, reason_of
+from lumbar.io.signals import in_order
 from lumbar.io.text import one_line
 from lumbar_publish.files import write_text
 from lumbar_publish.kaggle import step_dataset, step_kernel, step_submit, step_tag
@@ -64,7 +64,14 @@ def main(layout: Layout, make_sample: MakeSample, argv: list[str] | None = None)
     """
     parser = _parser()
     options = parser.parse_args(argv)
-    end_in_order()
+
+    def tell(reason: str) -> None:
+        print(f"error: {reason}: run the same command again, it goes on from here", file=sys.stderr, flush=True)
+
+    return in_order(lambda: _run(layout, make_sample, parser, options), tell)
+
+
+def _run(layout: Layout, make_sample: MakeSample, parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     try:
         check_paths(parser, options)
         if options.sample:
@@ -98,9 +105,6 @@ def main(layout: Layout, make_sample: MakeSample, argv: list[str] | None = None)
         print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
         if isinstance(error, KaggleError) and error.hint:
             print("\n".join(f"  {line.strip()}" for line in error.hint.splitlines()))  # the client's own advice
-        return 1
-    except KeyboardInterrupt as error:
-        print(f"error: {reason_of(error)}: run the same command again, it goes on from here", file=sys.stderr)
         return 1
     return 0
 

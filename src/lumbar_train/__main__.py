@@ -7,12 +7,8 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import multiprocessing
-import multiprocessing.util
 import os
 import sys
-import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +16,10 @@ from lumbar.errors import LumbarError
 from lumbar.io.arguments import Parser, program
 from lumbar.io.competition import check_competition
 from lumbar.io.path_options import FILE, FOLDER, NEW_FOLDER, check_paths
-from lumbar.io.signals import reason_of
+from lumbar.io.signals import reason_of, run_as_process, watch
 from lumbar.io.text import one_line, printable
 from lumbar_train.baseline.command import add_commands
-from lumbar_train.engine.interrupts import END_S, listen
+from lumbar_train.engine.interrupts import listen
 from lumbar_train.files import DISK_FULL
 from lumbar_train.outputs.run_lock import holds_run
 from lumbar_train.outputs.status import status_lines
@@ -63,8 +59,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def command() -> int:
     """Run ``main`` as a process: signals end it in order, and within seconds whatever it is doing."""
-    listen(_end_soon)
+    listen()
+    watch(lambda reason: _say_once(f"{reason}: {how_to_go_on(_parser().parse_args())}"))
     return main()
+
+
+def script() -> None:
+    """The installed command ``lumbar-train``."""
+    run_as_process(command)
 
 
 def how_to_go_on(args: argparse.Namespace) -> str:
@@ -80,24 +82,6 @@ def how_to_go_on(args: argparse.Namespace) -> str:
     return (
         f"{printable(args.out)} keeps the finished fits and the last checkpoint of the others; to go on {with_resume}"
     )
-
-
-def _end_soon(reason: str) -> None:
-    """End the process a few seconds after the first signal, unless it has ended by then."""
-
-    def end() -> None:
-        time.sleep(END_S)
-        args = _parser().parse_args()
-        _say_once(f"{reason}: {how_to_go_on(args)}")
-        for process in multiprocessing.active_children():
-            process.kill()
-        # Names of semaphores are given back in a thread, as this may wait for what does not answer any more.
-        tidy = threading.Thread(target=vars(multiprocessing.util)["_run_finalizers"], args=(0,), daemon=True)
-        tidy.start()
-        tidy.join(0.3)
-        os._exit(1)
-
-    threading.Thread(target=end, daemon=True).start()
 
 
 def _say_once(line: str) -> None:
@@ -356,4 +340,4 @@ def show(page: Path, evaluation: Evaluation) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command())
+    script()

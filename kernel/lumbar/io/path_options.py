@@ -109,30 +109,28 @@ def _path_options(
 
 
 def _check(what: str, path: Path, use: PathUse) -> None:
-    expected = {"folder": "a folder", "file": "a file"}.get(use.kind, "a file or a folder")
-    if not use.is_input and (above := _file_above(path)) is not None:
-        raise CohortError(f"{what}: {above} is a file, expected a folder there")
+    if not use.is_input and (file := _file_in_the_way(path, use.kind)) is not None:
+        raise CohortError(f"{what}: {file} is a file, expected a folder to write into")
     if not os.path.lexists(path):
         if use.is_input and (hint := did_you_mean_path(path, use.kind, use.may_show)):
             raise CohortError(f"{what}: no such {use.kind}, expected one that exists{hint}")
         return
-    wanted = expected if use.is_input else f"{expected} to write{' into' if use.kind == 'folder' else ''}"
     if use.kind == "folder" and os.path.exists(path) and not os.path.isdir(path):
-        raise CohortError(f"{what}: found a file, expected {wanted}")
+        raise CohortError(f"{what}: found a file, expected a folder")
     if use.kind == "file" and os.path.isdir(path):
-        name = f", such as {path / f'name{use.ending}'}" if not use.is_input else ""
-        raise CohortError(f"{what}: found a folder, expected {wanted}{name}")
+        name = "" if use.is_input else f" to write, such as {path / f'name{use.ending}'}"
+        raise CohortError(f"{what}: found a folder, expected a file{name}")
     if use.ending and _is_of_another_kind(path, use.ending):
         raise CohortError(
             f"{what}: found a file that is no {use.ending} and would be lost, expected the name of a new file"
         )
 
 
-def _file_above(path: Path) -> Path | None:
-    """What stands where a folder of the path should be."""
-    for above in path.parents:
-        if os.path.lexists(above):
-            return above if os.path.exists(above) and not os.path.isdir(above) else None
+def _file_in_the_way(path: Path, kind: str) -> Path | None:
+    """What stands where a folder that is to be written into, or one above it, should be."""
+    for folder in (path, *path.parents) if kind == "folder" else path.parents:
+        if os.path.lexists(folder):
+            return folder if os.path.exists(folder) and not os.path.isdir(folder) else None
     return None
 
 

@@ -20,7 +20,7 @@ from lumbar.io.arguments import Parser
 from lumbar.io.competition import check_competition, check_root
 from lumbar.io.files import make_folder
 from lumbar.io.path_options import FILE, FOLDER, NEW_FOLDER, check_paths
-from lumbar.io.signals import end_in_order, reason_of
+from lumbar.io.signals import in_order, run_as_process
 from lumbar.io.text import counted, one_line
 from lumbar_publish.files import write_text
 from lumbar_publish.names import MODEL_FRAMEWORK, MODEL_VARIATION, DatasetId, Layout
@@ -253,17 +253,20 @@ def main(argv: list[str] | None = None, name: str = "python -m lumbar_publish.re
     """
     parser = _parser(name)
     options = parser.parse_args(argv)
-    end_in_order()
-    try:
-        check_paths(parser, options)
-        _rehearse_whole(options)
-    except (LumbarError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as error:
-        print(f"error: {reason_of(error)}: run the same command again, it begins anew", file=sys.stderr)
-        return 1
-    return 0
+
+    def work() -> int:
+        try:
+            check_paths(parser, options)
+            _rehearse_whole(options)
+        except (LumbarError, OSError) as error:
+            print(f"error: {one_line(error)}", file=sys.stderr)
+            return 1
+        return 0
+
+    def tell(reason: str) -> None:
+        print(f"error: {reason}: run the same command again, it begins anew", file=sys.stderr, flush=True)
+
+    return in_order(work, tell)
 
 
 def _rehearse_whole(options: argparse.Namespace) -> None:
@@ -317,4 +320,4 @@ def _parser(name: str) -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_as_process(main)

@@ -14,7 +14,7 @@ from typing import Any
 from lumbar.errors import LumbarError
 from lumbar.io.arguments import Parser
 from lumbar.io.path_options import FOLDER, NEW_FOLDER, check_paths
-from lumbar.io.signals import end_in_order, reason_of
+from lumbar.io.signals import in_order
 from lumbar.io.text import one_line
 from lumbar_publish.kaggle.client import Client, KaggleError, require_client
 from lumbar_publish.kaggle.notebook_run import as_slug
@@ -40,23 +40,23 @@ def main(argv: list[str] | None = None, prog: str = "python -m lumbar_publish tr
     """``python -m lumbar_publish train``: 0 when the run is here, or a session is at work there; 1 with one line."""
     parser = _parser(prog)
     options = parser.parse_args(argv)
-    end_in_order()
-    try:
-        check_paths(parser, options)
-        _train(options)
-    except (LumbarError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
-        if isinstance(error, KaggleError) and error.hint:
-            print("\n".join(f"  {line.strip()}" for line in error.hint.splitlines()))
-        return 1
-    except KeyboardInterrupt as error:
-        print(
-            f"error: {reason_of(error)}: run the same command again, it goes on from here; a session that runs on "
-            "Kaggle goes on there",
-            file=sys.stderr,
-        )
-        return 1
-    return 0
+
+    def work() -> int:
+        try:
+            check_paths(parser, options)
+            _train(options)
+        except (LumbarError, OSError) as error:
+            print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
+            if isinstance(error, KaggleError) and error.hint:
+                print("\n".join(f"  {line.strip()}" for line in error.hint.splitlines()))
+            return 1
+        return 0
+
+    def tell(reason: str) -> None:
+        goes_on = "it goes on from here; a session that runs on Kaggle goes on there"
+        print(f"error: {reason}: run the same command again, {goes_on}", file=sys.stderr, flush=True)
+
+    return in_order(work, tell)
 
 
 def _train(options: argparse.Namespace) -> None:
