@@ -19,7 +19,7 @@ from collections.abc import Callable
 from multiprocessing import resource_tracker
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 GRACE_S = 4.3  # from the first signal on, for a command to end in order
 TIDY_S = 0.3  # then, for named semaphores to be given back
@@ -48,7 +48,7 @@ def in_order(work: Callable[[], int], tell: Callable[[str], None]) -> int:
         tell: prints the one line; is given the reason in words.
     """
     tell = _once(tell)
-    former = {}
+    former: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         former = _handle_signals()
         if _Process.is_own:
@@ -125,7 +125,7 @@ def descendants(pid: int) -> list[int]:
     return below
 
 
-def _handle_signals() -> dict[int, object]:
+def _handle_signals() -> dict[int, Any]:
     """Let the three signals raise ``KeyboardInterrupt``; the handlers that they had."""
     seen: list[int] = []
 
@@ -134,7 +134,7 @@ def _handle_signals() -> dict[int, object]:
         if len(seen) == 1 or not _Process.is_own:
             raise KeyboardInterrupt(_REASONS[signal.Signals(number).name])
 
-    former: dict[int, object] = {}
+    former: dict[int, Any] = {}
     for number in _numbers():
         handler = signal.getsignal(number)
         if handler in (signal.SIG_DFL, signal.default_int_handler):
