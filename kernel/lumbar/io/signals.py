@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 GRACE_S = 4.3  # from the first signal on, for a command to end in order
-TIDY_S = 0.3  # then, for named semaphores to be given back
+TIDY_S = 0.5  # then, for the last line, and for what the system keeps beyond a process
 _REASONS = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "the terminal was closed"}
 
 
@@ -84,16 +84,19 @@ def _end_late(signals: int, tell: Callable[[str], None]) -> None:
     ours = [number for number in names if signal.getsignal(number) != signal.SIG_IGN]
     number = next(byte for byte in iter(lambda: os.read(signals, 1)[0], None) if byte in ours)
     time.sleep(GRACE_S)
-    tell(_REASONS[names[number]])
     tracker = vars(resource_tracker)["_resource_tracker"]._pid  # it removes what the others leave, and then ends
     for pid in descendants(os.getpid()):
         if pid != tracker:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
-    # Names of semaphores are given back in a thread, as this may wait for what does not answer any more.
-    tidy = threading.Thread(target=vars(multiprocessing.util)["_run_finalizers"], args=(0,), daemon=True)
-    tidy.start()
-    tidy.join(TIDY_S)
+
+    def tidy() -> None:
+        tell(_REASONS[names[number]])
+        vars(multiprocessing.util)["_run_finalizers"](0)  # gives names of semaphores back
+
+    last = threading.Thread(target=tidy, daemon=True)  # as both may wait for what does not answer any more
+    last.start()
+    last.join(TIDY_S)
     os._exit(1)
 
 
@@ -152,6 +155,7 @@ def _once(tell: Callable[[str], None]) -> Callable[[str], None]:
 
     def tell_once(reason: str) -> None:
         if is_free.acquire(blocking=False):
-            tell(reason)
+            with contextlib.suppress(OSError, ValueError):  # the terminal is gone
+                tell(reason)
 
     return tell_once
