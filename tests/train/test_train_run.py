@@ -280,7 +280,6 @@ def test_epochs_of_no_stage_or_no_number_are_one_line(word, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
 def test_a_run_with_all_that_strong_adds_goes_from_end_to_end(tiny_cohort, tmp_path, monkeypatch, capsys):
     """Mixing, a second step on the metric, denoising with one retraining, levels as a sequence, two seeds that ship."""
     recipe = train_tiny.tiny()
