@@ -59,6 +59,27 @@ def build(model: str, config: Mapping[str, Any]) -> nn.Module:
         raise ManifestError(f"model {model!r}: cannot be built ({reason}), expected a config that fits it") from None
 
 
+def build_empty(model: str, config: Mapping[str, Any]) -> nn.Module | None:
+    """As ``build``, but without memory for the weights, which somebody puts in: no time goes into first values.
+
+    Returns:
+        The network on torch's "meta" device; None where it holds more than weights, or cannot be built without memory.
+
+    Raises:
+        ManifestError: as ``build``.
+    """
+    network = _on_meta(model, config)
+    if network is None:
+        return None
+    filled = network.state_dict().keys()
+    for prefix, module in network.named_modules():
+        tensors = {**module._parameters, **module._buffers, **vars(module)}
+        names = (f"{prefix}.{name}".lstrip(".") for name, value in tensors.items() if isinstance(value, torch.Tensor))
+        if not filled >= set(names):
+            return None
+    return network
+
+
 def expected_shapes(model: str, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]] | None:
     """Shape of every tensor that the network's file must hold, without allocating the network.
 
@@ -76,14 +97,19 @@ def _shapes(model: str, config: str) -> dict[str, tuple[int, ...]] | None:
     values = json.loads(config)
     if model in MODELS:
         configs.from_dict(MODELS[model][1], values)  # what this refuses is wrong, whatever timm can do
+    network = _on_meta(model, values)
+    return None if network is None else {name: tuple(t.shape) for name, t in network.state_dict().items()}
+
+
+def _on_meta(model: str, values: Mapping[str, Any]) -> nn.Module | None:
+    """A network without memory; None where timm needs some."""
     try:
         with torch.device("meta"):
-            network = build(model, values)
+            return build(model, values)
     except ManifestError:
         if model not in MODELS or not _is_built_by_timm(values):
             raise
         return None  # some timm networks cannot be built without memory, since they compute with their values
-    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
 
 def _is_built_by_timm(values: Mapping[str, Any]) -> bool:
