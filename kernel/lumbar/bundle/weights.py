@@ -18,7 +18,7 @@ from lumbar.bundle.shared_memory import SharedWeights
 from lumbar.config import STAGES
 from lumbar.errors import ManifestError
 from lumbar.io.files import write_atomically
-from lumbar.models import build, build_empty, expected_shapes
+from lumbar.models import build, build_empty, check_sizes, expected_shapes
 from lumbar.models.inference import Networks
 from lumbar.rules import shown
 from lumbar.stages.classify import CLASSIFIERS
@@ -79,8 +79,12 @@ def load_network(path: Path, entry: WeightEntry, device: str | torch.device = "c
         tensors = _shared_tensors(_shared, path, entry.file, expected, what)
     if tensors is None:
         tensors = _as_float(_read_tensors(path, expected, what))
-    network = build_empty(entry.model, entry.config) or build(entry.model, entry.config)
-    return _filled(network, tensors, path, what).to(device).eval()
+    network = build_empty(entry.model, entry.config)
+    if network is None:
+        return _filled(build(entry.model, entry.config), tensors, path, what).to(device).eval()
+    network = _filled(network, tensors, path, what).to(device).eval()
+    check_sizes(network)
+    return network
 
 
 def load_into(network: nn.Module, path: Path, device: str | torch.device = "cpu") -> nn.Module:

@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from lumbar import config as configs
 from lumbar.errors import ManifestError
 from lumbar.models.aggregator import Aggregator
+from lumbar.models.backbone import check_sizes, sizes_checked_later
 from lumbar.models.baseline import BaselineNet
 from lumbar.models.classifier import AxialClassifier, SagittalClassifier
 from lumbar.models.heatmap import HeatmapNet
@@ -21,6 +23,12 @@ from lumbar.models.regression import AxialRegressionNet, SagittalRegressionNet
 from lumbar.models.sequence import SliceRoleNet
 from lumbar.models.series_contrast import SeriesContrastNet
 from lumbar.rules import shown
+
+# Of tensors and of torch.nn.init: in place, and without a change of the tensor's form
+_FIRST_VALUES = frozenset(
+    {"normal_", "uniform_", "erfinv_", "mul_", "add_", "clamp_", "fill_", "zero_", "constant_", "ones_", "zeros_",
+     "kaiming_normal_", "kaiming_uniform_", "xavier_normal_", "xavier_uniform_", "trunc_normal_", "orthogonal_"}
+)  # fmt: skip
 
 _NETWORKS: dict[str, type[nn.Module]] = {
     "heatmap": HeatmapNet,
@@ -60,7 +68,9 @@ def build(model: str, config: Mapping[str, Any]) -> nn.Module:
 
 
 def build_empty(model: str, config: Mapping[str, Any]) -> nn.Module | None:
-    """As ``build``, but without memory for the weights, which somebody puts in: no time goes into first values.
+    """As ``build``, but without memory for the weights: no time goes into first values.
+
+    Who puts the weights in calls ``check_sizes`` then, which needs them.
 
     Returns:
         The network on torch's "meta" device; None where it holds more than weights, or cannot be built without memory.
@@ -104,12 +114,23 @@ def _shapes(model: str, config: str) -> dict[str, tuple[int, ...]] | None:
 def _on_meta(model: str, values: Mapping[str, Any]) -> nn.Module | None:
     """A network without memory; None where timm needs some."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _NoFirstValues(), sizes_checked_later():
             return build(model, values)
     except ManifestError:
         if model not in MODELS or not _is_built_by_timm(values):
             raise
         return None  # some timm networks cannot be built without memory, since they compute with their values
+
+
+class _NoFirstValues(TorchFunctionMode):
+    """Leaves first values out, which tensors on the "meta" device have not: torch loads its compiler for some of them."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = kwargs or {}
+        tensor = args[0] if args else options.get("tensor")
+        if getattr(function, "__name__", "") in _FIRST_VALUES and isinstance(tensor, torch.Tensor) and tensor.is_meta:
+            return tensor
+        return function(*args, **options)
 
 
 def _is_built_by_timm(values: Mapping[str, Any]) -> bool:

@@ -1,8 +1,8 @@
 """What a worker process imports before it loads networks, and what it does not.
 
-timm imports torchvision for one class and two functions, and for the pictures of its training; torchvision imports
-torch's compiler. That is half of a worker's start, and no network of a chain uses any of it. So stand-ins take
-their place while timm is imported; the two functions import the real torchvision when they are called.
+timm imports torchvision for one class and two functions, and for the pictures of its training; torchvision, and a
+decorator of timm, import torch's compiler. No network of a chain uses any of it. So stand-ins take their place while timm
+is imported; the two functions import the real torchvision when they are called.
 """
 
 from __future__ import annotations
@@ -50,7 +50,10 @@ def import_timm() -> None:
 @contextlib.contextmanager
 def _stand_ins() -> Iterator[None]:
     """Let stand-ins be found in the place of torchvision and timm.data; they are gone afterwards."""
-    before = set(sys.modules)
+    import torch.compiler
+
+    before, disable = set(sys.modules), torch.compiler.disable
+    torch.compiler.disable = _same  # nothing is compiled here, so nothing must be kept from it
     placed = {module.__name__: module for module in (*_torchvision(), _timm_data())}
     sys.modules.update(placed)
     try:
@@ -61,9 +64,15 @@ def _stand_ins() -> Iterator[None]:
                 del sys.modules[name]
         raise
     finally:
+        torch.compiler.disable = disable
         for name, module in placed.items():
             if sys.modules.get(name) is module:
                 del sys.modules[name]
+
+
+def _same(function: Any = None, *_arguments: Any, **_options: Any) -> Any:
+    """A decorator that changes nothing, with or without arguments."""
+    return _same if function is None else function
 
 
 def _torchvision() -> list[ModuleType]:
