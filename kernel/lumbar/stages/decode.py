@@ -199,11 +199,7 @@ def _candidates(peaks: Sequence[Peak], discs: Sequence[Peak], n_stacks: int) -> 
     """
     pooled = [(peak.xyz_mm, peak.height) for peak in peaks]
     own = np.array([peak.xyz_mm for peak in peaks]).reshape(-1, 3)
-    pooled += [
-        (disc.xyz_mm, 0.2 * disc.height)
-        for disc in discs
-        if bool((_length(disc.xyz_mm - own) > 10).all())
-    ]
+    pooled += [(disc.xyz_mm, 0.2 * disc.height) for disc in discs if bool((_length(disc.xyz_mm - own) > 10).all())]
     points = np.array([xyz for xyz, _ in pooled]).reshape(-1, 3)
     agreement = np.zeros(len(pooled))
     for stack in range(n_stacks):
