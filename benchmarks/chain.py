@@ -147,6 +147,7 @@ def tiny_study(folder: Path) -> Path:
     """One study of three small series, with noise in them."""
     import numpy as np
     import pandas as pd
+
     from series_writer import AXIAL, SAGITTAL, write
 
     rng = np.random.default_rng(0)
@@ -191,7 +192,7 @@ def run(
         memory: list[tuple[float, float]] = []
         while child.poll() is None:
             time.sleep(POLL_S)
-            if not first and b'{"study"' in (out / "s.csv.journal").read_bytes() if out.is_dir() else False:
+            if not first and answered(out):
                 first = time.perf_counter() - began
             memory = max(memory, memory_of(child.pid), key=lambda each: sum(own for own, _ in each))
         if child.returncode:
@@ -207,6 +208,12 @@ def run(
         "private": mean(own for own, _ in memory) if memory else 0.0,
         "shared": mean(shared for _, shared in memory) if memory else 0.0,
     }
+
+
+def answered(out: Path) -> int:
+    """Studies in the journal."""
+    journal = out / "s.csv.journal"
+    return journal.read_bytes().count(b'{"study"') if journal.is_file() else 0
 
 
 def memory_of(pid: int) -> list[tuple[float, float]]:
@@ -292,8 +299,8 @@ def flat(folder: Path, n_studies: int) -> dict:
         while child.poll() is None:
             time.sleep(4 * POLL_S)
             workers = memory_of(child.pid)
-            if len(workers) == 2 and (out / "s.csv.journal").is_file():
-                done = (out / "s.csv.journal").read_bytes().count(b'{"study"')
+            if len(workers) == 2:
+                done = answered(out)
                 own = float(Path(f"/proc/{child.pid}/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
                 samples.append((done, own, mean(size for size, _ in workers)))
     few, figures = min(100, n_studies // 10), {}

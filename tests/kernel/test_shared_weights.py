@@ -62,9 +62,11 @@ def test_a_worker_that_fails_while_it_fills_the_memory_leaves_the_place_to_the_n
     def fail(path):
         raise OSError("Input/output error")
 
-    with monkeypatch.context() as patched, pytest.raises(ManifestError, match="Input/output error"):
-        patched.setattr(weights, "load_file", fail)
+    whole = weights.load_file
+    monkeypatch.setattr(weights, "load_file", fail)
+    with pytest.raises(ManifestError, match="Input/output error"):
         load_networks(manifest.folder, manifest)
+    monkeypatch.setattr(weights, "load_file", whole)
     check_probes(load_networks(manifest.folder, manifest), manifest)
 
 

@@ -20,7 +20,7 @@ RESERVE_BYTES = _GIB // 2  # left to the run itself and to the system
 # What a worker takes beside weights and networks at work: Python with its libraries, two studies, compiled kernels
 # (measured: docs/measurements.md, "One machine").
 WORKER_BYTES = 700 << 20
-# What a network at work takes, a pixel of its input: a U-Net and a ResNet keep some 50 float32 channels of a pixel alive.
+# What a network at work takes, a pixel of its input: a U-Net or a ResNet keeps some 50 float32 values of each alive.
 PIXEL_BYTES = 200
 _BATCH = 16  # images that a localiser looks at together (lumbar.stages.heat)
 _SLICES = 40  # of a series that enters whole
@@ -126,10 +126,16 @@ def free_memory() -> int:
     for limit, used in _MEMORY_LIMITS:
         most, taken = _numbers(limit), _numbers(used)
         if len(most) == len(taken) == 1:
-            cached = next((int(line.split()[1]) for line in _text(str(Path(limit).with_name("memory.stat"))).splitlines()
-                           if line.startswith(("inactive_file ", "total_inactive_file "))), 0)  # fmt: skip
-            free = min(free, max(0, most[0] - taken[0] + cached))
+            free = min(free, max(0, most[0] - taken[0] + _cached(Path(limit).with_name("memory.stat"))))
     return free
+
+
+def _cached(path: Path) -> int:
+    """Bytes of a container's files that the system lets go as soon as somebody needs them."""
+    for line in _text(str(path)).splitlines():
+        if line.startswith(("inactive_file ", "total_inactive_file ")):
+            return int(line.split()[1])
+    return 0
 
 
 def _total_memory() -> int:
