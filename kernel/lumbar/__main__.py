@@ -102,8 +102,8 @@ def parser() -> argparse.ArgumentParser:
         "--workers",
         type=_positive,
         metavar="W",
-        help="worker processes, which share the cores (default: one per GPU; without a GPU one per core, with one thread "
-        "each, as far as the memory goes)",
+        help="worker processes, which share the cores (default: one per GPU; without a GPU one per core, with one "
+        "thread each, as far as the memory goes)",
     )
     predict.add_argument(
         "--shard",

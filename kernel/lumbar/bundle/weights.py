@@ -18,7 +18,8 @@ from lumbar.bundle.shared_memory import SharedWeights
 from lumbar.config import STAGES
 from lumbar.errors import ManifestError
 from lumbar.io.files import write_atomically
-from lumbar.models import build, build_empty, check_sizes, expected_shapes
+from lumbar.models import build, build_empty, expected_shapes
+from lumbar.models.backbone import check_sizes
 from lumbar.models.inference import Networks
 from lumbar.rules import shown
 from lumbar.stages.classify import CLASSIFIERS

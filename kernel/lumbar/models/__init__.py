@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from lumbar import config as configs
 from lumbar.errors import ManifestError
 from lumbar.models.aggregator import Aggregator
-from lumbar.models.backbone import check_sizes, sizes_checked_later
+from lumbar.models.backbone import sizes_checked_later
 from lumbar.models.baseline import BaselineNet
 from lumbar.models.classifier import AxialClassifier, SagittalClassifier
 from lumbar.models.heatmap import HeatmapNet
@@ -70,7 +70,7 @@ def build(model: str, config: Mapping[str, Any]) -> nn.Module:
 def build_empty(model: str, config: Mapping[str, Any]) -> nn.Module | None:
     """As ``build``, but without memory for the weights: no time goes into first values.
 
-    Who puts the weights in calls ``check_sizes`` then, which needs them.
+    Who puts the weights in calls ``lumbar.models.backbone.check_sizes`` then, which needs them.
 
     Returns:
         The network on torch's "meta" device; None where it holds more than weights, or cannot be built without memory.
@@ -123,7 +123,7 @@ def _on_meta(model: str, values: Mapping[str, Any]) -> nn.Module | None:
 
 
 class _NoFirstValues(TorchFunctionMode):
-    """Leaves first values out, which tensors on the "meta" device have not: torch loads its compiler for some of them."""
+    """Leaves out first values, which tensors on the "meta" device have not: torch loads its compiler for some."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         options = kwargs or {}

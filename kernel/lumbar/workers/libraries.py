@@ -1,8 +1,8 @@
 """What a worker process imports before it loads networks, and what it does not.
 
 timm imports torchvision for one class and two functions, and for the pictures of its training; torchvision, and a
-decorator of timm, import torch's compiler. No network of a chain uses any of it. So stand-ins take their place while timm
-is imported; the two functions import the real torchvision when they are called.
+decorator of timm, import torch's compiler. No network of a chain uses any of it. So stand-ins take their place while
+timm is imported; the two functions import the real torchvision when they are called.
 """
 
 from __future__ import annotations
