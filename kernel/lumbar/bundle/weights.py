@@ -46,7 +46,7 @@ def load_networks(folder: Path, manifest: Manifest, device: str | torch.device =
     Raises:
         ManifestError: an unknown model or key, tensors that do not fit, or a stage of the chain without weights.
     """
-    networks = Networks()
+    networks = Networks(numbering=tuple(manifest.data.get("numbering", ())))
     for entry in manifest.weights:
         if entry.stage in STAGES:
             _require_usable(entry)

@@ -10,9 +10,13 @@ from torch import Tensor, nn
 
 @dataclass
 class Networks:
-    """The networks of a bundle by stage, each a list over folds (a single full fit in a demo bundle)."""
+    """The networks of a bundle by stage, each a list over folds (a single full fit in a demo bundle).
+
+    ``numbering`` holds the bundle's numbers for how sure the numbering is (``lumbar.stages.numbering``), or nothing.
+    """
 
     by_stage: dict[str, list[nn.Module]] = field(default_factory=dict)
+    numbering: tuple[float, ...] = ()
 
     def stage(self, name: str) -> list[nn.Module]:
         """Networks of a stage, empty if the bundle has none."""

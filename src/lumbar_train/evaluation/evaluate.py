@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from lumbar.io.text import one_line
 from lumbar.labels import COLUMNS
 from lumbar.metric import align_submission
 from lumbar.models.inference import Networks
-from lumbar.stages.aggregate import aggregate, level_confidence, prior_array
+from lumbar.stages.aggregate import aggregate, level_confidence, mixed_readings, prior_array
 from lumbar.stages.classify import CLASSIFIERS, classify
 from lumbar.stages.localise import localise
 from lumbar.stages.points import Localisation
@@ -275,6 +276,7 @@ class _Bench:
             logits, mask = classify(study, localisation, self.networks)
             last = self.networks.stage("aggregator")
             answer = aggregate(logits, mask, self.prior, last, level_confidence(localisation))
+            answer = mixed_readings(answer, localisation, self.prior, partial(self._answer, study))
             outcome.answers = constants | partial_answers(logits, mask, self.prior) | {"+ MLP": answer}
             outcome.localisation = localisation
             outcome.problems += localisation.problems
@@ -285,6 +287,11 @@ class _Bench:
         except LumbarError as error:
             outcome.problems.append(one_line(error))
         return outcome
+
+    def _answer(self, study: Study, localisation: Localisation) -> Probs:
+        logits, mask = classify(study, localisation, self.networks)
+        last = self.networks.stage("aggregator")
+        return aggregate(logits, mask, self.prior, last, level_confidence(localisation))
 
 
 # A run's own out-of-fold outputs
