@@ -141,7 +141,9 @@ def other_labels(run: Path) -> None:
 
 
 def no_labels(run: Path) -> None:
+    """Neither run has noted labels, as runs of older versions."""
     (run / LABELS).unlink()
+    (run.parent / "poor" / LABELS).unlink()
 
 
 @pytest.mark.parametrize(
@@ -159,8 +161,8 @@ def no_labels(run: Path) -> None:
         (stranger, "found study 999, which folds.csv does not name, expected none such"),
         (other_cohort, "good: found no study in common with poor, expected runs of one cohort"),
         (half_other, "good: found study 41, which poor does not have (19 such), and not 1 (19 such), expected runs of"),
-        (other_labels, "labels.csv: found other labels of study 5 than in poor (1 such), expected the same"),
-        (no_labels, "labels.csv: not found (of an older version), expected the run's labels; add --data ROOT"),
+        (other_labels, "labels.csv: found other labels of study 5 than in poor, expected the same; add --data ROOT"),
+        (no_labels, "poor, good: found no labels of study 1 (40 such) in labels.csv, expected those of all; add"),
     ],
 )  # fmt: skip
 def test_runs_that_cannot_be_compared_are_refused_in_one_line(runs, capsys, spoil, said):

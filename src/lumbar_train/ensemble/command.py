@@ -21,7 +21,8 @@ def add_compare(commands: Any) -> None:
         help="compare runs in pairs, out of fold or on studies that none was fitted on",
         description="Compare runs in pairs: the metric and each of its terms, with paired bootstrap intervals over "
         "studies, and whether a run is better, worse, or cannot be told apart. On the cohort that the runs were "
-        "trained on, their out-of-fold answers are compared, on the same folds; on another one, what their weights predict.",
+        "trained on, their out-of-fold answers are compared, on the same folds; on another one, what their weights "
+        "predict.",
     )
     add = compare.add_argument
     add("--runs", nargs="+", default=[], metavar="[NAME=]RUN",

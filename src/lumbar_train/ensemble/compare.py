@@ -57,7 +57,7 @@ def compare_out_of_fold(runs: Mapping[str, Path], cohort: Cohort | None) -> Comp
     """
     read = [read_out_of_fold(name, path) for name, path in runs.items()]
     ids, left_out = common_studies(read)
-    known = labelled(read, ids, cohort)
+    known = labelled(runs, ids, cohort)
     answers = {"uniform": np.full((len(ids), 25, 3), 1 / 3), "prior": prior_by_fold(known, read[0].fold_of)}
     answers |= {run.name: run.probs(ids) for run in read}
     title = f"out of fold: {counted(len(ids), 'study')}, each by the fold that held it out"

@@ -75,7 +75,7 @@ def check_logits(path: Path, folds: pd.DataFrame) -> None:
 def _check_same_rows(path: Path, frame: pd.DataFrame, whole: pd.DataFrame) -> None:
     values = [name for name in frame.columns if name.startswith("logit_")]
     both = frame.merge(whole, on=_KEY, how="outer", suffixes=("", "_piece"), indicator=True)
-    differs = (both["_merge"] != "both").to_numpy()
+    differs = (both["_merge"] != "both").to_numpy(copy=True)
     for name in values:
         differs |= ~np.isclose(both[name], both[f"{name}_piece"], rtol=0, atol=1e-6, equal_nan=True)
     if differs.any():

@@ -142,40 +142,42 @@ def _check_same_cohort(first: OutOfFold, other: OutOfFold) -> None:
         )
 
 
-def labelled(runs: Sequence[OutOfFold], study_ids: Sequence[int], cohort: Cohort | None) -> Cohort:
-    """The labels of studies: of a cohort that was given, or as each run has noted them, which must be the same.
+def labelled(runs: Mapping[str, Path], study_ids: Sequence[int], cohort: Cohort | None) -> Cohort:
+    """The labels of studies: of a cohort that was given, or as the runs have noted them, which must agree.
+
+    Args:
+        runs: their folders by name; those of older versions have noted none.
+        study_ids: ascending.
+        cohort: what was given.
 
     Raises:
-        CohortError: the cohort lacks a study, a run has noted no labels, or two have noted different ones.
+        CohortError: the cohort or all runs lack a study, or two runs have noted different labels.
     """
     if cohort is not None:
-        rows = cohort.rows(study_ids)
-        return _cohort(cohort.root, cohort.split, study_ids, cohort.labels[rows])
-    noted: list[NDArray[Any]] = []
-    for run in runs:
-        path = run.path / LABELS
-        if not path.is_file():
-            raise CohortError(f"{path}: not found (of an older version), expected the run's labels; add --data ROOT")
-        ids, labels = read_labels(path)
-        noted.append(_cohort(run.path, "train", ids, labels).labels[_places(path, ids, study_ids)])
-        differing = np.flatnonzero((noted[0] != noted[-1]).any(axis=1))
-        if differing.size:
-            raise CohortError(
-                f"{path}: found other labels of study {study_ids[differing[0]]} than in {runs[0].name} "
-                f"({differing.size} such), expected the same; add --data ROOT to choose"
-            )
-    return _cohort(runs[0].path, "train", study_ids, noted[0])
-
-
-def _places(path: Path, ids: NDArray[np.int64], study_ids: Sequence[int]) -> NDArray[np.int64]:
-    place_of = {int(study): k for k, study in enumerate(ids)}
-    absent = [study for study in study_ids if study not in place_of]
+        return _cohort(cohort.root, cohort.split, study_ids, cohort.labels[cohort.rows(study_ids)])
+    known: dict[int, NDArray[Any]] = {}
+    owner: dict[int, str] = {}
+    for name, path in runs.items():
+        if not (path / LABELS).is_file():
+            continue
+        for study, row in zip(*read_labels(path / LABELS), strict=True):
+            if not np.array_equal(known.setdefault(int(study), row), row):
+                raise CohortError(
+                    f"{path / LABELS}: found other labels of study {study} than in {owner[int(study)]}, expected the "
+                    "same; add --data ROOT to choose"
+                )
+            owner.setdefault(int(study), name)
+    absent = [study for study in study_ids if study not in known]
     if absent:
-        raise CohortError(f"{path}: found no labels of study {absent[0]} ({len(absent)} such), expected those of all")
-    return np.array([place_of[study] for study in study_ids], np.int64)
+        raise CohortError(
+            f"{', '.join(runs)}: found no labels of study {absent[0]} ({len(absent)} such) in {LABELS}, expected those "
+            "of all; add --data ROOT"
+        )
+    root = next(iter(runs.values()))
+    return _cohort(root, "train", study_ids, np.stack([known[study] for study in study_ids]))
 
 
-def _cohort(root: Path, split: str, study_ids: Sequence[int] | NDArray[Any], labels: NDArray[Any]) -> Cohort:
+def _cohort(root: Path, split: str, study_ids: Sequence[int], labels: NDArray[Any]) -> Cohort:
     return Cohort(root, split, np.asarray(study_ids, np.int64), labels, pd.DataFrame(), pd.DataFrame())
 
 
