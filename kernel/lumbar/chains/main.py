@@ -78,7 +78,7 @@ def predict_study(
         networks,
         flip=effort.uses_augmentation,
         all_folds=effort.uses_all_folds,
-        skip=frozenset() if effort.uses_all_models else frozenset({"axial_subarticular"}),
+        skip=frozenset() if effort.uses_all_models else networks.spared,
     )
     seconds["classify"] = time.perf_counter() - start
 
