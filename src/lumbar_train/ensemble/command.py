@@ -1,4 +1,4 @@
-"""``python -m lumbar_train compare``."""
+"""``python -m lumbar_train compare`` and ``ensemble``."""
 
 from __future__ import annotations
 
@@ -99,3 +99,52 @@ def lines(figures: dict[str, Any]) -> list[str]:
             cells = (f"{v:{sign}.3f} ({low:{sign}.3f} {high:{sign}.3f})" for v, low, high in (values[t] for t in terms))
             shown.append(f"  {name:<{wide}} " + " ".join(f"{cell:>22}" for cell in cells))
     return shown + [entry["line"] for entry in figures["verdicts"]]
+
+
+def add_ensemble(commands: Any) -> None:
+    """Add ``ensemble`` to the subparsers of ``python -m lumbar_train``."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "ensemble",
+        help="make one run of several: members chosen on their out-of-fold logits, one aggregator",
+        description="Join the out-of-fold logits of every classifier of every run, choose members by greedy forward "
+        "selection on the competition's metric (scored on folds that the choice was not made on), fit one aggregator "
+        "on them, and leave a run folder that build_dataset.py --run seals like any other.",
+    )
+    add = parser.add_argument
+    add("--runs", nargs="+", required=True, metavar="[NAME=]RUN", help="two or more runs on the same folds")
+    add("--data", type=Path, required=True, metavar="ROOT", help="the cohort that the runs were trained on")
+    add("--out", type=Path, required=True, metavar="ENS", help="run folder to write; empty, or not there yet")
+    add("--select", choices=("greedy", "all"), default="greedy", help="all: keep every member; default: %(default)s")
+    add("--budget", metavar="9h@2xT4", help="choose among what fits this time limit on these machines (T4, A100)")
+    add("--localiser", metavar="RUN", help="of the runs, the one whose localisers ship; default: the first one")
+    add("--seed", type=int, default=0, help="of the aggregator and of what is drawn; default: %(default)s")
+    parser.set_defaults(action=run_ensemble)
+
+
+def run_ensemble(args: argparse.Namespace) -> None:
+    """Make the ensemble, say what was chosen, and write its page."""
+    runs = named_runs(args.runs)
+    for name, path in runs.items():
+        check_folder(path, f"--runs {name}", "a run folder")
+    check_competition(args.data, "train", has_split=False)
+    check_out(args.out)
+
+    from lumbar_train.ensemble.budget import parse_target
+    from lumbar_train.ensemble.build import build_ensemble, summary, unit_of
+    from lumbar_train.run import thread_count, torch_threads
+
+    target = None if args.budget is None else parse_target(args.budget)
+    with torch_threads(thread_count()):
+        made = build_ensemble(
+            runs, args.data, args.out, how=args.select, target=target, localiser=args.localiser, seed=args.seed
+        )
+        said = summary(made, target)
+        print("\n".join(said), flush=True)
+
+        from lumbar_train.ensemble.page import write_page
+        from lumbar_train.report import report_on
+
+        page, evaluation = report_on(args.out, args.data)
+        own = write_page(made, evaluation, said[-1], unit_of(target))
+    print(f"report: {page} and {own}")
+    print(f"weights to seal: {args.out / 'export'}")

@@ -12,12 +12,12 @@ import pandas as pd
 
 from lumbar.errors import CohortError
 from lumbar.io.text import printable
-from lumbar.stages.classify import CLASSIFIERS
 from lumbar_train.data.folds import read_own_folds
 from lumbar_train.data.tables import Cohort
 from lumbar_train.ensemble.guards import check_logits, check_same_folds, check_seen
 from lumbar_train.ensemble.out_of_fold import labelled, prior_by_fold
 from lumbar_train.ensemble.pool import Members
+from lumbar_train.outputs.run_classifiers import classifiers_of_run
 from lumbar_train.outputs.store import read_frame, read_logits
 
 COLUMNS = ("study_id", "fold", "condition", "level", "logit_normal_mild", "logit_moderate", "logit_severe")
@@ -108,7 +108,7 @@ def sources_of(run: str, path: Path) -> list[Source]:
     """
     if _is_external(path):
         return [Source(member_name(run), run, path, "")]
-    stages = [name for name in CLASSIFIERS if (path / name).is_dir()]
+    stages = [name for name in classifiers_of_run(path) if (path / name).is_dir()]
     if not stages:
         raise CohortError(
             f"{printable(path)}: found no classifier and no oof.parquet with {', '.join(COLUMNS)}, expected a run of "
