@@ -9,6 +9,7 @@ import pytest
 
 from lumbar.errors import CohortError
 from lumbar.metric import score_arrays
+from lumbar_train.ensemble.agreement import error_correlation, most_different
 from lumbar_train.ensemble.pool import Members, Sum, answer, fit_scales, score
 from lumbar_train.ensemble.selection import Shed, greedy, select, shedding_order
 
@@ -95,8 +96,8 @@ def test_with_two_folds_the_length_is_decided_within_each_of_them():
 def test_the_limit_of_seconds_chooses_what_fits():
     logits = {"slow": reader(3.0, 0.5, 1), "fast": reader(3.0, 0.7, 2), "other": reader(3.0, 0.8, 3)}
     some = members(logits, seconds=[5.0, 1.0, 1.0])
-    assert 0 in select(some).picks
-    assert set(select(some, limit_s=2.5).picks) == {1, 2}
+    assert 0 in select(some, most=4).picks
+    assert set(select(some, limit_s=2.5, most=4).picks) == {1, 2}
     with pytest.raises(CohortError, match=r"found no member below 1 s a study, expected one within 0\.5 s"):
         select(some, limit_s=0.5)
 
@@ -162,3 +163,27 @@ def test_what_nothing_can_be_chosen_from_is_refused(change, said):
     with pytest.raises(CohortError) as error:
         select(some)
     assert said in str(error.value)
+
+
+def test_the_errors_of_two_equal_members_go_together_and_those_of_strangers_do_not():
+    logits = {"a": reader(2.0, 1.0, 1), "twin": reader(2.0, 1.0, 1), "other": reader(2.0, 1.0, 2)}
+    logits["axial"] = random_logits(3)
+    some = members(logits, {"a": (0, 1, 2), "twin": (0, 1, 2), "axial": (3, 4)})
+    table = error_correlation(some)
+    assert table[0, 1] == pytest.approx(1.0)
+    assert table[0, 2] < 0.7
+    assert np.isnan(table[0, 3])  # no target that both saw
+    assert not np.isnan(table[2, 3])
+
+
+def test_the_study_on_which_members_differ_most_comes_first_with_its_columns():
+    one = np.zeros((N, 5, 5, 3), np.float32)
+    two = one.copy()
+    one[7, 0, 2], two[7, 0, 2] = (9, 0, 0), (0, 0, 9)
+    one[9, 3, 1], two[9, 3, 1] = (9, 0, 0), (0, 9, 0)
+    first, second, *rest = most_different(members({"a": one, "b": two}), (0, 1))
+    assert (first.row, second.row, rest) == (7, 9, [])
+    column, low, high, grade = first.columns[0]
+    assert column == 2
+    assert (low, high) == (pytest.approx(0.0, abs=1e-3), pytest.approx(2.0, abs=1e-3))
+    assert grade == LABELS[7, 2]
