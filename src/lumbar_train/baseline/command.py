@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lumbar.io.competition import check_competition
+from lumbar.io.path_options import FOLDER, NEW_FOLDER
 from lumbar.labels import SAGITTAL_T1
 from lumbar_train.baseline.settings import Settings, check_settings, choose_columns, refuse_fits
 from lumbar_train.outputs.run_lock import RunLock
@@ -23,13 +24,18 @@ def add_commands(commands: Any) -> None:
         "folds only, a learning-rate finder chooses the rate, the head is trained first, then all layers.",
     )  # fmt: skip
     add, default = parser.add_argument, Settings()
-    add("--data", type=Path, required=True, metavar="ROOT", help="folder in the competition's layout")
-    add("--out", type=Path, required=True, metavar="RUN", help="run folder to write")
+    add("--data", type=FOLDER, required=True, metavar="ROOT", help="folder in the competition's layout")
+    add("--out", type=NEW_FOLDER, required=True, metavar="RUN", help="run folder to write")
     add("--columns", help="comma-separated columns or conditions; default: all 25")
     add("--folds", help="how many, or a table study_id, fold such as a chain's folds.csv; default: --chain-run's, or 3")
     add("--no-full", action="store_true", help="leave out the fits on all data, which are what ships")
     add("--split", choices=("train", "test"), default="train", help="test: predict with RUN, do not train")
-    add("--chain-run", type=Path, metavar="RUN", help="run of the chain to compare with, out of fold on the same folds")
+    add(
+        "--chain-run",
+        type=FOLDER,
+        metavar="RUN",
+        help="run of the chain to compare with, out of fold on the same folds",
+    )
     add("--epochs", type=int, default=default.epochs, help="of all layers; default: %(default)s")
     add("--freeze-epochs", type=int, default=default.freeze_epochs, help="of the head alone; default: %(default)s")
     add("--arch", default=default.arch, help="small (0.4 M parameters) or any timm name; default: %(default)s")

@@ -10,6 +10,7 @@ from typing import Any
 
 from lumbar.errors import CohortError
 from lumbar.io.competition import check_competition
+from lumbar.io.path_options import FOLDER, NEW_FOLDER, PLACE
 from lumbar_train.ensemble.named_runs import named_runs
 from lumbar_train.pipeline.given import check_folder, check_out
 
@@ -27,14 +28,19 @@ def add_compare(commands: Any) -> None:
     add = compare.add_argument
     add("--runs", nargs="+", default=[], metavar="[NAME=]RUN",
         help="two or more run folders; on an unseen cohort sealed bundles and submission.csv as well")  # fmt: skip
-    add("--data", type=Path, metavar="ROOT",
+    add("--data", type=FOLDER, metavar="ROOT",
         help="folder in the competition's layout; without it the runs are compared out of fold")  # fmt: skip
     add("--split", choices=("train", "test"),
         help="test: labels in solution.csv; default: train, with --baseline and --chain test")  # fmt: skip
-    add("--baseline", type=Path, metavar="B", help="short for --runs baseline=B chain=C, with --chain")
-    add("--chain", type=Path, metavar="C", help="the run that is compared with --baseline")
-    add("--prior", type=Path, metavar="DIR", help="bundle whose prior is shown; default: that of the first run")
-    add("--out", type=Path, metavar="FOLDER", help="where index.html and figures.json go; default: none is written")
+    add("--baseline", type=PLACE, metavar="B", help="short for --runs baseline=B chain=C, with --chain")
+    add("--chain", type=PLACE, metavar="C", help="the run that is compared with --baseline")
+    add("--prior", type=FOLDER, metavar="DIR", help="bundle whose prior is shown; default: that of the first run")
+    add(
+        "--out",
+        type=NEW_FOLDER,
+        metavar="FOLDER",
+        help="where index.html and figures.json go; default: none is written",
+    )
     compare.set_defaults(action=run_compare)
 
 
@@ -112,8 +118,8 @@ def add_ensemble(commands: Any) -> None:
     )
     add = parser.add_argument
     add("--runs", nargs="+", required=True, metavar="[NAME=]RUN", help="two or more runs on the same folds")
-    add("--data", type=Path, required=True, metavar="ROOT", help="the cohort that the runs were trained on")
-    add("--out", type=Path, required=True, metavar="ENS", help="run folder to write; empty, or not there yet")
+    add("--data", type=FOLDER, required=True, metavar="ROOT", help="the cohort that the runs were trained on")
+    add("--out", type=NEW_FOLDER, required=True, metavar="ENS", help="run folder to write; empty, or not there yet")
     add("--select", choices=("greedy", "all"), default="greedy", help="all: keep every member; default: %(default)s")
     add("--budget", metavar="9h@2xT4", help="choose among what fits this time limit on these machines (T4, A100)")
     add("--localiser", metavar="RUN", help="of the runs, the one whose localisers ship; default: the first one")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lumbar.errors import CohortError
+from lumbar.io.path_options import did_you_mean_path
 from lumbar.io.text import printable
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_. +-]{0,59}")
@@ -31,7 +32,8 @@ def named_runs(words: Sequence[str], option: str = "--runs", least: int = 2) -> 
     for word in words:
         name, path = _split(word)
         if not os.path.lexists(path):
-            raise CohortError(f"{option} {printable(path)}: no such folder, expected a run or a sealed bundle")
+            hint = did_you_mean_path(path)
+            raise CohortError(f"{option} {printable(path)}: no such folder, expected a run or a sealed bundle{hint}")
         if not _NAME.fullmatch(name) or name in RESERVED:
             raise CohortError(
                 f"{option} {printable(word)}: found name {printable(name)!r}, expected letters, digits, _ . + -, and "

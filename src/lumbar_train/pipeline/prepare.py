@@ -51,8 +51,8 @@ def chosen_recipe(options: TrainOptions) -> tuple[Recipe, Start]:
     recipe = recipe_by_name(options.recipe)
     if options.backbone is not None:
         recipe = with_backbone(recipe, options.backbone)
-    recipe = with_full_epochs(recipe, list(options.full_epochs))
     recipe = with_overrides(recipe, options.overrides)
+    recipe = with_full_epochs(recipe, list(options.full_epochs))  # later: it changes one kind of fits alone
     if options.ship is not None:
         recipe = replace(recipe, export=options.ship)
     is_pretrained = recipe.pretrained if options.pretrained is None else options.pretrained
