@@ -27,6 +27,7 @@ from lumbar_train.data.tables import Cohort, read_cohort
 from lumbar_train.data.true_points import true_localisation
 from lumbar_train.ensemble.budget import parse_target, study_flops
 from lumbar_train.ensemble.build import build_ensemble, summary
+from lumbar_train.ensemble.localisers import MEDIAN, RIGHT, chosen_localiser
 from lumbar_train.ensemble.members import gather
 from lumbar_train.evaluation.point_errors import truth_points
 from lumbar_train.outputs.store import levels_frame, logits_frame, write_frame, write_localisations
@@ -183,3 +184,13 @@ def test_a_members_cost_is_what_its_crops_and_its_network_ask_for():
     assert wide / plain == pytest.approx(5 / 3 * (40 / 32) ** 2, rel=0.35)
     with pytest.raises(CohortError):
         parse_target("9h")
+
+
+def test_the_localisers_that_find_levels_best_ship_unless_others_are_asked_for(tmp_path):
+    runs = {name: tmp_path / name for name in "abc"}
+    figures = {"a": {RIGHT: 0.9, MEDIAN: 1.0}, "b": {RIGHT: 0.95, MEDIAN: 3.0}, "c": {RIGHT: 0.95, MEDIAN: 2.0}}
+    assert chosen_localiser(runs, None, figures) == "c"
+    assert chosen_localiser(runs, "a", figures) == "a"
+    assert chosen_localiser(runs, str(tmp_path / "b"), figures) == "b"
+    with pytest.raises(CohortError, match="a: found no out-of-fold points"):
+        chosen_localiser(runs, "a", {"b": figures["b"]})

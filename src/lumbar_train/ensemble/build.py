@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -23,7 +22,8 @@ from lumbar_train.data.tables import LABELS, Cohort, read_cohort, write_labels
 from lumbar_train.data.usable import read_dropped, write_dropped
 from lumbar_train.ensemble.budget import Target, study_flops
 from lumbar_train.ensemble.comparison import SAME, verdict
-from lumbar_train.ensemble.export import Shipped, export_ensemble, shipped_by
+from lumbar_train.ensemble.export import Shipped, export_ensemble, shipped_by, verified_export
+from lumbar_train.ensemble.localisers import chosen_localiser, localiser_figures, named_localisers
 from lumbar_train.ensemble.members import Candidates, Source, gather
 from lumbar_train.ensemble.pool import Sum, fit_scales
 from lumbar_train.ensemble.selection import Selection, Shed, select, shedding_order
@@ -58,6 +58,7 @@ class Ensemble:
         kept: the members of the ensemble, indices into the candidates.
         shed: the order in which they are left out near the deadline.
         localiser: the name of the run whose localisers ship.
+        localisers: by run how well its localisers find levels (``localiser_figures``).
     """
 
     out: Path
@@ -66,6 +67,7 @@ class Ensemble:
     kept: tuple[int, ...]
     shed: tuple[Shed, ...]
     localiser: str
+    localisers: Mapping[str, Mapping[str, float]]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -91,7 +93,7 @@ def build_ensemble(
         out: the new run folder; it stands there whole, or not at all.
         how: ``greedy``, or ``all`` to keep every member.
         target: the machine and the time limit that the members must fit; None: no limit.
-        localiser: the run whose localisers ship; None: the first one.
+        localiser: the run whose localisers ship; None: the one that finds levels best out of fold.
         seed: of what is drawn at random.
 
     Raises:
@@ -101,15 +103,19 @@ def build_ensemble(
         TrainingError: a run without weights that ship.
     """
     check_free(out)
-    places = _localiser(runs, localiser)
+    named_localisers(runs, localiser)  # a wrong name ends here
     whole = read_cohort(root)
     candidates = gather(runs, whole)
-    shipped = [shipped_by(source) for source in candidates.sources]
+    manifests = {name: verified_export(path) for name, path in runs.items()}
+    shipped = [shipped_by(source, manifests[source.run]) for source in candidates.sources]
+    figures = localiser_figures(runs, whole)
+    places = chosen_localiser(runs, localiser, figures)
     candidates = _with_seconds(candidates, shipped, target)
     selection = select(candidates.members, limit_s=np.inf if target is None else target.study_s, seed=seed)
     kept = tuple(sorted(set(selection.picks))) if how == "greedy" else tuple(range(len(candidates.sources)))
     picks = selection.picks if how == "greedy" else kept
-    made = Ensemble(out, candidates, selection, kept, tuple(shedding_order(candidates.members, picks)), places)
+    shed = tuple(shedding_order(candidates.members, picks))
+    made = Ensemble(out, candidates, selection, kept, shed, places, figures)
     make_folder(out.parent)
     part = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
@@ -121,16 +127,6 @@ def build_ensemble(
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return made
-
-
-def _localiser(runs: Mapping[str, Path], word: str | None) -> str:
-    """The name of the run whose localisers ship, from its name or its folder; the first run where nothing is said."""
-    if word is None or word in runs:
-        return word or next(iter(runs))
-    for name, path in runs.items():
-        if os.path.realpath(path) == os.path.realpath(word):
-            return name
-    raise CohortError(f"--localiser: found {word}, expected one of the runs, {', '.join(runs)}")
 
 
 def check_free(out: Path) -> None:
@@ -249,6 +245,10 @@ def describe(made: Ensemble, picks: tuple[int, ...]) -> dict[str, Any]:
         "runs": {source.run: source.path.name for source in made.candidates.sources},
         "left_out": made.candidates.left_out,
         "localiser": made.localiser,
+        "localisers": {
+            name: {key: value if np.isfinite(value) else None for key, value in row.items()}
+            for name, row in made.localisers.items()
+        },
         "members": [
             {
                 "name": members.names[k],
@@ -295,6 +295,9 @@ def summary(made: Ensemble, target: Target | None) -> list[str]:
     lines.append(f"members ({unit} a study):")
     for member in notes["members"]:
         lines.append(f"  {member['name']:<47} weight {member['weight']:.2f}  {member['cost']:.3g}")
+    for name, row in made.localisers.items():
+        ships = ", which ship" if name == made.localiser else ""
+        lines.append(f"localisers of {name}{ships}: " + ", ".join(f"{key} {value:.3g}" for key, value in row.items()))
     if notes["shed"]:
         lines.append(f"left out near the deadline, in this order: {', '.join(one['name'] for one in notes['shed'])}")
     for title, key in (("ensemble, chosen without the fold", "honest"), ("best single, chosen so too", "best_single")):

@@ -122,7 +122,11 @@ def add_ensemble(commands: Any) -> None:
     add("--out", type=NEW_FOLDER, required=True, metavar="ENS", help="run folder to write; empty, or not there yet")
     add("--select", choices=("greedy", "all"), default="greedy", help="all: keep every member; default: %(default)s")
     add("--budget", metavar="9h@2xT4", help="choose among what fits this time limit on these machines (T4, A100)")
-    add("--localiser", metavar="RUN", help="of the runs, the one whose localisers ship; default: the first one")
+    add(
+        "--localiser",
+        metavar="RUN",
+        help="whose localisers ship, of the runs; default: which finds levels best",
+    )
     add("--seed", type=int, default=0, help="of the aggregator and of what is drawn; default: %(default)s")
     parser.set_defaults(action=run_ensemble)
 
