@@ -21,6 +21,7 @@ from lumbar.stages.aggregate import aggregate, level_confidence, prior_array
 from lumbar.stages.classify import classify
 from lumbar.stages.localise import localise
 from lumbar.study import read_study
+from lumbar_publish.sealing.completeness import completeness_errors
 from lumbar_train.__main__ import main
 from lumbar_train.data.folds import make_folds, write_folds
 from lumbar_train.data.tables import Cohort, read_cohort
@@ -101,6 +102,15 @@ def test_the_bundle_lists_every_member_with_view_crop_and_conditions(made):
     assert manifest.recipe == json.loads((made / "recipe.json").read_text())["name"] == "ensemble"
     assert set(manifest.data["shed"]) < set(NAMES)
     assert len(manifest.data["shed"]) == len(NAMES) - 1
+
+
+def test_it_is_complete_for_sealing_and_a_member_without_weights_is_named(made):
+    data = verify(made / "export").data
+    assert completeness_errors(data, made) == []
+    rest = [entry for entry in data["weights"] if entry["stage"] != "b_axial_all"]
+    assert completeness_errors({**data, "weights": rest}, made)[0].startswith(
+        "no weights for b_axial_all; found a_axial"
+    )
 
 
 def test_its_answers_are_those_of_the_members_own_logits(made, pair, cohort):

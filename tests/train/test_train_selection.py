@@ -11,7 +11,7 @@ from lumbar.errors import CohortError
 from lumbar.metric import score_arrays
 from lumbar_train.ensemble.agreement import error_correlation, most_different
 from lumbar_train.ensemble.pool import Members, Sum, answer, fit_scales, score
-from lumbar_train.ensemble.selection import Shed, greedy, select, shedding_order
+from lumbar_train.ensemble.selection import Shed, greedy, keeping, select, shedding_order
 
 N = 120
 RNG_LABELS = np.random.default_rng(4)
@@ -148,6 +148,18 @@ def test_the_scale_is_where_the_log_loss_is_least():
             other = fitted.copy()
             other[group] *= factor
             assert loss(other) > loss(fitted)
+
+
+def test_members_that_are_all_kept_are_scored_with_factors_of_other_folds():
+    some = members({"sure": reader(9.0, 0.8, 1), "noise": random_logits(2)})
+    chosen = select(some, most=1)
+    kept = keeping(some, chosen, (0, 1))
+    assert (kept.picks, kept.path) == ((0, 1), chosen.path)
+    other = LABELS.copy()
+    other[ALL % 4 == 2] = (np.maximum(other[ALL % 4 == 2], 0) + 1) % 3
+    again = keeping(replace(some, labels=other), chosen, (0, 1))
+    np.testing.assert_array_equal(kept.honest[ALL % 4 == 2], again.honest[ALL % 4 == 2])
+    assert score(LABELS, kept.honest) > score(LABELS, kept.single)
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,7 @@ from lumbar_train.ensemble.comparison import SAME, verdict
 from lumbar_train.ensemble.export import Shipped, export_ensemble, shipped_by, verified_export
 from lumbar_train.ensemble.localisers import chosen_localiser, localiser_figures, named_localisers
 from lumbar_train.ensemble.members import Candidates, Source, gather
-from lumbar_train.ensemble.pool import Sum, fit_scales
-from lumbar_train.ensemble.selection import Selection, Shed, select, shedding_order
+from lumbar_train.ensemble.selection import Selection, Shed, keeping, select, shedding_order
 from lumbar_train.errors import TrainingError
 from lumbar_train.evaluation.scoring import Interval, difference, scores
 from lumbar_train.files import make_folder, write_text
@@ -59,6 +58,7 @@ class Ensemble:
         shed: the order in which they are left out near the deadline.
         localiser: the name of the run whose localisers ship.
         localisers: by run how well its localisers find levels (``localiser_figures``).
+        keeps_all: every member was kept, whatever the selection would have chosen.
     """
 
     out: Path
@@ -68,6 +68,7 @@ class Ensemble:
     shed: tuple[Shed, ...]
     localiser: str
     localisers: Mapping[str, Mapping[str, float]]
+    keeps_all: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -112,14 +113,15 @@ def build_ensemble(
     places = chosen_localiser(runs, localiser, figures)
     candidates = _with_seconds(candidates, shipped, target)
     selection = select(candidates.members, limit_s=np.inf if target is None else target.study_s, seed=seed)
-    kept = tuple(sorted(set(selection.picks))) if how == "greedy" else tuple(range(len(candidates.sources)))
-    picks = selection.picks if how == "greedy" else kept
-    shed = tuple(shedding_order(candidates.members, picks))
-    made = Ensemble(out, candidates, selection, kept, shed, places, figures)
+    if how == "all":
+        selection = _all_kept(candidates, selection, target)
+    kept = tuple(sorted(set(selection.picks)))
+    shed = tuple(shedding_order(candidates.members, selection.picks))
+    made = Ensemble(out, candidates, selection, kept, shed, places, figures, how == "all")
     make_folder(out.parent)
     part = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        _write(part, made, picks, runs, whole, shipped, seed)
+        _write(part, made, runs, whole, shipped, seed)
         part.chmod(0o755)
         if out.is_dir():
             out.rmdir()  # it is empty
@@ -127,6 +129,21 @@ def build_ensemble(
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return made
+
+
+def _all_kept(candidates: Candidates, selection: Selection, target: Target | None) -> Selection:
+    """The selection of every member.
+
+    Raises:
+        CohortError: together they take longer than the target allows.
+    """
+    spent = float(candidates.members.seconds.sum())
+    if target is not None and spent > target.study_s:
+        raise CohortError(
+            f"--select all: found {spent:.3g} s a study for all members, expected {target.study_s:.3g} s at most "
+            f"({target.text}); let greedy choose"
+        )
+    return keeping(candidates.members, selection, tuple(range(len(candidates.sources))))
 
 
 def check_free(out: Path) -> None:
@@ -155,26 +172,22 @@ def _with_seconds(candidates: Candidates, shipped: list[Shipped], target: Target
 def _write(
     part: Path,
     made: Ensemble,
-    picks: tuple[int, ...],
     runs: Mapping[str, Path],
     whole: Cohort,
     shipped: list[Shipped],
     seed: int,
 ) -> None:
-    candidates, cohort = made.candidates, made.candidates.cohort
+    candidates, cohort, picks = made.candidates, made.candidates.cohort, made.selection.picks
     sources = [candidates.sources[k] for k in made.kept]
     _write_tables(part, candidates, sources, runs[made.localiser], whole)
     stage = aggregator_of(runs[made.localiser], made.names)
-    rows = np.arange(len(candidates.members))
-    total = Sum.of(candidates.members, picks, rows)
     shares = np.bincount(picks, minlength=len(candidates.sources))[list(made.kept)] / len(picks)
-    scales = fit_scales(total, candidates.members.labels)
-    start = PoolStart(tuple(map(float, shares)), tuple(map(float, scales)))
+    start = PoolStart(tuple(map(float, shares)), tuple(map(float, made.selection.scales)))
     listed = [Classifier.of(name, shipped[k].config) for name, k in zip(made.names, made.kept, strict=True)]
     write_text(part / RECIPE, json.dumps(_recipe(made, stage, listed, whole, seed), indent=1) + "\n")
     folds = [*sorted(set(candidates.fold_of.values())), FULL]
     fit_aggregator_folds(part, cohort, candidates.fold_of, folds, stage, seed=seed, start=start)
-    notes = describe(made, picks)
+    notes = describe(made)
     write_text(part / NOTES, json.dumps(notes, indent=1) + "\n")
     export_ensemble(
         part, [shipped[k] for k in made.kept], made.names, listed, runs[made.localiser], stage.network,
@@ -236,10 +249,10 @@ def _recipe(made: Ensemble, stage: StageRecipe, listed: list[Classifier], whole:
     }
 
 
-def describe(made: Ensemble, picks: tuple[int, ...]) -> dict[str, Any]:
+def describe(made: Ensemble) -> dict[str, Any]:
     """Everything that was decided, as plain JSON types; ``ENS/ensemble.json``."""
     members, chosen = made.candidates.members, made.selection
-    weights = np.bincount(picks, minlength=len(members.names)) / len(picks)
+    weights = chosen.weights(len(members.names))
     labels = members.labels
     return {
         "runs": {source.run: source.path.name for source in made.candidates.sources},
@@ -300,7 +313,8 @@ def summary(made: Ensemble, target: Target | None) -> list[str]:
         lines.append(f"localisers of {name}{ships}: " + ", ".join(f"{key} {value:.3g}" for key, value in row.items()))
     if notes["shed"]:
         lines.append(f"left out near the deadline, in this order: {', '.join(one['name'] for one in notes['shed'])}")
-    for title, key in (("ensemble, chosen without the fold", "honest"), ("best single, chosen so too", "best_single")):
+    of_all = "pool of all members" if made.keeps_all else "ensemble, chosen without the fold"
+    for title, key in ((of_all, "honest"), ("best single, chosen without the fold", "best_single")):
         value, low, high = notes[key]["total"]
         lines.append(f"{title}: {value:.4f} (95 %: {low:.4f} to {high:.4f})")
     value, low, high = notes["gain"]["total"]

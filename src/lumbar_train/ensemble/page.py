@@ -39,6 +39,7 @@ def write_page(made: Ensemble, evaluation: Evaluation, verdict: str, unit: str) 
     notes = json.loads((made.out / NOTES).read_text("utf-8"))
     members = made.candidates.members
     table = error_correlation(members)
+    n_chosen = 0 if made.keeps_all else len(made.selection.picks)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -53,12 +54,13 @@ def write_page(made: Ensemble, evaluation: Evaluation, verdict: str, unit: str) 
         terms=[term.replace("_", " ") for term in TERMS],
         score_rows=[
             (title, [notes[key][term] for term in TERMS])
-            for title, key in (("ensemble, chosen without the fold", "honest"), ("best single, so too", "best_single"))
+            for title, key in (("ensemble", "honest"), ("best single", "best_single"))
         ],
         gain=[notes["gain"][term] for term in TERMS],
         path=[(step["adds"], step["held_out"]["total"], step["chosen_on"]) for step in notes["path"]],
-        n_chosen=len(made.selection.picks),
-        curve=data_uri(plot_path(notes["path"], notes["best_single"]["total"][0], len(made.selection.picks))),
+        n_chosen=n_chosen,
+        keeps_all=made.keeps_all,
+        curve=data_uri(plot_path(notes["path"], notes["best_single"]["total"][0], n_chosen)),
         members=notes["members"],
         shed=notes["shed"],
         by_fold=[(fold, ", ".join(dict.fromkeys(names))) for fold, names in notes["by_fold"].items()],
@@ -84,7 +86,8 @@ def plot_path(path: Sequence[dict[str, Any]], single: float, n_chosen: int) -> F
     axis.plot(x, value, "o-", color=BLUE, label="held out")
     axis.plot(x, [step["chosen_on"] for step in path], ":", color=GREY, label="on the studies chosen on")
     axis.axhline(single, color=ORANGE, lw=1, label="best single")
-    axis.axvline(n_chosen, color=GREY, lw=0.8)
+    if n_chosen:
+        axis.axvline(n_chosen, color=GREY, lw=0.8)
     axis.set_xticks(x, [step["adds"] for step in path], rotation=30, ha="right", fontsize=7)
     axis.set_ylabel("metric", fontsize=8)
     axis.legend(fontsize=7, frameon=False)

@@ -9,7 +9,7 @@ without each fold, and what is chosen so answers for the fold: the score of thes
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -89,6 +89,18 @@ def select(members: Members, *, limit_s: float = np.inf, most: int = MOST_PICKS,
     n = min(n, len(path))
     picks = tuple(pick.member for pick in path[:n])
     return Selection(picks, path[n - 1].scales, tuple(path), probs, honest, single, by_fold)
+
+
+def keeping(members: Members, selection: Selection, picks: tuple[int, ...]) -> Selection:
+    """A selection whose members are given, not chosen: the pool of these, each fold by factors fitted on the others."""
+    honest = np.zeros_like(selection.honest)
+    for fold in np.unique(members.folds):
+        rows, out = np.flatnonzero(members.folds != fold), np.flatnonzero(members.folds == fold)
+        scales = fit_scales(Sum.of(members, picks, rows), members.labels[rows])
+        honest[out] = answer(Sum.of(members, picks, out), scales, members.prior[out])
+    scales = fit_scales(Sum.of(members, picks, np.arange(len(members))), members.labels)
+    by_fold = dict.fromkeys(selection.by_fold, picks)
+    return replace(selection, picks=picks, scales=scales, honest=honest, by_fold=by_fold)
 
 
 def check(members: Members, limit_s: float = np.inf) -> None:
