@@ -15,8 +15,8 @@ from lumbar.stages.points import Localisation
 from lumbar.study import Study
 
 DEFAULT_MM = 1.0  # what the reader takes where no file of a series has a spacing
-# Longer side of the image in mm. Sagittal images of the lumbar spine mostly show 250 to 400 mm; what lies between two of
-# these the patient's pose makes up for.
+# Longer side of the image in mm. Sagittal images of the lumbar spine mostly show 250 to 400 mm; what lies between two
+# of these the patient's pose makes up for.
 FIELDS_MM = (220.0, 290.0, 380.0, 500.0)
 
 
