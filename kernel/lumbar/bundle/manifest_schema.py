@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lumbar.bundle.code_hash import digest
+from lumbar.bundle.listed_classifiers import check_classifiers
 from lumbar.competitions.contract import Competition
 from lumbar.competitions.registry import DEFAULT, competition_named
 from lumbar.config import CONFIGS, from_dict
@@ -106,6 +107,7 @@ def check(path: Path, data: Any) -> None:
     for index, entry in enumerate(data["weights"]):
         _check_entry(path, index, entry)
         _check_once(path, entry["file"], names)
+    check_classifiers(path, data)
 
 
 def _check_fields(path: Path, where: str, data: Mapping[str, Any], kinds: Mapping[str, tuple[type, Rule]]) -> None:

@@ -102,7 +102,7 @@ def _answer(
         networks,
         flip=effort.uses_augmentation,
         all_folds=effort.uses_all_folds,
-        skip=frozenset() if effort.uses_all_models else frozenset({"axial_subarticular"}),
+        skip=frozenset() if effort.uses_all_models else networks.spared,
     )
     seconds["classify"] += time.perf_counter() - start
 

@@ -86,10 +86,8 @@ def evidence_of(maps: Sequence[SagittalHeat], levels_mm: dict[str, Xyz]) -> Evid
     if column is None:
         return None
     each = [_series_evidence(stack_heat, column) for stack_heat in maps]
-    heat = np.mean([part[0] for part in each], axis=0)
-    sacrum = np.mean([part[1] for part in each], axis=0)
-    height = float(np.mean([part[2] for part in each]))
-    return Evidence((float(heat[0]), float(heat[1])), (float(sacrum[0]), float(sacrum[1])), height)
+    heat, sacrum, height = (np.mean([np.asarray(part[k]) for part in each], axis=0) for k in range(3))
+    return Evidence((float(heat[0]), float(heat[1])), (float(sacrum[0]), float(sacrum[1])), float(height))
 
 
 def _series_evidence(stack_heat: SagittalHeat, column: Array) -> tuple[Array, Array, float]:
