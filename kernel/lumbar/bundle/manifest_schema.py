@@ -57,6 +57,8 @@ WEIGHT: dict[str, tuple[type, Rule]] = {
     "metrics": (dict, Object()),
     "probe": (dict, Object(_PROBE)),
 }
+# A field that a bundle may have: the numbers that tell how sure the numbering is (``lumbar.stages.numbering.NUMBERS``).
+NUMBERING = ListOf(Real(-100.0, 100.0), 5, 5)
 # Which networks can serve a stage. With another one every study would fail, and nothing before it.
 SERVES: dict[str, set[str]] = {
     "sagittal_xy": {"heatmap", "sagittal_regression"},
@@ -99,6 +101,8 @@ def check(path: Path, data: Any) -> None:
     _check_prior(path, data["prior"], competition)
     _check_code_files(path, data)
     _check_rehearsed(path, data)
+    if "numbering" in data:
+        require(f"{path}: numbering", data["numbering"], NUMBERING)
     names: set[str] = set()
     for index, entry in enumerate(data["weights"]):
         _check_entry(path, index, entry)

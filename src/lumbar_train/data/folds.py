@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedKFold
 
 from lumbar import labels
 from lumbar.errors import CohortError
@@ -69,6 +68,8 @@ def make_folds(cohort: Cohort, n_folds: int, seed: int) -> pd.DataFrame:
         raise CohortError(
             f"{cohort.root}: {n_folds} folds of {len(cohort)} studies, expected 2 folds or more, each filled"
         )
+    from sklearn.model_selection import StratifiedKFold  # a second to import; loaders and ranks of a fit never split
+
     splitter = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
     classes = strata(cohort, n_folds)
     folds = np.zeros(len(cohort), dtype=np.int64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from lumbar.io.text import one_line
 from lumbar.labels import COLUMNS
 from lumbar.metric import align_submission
 from lumbar.models.inference import Networks
-from lumbar.stages.aggregate import aggregate, level_confidence, prior_array
+from lumbar.stages.aggregate import aggregate, level_confidence, mixed_readings, prior_array
 from lumbar.stages.classifiers import SAGITTAL
 from lumbar.stages.classify import classify
 from lumbar.stages.localise import localise
@@ -279,8 +280,9 @@ class _Bench:
             logits, mask = classify(study, localisation, self.networks)
             last = self.networks.stage("aggregator")
             answer = aggregate(logits, mask, self.prior, last, level_confidence(localisation))
-            partial = partial_answers(logits, mask, self.prior, self.is_sagittal)
-            outcome.answers = constants | partial | {"+ MLP": answer}
+            answer = mixed_readings(answer, localisation, self.prior, partial(self._answer, study))
+            before = partial_answers(logits, mask, self.prior, self.is_sagittal)
+            outcome.answers = constants | before | {"+ MLP": answer}
             outcome.localisation = localisation
             outcome.problems += localisation.problems
             if self.with_true_points:
@@ -290,6 +292,11 @@ class _Bench:
         except LumbarError as error:
             outcome.problems.append(one_line(error))
         return outcome
+
+    def _answer(self, study: Study, localisation: Localisation) -> Probs:
+        logits, mask = classify(study, localisation, self.networks)
+        last = self.networks.stage("aggregator")
+        return aggregate(logits, mask, self.prior, last, level_confidence(localisation))
 
 
 # A run's own out-of-fold outputs
