@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from lumbar.bundle.manifest import Manifest, WeightEntry
 from lumbar.bundle.shared_memory import SharedWeights
-from lumbar.config import STAGES
+from lumbar.config import CLASSIFIERS, STAGES
 from lumbar.errors import ManifestError
 from lumbar.io.files import write_atomically
 from lumbar.models import build, build_empty, expected_shapes
 from lumbar.models.backbone import check_sizes
 from lumbar.models.inference import Networks
 from lumbar.rules import shown
-from lumbar.stages.classify import CLASSIFIERS
+from lumbar.stages.classifiers import spared
 from lumbar.stages.heat import SAGITTAL_POINTS
 
 _ALIGNMENT = 64  # bytes: a tensor's start in shared memory, as torch's own begin
@@ -46,25 +46,32 @@ def load_networks(folder: Path, manifest: Manifest, device: str | torch.device =
     Raises:
         ManifestError: an unknown model or key, tensors that do not fit, or a stage of the chain without weights.
     """
-    networks = Networks()
+    listed = manifest.classifiers
+    names = tuple(one.name for one in listed) if "classifiers" in manifest.data else CLASSIFIERS
+    stages = [stage for stage in STAGES if stage not in CLASSIFIERS] + list(names)
+    networks = Networks(
+        classifiers=names,
+        spared=spared(listed, manifest.data.get("shed", ())),
+        numbering=tuple(manifest.data.get("numbering", ())),
+    )
     for entry in manifest.weights:
-        if entry.stage in STAGES:
-            _require_usable(entry)
+        if entry.stage in stages:
+            _require_usable(entry, names)
             networks.by_stage.setdefault(entry.stage, []).append(load_network(manifest.path(entry), entry, device))
-    missing = [stage for stage in STAGES if stage not in networks.by_stage]
+    missing = [stage for stage in stages if stage not in networks.by_stage]
     if missing:
-        raise ManifestError(f"{folder}: no weights of stages {missing}, expected all of {list(STAGES)}")
+        raise ManifestError(f"{folder}: no weights of stages {missing}, expected all of {stages}")
     return networks
 
 
-def _require_usable(entry: WeightEntry) -> None:
+def _require_usable(entry: WeightEntry, classifiers: Sequence[str]) -> None:
     """Refuse a network whose output the chain cannot use: else every study would fail instead of this one check."""
     points = entry.config.get("points")
     if entry.model == "heatmap" and points != _POINTS.get(entry.stage, points):
         raise ManifestError(f"{entry.file}: found {points} points, expected {_POINTS[entry.stage]} for {entry.stage}")
     names = entry.config.get("models", list(CLASSIFIERS))
-    if entry.stage == "aggregator" and list(names) != list(CLASSIFIERS):
-        raise ManifestError(f"{entry.file}: found models {shown(names)}, expected {list(CLASSIFIERS)}")
+    if entry.stage == "aggregator" and list(names) != list(classifiers):
+        raise ManifestError(f"{entry.file}: found models {shown(names)}, expected {list(classifiers)}")
 
 
 def load_network(path: Path, entry: WeightEntry, device: str | torch.device = "cpu") -> nn.Module:
@@ -129,7 +136,7 @@ def _shared_tensors(
         if not is_there:
             for name, tensor in _as_float(_read_tensors(path, expected, what)).items():
                 memory.seek(starts[name])
-                memory.write(tensor.contiguous().numpy())
+                memory.write(tensor.contiguous().numpy().data)
     pages = shared.mapped(file)
     return {name: _mapped(pages, starts[name], shape, dtype) for name, (shape, dtype) in forms.items() if dtype}
 

@@ -332,6 +332,8 @@ def attempt(
         outcome.seconds.update(result.seconds)
         outcome.sagittal_points = [point.record() for point in result.localisation.sagittal_points]
         outcome.axial_levels = [level.record() for level in result.localisation.axial_levels]
+        numbering = getattr(result.localisation, "numbering", None)
+        outcome.numbering = None if numbering is None else numbering.record()
         for level, points_mm in zip(outcome.axial_levels, getattr(result, "axial_mm", ()), strict=False):
             level.update(points_mm)
         outcome.probs = normalise(np.asarray(result.probs), setup.manifest.competition)
