@@ -85,6 +85,21 @@ def images_of_part(stage: StageRecipe, counts: CohortCounts, n_parts: int, world
     return most
 
 
+def need_bytes(stage: StageRecipe, cost: NetworkCost, images: int, *, is_half: bool, is_gpu: bool) -> float:
+    """Memory that a training step takes: weights, gradients, optimiser, inputs and activations.
+
+    Args:
+        stage: of the recipe.
+        cost: of its network.
+        images: that run at once.
+        is_half: activations in half precision.
+        is_gpu: something is kept for the driver and for fragments.
+    """
+    state = cost.state_bytes(is_averaged=bool(stage.fit.ema), is_half=is_half)
+    activations = cost.activation_bytes(images)
+    return state + (activations * FRAGMENTED + RESERVE if is_gpu else activations + LIBRARIES)
+
+
 def choose_split(
     stage: StageRecipe,
     cost: CostOf,
@@ -109,10 +124,8 @@ def choose_split(
     share = -(-stage.fit.batch // world)
 
     def need(n_parts: int, is_checkpointed: bool) -> float:
-        network = cost(is_checkpointed)
-        state = network.state_bytes(is_averaged=bool(stage.fit.ema), is_half=is_half)
-        activations = network.activation_bytes(images_of_part(stage, counts, n_parts, world))
-        return state + (activations * FRAGMENTED + RESERVE if is_gpu else activations + LIBRARIES)
+        images = images_of_part(stage, counts, n_parts, world)
+        return need_bytes(stage, cost(is_checkpointed), images, is_half=is_half, is_gpu=is_gpu)
 
     may_checkpoint = has_checkpoints(meta_network(stage.network))
     choices = [False, True] if may_checkpoint and not stage.fit.checkpointing else [may_checkpoint]
