@@ -5,10 +5,11 @@
 Each stage runs in a process of its own on one thread of a CPU, in float32: the stage's own samples, network and loss at
 the recipe's full input size, and one whole optimiser step as ``lumbar_train train`` makes it (AdamW's moments and the
 averaged weights are there before it, as in every step but the first), with as many samples of the recipe's batch as the
-plan lays into ``--limit``. The measured value is the growth of the peak of the resident memory (``VmHWM`` of Linux,
-reset just before the network is built; pages of library files left out), the planned one what the plan counts for the
-same number of images. Memory that is freed goes back to the system at once; ``--heap`` leaves that to glibc, which
-keeps some of it, mostly of tensors below 32 MiB. Seconds are of the processor. Without ``--data`` three phantoms are made.
+plan lays into ``--limit`` (of a series that is too much by itself, its first slices). The measured value is the growth
+of the peak of the resident memory (``VmHWM`` of Linux, reset just before the network is built; pages of library files
+left out), the planned one what the plan counts for the same number of images. Memory that is freed goes back to the
+system at once; ``--heap`` leaves that to glibc, which keeps some, mostly of tensors below 32 MiB. Seconds are of the
+processor. Without ``--data`` three phantoms are made.
 """
 
 from __future__ import annotations
@@ -130,6 +131,13 @@ def measured(
     return peak.stop()
 
 
+def first_slices(sample: dict[str, torch.Tensor], most: int) -> dict[str, torch.Tensor]:
+    """A sample of ``sagittal_z`` cut to its first slices."""
+    cut = {"images", "counts", "raw_patches", "raw_matrices", "raw_group"}
+    sample = {name: value[:most] if name in cut else value for name, value in sample.items()}
+    return sample | {name: value[:, :most] for name, value in sample.items() if name == "raw_mask"}
+
+
 def measured_aggregator(stage: StageRecipe, n_studies: int, *, has_heap: bool) -> tuple[int, float]:
     """The same for the aggregator, whose own loop fits it on logits."""
 
@@ -150,14 +158,19 @@ def measured_aggregator(stage: StageRecipe, n_studies: int, *, has_heap: bool) -
     return n_bytes, seconds / 2
 
 
-def measure(bench: Bench, recipe: Recipe, name: str, n_samples: int, has_heap: bool) -> tuple[int, int, float]:
+def measure(
+    bench: Bench, recipe: Recipe, name: str, n_samples: int, most: int, has_heap: bool
+) -> tuple[int, int, float]:
     """Images, bytes and seconds of one stage's step."""
     stage = recipe.stages[name]
     if name == "aggregator":
         return (n_samples, *measured_aggregator(stage, n_samples, has_heap=has_heap))
     data = samples_of(bench, name, stage)
     keys = [(k // len(data), k % len(data)) for k in range(n_samples)]
-    batch = data.collate([data.sample(index, sample_rng(0, epoch, index)) for epoch, index in keys])
+    samples = [data.sample(index, sample_rng(0, epoch, index)) for epoch, index in keys]
+    if name == "sagittal_z":
+        samples = [first_slices(sample, most) for sample in samples]
+    batch = data.collate(samples)
     return (image_count(batch), *measured(stage, batch, losses_of(recipe)[name], n_samples, has_heap=has_heap))
 
 
@@ -173,11 +186,13 @@ def row_of(bench: Bench, recipe: Recipe, name: str, n_samples: int | None, limit
     def planned(images: int) -> float:
         return need_bytes(stage, cost, images, is_half=False, is_gpu=False)
 
+    most = int(count_cohort(bench.cohort).images(stage.network).max())
     if n_samples is None:
-        most = int(count_cohort(bench.cohort).images(stage.network).max())
+        if planned(most) > limit and name == "sagittal_z":
+            most = max((n for n in range(1, most) if planned(n) <= limit), default=1)
         choices = range(1, min(stage.fit.batch, STUDIES) + 1)
         n_samples = max((n for n in choices if planned(n * most) <= limit), default=1)
-    images, peak, seconds = in_own_process(measure, bench, recipe, name, n_samples, has_heap)
+    images, peak, seconds = in_own_process(measure, bench, recipe, name, n_samples, most, has_heap)
     plan = planned(images)
     return (
         f"| `{recipe.name}` {name} | {n_samples} | {images} | {plan / 2**20:,.0f} | {peak / 2**20:,.0f} | "

@@ -22,7 +22,7 @@ from lumbar_train.recipes import Recipe, StageRecipe
 from lumbar_train.stages.registry import chosen_stages, stages_of
 
 RESERVE = 2**30  # bytes of a GPU for its driver's context and the convolutions' workspaces
-LIBRARIES = 24 * 2**20  # bytes of a CPU's compiled convolutions, measured (docs/measurements.md)
+LIBRARIES = 8 * 2**20  # bytes of a CPU's compiled convolutions and small objects, measured (docs/measurements.md)
 FRAGMENTED = 1.1  # what an allocator holds for each byte in use
 _TOO_MUCH = 1.25  # an estimate is within a quarter: only what lies further above the memory is refused at once
 _LEVELS = 5  # that a study of the metric's own round holds
@@ -72,6 +72,11 @@ def cost_of(stage: StageRecipe, loss: Any, counts: CohortCounts, *, is_half: boo
         return known[is_checkpointed]
 
     return cost
+
+
+def filled(stage: StageRecipe, samples: int) -> StageRecipe:
+    """The stage with a batch no larger than the samples of an epoch; the aggregator's asks for all that there are."""
+    return replace(stage, fit=replace(stage.fit, batch=max(1, min(stage.fit.batch, samples))))
 
 
 def images_of_part(stage: StageRecipe, counts: CohortCounts, n_parts: int, world: int = 1) -> int:
@@ -164,7 +169,8 @@ def _cut(options: TrainOptions, recipe: Recipe, counts: CohortCounts, free: floa
     for name in dict.fromkeys(stage.recipe_name or stage.name for stage in chosen):
         stage = stages[name]
         cost = cost_of(stage, losses[name], counts, is_half=is_half)
-        split = choose_split(stage, cost, counts, free, is_half=is_half, is_gpu=is_gpu, world=distributed.world)
+        whole = filled(stage, counts.samples(name, stage))
+        split = choose_split(whole, cost, counts, free, is_half=is_half, is_gpu=is_gpu, world=distributed.world)
         if split.need_bytes > free * _TOO_MUCH:
             raise TrainingError(
                 f"{name}: found {free / 2**30:.1f} GiB of memory, expected about {split.need_bytes / 2**30:.1f} GiB "
