@@ -67,6 +67,14 @@ def test_only_what_was_asked_for_is_counted(run):
     assert more[-1] == "stages of the recipe that no call has asked for: axial_all"
 
 
+def test_hours_left_are_unknown_before_any_epoch(run):
+    for path in run.glob("axial_xy/*/*"):
+        path.unlink()
+    for path in run.glob("axial_xy/*.done.json"):
+        path.unlink()
+    assert status_lines(run)[5].split() == ["whole", "1", "of", "8", "0", "of", "24", "0.00", "?"]
+
+
 def test_a_note_of_stages_alone_asks_for_all_their_folds(run):
     """As earlier versions wrote it."""
     path = run / "session.json"

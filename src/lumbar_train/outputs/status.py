@@ -128,12 +128,13 @@ def _line(stage: StageStatus, width: int) -> str:
 def _whole(run: Path, stages: Sequence[StageStatus], width: int) -> list[str]:
     folds = [fold for stage in stages for fold in stage.folds]
     done, total = sum(stage.epochs_done for stage in stages), sum(stage.epochs for stage in stages)
-    known = [stage.left_s for stage in stages if stage.epochs]
-    left = sum(value for value in known if value is not None)
+    every = [stage.left_s for stage in stages if stage.epochs]
+    known = [seconds for seconds in every if seconds is not None]
+    left = sum(known) if known or not every else None
     row = f"{f'{sum(fold.is_finished for fold in folds)} of {len(folds)}':>10}{f'{done} of {total}':>14}"
     row += f"{_hours(sum(stage.seconds for stage in stages)):>9}{_hours(left):>9}"
     lines = [f"{'whole':<{width}}{row}"]
-    if unknown := sum(value is None for value in known):
+    if unknown := len(every) - len(known):
         lines.append(f"hours left do not count {counted(unknown, 'stage')} without an epoch yet")
     elapsed = read_object(run / FILE).get("elapsed_s")
     if elapsed is not None:
