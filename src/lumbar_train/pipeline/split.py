@@ -22,7 +22,7 @@ from lumbar_train.recipes import Recipe, StageRecipe
 from lumbar_train.stages.registry import chosen_stages, stages_of
 
 RESERVE = 2**30  # bytes of a GPU for its driver's context and the convolutions' workspaces
-LIBRARIES = 8 * 2**20  # bytes of a CPU's compiled convolutions and small objects, measured (docs/measurements.md)
+LIBRARIES = 4 * 2**20  # bytes of a CPU's compiled convolutions and small objects, measured (docs/measurements.md)
 FRAGMENTED = 1.1  # what an allocator holds for each byte in use
 _TOO_MUCH = 1.25  # an estimate is within a quarter: only what lies further above the memory is refused at once
 _LEVELS = 5  # that a study of the metric's own round holds
