@@ -1,8 +1,8 @@
 """Options that name a file or a folder: what each is for, and one check of all of them before a command begins.
 
 ``FOLDER`` and the others are the ``type`` of an option of ``argparse``, which makes its value a path; ``check_paths``
-then refuses a file where a folder is meant, a folder where a file is meant, and a slip of the pen in a name. An input
-that is missing without any name like it is left to the command, which knows more about it.
+then refuses a file where a folder is meant, a folder where a file is meant, a place that may not be written, and a slip
+of the pen in a name. An input that is missing without any name like it is left to the command, which knows more.
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ def _path_options(
 
 
 def _check(what: str, path: Path, use: PathUse) -> None:
-    if not use.is_input and (file := _file_in_the_way(path, use.kind)) is not None:
-        raise CohortError(f"{what}: {file} is a file, expected a folder to write into")
+    if not use.is_input:
+        _check_place(what, path, use)
     if not os.path.lexists(path):
         if use.is_input and (hint := did_you_mean_path(path, use.kind, use.may_show)):
             raise CohortError(f"{what}: no such {use.kind}, expected one that exists{hint}")
@@ -126,12 +126,17 @@ def _check(what: str, path: Path, use: PathUse) -> None:
         )
 
 
-def _file_in_the_way(path: Path, kind: str) -> Path | None:
-    """What stands where a folder that is to be written into, or one above it, should be."""
-    for folder in (path, *path.parents) if kind == "folder" else path.parents:
-        if os.path.lexists(folder):
-            return folder if os.path.exists(folder) and not os.path.isdir(folder) else None
-    return None
+def _check_place(what: str, path: Path, use: PathUse) -> None:
+    """Look at the folder to write into, or at the nearest one above it that is there."""
+    places = (path, *path.absolute().parents) if use.kind == "folder" else path.absolute().parents
+    folder = next((place for place in places if os.path.lexists(place)), None)
+    if folder is None or not os.path.exists(folder):
+        return  # a link to nowhere, or a name that cannot be one: refused where it is written
+    shown = path if folder == path else Path(os.path.relpath(folder)) if not path.is_absolute() else folder
+    if not os.path.isdir(folder):
+        raise CohortError(f"{what}: {shown} is a file, expected a folder to write into")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise CohortError(f"{what}: {shown} cannot be written (permission denied), expected a writable folder")
 
 
 def _is_of_another_kind(path: Path, ending: str) -> bool:

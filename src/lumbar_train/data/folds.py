@@ -11,8 +11,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from lumbar import labels
 from lumbar.errors import CohortError
-from lumbar.io.tables import csv_text, parse_id
-from lumbar.io.text import printable
+from lumbar.io.tables import csv_text, parse_id, shown
 from lumbar_train.data.tables import Cohort, read_cells
 from lumbar_train.errors import LeakError
 from lumbar_train.files import write_text
@@ -103,9 +102,8 @@ def read_folds(path: Path | str, cohort: Cohort, left_out: Iterable[int] = ()) -
             try:
                 values.append(parse_id(cell))
             except ValueError:
-                raise CohortError(
-                    f"{path}: row {row}: {column} is {printable(cell, 64) or 'blank'}, expected 0, 1, 2, ..."
-                ) from None
+                text = shown(cell) if str(cell).strip() else "blank"
+                raise CohortError(f"{path}: row {row}: {column} is {text}, expected 0, 1, 2, ...") from None
         out[column] = np.array(values, dtype=np.int64)
     folds = pd.DataFrame(out)
     folds = folds[~folds["study_id"].isin(list(left_out))]
