@@ -21,6 +21,7 @@ from lumbar.io.competition import is_competition
 from lumbar.io.text import masked_name
 
 _MOST_NAMES = 5000  # of a folder that are looked at
+_LIKE = 0.7  # share of letters in common from which a name counts as a slip of another
 _FIRST_BYTES = 4096
 _OUR_NAMES = ("data", "mine")  # of README
 
@@ -87,12 +88,22 @@ def did_you_mean_path(
     for number, part in enumerate(parts, 1):
         step = mended / part
         if not os.path.lexists(step):
-            close = nearest(part, _names_in(mended, kind if number == len(parts) else "folder"))
+            close = _nearest_name(part, _names_in(mended, kind if number == len(parts) else "folder"))
             step = mended / (close or "")
             if close is None or not may_show(step):
                 return ""
         mended = step
     return f" (did you mean {mended}?)"
+
+
+def _nearest_name(name: str, names: list[str]) -> str | None:
+    """The name that is most like another one; of those with the same ending the part before it counts."""
+    stem, ending = os.path.splitext(name)
+    same = [other for other in names if os.path.splitext(other)[1].lower() == ending.lower()]
+    close = nearest(stem, [os.path.splitext(other)[0] for other in same], _LIKE)
+    if close is not None:
+        return next(other for other in same if os.path.splitext(other)[0] == close)
+    return nearest(name, [other for other in names if other not in same], _LIKE)
 
 
 def _path_options(
