@@ -182,9 +182,7 @@ def write_tables(root: Path, split: str, studies: list[StudyTables]) -> None:
         _beside_the_other_split(truth, kept, root, split).to_parquet(file, index=False)
 
 
-def _beside_the_other_split(
-    rows: pd.DataFrame, kept: list[pd.DataFrame], root: Path, split: str
-) -> pd.DataFrame:
+def _beside_the_other_split(rows: pd.DataFrame, kept: list[pd.DataFrame], root: Path, split: str) -> pd.DataFrame:
     """Rows of a split after those that a table keeps of the other one, where its images lie in the same root."""
     other = "test" if split == "train" else "train"
     if not (root / f"{other}_images").exists():
