@@ -29,7 +29,9 @@ from lumbar_train.stages.samples import StudySamples
 
 TRUTH = "truth_contrasts.csv"  # of a synthetic cohort
 _COLUMNS = ("series_id", "contrast", "randomised")
-MOST_RANDOMISED = 0.6  # beyond, the brightness of tissues is drawn and belongs to no sequence
+# Synthetic series whose tissues are as bright as chance has it. The far ones teach what being unsure is for.
+_ODD, _NO_SEQUENCE = 0.6, 0.75
+_UNSURE = (0.5, 0.25, 0.25)
 _NEAR = 5  # places around the middle of a stack that a slice is drawn from
 # What the table of series says of T1, T2 and STIR: it calls T2 and STIR by one name
 _BY_TABLE = {SAGITTAL_T1: (1.0, 0.0, 0.0), SAGITTAL_T2: (0.0, 0.5, 0.5)}
@@ -106,7 +108,9 @@ def true_contrasts(root: Path) -> dict[str, Contrast | None]:
 
 def _contrast(name: str, randomised: float) -> Contrast | None:
     place = CONTRASTS.index(name)
-    return None if randomised > MOST_RANDOMISED else tuple(float(k == place) for k in range(len(CONTRASTS)))
+    if randomised > _ODD:
+        return _UNSURE if randomised > _NO_SEQUENCE else None
+    return tuple(float(k == place) for k in range(len(CONTRASTS)))
 
 
 def contrast_data(run: RunContext, stage: StageRecipe, study_ids: list[int]) -> SeriesContrasts:
