@@ -160,6 +160,11 @@ def add_others(tree, ids):
 
     Of each study a localiser, four Dixon parts beside its T2, a knee by its words and one by its field of view.
     """
+    with disable_value_validation():
+        _add_others(tree, ids)
+
+
+def _add_others(tree, ids):
     first = {}
     for path in sorted(path for path in tree.rglob("*") if path.is_file()):
         first.setdefault(dcmread(path, specific_tags=["StudyInstanceUID"]).StudyInstanceUID, path)

@@ -126,14 +126,14 @@ def test_every_sagittal_series_is_a_sample_with_what_its_table_tells_of_its_cont
     assert 0.0 <= figures["right"] <= 1.0
 
 
-def test_the_truth_of_phantoms_tells_stir_from_t2_and_leaves_out_what_no_sequence_shows(tmp_path):
+def test_the_truth_of_phantoms_tells_stir_from_t2_and_which_contrasts_no_sequence_has(tmp_path):
     assert true_contrasts(tmp_path) == {}
-    table = "study_id,series_id,contrast,randomised\n3,30,T1,0.9\n3,31,STIR,0.0\n4,41,T2,0.5\n"
+    table = "study_id,series_id,contrast,randomised\n3,30,T1,0.7\n3,31,STIR,0.0\n4,40,T1,0.9\n4,41,T2,0.5\n"
     (tmp_path / TRUTH).write_text(table)
     samples = SeriesContrasts(Studies(), [3, 4], CONFIG, None, true_contrasts(tmp_path))
     assert samples.study_of_sample == [3, 4, 4]
     shares = [samples.sample(k, np.random.default_rng(0))["contrast"].tolist() for k in range(3)]
-    assert shares == [[0, 0, 1], [1, 0, 0], [0, 1, 0]]
+    assert shares == [[0, 0, 1], [0.5, 0.25, 0.25], [0, 1, 0]]
     (tmp_path / TRUTH).write_text(table.replace("STIR", "PD"))
     with pytest.raises(CohortError, match="expected columns series_id, contrast, randomised with a contrast of T1"):
         true_contrasts(tmp_path)
