@@ -156,7 +156,7 @@ def demo() -> Recipe:
                 AggregatorConfig(hidden=16),
                 Fit(epochs=100, lr=1e-3, batch=100_000, weight_decay=1.0),
             ),
-            "series_contrast": replace(CONTRAST, fit=replace(CONTRAST.fit, epochs=60)),
+            "series_contrast": replace(CONTRAST, fit=replace(CONTRAST.fit, epochs=100)),
         },
     )
 
