@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from lumbar.errors import CohortError
+from lumbar.io.signals import run_as_process
 from lumbar_publish.cli import main
 from lumbar_publish.names import Layout
 
@@ -26,4 +27,4 @@ def make_sample(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Layout(Path(__file__).resolve().parent), make_sample))
+    run_as_process(lambda: main(Layout(Path(__file__).resolve().parent), make_sample))

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-import multiprocessing
 import os
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +19,18 @@ from lumbar.errors import CohortError, DicomError, LumbarError
 from lumbar.io.arguments import Parser, program
 from lumbar.io.competition import check_competition, check_root, folder_to_index
 from lumbar.io.numba_cache import use_numba_cache
-from lumbar.io.signals import end_in_order, reason_of
+from lumbar.io.path_options import (
+    FILE,
+    NEW_CSV,
+    NEW_FOLDER,
+    NEW_HTML,
+    NEW_JSON,
+    PLACE,
+    STUDIES,
+    STUDIES_OR_FILE,
+    check_paths,
+)  # fmt: skip
+from lumbar.io.signals import in_order, run_as_process
 from lumbar.io.streams import guard_streams
 from lumbar.io.text import counted, one_line, printable, printable_log
 from lumbar.output.report_layout import LAYOUTS
@@ -50,17 +59,17 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "--data",
         required=True,
-        type=Path,
+        type=STUDIES,
         metavar="PATH",
         help="competition folder ({test,train}_images and its tables), or any folder of DICOM, however nested: which "
         "series is sagittal T1, sagittal T2/STIR or axial T2 is then told from the headers, with reason and doubt in "
         "the record",
     )
     predict.add_argument(
-        "--weights", required=True, type=Path, metavar="DIR", help="folder with weights_manifest.json and its weights"
+        "--weights", required=True, type=PLACE, metavar="DIR", help="folder with weights_manifest.json and its weights"
     )
     predict.add_argument(
-        "--out", required=True, type=Path, metavar="CSV", help="submission.csv to write; a missing folder is made"
+        "--out", required=True, type=NEW_CSV, metavar="CSV", help="submission.csv to write; a missing folder is made"
     )
     predict.add_argument("--split", choices=("test", "train"), default="test", help="images to predict (default: test)")
     predict.add_argument(
@@ -74,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     )
     predict.add_argument(
         "--report",
-        type=Path,
+        type=NEW_HTML,
         metavar="HTML",
         help="also write a report: one page up to ten studies, else an index and a folder with a page for each study",
     )
@@ -85,21 +94,25 @@ def parser() -> argparse.ArgumentParser:
         help="single: always one page, with pictures of the first ten studies; pages: always an index (default: auto)",
     )
     predict.add_argument(
-        "--pictures", type=Path, metavar="DIR", help="also write PNG files of every study, with levels and points"
+        "--pictures", type=NEW_FOLDER, metavar="DIR", help="also write PNG files of every study, with levels and points"
     )
     predict.add_argument(
         "--table",
-        type=Path,
+        type=NEW_CSV,
         metavar="CSV",
         help="also write one row a study, condition, level and side (docs/findings-table.md)",
     )
     predict.add_argument(
-        "--markups", type=Path, metavar="DIR", help="also write the points of every study as 3D Slicer markups"
+        "--markups", type=NEW_FOLDER, metavar="DIR", help="also write the points of every study as 3D Slicer markups"
     )
-    predict.add_argument("--record", type=Path, metavar="JSON", help="also write the run record")
+    predict.add_argument("--record", type=NEW_JSON, metavar="JSON", help="also write the run record")
     predict.add_argument("--studies", type=_positive, metavar="N", help="only the first N studies")
     predict.add_argument(
-        "--workers", type=_positive, metavar="W", help="worker processes (default: one per GPU, or one without a GPU)"
+        "--workers",
+        type=_positive,
+        metavar="W",
+        help="worker processes, which share the cores (default: one per GPU; without a GPU one per core, with one "
+        "thread each, as far as the memory goes)",
     )
     predict.add_argument(
         "--shard",
@@ -125,11 +138,11 @@ def parser() -> argparse.ArgumentParser:
         "problems. No patient's name, id or birth date is printed.",
     )
     inspect.add_argument(
-        "path", type=Path, nargs="+", metavar="PATH", help="a DICOM file, or any folder of DICOM; or several"
+        "path", type=STUDIES_OR_FILE, nargs="+", metavar="PATH", help="a DICOM file, or any folder of DICOM; or several"
     )
     inspect.add_argument(
         "--weights",
-        type=Path,
+        type=PLACE,
         metavar="DIR",
         help="a bundle, whose small network tells contrasts that headers leave open (default: headers alone)",
     )
@@ -143,8 +156,8 @@ def _add_score(commands: Any) -> None:
         help="the competition's metric and its four terms",
         description="Score a submission against a table like train.csv. Lower is better.",
     )
-    score.add_argument("--solution", required=True, type=Path, metavar="CSV", help="labels, as train.csv")
-    score.add_argument("--submission", required=True, type=Path, metavar="CSV", help="as sample_submission.csv")
+    score.add_argument("--solution", required=True, type=FILE, metavar="CSV", help="labels, as train.csv")
+    score.add_argument("--submission", required=True, type=FILE, metavar="CSV", help="as sample_submission.csv")
     score.add_argument(
         "--competition",
         default=DEFAULT,
@@ -161,16 +174,16 @@ def _add_merge(commands: Any) -> None:
         description="Join submissions that predict --shard has written, each with its journal beside it, into one. "
         "Bundle and versions must agree and each study be there once; what is missing is named.",
     )
-    merge.add_argument("--out", required=True, type=Path, metavar="CSV", help="the submission to write")
-    merge.add_argument("--record", type=Path, metavar="JSON", help="also write the run record of all parts")
+    merge.add_argument("--out", required=True, type=NEW_CSV, metavar="CSV", help="the submission to write")
+    merge.add_argument("--record", type=NEW_JSON, metavar="JSON", help="also write the run record of all parts")
     merge.add_argument(
         "--report",
-        type=Path,
+        type=NEW_HTML,
         metavar="HTML",
         help="also write one report of all parts: one page, with pictures of the first ten studies",
     )
-    merge.add_argument("--table", type=Path, metavar="CSV", help="also write one table of findings of all parts")
-    merge.add_argument("parts", type=Path, nargs="+", metavar="PART", help="submission.0-of-4.csv and the others")
+    merge.add_argument("--table", type=NEW_CSV, metavar="CSV", help="also write one table of findings of all parts")
+    merge.add_argument("parts", type=FILE, nargs="+", metavar="PART", help="submission.0-of-4.csv and the others")
 
 
 def _positive(text: str) -> int:
@@ -278,7 +291,8 @@ def main(argv: Sequence[str] | None = None, started: float | None = None) -> int
     """
     started = time.monotonic() if started is None else started
     began = time.time()
-    arguments = parser().parse_args(argv)
+    options = parser()
+    arguments = options.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     printable_log().setLevel(logging.INFO)
     for stream in (sys.stdout, sys.stderr):
@@ -286,18 +300,24 @@ def main(argv: Sequence[str] | None = None, started: float | None = None) -> int
             stream.reconfigure(errors="backslashreplace")
     use_numba_cache()
     commands = {"predict": run_predict, "score": run_score, "inspect": run_inspect, "merge": run_merge}
-    try:
-        commands[arguments.command](arguments, started)
-    except LumbarError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 1
-    except OSError as error:  # a folder that may not be looked into, wherever that shows
-        print(f"error: {printable(error.filename or 'a file')}: {error.strerror or one_line(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as error:
-        print(f"error: {reason_of(error)}: {_how_to_go_on(arguments, began)}", file=sys.stderr)
-        return 1
-    return 0
+
+    def work() -> int:
+        try:
+            check_paths(options, arguments)
+            commands[arguments.command](arguments, started)
+        except LumbarError as error:
+            print(f"error: {one_line(error)}", file=sys.stderr)
+            return 1
+        except OSError as error:  # a folder that may not be looked into, wherever that shows
+            name = printable(error.filename or "a file")
+            print(f"error: {name}: {error.strerror or one_line(error)}", file=sys.stderr)
+            return 1
+        return 0
+
+    def tell(reason: str) -> None:
+        print(f"error: {reason}: {_how_to_go_on(arguments, began)}", file=sys.stderr, flush=True)
+
+    return in_order(work, tell)
 
 
 def _how_to_go_on(arguments: argparse.Namespace, began: float) -> str:
@@ -322,7 +342,6 @@ def command() -> int:
     Where standard output cannot be written any more (its reader is gone, the disk is full), ``predict`` goes on, since
     its result is files. The other commands have no result but their output, and fail.
     """
-    end_in_order()
     output = guard_streams()
     code = main(started=process_start())
     output.flush()
@@ -332,19 +351,9 @@ def command() -> int:
     return 1
 
 
-def leave(code: int) -> None:
-    """End the process, even where a study that was given up at the deadline still runs in a thread or a process."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    is_held = any(thread.name.startswith("lumbar-") for thread in threading.enumerate())
-    if is_held or multiprocessing.active_children():  # Python would wait for them
-        os._exit(code)
-    sys.exit(code)
-
-
 def script() -> None:
     """The installed command ``lumbar``."""
-    leave(command())
+    run_as_process(command)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ import sys
 from lumbar.errors import LumbarError
 from lumbar.io.arguments import Parser, program
 from lumbar.io.files import make_folder
-from lumbar.io.signals import end_in_order, reason_of
+from lumbar.io.path_options import NEW_FOLDER, check_paths
+from lumbar.io.signals import in_order, run_as_process
 from lumbar.io.text import counted, one_line
 from lumbar.workers.shards import find_shard
 from lumbar_phantom import pitfalls
@@ -20,7 +21,7 @@ SYNTAXES = ("rle", "explicit", "implicit", "deflated", "big", "jpeg_lossless", "
 def parser() -> argparse.ArgumentParser:
     """The parser of the command's arguments."""
     cli = Parser(prog=program("lumbar_phantom", "lumbar-phantom"), description="Write a synthetic lumbar MR cohort.")
-    cli.add_argument("--out", required=True, help="folder to fill, in the competition's layout")
+    cli.add_argument("--out", required=True, type=NEW_FOLDER, help="folder to fill, in the competition's layout")
     cli.add_argument("--studies", type=int, help="number of studies; needed, but with --merge")
     cli.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default 0)")
     cli.add_argument(
@@ -63,8 +64,17 @@ def main(arguments: list[str] | None = None) -> int:
     cli = parser()
     options = cli.parse_args(arguments)
     _check(cli, options)
-    end_in_order()
+
+    def tell(reason: str) -> None:
+        again = f"run the same command again{'' if options.resume else ' with --resume'} to go on"
+        print(f"error: {reason}: {options.out} has no tables yet; {again}", file=sys.stderr, flush=True)
+
+    return in_order(lambda: _run(cli, options), tell)
+
+
+def _run(cli: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     try:
+        check_paths(cli, options)
         if options.merge:
             from lumbar_phantom.cohort import merge_cohort, summary
 
@@ -94,10 +104,6 @@ def main(arguments: list[str] | None = None) -> int:
     except (LumbarError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt as error:
-        again = f"run the same command again{'' if options.resume else ' with --resume'} to go on"
-        print(f"error: {reason_of(error)}: {options.out} has no tables yet; {again}", file=sys.stderr)
-        return 1
     if shard is not None or options.first is not None:
         print(f"{options.out}: {counted(len(done), 'study')} of this part; --merge writes the tables of all parts")
     else:
@@ -119,5 +125,10 @@ def _check(cli: argparse.ArgumentParser, options: argparse.Namespace) -> None:
         cli.error("--first must be at least 0")
 
 
+def script() -> None:
+    """The installed command ``lumbar-phantom``."""
+    run_as_process(main)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    script()

@@ -17,6 +17,7 @@ import pandas as pd
 from lumbar import labels
 from lumbar.errors import CohortError, LumbarError
 from lumbar.io.files import write_atomically
+from lumbar.io.path_options import FOLDER, NEW_CSV, check_paths
 from lumbar.io.tables import csv_text
 from lumbar.io.text import one_line
 from lumbar.metric import prior_table, read_table
@@ -59,11 +60,12 @@ def oracle_frame(root: Path, split: str) -> pd.DataFrame:
 def main(argv: list[str] | None = None) -> int:
     """Run the command: 0 on success, 1 with one line on bad input."""
     parser = argparse.ArgumentParser(prog="python -m lumbar_phantom.oracle", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, metavar="ROOT", help="phantom cohort with truth.parquet")
+    parser.add_argument("--data", type=FOLDER, required=True, metavar="ROOT", help="phantom cohort with truth.parquet")
     parser.add_argument("--split", choices=("train", "test"), default="test", help="default: %(default)s")
-    parser.add_argument("--out", type=Path, required=True, metavar="CSV", help="submission to write")
+    parser.add_argument("--out", type=NEW_CSV, required=True, metavar="CSV", help="submission to write")
     options = parser.parse_args(argv)
     try:
+        check_paths(parser, options)
         write_atomically(options.out, csv_text(oracle_frame(options.data, options.split)))
     except (LumbarError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from lumbar.io.arguments import Parser, program
+from lumbar.io.signals import run_as_process
 from lumbar_publish.rehearsal import dry_run
 from lumbar_publish.training import command as train
 
@@ -29,5 +30,10 @@ def main(argv: list[str] | None = None) -> int:
     return COMMANDS[command](words[1:], f"{name} {command}")
 
 
+def script() -> None:
+    """The installed command ``lumbar-publish``."""
+    run_as_process(main)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    script()

@@ -14,7 +14,8 @@ from lumbar.competitions.lumbar_spine import COMPETITION as LUMBAR_SPINE
 from lumbar.errors import LumbarError
 from lumbar.io.arguments import Parser
 from lumbar.io.competition import check_competition, check_root
-from lumbar.io.signals import end_in_order, reason_of
+from lumbar.io.path_options import FOLDER, check_paths
+from lumbar.io.signals import in_order
 from lumbar.io.text import one_line
 from lumbar_publish.files import write_text
 from lumbar_publish.kaggle import step_dataset, step_kernel, step_submit, step_tag
@@ -61,9 +62,18 @@ def main(layout: Layout, make_sample: MakeSample, argv: list[str] | None = None)
         make_sample: writes a competition folder with one test study into an empty folder.
         argv: arguments; None takes the process's.
     """
-    options = _parser().parse_args(argv)
-    end_in_order()
+    parser = _parser()
+    options = parser.parse_args(argv)
+
+    def tell(reason: str) -> None:
+        print(f"error: {reason}: run the same command again, it goes on from here", file=sys.stderr, flush=True)
+
+    return in_order(lambda: _run(layout, make_sample, parser, options), tell)
+
+
+def _run(layout: Layout, make_sample: MakeSample, parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     try:
+        check_paths(parser, options)
         if options.sample:
             _check_sample(layout, options)
         if options.verify:
@@ -95,9 +105,6 @@ def main(layout: Layout, make_sample: MakeSample, argv: list[str] | None = None)
         print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
         if isinstance(error, KaggleError) and error.hint:
             print("\n".join(f"  {line.strip()}" for line in error.hint.splitlines()))  # the client's own advice
-        return 1
-    except KeyboardInterrupt as error:
-        print(f"error: {reason_of(error)}: run the same command again, it goes on from here", file=sys.stderr)
         return 1
     return 0
 
@@ -244,7 +251,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--run",
-        type=Path,
+        type=FOLDER,
         metavar="RUN",
         help="training run; default: the weights of the lock file (the demo's, or those sealed last)",
     )
@@ -254,7 +261,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--demo", action="store_true", help="also keep the run's weights in weights/demo")
     parser.add_argument(
         "--sample",
-        type=Path,
+        type=FOLDER,
         metavar="ROOT",
         help="studies to try the sealed chain on; default: one phantom (of the lumbar spine)",
     )
@@ -288,5 +295,5 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tag", action="store_true", help="then tag the commit with versions, manifest and score (git tag)"
     )
-    parser.add_argument("--verify", type=Path, metavar="FOLDER", help="check a sealed folder against the lock file")
+    parser.add_argument("--verify", type=FOLDER, metavar="FOLDER", help="check a sealed folder against the lock file")
     return parser

@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import multiprocessing
-import multiprocessing.util
 import os
 import sys
-import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lumbar.errors import LumbarError
 from lumbar.io.arguments import Parser, program
 from lumbar.io.competition import check_competition
-from lumbar.io.signals import reason_of
+from lumbar.io.path_options import FILE, FOLDER, NEW_FOLDER, check_paths
+from lumbar.io.signals import reason_of, run_as_process, watch
 from lumbar.io.text import one_line, printable
 from lumbar_train.baseline.command import add_commands
-from lumbar_train.engine.interrupts import END_S, listen
+from lumbar_train.engine.interrupts import listen
+from lumbar_train.ensemble.command import add_compare, add_ensemble
 from lumbar_train.files import DISK_FULL
 from lumbar_train.outputs.run_lock import holds_run
 from lumbar_train.outputs.status import status_lines
@@ -45,9 +43,11 @@ TRAIN_DEFAULTS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and run it; returns the exit code."""
-    args = _parser().parse_args(arguments)
+    parser = _parser()
+    args = parser.parse_args(arguments)
     _said.clear()
     try:
+        check_paths(parser, args)
         args.action(args)
     except (LumbarError, OSError) as error:
         say(error)
@@ -60,8 +60,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def command() -> int:
     """Run ``main`` as a process: signals end it in order, and within seconds whatever it is doing."""
-    listen(_end_soon)
+    listen()
+    watch(lambda reason: _say_once(f"{reason}: {how_to_go_on(_parser().parse_args())}"))
     return main()
+
+
+def script() -> None:
+    """The installed command ``lumbar-train``."""
+    run_as_process(command)
 
 
 def how_to_go_on(args: argparse.Namespace) -> str:
@@ -77,24 +83,6 @@ def how_to_go_on(args: argparse.Namespace) -> str:
     return (
         f"{printable(args.out)} keeps the finished fits and the last checkpoint of the others; to go on {with_resume}"
     )
-
-
-def _end_soon(reason: str) -> None:
-    """End the process a few seconds after the first signal, unless it has ended by then."""
-
-    def end() -> None:
-        time.sleep(END_S)
-        args = _parser().parse_args()
-        _say_once(f"{reason}: {how_to_go_on(args)}")
-        for process in multiprocessing.active_children():
-            process.kill()
-        # Names of semaphores are given back in a thread, as this may wait for what does not answer any more.
-        tidy = threading.Thread(target=vars(multiprocessing.util)["_run_finalizers"], args=(0,), daemon=True)
-        tidy.start()
-        tidy.join(0.3)
-        os._exit(1)
-
-    threading.Thread(target=end, daemon=True).start()
 
 
 def _say_once(line: str) -> None:
@@ -124,6 +112,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_evaluate(commands)
     add_commands(commands)
+    add_compare(commands)
+    add_ensemble(commands)
     recipes = commands.add_parser("recipes", help="parameters of each network of each recipe, beside the solution's")
     recipes.add_argument("--recipe", choices=recipe_names(), help="this one only")
     recipes.set_defaults(action=show_recipes)
@@ -148,15 +138,15 @@ def _add_train(commands: Any) -> None:
     )
     parser.set_defaults(action=run_train, **{name: value for name, value in TRAIN_DEFAULTS.items() if value != ()})
     add = parser.add_argument
-    add("--data", type=Path, required=True, metavar="ROOT", help="folder in the competition's layout")
+    add("--data", type=FOLDER, required=True, metavar="ROOT", help="folder in the competition's layout")
     add("--recipe", choices=recipe_names(), help="default: %(default)s")
-    add("--out", type=Path, required=True, metavar="RUN", help="run folder to write")
+    add("--out", type=NEW_FOLDER, required=True, metavar="RUN", help="run folder to write")
     add("--folds", help="of 0,1,…,full; default: all, which later stages need")
-    add("--fold-file", type=Path, help="table study_id, fold, such as train_folded_v1.csv")
+    add("--fold-file", type=FILE, help="table study_id, fold, such as train_folded_v1.csv")
     add("--stages", help=f"comma-separated; default: all of the recipe's: {','.join(STAGES)}")
     add(
         "--points",
-        type=Path,
+        type=FILE,
         metavar="FILE",
         help="external points of sagittal levels: series_id, instance_number, level, x, y[, img_h, img_w]",
     )
@@ -169,6 +159,7 @@ def _add_train(commands: Any) -> None:
         "--resume",
         nargs="?",
         const=True,
+        type=FOLDER,
         metavar="FROM",
         help="go on with the run that --out holds; finished fits stay. With FROM: with the run of that folder, which "
         "may be read-only or of another machine, and is taken over into --out first",
@@ -226,21 +217,31 @@ def _add_train(commands: Any) -> None:
     )
     add("--memory", metavar="16GB", help="cut batches to fit; default: what the GPU has free, on CPUs they stay whole")
     add("--time-limit", metavar="11.5h", help="end in order after 11.5h, 30m, 90s or seconds; --resume goes on")
-    add("--init", type=Path, metavar="RUN", help="start from another run's weights, stage by stage where shapes agree")
+    add(
+        "--init", type=FOLDER, metavar="RUN", help="start from another run's weights, stage by stage where shapes agree"
+    )
     add("--ship", choices=SHIP, help="the fits that are exported: on all data, on folds, or all; default: the recipe's")
-    add("--status", type=Path, action=_Status, metavar="RUN", help="print where a run stands, from its folder; and end")
+    add(
+        "--status",
+        type=FOLDER,
+        action=_Status,
+        metavar="RUN",
+        help="print where a run stands, from its folder; and end",
+    )
     add("--plan", action="store_true", help="print what each stage would take (memory, steps, hours, disk), and end")
 
 
 def _add_evaluate(commands: Any) -> None:
     evaluate = commands.add_parser("evaluate", help="measure a run or a sealed bundle on a labelled cohort")
-    evaluate.add_argument("--run", type=Path, required=True, metavar="RUN", help="run folder or sealed bundle")
-    evaluate.add_argument("--data", type=Path, required=True, metavar="ROOT", help="folder in the competition's layout")
+    evaluate.add_argument("--run", type=FOLDER, required=True, metavar="RUN", help="run folder or sealed bundle")
+    evaluate.add_argument(
+        "--data", type=FOLDER, required=True, metavar="ROOT", help="folder in the competition's layout"
+    )
     evaluate.add_argument(
         "--points", choices=("predicted", "true"), default="predicted", help="true: both, side by side"
     )
     evaluate.add_argument("--split", choices=("train", "test"), default="train", help="test: labels in solution.csv")
-    evaluate.add_argument("--out", type=Path, metavar="FOLDER", help="where the page goes; default: inside RUN")
+    evaluate.add_argument("--out", type=NEW_FOLDER, metavar="FOLDER", help="where the page goes; default: inside RUN")
     evaluate.set_defaults(action=run_evaluate)
 
 
@@ -342,4 +343,4 @@ def show(page: Path, evaluation: Evaluation) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command())
+    script()

@@ -47,10 +47,16 @@ _FIXED = ("points", "models", "name")  # what other stages rely on
 def with_overrides(recipe: Recipe, words: Iterable[str]) -> Recipe:
     """The recipe with fields changed by words ``STAGE.FIELD=VALUE``, in their order; networks are built once to try.
 
+    ``epochs`` holds for every fit of a stage: one whose recipe has other ``fold_epochs`` loses them, unless a word sets
+    these too.
+
     Raises:
         CohortError: no such stage or field (with a suggestion), or a value that cannot be, in one line.
     """
+    words = list(words)
     changed: set[str] = set()
+    targets = [_stage_and_path(word) for word in words]
+    with_fold_epochs = {stage for stage, path in targets if path in ("fold_epochs", "fit.fold_epochs")}
     for word in words:
         target, equals, text = word.partition("=")
         stage, _, path = target.partition(".")
@@ -64,6 +70,9 @@ def with_overrides(recipe: Recipe, words: Iterable[str]) -> Recipe:
         names = list(recipe.stages) if stage == "*" else [stage]
         stages = {name: _with_field(recipe.stages[name], name, path, text, word) for name in names}
         changed_stages = {name: value for name, value in stages.items() if value is not None}
+        if path in ("epochs", "fit.epochs") and "*" not in with_fold_epochs:
+            for name in changed_stages.keys() - with_fold_epochs:
+                changed_stages[name] = _with_same_epochs_on_folds(changed_stages[name])
         if not changed_stages:
             known = sorted({field for name in names for field in _fields(recipe.stages[name], name)})
             raise CohortError(f"--set {word}: {stage} has no field {path!r}, expected {_near(path, known)}")
@@ -72,6 +81,15 @@ def with_overrides(recipe: Recipe, words: Iterable[str]) -> Recipe:
     for name in sorted(changed):
         _try(name, recipe.stages[name])
     return recipe
+
+
+def _stage_and_path(word: str) -> tuple[str, str]:
+    stage, _, path = word.partition("=")[0].partition(".")
+    return stage, path
+
+
+def _with_same_epochs_on_folds(stage: StageRecipe) -> StageRecipe:
+    return dataclasses.replace(stage, fit=dataclasses.replace(stage.fit, fold_epochs=0))
 
 
 def _parts(stage: StageRecipe, name: str) -> dict[str, Any]:

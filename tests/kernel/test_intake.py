@@ -16,6 +16,7 @@ from lumbar.intake.index import index_folder
 from lumbar.intake.inspect import inspect
 from lumbar.intake.run_table import as_text, table_of
 from lumbar.intake.weighting import weighting_of
+from lumbar.io.text import masked_name
 from lumbar.labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2
 from series_writer import AXIAL, CORONAL, SAGITTAL
 
@@ -341,6 +342,21 @@ def test_inspect_describes_a_study_in_detail_below_the_table(tmp_path):
     write_series(tmp_path / "1", "1.1", "5", names="{number}.dcm", **T2)
     text = inspect(tmp_path)
     assert text.index("why") < text.index("  stack  ")
+
+
+def test_inspect_names_the_folder_inside_that_holds_all_images(tmp_path):
+    write_series(tmp_path / "export" / "1" / "a", "1.1", "5", names="{number}.dcm", **T2)
+    write_series(tmp_path / "export" / "2" / "a", "1.2", "6", names="{number}.dcm", **T2)
+    assert inspect(tmp_path).splitlines()[-1] == f"all images lie in its folder {masked_name('export')}"
+    assert "all images lie" not in inspect(tmp_path / "export")
+
+
+def test_inspect_names_a_competitions_folder_inside_which_predict_would_be_given(tmp_path):
+    write_series(tmp_path / "cohort" / "test_images" / "1" / "5", "1.1", "5", names="{number}.dcm", **T2)
+    (tmp_path / "cohort" / "test_series_descriptions.csv").write_text("study_id,series_id,series_description\n")
+    line = inspect(tmp_path).splitlines()[-1]
+    assert line == "its folder cohort is a competition's folder: name that one to predict"
+    assert "its folder" not in inspect(tmp_path / "cohort")
 
 
 def test_a_series_that_was_sent_again_as_another_counts_once(tmp_path):

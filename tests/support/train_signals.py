@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 import lumbar_train.__main__ as command_line
+from lumbar.io import signals
 from lumbar_train.engine import interrupts, process_pool
 from lumbar_train.engine.distributed import Distributed
 from lumbar_train.engine.fold_pool import run_side_by_side, workers
@@ -23,7 +24,7 @@ from lumbar_train.errors import TrainingError
 from train_toy_fit import TOY, ToyDataset, run_toy
 
 if os.environ.get("HOW") in ("steps", "failing"):  # what ends by itself may take its time on a busy machine
-    interrupts.STEP_S, process_pool.STOP_S, command_line.END_S = 40.0, 60.0, 90.0
+    interrupts.STEP_S, process_pool.STOP_S, signals.GRACE_S = 40.0, 60.0, 90.0
 STAGE = "axial_xy"
 FOREVER_S = 900
 

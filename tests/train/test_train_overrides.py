@@ -13,8 +13,11 @@ import train_tiny
 from lumbar.config import BackboneConfig, HeatmapConfig, to_dict
 from lumbar.errors import CohortError
 from lumbar_train.__main__ import main
+from lumbar_train.data.folds import FULL
 from lumbar_train.outputs.kept import check_kept, write_recipe
 from lumbar_train.overrides import with_overrides
+from lumbar_train.pipeline.options import TrainOptions
+from lumbar_train.pipeline.prepare import chosen_recipe
 from lumbar_train.recipes import recipe_by_name
 
 SMALL = [
@@ -28,6 +31,22 @@ def one_thread(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     yield
     torch.set_num_threads(1)
+
+
+def test_epochs_hold_for_fits_on_folds_too_unless_these_are_set():
+    before = recipe_by_name("demo")
+    assert before.stages["axial_all"].for_fold(0).fit.epochs != before.stages["axial_all"].fit.epochs
+    after = with_overrides(before, ["*.epochs=1"])
+    assert {stage.for_fold(fold).fit.epochs for stage in after.stages.values() for fold in (0, FULL)} == {1}
+    for words in (["*.fold_epochs=4", "axial_all.epochs=2"], ["axial_all.fit.epochs=2", "axial_all.fold_epochs=4"]):
+        stage = with_overrides(before, words).stages["axial_all"]
+        assert [stage.for_fold(fold).fit.epochs for fold in (0, FULL)] == [4, 2]
+
+
+def test_epochs_of_full_fits_alone_stand_above_those_of_all(tmp_path):
+    options = TrainOptions(tmp_path, tmp_path, overrides=("*.epochs=1",), full_epochs=("axial_all=6",))
+    stage = chosen_recipe(options)[0].stages["axial_all"]
+    assert [stage.for_fold(fold).fit.epochs for fold in (0, FULL)] == [1, 6]
 
 
 @pytest.mark.parametrize(

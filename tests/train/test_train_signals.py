@@ -136,7 +136,7 @@ def test_one_ctrl_c_ends_decoding_and_the_baselines_fits_long_before_what_runs_w
 def test_a_process_of_a_pool_that_is_told_twice_to_end_still_saves_its_fit(monkeypatch):
     """Executors tell all their processes once more when the first has ended (concurrent.futures.process)."""
     monkeypatch.setattr(interrupts.os, "_exit", sys.exit)
-    for name, value in {"is_worker": True, "reason": None, "on_first": None}.items():
+    for name, value in {"is_worker": True, "reason": None}.items():
         monkeypatch.setattr(interrupts._State, name, value)
 
     def fit(is_late):

@@ -11,6 +11,8 @@ from lumbar.errors import CohortError, DicomError
 from lumbar.intake.by_image import decide_by_images
 from lumbar.intake.index import Index, index_folder
 from lumbar.intake.run_table import as_text
+from lumbar.io.competition import is_competition
+from lumbar.io.text import masked_name
 
 
 def inspect(path: str | os.PathLike[str], manifest: Manifest | None = None) -> str:
@@ -39,11 +41,28 @@ def inspect(path: str | os.PathLike[str], manifest: Manifest | None = None) -> s
             raise refusal from error
     if manifest is not None:
         decide_by_images(index, manifest)
-    table = as_text(index)
+    table = "\n".join([as_text(index), *_inner_folders(index, root)])
     try:
         return f"{table}\n\n{describe(root)}" if _is_one_study(index, root) else table
     except DicomError as error:
         return f"{table}\n\n{error}"
+
+
+def _inner_folders(index: Index, root: Path) -> list[str]:
+    """A line that names the folder inside that holds all images, where a command would rather be given that one."""
+    if is_competition(root):
+        return []
+    files = [file for study in index.studies for one in study.decisions for file in one.part.files]
+    inner = Path(os.path.commonpath([os.path.dirname(file) for file in files]))
+    for folder in (inner, *inner.parents):
+        if folder == root or root not in folder.parents:
+            break
+        if is_competition(folder):
+            return [f"its folder {folder.relative_to(root)} is a competition's folder: name that one to predict"]
+    if inner == root or _is_one_study(index, root):
+        return []
+    parts = [masked_name(part) for part in inner.relative_to(root).parts]
+    return [f"all images lie in its folder {Path(*parts)}"]
 
 
 def _is_one_study(index: Index, root: Path) -> bool:

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from lumbar.errors import CohortError
+from lumbar.io.unfinished import unfinished_hint
 
 SPLITS = ("test", "train")
 
@@ -47,7 +48,7 @@ def folder_to_index(root: Path, split: str) -> Path | None:
         return root / f"{split}_images"
     if any(os.path.isdir(root / f"{name}_images") for name in SPLITS):
         return None
-    return None if any(_is_competition(path) for path in _folders(root)) else root
+    return None if any(is_competition(path) for path in _folders(root)) else root
 
 
 def check_root(root: Path, split: str, may_be_any: bool = False) -> None:
@@ -75,6 +76,8 @@ def _check_readable(folder: Path) -> None:
 
 def _hint(root: Path, split: str, has_split: bool) -> str:
     """What was probably meant, put behind a refusal."""
+    if unfinished := unfinished_hint(root, split):
+        return unfinished
     other = next(name for name in SPLITS if name != split)
     has_images = os.path.isdir(root / f"{split}_images")
     if os.path.isdir(root / f"{other}_images") and not has_images:
@@ -83,7 +86,7 @@ def _hint(root: Path, split: str, has_split: bool) -> str:
         )
     if above := _above(root):
         return above
-    inside = next((path for path in _folders(root) if _is_competition(path)), None)
+    inside = next((path for path in _folders(root) if is_competition(path)), None)
     if inside is not None:
         return f": {inside} has them, name that folder"
     if has_images:
@@ -94,12 +97,13 @@ def _hint(root: Path, split: str, has_split: bool) -> str:
 def _above(root: Path) -> str:
     """A folder too deep: the images themselves, or a study among them."""
     for above in list(root.parents)[:3]:
-        if _is_competition(above):
+        if is_competition(above):
             return f": {above} is one, name that folder"
     return ""
 
 
-def _is_competition(folder: Path) -> bool:
+def is_competition(folder: Path) -> bool:
+    """Whether a folder has images of a split, and their table."""
     return any(
         os.path.isdir(folder / f"{split}_images") and os.path.isfile(folder / f"{split}_series_descriptions.csv")
         for split in SPLITS

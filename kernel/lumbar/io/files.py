@@ -144,10 +144,18 @@ def make_folder(path: str | os.PathLike[str], error: type[LumbarError] = CohortE
         temporary.unlink()
     except (OSError, ValueError) as failure:
         is_full = isinstance(failure, OSError) and failure.errno in DISK_FULL
-        reason = getattr(failure, "strerror", None) or str(failure)
+        reason = _file_in_the_way(folder) or getattr(failure, "strerror", None) or str(failure)
         note = ": the disk is full" if is_full else ""
         raise error(f"{folder}: cannot be written ({reason}), expected a folder to write into{note}") from None
     return folder
+
+
+def _file_in_the_way(folder: Path) -> str:
+    """The part of a folder's path that is no folder, in words; empty where there is none."""
+    for path in (folder, *folder.parents):
+        if os.path.lexists(path):
+            return "" if os.path.isdir(path) or not os.path.exists(path) else f"{path} is a file"
+    return ""
 
 
 @contextmanager

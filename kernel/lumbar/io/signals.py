@@ -1,31 +1,161 @@
-"""Ctrl-C, SIGTERM and a closed terminal end a command in order, with one line."""
+"""Ctrl-C, SIGTERM and a closed terminal end a command in order, with one line, and within seconds whatever it does.
+
+The first signal raises ``KeyboardInterrupt`` in the main thread; others change nothing. Python answers a signal between
+two of its own instructions: a main thread inside one long call of a library answers late, or never. So a thread of its
+own learns of the signal too (``signal.set_wakeup_fd``), and ends the process once ``GRACE_S`` are over.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
+import multiprocessing.util
+import os
 import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing import resource_tracker
+from pathlib import Path
 from types import FrameType
+from typing import Any, NoReturn
 
-_REASONS = {"SIGTERM": "terminated", "SIGHUP": "the terminal was closed"}
+GRACE_S = 4.3  # from the first signal on, for a command to end in order
+TIDY_S = 0.5  # then, for the last line, and for what the system keeps beyond a process
+_REASONS = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "the terminal was closed"}
 
 
-def end_in_order() -> None:
-    """From now on SIGTERM and SIGHUP raise ``KeyboardInterrupt`` as Ctrl-C does; its text says which it was.
+class _Process:
+    """Whether this process is a command's own (``run_as_process``): else it is the caller's, and is never ended."""
 
-    A signal that the caller ignores (``nohup`` ignores SIGHUP) stays ignored. Only in a process's main thread.
+    is_own = False
+
+
+def run_as_process(command: Callable[[], int]) -> NoReturn:
+    """Run a command as this process, and end it with the status that the command returns."""
+    _Process.is_own = True
+    leave(command())
+
+
+def in_order(work: Callable[[], int], tell: Callable[[str], None]) -> int:
+    """Do a command's work; when a signal ends it, tell the reason, once, and return 1.
+
+    A signal that the caller ignores (``nohup`` ignores SIGHUP) stays ignored.
+
+    Args:
+        work: returns the exit status.
+        tell: prints the one line; is given the reason in words.
     """
-    for name in _REASONS:
-        number = getattr(signal, name, None)  # Windows has no SIGHUP
-        if number is None or signal.getsignal(number) == signal.SIG_IGN:
-            continue
-        with contextlib.suppress(ValueError, OSError):
-            signal.signal(number, _interrupt)
-
-
-def _interrupt(number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt(_REASONS[signal.Signals(number).name])
+    tell = _once(tell)
+    former: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        former = _handle_signals()
+        if _Process.is_own:
+            watch(tell)
+    try:
+        return work()
+    except KeyboardInterrupt as interrupt:
+        tell(reason_of(interrupt))
+        return 1
+    finally:
+        for number, handler in former.items() if not _Process.is_own else ():
+            signal.signal(number, handler)
 
 
 def reason_of(interrupt: KeyboardInterrupt) -> str:
     """What ended the command, in words."""
-    return str(interrupt) or "interrupted"
+    return str(interrupt) or _REASONS["SIGINT"]
+
+
+def watch(tell: Callable[[str], None]) -> None:
+    """From the first signal on this process has ``GRACE_S`` left: then the reason is told, and it is ended.
+
+    Only in a process's main thread, of a process that may be ended.
+    """
+    ours, theirs = os.pipe()
+    os.set_blocking(theirs, False)
+    signal.set_wakeup_fd(theirs, warn_on_full_buffer=False)
+    threading.Thread(target=_end_late, args=(ours, tell), name="signals", daemon=True).start()
+
+
+def _end_late(signals: int, tell: Callable[[str], None]) -> None:
+    names = {int(getattr(signal, name)): name for name in _REASONS if hasattr(signal, name)}
+    ours = [number for number in names if signal.getsignal(number) != signal.SIG_IGN]
+    number = next(byte for byte in iter(lambda: os.read(signals, 1)[0], None) if byte in ours)
+    time.sleep(GRACE_S)
+    tracker = vars(resource_tracker)["_resource_tracker"]._pid  # it removes what the others leave, and then ends
+    for pid in descendants(os.getpid()):
+        if pid != tracker:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+
+    def tidy() -> None:
+        tell(_REASONS[names[number]])
+        vars(multiprocessing.util)["_run_finalizers"](0)  # gives names of semaphores back
+
+    last = threading.Thread(target=tidy, daemon=True)  # as both may wait for what does not answer any more
+    last.start()
+    last.join(TIDY_S)
+    os._exit(1)
+
+
+def leave(status: int) -> NoReturn:
+    """End this process, which is a command's own, even where a study that was given up still runs in a thread of it."""
+    for number in _numbers():
+        with contextlib.suppress(ValueError, OSError):
+            signal.signal(number, signal.SIG_IGN)  # too late to change anything
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    is_held = any(thread.name.startswith("lumbar-") for thread in threading.enumerate())
+    if is_held or multiprocessing.active_children():  # Python would wait for them
+        os._exit(status)
+    sys.exit(status)
+
+
+def descendants(pid: int) -> list[int]:
+    """Children, their children and so on, where the system lists them (proc(5): field 4 of /proc/<pid>/stat)."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            parent = int(path.read_text(errors="replace").rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(path.parent.name))
+    below, level = [], [pid]
+    while level:
+        level = [child for one in level for child in children.get(one, [])]
+        below += level
+    return below
+
+
+def _handle_signals() -> dict[int, Any]:
+    """Let the three signals raise ``KeyboardInterrupt``; the handlers that they had."""
+    seen: list[int] = []
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        seen.append(number)
+        if len(seen) == 1 or not _Process.is_own:
+            raise KeyboardInterrupt(_REASONS[signal.Signals(number).name])
+
+    former: dict[int, Any] = {}
+    for number in _numbers():
+        handler = signal.getsignal(number)
+        if handler in (signal.SIG_DFL, signal.default_int_handler):
+            former[number] = signal.signal(number, handle)
+    return former
+
+
+def _numbers() -> list[signal.Signals]:
+    return [getattr(signal, name) for name in _REASONS if hasattr(signal, name)]  # Windows has no SIGHUP
+
+
+def _once(tell: Callable[[str], None]) -> Callable[[str], None]:
+    """The same, but of several calls, in whatever threads, the first alone counts."""
+    is_free = threading.Lock()
+
+    def tell_once(reason: str) -> None:
+        if is_free.acquire(blocking=False):
+            with contextlib.suppress(OSError, ValueError):  # the terminal is gone
+                tell(reason)
+
+    return tell_once

@@ -19,7 +19,8 @@ from lumbar.errors import CohortError, LumbarError
 from lumbar.io.arguments import Parser
 from lumbar.io.competition import check_competition, check_root
 from lumbar.io.files import make_folder
-from lumbar.io.signals import end_in_order, reason_of
+from lumbar.io.path_options import FILE, FOLDER, NEW_FOLDER, check_paths
+from lumbar.io.signals import in_order, run_as_process
 from lumbar.io.text import counted, one_line
 from lumbar_publish.files import write_text
 from lumbar_publish.names import MODEL_FRAMEWORK, MODEL_VARIATION, DatasetId, Layout
@@ -250,17 +251,22 @@ def main(argv: list[str] | None = None, name: str = "python -m lumbar_publish.re
         argv: the arguments; None for the process's own.
         name: what help calls the command.
     """
-    options = _parser(name).parse_args(argv)
-    end_in_order()
-    try:
-        _rehearse_whole(options)
-    except (LumbarError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as error:
-        print(f"error: {reason_of(error)}: run the same command again, it begins anew", file=sys.stderr)
-        return 1
-    return 0
+    parser = _parser(name)
+    options = parser.parse_args(argv)
+
+    def work() -> int:
+        try:
+            check_paths(parser, options)
+            _rehearse_whole(options)
+        except (LumbarError, OSError) as error:
+            print(f"error: {one_line(error)}", file=sys.stderr)
+            return 1
+        return 0
+
+    def tell(reason: str) -> None:
+        print(f"error: {reason}: run the same command again, it begins anew", file=sys.stderr, flush=True)
+
+    return in_order(work, tell)
 
 
 def _rehearse_whole(options: argparse.Namespace) -> None:
@@ -299,19 +305,19 @@ def _sealed(layout: Layout, options: argparse.Namespace) -> Sealed:
 
 def _parser(name: str) -> argparse.ArgumentParser:
     parser = Parser(prog=name, description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, metavar="ROOT", help="competition folder (test split)")
-    parser.add_argument("--out", type=Path, default=Path("dist/dry-run"), help="rehearsal's folder (%(default)s)")
-    parser.add_argument("--root", type=Path, default=Path("."), help="the repository (%(default)s)")
-    parser.add_argument("--run", type=Path, help="training run to seal; default: the weights of the lock file")
+    parser.add_argument("--data", type=FOLDER, required=True, metavar="ROOT", help="competition folder (test split)")
+    parser.add_argument("--out", type=NEW_FOLDER, default=Path("dist/dry-run"), help="rehearsal's folder (%(default)s)")
+    parser.add_argument("--root", type=FOLDER, default=Path("."), help="the repository (%(default)s)")
+    parser.add_argument("--run", type=FOLDER, help="training run to seal; default: the weights of the lock file")
     parser.add_argument("--force", action="store_true", help="seal an incomplete or mixed run")
     parser.add_argument("--keep-seal", action="store_true", help="run what lies sealed in dist/dataset")
     parser.add_argument(
         "--kaggle-like", action="store_true", help="Kaggle's limits of cores and memory, and of the projected hours"
     )
     parser.add_argument("--mounts", choices=MOUNTS, default="new", help="form of the mount points (%(default)s)")
-    parser.add_argument("--agree-with", type=Path, metavar="CSV", help="submission to agree with to 1e-4")
+    parser.add_argument("--agree-with", type=FILE, metavar="CSV", help="submission to agree with to 1e-4")
     return parser
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_as_process(main)

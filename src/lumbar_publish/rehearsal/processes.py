@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lumbar.io.signals import descendants
+
 
 @dataclass(frozen=True)
 class Usage:
@@ -60,24 +62,10 @@ def run_timed(command: Sequence[str], environment: Mapping[str, str]) -> tuple[i
 
 def end_tree(process: subprocess.Popen[bytes]) -> None:
     """Kill a process and all that came from it, those in sessions of their own included, and wait for it."""
-    for pid in [process.pid, *_descendants(process.pid)]:
+    for pid in [process.pid, *descendants(process.pid)]:
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)
     process.wait()
-
-
-def _descendants(pid: int) -> list[int]:
-    """Children, their children and so on, where the system lists them (proc(5): field 4 of /proc/<pid>/stat)."""
-    children: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            parent = int(path.read_text(errors="replace").rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(path.parent.name))
-    below, level = [], [pid]
-    while level:
-        level = [child for one in level for child in children.get(one, [])]
-        below += level
-    return below
 
 
 def _children_cpu_s() -> float:

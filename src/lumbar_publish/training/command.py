@@ -13,7 +13,8 @@ from typing import Any
 
 from lumbar.errors import LumbarError
 from lumbar.io.arguments import Parser
-from lumbar.io.signals import end_in_order, reason_of
+from lumbar.io.path_options import FOLDER, NEW_FOLDER, check_paths
+from lumbar.io.signals import in_order
 from lumbar.io.text import one_line
 from lumbar_publish.kaggle.client import Client, KaggleError, require_client
 from lumbar_publish.kaggle.notebook_run import as_slug
@@ -37,23 +38,25 @@ _LEAST_HOURS = 0.05
 
 def main(argv: list[str] | None = None, prog: str = "python -m lumbar_publish train") -> int:
     """``python -m lumbar_publish train``: 0 when the run is here, or a session is at work there; 1 with one line."""
-    options = _parser(prog).parse_args(argv)
-    end_in_order()
-    try:
-        _train(options)
-    except (LumbarError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
-        if isinstance(error, KaggleError) and error.hint:
-            print("\n".join(f"  {line.strip()}" for line in error.hint.splitlines()))
-        return 1
-    except KeyboardInterrupt as error:
-        print(
-            f"error: {reason_of(error)}: run the same command again, it goes on from here; a session that runs on "
-            "Kaggle goes on there",
-            file=sys.stderr,
-        )
-        return 1
-    return 0
+    parser = _parser(prog)
+    options = parser.parse_args(argv)
+
+    def work() -> int:
+        try:
+            check_paths(parser, options)
+            _train(options)
+        except (LumbarError, OSError) as error:
+            print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
+            if isinstance(error, KaggleError) and error.hint:
+                print("\n".join(f"  {line.strip()}" for line in error.hint.splitlines()))
+            return 1
+        return 0
+
+    def tell(reason: str) -> None:
+        goes_on = "it goes on from here; a session that runs on Kaggle goes on there"
+        print(f"error: {reason}: run the same command again, {goes_on}", file=sys.stderr, flush=True)
+
+    return in_order(work, tell)
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -246,15 +249,15 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add("--recipe", required=True, metavar="NAME", help="demo, model2 or strong")
     add("--owner", help="Kaggle user; default: KAGGLE_USERNAME, else the lock file's")
     add("--name", help="of dataset and notebooks there, and of the run; default: lumbar-train-RECIPE")
-    add("--out", type=Path, metavar="RUN", help="folder for the whole run; default: runs/NAME")
+    add("--out", type=NEW_FOLDER, metavar="RUN", help="folder for the whole run; default: runs/NAME")
     add("--wait", action="store_true", help="stay until the run is whole; default: return while a session is at work")
     add("--hours", type=float, default=HOURS, help="that a session trains before it ends in order (%(default)s)")
     add("--accelerator", metavar="NAME", default=DEFAULT, help=f"{', '.join(ACCELERATORS)}; default: %(default)s")
     add("--image", choices=IMAGES, default=IMAGES[0], help="of the notebooks (%(default)s)")
     add("--jobs", type=int, metavar="N", help="folds side by side; default: one for each GPU of the machine")
-    add("--wheels", type=Path, metavar="FOLDER", help="*.whl of what Kaggle's image lacks, installed there offline")
+    add("--wheels", type=FOLDER, metavar="FOLDER", help="*.whl of what Kaggle's image lacks, installed there offline")
     add("--new-code", action="store_true", help="go on with the code as it is now, not with that of the first session")
     add("--no-push", action="store_true", help="write dataset and notebook for the plain client, send nothing")
-    add("--root", type=Path, default=Path("."), help="the repository (%(default)s)")
+    add("--root", type=FOLDER, default=Path("."), help="the repository (%(default)s)")
     add_training_options(parser.add_argument_group("what is trained, as python -m lumbar_train train takes it"))
     return parser

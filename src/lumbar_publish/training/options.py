@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from lumbar.errors import LumbarError
+from lumbar.io.path_options import FILE, did_you_mean_path
 from lumbar_publish.training.plan import GIVEN
 
 _REPEATED = {"overrides": "--set", "full_epochs": "--full-epochs"}
@@ -26,9 +27,9 @@ def add_training_options(group: argparse._ArgumentGroup) -> None:
         metavar="[NAME=]FILE",
         help="a local timm checkpoint, which goes along in the dataset: no internet is needed; may be repeated",
     )
-    add("--points", type=Path, metavar="FILE", help="external points, which go along in the dataset")
+    add("--points", type=FILE, metavar="FILE", help="external points, which go along in the dataset")
     add("--points-use", metavar="HOW", help="beside or instead")
-    add("--fold-file", type=Path, metavar="FILE", help="table study_id, fold")
+    add("--fold-file", type=FILE, metavar="FILE", help="table study_id, fold")
     add("--seed", metavar="N", help="default: 0")
     add("--full-seeds", metavar="N", help="fits on all data")
     add("--full-epochs", action="append", default=[], metavar="STAGE=N", help="may be repeated")
@@ -70,7 +71,9 @@ def _option(name: str) -> str:
 def _take(path: Path, files: dict[str, Path]) -> str:
     """The word that stands for a file on Kaggle."""
     if not path.is_file():
-        raise LumbarError(f"{path}: found no such file, expected one to take to Kaggle")
+        raise LumbarError(
+            f"{path}: found no such file, expected one to take to Kaggle{did_you_mean_path(path, 'file')}"
+        )
     if files.setdefault(path.name, path) != path:
         raise LumbarError(f"{path}: found two files named {path.name}, expected different names")
     return f"{GIVEN}{path.name}"

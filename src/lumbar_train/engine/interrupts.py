@@ -20,11 +20,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TypeVar
 
-from lumbar.io.signals import reason_of
-
+# After a signal; ``lumbar.io.signals.GRACE_S`` after it the command ends whatever still runs.
 STEP_S = 2.0  # how long a fit may go on to the end of its step and save itself
 STOP_S = 3.2  # after which a process of a pool is killed
-END_S = 4.3  # after which the command ends whatever still runs
 _REASONS = {"SIGINT": "", "SIGTERM": "terminated", "SIGHUP": "the terminal was closed"}  # as lumbar.io.signals
 T = TypeVar("T")
 clock = time.monotonic  # of time limits: the same in every process of a machine
@@ -44,7 +42,6 @@ class _State:
     reason: str | None = None  # of the first signal
     is_fitting = False  # inside ``ends_between_steps``
     is_worker = False
-    on_first: Callable[[str], None] | None = None
     timer: threading.Timer | None = None  # ends the step that a signal waits for
     is_late = False  # and has come to its end
     ends_at: float | None = None  # of ``clock``; None: no time limit
@@ -53,15 +50,11 @@ class _State:
     has_saved = False
 
 
-def listen(on_first: Callable[[str], None] | None = None) -> None:
+def listen() -> None:
     """From now on signals raise ``KeyboardInterrupt``, or end a fit between two steps.
 
     A signal that the caller ignores (``nohup`` ignores SIGHUP) stays ignored. Only in a process's main thread.
-
-    Args:
-        on_first: told why, once, when the first signal comes.
     """
-    _State.on_first = on_first
     for name in _REASONS:
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:
@@ -199,8 +192,6 @@ def _handle(number: int, _frame: FrameType | None) -> None:
     is_first = _State.reason is None
     if is_first:
         _State.reason = _REASONS[signal.Signals(number).name]
-        if _State.on_first is not None:
-            _State.on_first(reason_of(KeyboardInterrupt(_State.reason)))
     if is_first and _State.is_fitting:
         main = threading.main_thread().ident
         _State.timer = threading.Timer(STEP_S, _again, (main, number))

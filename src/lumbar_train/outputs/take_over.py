@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lumbar.errors import CohortError
+from lumbar.io.path_options import did_you_mean_path
 from lumbar_train.files import atomic_file, make_folder, read_object, write_text
 from lumbar_train.outputs.run_lock import holds_run, owner_in
 from lumbar_train.outputs.session import FILE as SESSION
@@ -33,7 +34,7 @@ def check_source(source: Path, out: Path) -> None:
     """
     if not source.is_dir():
         reason = "found a file" if source.exists() else "no such folder"
-        raise CohortError(f"--resume {source}: {reason}, expected a run folder")
+        raise CohortError(f"--resume {source}: {reason}, expected a run folder{did_you_mean_path(source, 'folder')}")
     if not holds_run(source):
         raise CohortError(f"--resume {source}: found no run, expected a folder that a training has left")
     check_version(source)

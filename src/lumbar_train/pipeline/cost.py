@@ -117,6 +117,20 @@ def training_flops(config: Any, loss: LossFunction, *, slices: int) -> float:
     return flops.get_total_flops() / (samples * slices)
 
 
+def forward_flops(config: Any, loss: LossFunction, *, slices: int) -> float:
+    """Operations of one image's forward pass; arguments as in ``training_flops``.
+
+    Raises:
+        ManifestError: the network cannot be built.
+    """
+    samples = 2
+    network, batch = meta_network(config), meta_batch(config, samples, slices)
+    flops = FlopCounterMode(display=False, custom_mapping=_COUNTED)
+    with _AllPresent(), torch.no_grad(), flops:
+        loss(network, batch)
+    return flops.get_total_flops() / (samples * slices)
+
+
 @dataclass(frozen=True)
 class _Step:
     parameters: int

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lumbar.errors import CohortError
 from lumbar.io.competition import check_competition
+from lumbar.io.path_options import did_you_mean_path
 from lumbar_train.outputs.session import check_version
 from lumbar_train.outputs.take_over import check_source, check_whole
 from lumbar_train.pipeline.names import check_recipe, check_stages
@@ -44,7 +45,7 @@ def check_file(path: Path | None, option: str, what: str) -> None:
     if path is None or path.is_file():
         return
     reason = "found a folder" if path.is_dir() else "no such file"
-    raise CohortError(f"{option} {path}: {reason}, expected {what}")
+    raise CohortError(f"{option} {path}: {reason}, expected {what}{did_you_mean_path(path, 'file')}")
 
 
 def check_folder(path: Path | None, option: str, what: str) -> None:
@@ -52,7 +53,7 @@ def check_folder(path: Path | None, option: str, what: str) -> None:
     if path is None or path.is_dir():
         return
     reason = "found a file" if path.exists() else "no such folder"
-    raise CohortError(f"{option} {path}: {reason}, expected {what}")
+    raise CohortError(f"{option} {path}: {reason}, expected {what}{did_you_mean_path(path, 'folder')}")
 
 
 def check_out(path: Path) -> None:
