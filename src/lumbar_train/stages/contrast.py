@@ -103,7 +103,7 @@ def true_contrasts(root: Path) -> dict[str, Contrast | None]:
         return {series_id: _contrast(name, float(randomised)) for series_id, name, randomised in rows}
     except (TableError, KeyError, ValueError, OSError) as error:
         expected = f"{', '.join(_COLUMNS)} with a contrast of {', '.join(CONTRASTS)}"
-        raise CohortError(f"{path}: found {one_line(str(error))}, expected columns {expected}") from None
+        raise CohortError(f"{path}: found {one_line(error)}, expected columns {expected}") from None
 
 
 def _contrast(name: str, randomised: float) -> Contrast | None:
