@@ -136,7 +136,7 @@ def _shared_tensors(
         if not is_there:
             for name, tensor in _as_float(_read_tensors(path, expected, what)).items():
                 memory.seek(starts[name])
-                memory.write(tensor.contiguous().numpy())
+                memory.write(tensor.contiguous().numpy().data)
     pages = shared.mapped(file)
     return {name: _mapped(pages, starts[name], shape, dtype) for name, (shape, dtype) in forms.items() if dtype}
 

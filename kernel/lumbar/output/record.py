@@ -101,7 +101,7 @@ def write_record(path: str | Path, head: Mapping[str, Any], outcomes: Iterable[O
 
 
 def _entry(outcome: Outcome) -> dict[str, Any]:
-    entry = {
+    entry: dict[str, Any] = {
         "study_id": outcome.study_id,
         "status": outcome.status,
         "problems": outcome.problems,

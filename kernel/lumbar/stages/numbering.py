@@ -86,7 +86,7 @@ def evidence_of(maps: Sequence[SagittalHeat], levels_mm: dict[str, Xyz]) -> Evid
     if column is None:
         return None
     each = [_series_evidence(stack_heat, column) for stack_heat in maps]
-    heat, sacrum, height = (np.mean([part[k] for part in each], axis=0) for k in range(3))
+    heat, sacrum, height = (np.mean([np.asarray(part[k]) for part in each], axis=0) for k in range(3))
     return Evidence((float(heat[0]), float(heat[1])), (float(sacrum[0]), float(sacrum[1])), float(height))
 
 

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 _EXTRACTION = "torchvision.models.feature_extraction"
 _FUNCTIONS = ("create_feature_extractor", "get_graph_node_names")
@@ -53,7 +53,7 @@ def _stand_ins() -> Iterator[None]:
     import torch.compiler
 
     before, disable = set(sys.modules), torch.compiler.disable
-    torch.compiler.disable = _same  # nothing is compiled here, so nothing must be kept from it
+    torch.compiler.disable = cast(Any, _same)  # nothing is compiled here, so nothing must be kept from it
     placed = {module.__name__: module for module in (*_torchvision(), _timm_data())}
     sys.modules.update(placed)
     try:
