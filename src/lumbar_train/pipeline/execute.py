@@ -12,7 +12,8 @@ from lumbar_train.engine.fold_pool import run_side_by_side, workers
 from lumbar_train.engine.interrupts import end_if_time_is_up
 from lumbar_train.engine.process_pool import Pool
 from lumbar_train.outputs.session import Session
-from lumbar_train.pipeline.first_estimate import expected_s
+from lumbar_train.pipeline.first_estimate import expected_s, operations_of
+from lumbar_train.stages.ahead import Ahead
 from lumbar_train.stages.context import RunContext
 from lumbar_train.stages.finished import forget, is_finished, note_finished
 from lumbar_train.stages.fits import fits_of
@@ -40,12 +41,16 @@ def execute(run: RunContext, names: Iterable[str] | None = None, jobs: int = 1, 
     run.distributed.on_main(lambda: _check(run, plan_of(chosen, run.use_folds)))
     jobs = 1 if run.distributed.is_many else jobs  # under torchrun all processes work on one fit
     todo = run.distributed.on_main(lambda: unfinished(run, chosen))
+    fits = [(stage, fold) for stage in chosen for fold in todo[stage.name]]
+    operations = operations_of(run, [(stage, fold) for stage, fold in fits if stage.fitted])
     if run.distributed.is_main:
-        _say_what_comes(run, chosen, todo, jobs)
+        _say_what_comes(run, chosen, todo, jobs, sum(operations.values()))
+    epochs = {(stage.name, fold): float(_epochs(run, stage, fold)) for stage, fold in fits}
+    costs = operations or epochs
     with workers(jobs) as pool:
         for k, stage in enumerate(chosen):
-            later = [(other, fold) for other in chosen[k + 1 :] for fold in todo[other.name]]
-            run.loop["epochs_beyond"] = sum(_epochs(run, *unit) for unit in later) / jobs
+            later = sum(costs.get((other.name, fold), 0.0) for other in chosen[k + 1 :] for fold in todo[other.name])
+            run.ahead = Ahead(costs, later, jobs)
             _run_stage(run, stage, pool, jobs, session)
 
 
@@ -65,7 +70,9 @@ def left_of(run: RunContext, chosen: Iterable[Stage]) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def _say_what_comes(run: RunContext, chosen: list[Stage], todo: dict[str, list[int]], jobs: int) -> None:
+def _say_what_comes(
+    run: RunContext, chosen: list[Stage], todo: dict[str, list[int]], jobs: int, operations: float
+) -> None:
     fits = {stage.name: [fit for k in todo[stage.name] for fit in fits_of(run.recipe, stage, k)] for stage in chosen}
     epochs = sum(fit.epochs for some in fits.values() for fit in some)
     n_fits = sum(not fit.is_metric for some in fits.values() for fit in some)
@@ -73,10 +80,10 @@ def _say_what_comes(run: RunContext, chosen: list[Stage], todo: dict[str, list[i
         f"{counted(n_fits, 'fit')} of {counted(sum(map(bool, fits.values())), 'stage')}, "
         f"{counted(epochs, 'epoch')} in all, {counted(jobs, 'fit')} at a time"
     )
-    fits_s = expected_s(run, [(stage, fold) for stage in chosen if stage.fitted for fold in todo[stage.name]], jobs)
-    if fits_s is not None:
+    if operations:
+        fits_s = expected_s(run, operations, jobs)
         line += f"; by counted operations about {duration(fits_s)} for the fits alone on this machine"
-    print(line + ("; the first epoch of each stage tells how long all take" if n_fits else ""), flush=True)
+    print(line + ("; every epoch's line tells how long is left by the pace so far" if n_fits else ""), flush=True)
 
 
 def _run_stage(run: RunContext, stage: Stage, pool: Pool | None, jobs: int, session: Session | None) -> None:
@@ -114,10 +121,9 @@ def work(run: RunContext, stage: str, fold: int) -> None:
     run.distributed.on_main(lambda: _check(run, [(stage, fold)]))
     run.distributed.on_main(lambda: forget(run, row, fold))
     former = dict(run.loop)
-    if row.fitted:  # the folds of this stage that come later are also still to be fitted
-        folds = row.folds(run.use_folds)
-        beyond = sum(_epochs(run, row, other) for other in folds[folds.index(fold) + 1 :])
-        run.loop = former | {"epochs_beyond": former.get("epochs_beyond", 0.0) + beyond}
+    if row.fitted:
+        beyond = run.ahead.epochs_beyond(stage, fold, row.folds(run.use_folds), _epochs(run, row, fold))
+        run.loop = former | {"epochs_beyond": beyond}
     try:
         run_on_fold(run, row, fold)
     finally:

@@ -19,32 +19,38 @@ from lumbar_train.stages.stage import Stage
 _FEW = 2000  # samples drawn over all epochs: so few are over about as soon as they are counted
 
 
-def expected_s(run: RunContext, fits: Iterable[tuple[Stage, int]], jobs: int) -> float | None:
-    """Seconds that fits take by themselves, in float32 on CPUs: preparing samples and predicting come on top.
+def operations_of(run: RunContext, fits: Iterable[tuple[Stage, int]]) -> dict[tuple[str, int], float]:
+    """Floating-point operations that fits take in all their epochs, by stage and fold.
 
     Args:
         run: what is trained on what; random numbers stay as they are.
         fits: stages and folds still to be fitted.
-        jobs: fits at a time.
 
     Returns:
-        None for a short run, which tells sooner itself.
+        Nothing for a short run, which tells its pace sooner than operations are counted.
     """
     counts, recipe = count_cohort(run.cohort), run.recipe
-    drawn: dict[str, float] = {}
+    drawn: dict[tuple[str, int], float] = {}
+    name_of: dict[str, str] = {}
     for stage, fold in fits:
-        name = stage.recipe_name or stage.name
+        name_of[stage.name] = name = stage.recipe_name or stage.name
         samples = counts.samples(name, recipe.stages[name])
-        more = drawn_samples(recipe, stage, recipe.stages[name], fold, samples, counts.studies)[2]
-        drawn[name] = drawn.get(name, 0.0) + more
+        drawn[stage.name, fold] = drawn_samples(recipe, stage, recipe.stages[name], fold, samples, counts.studies)[2]
     if sum(drawn.values()) < _FEW:
-        return None
-    losses, flops = losses_of(recipe), 0.0
+        return {}
+    losses, one = losses_of(recipe), {}
     with torch.random.fork_rng(devices=[]):
-        for name, n_samples in drawn.items():
+        for name in sorted(set(name_of.values())):
             entry = recipe.stages[name]
             images = float(counts.images(entry.network).mean())
-            flops += training_flops(entry.network, losses[name], slices=max(1, round(images))) * images * n_samples
-        rate = machine_here(run.distributed.device, recipe).rate
-    n_devices = max(run.distributed.world, min(jobs, len(run.devices) or 1))
-    return flops / rate / n_devices
+            one[name] = training_flops(entry.network, losses[name], slices=max(1, round(images))) * images
+    return {(stage, fold): one[name_of[stage]] * n_samples for (stage, fold), n_samples in drawn.items()}
+
+
+def expected_s(run: RunContext, operations: float, jobs: int) -> float:
+    """Seconds that so many operations take here, in float32 on CPUs, with ``jobs`` fits at a time.
+
+    Preparing samples and predicting held-out studies come on top.
+    """
+    rate = machine_here(run.distributed.device, run.recipe).rate
+    return operations / rate / max(run.distributed.world, min(jobs, len(run.devices) or 1))

@@ -20,6 +20,7 @@ from lumbar_train.engine.distributed import Distributed
 from lumbar_train.engine.interrupts import TimeLimitReached, until_time_is_up, was_cut
 from lumbar_train.outputs.run_folder import RunFolder
 from lumbar_train.recipes import Recipe
+from lumbar_train.stages.ahead import Ahead
 from lumbar_train.stages.initial import Initial
 from lumbar_train.stages.pretrained import Start
 
@@ -47,6 +48,7 @@ class RunContext:
         changes: what the command line changed in the recipe, in its words.
         points_use: external points ``beside`` the competition's, or ``instead`` of them.
         command: the beginning of a command line that continues this run.
+        ahead: what is left to fit after the stage at hand.
     """
 
     cohort: Cohort
@@ -65,6 +67,7 @@ class RunContext:
     changes: tuple[str, ...] = ()
     points_use: str = "beside"
     command: str = "python -m lumbar_train train"
+    ahead: Ahead = field(default_factory=Ahead)
     targets: dict[int, StudyTargets] = field(default_factory=dict, init=False)
     fold_of: dict[int, int] = field(default_factory=dict, init=False)
 
