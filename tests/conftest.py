@@ -7,13 +7,16 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from coverage import Coverage
 
 from shared_folder import shared_folder
 
 ROOT = Path(__file__).resolve().parents[1]
+MEASURING = ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START")  # by these a child process measures its coverage
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch and OpenMP are loaded; child processes inherit it
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -32,13 +35,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         items.sort(key=lambda test: test.path not in slow)  # stable: the order within a file stays
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Slow tests run without coverage, which costs half their time again; the floor is for what the quick reach."""
+    if item.get_closest_marker("slow") is None:
+        return (yield)
+    paused = []
+    while running := Coverage.current():  # in a worker there are two: the worker's own, and that of any child process
+        running.stop()
+        paused.append(running)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in MEASURING:
+            patch.delenv(name, raising=False)
+        try:
+            return (yield)
+        finally:
+            for stopped in reversed(paused):
+                stopped.start()
+
+
 @pytest.fixture(scope="session")
 def phantom_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two phantom test studies, by the phantom's own command; to be read only."""
 
     def make(folder: Path) -> None:
         command = [sys.executable, "-m", "lumbar_phantom", "--out", str(folder), "--studies", "2", "--seed", "31"]
-        subprocess.run([*command, "--split", "test"], check=True, capture_output=True)
+        environment = {name: value for name, value in os.environ.items() if name not in MEASURING}
+        subprocess.run([*command, "--split", "test"], check=True, capture_output=True, env=environment)
 
     return shared_folder(tmp_path_factory, "phantom-cohort", make)
 
@@ -56,9 +79,9 @@ def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def unmeasured_children(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Child processes run without coverage, which costs them half their time again.
+    """Child processes run without coverage, as those of slow tests do.
 
-    For tests that are about how processes start and end: what their children compute is measured elsewhere.
+    For quick tests that are about how processes start and end: what their children compute is measured elsewhere.
     """
-    for name in ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"):
+    for name in MEASURING:
         monkeypatch.delenv(name, raising=False)

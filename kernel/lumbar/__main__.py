@@ -109,7 +109,11 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("--record", type=NEW_JSON, metavar="JSON", help="also write the run record")
     predict.add_argument("--studies", type=_positive, metavar="N", help="only the first N studies")
     predict.add_argument(
-        "--workers", type=_positive, metavar="W", help="worker processes (default: one per GPU, or one without a GPU)"
+        "--workers",
+        type=_positive,
+        metavar="W",
+        help="worker processes, which share the cores (default: one per GPU; without a GPU one per core, with one "
+        "thread each, as far as the memory goes)",
     )
     predict.add_argument(
         "--shard",

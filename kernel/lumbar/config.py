@@ -15,15 +15,16 @@ from lumbar.errors import ManifestError
 from lumbar.labels import COLUMNS, DESCRIPTIONS
 from lumbar.rules import AnyOf, Boolean, Integer, ListOf, Number, Object, Real, Rule, Text, require, shown
 
+# The classifiers of every recipe, and of bundles that list none; an ensemble lists its own (``stages.classifiers``).
+CLASSIFIERS = ("sagittal_classifier", "axial_subarticular", "axial_all")
 STAGES = (
     "sagittal_xy",
     "sagittal_z",
     "axial_xy",
-    "sagittal_classifier",
-    "axial_subarticular",
-    "axial_all",
+    *CLASSIFIERS,
     "aggregator",
 )
+MAX_MODELS = 64  # classifiers of one bundle
 OPTIONAL_STAGES = ("series_contrast",)  # a bundle without them predicts the same, and decides some things otherwise
 
 T = TypeVar("T")
@@ -163,7 +164,7 @@ class AggregatorConfig:
     With ``confidence`` the localiser's confidence in each level's points is an input as well.
     """
 
-    models: tuple[str, ...] = ("sagittal_classifier", "axial_subarticular", "axial_all")
+    models: tuple[str, ...] = CLASSIFIERS
     hidden: int = 32
     dropout: float = 0.0
     confidence: bool = False
@@ -197,15 +198,15 @@ class BaselineConfig:
 
 @dataclass(frozen=True)
 class SeriesContrastConfig:
-    """T1 or T2/STIR from single slices, for series whose headers do not tell: slice → 2 logits.
+    """T1, T2 or STIR from single slices, for series whose headers do not tell: slice → 3 logits.
 
     ``size`` pixels a side show ``field_mm`` around the image's centre; ``slices`` of a series are looked at.
     """
 
     size: int = 96
     field_mm: float = 230.0
-    slices: int = 3
-    widths: tuple[int, ...] = (16, 24, 32, 48)
+    slices: int = 5
+    widths: tuple[int, ...] = (24, 40, 64, 96)
 
 
 # The registered name of each network and its configuration; ``lumbar.models`` adds the classes.
@@ -244,7 +245,7 @@ _CROP: dict[str, Rule] = {
     "max_slices": Integer(0, 64),
 }
 _AGGREGATOR: dict[str, Rule] = {
-    "models": ListOf(Text(64, r"[a-z][a-z0-9_]*", "the name of a stage"), 1, 16, is_set=True),
+    "models": ListOf(Text(64, r"[a-z][a-z0-9_]*", "the name of a stage"), 1, MAX_MODELS, is_set=True),
     "hidden": _HIDDEN,
     "dropout": _SHARE,
     "confidence": Boolean(),

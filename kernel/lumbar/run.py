@@ -13,9 +13,13 @@ from typing import Any
 import pandas as pd
 
 from lumbar.bundle.code_hash import code_mismatch
+from lumbar.bundle.manifest import Manifest, read_manifest
+from lumbar.bundle.shared_memory import can_share, share
 from lumbar.chains.contract import Chain
+from lumbar.chains.registry import chain_of, modules_of
 from lumbar.competitions.registry import DEFAULT
-from lumbar.errors import CohortError
+from lumbar.errors import CohortError, LumbarError
+from lumbar.io.numba_cache import use_numba_cache
 from lumbar.io.progress import duration
 from lumbar.io.text import counted, printable_log
 from lumbar.output.destinations import check_destinations
@@ -29,11 +33,15 @@ from lumbar.output.truth import read_truth
 from lumbar.output.versions import versions
 from lumbar.workers.budget import Budget, Clock, parse_time_limit
 from lumbar.workers.devices import cpu_threads, cuda_devices
+from lumbar.workers.machine import Layout, cpu_layout
+from lumbar.workers.processes import WorkerProcesses
 from lumbar.workers.run_inputs import Request, RunInputs, check_inputs, part_outputs
 from lumbar.workers.schedule import Schedule
 from lumbar.workers.shards import Shard
 
 log = printable_log()
+
+_MOST_EARLY = 8  # workers that are started before it is known whether there is anything to do
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,7 @@ def predict(
         report: the report as HTML; of more than ten studies an index, with their pages in a folder beside it.
         record: the run record as JSON.
         studies: the first N only, or these ids; None for all.
-        workers: how many, at most one a study; None for one a GPU, or one where there is none.
+        workers: at most one a study; None for one a GPU, without any one a core (docs/many-machines.md).
         pictures: a folder for PNG files of every study, with the points drawn in.
         table: a CSV file with one row a study, condition, level and side (docs/findings-table.md).
         markups: a folder for the points of every study as 3D Slicer markups.
@@ -114,10 +122,58 @@ def _budget(time_limit: str | float, clock: Clock, started: float | None) -> Bud
 
 
 def _predict(request: Request, options: _Options, outputs: Outputs) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Check what is read while the first workers import their libraries, then go on."""
+    outputs = part_outputs(outputs, request.part)
+    staff = _start_early(request, options)
+    try:
+        inputs = check_inputs(request, outputs)
+        if staff is not None and staff.manifest_hash != inputs.manifest.hash:
+            staff.processes.stop()
+            staff = None
+        staff = staff or _staff(request, options, inputs.manifest, inputs.chain)
+        return _predict_rest(request, options, inputs, outputs, staff)
+    finally:
+        if staff is not None:
+            staff.processes.stop()
+
+
+@dataclass(frozen=True)
+class _Staff:
+    """The workers that a run will have, and where their processes come from."""
+
+    manifest_hash: str
+    layout: Layout
+    processes: WorkerProcesses
+
+
+def _start_early(request: Request, options: _Options) -> _Staff | None:
+    """Start the first workers of a chain with a name; None where the bundle does not say yet what they import."""
+    if not options.processes or not isinstance(request.chain, str):
+        return None
+    try:
+        manifest = read_manifest(request.weights)
+        chain = chain_of(request.chain, manifest)
+    except LumbarError:  # told when the inputs are checked
+        return None
+    use_numba_cache()
+    staff = _staff(request, options, manifest, chain)
+    wanted = request.studies
+    n_studies = _MOST_EARLY if wanted is None else wanted if isinstance(wanted, int) else len(wanted)
+    staff.processes.prepare(len(staff.layout.of(min(n_studies, _MOST_EARLY))))
+    return staff
+
+
+def _staff(request: Request, options: _Options, manifest: Manifest, chain: Chain) -> _Staff:
+    layout = _layout(chain, manifest, options, request.part)
+    modules = modules_of(request.chain, manifest) if isinstance(request.chain, str) else ()
+    shared = share(manifest) if layout.shares_weights and chain.uses_gpu and options.processes else None
+    return _Staff(manifest.hash, layout, WorkerProcesses(layout.n_threads, modules, shared))
+
+
+def _predict_rest(
+    request: Request, options: _Options, inputs: RunInputs, outputs: Outputs, staff: _Staff
+) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Open the journal, and do what it does not have yet."""
-    part = request.part
-    outputs = part_outputs(outputs, part)
-    inputs = check_inputs(request, outputs)
     if options.resume and outputs["out"] is None:
         raise CohortError("resume: found no out, expected the submission whose journal to go on with")
     extras = _extras(inputs, outputs, request.layout)
@@ -127,9 +183,18 @@ def _predict(request: Request, options: _Options, outputs: Outputs) -> tuple[pd.
     has_failed = True
     try:
         journal.begin(inputs.header, options.resume, inputs.fingerprints)
-        devices = _devices(inputs.chain, options.workers, len(inputs.study_ids) - len(journal), part)
-        setup = inputs.setup(cpu_threads(len(devices) * (part.local_count if part else 1)))
-        schedule = Schedule(options.budget, setup, inputs.study_ids, extras.drawn, request.progress, journal)
+        schedule = Schedule(
+            options.budget,
+            inputs.setup(staff.layout.n_threads),
+            inputs.study_ids,
+            extras.drawn,
+            request.progress,
+            journal,
+            staff.processes,
+        )
+        devices = staff.layout.of(schedule.budget.n_left)
+        if schedule.budget.n_left:
+            log.info("%s", staff.layout.words(devices))
         result = _run(inputs, schedule, journal, devices, options, extras)
         has_failed = False
         return result
@@ -221,7 +286,8 @@ def _run(
         schedule.start(devices, options.processes)
         log.info(
             "manifest %s verified, %s to predict on %s%s",
-            manifest.hash[:12], counted(schedule.budget.n_left, "study"), ", ".join(schedule.devices) or "no device",
+            manifest.hash[:12], counted(schedule.budget.n_left, "study"),
+            ", ".join(dict.fromkeys(schedule.devices)) or "no device",
             "" if limit_s == math.inf else f", in at most {duration(limit_s)}",
         )  # fmt: skip
         if mismatch := code_mismatch(manifest.code_sha256):
@@ -250,9 +316,12 @@ def _run(
     return pd.DataFrame(columns=manifest.competition.header), record | {"totals": totals}
 
 
-def _devices(chain: Chain, workers: int | None, n_studies: int, part: Shard | None) -> list[str]:
-    """The device of each worker; there are at most as many workers as studies."""
+def _layout(chain: Chain, manifest: Manifest, options: _Options, part: Shard | None) -> Layout:
+    """One worker a GPU; without any, one a core for the networks of a chain; or as many as were asked for."""
     gpus = cuda_devices() if chain.uses_gpu else []
     gpus = part.devices(gpus) if part else gpus
-    count = max(1, min(n_studies, workers if workers is not None else len(gpus)))
-    return [gpus[index % len(gpus)] if gpus else "cpu" for index in range(count)]
+    local_count = part.local_count if part else 1
+    if options.workers is None and not gpus and chain.uses_gpu and options.processes:
+        return cpu_layout(manifest, local_count, can_share())
+    count = options.workers if options.workers is not None else max(1, len(gpus))
+    return Layout(gpus or ["cpu"], count, cpu_threads(count * local_count))

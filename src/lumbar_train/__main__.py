@@ -20,6 +20,7 @@ from lumbar.io.signals import note_interrupt, reason_of, run_as_process, watch
 from lumbar.io.text import one_line, printable
 from lumbar_train.baseline.command import add_commands
 from lumbar_train.engine.interrupts import listen
+from lumbar_train.ensemble.command import add_compare, add_ensemble
 from lumbar_train.files import DISK_FULL
 from lumbar_train.outputs.run_lock import holds_run
 from lumbar_train.outputs.status import status_lines
@@ -112,6 +113,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_evaluate(commands)
     add_commands(commands)
+    add_compare(commands)
+    add_ensemble(commands)
     recipes = commands.add_parser("recipes", help="parameters of each network of each recipe, beside the solution's")
     recipes.add_argument("--recipe", choices=recipe_names(), help="this one only")
     recipes.set_defaults(action=show_recipes)

@@ -21,6 +21,7 @@ from lumbar.bundle.weights import load_network, save_network
 from lumbar.config import to_dict
 from lumbar.labels import COLUMNS
 from lumbar.models import build, name_of
+from lumbar.stages.classifiers import Classifier
 from lumbar_train.data.folds import fold_name, is_full
 from lumbar_train.engine.checkpoint import load_weights
 from lumbar_train.errors import TrainingError
@@ -43,33 +44,21 @@ def export(run: RunContext) -> Path:
     fits = [(name, fold) for name in shipped for fold in folds]
     _check_fits(run, fits)
     entries = [_entry(run, folder, stage, fold) for stage, fold in fits]
-    prior = run.cohort.prior()
     metrics = _read_json(run.out / "aggregator" / "metrics.json")
-    data = {
-        "schema": SCHEMA,
-        "dataset": {"id": "your-kaggle-name/lumbar-kit", "version": None},  # sealing puts the true one here
-        "code_sha256": "",  # not sealed: sealing writes the hash of the code that it puts beside the weights
-        "recipe": run.recipe.name,
-        "created_by": f"lumbar {lumbar.__version__}",
+    data = manifest_head(run.recipe.name) | {
         "cohort": {
             "fingerprint": run.cohort.fingerprint,
             "studies": len(run.cohort),
             "description": "synthetic" if (run.cohort.root / "truth.parquet").is_file() else "competition",
         },
-        "prior": {column: _row(prior[k]) for k, column in enumerate(COLUMNS)},
+        "prior": prior_rows(run.cohort.prior()),
         "oof": metrics.get("oof", {}),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "timm": timm.__version__,
-            "numpy": np.__version__,
-            "pandas": pd.__version__,
-            "numba": numba.__version__,
-        },
         "training": _read_json(run.out / "seconds.json") | ({"set": list(run.changes)} if run.changes else {}),
-        "forced": [],
         "weights": entries,
+        "classifiers": [
+            Classifier.of(name, run.recipe.stages[name].network).as_json()
+            for name in run.recipe.stages["aggregator"].network.models
+        ],
     }
     write_manifest(folder / FILE, data)
     for path in set((folder / "weights").glob("*.safetensors")) - {folder / entry["file"] for entry in entries}:
@@ -98,8 +87,19 @@ def _check_fits(run: RunContext, fits: list[tuple[str, int]]) -> None:
 
 
 def _entry(run: RunContext, folder: Path, stage: str, fold: int) -> dict[str, Any]:
-    source = run.folder.weights(stage, fold)
-    config = run.recipe.stages[stage].network
+    return weight_entry(run.folder.weights(stage, fold), folder, stage, fold, run.recipe.stages[stage].network)
+
+
+def weight_entry(source: Path, folder: Path, stage: str, fold: int, config: Any) -> dict[str, Any]:
+    """Write one fit's weights as they ship, and give its entry of the manifest.
+
+    Args:
+        source: the weights that the fit has left.
+        folder: the export.
+        stage: under which the kernel finds it.
+        fold: of the fit.
+        config: of its network.
+    """
     network = build(name_of(config), to_dict(config))
     load_weights(source, network)
     file = folder / "weights" / f"{stage}.{fold_name(fold)}.safetensors"
@@ -119,6 +119,32 @@ def _entry(run: RunContext, folder: Path, stage: str, fold: int) -> dict[str, An
     # the probe is taken from the file as the kernel will load it, rounding to half precision included
     values["probe"] = record_probe(load_network(file, WeightEntry(**values)))
     return values
+
+
+def manifest_head(recipe: str) -> dict[str, Any]:
+    """The fields of a manifest that every export has alike; sealing fills in the dataset and the hash of the code."""
+    return {
+        "schema": SCHEMA,
+        "dataset": {"id": "your-kaggle-name/lumbar-kit", "version": None},  # sealing puts the true one here
+        "code_sha256": "",  # not sealed: sealing writes the hash of the code that it puts beside the weights
+        "recipe": recipe,
+        "created_by": f"lumbar {lumbar.__version__}",
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "timm": timm.__version__,
+            "numpy": np.__version__,
+            "pandas": pd.__version__,
+            "numba": numba.__version__,
+        },
+        "forced": [],
+    }
+
+
+def prior_rows(prior: np.ndarray) -> dict[str, list[float]]:
+    """The prior (25, 3) as a manifest holds it; each row sums to 1."""
+    return {column: _row(prior[k]) for k, column in enumerate(COLUMNS)}
 
 
 def _row(values: np.ndarray) -> list[float]:

@@ -49,6 +49,8 @@ def aggregator(**changes):
 FIELDS = {
     "rehearsed a list": (lambda d: d.update(rehearsed=["3.11"]), r"rehearsed: found \['3.11'\], expected an object"),
     "rehearsed on a number": (lambda d: d.update(rehearsed={"torch": 2}), r"rehearsed\.torch: found 2, expected pri"),
+    "numbering too short": (lambda d: d.update(numbering=[1.0]), "numbering: found .*, expected"),
+    "numbering no numbers": (lambda d: d.update(numbering=["1"] * 5), "numbering: found .*, expected"),
     "schema 1.0": (lambda d: d.update(schema=1.0), "schema: found float, expected int"),
     "schema true": (lambda d: d.update(schema=True), "found schema True, expected 1"),
     "schema list": (lambda d: d.update(schema=[1]), r"found schema \[1\], expected 1"),

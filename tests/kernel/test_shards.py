@@ -1,9 +1,11 @@
 """Who does which studies: the numbers that launchers give, and how studies are dealt out."""
 
+import types
+
 import pytest
 
 from lumbar.errors import CohortError
-from lumbar.run import _devices
+from lumbar.run import _layout
 from lumbar.workers.shards import Shard, find_shard, shard_of
 
 GPUS = ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]
@@ -88,7 +90,6 @@ def test_files_bear_the_part_in_their_name():
 )
 def test_each_process_of_a_machine_has_its_own_gpus(part, expected, monkeypatch):
     monkeypatch.setattr("lumbar.run.cuda_devices", lambda: GPUS)
-    chain = type("C", (), {"uses_gpu": True})
-    assert _devices(chain, None, 100, part) == expected
-    monkeypatch.setattr("lumbar.run.cuda_devices", list)
-    assert _devices(chain, None, 100, part) == ["cpu"]
+    options = types.SimpleNamespace(workers=None, processes=True)
+    chain = types.SimpleNamespace(uses_gpu=True)
+    assert _layout(chain, None, options, part).of(100) == expected

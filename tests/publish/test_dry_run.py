@@ -292,6 +292,12 @@ def test_estimate_leaves_out_the_study_that_warmed_up_and_counts_the_rest_once()
         Estimate(0.0, 46.0, 1, "cpu").require_fit()
 
 
+def test_estimate_divides_what_workers_do_side_by_side() -> None:
+    record = {"studies": [{"seconds": 4.0}] * 4, "devices": ["cpu", "cpu"]}
+    projection = estimate(record, 30.0)
+    assert (projection.study_s, projection.once_s, projection.devices) == (2.0, 22.0, "2 x cpu")
+
+
 def test_missing_data_folder_is_named(layout: Layout, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(layout, layout.root / "nowhere")[0] == 1
     assert "nowhere: no such folder" in capsys.readouterr().err

@@ -83,6 +83,15 @@ def test_coverage_is_measured_where_all_tests_run(clone: Path, arguments: str, i
     assert command.rstrip().endswith(arguments)
 
 
+def test_bytecode_is_kept_whatever_the_caller_says(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image of a container may forbid it, and each process would compile torch anew."""
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    done = make(clone, "--eval=shown:; @env", "shown")
+    assert done.returncode == 0, done.stderr
+    assert "NUMBA_CACHE_DIR=" in done.stdout
+    assert "PYTHONDONTWRITEBYTECODE" not in done.stdout
+
+
 def test_parity_rehearses_both_images(clone: Path) -> None:
     both = make(clone, "-n", "parity").stdout
     for venv, out in ((".venv-parity", "dist/parity"), (".venv-parity-next", "dist/parity-next")):

@@ -1,6 +1,7 @@
 """A whole bundle of small untrained networks: everything runs, nothing means anything."""
 
 import hashlib
+import json
 
 import torch
 
@@ -32,20 +33,20 @@ CONFIGS = {
 }
 
 
-def write_untrained_bundle(folder, seed=0):
-    """Build, save, and probe a network for every stage of the main chain."""
+def write_untrained_bundle(folder, seed=0, configs=CONFIGS, **more):
+    """Build, save, and probe a network for every stage of ``configs``; ``more`` fields go into the manifest."""
     (folder / "weights").mkdir(parents=True)
     torch.manual_seed(seed)
     files = {}
-    for stage, config in CONFIGS.items():
+    for stage, config in configs.items():
         name = f"weights/{stage}.full.safetensors"
         save_network(build(name_of(config), to_dict(config)), folder / name)
         files[name] = (folder / name).read_bytes()
-    data = manifest_data(files)
-    for entry, (stage, config) in zip(data["weights"], CONFIGS.items(), strict=True):
+    data = manifest_data(files, **more)
+    for entry, (stage, config) in zip(data["weights"], configs.items(), strict=True):
         entry.update(stage=stage, model=name_of(config), config=to_dict(config))
         assert entry["sha256"] == hashlib.sha256(files[entry["file"]]).hexdigest()
-    write_manifest(folder / "weights_manifest.json", data)
+    (folder / "weights_manifest.json").write_text(json.dumps(data))
     for entry, parsed in zip(data["weights"], read_manifest(folder).weights, strict=True):
         entry["probe"] = record_probe(load_network(folder / parsed.file, parsed))
     write_manifest(folder / "weights_manifest.json", data)

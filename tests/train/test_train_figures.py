@@ -136,7 +136,7 @@ def test_steps_use_the_models_that_saw_something_and_the_prior_elsewhere():
     mask = np.zeros((3, 5, 5), bool)
     mask[0, :3], mask[1, 3:] = True, True
     prior = np.tile([0.5, 0.3, 0.2], (25, 1))
-    answers = partial_answers(logits, mask, prior)
+    answers = partial_answers(logits, mask, prior, (True, False, False))
     assert (answers["sagittal only"][:15].argmax(1) == 2).all()
     assert np.allclose(answers["sagittal only"][15:], prior[15:])
     assert (answers["+ axial"][15:].argmax(1) == 0).all()

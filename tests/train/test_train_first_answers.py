@@ -38,7 +38,9 @@ def answer(*arguments):
     return done.returncode, done.stdout, errors, heavy.split()
 
 
-@pytest.mark.parametrize("command", [(), ("train",), ("evaluate",), ("baseline",), ("compare",), ("recipes",)])
+@pytest.mark.parametrize(
+    "command", [(), ("train",), ("evaluate",), ("baseline",), ("compare",), ("ensemble",), ("recipes",)]
+)
 def test_help_imports_nothing_heavy(command):
     status, out, errors, heavy = answer(*command, "--help")
     assert (status, errors, heavy) == (0, "", [])
@@ -80,6 +82,10 @@ TRAIN = ("train", "--data", "DATA", "--out", "OUT/run")
         (("baseline", "--data", "DATA", "--out", "OUT/run", "--chain-run", "no"), "--chain-run no: no such folder"),
         (("compare", "--data", "DATA", "--split", "train", "--baseline", "no", "--chain", "no", "--out", "OUT/page"),
          "--baseline no: no such folder"),
+        (("compare", "--runs", "OUT/held", "no"), "--runs no: no such folder, expected a run or a sealed bundle"),
+        (("compare", "--runs", "OUT/held"), "--runs: found 1, expected 2 or more"),
+        (("compare", "--chain", "OUT/held"), "--baseline: found none, expected it beside the other one, or --runs"),
+        (("ensemble", "--runs", "OUT/held", "OUT/held", "--data", "DATA", "--out", "OUT/e"), "two runs named held"),
     ],
     ids=lambda words: " ".join(words) if isinstance(words, tuple) else "",
 )  # fmt: skip

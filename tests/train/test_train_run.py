@@ -260,7 +260,6 @@ def test_further_seeds_are_further_fits_on_all_data():
     assert RECIPES["strong"]().full_seeds > 1 == RECIPES["demo"]().full_seeds
 
 
-@pytest.mark.slow
 def test_epochs_of_the_fit_that_ships_leave_the_folds_as_they_are():
     recipe = RECIPES["demo"]()
     longer = with_full_epochs(recipe, ["sagittal_xy=24", "axial_all=20"])

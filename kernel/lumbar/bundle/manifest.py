@@ -24,6 +24,7 @@ from lumbar.errors import ManifestError
 from lumbar.io.files import write_atomically
 from lumbar.io.regular_file import file_sha256, read_regular
 from lumbar.io.strict_json import MAX_BYTES, read_strictly
+from lumbar.stages.classifiers import Classifier, classifiers_of
 
 __all__ = ["FILE_NAME", "SCHEMA", "Manifest", "WeightEntry", "file_sha256", "manifest_hash", "read_manifest", "verify",
            "write_manifest"]  # fmt: skip
@@ -64,6 +65,11 @@ class Manifest:
     competition_name: str  # a module of lumbar.competitions
     competition: Competition = field(repr=False)
     data: dict[str, Any] = field(repr=False)  # the JSON as it was read, to write the next manifest from
+
+    @property
+    def classifiers(self) -> tuple[Classifier, ...]:
+        """The classifiers, in the order of the aggregator's input."""
+        return classifiers_of(self.data)
 
     def of_stage(self, stage: str) -> list[WeightEntry]:
         """The entries of one stage, in the manifest's order."""

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lumbar.bundle.code_hash import digest
+from lumbar.bundle.listed_classifiers import check_classifiers
 from lumbar.competitions.contract import Competition
 from lumbar.competitions.registry import DEFAULT, competition_named
 from lumbar.config import CONFIGS, from_dict
@@ -56,6 +57,8 @@ WEIGHT: dict[str, tuple[type, Rule]] = {
     "metrics": (dict, Object()),
     "probe": (dict, Object(_PROBE)),
 }
+# A field that a bundle may have: the numbers that tell how sure the numbering is (``lumbar.stages.numbering.NUMBERS``).
+NUMBERING = ListOf(Real(-100.0, 100.0), 5, 5)
 # Which networks can serve a stage. With another one every study would fail, and nothing before it.
 SERVES: dict[str, set[str]] = {
     "sagittal_xy": {"heatmap", "sagittal_regression"},
@@ -98,10 +101,13 @@ def check(path: Path, data: Any) -> None:
     _check_prior(path, data["prior"], competition)
     _check_code_files(path, data)
     _check_rehearsed(path, data)
+    if "numbering" in data:
+        require(f"{path}: numbering", data["numbering"], NUMBERING)
     names: set[str] = set()
     for index, entry in enumerate(data["weights"]):
         _check_entry(path, index, entry)
         _check_once(path, entry["file"], names)
+    check_classifiers(path, data)
 
 
 def _check_fields(path: Path, where: str, data: Mapping[str, Any], kinds: Mapping[str, tuple[type, Rule]]) -> None:

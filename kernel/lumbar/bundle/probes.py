@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ class SeededExamples:
 
     def images(self, n: int, size: int) -> Tensor:
         """Images (n, size, size) in 0..1, sampled from a made-up study in the way of real crops."""
-        return torch.from_numpy(probe_images(self.seed, n, size))
+        return torch.from_numpy(probe_images(self.seed, n, size).copy())
 
     def with_neighbours(self, n: int, size: int, context: int) -> Tensor:
         """The same images, each with its neighbours as channels: (n, context, size, size)."""
@@ -50,8 +51,9 @@ class SeededExamples:
         return as_input(probe_slices(self.seed, size))
 
 
+@lru_cache(maxsize=16)  # folds and classifiers ask for the same ones, each twice
 def probe_images(seed: int, n: int, size: int) -> NDArray[np.float32]:
-    """Seeded images (n, size, size) float32 in 0..1, normalised and sampled in the way of real ones."""
+    """Seeded images (n, size, size) float32 in 0..1, normalised and sampled in the way of real ones; read-only."""
     rng = np.random.default_rng(seed)
     coarse = rng.random((n, 12, 14)) * 900.0 + 40.0
     volume = coarse.repeat(4, axis=1).repeat(4, axis=2).astype(np.float32)
@@ -67,7 +69,9 @@ def probe_images(seed: int, n: int, size: int) -> NDArray[np.float32]:
     )
     study = Study(study_id=0, series={SAGITTAL_T2: [stack]})
     grid = make_grid(stack, size=size, mm_per_px=130.0 / size, angle_deg=7.0)
-    return grid_images(study, stack, grid)
+    images = grid_images(study, stack, grid)
+    images.setflags(write=False)
+    return images
 
 
 def probe_inputs(network: nn.Module, seed: int) -> tuple[Tensor, ...]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import mmap
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -11,16 +14,30 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from lumbar.bundle.manifest import Manifest, WeightEntry
-from lumbar.config import STAGES
+from lumbar.bundle.shared_memory import SharedWeights
+from lumbar.config import CLASSIFIERS, STAGES
 from lumbar.errors import ManifestError
 from lumbar.io.files import write_atomically
-from lumbar.models import build, expected_shapes
+from lumbar.models import build, build_empty, expected_shapes
+from lumbar.models.backbone import check_sizes
 from lumbar.models.inference import Networks
 from lumbar.rules import shown
-from lumbar.stages.classify import CLASSIFIERS
+from lumbar.stages.classifiers import spared
 from lumbar.stages.heat import SAGITTAL_POINTS
 
+_ALIGNMENT = 64  # bytes: a tensor's start in shared memory, as torch's own begin
+_WHOLE_NUMBERS = {
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+_shared: SharedWeights | None = None  # of this worker
+
 _POINTS = {"sagittal_xy": SAGITTAL_POINTS, "axial_xy": 2}  # number of points of a heatmap network, by stage
+
+
+def use_shared(memory: SharedWeights | None) -> None:
+    """Let all networks that this process loads on the CPU from now on have their weights in shared memory."""
+    global _shared
+    _shared = memory
 
 
 def load_networks(folder: Path, manifest: Manifest, device: str | torch.device = "cpu") -> Networks:
@@ -29,25 +46,32 @@ def load_networks(folder: Path, manifest: Manifest, device: str | torch.device =
     Raises:
         ManifestError: an unknown model or key, tensors that do not fit, or a stage of the chain without weights.
     """
-    networks = Networks()
+    listed = manifest.classifiers
+    names = tuple(one.name for one in listed) if "classifiers" in manifest.data else CLASSIFIERS
+    stages = [stage for stage in STAGES if stage not in CLASSIFIERS] + list(names)
+    networks = Networks(
+        classifiers=names,
+        spared=spared(listed, manifest.data.get("shed", ())),
+        numbering=tuple(manifest.data.get("numbering", ())),
+    )
     for entry in manifest.weights:
-        if entry.stage in STAGES:
-            _require_usable(entry)
+        if entry.stage in stages:
+            _require_usable(entry, names)
             networks.by_stage.setdefault(entry.stage, []).append(load_network(manifest.path(entry), entry, device))
-    missing = [stage for stage in STAGES if stage not in networks.by_stage]
+    missing = [stage for stage in stages if stage not in networks.by_stage]
     if missing:
-        raise ManifestError(f"{folder}: no weights of stages {missing}, expected all of {list(STAGES)}")
+        raise ManifestError(f"{folder}: no weights of stages {missing}, expected all of {stages}")
     return networks
 
 
-def _require_usable(entry: WeightEntry) -> None:
+def _require_usable(entry: WeightEntry, classifiers: Sequence[str]) -> None:
     """Refuse a network whose output the chain cannot use: else every study would fail instead of this one check."""
     points = entry.config.get("points")
     if entry.model == "heatmap" and points != _POINTS.get(entry.stage, points):
         raise ManifestError(f"{entry.file}: found {points} points, expected {_POINTS[entry.stage]} for {entry.stage}")
     names = entry.config.get("models", list(CLASSIFIERS))
-    if entry.stage == "aggregator" and list(names) != list(CLASSIFIERS):
-        raise ManifestError(f"{entry.file}: found models {shown(names)}, expected {list(CLASSIFIERS)}")
+    if entry.stage == "aggregator" and list(names) != list(classifiers):
+        raise ManifestError(f"{entry.file}: found models {shown(names)}, expected {list(classifiers)}")
 
 
 def load_network(path: Path, entry: WeightEntry, device: str | torch.device = "cpu") -> nn.Module:
@@ -57,8 +81,18 @@ def load_network(path: Path, entry: WeightEntry, device: str | torch.device = "c
         ManifestError: the file is not safetensors or its tensors do not fit the config.
     """
     what = f"model {entry.model!r} and its config"
-    tensors = _read_tensors(path, expected_shapes(entry.model, entry.config), what)
-    return _filled(build(entry.model, entry.config), tensors, path, what).to(device).eval()
+    tensors = None
+    expected = expected_shapes(entry.model, entry.config)
+    if _shared is not None and torch.device(device).type == "cpu":
+        tensors = _shared_tensors(_shared, path, entry.file, expected, what)
+    if tensors is None:
+        tensors = _as_float(_read_tensors(path, expected, what))
+    network = build_empty(entry.model, entry.config)
+    if network is None:
+        return _filled(build(entry.model, entry.config), tensors, path, what).to(device).eval()
+    network = _filled(network, tensors, path, what).to(device).eval()
+    check_sizes(network)
+    return network
 
 
 def load_into(network: nn.Module, path: Path, device: str | torch.device = "cpu") -> nn.Module:
@@ -69,33 +103,98 @@ def load_into(network: nn.Module, path: Path, device: str | torch.device = "cpu"
     """
     what = type(network).__name__
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    return _filled(network, _read_tensors(path, expected, what), path, what).to(device).eval()
+    return _filled(network, _as_float(_read_tensors(path, expected, what)), path, what).to(device).eval()
+
+
+def _as_float(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies in float32, whole numbers as they are: a file that changes later then changes no network."""
+    return {
+        name: tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
+        for name, tensor in tensors.items()
+    }
+
+
+def _shared_tensors(
+    shared: SharedWeights, path: Path, file: str, expected: Mapping[str, Sequence[int]] | None, what: str
+) -> dict[str, Tensor] | None:
+    """The tensors of a file in shared memory, put there by the first worker; None where they do not go in.
+
+    Raises:
+        ManifestError: as ``load_network``.
+    """
+    forms = _forms(path, expected, what)
+    starts, end = {}, 0
+    for name, (shape, dtype) in forms.items():
+        if dtype is None:
+            return None
+        starts[name] = end
+        end += -(-torch.Size(shape).numel() * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT
+    with shared.place(file, end) as place:
+        if place is None:
+            return None
+        memory, is_there = place
+        if not is_there:
+            for name, tensor in _as_float(_read_tensors(path, expected, what)).items():
+                memory.seek(starts[name])
+                memory.write(tensor.contiguous().numpy().data)
+    pages = shared.mapped(file)
+    return {name: _mapped(pages, starts[name], shape, dtype) for name, (shape, dtype) in forms.items() if dtype}
+
+
+def _mapped(pages: mmap.mmap, start: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    n_values = torch.Size(shape).numel()
+    if n_values == 0:
+        return torch.empty(tuple(shape), dtype=dtype)
+    with warnings.catch_warnings():  # torch has no tensors that cannot be written; no network writes to its weights
+        warnings.filterwarnings("ignore", message="The given buffer is not writable", category=UserWarning)
+        return torch.frombuffer(pages, dtype=dtype, count=n_values, offset=start).view(tuple(shape))
 
 
 def _filled(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, what: str) -> nn.Module:
+    own = network.state_dict()
+    fitting = {name: tensor.to(own[name].dtype) if name in own else tensor for name, tensor in tensors.items()}
     try:
-        network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=True)
+        network.load_state_dict(fitting, strict=True, assign=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise ManifestError(f"{path}: tensors do not fit {what} ({reason})") from None
     return network
 
 
-def _read_tensors(path: Path, expected: Mapping[str, Sequence[int]] | None, what: str) -> dict[str, Tensor]:
-    """Read a file's tensors after their shapes were compared with those that ``what`` asks for.
+def _forms(
+    path: Path, expected: Mapping[str, Sequence[int]] | None, what: str
+) -> dict[str, tuple[tuple[int, ...], torch.dtype | None]]:
+    """Shape of each tensor of a file, and its type in memory (None: unknown), read from the file's header alone.
 
     A configuration is text and may ask for more memory than the machine has. A safetensors file really holds the bytes
     that its header declares, so a network with the shapes of its tensors is no larger than the file.
 
     Raises:
-        ManifestError: no safetensors file, or shapes that differ.
+        ManifestError: no safetensors file, or shapes that differ from those that ``what`` asks for.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        if expected is not None and (reason := _difference(shapes, expected)):
-            raise ManifestError(f"{path}: tensors do not fit {what} ({reason})")
+    with _readable(path), safe_open(path, framework="pt") as file:
+        forms = {}
+        for name in file.keys():  # noqa: SIM118
+            part = file.get_slice(name)
+            kind = part.get_dtype()
+            forms[name] = tuple(part.get_shape()), torch.float32 if "F" in kind else _WHOLE_NUMBERS.get(kind)
+    shapes = {name: shape for name, (shape, _) in forms.items()}
+    if expected is not None and (reason := _difference(shapes, expected)):
+        raise ManifestError(f"{path}: tensors do not fit {what} ({reason})")
+    return forms
+
+
+def _read_tensors(path: Path, expected: Mapping[str, Sequence[int]] | None, what: str) -> dict[str, Tensor]:
+    """Read a file's tensors, once their shapes have been compared (``_forms``)."""
+    _forms(path, expected, what)
+    with _readable(path):
         return load_file(path)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ManifestError(f"{path}: not readable as safetensors ({reason})") from None

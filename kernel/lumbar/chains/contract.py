@@ -130,6 +130,7 @@ class Outcome:
     is_final: bool = True  # False: time, memory or a worker was missing, so that another try may end better
     inputs: list[dict[str, Any]] | None = None  # what the record says of its series; None for other competitions
     files: str = ""  # fingerprint of the study's files as they were before they were read
+    numbering: dict[str, float] | None = None  # probabilities of the numbering, where the bundle tells them
 
     @property
     def status(self) -> str:

@@ -36,6 +36,7 @@ _MOST_PX = 600  # height of a sagittal picture
 _MOST_PX_MM = 2.6  # more pixels a millimetre than this show nothing more of a sagittal slice
 _AXIAL_PX = 300
 _JPEG_QUALITY = 82
+_PNG_COMPRESSION = 7  # of 9, which takes four to eight times as long for a tenth less
 _GREYS = 48  # shades of a PNG: it packs them in half the bytes, and no eye misses the others
 _EDGE_COLOUR = (227, 216, 207)  # BGR
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -240,7 +241,7 @@ def _cut(study: Study, stack: Stack, index: int, box: Box, px_mm: float) -> tupl
 def _picture(title: str, image: Image, view: SliceView, as_jpeg: bool) -> Picture:
     """A picture as a file: grey JPEG with its view, or coloured PNG, which needs none."""
     kind, options = (".jpg", [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]) if as_jpeg else (".png", [])
-    is_written, data = cv2.imencode(kind, image, options or [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    is_written, data = cv2.imencode(kind, image, options or [cv2.IMWRITE_PNG_COMPRESSION, _PNG_COMPRESSION])
     if not is_written:
         raise LumbarError(f"picture: cannot be encoded as {kind[1:].upper()}")
     name = f"axial_{view.level}" if view.level else _FILE_NAMES[view.kind]

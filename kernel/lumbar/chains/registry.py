@@ -24,6 +24,13 @@ MODULES = {"main": "lumbar.chains.main", "baseline": "lumbar.chains.baseline"}
 _NEEDED = ("read", "load", "predict")  # of another competition's chain; ``draw`` may be missing
 
 
+def modules_of(chain: str, manifest: Manifest) -> tuple[str, ...]:
+    """What a worker of a chain imports first, in an order in which each step is short; none for other competitions."""
+    if manifest.competition_name != DEFAULT or chain not in MODULES:
+        return ()
+    return ("numba", "cv2", "torch", "timm", MODULES[chain])
+
+
 def _call(module: str, name: str, *arguments: Any) -> Any:
     return getattr(importlib.import_module(module), name)(*arguments)
 

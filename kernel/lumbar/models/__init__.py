@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from lumbar import config as configs
 from lumbar.errors import ManifestError
 from lumbar.models.aggregator import Aggregator
+from lumbar.models.backbone import sizes_checked_later
 from lumbar.models.baseline import BaselineNet
 from lumbar.models.classifier import AxialClassifier, SagittalClassifier
 from lumbar.models.heatmap import HeatmapNet
@@ -21,6 +23,12 @@ from lumbar.models.regression import AxialRegressionNet, SagittalRegressionNet
 from lumbar.models.sequence import SliceRoleNet
 from lumbar.models.series_contrast import SeriesContrastNet
 from lumbar.rules import shown
+
+# Of tensors and of torch.nn.init: in place, and without a change of the tensor's form
+_FIRST_VALUES = frozenset(
+    {"normal_", "uniform_", "erfinv_", "mul_", "add_", "clamp_", "fill_", "zero_", "constant_", "ones_", "zeros_",
+     "kaiming_normal_", "kaiming_uniform_", "xavier_normal_", "xavier_uniform_", "trunc_normal_", "orthogonal_"}
+)  # fmt: skip
 
 _NETWORKS: dict[str, type[nn.Module]] = {
     "heatmap": HeatmapNet,
@@ -59,6 +67,29 @@ def build(model: str, config: Mapping[str, Any]) -> nn.Module:
         raise ManifestError(f"model {model!r}: cannot be built ({reason}), expected a config that fits it") from None
 
 
+def build_empty(model: str, config: Mapping[str, Any]) -> nn.Module | None:
+    """As ``build``, but without memory for the weights: no time goes into first values.
+
+    Who puts the weights in calls ``lumbar.models.backbone.check_sizes`` then, which needs them.
+
+    Returns:
+        The network on torch's "meta" device; None where it holds more than weights, or cannot be built without memory.
+
+    Raises:
+        ManifestError: as ``build``.
+    """
+    network = _on_meta(model, config)
+    if network is None:
+        return None
+    filled = network.state_dict().keys()
+    for prefix, module in network.named_modules():
+        tensors = {**module._parameters, **module._buffers, **vars(module)}
+        names = (f"{prefix}.{name}".lstrip(".") for name, value in tensors.items() if isinstance(value, torch.Tensor))
+        if not filled >= set(names):
+            return None
+    return network
+
+
 def expected_shapes(model: str, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]] | None:
     """Shape of every tensor that the network's file must hold, without allocating the network.
 
@@ -76,14 +107,30 @@ def _shapes(model: str, config: str) -> dict[str, tuple[int, ...]] | None:
     values = json.loads(config)
     if model in MODELS:
         configs.from_dict(MODELS[model][1], values)  # what this refuses is wrong, whatever timm can do
+    network = _on_meta(model, values)
+    return None if network is None else {name: tuple(t.shape) for name, t in network.state_dict().items()}
+
+
+def _on_meta(model: str, values: Mapping[str, Any]) -> nn.Module | None:
+    """A network without memory; None where timm needs some."""
     try:
-        with torch.device("meta"):
-            network = build(model, values)
+        with torch.device("meta"), _NoFirstValues(), sizes_checked_later():
+            return build(model, values)
     except ManifestError:
         if model not in MODELS or not _is_built_by_timm(values):
             raise
         return None  # some timm networks cannot be built without memory, since they compute with their values
-    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+
+
+class _NoFirstValues(TorchFunctionMode):
+    """Leaves out first values, which tensors on the "meta" device have not: torch loads its compiler for some."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = kwargs or {}
+        tensor = args[0] if args else options.get("tensor")
+        if getattr(function, "__name__", "") in _FIRST_VALUES and isinstance(tensor, torch.Tensor) and tensor.is_meta:
+            return tensor
+        return function(*args, **options)
 
 
 def _is_built_by_timm(values: Mapping[str, Any]) -> bool:

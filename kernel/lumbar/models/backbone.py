@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -15,6 +18,7 @@ from lumbar.errors import ManifestError
 from lumbar.rules import require
 
 _TRIED_SIZE = 64  # side in pixels of the image on which a network for images of any size is tried
+_is_checked: ContextVar[bool] = ContextVar("_is_checked", default=True)
 PIXEL_MEAN, PIXEL_STD = 0.25, 0.25  # of normalised MR images with air; constants of the code, not of a data set
 
 
@@ -38,7 +42,8 @@ class Backbone(nn.Module):
         self.options |= size_options(config.name, size)
         self.network = create_timm(config, **self.options)
         self.features = int(getattr(self.network, "head_hidden_size", None) or self.network.num_features)  # type: ignore[arg-type]
-        check_size(self.network, config.name, in_channels, size if is_fixed_size(config.name) else _TRIED_SIZE)
+        self.tried = config.name, in_channels, size if is_fixed_size(config.name) else _TRIED_SIZE
+        check_size(self.network, *self.tried)
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, C, H, W) in 0..1 → (N, features)."""
@@ -56,12 +61,36 @@ def size_options(name: str, size: int) -> dict[str, Any]:
     return {"img_size": size} if is_fixed_size(name) else {}
 
 
+@contextmanager
+def sizes_checked_later() -> Iterator[None]:
+    """Build networks whose sizes ``check_sizes`` looks at once their weights are there."""
+    before = _is_checked.set(False)
+    try:
+        yield
+    finally:
+        _is_checked.reset(before)
+
+
+def check_sizes(network: nn.Module) -> None:
+    """Refuse a network of which a timm part cannot take the images that it was built for.
+
+    Raises:
+        ManifestError: as ``check_size``.
+    """
+    for module in network.modules():
+        tried = getattr(module, "tried", None)
+        if tried is not None:
+            check_size(module.network, *tried)  # type: ignore[arg-type]
+
+
 def check_size(network: nn.Module, name: str, in_channels: int, size: int) -> None:
     """Refuse a network that cannot take images of ``size`` pixels.
 
     Raises:
         ManifestError: naming the backbone and the size.
     """
+    if not _is_checked.get():
+        return
     was_training = network.training
     try:
         with torch.no_grad():

@@ -55,8 +55,9 @@ class TimmEncoder(nn.Module):
         self.options: dict[str, Any] = {"in_chans": in_channels, "features_only": True} | size_options(name, size)
         self.network = create_timm(self.config, **self.options)
         self.widths = tuple(self.network.feature_info.channels())  # type: ignore[union-attr,operator]
-        if is_fixed_size(name):
-            check_size(self.network, name, in_channels, size)
+        self.tried = (name, in_channels, size) if is_fixed_size(name) else None
+        if self.tried is not None:
+            check_size(self.network, *self.tried)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(N, C, H, W) → features, finest first; timm's window transformers put channels last."""

@@ -7,12 +7,24 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from lumbar.config import CLASSIFIERS
+
 
 @dataclass
 class Networks:
-    """The networks of a bundle by stage, each a list over folds (a single full fit in a demo bundle)."""
+    """The networks of a bundle by stage, each a list over folds (a single full fit in a demo bundle).
+
+    Attributes:
+        by_stage: the networks.
+        classifiers: the stages whose logits the aggregator joins, in its order.
+        spared: those of them that do not run when time is shortest.
+        numbering: the bundle's numbers for how sure the numbering is (``lumbar.stages.numbering``), or none.
+    """
 
     by_stage: dict[str, list[nn.Module]] = field(default_factory=dict)
+    classifiers: tuple[str, ...] = CLASSIFIERS
+    spared: frozenset[str] = frozenset({"axial_subarticular"})
+    numbering: tuple[float, ...] = ()
 
     def stage(self, name: str) -> list[nn.Module]:
         """Networks of a stage, empty if the bundle has none."""

@@ -35,6 +35,7 @@ def outcome_body(outcome: Outcome, has_pictures: bool = True) -> dict[str, Any]:
         "problems": outcome.problems,
         "sagittal_points": outcome.sagittal_points,
         "axial_levels": outcome.axial_levels,
+        "numbering": outcome.numbering,
         "pictures": [_picture(picture) for picture in pictures],
     }
 
@@ -48,6 +49,7 @@ def outcome_of(head: dict[str, Any], body: dict[str, Any]) -> Outcome:
         seconds=dict(head["seconds"]),
         sagittal_points=body["sagittal_points"],
         axial_levels=body["axial_levels"],
+        numbering=body.get("numbering"),  # journals of older versions have none
         pictures=[_unpicture(data) for data in body["pictures"]],
         failure=body["failure"],
         inputs=body["inputs"],

@@ -101,7 +101,7 @@ def write_record(path: str | Path, head: Mapping[str, Any], outcomes: Iterable[O
 
 
 def _entry(outcome: Outcome) -> dict[str, Any]:
-    entry = {
+    entry: dict[str, Any] = {
         "study_id": outcome.study_id,
         "status": outcome.status,
         "problems": outcome.problems,
@@ -109,6 +109,8 @@ def _entry(outcome: Outcome) -> dict[str, Any]:
         "sagittal_points": outcome.sagittal_points,
         "axial_levels": outcome.axial_levels,
     }
+    if outcome.numbering is not None:
+        entry["numbering"] = outcome.numbering
     if outcome.inputs is not None:
         entry["inputs"] = outcome.inputs
     return dict(public_values(entry))

@@ -162,7 +162,7 @@ RUN = """<h2>This run</h2>
     <dt>weights</dt><dd>{{ dataset }} ({{ recipe }})</dd>
     <dt>manifest</dt><dd class="mono">{{ manifest_hash[:24] }}…</dd>
     <dt>trained on</dt><dd>{{ cohort }}</dd>
-    <dt>devices</dt><dd>{{ devices | join(", ") }}</dd>
+    <dt>devices</dt><dd>{{ devices | unique | join(", ") }}</dd>
     <dt>versions</dt><dd class="mono">{{ versions }}</dd>
     {% if rehearsed %}<dt>rehearsed</dt><dd>{{ rehearsed }}</dd>{% endif %}
   </dl></div>

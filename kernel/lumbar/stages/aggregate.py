@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -60,3 +60,27 @@ def aggregate(
     unseen = ~mask.any(axis=0).reshape(25)
     probs[unseen] = prior[unseen]
     return np.asarray(probs / probs.sum(axis=1, keepdims=True))
+
+
+def mixed_readings(
+    answer: NDArray[np.float64],
+    localisation: Localisation,
+    prior: NDArray[np.float64],
+    answer_of: Callable[[Localisation], NDArray[np.float64]],
+) -> NDArray[np.float64]:
+    """The answer (25, 3), mixed with those of the other readings of the numbering where it is in doubt.
+
+    Each reading counts with its probability; that of levels which lie elsewhere goes to the prior.
+
+    Args:
+        answer: (25, 3) of the localisation as it was read.
+        localisation: with its other readings; without any the answer stays as it is.
+        prior: (25, 3).
+        answer_of: the answer to another reading.
+    """
+    numbering = localisation.numbering
+    if numbering is None or not localisation.readings:
+        return answer
+    shares = [numbering.confidence, numbering.elsewhere, *(share for share, _ in localisation.readings)]
+    answers = [answer, prior, *(answer_of(other) for _, other in localisation.readings)]
+    return np.asarray(np.average(answers, axis=0, weights=shares))

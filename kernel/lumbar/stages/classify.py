@@ -10,15 +10,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lumbar.config import CLASSIFIERS as CLASSIFIERS
 from lumbar.labels import LEVELS, SAGITTAL_T1, SAGITTAL_T2
 from lumbar.models.classifier import AxialClassifier, SagittalClassifier
 from lumbar.models.inference import Networks, forward
+from lumbar.stages.classifiers import Crop, crop_of, view_of
 from lumbar.stages.crop import level_slices
 from lumbar.stages.crop_layout import Look, SeriesPair, crops_shape, filled, sagittal_windows
 from lumbar.stages.points import Localisation
 from lumbar.study import Study
 
-CLASSIFIERS = ("sagittal_classifier", "axial_subarticular", "axial_all")
 MIRRORED = (0, 2, 1, 4, 3)  # the index that each condition has in the mirrored patient
 
 Logits = NDArray[np.float32]
@@ -112,33 +113,68 @@ def target_mask(network: nn.Module, mask: Tensor) -> Tensor:
 
 def run_levels(network: nn.Module, tensors: LevelTensors, *, flip: bool) -> Tensor:
     """Logits (L, 5, 3) of L levels; with ``flip`` averaged with the mirrored patient's, sides changed back."""
+    return _run_views(network, tensors, mirrored_levels(network, tensors) if flip else None)
+
+
+def _run_views(network: nn.Module, tensors: LevelTensors, mirrored: LevelTensors | None) -> Tensor:
     out = forward(network, *tensors.inputs(network))
-    if flip:
-        other = forward(network, *mirrored_levels(network, tensors).inputs(network))
+    if mirrored is not None:
+        other = forward(network, *mirrored.inputs(network))
         out = (out + other[:, list(MIRRORED)]) / 2
     return out
+
+
+def fits_logits(
+    study: Study, localisation: Localisation, fits: Sequence[nn.Module], *, flip: bool
+) -> list[tuple[Tensor, Tensor]]:
+    """Of each network, logits (5 levels, 5 conditions, 3) averaged over series, and which rest on images.
+
+    Crops are cut once for all networks that look at the same, and kept no longer than these networks run.
+    """
+    by_crop: dict[tuple[str, Crop], list[int]] = {}
+    for place, network in enumerate(fits):
+        assert isinstance(network, (SagittalClassifier, AxialClassifier))
+        by_crop.setdefault((view_of(network.config), crop_of(network.config)), []).append(place)
+    out: dict[int, tuple[Tensor, Tensor]] = {}
+    for places in by_crop.values():
+        together = _logits_of_crops(study, localisation, [fits[place] for place in places], flip=flip)
+        out.update(zip(places, together, strict=True))
+    return [out[place] for place in range(len(fits))]
+
+
+def _logits_of_crops(
+    study: Study, localisation: Localisation, networks: Sequence[nn.Module], *, flip: bool
+) -> list[tuple[Tensor, Tensor]]:
+    """``fits_logits`` of networks that look at the same crops. A series counts only for the levels that it shows."""
+    totals = [torch.zeros(len(LEVELS), 5, 3) for _ in networks]
+    counts = [torch.zeros(len(LEVELS), 5) for _ in networks]
+    series = series_to_classify(localisation, networks[0])
+    for look in series:
+        tensors = all_levels(study, localisation, networks[0], look)
+        if not tensors.mask.any():
+            continue
+        mirrored = mirrored_levels(networks[0], tensors) if flip else None
+        for place, network in enumerate(networks):
+            shown = target_mask(network, tensors.mask)
+            out = _run_views(network, tensors, mirrored)
+            totals[place] += out * shown[..., None] if len(series) > 1 else out
+            counts[place] += shown
+    return [(total / count.clamp(min=1)[..., None], count > 0) for total, count in zip(totals, counts, strict=True)]
+
+
+def joined_fits(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Logits and masks of the fits of one classifier averaged: for each target, over those that saw it."""
+    logits, shown = (torch.stack(parts) for parts in zip(*pairs, strict=True))
+    count = shown.sum(dim=0)[..., None]
+    seen = (logits * shown[..., None]).sum(dim=0) / count.clamp(min=1)
+    return torch.where(count > 0, seen, logits.mean(dim=0)), shown.any(dim=0)
 
 
 def study_logits(
     study: Study, localisation: Localisation, folds: Sequence[nn.Module], *, flip: bool
 ) -> tuple[Tensor, Tensor]:
-    """Logits (5 levels, 5 conditions, 3) of one classifier, averaged over folds and series, and which rest on images.
-
-    A series counts only for the levels that it shows.
-    """
-    total, count = torch.zeros(len(LEVELS), 5, 3), torch.zeros(len(LEVELS), 5)
-    series = series_to_classify(localisation, folds[0])
-    for look in series:
-        tensors = all_levels(study, localisation, folds[0], look)
-        shown = target_mask(folds[0], tensors.mask)
-        if not tensors.mask.any():
-            continue
-        out = torch.stack([run_levels(network, tensors, flip=flip) for network in folds]).mean(dim=0)
-        if len(series) == 1:
-            return out, shown
-        total += out * shown[..., None]
-        count += shown
-    return total / count.clamp(min=1)[..., None], count > 0
+    """Logits (5 levels, 5 conditions, 3) of one classifier, averaged over folds and series; which rest on images."""
+    return joined_fits(fits_logits(study, localisation, folds, flip=flip))
 
 
 def classify(
@@ -146,7 +182,7 @@ def classify(
     localisation: Localisation,
     networks: Networks,
     *,
-    names: tuple[str, ...] = CLASSIFIERS,
+    names: tuple[str, ...] | None = None,
     flip: bool = True,
     all_folds: bool = True,
     skip: frozenset[str] = frozenset(),
@@ -157,19 +193,21 @@ def classify(
         study: its stacks.
         localisation: the points on them.
         networks: of one bundle.
-        names: the M classifiers, in the order of the result.
+        names: the M classifiers, in the order of the result; None: all of the bundle's.
         flip: average with the mirrored patient.
         all_folds: every fold's weights, and not the first alone.
         skip: classifiers that do not run; their logits are masked.
     """
+    names = networks.classifiers if names is None else names
     logits = np.zeros((len(names), 5, 5, 3), np.float32)
     masks = np.zeros((len(names), 5, 5), bool)
-    for m, name in enumerate(names):
-        folds = networks.stage(name)
-        if name in skip or not folds:
-            continue
-        folds = folds if all_folds else folds[:1]
-        out, shown = study_logits(study, localisation, folds, flip=flip)
-        logits[m] = out.permute(1, 0, 2).numpy()  # (5 conditions, 5 levels, 3)
-        masks[m] = shown.T.numpy()
+    running = {m: networks.stage(name)[: None if all_folds else 1] for m, name in enumerate(names) if name not in skip}
+    fits = [(m, network) for m, folds in running.items() for network in folds]
+    pairs = fits_logits(study, localisation, [network for _, network in fits], flip=flip)
+    for m in running:
+        mine = [pair for (own, _), pair in zip(fits, pairs, strict=True) if own == m]
+        if mine:
+            out, shown = joined_fits(mine)
+            logits[m] = out.permute(1, 0, 2).numpy()  # (5 conditions, 5 levels, 3)
+            masks[m] = shown.T.numpy()
     return logits, masks

@@ -6,6 +6,7 @@ score, and the confidence is lower where they disagree.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -118,30 +119,42 @@ def fractional_slice(heights: NDArray[np.float32], s: int, first: int) -> float:
 
 def support(peaks: Sequence[Peak], xyz_mm: Array, radius_mm: float) -> float:
     """Height of the best peak near a position, falling off with distance: 0..1."""
-    best = 0.0
-    for peak in peaks:
-        distance = float(np.linalg.norm(peak.xyz_mm - xyz_mm))
-        best = max(best, peak.height * float(np.exp(-0.5 * (distance / radius_mm) ** 2)))
-    return best
+    return float(_supports(peaks, np.asarray(xyz_mm)[None], radius_mm)[0])
 
 
-def pair_score(upper: Array, lower: Array, step: int) -> float:
-    """Log score of the positions of two neighbouring levels: ``lower`` must lie below, at a plausible distance."""
+def _supports(peaks: Sequence[Peak], points_mm: Array, radius_mm: float) -> Array:
+    """``support`` of several positions (n, 3): (n,)."""
+    if not peaks:
+        return np.zeros(len(points_mm))
+    distances = _length(np.array([peak.xyz_mm for peak in peaks]) - points_mm[:, None])
+    heights = np.array([peak.height for peak in peaks]) * np.exp(-0.5 * (distances / radius_mm) ** 2)
+    return np.asarray(np.maximum(heights.max(axis=1), 0.0))
+
+
+def _length(vectors: Array) -> Array:
+    return np.asarray(np.sqrt((vectors * vectors).sum(axis=-1)))
+
+
+def pair_score(upper: Array, lower: Array, step: int) -> Array:
+    """Log score of the positions (..., 3) of two neighbouring levels.
+
+    ``lower`` must lie below, at a plausible distance.
+    """
     delta = lower - upper
-    distance = float(np.linalg.norm(delta))
-    if distance < 10 or delta[2] > -0.3 * distance:
-        return -np.inf
-    return float(-0.5 * (np.log(distance / SPACING_MM[step]) / SPACING_SIGMA) ** 2)
+    distance = _length(delta)
+    is_possible = (distance >= 10) & (delta[..., 2] <= -0.3 * distance)
+    scores = -0.5 * (np.log(np.maximum(distance, 1e-9) / SPACING_MM[step]) / SPACING_SIGMA) ** 2
+    return np.where(is_possible, scores, -np.inf)
 
 
-def turn_score(a: Array, b: Array, c: Array, step: int) -> float:
-    """Log score of the spine's bend at ``b``, and of the ratio of the distances a-b (number ``step``) and b-c."""
+def turn_score(a: Array, b: Array, c: Array, step: int) -> Array:
+    """Log score of the spine's bend at ``b`` (..., 3), and of the ratio of the distances a-b (number ``step``), b-c."""
     u, v = b - a, c - b
-    first, second = float(np.linalg.norm(u)) + 1e-9, float(np.linalg.norm(v)) + 1e-9
-    cosine = float(u @ v) / (first * second)
+    first, second = _length(u) + 1e-9, _length(v) + 1e-9
+    cosine = (u * v).sum(axis=-1) / (first * second)
     angle = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
     ratio = np.log(second / first * SPACING_MM[step] / SPACING_MM[step + 1])
-    return float(-0.5 * (angle / TURN_SIGMA_DEG) ** 2 - 0.5 * (ratio / RATIO_SIGMA) ** 2)
+    return np.asarray(-0.5 * (angle / TURN_SIGMA_DEG) ** 2 - 0.5 * (ratio / RATIO_SIGMA) ** 2)
 
 
 def decode_levels(
@@ -162,19 +175,17 @@ def decode_levels(
         Five entries: (patient position (3,), confidence in 0..1), or None where the level was not found.
     """
     nodes = [_candidates(peaks, discs, n_stacks) for peaks in labelled]
+    steps = _Steps(nodes)
     # For each state, (index at level - 1, index at level) with -1 for absent, the best score and its path
     table: dict[tuple[int, int], tuple[float, list[int]]] = {(-1, -1): (0.0, [])}
     for level in range(5):
+        own = np.log(np.array([joint for _, joint in nodes[level]]) + 1e-4)
         fresh: dict[tuple[int, int], tuple[float, list[int]]] = {}
         for (_, last), (total, path) in table.items():
-            for index in range(-1, len(nodes[level])):
-                score = total + (ABSENT_LOG if index < 0 else float(np.log(nodes[level][index][1] + 1e-4)))
-                if index >= 0:
-                    score += _step_score(nodes, path, level, index)
-                if not np.isfinite(score):
-                    continue
+            scores = [total + ABSENT_LOG, *(total + own + steps.after(path, level)).tolist()]
+            for index, score in enumerate(scores, -1):
                 key = (last, index)
-                if key not in fresh or score > fresh[key][0]:
+                if score > -math.inf and (key not in fresh or score > fresh[key][0]):
                     fresh[key] = (score, [*path, index])
         table = fresh
     _, path = max(table.values(), key=lambda entry: entry[0])
@@ -187,34 +198,47 @@ def _candidates(peaks: Sequence[Peak], discs: Sequence[Peak], n_stacks: int) -> 
     Any disc may be any level, at a lower score: order and distances then decide.
     """
     pooled = [(peak.xyz_mm, peak.height) for peak in peaks]
-    pooled += [
-        (disc.xyz_mm, 0.2 * disc.height)
-        for disc in discs
-        if all(np.linalg.norm(disc.xyz_mm - xyz) > 10 for xyz, _ in pooled)
-    ]
-    scored = []
-    for xyz, height in pooled:
-        seen = [support([peak for peak in peaks if peak.stack == stack], xyz, 6.0) for stack in range(n_stacks)]
-        agreement = sum(seen) / max(1, n_stacks)
-        joint = 0.5 * height + 0.35 * agreement + 0.15 * support(discs, xyz, 8.0)
-        scored.append((xyz, joint))
+    own = np.array([peak.xyz_mm for peak in peaks]).reshape(-1, 3)
+    pooled += [(disc.xyz_mm, 0.2 * disc.height) for disc in discs if bool((_length(disc.xyz_mm - own) > 10).all())]
+    points = np.array([xyz for xyz, _ in pooled]).reshape(-1, 3)
+    agreement = np.zeros(len(pooled))
+    for stack in range(n_stacks):
+        agreement += _supports([peak for peak in peaks if peak.stack == stack], points, 6.0)
+    agreement /= max(1, n_stacks)
+    joint = 0.5 * np.array([height for _, height in pooled]) + 0.35 * agreement + 0.15 * _supports(discs, points, 8.0)
+    scored = [(xyz, float(score)) for (xyz, _), score in zip(pooled, joint, strict=True)]
     scored.sort(key=lambda node: -node[1])
     return scored[:12]
 
 
-def _step_score(nodes: list[list[tuple[Array, float]]], path: list[int], level: int, index: int) -> float:
-    """Log score of distance and bend when node ``index`` of ``level`` follows ``path``.
+class _Steps:
+    """Log scores of distance and bend between the candidates of the levels, each computed once."""
 
-    Where levels in between are absent, the distance is divided among them.
-    """
-    here = nodes[level][index][0]
-    earlier = [(k, nodes[k][i][0]) for k, i in enumerate(path) if i >= 0]
-    if not earlier:
-        return 0.0
-    k, last = earlier[-1]
-    gap = level - k
-    virtual = last + (here - last) / gap
-    score = pair_score(last, virtual, level - 1)
-    if len(earlier) > 1 and gap == 1 and earlier[-2][0] == k - 1:
-        score += turn_score(earlier[-2][1], last, here, level - 2)
-    return score
+    def __init__(self, nodes: list[list[tuple[Array, float]]]) -> None:
+        self._places = [np.array([xyz for xyz, _ in level]).reshape(-1, 3) for level in nodes]
+        self._pairs: dict[tuple[int, int], Array] = {}
+        self._turns: dict[int, Array] = {}
+
+    def after(self, path: list[int], level: int) -> Array | float:
+        """The scores of all candidates of ``level`` after a path; 0 where the path holds no level yet."""
+        earlier = [(k, index) for k, index in enumerate(path) if index >= 0]
+        if not earlier:
+            return 0.0
+        k, last = earlier[-1]
+        scores = self._pair(k, level)[last]
+        if k == level - 1 and len(earlier) > 1 and earlier[-2][0] == k - 1:
+            scores = scores + self._turn(level)[earlier[-2][1], last]
+        return np.asarray(scores)
+
+    def _pair(self, k: int, level: int) -> Array:
+        """From each candidate of level ``k`` to each of ``level``: what is absent in between divides the distance."""
+        if (k, level) not in self._pairs:
+            upper, here = self._places[k][:, None], self._places[level][None]
+            self._pairs[k, level] = pair_score(upper, upper + (here - upper) / (level - k), level - 1)
+        return self._pairs[k, level]
+
+    def _turn(self, level: int) -> Array:
+        if level not in self._turns:
+            a, b, c = (self._places[level + step] for step in (-2, -1, 0))
+            self._turns[level] = turn_score(a[:, None, None], b[None, :, None], c[None, None], level - 2)
+        return self._turns[level]

@@ -34,6 +34,8 @@ NEUTRAL_POSE = (0.0, 1.0)  # angle in degrees, factor of the grid's step
 MEAN_SPINE_MM = ((-3.7, -64.8), (-5.8, -31.8), (-4.4, 1.6), (1.7, 33.6), (12.3, 61.4))
 MAX_POSE_DEG = 35.0  # a larger angle, or a scale outside of these limits, means that levels were misplaced
 POSE_SCALES = (0.65, 1.5)
+TISSUES = (1, 4)  # of the segments of a network trained on phantoms' masks: vertebral body and sacrum
+SEGMENTS = 5
 STRIDE = 2  # heatmaps are at half the grid's resolution
 BATCH = 16
 
@@ -48,6 +50,7 @@ class SagittalHeat:
     grid: Grid
     heat: Heat
     foramina_by_role: bool = False  # the heatmaps do not show foramina: slice roles and anatomy place them
+    tissue: Heat | None = None  # (S, 2, size / 2, size / 2): vertebral body and sacrum in 0..1, where it was asked for
 
     def peak_near(self, channel: int, xyz_mm: Array, slices: list[int], radius_mm: float, weight: Array) -> Peak | None:
         """The highest heat of a channel near a patient point.
@@ -94,6 +97,7 @@ def sagittal_heat(
     *,
     augment: bool = False,
     pose: tuple[float, float] = NEUTRAL_POSE,
+    with_tissue: bool = False,
 ) -> SagittalHeat:
     """Heatmaps of one stack, averaged over networks. A regression network's points become small Gaussian spots.
 
@@ -104,6 +108,7 @@ def sagittal_heat(
         networks: of the stage, one for each fold.
         augment: average a heatmap network's output over all ``VIEWS``, and not only the first.
         pose: the patient's (``pose_of``), which the views of a heatmap network are relative to.
+        with_tissue: keep where the first view shows bodies and sacrum, if the networks segment them.
     """
     stack = study.series[description][number]
     first = networks[0]
@@ -116,13 +121,14 @@ def sagittal_heat(
         make_grid(stack, size=grid.size, mm_per_px=grid.mm_per_px * step, angle_deg=angle) for angle, step in views
     ]
     size = grid.size // STRIDE
+    tissue: list[Heat] | None = [] if with_tissue else None
     total = np.zeros((len(stack.volume), SAGITTAL_POINTS, size, size), np.float32)
     seen = np.zeros((size, size), np.float32)
     for view in grids:
         images = with_context(grid_images(study, stack, view), first.config.context)
         heat = np.zeros_like(total)
         for network in networks:
-            out = run_batches(network, images)
+            out = run_batches(network, images, tissue if view is grids[0] else None)
             heat += out[:, :SAGITTAL_POINTS] if isinstance(network, HeatmapNet) else gaussian_heat(out, view)
         reach = np.ones((1, 1, size, size), np.float32)
         if view is not grids[0]:  # the mean is taken on the grid of the first view
@@ -130,7 +136,8 @@ def sagittal_heat(
         total += heat
         seen += reach[0, 0]
     by_role = isinstance(first, SagittalRegressionNet) and first.config.foramina_by_role
-    return SagittalHeat(description, number, stack, grids[0], total / (len(networks) * seen), by_role)
+    mean_tissue = np.mean(tissue, axis=0) if tissue else None
+    return SagittalHeat(description, number, stack, grids[0], total / (len(networks) * seen), by_role, mean_tissue)
 
 
 def resample_heat(heat: Heat, view: Grid, grid: Grid) -> Heat:
@@ -178,12 +185,19 @@ def whole_image_mm(stack: Stack) -> float:
     return float(max(rows * spacing_row, columns * spacing_column))
 
 
-def run_batches(network: nn.Module, images: Heat) -> Heat:
-    """Run a network over (N, C, H, W) in batches: heatmaps after the sigmoid, other outputs as they are."""
-    outs = []
+def run_batches(network: nn.Module, images: Heat, tissue: list[Heat] | None = None) -> Heat:
+    """Run a network over (N, C, H, W) in batches: heatmaps after the sigmoid, other outputs as they are.
+
+    Where a list is given for it, the ``TISSUES`` of a heatmap network that segments them are added to it, (N, 2, h, w).
+    """
+    outs, segments = [], []
     for start in range(0, len(images), BATCH):
         out = forward(network, torch.from_numpy(images[start : start + BATCH]))
         outs.append(torch.sigmoid(out[:, : network.config.points]) if isinstance(network, HeatmapNet) else out)
+        if tissue is not None and isinstance(network, HeatmapNet) and network.config.segments == SEGMENTS:
+            segments.append(torch.softmax(out[:, network.config.points :], dim=1)[:, list(TISSUES)])
+    if tissue is not None and segments:
+        tissue.append(np.asarray(torch.cat(segments).numpy()))
     return np.asarray(torch.cat(outs).numpy())
 
 

@@ -18,7 +18,9 @@ from lumbar.models.regression import AxialRegressionNet
 from lumbar.models.sequence import SliceRoleNet
 from lumbar.stages.crop import grid_images, role_inputs
 from lumbar.stages.decode import heat_to_source, refine, source_to_heat
-from lumbar.stages.heat import STRIDE, Heat, pose_of, run_batches, sagittal_heat, whole_image_mm
+from lumbar.stages.guessed_scale import estimate_scales
+from lumbar.stages.heat import STRIDE, Heat, SagittalHeat, pose_of, run_batches, sagittal_heat, whole_image_mm
+from lumbar.stages.numbering import numbering_doubt, other_readings, settle_numbering
 from lumbar.stages.place import MIN_HEAT, expected_recess, fuse_levels, numbering_warnings, place_points
 from lumbar.stages.points import AxialLevel, Localisation
 from lumbar.study import Study
@@ -49,33 +51,78 @@ def localise(study: Study, networks: Networks, *, all_folds: bool = True, augmen
     if not stacks:
         localisation.problems.append(f"study {study.study_id}: no sagittal series, so no level is localised")
         return localisation
-    nets = folds_of(networks, "sagittal_xy", all_folds)
-    maps = [sagittal_heat(study, *which, nets) for which in stacks]
-    confidence = fuse_levels(maps, localisation)
-    first = nets[0]
-    if augment and isinstance(first, HeatmapNet):  # again, with the patient's pose that the first levels show
-        poses = [pose_of(stack_heat.stack, first, localisation.levels_mm) for stack_heat in maps]
-        maps = [
-            sagittal_heat(study, *which, nets, augment=True, pose=pose)
-            for which, pose in zip(stacks, poses, strict=True)
-        ]
-        localisation.levels_mm.clear()
-        confidence = fuse_levels(maps, localisation)
+    maps, confidence = read_levels(study, stacks, networks, localisation, all_folds=all_folds, augment=augment)
     if not localisation.levels_mm:
         localisation.problems.append(f"study {study.study_id}: no lumbar level found on {len(maps)} sagittal series")
         return localisation
     if len(localisation.levels_mm) < 5:
         absent = [level for level in LEVELS if level not in localisation.levels_mm]
         localisation.problems.append(f"study {study.study_id}: levels not found: {', '.join(absent)}")
+    if augment:
+        confidence = settle_numbering(maps, localisation, confidence, networks.numbering)
+    others = other_readings(localisation)
+    place_all(study, maps, networks, localisation, confidence, all_folds=all_folds)
+    warnings = numbering_warnings(maps, localisation) + numbering_doubt(localisation.numbering)
+    localisation.problems += [f"study {study.study_id}: {line}" for line in warnings]
+    for _, other in others:
+        place_all(study, maps, networks, other, dict.fromkeys(LEVELS, min(confidence.values())), all_folds=all_folds)
+    localisation.readings = others
+    return localisation
+
+
+def read_levels(
+    study: Study,
+    stacks: list[tuple[str, int]],
+    networks: Networks,
+    localisation: Localisation,
+    *,
+    all_folds: bool,
+    augment: bool,
+) -> tuple[list[SagittalHeat], dict[str, float]]:
+    """Fill ``localisation.levels_mm``; returns the heatmaps of each stack and the confidence of each level.
+
+    Args:
+        study: its stacks.
+        stacks: description and number of each sagittal stack.
+        networks: of one bundle.
+        localisation: receives the levels.
+        all_folds: every fold's weights, and not only the first.
+        augment: test-time augmentation of the sagittal heatmaps.
+    """
+    nets = folds_of(networks, "sagittal_xy", all_folds)
+    localisation.problems += estimate_scales(study, stacks, nets)
+    maps = [sagittal_heat(study, *which, nets) for which in stacks]
+    confidence = fuse_levels(maps, localisation)
+    first = nets[0]
+    if augment and isinstance(first, HeatmapNet):  # again, with the patient's pose that the first levels show
+        poses = [pose_of(stack_heat.stack, first, localisation.levels_mm) for stack_heat in maps]
+        has_numbers = bool(networks.numbering)
+        maps = [
+            sagittal_heat(study, *which, nets, augment=True, pose=pose, with_tissue=has_numbers)
+            for which, pose in zip(stacks, poses, strict=True)
+        ]
+        localisation.levels_mm.clear()
+        confidence = fuse_levels(maps, localisation)
+    return maps, confidence
+
+
+def place_all(
+    study: Study,
+    maps: list[SagittalHeat],
+    networks: Networks,
+    localisation: Localisation,
+    confidence: dict[str, float],
+    *,
+    all_folds: bool,
+) -> None:
+    """Add the points and axial slices of a localisation's levels."""
     roles = [
         slice_roles(study, stack_heat.stack, localisation, folds_of(networks, "sagittal_z", all_folds))
         for stack_heat in maps
     ]
     place_points(maps, roles, localisation, confidence)
-    localisation.problems += [f"study {study.study_id}: {line}" for line in numbering_warnings(maps, localisation)]
     axial_levels(study, localisation, folds_of(networks, "axial_xy", all_folds))
     lower_guessed_confidence(study, localisation)
-    return localisation
 
 
 def lower_guessed_confidence(study: Study, localisation: Localisation) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -77,14 +77,37 @@ class AxialLevel:
         }
 
 
+@dataclass(frozen=True)
+class Numbering:
+    """Probabilities, summing to 1, that the column of levels lies as it was read, a disc higher or lower, or elsewhere.
+
+    ``one_higher`` is the probability that each level truly lies one disc higher than its points.
+    """
+
+    confidence: float
+    one_higher: float
+    one_lower: float
+    elsewhere: float
+
+    def record(self) -> dict[str, float]:
+        """The probabilities with the keys of the run record."""
+        return {name: round(value, 4) for name, value in asdict(self).items()}
+
+
 @dataclass
 class Localisation:
-    """All points of a study. ``levels_mm`` are the fused canal points in patient space, absent levels left out."""
+    """All points of a study. ``levels_mm`` are the fused canal points in patient space, absent levels left out.
+
+    ``numbering`` is None where the bundle does not tell it. Where it is in doubt, ``readings`` holds the points of the
+    column one disc higher or lower, each with its probability.
+    """
 
     sagittal_points: list[SagittalPoint] = field(default_factory=list)
     axial_levels: list[AxialLevel] = field(default_factory=list)
     levels_mm: dict[str, Xyz] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    numbering: Numbering | None = None
+    readings: list[tuple[float, Localisation]] = field(default_factory=list)
 
     def best(
         self, description: str, level: str, side: str | None, series_id: str | None = None

@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from lumbar.workers.machine import cores
+
 _TIMEOUT_S = 60.0  # of the process that asks the driver
 
 # Run in a process of its own, because a process that has started the driver must not fork any more.
@@ -85,8 +87,4 @@ def cpu_threads(n_workers: int) -> int | None:
     """CPU threads for each of several workers; None for a single worker, which may use all."""
     if n_workers <= 1:
         return None
-    try:
-        n_cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        n_cores = os.cpu_count() or 1
-    return max(1, n_cores // n_workers)
+    return max(1, cores() // n_workers)

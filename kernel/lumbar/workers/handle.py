@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import multiprocessing
 import signal
-import sys
 import threading
-import types
-from collections.abc import Iterator
-from multiprocessing import resource_tracker
 from typing import Any
 
-from lumbar.io.text import one_line
 from lumbar.workers.budget import Effort
-from lumbar.workers.worker import Setup, serve, serve_process
+from lumbar.workers.processes import WorkerProcesses
+from lumbar.workers.worker import Setup, serve
 
 log = logging.getLogger("lumbar")
 
@@ -31,9 +26,10 @@ class Worker:
         slot: its number among the workers; a worker that replaces it has the same.
         is_process: whether it is a process, which can be ended and replaced, or a daemon thread. Where no process can
             be started it is a thread in any case.
+        processes: where its process comes from.
     """
 
-    def __init__(self, setup: Setup, slot: int, is_process: bool) -> None:
+    def __init__(self, setup: Setup, slot: int, is_process: bool, processes: WorkerProcesses) -> None:
         self.setup, self.slot, self.is_process = setup, slot, is_process
         self.device = ""
         self.is_ready = False
@@ -50,25 +46,16 @@ class Worker:
         self.n_read = 0  # readings that ended
         self.retiring_s: float | None = None  # when a reading in it was given up; it gets no more studies
         if is_process:
-            self.is_process = self._start_process()
+            self.is_process = self._start_process(processes)
         if not self.is_process:
             self._start_thread()
 
-    def _start_process(self) -> bool:
-        """Start a process; False where that is not possible here."""
-        context = multiprocessing.get_context("spawn")  # a forked copy of a notebook would keep its locks for ever
-        self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=serve_process, args=(theirs,), name=_NAME, daemon=True)
-        try:
-            with _without_interrupts(), _without_main():
-                self._process.start()
-        except (OSError, AssertionError) as error:  # no memory or permission, or this process is a daemon itself
-            log.warning("no process can be started (%s): a crash would end this run", one_line(error))
-            self.connection.close()
-            return False
-        finally:
-            theirs.close()  # with it open, the end of the process would not be noticed
-        return True
+    def _start_process(self, processes: WorkerProcesses) -> bool:
+        """Take a process; False where that is not possible here."""
+        started = processes.take()
+        if started is not None:
+            self.connection, self._process = started
+        return started is not None
 
     def _start_thread(self) -> None:
         self.connection, theirs = multiprocessing.Pipe()
@@ -126,34 +113,3 @@ class Worker:
             self.send(("stop",))
             self._thread.join(timeout=0.1)
         self.connection.close()
-
-
-@contextlib.contextmanager
-def _without_main() -> Iterator[None]:
-    """Hide the caller's main module from a process that is being started, which would run it a second time.
-
-    A worker does not need it, and a script without ``if __name__ == "__main__"`` would start workers without end.
-    """
-    main = sys.modules.get("__main__")
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        if main is not None:
-            sys.modules["__main__"] = main
-        else:
-            del sys.modules["__main__"]
-
-
-@contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Start a process with SIGINT blocked: Ctrl-C in a terminal also reaches the workers, but the run handles it."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    resource_tracker.ensure_running()  # started later, it would unblock the signal
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -10,6 +10,7 @@ from typing import Any
 from lumbar.errors import LumbarError
 from lumbar.workers.budget import Budget
 from lumbar.workers.handle import Worker
+from lumbar.workers.processes import WorkerProcesses
 from lumbar.workers.study_queue import StudyQueue
 from lumbar.workers.worker import Setup
 
@@ -25,13 +26,14 @@ class WorkerPool:
     Args:
         budget: the run's time; nothing is started when it is over.
         queue: the studies; a new worker starts to read one while it loads the weights.
+        processes: where worker processes come from.
     """
 
-    def __init__(self, budget: Budget, queue: StudyQueue) -> None:
+    def __init__(self, budget: Budget, queue: StudyQueue, processes: WorkerProcesses) -> None:
         self.workers: list[Worker] = []
         self.load_s = 0.0  # seconds that loading the weights took, in the slowest worker
         self.refusals: list[Exception] = []  # why workers could not load the weights
-        self._budget, self._queue = budget, queue
+        self._budget, self._queue, self._processes = budget, queue, processes
         self._devices: dict[int, str] = {}  # slot → device of the workers that were ready once
         self._restarts_left = _MAX_RESTARTS
 
@@ -45,7 +47,7 @@ class WorkerPool:
         if self._budget.remaining_s() <= 0:
             return
         first = self._queue.take() if reads_first else None
-        worker = Worker(replace(setup, first_study=first), slot, is_process)
+        worker = Worker(replace(setup, first_study=first), slot, is_process, self._processes)
         worker.started_s = self._budget.elapsed_s()
         if first is not None:
             worker.reading[first] = worker.started_s
@@ -105,3 +107,4 @@ class WorkerPool:
         """End all workers."""
         for worker in self.workers:
             worker.stop()
+        self._processes.stop()

@@ -20,6 +20,7 @@ from lumbar.output.submission import Submission
 from lumbar.workers.budget import Budget, Effort
 from lumbar.workers.handle import Worker
 from lumbar.workers.pool import WorkerPool
+from lumbar.workers.processes import WorkerProcesses
 from lumbar.workers.study_queue import StudyQueue
 from lumbar.workers.watchdog import ReadingTimes, networks_limit_s, retiring_limit_s
 from lumbar.workers.worker import Setup
@@ -37,6 +38,7 @@ class Schedule:
         pictured: which pictures of which studies are drawn.
         progress: say how far the run has come.
         outcomes: takes what becomes of each study; those that it has already are not done again.
+        processes: where worker processes come from; None starts each when it is needed.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Schedule:
         pictured: Mapping[int | str, Drawn],
         progress: bool,
         outcomes: MutableMapping[int | str, Outcome] | None = None,
+        processes: WorkerProcesses | None = None,
     ) -> None:
         self.budget, self.setup = budget, setup
         self.pictured = dict(pictured)
@@ -55,7 +58,7 @@ class Schedule:
         self._n_before = len(self.queue.outcomes)
         write = log.info if log.isEnabledFor(logging.INFO) else None  # a program that set up no log is told on stderr
         self.progress = Progress(budget.n_left, "study", is_shown=progress, write=write)
-        self.pool = WorkerPool(budget, self.queue)
+        self.pool = WorkerPool(budget, self.queue, processes or WorkerProcesses(setup.n_threads))
         self.reading_times = ReadingTimes()
 
     @property

@@ -22,7 +22,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -32,6 +32,7 @@ import numpy as np
 import pandas as pd
 
 from lumbar.bundle.manifest import Manifest
+from lumbar.bundle.shared_memory import SharedWeights
 from lumbar.chains.contract import Chain, Drawn, Outcome, Picture, Probs
 from lumbar.errors import CohortError, LumbarError
 from lumbar.io.fingerprint import study_fingerprint
@@ -40,10 +41,14 @@ from lumbar.io.text import PublicText, one_line, printable_log, study_text
 from lumbar.output.picture_files import draw_files
 from lumbar.output.submission import normalise
 from lumbar.workers.budget import Effort
+from lumbar.workers.libraries import import_libraries
 
 log = printable_log()
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_KEPT_BLOCK = 32 << 20  # larger blocks go back to the system at once: the most that glibc takes
+_KEPT = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,10 @@ class Channel:
     def receive(self) -> Any:
         """The next message."""
         return self._connection.recv()
+
+    def has_message(self) -> bool:
+        """Whether ``receive`` would return at once."""
+        return self._connection.poll()
 
     def close(self) -> None:
         """Close the pipe."""
@@ -129,14 +138,23 @@ def serve(connection: Connection, setup: Setup) -> None:
     _serve(Channel(connection), setup)
 
 
-def serve_process(connection: Connection) -> None:
-    """Run a worker in this process: it asks for its setup, and sends its log to the run."""
+def serve_process(connection: Connection, modules: Sequence[str] = (), memory: int | None = None) -> None:
+    """Run a worker in this process: it asks for its setup, and sends its log to the run.
+
+    Args:
+        connection: the pipe.
+        modules: what it imports until it gets its setup, and then while its first study is read.
+        memory: the open file of the weights that the run's workers have together.
+    """
     _end_with_parent()
+    _keep_memory()
     channel = Channel(connection)
     logging.getLogger().addHandler(_Forward(channel))
     log.setLevel(logging.INFO)
     try:
         channel.send("booted")
+        with contextlib.suppress(Exception):  # it comes again, and is told, when the networks are loaded
+            import_libraries(modules, is_wanted=lambda: not channel.has_message())
         try:
             setup = channel.receive()
         except (EOFError, OSError):
@@ -146,7 +164,7 @@ def serve_process(connection: Connection) -> None:
             return
     except OSError:
         return
-    _serve(channel, setup)
+    _serve(channel, setup, modules, memory)
 
 
 class _Forward(logging.Handler):
@@ -188,23 +206,38 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def _serve(channel: Channel, setup: Setup) -> None:
+def _keep_memory() -> None:
+    """Let this process keep freed memory for the next layer, instead of giving it back to the system each time.
+
+    Getting it anew, page by page, took a fifth of a study's time on a CPU. glibc alone has the setting (mallopt(3)).
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_MMAP_THRESHOLD, _KEPT_BLOCK)
+        library.mallopt(_M_TRIM_THRESHOLD, _KEPT)
+
+
+def _serve(channel: Channel, setup: Setup, modules: Sequence[str] = (), memory: int | None = None) -> None:
     try:
-        _work(channel, setup)
+        _work(channel, setup, modules, memory)
     except (EOFError, OSError):
         pass  # the run has ended
     finally:
         channel.close()
 
 
-def _work(channel: Channel, setup: Setup) -> None:
+def _work(channel: Channel, setup: Setup, modules: Sequence[str], memory: int | None) -> None:
     readings: dict[int | str, _Reading] = {}
     if setup.first_study is not None:
         readings[setup.first_study] = _Reading(setup, setup.first_study, channel)
     started = time.perf_counter()
     try:
-        networks, device = _load(setup)
+        import_libraries(modules)
+        if memory is not None:
+            share_weights(setup.manifest, memory)
         _limit_threads(setup.n_threads)
+        networks, device = _load(setup)
+        _limit_threads(setup.n_threads)  # of libraries that were loaded just now
     except Exception as error:
         is_ours = type(error).__module__ == LumbarError.__module__  # classes of others may not survive pickling
         channel.send("refused", error if is_ours else LumbarError(one_line(error)))
@@ -233,11 +266,23 @@ def _answer(channel: Channel, outcome: Outcome) -> None:
         channel.send("done", Outcome(outcome.study_id, failure=one_line(error)))
 
 
+def share_weights(manifest: Manifest, memory: int) -> None:
+    """Let the networks of this process have their weights in the memory that all workers have together."""
+    from lumbar.bundle.weights import use_shared
+
+    use_shared(SharedWeights(manifest, memory))
+
+
 def _limit_threads(n_threads: int | None) -> None:
-    if n_threads is not None and "torch" in sys.modules:  # not loaded by a chain without networks
+    """Set the threads of the libraries that are loaded: a chain without networks has no torch."""
+    if n_threads is not None and "torch" in sys.modules:
         import torch
 
         torch.set_num_threads(n_threads)
+    if n_threads is not None and "cv2" in sys.modules:
+        import cv2
+
+        cv2.setNumThreads(n_threads)
 
 
 def _load(setup: Setup) -> tuple[Any, str]:
@@ -287,6 +332,8 @@ def attempt(
         outcome.seconds.update(result.seconds)
         outcome.sagittal_points = [point.record() for point in result.localisation.sagittal_points]
         outcome.axial_levels = [level.record() for level in result.localisation.axial_levels]
+        numbering = getattr(result.localisation, "numbering", None)
+        outcome.numbering = None if numbering is None else numbering.record()
         for level, points_mm in zip(outcome.axial_levels, getattr(result, "axial_mm", ()), strict=False):
             level.update(points_mm)
         outcome.probs = normalise(np.asarray(result.probs), setup.manifest.competition)

@@ -81,7 +81,7 @@ def estimate(
     """Split a rehearsal's wall seconds into what happens once and what each study adds.
 
     With several studies the first is left out of the mean where it is the slowest: it warms compilers up, which
-    happens once.
+    happens once. Workers that predict side by side divide the seconds of their studies.
 
     Raises:
         CohortError: a record without studies.
@@ -90,10 +90,15 @@ def estimate(
     if not each:
         raise CohortError("record.json: no studies, expected at least one")
     steady = each[1:] if len(each) > 1 and each[0] == max(each) else each
-    study_s = sum(steady) / len(steady)
-    devices = ", ".join(map(str, record.get("devices") or [])) or "devices unknown"
+    workers = list(map(str, record.get("devices") or []))
+    study_s = sum(steady) / len(steady) / max(1, min(len(workers), len(each)))
+    devices = ", ".join(_times(workers.count(name), name) for name in dict.fromkeys(workers)) or "devices unknown"
     once_s = max(seconds - study_s * len(each), 0.0)
     return Estimate(once_s, study_s, len(each), devices, competition, waiting_share)
+
+
+def _times(count: int, device: str) -> str:
+    return device if count == 1 else f"{count} x {device}"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lumbar.competitions.lumbar_spine import NAME as DEFAULT
-from lumbar.config import OPTIONAL_STAGES, STAGES
+from lumbar.config import CLASSIFIERS, OPTIONAL_STAGES, STAGES
 from lumbar.errors import ManifestError
 
 BASELINE = "baseline"  # a run of the baseline chain has this one stage instead of the seven
@@ -42,17 +42,25 @@ def completeness_errors(data: dict[str, Any], run: Path | None = None) -> list[s
     if _is_another(data):  # its module's ``load`` says which stages it needs
         missing_weights = [] if entries else ["no weights, expected those that the competition's module loads"]
         return missing_weights + _recipes(data, entries, run) + _mixed_configs(entries)
-    wanted = {BASELINE} if chain_of(data) == BASELINE else set(STAGES)
+    stages = _stages(data)
+    wanted = {BASELINE} if chain_of(data) == BASELINE else set(stages)
     reasons = []
-    missing = [stage for stage in STAGES if stage in wanted - present]
+    missing = [stage for stage in stages if stage in wanted - present]
     if missing or not entries:
-        reasons.append(f"no weights for {', '.join(missing or STAGES)}; found {', '.join(sorted(present)) or 'none'}")
-    unknown = sorted(present - set(STAGES) - set(OPTIONAL_STAGES) - {BASELINE})
+        reasons.append(f"no weights for {', '.join(missing or stages)}; found {', '.join(sorted(present)) or 'none'}")
+    unknown = sorted(present - set(stages) - set(OPTIONAL_STAGES) - {BASELINE})
     if unknown:
         reasons.append(f"unknown stages {', '.join(unknown)}")
     reasons += _recipes(data, entries, run)
     reasons += _mixed_configs(entries)
     return reasons
+
+
+def _stages(data: dict[str, Any]) -> list[str]:
+    """The stages of the main chain: the classifiers are those that the manifest lists, or the usual three."""
+    names = [str(entry["name"]) for entry in data.get("classifiers", ())] or CLASSIFIERS
+    first = STAGES.index(CLASSIFIERS[0])
+    return [*STAGES[:first], *names, *(stage for stage in STAGES[first:] if stage not in CLASSIFIERS)]
 
 
 def _recipes(data: dict[str, Any], entries: list[dict[str, Any]], run: Path | None) -> list[str]:

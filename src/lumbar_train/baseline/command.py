@@ -1,4 +1,4 @@
-"""``python -m lumbar_train baseline`` and ``compare``."""
+"""``python -m lumbar_train baseline``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lumbar.io.competition import check_competition
-from lumbar.io.path_options import FOLDER, NEW_FOLDER, PLACE
+from lumbar.io.path_options import FOLDER, NEW_FOLDER
 from lumbar.labels import SAGITTAL_T1
 from lumbar_train.baseline.settings import Settings, check_settings, choose_columns, refuse_fits
 from lumbar_train.outputs.run_lock import RunLock
@@ -17,21 +17,7 @@ from lumbar_train.pipeline.names import AMP
 
 
 def add_commands(commands: Any) -> None:
-    """Add both commands to the subparsers of ``python -m lumbar_train``."""
-    _add_baseline(commands)
-    compare = commands.add_parser("compare", help="compare baseline and chain on studies that neither was fitted on")
-    compare.add_argument(
-        "--data", type=FOLDER, required=True, metavar="ROOT", help="folder in the competition's layout"
-    )
-    compare.add_argument("--split", choices=("train", "test"), default="test", help="test: labels in solution.csv")
-    compare.add_argument("--baseline", type=PLACE, required=True, metavar="B", help="run, bundle or submission.csv")
-    compare.add_argument("--chain", type=PLACE, required=True, metavar="C", help="run, sealed bundle or submission.csv")
-    compare.add_argument("--prior", type=FOLDER, metavar="DIR", help="bundle whose prior is shown; default: --baseline")
-    compare.add_argument("--out", type=NEW_FOLDER, required=True, metavar="FOLDER", help="where index.html goes")
-    compare.set_defaults(action=run_compare)
-
-
-def _add_baseline(commands: Any) -> None:
+    """Add the command to the subparsers of ``python -m lumbar_train``."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "baseline", help="FastAI-style baseline: one network per label column, on whole slices",
         description="Fit one network per label column on 8-bit slices. Rare classes are upsampled inside the training "
@@ -140,18 +126,3 @@ def _train_baseline(args: argparse.Namespace, settings: Settings, columns: list[
         print(f"weights to seal: {export_run(run, figures, results)}")
     print(f"out of fold: {figures['oof']}")
     print(f"report: {report_run(run, answers, figures, images, args.chain_run)}")
-
-
-def run_compare(args: argparse.Namespace) -> None:
-    """Write the page that compares both on studies that neither was fitted on."""
-    check_competition(args.data, args.split)
-    for path, option in ((args.baseline, "--baseline"), (args.chain, "--chain")):
-        if not path.exists():
-            check_folder(path, option, "a run, a bundle or a submission.csv")
-    check_folder(args.prior, "--prior", "a bundle")
-    check_out(args.out)
-
-    from lumbar_train.baseline.page import write_comparison
-
-    page = write_comparison(args.data, args.split, args.baseline, args.chain, args.prior or args.baseline, args.out)
-    print(f"report: {page}")

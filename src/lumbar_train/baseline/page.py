@@ -13,11 +13,12 @@ import numpy as np
 from lumbar.io.text import page_value
 from lumbar.labels import COLUMNS
 from lumbar_train.baseline.calibrate import MAX_TEMPERATURE
-from lumbar_train.baseline.compare import Comparison, chain_oof, compare_unseen, with_floor
+from lumbar_train.baseline.compare import chain_oof, with_floor
 from lumbar_train.baseline.gather import Answers
 from lumbar_train.baseline.plots import plot_confusion, plot_finder, plot_samples
 from lumbar_train.baseline.prepare import Images
 from lumbar_train.baseline.run import BaselineRun
+from lumbar_train.ensemble.comparison import Comparison
 from lumbar_train.evaluation.plots import data_uri, plot_answers
 from lumbar_train.evaluation.scoring import TERMS, Interval
 from lumbar_train.files import write_bytes, write_text
@@ -54,16 +55,21 @@ def report_run(
     comparison = Comparison(title, cohort.study_ids, cohort.labels, with_floor(by_name, cohort))
     folder = run.out / "report"
     columns = [_column(run, column, figures["columns"][column], images, folder) for column in run.columns]
-    return _write(folder, comparison, columns, figures)
+    return _write(folder, comparison, comparison.figures(), columns, figures)
 
 
-def write_comparison(root: Path, split: str, baseline: Path, chain: Path, prior: Path, out: Path) -> Path:
-    """Write the page that compares both on unseen studies; arguments as in ``compare.compare_unseen``."""
-    return _write(out, compare_unseen(root, split, baseline, chain, prior), [], {})
+def write_comparison(comparison: Comparison, scored: dict[str, Any], out: Path) -> Path:
+    """Write the page of a comparison whose figures are ``scored``, and the figures; returns the page."""
+    return _write(out, comparison, scored, [], {})
 
 
-def _write(folder: Path, comparison: Comparison, columns: list[dict[str, Any]], figures: dict[str, Any]) -> Path:
-    scored = comparison.figures()
+def _write(
+    folder: Path,
+    comparison: Comparison,
+    scored: dict[str, Any],
+    columns: list[dict[str, Any]],
+    figures: dict[str, Any],
+) -> Path:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -74,9 +80,11 @@ def _write(folder: Path, comparison: Comparison, columns: list[dict[str, Any]], 
     drawn = {name: rows for name, rows in scored["scores"].items() if not name.startswith("baseline, ")}
     bars = {name: {term: Interval(*rows[term]) for term in TERMS} for name, rows in drawn.items()}
     text = environment.get_template("page.html.j2").render(
-        title="The FastAI baseline, done right",
+        title="The FastAI baseline, done right" if columns else "Runs compared",
         subtitle=comparison.title,
-        verdict=scored["verdict"],
+        verdicts=[entry["line"] for entry in scored["verdicts"]],
+        left_out=list(scored["left_out"].items()),
+        has_floor="floor" in scored["scores"],
         terms=[term.replace("_", " ") for term in TERMS],
         score_rows=[(name, [rows[t] for t in TERMS]) for name, rows in scored["scores"].items()],
         difference_rows=[(name, [rows[t] for t in TERMS]) for name, rows in scored["differences"].items()],

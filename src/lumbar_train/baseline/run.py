@@ -27,7 +27,7 @@ from lumbar_train.baseline.network import make_network
 from lumbar_train.baseline.prepare import Images, describe_problems, prepare, write_label_tables
 from lumbar_train.baseline.settings import Settings, check_settings, refuse_fits
 from lumbar_train.data.folds import FULL, make_folds, read_folds, split, write_folds
-from lumbar_train.data.tables import Cohort, read_study_ids
+from lumbar_train.data.tables import LABELS, Cohort, read_study_ids, write_labels
 from lumbar_train.engine.distributed import pick_device
 from lumbar_train.engine.fold_pool import hand_out, usable_devices
 from lumbar_train.engine.process_pool import processes
@@ -150,6 +150,7 @@ def execute(run: BaselineRun, *, batch: int, start_batch: int) -> tuple[Answers,
     make_network(run.settings.network(run.columns[0]), 0, pretrained=run.settings.pretrained)
     images = prepare_run(run, batch, start_batch)
     write_folds(run.out / "folds.csv", run.folds)
+    write_labels(run.out / LABELS, run.cohort)
     amp = {"asked": run.amp_asked, "used": run.settings.amp}
     recipe = {"name": RECIPE, "columns": run.columns} | asdict(run.settings) | {"amp": amp}
     write_text(run.out / "recipe.json", json.dumps(recipe, indent=1) + "\n")

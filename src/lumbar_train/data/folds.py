@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedKFold
 
 from lumbar import labels
 from lumbar.errors import CohortError
@@ -68,6 +67,8 @@ def make_folds(cohort: Cohort, n_folds: int, seed: int) -> pd.DataFrame:
         raise CohortError(
             f"{cohort.root}: {n_folds} folds of {len(cohort)} studies, expected 2 folds or more, each filled"
         )
+    from sklearn.model_selection import StratifiedKFold  # a second to import; loaders and ranks of a fit never split
+
     splitter = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
     classes = strata(cohort, n_folds)
     folds = np.zeros(len(cohort), dtype=np.int64)
@@ -94,6 +95,25 @@ def read_folds(path: Path | str, cohort: Cohort, left_out: Iterable[int] = ()) -
         LeakError: a study in two folds.
     """
     path = Path(path)
+    folds = _parsed_folds(path)
+    folds = folds[~folds["study_id"].isin(list(left_out))]
+    check_folds(folds, cohort, path)
+    return folds.sort_values("study_id", ignore_index=True)
+
+
+def read_own_folds(path: Path) -> pd.DataFrame:
+    """A run's own ``folds.csv``, without the cohort that it belongs to.
+
+    Raises:
+        CohortError, LeakError: as ``read_folds``, but for what only the cohort tells.
+    """
+    folds = _parsed_folds(path)
+    _check_one_fold_each(folds, path)
+    _check_several(folds, path)
+    return folds.sort_values("study_id", ignore_index=True)
+
+
+def _parsed_folds(path: Path) -> pd.DataFrame:
     frame = read_cells(path, ("study_id", "fold"))
     out = {}
     for column in ("study_id", "fold"):
@@ -105,10 +125,7 @@ def read_folds(path: Path | str, cohort: Cohort, left_out: Iterable[int] = ()) -
                 text = shown(cell) if str(cell).strip() else "blank"
                 raise CohortError(f"{path}: row {row}: {column} is {text}, expected 0, 1, 2, ...") from None
         out[column] = np.array(values, dtype=np.int64)
-    folds = pd.DataFrame(out)
-    folds = folds[~folds["study_id"].isin(list(left_out))]
-    check_folds(folds, cohort, path)
-    return folds.sort_values("study_id", ignore_index=True)
+    return pd.DataFrame(out)
 
 
 def check_folds(folds: pd.DataFrame, cohort: Cohort, path: Path | str = "folds") -> None:
@@ -117,6 +134,17 @@ def check_folds(folds: pd.DataFrame, cohort: Cohort, path: Path | str = "folds")
     Raises:
         CohortError, LeakError: as in ``read_folds``.
     """
+    _check_one_fold_each(folds, path)
+    unknown = np.setdiff1d(folds["study_id"].to_numpy(), cohort.study_ids)
+    if unknown.size:
+        raise CohortError(f"{path}: study {unknown[0]} is not in the cohort ({unknown.size} unknown studies)")
+    absent = np.setdiff1d(cohort.study_ids, folds["study_id"].to_numpy())
+    if absent.size:
+        raise CohortError(f"{path}: study {absent[0]} of the cohort has no fold ({absent.size} studies without)")
+    _check_several(folds, path)
+
+
+def _check_one_fold_each(folds: pd.DataFrame, path: Path | str) -> None:
     n_folds = folds.groupby("study_id")["fold"].nunique()
     if (n_folds > 1).any():
         study = n_folds.index[n_folds > 1][0]
@@ -125,12 +153,9 @@ def check_folds(folds: pd.DataFrame, cohort: Cohort, path: Path | str = "folds")
     twice = folds.loc[folds["study_id"].duplicated(), "study_id"]
     if len(twice):
         raise CohortError(f"{path}: study {twice.iloc[0]} has several rows, expected one ({len(twice)} rows too many)")
-    unknown = np.setdiff1d(folds["study_id"].to_numpy(), cohort.study_ids)
-    if unknown.size:
-        raise CohortError(f"{path}: study {unknown[0]} is not in the cohort ({unknown.size} unknown studies)")
-    absent = np.setdiff1d(cohort.study_ids, folds["study_id"].to_numpy())
-    if absent.size:
-        raise CohortError(f"{path}: study {absent[0]} of the cohort has no fold ({absent.size} studies without)")
+
+
+def _check_several(folds: pd.DataFrame, path: Path | str) -> None:
     if folds["fold"].nunique() < 2:
         raise CohortError(f"{path}: found one fold, expected two or more, so that each is predicted by others")
 

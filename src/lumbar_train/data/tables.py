@@ -18,10 +18,20 @@ import pandas as pd
 
 from lumbar import labels
 from lumbar.errors import CohortError
-from lumbar.io.tables import SERIES_COLUMNS, is_blank, parse_id, parse_integer, parse_number, read_series_table, shown
+from lumbar.io.tables import (
+    SERIES_COLUMNS,
+    csv_text,
+    is_blank,
+    parse_id,
+    parse_integer,
+    parse_number,
+    read_series_table,
+    shown,
+)
 from lumbar.io.text import printable
 from lumbar.io.text_table import TableError, read_text_table
 from lumbar_train.data.external_points import EXTERNAL, SIZE_COLUMNS, check_external
+from lumbar_train.files import write_text
 
 _Number = TypeVar("_Number", int, float)
 
@@ -29,6 +39,7 @@ MISSING = -1
 _IDS = ("study_id", "series_id")
 _DECIMAL_COMMA = "has_decimal_comma"  # of a frame's attrs
 POINT_COLUMNS = ("study_id", "series_id", "instance_number", "condition", "level", "side", "x_px", "y_px", "source")
+LABELS = "labels.csv"  # in a run folder: the labels of the studies that it was trained on
 _LABEL_FILES = {"train": "train.csv", "test": "solution.csv"}
 
 
@@ -259,6 +270,20 @@ def _read_labels(path: Path, dropped: Counter[str]) -> tuple[np.ndarray, np.ndar
             )
         values[~empty, place] = known[~empty]
     return _one_row_a_study(frame["study_id"].to_numpy(np.int64), values, path, dropped)
+
+
+def read_labels(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """A table of labels as ``train.csv`` has it: ids (N,) ascending, and labels (N, 25) int8, -1 missing.
+
+    Raises:
+        CohortError: not such a table, a label that is none, or two truths for one study.
+    """
+    return _read_labels(path, Counter())
+
+
+def write_labels(path: Path, cohort: Cohort) -> None:
+    """Write the labels of a cohort in the form of ``train.csv``."""
+    write_text(path, csv_text(cohort.frame()))
 
 
 def _one_row_a_study(

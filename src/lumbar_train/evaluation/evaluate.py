@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from lumbar.io.text import one_line
 from lumbar.labels import COLUMNS
 from lumbar.metric import align_submission
 from lumbar.models.inference import Networks
-from lumbar.stages.aggregate import aggregate, level_confidence, prior_array
-from lumbar.stages.classify import CLASSIFIERS, classify
+from lumbar.stages.aggregate import aggregate, level_confidence, mixed_readings, prior_array
+from lumbar.stages.classifiers import SAGITTAL
+from lumbar.stages.classify import classify
 from lumbar.stages.localise import localise
 from lumbar.stages.points import Localisation
 from lumbar.study import Study, read_study
@@ -32,6 +34,7 @@ from lumbar_train.errors import LeakError
 from lumbar_train.evaluation.point_errors import axial_assignments, sagittal_errors, summarise, truth_points
 from lumbar_train.evaluation.scoring import Interval, Probs, confusion, difference, ratio, reliability, scores
 from lumbar_train.outputs.oof import check_oof_frame
+from lumbar_train.outputs.run_classifiers import classifiers_of_run
 from lumbar_train.outputs.store import read_frame, read_localisations, read_logits
 
 Logits = NDArray[np.float32]
@@ -39,7 +42,6 @@ Mask = NDArray[np.bool_]
 
 # What an answer rests on: two constants, then one more part of the chain each time.
 ANSWERS = ("uniform", "prior", "sagittal only", "+ axial", "+ MLP")
-_SAGITTAL = tuple(name.startswith("sagittal") for name in CLASSIFIERS)
 
 
 @dataclass
@@ -131,16 +133,17 @@ def _lists(intervals: Mapping[str, Interval]) -> dict[str, list[float]]:
     return {name: interval.as_list() for name, interval in intervals.items()}
 
 
-def partial_answers(logits: Logits, mask: Mask, prior: Probs) -> dict[str, Probs]:
-    """One study's answers before the aggregator: by the sagittal classifier alone, and by all classifiers.
+def partial_answers(logits: Logits, mask: Mask, prior: Probs, is_sagittal: Sequence[bool]) -> dict[str, Probs]:
+    """One study's answers before the aggregator: by the sagittal classifiers alone, and by all classifiers.
 
     Args:
-        logits: (M, 5, 5, 3) of the classifiers in the order of ``CLASSIFIERS``.
+        logits: (M, 5, 5, 3) of the classifiers.
         mask: (M, 5, 5) which rest on images.
         prior: (25, 3) for what no model saw.
+        is_sagittal: (M,) which classifiers read the sagittal view.
     """
     return {
-        "sagittal only": _mean_probs(logits[list(_SAGITTAL)], mask[list(_SAGITTAL)], prior),
+        "sagittal only": _mean_probs(logits[list(is_sagittal)], mask[list(is_sagittal)], prior),
         "+ axial": _mean_probs(logits, mask, prior),
     }
 
@@ -195,7 +198,8 @@ def evaluate_run(
     networks = load_networks(bundle, manifest, device)
     check_probes(networks, manifest)
     truth = truth_points(cohort)
-    bench = _Bench(cohort, networks, prior_array(manifest.prior), truth, with_true_points=points == "true")
+    is_sagittal = [one.view == SAGITTAL for one in manifest.classifiers]
+    bench = _Bench(cohort, networks, prior_array(manifest.prior), truth, points == "true", is_sagittal)
     outcomes = bench.run(ids, progress=progress)
     answers = {name: np.stack([outcomes[int(k)].answers[name] for k in ids]) for name in ANSWERS}
     localisations = {k: o.localisation for k, o in outcomes.items() if o.localisation is not None}
@@ -247,6 +251,7 @@ class _Bench:
     prior: Probs
     truth: pd.DataFrame
     with_true_points: bool
+    is_sagittal: Sequence[bool]
 
     def run(self, ids: Iterable[int], *, progress: bool) -> dict[int, _Outcome]:
         by_study = dict(list(self.truth.groupby("study_id")))
@@ -275,7 +280,9 @@ class _Bench:
             logits, mask = classify(study, localisation, self.networks)
             last = self.networks.stage("aggregator")
             answer = aggregate(logits, mask, self.prior, last, level_confidence(localisation))
-            outcome.answers = constants | partial_answers(logits, mask, self.prior) | {"+ MLP": answer}
+            answer = mixed_readings(answer, localisation, self.prior, partial(self._answer, study))
+            before = partial_answers(logits, mask, self.prior, self.is_sagittal)
+            outcome.answers = constants | before | {"+ MLP": answer}
             outcome.localisation = localisation
             outcome.problems += localisation.problems
             if self.with_true_points:
@@ -285,6 +292,11 @@ class _Bench:
         except LumbarError as error:
             outcome.problems.append(one_line(error))
         return outcome
+
+    def _answer(self, study: Study, localisation: Localisation) -> Probs:
+        logits, mask = classify(study, localisation, self.networks)
+        last = self.networks.stage("aggregator")
+        return aggregate(logits, mask, self.prior, last, level_confidence(localisation))
 
 
 # A run's own out-of-fold outputs
@@ -300,7 +312,8 @@ def evaluate_oof(run: Path | str, cohort: Cohort) -> Evaluation:
     run = Path(run)
     folds = read_folds(run / "folds.csv", cohort)
     fold_of = dict(zip(folds["study_id"], folds["fold"], strict=True))
-    for name in ("sagittal_xy", *CLASSIFIERS):
+    classifiers = classifiers_of_run(run)
+    for name in ("sagittal_xy", *classifiers):
         check_oof_frame(read_frame(run / name / "oof.parquet"), folds, run / name / "oof.parquet")
     for name in ("levels", "points", "axial"):
         path = run / "localise" / f"{name}.parquet"
@@ -309,11 +322,14 @@ def evaluate_oof(run: Path | str, cohort: Cohort) -> Evaluation:
     ids = np.array(sorted({int(row.split("_", 1)[0]) for row in answer["row_id"]}), dtype=np.int64)
     answer = answer[["row_id", "normal_mild", "moderate", "severe"]]
     localisations = read_localisations(run / "localise", map(int, ids))
-    pairs = [read_logits(run / name / "oof.parquet", map(int, ids)) for name in CLASSIFIERS]
+    pairs = [read_logits(run / name / "oof.parquet", map(int, ids)) for name in classifiers]
+    is_sagittal = [view == SAGITTAL for view in classifiers.values()]
     own_folds = np.array([fold_of[int(k)] for k in ids])
     priors = {fold: cohort.prior(ids[own_folds != fold]) for fold in np.unique(own_folds)}
     before = [
-        partial_answers(np.stack([p[0][n] for p in pairs]), np.stack([p[1][n] for p in pairs]), priors[own_folds[n]])
+        partial_answers(
+            np.stack([p[0][n] for p in pairs]), np.stack([p[1][n] for p in pairs]), priors[own_folds[n]], is_sagittal
+        )
         for n in range(len(ids))
     ]
     answers = {

@@ -20,7 +20,7 @@ from lumbar_train.data.external_points import POINTS_FILE, USES, describe, summa
 from lumbar_train.data.folds import fold_name, make_folds, parse_folds, read_folds, with_seeds, write_folds
 from lumbar_train.data.slice_memory import memory_for_slices
 from lumbar_train.data.studies import Studies
-from lumbar_train.data.tables import Cohort, read_cohort
+from lumbar_train.data.tables import LABELS, Cohort, read_cohort, write_labels
 from lumbar_train.data.usable import drop_unreadable, write_dropped
 from lumbar_train.engine.distributed import Distributed
 from lumbar_train.engine.fold_pool import usable_devices
@@ -155,6 +155,7 @@ def choose_cohort(options: TrainOptions, whole: Cohort, studies: Studies, n_fold
     folds = make_folds(cohort, n_folds, options.seed) if file is None else read_folds(file, cohort, left_out)
     check_copies(studies, folds)
     write_folds(own, folds)
+    write_labels(options.out / LABELS, cohort)
     write_dropped(options.out, whole, cohort)
     return cohort, folds
 

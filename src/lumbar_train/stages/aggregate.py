@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,6 +19,25 @@ POOL_RATE = 10.0  # learning rate of the pool's weights and scales, as a multipl
 MODEL_DROP = 0.1  # chance that a model's logits are hidden in training, so that it learns to do without a series
 
 
+@dataclass(frozen=True)
+class PoolStart:
+    """The pool that an aggregator begins with, where its members were chosen on evidence.
+
+    Attributes:
+        shares: (M,) the weight of each classifier, the same in all groups.
+        scales: (3,) by group, what the pooled log probabilities are multiplied with.
+    """
+
+    shares: tuple[float, ...]
+    scales: tuple[float, ...]
+
+    def apply(self, network: Aggregator) -> None:
+        """Put the pool into a network."""
+        with torch.no_grad():
+            network.pool.copy_(torch.tensor(self.shares).clamp(min=1e-6).log().expand_as(network.pool))
+            network.scale.copy_(torch.tensor(self.scales))
+
+
 def fit_aggregator(
     logits: NDArray[np.float32],
     mask: NDArray[np.bool_],
@@ -28,6 +48,7 @@ def fit_aggregator(
     seed: int,
     confidence: NDArray[np.float32] | None = None,
     after_epoch: Callable[[Aggregator], None] | None = None,
+    start: PoolStart | None = None,
 ) -> tuple[Aggregator, list[float]]:
     """Fit an aggregator with AdamW and a cosine schedule.
 
@@ -44,13 +65,13 @@ def fit_aggregator(
         seed: of initial weights and order.
         confidence: (N, 5, 4) of localisation, for configurations that ask for it.
         after_epoch: is given the network after each epoch; it may put it into evaluation mode.
+        start: the pool that it begins with; None: equal weights.
 
     Returns:
         The network, and the mean loss of each epoch.
     """
     torch.manual_seed(seed)
-    network = build(name_of(config), to_dict(config)).train()
-    assert isinstance(network, Aggregator)
+    network = _begun(config, start).train()
     sure = torch.zeros(len(logits), 5, 4) if confidence is None else torch.from_numpy(confidence)
     x, m = torch.from_numpy(logits), torch.from_numpy(mask)
     y = torch.from_numpy(labels.reshape(-1, 5, 5).astype(np.int64))
@@ -62,8 +83,8 @@ def fit_aggregator(
     for _ in range(fit.epochs):
         order = torch.randperm(len(x))
         total = 0.0
-        for start in range(0, len(x), fit.batch):
-            rows = order[start : start + fit.batch]
+        for first in range(0, len(x), fit.batch):
+            rows = order[first : first + fit.batch]
             shown = m[rows] & (torch.rand(len(rows), m.shape[1], 1, 1) >= MODEL_DROP)
             loss = competition_loss(network(x[rows], shown, log_prior, sure[rows]), y[rows])
             optimiser.zero_grad()
@@ -106,10 +127,17 @@ def _adamw(network: Aggregator, fit: Fit) -> torch.optim.AdamW:
     )
 
 
-def pool_of(config: AggregatorConfig) -> Aggregator:
+def pool_of(config: AggregatorConfig, start: PoolStart | None = None) -> Aggregator:
     """The aggregator of a configuration that corrects nothing: the mean of the classifiers that saw a target."""
-    network = build(name_of(config), to_dict(config)).eval()
-    assert isinstance(network, Aggregator)
+    network = _begun(config, start).eval()
     for parameter in network.groups.parameters():
         torch.nn.init.zeros_(parameter)
+    return network
+
+
+def _begun(config: AggregatorConfig, start: PoolStart | None) -> Aggregator:
+    network = build(name_of(config), to_dict(config))
+    assert isinstance(network, Aggregator)
+    if start is not None:
+        start.apply(network)
     return network

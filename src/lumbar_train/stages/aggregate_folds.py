@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from lumbar.labels import COLUMNS, SEVERITY_COLUMNS
 from lumbar.metric import score, score_arrays
 from lumbar.models.aggregator import Aggregator
 from lumbar.stages.aggregate import aggregate, level_confidence
-from lumbar.stages.classify import CLASSIFIERS
 from lumbar_train.data.folds import check_split, fold_name, is_full
 from lumbar_train.data.tables import Cohort
 from lumbar_train.engine.checkpoint import save_weights
@@ -27,7 +26,7 @@ from lumbar_train.files import write_text
 from lumbar_train.outputs.oof import write_seen
 from lumbar_train.outputs.store import read_localisations, read_logits, write_frame
 from lumbar_train.recipes import StageRecipe
-from lumbar_train.stages.aggregate import fit_aggregator, loss_on, pool_of
+from lumbar_train.stages.aggregate import PoolStart, fit_aggregator, loss_on, pool_of
 from lumbar_train.stages.context import RunContext
 
 FITTED, POOL = "fitted", "pool"
@@ -39,14 +38,21 @@ _REASONS = {
 
 def run_aggregator(run: RunContext) -> None:
     """Fit the aggregators of a run, once every classifier's table of logits is known not to leak."""
-    for name in CLASSIFIERS:
+    for name in run.recipe.stages["aggregator"].network.models:
         run.out_of_fold(name)
     folds = run.all_folds() + run.full_fits()
     fit_aggregator_folds(run.out, run.cohort, run.fold_of, folds, run.recipe.stages["aggregator"], seed=run.seed)
 
 
 def fit_aggregator_folds(
-    run: Path, cohort: Cohort, fold_of: Mapping[int, int], use_folds: list[int], stage: StageRecipe, *, seed: int
+    run: Path,
+    cohort: Cohort,
+    fold_of: Mapping[int, int],
+    use_folds: list[int],
+    stage: StageRecipe,
+    *,
+    seed: int,
+    start: PoolStart | None = None,
 ) -> None:
     """Fit an aggregator for each fold and those on all studies; score the former on studies that they have not seen.
 
@@ -59,6 +65,7 @@ def fit_aggregator_folds(
         use_folds: folds to fit on, all that hold out studies among them; their logits are there.
         stage: configuration of the network, and how it is fitted.
         seed: of initial weights and order.
+        start: the pool that each fit begins with; None: equal weights.
 
     Raises:
         TrainingError: no held-out fold, or one that holds every study.
@@ -66,7 +73,7 @@ def fit_aggregator_folds(
     ids = np.array(sorted(k for k, fold in fold_of.items() if fold in use_folds))
     if not len(ids):
         raise TrainingError(f"{run}: no held-out fold among {use_folds}, expected one to fit on")
-    logits, mask, sure = _inputs(run, ids, needs_confidence=stage.network.confidence)
+    logits, mask, sure = _inputs(run, ids, stage.network.models, needs_confidence=stage.network.confidence)
     labels = cohort.labels[cohort.rows(ids)]
     folds = np.array([fold_of[int(k)] for k in ids])
     probs = {name: np.zeros((len(ids), 25, 3)) for name in (FITTED, POOL)}
@@ -79,23 +86,22 @@ def fit_aggregator_folds(
         prior = cohort.prior(ids[rows])
         of_fit = seed + (-1 - fold if is_full(fold) else 0)
         out = np.flatnonzero(folds == fold)
-        held_out, start = HeldOut((logits[out], mask[out], labels[out], prior, sure[out])), time.monotonic()
+        held_out, began = HeldOut((logits[out], mask[out], labels[out], prior, sure[out])), time.monotonic()
         network, losses = fit_aggregator(
             logits[rows], mask[rows], labels[rows], prior, stage.network, stage.fit, of_fit, sure[rows],
-            held_out.measure if len(out) else None,
+            held_out.measure if len(out) else None, start,
         )  # fmt: skip
-        _log(run / "aggregator" / fold_name(fold), losses, held_out.losses, len(rows), time.monotonic() - start)
+        _log(run / "aggregator" / fold_name(fold), losses, held_out.losses, len(rows), time.monotonic() - began)
         fits[fold] = network, losses, rows
-        for name, chosen in ((FITTED, network), (POOL, pool_of(stage.network))):
+        for name, chosen in ((FITTED, network), (POOL, pool_of(stage.network, start))):
             for row in out:
                 probs[name][row] = aggregate(logits[row], mask[row], prior, [chosen], sure[row])
     kept = better(labels, probs)
     for fold, (fitted, losses, rows) in fits.items():
         weights = run / "aggregator" / f"{fold_name(fold)}.safetensors"
-        save_weights(weights, fitted if kept == FITTED else pool_of(stage.network))
+        save_weights(weights, fitted if kept == FITTED else pool_of(stage.network, start))
         write_seen(weights, fold, map(int, ids[rows]))
-        content = {"first": losses[0], "last": losses[-1], "kept": kept}
-        write_text(weights.with_suffix(".json"), json.dumps(content))
+        write_text(weights.with_suffix(".json"), json.dumps({"first": losses[0], "last": losses[-1], "kept": kept}))
         write_text(run / "aggregator" / fold_name(fold) / "fit.json", json.dumps({"reason": _REASONS[kept]}))
     _score(run, cohort, ids, probs, kept)
 
@@ -132,9 +138,11 @@ def _log(folder: Path, losses: list[float], held_out: list[float], n_studies: in
     print(f"{line}, {seconds:.1f} s", flush=True)
 
 
-def _inputs(run: Path, ids: np.ndarray, *, needs_confidence: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _inputs(
+    run: Path, ids: np.ndarray, classifiers: Sequence[str], *, needs_confidence: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Out-of-fold logits (N, M, 5, 5, 3), mask (N, M, 5, 5) and, where it is read, confidence (N, 5, 4) of studies."""
-    pairs = [read_logits(run / name / "oof.parquet", ids) for name in CLASSIFIERS]
+    pairs = [read_logits(run / name / "oof.parquet", ids) for name in classifiers]
     sure = np.zeros((len(ids), 5, 4), np.float32)
     if needs_confidence:
         localisations = read_localisations(run / "localise", map(int, ids))

@@ -1,0 +1,208 @@
+"""How sure the numbering is: the column of levels as read, beside the same column one disc higher or lower.
+
+The localiser counts levels from the picture, and where it fails the whole column is mostly off by one. Two things tell
+the readings apart: the heat of the levels' channels at the discs that each reading gives them, and where the sacrum
+begins in the tissue that the same network segments. A bundle may hold five numbers (``NUMBERS``), chosen on phantoms
+whose images were made hard to read, that turn this evidence into probabilities; without them nothing here is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lumbar.geometry import plane_distance_mm, project
+from lumbar.labels import LEVELS
+from lumbar.stages.decode import source_to_heat
+from lumbar.stages.heat import STRIDE, SagittalHeat
+from lumbar.stages.points import Localisation, Numbering, Xyz, as_xyz
+
+Array = NDArray[np.float64]
+
+# Of a reading off by one, the logarithm of its odds against the reading as it is is
+# -(shift + heat * margin of the heat + sacrum * margin of the tissue); of none of these readings -(chain + height *
+# mean logarithm of the heat along the column).
+NUMBERS = ("shift", "heat", "sacrum", "chain", "height")
+DOUBTFUL = 0.7  # below this probability the numbering is said to be in doubt, and the other readings count as well
+MOVED = 0.7  # from this probability on the column is moved to the other reading
+MIN_READING = 0.05  # a reading of less probability is not looked at
+MIN_LEVELS = 3  # with fewer levels there is no column to shift
+_STEP_UP, _STEP_DOWN = 0.97, 0.9  # the next disc beyond the ends, in steps between the last two
+_MAX_BEND = 0.6  # radians from one step to the next
+_RADIUS = 0.15  # around a disc, in which its heat is sought, in steps
+_AHEAD, _HALF = 0.6, 0.18  # of a vertebra's middle before the canal, and half the side of its box, in steps
+_NO_HEAT, _NO_TISSUE = 0.01, 0.03  # added before logarithms
+_HIGHER, _AS_READ, _LOWER = -1, 0, 1
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What speaks for the column as read.
+
+    Attributes:
+        heat: margin of the log heat over the column one disc higher, and one lower.
+        sacrum: the same of the tissue: L5 is no sacrum; the vertebra below L5/S1 is one.
+        height: mean log heat along the column.
+    """
+
+    heat: tuple[float, float]
+    sacrum: tuple[float, float]
+    height: float
+
+
+def column_mm(levels_mm: dict[str, Xyz]) -> Array | None:
+    """Seven discs (7, 3) in mm, from the one above L1/2 to the one below L5/S1; None with too few levels.
+
+    Levels that were not found are put between or beyond the others; the ends continue the spine's bend.
+    """
+    known = [k for k, level in enumerate(LEVELS) if level in levels_mm]
+    if len(known) < MIN_LEVELS:
+        return None
+    seen = np.array([levels_mm[LEVELS[k]] for k in known])
+    fits = [np.polynomial.Polynomial.fit(known, seen[:, axis], min(2, len(known) - 1)) for axis in range(3)]
+    inner = np.array(
+        [levels_mm[LEVELS[k]] if k in known else [fit(k) for fit in fits] for k in range(len(LEVELS))], dtype=float
+    )
+    steps = np.diff(inner, axis=0)
+    before, last = (float(np.arctan2(step[2], step[1])) for step in steps[-2:])
+    bend = float(np.clip((last - before + np.pi) % (2 * np.pi) - np.pi, -_MAX_BEND, _MAX_BEND))
+    turn = np.array([[1, 0, 0], [0, np.cos(bend), -np.sin(bend)], [0, np.sin(bend), np.cos(bend)]])
+    return np.vstack([inner[0] - _STEP_UP * steps[0], inner, inner[-1] + _STEP_DOWN * turn @ steps[-1]])
+
+
+def shifted_levels(levels_mm: dict[str, Xyz], by: int) -> dict[str, Xyz]:
+    """The levels one disc higher (``by`` -1) or lower (1)."""
+    column = column_mm(levels_mm)
+    assert column is not None
+    return {level: as_xyz(column[k + 1 + by]) for k, level in enumerate(LEVELS)}
+
+
+def evidence_of(maps: Sequence[SagittalHeat], levels_mm: dict[str, Xyz]) -> Evidence | None:
+    """The evidence of all sagittal series, averaged; None with too few levels."""
+    column = column_mm(levels_mm)
+    if column is None:
+        return None
+    each = [_series_evidence(stack_heat, column) for stack_heat in maps]
+    heat, sacrum, height = (np.mean([np.asarray(part[k]) for part in each], axis=0) for k in range(3))
+    return Evidence((float(heat[0]), float(heat[1])), (float(sacrum[0]), float(sacrum[1])), float(height))
+
+
+def _series_evidence(stack_heat: SagittalHeat, column: Array) -> tuple[Array, Array, float]:
+    stack, grid = stack_heat.stack, stack_heat.grid
+    places = source_to_heat(grid, STRIDE, np.array([project(stack, xyz)[1:] for xyz in column]))
+    step = float(np.median(np.linalg.norm(np.diff(places, axis=0), axis=1)))
+    n = len(LEVELS)
+    log = np.log(
+        np.array([_box(stack_heat.heat[:, :n], place, _RADIUS * step).max(axis=(0, 2, 3)) for place in places])
+        + _NO_HEAT
+    )
+    total = {by: float(sum(log[k + 1 + by, k] for k in range(n))) for by in (_HIGHER, _AS_READ, _LOWER)}
+    heat = np.array([total[_AS_READ] - total[_HIGHER], total[_AS_READ] - total[_LOWER]])
+    height = float(np.mean([log[k + 1, k] for k in range(n)]))
+    if stack_heat.tissue is None:
+        return heat, np.zeros(2), height
+    near = np.abs(plane_distance_mm(stack, column[n]))
+    slices = np.flatnonzero(near <= max(6.0, float(near.min())))
+    ratios = [_sacrum_ratio(stack_heat.tissue[slices], places[k], places[k + 1], step) for k in (n - 1, n)]
+    return heat, np.array([-ratios[0], ratios[1]]), height
+
+
+def _sacrum_ratio(tissue: NDArray[np.float32], upper: Array, lower: Array, step: float) -> float:
+    """Log of how much more sacrum than vertebral body lies between two discs, before the canal.
+
+    Args:
+        tissue: (S, 2, h, w), body and sacrum in 0..1.
+        upper: (2,) canal point of the upper disc in pixels of the heatmap.
+        lower: (2,) that of the lower one.
+        step: distance of neighbouring discs there.
+    """
+    course = (lower - upper) / max(float(np.linalg.norm(lower - upper)), 1e-6)
+    middle = (upper + lower) / 2 + _AHEAD * step * np.array([-course[1], course[0]])  # on the grid the front is left
+    body, sacrum = _box(tissue, middle, _HALF * step).mean(axis=(0, 2, 3))
+    return float(np.log((sacrum + _NO_TISSUE) / (body + _NO_TISSUE)))
+
+
+def _box(values: NDArray[np.float32], centre: Array, half: float) -> NDArray[np.float32]:
+    """The part of (S, C, h, w) in a square around ``centre``, at least one pixel; zeros where it lies outside."""
+    x, y = (round(float(v)) for v in centre)
+    k = max(0, int(half))
+    part = values[:, :, max(0, y - k) : max(0, y + k + 1), max(0, x - k) : max(0, x + k + 1)]
+    return part if part.size else np.zeros((1, values.shape[1], 1, 1), np.float32)
+
+
+def numbering_of(evidence: Evidence, numbers: Sequence[float]) -> Numbering:
+    """The probabilities of the readings, by the five ``NUMBERS`` of a bundle."""
+    shift, heat, sacrum, chain, height = numbers
+    logits = np.array(
+        [
+            0.0,
+            -(shift + heat * evidence.heat[0] + sacrum * evidence.sacrum[0]),
+            -(shift + heat * evidence.heat[1] + sacrum * evidence.sacrum[1]),
+            -(chain + height * evidence.height),
+        ]
+    )
+    shares = np.exp(logits - logits.max())
+    return Numbering(*(float(share) for share in shares / shares.sum()))
+
+
+def settle_numbering(
+    maps: Sequence[SagittalHeat],
+    localisation: Localisation,
+    confidence: dict[str, float],
+    numbers: Sequence[float],
+) -> dict[str, float]:
+    """Set ``localisation.numbering``, and move the column by one disc where that is far likelier.
+
+    Args:
+        maps: the heatmaps of all sagittal series.
+        localisation: has the levels; they change where the column moves.
+        confidence: of each level.
+        numbers: of the bundle; empty where it does not tell the numbering.
+
+    Returns:
+        The confidence of each level.
+    """
+    evidence = evidence_of(maps, localisation.levels_mm) if numbers else None
+    if evidence is None:
+        return confidence
+    numbering = numbering_of(evidence, numbers)
+    by = _HIGHER if numbering.one_higher > numbering.one_lower else _LOWER
+    if max(numbering.one_higher, numbering.one_lower) >= MOVED:
+        localisation.levels_mm = shifted_levels(localisation.levels_mm, by)
+        confidence = {level: min(confidence.values()) for level in LEVELS}
+        numbering = _seen_from(numbering, by)
+    localisation.numbering = numbering
+    return confidence
+
+
+def _seen_from(numbering: Numbering, by: int) -> Numbering:
+    """The probabilities once the column was moved: what was two discs away counts as elsewhere."""
+    if by == _HIGHER:
+        return Numbering(numbering.one_higher, 0.0, numbering.confidence, numbering.elsewhere + numbering.one_lower)
+    return Numbering(numbering.one_lower, numbering.confidence, 0.0, numbering.elsewhere + numbering.one_higher)
+
+
+def other_readings(localisation: Localisation) -> list[tuple[float, Localisation]]:
+    """The column one disc higher and lower with their probabilities, where the numbering is in doubt."""
+    numbering = localisation.numbering
+    if numbering is None or numbering.confidence >= DOUBTFUL:
+        return []
+    return [
+        (share, Localisation(levels_mm=shifted_levels(localisation.levels_mm, by)))
+        for by, share in ((_HIGHER, numbering.one_higher), (_LOWER, numbering.one_lower))
+        if share >= MIN_READING
+    ]
+
+
+def numbering_doubt(numbering: Numbering | None) -> list[str]:
+    """The warning that the numbering is in doubt; nothing where it is not, or where the bundle does not tell."""
+    if numbering is None or numbering.confidence >= DOUBTFUL:
+        return []
+    others = {
+        "one higher": numbering.one_higher, "one lower": numbering.one_lower, "elsewhere": numbering.elsewhere
+    }  # fmt: skip
+    shares = ", ".join(f"{share:.0%} {name}" for name, share in others.items())
+    return [f"the numbering may be one level off: {numbering.confidence:.0%} as given, {shares}"]

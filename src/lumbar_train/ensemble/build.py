@@ -1,0 +1,324 @@
+"""Makes one run of several: members chosen on their out-of-fold logits, one aggregator, and what is sealed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import lumbar
+from lumbar.config import CONFIGS, AggregatorConfig, from_dict, to_dict
+from lumbar.errors import CohortError
+from lumbar.stages.classifiers import Classifier
+from lumbar_train.data.folds import FULL, write_folds
+from lumbar_train.data.tables import LABELS, Cohort, read_cohort, write_labels
+from lumbar_train.data.usable import read_dropped, write_dropped
+from lumbar_train.ensemble.budget import Target, study_flops
+from lumbar_train.ensemble.comparison import SAME, verdict
+from lumbar_train.ensemble.export import Shipped, export_ensemble, shipped_by, verified_export
+from lumbar_train.ensemble.localisers import chosen_localiser, localiser_figures, named_localisers
+from lumbar_train.ensemble.members import Candidates, Source, gather
+from lumbar_train.ensemble.selection import Selection, Shed, keeping, select, shedding_order
+from lumbar_train.errors import TrainingError
+from lumbar_train.evaluation.scoring import Interval, difference, scores
+from lumbar_train.files import make_folder, write_text
+from lumbar_train.outputs.kept import FILE as RECIPE
+from lumbar_train.outputs.kept import read_recipe
+from lumbar_train.outputs.session import SCHEMA
+from lumbar_train.recipes import Fit, StageRecipe
+from lumbar_train.stages.aggregate import PoolStart
+from lumbar_train.stages.aggregate_folds import fit_aggregator_folds
+
+NAME = "ensemble"
+NOTES = "ensemble.json"
+_OF_LOCALISER = (
+    "localise/levels.parquet",
+    "localise/points.parquet",
+    "localise/axial.parquet",
+    "sagittal_xy/oof.parquet",
+)
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """What was made, and why.
+
+    Attributes:
+        out: the run folder.
+        candidates: all that could have been chosen.
+        selection: what was chosen, with its honest score.
+        kept: the members of the ensemble, indices into the candidates.
+        shed: the order in which they are left out near the deadline.
+        localiser: the name of the run whose localisers ship.
+        localisers: by run how well its localisers find levels (``localiser_figures``).
+        keeps_all: every member was kept, whatever the selection would have chosen.
+    """
+
+    out: Path
+    candidates: Candidates
+    selection: Selection
+    kept: tuple[int, ...]
+    shed: tuple[Shed, ...]
+    localiser: str
+    localisers: Mapping[str, Mapping[str, float]]
+    keeps_all: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the members that were kept."""
+        return tuple(self.candidates.members.names[k] for k in self.kept)
+
+
+def build_ensemble(
+    runs: Mapping[str, Path],
+    root: Path,
+    out: Path,
+    *,
+    how: str = "greedy",
+    target: Target | None = None,
+    localiser: str | None = None,
+    seed: int = 0,
+) -> Ensemble:
+    """Choose members, fit one aggregator on them, and leave a run folder that can be sealed.
+
+    Args:
+        runs: folders by name.
+        root: the cohort that all were trained on.
+        out: the new run folder; it stands there whole, or not at all.
+        how: ``greedy``, or ``all`` to keep every member.
+        target: the machine and the time limit that the members must fit; None: no limit.
+        localiser: the run whose localisers ship; None: the one that finds levels best out of fold.
+        seed: of what is drawn at random.
+
+    Raises:
+        LeakError: a member whose logits are not out of fold as the others' are.
+        CohortError: other cohorts, logits or labels that are missing, a folder that is taken.
+        ManifestError: a run whose export is damaged.
+        TrainingError: a run without weights that ship.
+    """
+    check_free(out)
+    named_localisers(runs, localiser)  # a wrong name ends here
+    whole = read_cohort(root)
+    candidates = gather(runs, whole)
+    manifests = {name: verified_export(path) for name, path in runs.items()}
+    shipped = [shipped_by(source, manifests[source.run]) for source in candidates.sources]
+    figures = localiser_figures(runs, whole)
+    places = chosen_localiser(runs, localiser, figures)
+    candidates = _with_seconds(candidates, shipped, target)
+    selection = select(candidates.members, limit_s=np.inf if target is None else target.study_s, seed=seed)
+    if how == "all":
+        selection = _all_kept(candidates, selection, target)
+    kept = tuple(sorted(set(selection.picks)))
+    shed = tuple(shedding_order(candidates.members, selection.picks))
+    made = Ensemble(out, candidates, selection, kept, shed, places, figures, how == "all")
+    make_folder(out.parent)
+    part = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        _write(part, made, runs, whole, shipped, seed)
+        part.chmod(0o755)
+        if out.is_dir():
+            out.rmdir()  # it is empty
+        part.rename(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return made
+
+
+def _all_kept(candidates: Candidates, selection: Selection, target: Target | None) -> Selection:
+    """The selection of every member.
+
+    Raises:
+        CohortError: together they take longer than the target allows.
+    """
+    spent = float(candidates.members.seconds.sum())
+    if target is not None and spent > target.study_s:
+        raise CohortError(
+            f"--select all: found {spent:.3g} s a study for all members, expected {target.study_s:.3g} s at most "
+            f"({target.text}); let greedy choose"
+        )
+    return keeping(candidates.members, selection, tuple(range(len(candidates.sources))))
+
+
+def check_free(out: Path) -> None:
+    """Refuse a place where something lies.
+
+    Raises:
+        CohortError: it is not an empty folder.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CohortError(f"--out {out}: found files there, expected an empty folder, or none")
+
+
+def _with_seconds(candidates: Candidates, shipped: list[Shipped], target: Target | None) -> Candidates:
+    """The candidates with what each member costs a study: seconds on the target, else in units of 10^12 operations."""
+    rate = 1e12 if target is None else target.machine.rate
+    flops: dict[str, float] = {}
+    seconds = []
+    for one in shipped:
+        key = json.dumps(one.config_json, sort_keys=True)
+        if key not in flops:
+            flops[key] = study_flops(one.config)
+        seconds.append(flops[key] * len(one.entries) / rate)
+    return replace(candidates, members=replace(candidates.members, seconds=np.array(seconds)))
+
+
+def _write(
+    part: Path,
+    made: Ensemble,
+    runs: Mapping[str, Path],
+    whole: Cohort,
+    shipped: list[Shipped],
+    seed: int,
+) -> None:
+    candidates, cohort, picks = made.candidates, made.candidates.cohort, made.selection.picks
+    sources = [candidates.sources[k] for k in made.kept]
+    _write_tables(part, candidates, sources, runs[made.localiser], whole)
+    stage = aggregator_of(runs[made.localiser], made.names)
+    shares = np.bincount(picks, minlength=len(candidates.sources))[list(made.kept)] / len(picks)
+    start = PoolStart(tuple(map(float, shares)), tuple(map(float, made.selection.scales)))
+    listed = [Classifier.of(name, shipped[k].config) for name, k in zip(made.names, made.kept, strict=True)]
+    write_text(part / RECIPE, json.dumps(_recipe(made, stage, listed, whole, seed), indent=1) + "\n")
+    folds = [*sorted(set(candidates.fold_of.values())), FULL]
+    fit_aggregator_folds(part, cohort, candidates.fold_of, folds, stage, seed=seed, start=start)
+    notes = describe(made)
+    write_text(part / NOTES, json.dumps(notes, indent=1) + "\n")
+    export_ensemble(
+        part, [shipped[k] for k in made.kept], made.names, listed, runs[made.localiser], stage.network,
+        cohort=cohort, fingerprint=whole.fingerprint, shed=[made.candidates.members.names[s.member] for s in made.shed],
+        notes={"members": notes["members"], "honest": notes["honest"]},
+    )  # fmt: skip
+
+
+def _write_tables(part: Path, candidates: Candidates, sources: list[Source], localiser: Path, whole: Cohort) -> None:
+    """What the members and the localisers said of the studies that they had not seen, and what these studies are."""
+    ids = candidates.cohort.study_ids
+    folds = [candidates.fold_of[int(study)] for study in ids]
+    write_folds(part / "folds.csv", pd.DataFrame({"study_id": ids, "fold": folds}))
+    write_labels(part / LABELS, candidates.cohort)
+    gone = sorted(set(whole.study_ids.tolist()) - set(ids.tolist()))
+    write_dropped(part, whole, whole.without(gone, dict(read_dropped(localiser)["counts"])))
+    for source in sources:
+        _copy(source.table, part / source.name / "oof.parquet")
+    for place in _OF_LOCALISER:
+        if not (localiser / place).is_file():
+            raise CohortError(f"{localiser / place}: not found, expected the localiser's out-of-fold points")
+        _copy(localiser / place, part / place)
+
+
+def _copy(source: Path, target: Path) -> None:
+    make_folder(target.parent)
+    shutil.copyfile(source, target)
+
+
+def aggregator_of(run: Path, names: tuple[str, ...]) -> StageRecipe:
+    """The aggregator of a run, for other members: its network's kind and sizes, and how it was fitted.
+
+    Raises:
+        TrainingError: the run has exported none.
+        CohortError: its recipe does not say how it was fitted.
+    """
+    entries = shipped_by(Source("aggregator", run.name, run, "aggregator")).entries
+    config: Any = from_dict(CONFIGS[entries[0]["model"]], entries[0]["config"])
+    if not isinstance(config, AggregatorConfig):
+        raise TrainingError(f"{run}: found an aggregator of kind {entries[0]['model']}, expected one that joins logits")
+    try:
+        fit = Fit(**read_recipe(run)["stages"]["aggregator"]["fit"])
+    except (KeyError, TypeError):
+        raise CohortError(f"{run / RECIPE}: found no fit of the aggregator, expected how it was fitted") from None
+    return StageRecipe(replace(config, models=names), fit)
+
+
+def _recipe(made: Ensemble, stage: StageRecipe, listed: list[Classifier], whole: Cohort, seed: int) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "lumbar": lumbar.__version__,
+        "name": NAME,
+        "seed": seed,
+        "cohort": whole.fingerprint,
+        "runs": sorted({made.candidates.sources[k].run for k in made.kept}),
+        "localiser": made.localiser,
+        "classifiers": [one.as_json() for one in listed],
+        "stages": {"aggregator": {"network": to_dict(stage.network), "fit": to_dict(stage.fit)}},
+    }
+
+
+def describe(made: Ensemble) -> dict[str, Any]:
+    """Everything that was decided, as plain JSON types; ``ENS/ensemble.json``."""
+    members, chosen = made.candidates.members, made.selection
+    weights = chosen.weights(len(members.names))
+    labels = members.labels
+    return {
+        "runs": {source.run: source.path.name for source in made.candidates.sources},
+        "left_out": made.candidates.left_out,
+        "localiser": made.localiser,
+        "localisers": {
+            name: {key: value if np.isfinite(value) else None for key, value in row.items()}
+            for name, row in made.localisers.items()
+        },
+        "members": [
+            {
+                "name": members.names[k],
+                "run": source.run,
+                "classifier": source.classifier,
+                "weight": float(weights[k]),
+                "cost": float(members.seconds[k]),
+            }
+            for k, source in enumerate(made.candidates.sources)
+        ],
+        "path": [
+            {"adds": members.names[pick.member], "chosen_on": pick.score, "held_out": _lists(scores(labels, probs))}
+            for pick, probs in zip(chosen.path, chosen.path_probs, strict=False)
+        ],
+        "honest": _lists(scores(labels, chosen.honest)),
+        "best_single": _lists(scores(labels, chosen.single)),
+        "gain": _lists(difference(labels, chosen.single, chosen.honest)),
+        "by_fold": {str(fold): [members.names[k] for k in own] for fold, own in chosen.by_fold.items()},
+        "shed": [{"name": members.names[shed.member], "adds": shed.adds, "cost": shed.seconds} for shed in made.shed],
+    }
+
+
+def _lists(intervals: Mapping[str, Any]) -> dict[str, list[float]]:
+    return {name: interval.as_list() for name, interval in intervals.items()}
+
+
+def unit_of(target: Target | None) -> str:
+    """What the cost of members is given in."""
+    return "10^12 operations" if target is None else f"seconds on a {target.machine.name}"
+
+
+def summary(made: Ensemble, target: Target | None) -> list[str]:
+    """What the terminal shows: the path, the members with weight and cost, and what the choice is worth."""
+    notes = json.loads((made.out / NOTES).read_text("utf-8"))
+    unit = unit_of(target)
+    lines = [f"{len(made.candidates.members)} studies, {len(notes['members'])} members"]
+    lines += [f"masked, as {name} has left them out: {count}" for name, count in notes["left_out"].items()]
+    if target is not None:
+        lines.append(f"budget {target.text}: {target.study_s:.3g} s a study for the classifiers")
+    lines.append("greedy path, held-out score after each pick:")
+    for k, step in enumerate(notes["path"]):
+        value, low, high = step["held_out"]["total"]
+        lines.append(f"  {k + 1:>2} {step['adds']:<44} {value:.4f} (95 %: {low:.4f} to {high:.4f})")
+    lines.append(f"members ({unit} a study):")
+    for member in notes["members"]:
+        lines.append(f"  {member['name']:<47} weight {member['weight']:.2f}  {member['cost']:.3g}")
+    for name, row in made.localisers.items():
+        ships = ", which ship" if name == made.localiser else ""
+        lines.append(f"localisers of {name}{ships}: " + ", ".join(f"{key} {value:.3g}" for key, value in row.items()))
+    if notes["shed"]:
+        lines.append(f"left out near the deadline, in this order: {', '.join(one['name'] for one in notes['shed'])}")
+    of_all = "pool of all members" if made.keeps_all else "ensemble, chosen without the fold"
+    for title, key in ((of_all, "honest"), ("best single, chosen without the fold", "best_single")):
+        value, low, high = notes[key]["total"]
+        lines.append(f"{title}: {value:.4f} (95 %: {low:.4f} to {high:.4f})")
+    value, low, high = notes["gain"]["total"]
+    judged = verdict(Interval(value, low, high))
+    said = f"ensemble and best single {SAME}" if judged == SAME else f"the ensemble is {judged} than the best single"
+    lines.append(f"{said}: {value:+.4f} (95 %: {low:+.4f} to {high:+.4f})")
+    return lines

@@ -1,0 +1,137 @@
+"""What of an ensemble is sealed: the members' weights as their runs shipped them, one localiser, one aggregator."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lumbar.bundle.manifest import FILE_NAME, Manifest, verify, write_manifest
+from lumbar.config import CLASSIFIERS, CONFIGS, OPTIONAL_STAGES, STAGES, from_dict
+from lumbar.stages.classifiers import Classifier
+from lumbar_train.data.folds import FULL, fold_name
+from lumbar_train.data.tables import Cohort
+from lumbar_train.ensemble.members import Source
+from lumbar_train.errors import TrainingError
+from lumbar_train.export import manifest_head, prior_rows, weight_entry
+from lumbar_train.files import make_folder, read_object
+
+_LOCALISERS = (*(stage for stage in STAGES if stage not in CLASSIFIERS and stage != "aggregator"), *OPTIONAL_STAGES)
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """The fits of one stage that a run ships.
+
+    Attributes:
+        source: whose they are.
+        folder: the export.
+        entries: of its manifest.
+    """
+
+    source: Source
+    folder: Path
+    entries: tuple[dict[str, Any], ...] = field(default=())
+
+    @property
+    def config_json(self) -> dict[str, Any]:
+        """The configuration of the network as the manifest holds it."""
+        return dict(self.entries[0]["config"])
+
+    @cached_property
+    def config(self) -> Any:
+        """The configuration of the network."""
+        return from_dict(CONFIGS[self.entries[0]["model"]], self.config_json)
+
+
+def verified_export(path: Path) -> Manifest:
+    """The manifest of what a run ships, whose files were compared with their hashes.
+
+    Raises:
+        TrainingError: the run has exported nothing.
+        ManifestError: the export is damaged.
+    """
+    if not (path / "export" / FILE_NAME).is_file():
+        raise TrainingError(f"{path}: found no export, expected a run with weights that ship (--folds with full)")
+    return verify(path / "export")
+
+
+def shipped_by(source: Source, manifest: Manifest | None = None) -> Shipped:
+    """The fits of a member, or of another stage of a run, that ship.
+
+    Raises:
+        TrainingError: there are none.
+        ManifestError: the export is damaged.
+    """
+    if not source.classifier:
+        raise TrainingError(f"{source.path}: found logits without a network, expected weights that can be sealed")
+    manifest = manifest or verified_export(source.path)
+    entries = tuple(entry for entry in manifest.data["weights"] if entry["stage"] == source.classifier)
+    if not entries:
+        raise TrainingError(f"{manifest.folder}: found no weights of {source.classifier}, expected those that ship")
+    return Shipped(source, manifest.folder, entries)
+
+
+def export_ensemble(
+    out: Path,
+    shipped: Sequence[Shipped],
+    names: Sequence[str],
+    listed: Sequence[Classifier],
+    localiser: Path,
+    aggregator: Any,
+    *,
+    cohort: Cohort,
+    fingerprint: str,
+    shed: Sequence[str],
+    notes: dict[str, Any],
+) -> Path:
+    """Write ``ENS/export``, which is sealed like that of any run.
+
+    Args:
+        out: the run folder, with the aggregator's fit on all studies.
+        shipped: the members' fits.
+        names: of the members in the bundle, in the order of the aggregator's input.
+        listed: what each member reads and answers.
+        localiser: the run whose localisers ship.
+        aggregator: configuration of its network.
+        cohort: labels that the prior is of.
+        fingerprint: of the cohort.
+        shed: names of members in the order in which they are left out near the deadline.
+        notes: about the choice, for the manifest.
+    """
+    folder = out / "export"
+    base = verified_export(localiser)
+    entries = [
+        _copied(base.folder, folder, entry, entry["stage"])
+        for stage in _LOCALISERS
+        for entry in base.data["weights"]
+        if entry["stage"] == stage
+    ]
+    for one, name in zip(shipped, names, strict=True):
+        entries += [_copied(one.folder, folder, entry, name) for entry in one.entries]
+    weights = out / "aggregator" / f"{fold_name(FULL)}.safetensors"
+    entries.append(weight_entry(weights, folder, "aggregator", FULL, aggregator))
+    data = manifest_head("ensemble") | {
+        "cohort": base.data["cohort"] | {"fingerprint": fingerprint, "studies": len(cohort)},
+        "prior": prior_rows(cohort.prior()),
+        "oof": read_object(out / "aggregator" / "metrics.json").get("oof", {}),
+        "training": json.loads(json.dumps(notes)),
+        "weights": entries,
+        "classifiers": [one.as_json() for one in listed],
+        "shed": list(shed),
+    }
+    write_manifest(folder / FILE_NAME, data)
+    return folder
+
+
+def _copied(source: Path, folder: Path, entry: dict[str, Any], stage: str) -> dict[str, Any]:
+    """The entry of a fit under another name, its file copied: the probe and the hash stay."""
+    file = f"weights/{stage}.{fold_name(int(entry['fold']))}.safetensors"
+    listed = source / entry["file"]
+    make_folder((folder / file).parent)
+    shutil.copyfile(listed if listed.is_file() else source / Path(entry["file"]).name, folder / file)
+    return {**entry, "file": file, "stage": stage}

@@ -1,0 +1,153 @@
+"""Joins the out-of-fold logits of every classifier of every run, under guard."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lumbar.errors import CohortError
+from lumbar.io.text import printable
+from lumbar_train.data.folds import read_own_folds
+from lumbar_train.data.tables import Cohort
+from lumbar_train.ensemble.guards import check_logits, check_same_folds, check_seen
+from lumbar_train.ensemble.out_of_fold import labelled, prior_by_fold
+from lumbar_train.ensemble.pool import Members
+from lumbar_train.outputs.run_classifiers import classifiers_of_run
+from lumbar_train.outputs.store import read_frame, read_logits
+
+COLUMNS = ("study_id", "fold", "condition", "level", "logit_normal_mild", "logit_moderate", "logit_severe")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a member comes from: a classifier of a run, or an external model's table of logits.
+
+    Attributes:
+        name: of the member.
+        run: the name of its run.
+        path: the run's folder.
+        classifier: the stage; empty for an external model, whose folder holds ``oof.parquet`` itself.
+    """
+
+    name: str
+    run: str
+    path: Path
+    classifier: str
+
+    @property
+    def table(self) -> Path:
+        """Its out-of-fold logits."""
+        return self.path / self.classifier / "oof.parquet"
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """All that may be chosen from.
+
+    Attributes:
+        members: the logits; a study that a run left out is masked in its members.
+        sources: of the members, in the same order.
+        cohort: ids and labels of the studies.
+        fold_of: fold by study.
+        left_out: how many of the studies each run has not, where it lacks some.
+    """
+
+    members: Members
+    sources: tuple[Source, ...]
+    cohort: Cohort
+    fold_of: dict[int, int]
+    left_out: dict[str, int]
+
+
+def gather(runs: Mapping[str, Path], cohort: Cohort | None = None) -> Candidates:
+    """Join the logits of every classifier of every run.
+
+    Args:
+        runs: folders by name.
+        cohort: labels; None takes those that the runs have noted.
+
+    Raises:
+        LeakError: a table, a network or a fold that does not hold a study out as it says, or as the first run does.
+        CohortError: a run without out-of-fold logits, or without labels; two members of one name.
+    """
+    sources = [source for name, path in runs.items() for source in sources_of(name, path)]
+    names = [source.name for source in sources]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise CohortError(f"--runs: found two members named {twice[0]}, expected different names; give NAME=RUN")
+    folds = {name: _folds(path) for name, path in runs.items()}
+    by_run = {name: dict(zip(t["study_id"].tolist(), t["fold"].tolist(), strict=True)) for name, t in folds.items()}
+    check_same_folds(runs, by_run, runs)
+    for name, path in runs.items():
+        check_seen(path, by_run[name])
+    for source in sources:
+        check_logits(source.table, folds[source.run])
+    fold_of = {study: fold for own in by_run.values() for study, fold in own.items()}
+    ids = sorted(fold_of)
+    known = labelled(runs, ids, cohort)
+    pairs = [read_logits(source.table, ids) for source in sources]
+    for source, (logits, _) in zip(sources, pairs, strict=True):
+        _check_finite(source, logits, ids)
+    members = Members(
+        tuple(names), np.stack([p[0] for p in pairs], axis=1), np.stack([p[1] for p in pairs], axis=1), known.labels,
+        np.array([fold_of[study] for study in ids]), prior_by_fold(known, fold_of), np.ones(len(names)),
+    )  # fmt: skip
+    left_out = {name: len(ids) - len(own) for name, own in by_run.items() if len(own) < len(ids)}
+    return Candidates(members, tuple(sources), known, fold_of, left_out)
+
+
+def sources_of(run: str, path: Path) -> list[Source]:
+    """The members that a run has to give.
+
+    Raises:
+        CohortError: none, or a classifier without out-of-fold logits.
+    """
+    if _is_external(path):
+        return [Source(member_name(run), run, path, "")]
+    stages = [name for name in classifiers_of_run(path) if (path / name).is_dir()]
+    if not stages:
+        raise CohortError(
+            f"{printable(path)}: found no classifier and no oof.parquet with {', '.join(COLUMNS)}, expected a run of "
+            "the chain, or an external model's out-of-fold logits"
+        )
+    for name in stages:
+        if not (path / name / "oof.parquet").is_file():
+            raise CohortError(
+                f"{printable(path / name)}: found no oof.parquet, expected out-of-fold logits; train its folds with "
+                "--resume"
+            )
+    return [Source(member_name(run, name), run, path, name) for name in stages]
+
+
+def member_name(run: str, classifier: str = "") -> str:
+    """What a member is called in tables and in a bundle: small letters, digits and _, at most 64."""
+    plain = re.sub(r"[^a-z0-9]+", "_", run.lower()).strip("_") or "run"
+    plain = plain if plain[0].isalpha() else f"run_{plain}"
+    return f"{plain[:40]}_{classifier}" if classifier else plain[:40]
+
+
+def _is_external(path: Path) -> bool:
+    table = path / "oof.parquet"
+    return table.is_file() and set(COLUMNS) <= set(pd.read_parquet(table).columns)
+
+
+def _folds(path: Path) -> pd.DataFrame:
+    """The folds of a run; those of an external model without ``folds.csv`` stand in its table."""
+    if (path / "folds.csv").is_file():
+        return read_own_folds(path / "folds.csv")
+    if not _is_external(path):
+        raise CohortError(f"{printable(path)}: found no folds.csv, expected a run folder")
+    return read_frame(path / "oof.parquet")[["study_id", "fold"]].drop_duplicates(ignore_index=True)
+
+
+def _check_finite(source: Source, logits: np.ndarray, ids: list[int]) -> None:
+    bad = np.flatnonzero(~np.isfinite(logits).all(axis=(1, 2, 3)))
+    if bad.size:
+        raise CohortError(
+            f"{printable(source.table)}: found logits of study {ids[bad[0]]} that are no numbers ({bad.size} such "
+            "studies), expected numbers"
+        )

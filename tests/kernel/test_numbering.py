@@ -1,0 +1,176 @@
+"""The numbering of the levels gets a probability, and where it is in doubt every reading counts."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lumbar.chains.contract import Outcome
+from lumbar.dicom import Stack
+from lumbar.geometry import make_grid, project
+from lumbar.labels import LEVELS
+from lumbar.output.outcome_json import outcome_from, outcome_text
+from lumbar.output.record import with_studies
+from lumbar.stages.aggregate import mixed_readings
+from lumbar.stages.decode import source_to_heat
+from lumbar.stages.heat import SAGITTAL_POINTS, STRIDE, SagittalHeat
+from lumbar.stages.numbering import (
+    DOUBTFUL,
+    column_mm,
+    evidence_of,
+    numbering_doubt,
+    numbering_of,
+    other_readings,
+    settle_numbering,
+    shifted_levels,
+)
+from lumbar.stages.points import Localisation, Numbering
+
+STEP = 34.0
+# Of discs counted from L1/2, which is 0, down a spine that bends backwards below
+DISCS_MM = {k: (0.0, 1.2 * k**2, 68.0 - STEP * k) for k in range(-1, 7)}
+LEVELS_MM = {level: DISCS_MM[k] for k, level in enumerate(LEVELS)}
+NUMBERS = (0.0, 1.0, 1.0, 8.0, 5.0)
+
+
+def maps_of(labelled_at=0, *, height=0.5, sacrum_at=5, has_tissue=True):
+    """Heatmaps of one slice, each level's spot ``labelled_at`` discs below its own; sacrum from a vertebra on."""
+    stack = Stack(
+        series_id="t2",
+        volume=np.zeros((1, 150, 150), np.float32),
+        origins_mm=np.array([[0.0, -150.0, 150.0]]),
+        row_mm=np.array([0.0, 0.0, -2.0]),
+        column_mm=np.array([0.0, 2.0, 0.0]),
+        instance_numbers=[1],
+    )
+    grid = make_grid(stack, size=192, mm_per_px=1.6)
+    y, x = np.mgrid[:96, :96]
+
+    def place(disc):
+        return source_to_heat(grid, STRIDE, np.array(project(stack, np.array(DISCS_MM[disc]))[1:]))
+
+    heat = np.full((1, SAGITTAL_POINTS, 96, 96), 1e-3, np.float32)
+    for level in range(len(LEVELS)):
+        cx, cy = place(level + labelled_at)
+        heat[0, level] += height * np.exp(-0.5 * ((x - cx) ** 2 + (y - cy) ** 2) / 1.5**2)
+    tissue = np.zeros((1, 2, 96, 96), np.float32)
+    for vertebra in range(6):  # 0 is L2, below the disc L1/2; 5 lies below the disc under L5/S1
+        upper, lower = place(vertebra), place(vertebra + 1)
+        middle = (upper + lower) / 2 - (0.6 * STEP / 3.2, 0.0)
+        tissue[0, int(vertebra >= sacrum_at - 1)] += np.hypot(x - middle[0], y - middle[1]) < 4
+    return [SagittalHeat("Sagittal T2/STIR", 0, stack, grid, heat, tissue=tissue if has_tissue else None)]
+
+
+def test_the_column_goes_on_beyond_its_ends_as_the_spine_bends():
+    column = column_mm(LEVELS_MM)
+    assert column.shape == (7, 3)
+    for place, disc in ((0, -1), (6, 5)):
+        assert np.linalg.norm(column[place] - DISCS_MM[disc]) < 6.0
+
+
+def test_a_level_that_is_absent_lies_between_its_neighbours():
+    some = {level: xyz for level, xyz in LEVELS_MM.items() if level != "l3_l4"}
+    assert np.linalg.norm(column_mm(some)[3] - LEVELS_MM["l3_l4"]) < 1.0
+    assert column_mm(dict(list(LEVELS_MM.items())[:2])) is None
+
+
+@pytest.mark.parametrize("by", [-1, 1])
+def test_a_shifted_column_lies_on_the_next_discs(by):
+    shifted = shifted_levels(LEVELS_MM, by)
+    assert list(shifted) == list(LEVELS)
+    inner = [level for k, level in enumerate(LEVELS) if 0 <= k + by < 5]
+    for level in inner:
+        np.testing.assert_allclose(shifted[level], DISCS_MM[LEVELS.index(level) + by])
+
+
+def test_heat_and_sacrum_speak_for_the_column_that_they_show():
+    evidence = evidence_of(maps_of(), LEVELS_MM)
+    assert min(*evidence.heat, *evidence.sacrum) > 1.0
+    assert numbering_of(evidence, NUMBERS).confidence > 0.95
+
+
+@pytest.mark.parametrize(("by", "place"), [(-1, 0), (1, 1)])
+def test_a_column_read_one_disc_off_is_the_less_likely_one(by, place):
+    evidence = evidence_of(maps_of(by, sacrum_at=5 + by), LEVELS_MM)
+    assert evidence.heat[place] < -1.0
+    assert evidence.sacrum[place] < -1.0
+    numbering = numbering_of(evidence, NUMBERS)
+    assert (numbering.one_higher, numbering.one_lower)[place] > 0.9
+
+
+def test_the_sacrum_alone_can_cast_doubt():
+    sure = numbering_of(evidence_of(maps_of(), LEVELS_MM), NUMBERS)
+    lower = numbering_of(evidence_of(maps_of(sacrum_at=6), LEVELS_MM), NUMBERS)
+    assert lower.one_lower > 10 * sure.one_lower
+    none = evidence_of(maps_of(has_tissue=False), LEVELS_MM)
+    assert none.sacrum == (0.0, 0.0)
+
+
+def test_faint_heat_everywhere_means_that_the_levels_may_lie_elsewhere():
+    assert numbering_of(evidence_of(maps_of(height=0.0), LEVELS_MM), NUMBERS).elsewhere > 0.5
+
+
+def test_evidence_does_not_depend_on_the_scale_that_the_header_tells():
+    (stack_heat,) = maps_of()
+    stack = stack_heat.stack
+    larger = replace(
+        stack, row_mm=stack.row_mm * 1.4, column_mm=stack.column_mm * 1.4, origins_mm=stack.origins_mm * 1.4
+    )
+    other = replace(stack_heat, stack=larger, grid=make_grid(larger, size=192, mm_per_px=1.6 * 1.4))
+    levels = {level: tuple(1.4 * np.array(xyz)) for level, xyz in LEVELS_MM.items()}
+    one, two = evidence_of([stack_heat], LEVELS_MM), evidence_of([other], levels)
+    np.testing.assert_allclose(one.heat, two.heat, atol=1e-3)
+    np.testing.assert_allclose(one.sacrum, two.sacrum, atol=1e-3)
+
+
+def test_a_bundle_without_numbers_tells_nothing_and_changes_nothing():
+    localisation, confidence = Localisation(levels_mm=dict(LEVELS_MM)), dict.fromkeys(LEVELS, 0.5)
+    assert settle_numbering(maps_of(1), localisation, confidence, ()) is confidence
+    assert localisation.numbering is None
+    assert localisation.levels_mm == LEVELS_MM
+    assert other_readings(localisation) == []
+
+
+def test_the_column_moves_only_where_the_next_disc_is_far_likelier():
+    localisation = Localisation(levels_mm=dict(LEVELS_MM))
+    confidence = settle_numbering(maps_of(1, sacrum_at=6), localisation, dict.fromkeys(LEVELS, 0.5), NUMBERS)
+    assert set(confidence) == set(LEVELS)
+    assert localisation.levels_mm == shifted_levels(LEVELS_MM, 1)
+    assert localisation.numbering.confidence > 0.9
+    assert localisation.numbering.one_lower == 0.0
+    right = Localisation(levels_mm=dict(LEVELS_MM))
+    settle_numbering(maps_of(), right, dict.fromkeys(LEVELS, 0.5), NUMBERS)
+    assert right.levels_mm == LEVELS_MM
+
+
+def test_doubt_is_said_and_brings_the_other_readings_with_their_probabilities():
+    doubtful = Localisation(levels_mm=dict(LEVELS_MM), numbering=Numbering(0.55, 0.02, 0.4, 0.03))
+    ((share, lower),) = other_readings(doubtful)
+    assert share == 0.4
+    assert lower.levels_mm == shifted_levels(LEVELS_MM, 1)
+    (line,) = numbering_doubt(doubtful.numbering)
+    assert line == "the numbering may be one level off: 55% as given, 2% one higher, 40% one lower, 3% elsewhere"
+    sure = replace(doubtful, numbering=Numbering(DOUBTFUL, 0.1, 0.1, 0.1))
+    assert other_readings(sure) == []
+    assert numbering_doubt(sure.numbering) == []
+
+
+def test_grades_are_mixed_by_the_probabilities_of_the_readings_in_doubt_alone():
+    as_read, other, prior = (
+        np.full((25, 3), (1.0, 0.0, 0.0)),
+        np.full((25, 3), (0.0, 0.0, 1.0)),
+        np.full((25, 3), 1 / 3),
+    )
+    doubtful = Localisation(numbering=Numbering(0.6, 0.0, 0.3, 0.1), readings=[(0.3, Localisation())])
+    mixed = mixed_readings(as_read, doubtful, prior, lambda _: other)
+    np.testing.assert_allclose(mixed[0], (0.6 + 0.1 / 3, 0.1 / 3, 0.3 + 0.1 / 3))
+    sure = Localisation(numbering=Numbering(0.9, 0.0, 0.1, 0.0))
+    assert mixed_readings(as_read, sure, prior, lambda _: other) is as_read
+
+
+def test_record_and_journal_hold_the_probabilities():
+    outcome = Outcome(7, numbering=Numbering(0.55, 0.02, 0.4, 0.03).record())
+    assert outcome_from(outcome_text(outcome)).numbering == outcome.numbering
+    (entry, without) = with_studies({}, [outcome, Outcome(8)])["studies"]
+    assert entry["numbering"] == {"confidence": 0.55, "one_higher": 0.02, "one_lower": 0.4, "elsewhere": 0.03}
+    assert "numbering" not in without

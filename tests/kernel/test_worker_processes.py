@@ -1,0 +1,64 @@
+"""Worker processes before they get their work: started ahead, with their threads, and ended with the run."""
+
+import multiprocessing
+import os
+
+import numpy as np
+import pytest
+
+from kernel_untrained import write_untrained_bundle
+from lumbar.errors import LumbarError
+from lumbar.labels import row_ids
+from lumbar.run import predict
+from lumbar.workers import processes
+from lumbar.workers.processes import WorkerProcesses
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory):
+    return write_untrained_bundle(tmp_path_factory.mktemp("untrained") / "bundle")
+
+
+def test_a_process_is_started_with_the_threads_that_its_libraries_make(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    with processes._with_threads(1):
+        assert (os.environ["OMP_NUM_THREADS"], os.environ["MKL_NUM_THREADS"]) == ("1", "1")
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+    assert "MKL_NUM_THREADS" not in os.environ
+    with processes._with_threads(None):
+        assert os.environ["OMP_NUM_THREADS"] == "7"
+
+
+def test_processes_that_were_started_ahead_and_not_taken_are_ended():
+    workers = WorkerProcesses(1, ["no_such_module_at_all"])
+    workers.prepare(2)
+    connection, process = workers.take()
+    assert connection.recv() == ("booted",)  # what cannot be imported is told when the networks are loaded
+    workers.stop()
+    assert multiprocessing.active_children() == [process]
+    connection.close()
+    process.join(60)
+    assert process.exitcode == 0
+
+
+def test_a_run_that_is_refused_leaves_no_process_behind(untrained, tmp_path):
+    (tmp_path / "data").mkdir()
+    with pytest.raises(LumbarError):
+        predict(tmp_path / "data", untrained, tmp_path / "s.csv")
+    assert multiprocessing.active_children() == []
+    assert not (tmp_path / "s.csv").exists()
+
+
+def test_workers_on_a_cpu_answer_with_the_same_bits_as_one(untrained, phantom_cohort, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("lumbar.run.cuda_devices", list)
+    monkeypatch.setattr("lumbar.workers.machine.cores", lambda: 2)
+    monkeypatch.setattr("lumbar.workers.devices.cores", lambda: 1)
+    caplog.set_level("INFO", "lumbar")
+    several, record = predict(phantom_cohort, untrained, tmp_path / "several.csv")
+    assert "2 workers on cpu, 1 thread each (2 cores)" in caplog.text
+    assert 1 <= len(record["devices"]) <= 2
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    one, _ = predict(phantom_cohort, untrained, tmp_path / "one.csv", workers=1)
+    np.testing.assert_array_equal(several.iloc[:, 1:].to_numpy(), one.iloc[:, 1:].to_numpy())
+    assert list(several["row_id"]) == [row for study in record["studies"] for row in row_ids(study["study_id"])]

@@ -1,0 +1,206 @@
+"""``ensemble``: of two runs with other crops one bundle, whose answers are those of the members' own logits."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kernel_untrained import CONFIGS, write_untrained_bundle
+from lumbar.bundle.manifest import verify
+from lumbar.bundle.weights import load_networks
+from lumbar.chains.main import predict_study
+from lumbar.config import CLASSIFIERS
+from lumbar.errors import CohortError
+from lumbar.stages.aggregate import aggregate, level_confidence, prior_array
+from lumbar.stages.classify import classify
+from lumbar.stages.localise import localise
+from lumbar.study import read_study
+from lumbar_publish.sealing.completeness import completeness_errors
+from lumbar_train.__main__ import main
+from lumbar_train.data.folds import make_folds, write_folds
+from lumbar_train.data.tables import Cohort, read_cohort
+from lumbar_train.data.true_points import true_localisation
+from lumbar_train.ensemble.budget import parse_target, study_flops
+from lumbar_train.ensemble.build import build_ensemble, summary
+from lumbar_train.ensemble.localisers import MEDIAN, RIGHT, chosen_localiser
+from lumbar_train.ensemble.members import gather
+from lumbar_train.evaluation.point_errors import truth_points
+from lumbar_train.outputs.store import levels_frame, logits_frame, write_frame, write_localisations
+from lumbar_train.recipes import Fit
+
+FIT = Fit(epochs=3, lr=1e-3, batch=100, weight_decay=1.0)
+WIDE = replace(CONFIGS["axial_all"], box_scale=3.0, size=40, window=5)
+
+
+@pytest.fixture(scope="module")
+def cohort(pristine_root: Path) -> Cohort:
+    return read_cohort(pristine_root, progress=False)
+
+
+def write_chain_run(run: Path, cohort: Cohort, configs: dict, seed: int) -> Path:
+    """A run as a training leaves it, but for what makes it long: true places, logits of its own, untrained weights."""
+    folds = make_folds(cohort, 2, 0)
+    write_folds(run / "folds.csv", folds)
+    fold_of = dict(zip(folds["study_id"], folds["fold"], strict=True))
+    truth = truth_points(cohort)
+    places = {
+        study: true_localisation(
+            read_study(cohort.root, "train", study, cohort.series, workers=1), truth[truth["study_id"] == study]
+        )
+        for study in map(int, cohort.study_ids)
+    }
+    for fold in (0, 1):
+        own = {study: place for study, place in places.items() if fold_of[study] == fold}
+        write_localisations(run / "localise", own, fold_of, fold)
+    levels = {study: place.levels_mm for study, place in places.items()}
+    write_frame(run / "sagittal_xy/oof.parquet", levels_frame(levels, fold_of))
+    rng = np.random.default_rng(seed)
+    for name in CLASSIFIERS:
+        known = np.eye(3)[np.maximum(cohort.labels, 0)].reshape(-1, 5, 5, 3)
+        values = 2 * (known + rng.normal(size=known.shape)).astype(np.float32)
+        mask = np.isin(np.arange(5), configs[name].conditions)[:, None] & np.ones((5, 5), bool)
+        ids = cohort.study_ids.tolist()
+        frame = logits_frame(dict(zip(ids, values, strict=True)), dict.fromkeys(ids, mask), fold_of)
+        write_frame(run / name / "oof.parquet", frame)
+    write_untrained_bundle(run / "export", seed, configs)
+    note = {"name": "demo", "cohort": cohort.fingerprint, "stages": {"aggregator": {"fit": asdict(FIT)}}}
+    (run / "recipe.json").write_text(json.dumps(note))
+    return run
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory, cohort) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    return {
+        "a": write_chain_run(folder / "a", cohort, CONFIGS, 1),
+        "b": write_chain_run(folder / "b", cohort, CONFIGS | {"axial_all": WIDE}, 2),
+    }
+
+
+@pytest.fixture(scope="module")
+def made(pair, pristine_root, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("ens") / "ENS"
+    command = ["ensemble", "--runs", *map(str, pair.values()), "--data", str(pristine_root), "--out", str(out)]
+    assert main([*command, "--select", "all", "--localiser", "b"]) == 0
+    return out
+
+
+NAMES = tuple(f"{run}_{name}" for run in "ab" for name in CLASSIFIERS)
+
+
+def test_the_bundle_lists_every_member_with_view_crop_and_conditions(made):
+    manifest = verify(made / "export")
+    assert tuple(one.name for one in manifest.classifiers) == NAMES
+    assert dict(manifest.classifiers[-1].crop)["size"] == 40
+    assert manifest.classifiers[1].conditions == (3, 4)
+    assert manifest.recipe == json.loads((made / "recipe.json").read_text())["name"] == "ensemble"
+    assert set(manifest.data["shed"]) < set(NAMES)
+    assert len(manifest.data["shed"]) == len(NAMES) - 1
+
+
+def test_it_is_complete_for_sealing_and_a_member_without_weights_is_named(made):
+    data = verify(made / "export").data
+    assert completeness_errors(data, made) == []
+    rest = [entry for entry in data["weights"] if entry["stage"] != "b_axial_all"]
+    assert completeness_errors({**data, "weights": rest}, made)[0].startswith(
+        "no weights for b_axial_all; found a_axial"
+    )
+
+
+def test_its_answers_are_those_of_the_members_own_logits(made, pair, cohort):
+    """Each member's logits by its own run's bundle, on the localisation that the ensemble ships."""
+    networks = load_networks(made / "export", verify(made / "export"))
+    own = {run: load_networks(path / "export", verify(path / "export")) for run, path in pair.items()}
+    study = read_study(cohort.root, "train", int(cohort.study_ids[0]), cohort.series, workers=1)
+    prior = prior_array(verify(made / "export").prior)
+    place = localise(study, own["b"])
+    pairs = [classify(study, place, own[run]) for run in "ab"]
+    logits, mask = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
+    expected = aggregate(logits, mask, prior, networks.stage("aggregator"), level_confidence(place))
+    assert mask.any()
+    np.testing.assert_allclose(predict_study(study, networks, prior).probs, expected, atol=1e-5)
+
+
+def test_it_is_a_run_that_is_reported_compared_and_joined_like_any_other(made, pair, pristine_root, capsys):
+    assert (made / "report/index.html").is_file()
+    page = (made / "report/ensemble.html").read_text()
+    assert all(name in page for name in NAMES)
+    assert page.count("data:image/png;base64,") > 1  # the curve, and overlays of studies on which members differ
+    notes = json.loads((made / "ensemble.json").read_text())
+    assert notes["localiser"] == "b"
+    assert sum(member["weight"] for member in notes["members"]) == pytest.approx(1.0)
+    assert notes["path"][0]["adds"] in NAMES
+    assert set(notes["honest"]) == set(notes["gain"]) == {"total", "spinal", "foraminal", "subarticular", "any_severe"}
+    again = gather({"ens": made, "a": pair["a"]}, read_cohort(pristine_root, progress=False))
+    assert again.members.names[0] == "ens_a_sagittal_classifier"
+    assert len(again.members.names) == 9
+    first = pd.read_parquet(made / "a_axial_all/oof.parquet")
+    pd.testing.assert_frame_equal(first, pd.read_parquet(pair["a"] / "axial_all/oof.parquet"))
+
+
+def test_a_greedy_choice_within_a_budget_ships_what_it_chose(pair, pristine_root, tmp_path):
+    out, target = tmp_path / "ENS", parse_target("9h@2xT4")
+    said = "\n".join(summary(build_ensemble(pair, pristine_root, out, target=target), target))
+    manifest = verify(out / "export")
+    kept = [one.name for one in manifest.classifiers]
+    assert set(kept) == {m["name"] for m in json.loads((out / "ensemble.json").read_text())["members"] if m["weight"]}
+    assert "budget 9 h on 2 x T4: 45 s a study for the classifiers" in said
+    assert load_networks(out / "export", manifest).classifiers == tuple(kept)
+    assert [path.name for path in tmp_path.iterdir()] == ["ENS"]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--localiser", "c"), "--localiser: found c, expected one of the runs, a, b"),
+        (
+            ("--budget", "9h@2xT5"),
+            "--budget: found '9h@2xT5', expected hours and machines such as 9h@2xT4, of T4",
+        ),
+        (("--budget", "0.000001h@T4"), "expected one within"),
+    ],
+)
+def test_wrong_options_end_in_one_line_and_leave_nothing(pair, pristine_root, tmp_path, capsys, more, said):
+    out = tmp_path / "ENS"
+    command = ["ensemble", "--runs", *map(str, pair.values()), "--data", str(pristine_root), "--out", str(out)]
+    assert main([*command, *more]) == 1
+    errors = capsys.readouterr().err
+    assert said in errors
+    assert errors.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_that_nothing_can_be_sealed_from_are_refused(pair, pristine_root, tmp_path, capsys):
+    bare = shutil.copytree(pair["a"], tmp_path / "bare")
+    shutil.rmtree(bare / "export")
+    command = ["ensemble", "--data", str(pristine_root), "--out", str(tmp_path / "ENS"), "--runs"]
+    assert main([*command, str(bare), str(pair["b"])]) == 1
+    assert "bare: found no export, expected a run with weights that ship" in capsys.readouterr().err
+    (tmp_path / "ENS").mkdir()
+    (tmp_path / "ENS/note.txt").touch()
+    assert main([*command, *map(str, pair.values())]) == 1
+    assert "ENS: found files there, expected an empty folder, or none" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "ENS").iterdir()] == ["note.txt"]
+
+
+def test_a_members_cost_is_what_its_crops_and_its_network_ask_for():
+    plain, wide = study_flops(CONFIGS["axial_all"]), study_flops(WIDE)
+    assert wide / plain == pytest.approx(5 / 3 * (40 / 32) ** 2, rel=0.35)
+    with pytest.raises(CohortError):
+        parse_target("9h")
+
+
+def test_the_localisers_that_find_levels_best_ship_unless_others_are_asked_for(tmp_path):
+    runs = {name: tmp_path / name for name in "abc"}
+    figures = {"a": {RIGHT: 0.9, MEDIAN: 1.0}, "b": {RIGHT: 0.95, MEDIAN: 3.0}, "c": {RIGHT: 0.95, MEDIAN: 2.0}}
+    assert chosen_localiser(runs, None, figures) == "c"
+    assert chosen_localiser(runs, "a", figures) == "a"
+    assert chosen_localiser(runs, str(tmp_path / "b"), figures) == "b"
+    with pytest.raises(CohortError, match="a: found no out-of-fold points"):
+        chosen_localiser(runs, "a", {"b": figures["b"]})
