@@ -11,6 +11,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from lumbar_publish.names import Layout
+
 pytestmark = pytest.mark.usefixtures("unmeasured_children")
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,6 +95,14 @@ def test_what_the_paths_leave_in_the_repository_is_never_committed():
     assert {"data", "mine", "out", "runs"} <= folders
     assert {f"/{name}/" for name in folders} <= set(ignored)
     assert "/mine.py" in ignored
+
+
+def test_the_tracked_files_that_sealing_writes_are_those_that_readme_takes_back():
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    layout = Layout(ROOT)
+    written = {path.relative_to(ROOT).as_posix() for path in (layout.lock, layout.notebook, layout.kernel_metadata)}
+    assert set(re.search(r"`git checkout -- ([^`]+)`", text)[1].split()) == written
+    assert "Sealing a run rewrites three tracked files" in text
 
 
 @pytest.mark.slow
