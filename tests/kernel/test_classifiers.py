@@ -53,10 +53,10 @@ def ensemble(tmp_path_factory):
 def test_a_fold_with_another_crop_is_given_its_own_crops():
     """They were all cut by the configuration of the first fold."""
     study = study_of()
-    found = localisation_of(study)
+    place = localisation_of(study)
     fits = [built(AXIAL, 1), built(dataclasses.replace(AXIAL, box_scale=3.0, size=40, window=5), 2)]
-    both, shown = study_logits(study, found, fits, flip=True)
-    each = [study_logits(study, found, [fit], flip=True) for fit in fits]
+    both, shown = study_logits(study, place, fits, flip=True)
+    each = [study_logits(study, place, [fit], flip=True) for fit in fits]
     assert (each[0][0] - each[1][0]).abs().max() > 1e-3
     torch.testing.assert_close(both, (each[0][0] + each[1][0]) / 2, atol=1e-6, rtol=0)
     assert shown.all()
@@ -64,10 +64,10 @@ def test_a_fold_with_another_crop_is_given_its_own_crops():
 
 def test_a_target_that_one_fold_alone_sees_is_its_answer():
     study = study_of()
-    found = localisation_of(study)
+    place = localisation_of(study)
     fits = [built(dataclasses.replace(AXIAL, conditions=(3, 4)), 1), built(dataclasses.replace(AXIAL, size=40), 2)]
-    both, _ = study_logits(study, found, fits, flip=False)
-    alone, _ = study_logits(study, found, fits[1:], flip=False)
+    both, _ = study_logits(study, place, fits, flip=False)
+    alone, _ = study_logits(study, place, fits[1:], flip=False)
     torch.testing.assert_close(both[:, :3], alone[:, :3], atol=1e-6, rtol=0)
 
 
@@ -84,10 +84,10 @@ def test_crops_are_cut_once_for_each_that_differs(ensemble, monkeypatch):
 def test_the_answer_is_the_aggregators_on_the_logits_of_each_alone(ensemble):
     study = study_of()
     networks = load_networks(ensemble, read_manifest(ensemble))
-    found = localisation_of(study)
-    logits, mask = classify(study, found, networks)
+    place = localisation_of(study)
+    logits, mask = classify(study, place, networks)
     for m, name in enumerate(NAMES):
-        alone, shown = study_logits(study, found, networks.stage(name), flip=True)
+        alone, shown = study_logits(study, place, networks.stage(name), flip=True)
         np.testing.assert_allclose(logits[m], alone.permute(1, 0, 2).numpy(), atol=1e-6)
         np.testing.assert_array_equal(mask[m], shown.T.numpy())
     probs = aggregate(logits, mask, PRIOR, networks.stage("aggregator"))

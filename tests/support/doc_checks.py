@@ -28,7 +28,11 @@ EXAMPLES = {
 SOURCES = {  # of a command's options
     "lumbar": ["kernel/lumbar/__main__.py"],
     "lumbar_phantom": ["src/lumbar_phantom/__main__.py"],
-    "lumbar_train": ["src/lumbar_train/__main__.py", "src/lumbar_train/baseline/command.py"],
+    "lumbar_train": [
+        "src/lumbar_train/__main__.py",
+        "src/lumbar_train/baseline/command.py",
+        "src/lumbar_train/ensemble/command.py",
+    ],
     "lumbar_publish": [
         f"src/lumbar_publish/{name}.py" for name in ("rehearsal/dry_run", "training/command", "training/options")
     ],

@@ -63,8 +63,8 @@ def read_out_of_fold(name: str, path: Path) -> OutOfFold:
         LeakError: a row, or a network, that does not hold the study out.
     """
     if not (path / "folds.csv").is_file():
-        found = "a file" if path.is_file() else "no folds.csv"
-        raise CohortError(f"{path}: found {found}, expected a run folder, since the others are compared out of fold")
+        what = "a file" if path.is_file() else "no folds.csv"
+        raise CohortError(f"{path}: found {what}, expected a run folder, since the others are compared out of fold")
     table = next((path / place for place in _ANSWERS if (path / place).is_file()), None)
     if table is None:
         raise CohortError(

@@ -126,7 +126,7 @@ def _newton(x: Array, y: NDArray[np.int64], w: Array, scale: float) -> float:
             break
         # a step of at most a factor of three keeps far starts stable
         new = float(np.clip(scale - slope / curve, max(scale / 3, _SCALES[0]), min(scale * 3, _SCALES[1])))
-        if abs(new - scale) < 1e-6 * scale:
+        if abs(new - scale) < 1e-4 * scale:
             return new
         scale = new
     return scale

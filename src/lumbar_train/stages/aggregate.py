@@ -71,10 +71,7 @@ def fit_aggregator(
         The network, and the mean loss of each epoch.
     """
     torch.manual_seed(seed)
-    network = build(name_of(config), to_dict(config)).train()
-    assert isinstance(network, Aggregator)
-    if start is not None:
-        start.apply(network)
+    network = _begun(config, start).train()
     sure = torch.zeros(len(logits), 5, 4) if confidence is None else torch.from_numpy(confidence)
     x, m = torch.from_numpy(logits), torch.from_numpy(mask)
     y = torch.from_numpy(labels.reshape(-1, 5, 5).astype(np.int64))
@@ -132,10 +129,15 @@ def _adamw(network: Aggregator, fit: Fit) -> torch.optim.AdamW:
 
 def pool_of(config: AggregatorConfig, start: PoolStart | None = None) -> Aggregator:
     """The aggregator of a configuration that corrects nothing: the mean of the classifiers that saw a target."""
-    network = build(name_of(config), to_dict(config)).eval()
-    assert isinstance(network, Aggregator)
+    network = _begun(config, start).eval()
     for parameter in network.groups.parameters():
         torch.nn.init.zeros_(parameter)
+    return network
+
+
+def _begun(config: AggregatorConfig, start: PoolStart | None) -> Aggregator:
+    network = build(name_of(config), to_dict(config))
+    assert isinstance(network, Aggregator)
     if start is not None:
         start.apply(network)
     return network

@@ -101,8 +101,7 @@ def fit_aggregator_folds(
         weights = run / "aggregator" / f"{fold_name(fold)}.safetensors"
         save_weights(weights, fitted if kept == FITTED else pool_of(stage.network, start))
         write_seen(weights, fold, map(int, ids[rows]))
-        content = {"first": losses[0], "last": losses[-1], "kept": kept}
-        write_text(weights.with_suffix(".json"), json.dumps(content))
+        write_text(weights.with_suffix(".json"), json.dumps({"first": losses[0], "last": losses[-1], "kept": kept}))
         write_text(run / "aggregator" / fold_name(fold) / "fit.json", json.dumps({"reason": _REASONS[kept]}))
     _score(run, cohort, ids, probs, kept)
 
