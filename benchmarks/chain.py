@@ -24,7 +24,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 KINDS = ("Sagittal T1", "Sagittal T2/STIR", "Axial T2")
 T4_ERROR = 2.0  # the share of a T4's peak that networks like these reach is known to a factor of about two
-POLL_S = 0.05
+POLL_S, LOOK_S = 0.05, 2.0
 
 
 def main() -> None:
@@ -190,11 +190,14 @@ def run(
         command, env=environment(threads), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
     ) as child:
         memory: list[tuple[float, float]] = []
+        looked = began
         while child.poll() is None:
             time.sleep(POLL_S)
             if not first and answered(out):
                 first = time.perf_counter() - began
-            memory = max(memory, memory_of(child.pid), key=lambda each: sum(own for own, _ in each))
+            if time.perf_counter() - looked > LOOK_S:  # it costs the system a walk through all pages
+                memory = max(memory, memory_of(child.pid), key=lambda each: sum(own for own, _ in each))
+                looked = time.perf_counter()
         if child.returncode:
             sys.exit(child.stderr.read().decode())
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -297,7 +300,7 @@ def flat(folder: Path, n_studies: int) -> dict:
     command = [sys.executable, "-m", "lumbar", "predict", *map(str, command)]
     with subprocess.Popen(command, env=environment(1), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as child:
         while child.poll() is None:
-            time.sleep(4 * POLL_S)
+            time.sleep(LOOK_S)
             workers = memory_of(child.pid)
             if len(workers) == 2:
                 done = answered(out)

@@ -1,12 +1,16 @@
 """What a newcomer meets first: help, a slip of the pen, a wrong path. Answered before anything heavy is imported."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from lumbar_publish.__main__ import COMMANDS
+from lumbar_publish.rehearsal import dry_run
 
 pytestmark = pytest.mark.usefixtures("unmeasured_children")
 
@@ -133,6 +137,44 @@ def test_a_folder_that_may_not_be_looked_into_is_one_line(command, closed, tmp_p
     assert status == 1
     assert f": {tmp_path / closed}: cannot be read (permission denied), expected a folder " in errors
     assert len(errors.strip().splitlines()) == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("lumbar", "merge", "part.csv"),
+        ("lumbar_phantom", "--studies", "1"),
+        (DRY_RUN, "--data", "mine"),
+        ("lumbar_train", "train", "--data", "mine"),
+        ("lumbar_train", "baseline", "--data", "mine"),
+        ("lumbar_train", "evaluate", "--data", "mine", "--run", "mine"),
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_a_place_that_may_not_be_written_is_one_line(command, tmp_path, as_others, monkeypatch):
+    for split in ("train", "test"):
+        (tmp_path / "mine" / f"{split}_images").mkdir(parents=True)
+        (tmp_path / "mine" / f"{split}_series_descriptions.csv").write_text("study_id,series_id,series_description\n")
+    (tmp_path / "part.csv").write_text("row_id\n")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "closed").mkdir(0o555)
+    status, _, errors, _ = answer(*command, "--out", "closed/new", through=as_others)
+    assert status == 1
+    refusal = "--out closed/new: closed cannot be written (permission denied), expected a writable folder"
+    assert errors.strip().endswith(refusal)
+    assert len(errors.strip().splitlines()) == 1
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make, to compare with")
+def test_without_make_a_documented_line_does_the_same():
+    words = ["make", "-n", "dry-run", "DATA=my studies"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=environment).stdout
+    line = shlex.split(next(line for line in said.splitlines() if DRY_RUN in line))
+    assert line[line.index("-m") :] == ["-m", DRY_RUN, "--data", "my studies"]
+    assert COMMANDS["dry-run"] is dry_run.main
+    assert ".venv/bin/python -m lumbar_publish dry-run --data mine" in (ROOT / "README.md").read_text("utf-8")
 
 
 def test_a_word_that_is_like_none_gets_no_guess():

@@ -99,6 +99,7 @@ def test_a_slip_in_the_middle_of_a_path_is_mended_where_the_rest_exists(places):
     (places / "dataset" / "weights").mkdir()
     assert did_you_mean_path("datset/wieghts") == " (did you mean dataset/weights?)"
     assert did_you_mean_path("datset/other") == ""
+    assert did_you_mean_path("no.csv") == "", "the same ending alone is no likeness"
     assert did_you_mean_path("dataset") == ""
 
 

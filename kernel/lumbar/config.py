@@ -198,15 +198,15 @@ class BaselineConfig:
 
 @dataclass(frozen=True)
 class SeriesContrastConfig:
-    """T1 or T2/STIR from single slices, for series whose headers do not tell: slice → 2 logits.
+    """T1, T2 or STIR from single slices, for series whose headers do not tell: slice → 3 logits.
 
     ``size`` pixels a side show ``field_mm`` around the image's centre; ``slices`` of a series are looked at.
     """
 
     size: int = 96
     field_mm: float = 230.0
-    slices: int = 3
-    widths: tuple[int, ...] = (16, 24, 32, 48)
+    slices: int = 5
+    widths: tuple[int, ...] = (24, 40, 64, 96)
 
 
 # The registered name of each network and its configuration; ``lumbar.models`` adds the classes.

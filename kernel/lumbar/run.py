@@ -92,8 +92,7 @@ def predict(
         report: the report as HTML; of more than ten studies an index, with their pages in a folder beside it.
         record: the run record as JSON.
         studies: the first N only, or these ids; None for all.
-        workers: how many processes, at most one a study; None for one a GPU, or without a GPU one for each core, as
-            far as the memory goes (a ``Chain`` that uses no GPU then gets one).
+        workers: at most one a study; None for one a GPU, without any one a core (docs/many-machines.md).
         pictures: a folder for PNG files of every study, with the points drawn in.
         table: a CSV file with one row a study, condition, level and side (docs/findings-table.md).
         markups: a folder for the points of every study as 3D Slicer markups.

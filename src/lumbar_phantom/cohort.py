@@ -37,6 +37,8 @@ TRUTH_COLUMNS = [
     "narrowing",
 ]
 _ENOUGH = 10  # studies whose own prior says something; that of one study is its answer
+CONTRASTS = "truth_contrasts.csv"  # what the table of series does not tell: T2 or STIR, and how far from any sequence
+CONTRAST_COLUMNS = ["study_id", "series_id", "contrast", "randomised"]
 COORDINATE_COLUMNS = ["study_id", "series_id", "instance_number", "condition", "level", "x", "y"]
 
 
@@ -151,7 +153,7 @@ def label_table(studies: list[StudyTables]) -> pd.DataFrame:
 
 
 def write_tables(root: Path, split: str, studies: list[StudyTables]) -> None:
-    """Write all CSV files and truth.parquet of a cohort; with both splits in one root, the truth holds both.
+    """Write all CSV files and truth.parquet of a cohort; with both splits in one root, the truths hold both.
 
     Raises:
         CohortError: a table cannot be written.
@@ -169,16 +171,24 @@ def write_tables(root: Path, split: str, studies: list[StudyTables]) -> None:
         sample[column] = 1 / 3
     if split == "test" or not (root / "sample_submission.csv").exists() or not (root / "test_images").exists():
         write_atomically(root / "sample_submission.csv", csv_text(sample))
+    contrasts = pd.DataFrame([r for s in studies for r in s.contrasts], columns=CONTRAST_COLUMNS)
+    path = root / CONTRASTS
+    kept = [pd.read_csv(path)] if path.exists() else []
+    write_atomically(path, csv_text(_beside_the_other_split(contrasts, kept, root, split)))
     truth = pd.DataFrame([r for s in studies for r in s.truth], columns=TRUTH_COLUMNS)
     path = root / "truth.parquet"
-    if path.exists():
-        stored = pd.read_parquet(path)
-        stored = stored[~stored.study_id.isin(truth.study_id)]
-        other = "test" if split == "train" else "train"
-        if (root / f"{other}_images").exists() and len(stored):
-            truth = pd.concat([stored, truth], ignore_index=True)
+    kept = [pd.read_parquet(path)] if path.exists() else []
     with atomic_file(path) as file:
-        truth.to_parquet(file, index=False)
+        _beside_the_other_split(truth, kept, root, split).to_parquet(file, index=False)
+
+
+def _beside_the_other_split(rows: pd.DataFrame, kept: list[pd.DataFrame], root: Path, split: str) -> pd.DataFrame:
+    """Rows of a split after those that a table keeps of the other one, where its images lie in the same root."""
+    other = "test" if split == "train" else "train"
+    if not (root / f"{other}_images").exists():
+        return rows
+    stored = [table[~table.study_id.isin(rows.study_id)] for table in kept]
+    return pd.concat([*(table for table in stored if len(table)), rows], ignore_index=True)
 
 
 def summary(studies: list[StudyTables]) -> str:

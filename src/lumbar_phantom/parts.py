@@ -245,7 +245,7 @@ def _read(path: Path) -> _Part:
 
 def _to_json(tables: StudyTables) -> dict[str, Any]:
     arrays = ("case_labels", "narrowing", "grades")
-    rows = ("descriptions", "coordinates", "truth")
+    rows = ("descriptions", "coordinates", "truth", "contrasts")
     return {
         "study_id": tables.study_id,
         **{name: [str(getattr(tables, name).dtype), getattr(tables, name).tolist()] for name in arrays},
@@ -257,10 +257,9 @@ def _from_json(data: dict[str, Any]) -> StudyTables:
     case_labels, narrowing, grades = (
         np.array(data[name][1], dtype=data[name][0]) for name in ("case_labels", "narrowing", "grades")
     )
-    descriptions, coordinates, truth = (
-        [tuple(row) for row in data[name]] for name in ("descriptions", "coordinates", "truth")
-    )
-    return StudyTables(data["study_id"], case_labels, narrowing, grades, descriptions, coordinates, truth)
+    rows = ("descriptions", "coordinates", "truth", "contrasts")
+    lists = ([tuple(row) for row in data.get(name, [])] for name in rows)
+    return StudyTables(data["study_id"], case_labels, narrowing, grades, *lists)
 
 
 def _plain(cell: Any) -> Any:

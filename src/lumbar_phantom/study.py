@@ -94,6 +94,8 @@ def write_study(request: Request) -> StudyTables:
         options.setdefault("syntax", request.syntax)
         _write_series(painter, plan, folder, study_id, series_id, pitfalls, options)
         tables.descriptions.append((study_id, series_id, plan.description))
+        randomised = draw_randomisation(stream(request.seed, index, "paint", number), request.randomised_share)
+        tables.contrasts.append((study_id, series_id, plan.kind.upper(), round(randomised, 3)))
         if request.masks and plan.description != labels.AXIAL_T2:
             _write_masks(request, study_id, series_id, plan, body)
     mark(stream(request.seed, index, "marks"), case, plans, ids, pitfalls, tables)
@@ -123,6 +125,11 @@ def header_options(rng: np.random.Generator, pitfalls: frozenset[str]) -> dict[s
     return options
 
 
+def draw_randomisation(rng: np.random.Generator, share: float) -> float:
+    """How far a series' contrast lies from any sequence's, 0..1: what its painter draws first."""
+    return float(rng.uniform(0.3, 1.0)) if rng.random() < share else 0.0
+
+
 class Painter:
     """Draws the slices of one series, all with one contrast and one scanner."""
 
@@ -138,7 +145,7 @@ class Painter:
         randomised_share: float,
     ) -> None:
         self.rng = rng
-        contrast_randomisation = float(rng.uniform(0.3, 1.0)) if rng.random() < randomised_share else 0.0
+        contrast_randomisation = draw_randomisation(rng, randomised_share)
         sequence = sequences.draw_sequence(rng, plan.kind, field_strength)
         table, texture = sequences.randomised_signal(rng, parameters, sequence, contrast_randomisation)
         body_y = float(np.median(patient.stations_geometry[10:20, 1]))

@@ -20,6 +20,7 @@ class StudyTables:
         descriptions: rows of the table of series.
         coordinates: rows of the table of label coordinates.
         truth: rows of truth.parquet.
+        contrasts: rows of truth_contrasts.csv.
     """
 
     study_id: int
@@ -29,3 +30,4 @@ class StudyTables:
     descriptions: list[tuple[Any, ...]] = field(default_factory=list)
     coordinates: list[tuple[Any, ...]] = field(default_factory=list)
     truth: list[tuple[Any, ...]] = field(default_factory=list)
+    contrasts: list[tuple[Any, ...]] = field(default_factory=list)

@@ -16,7 +16,7 @@ from lumbar.errors import LumbarError
 from lumbar.io.arguments import Parser, program
 from lumbar.io.competition import check_competition
 from lumbar.io.path_options import FILE, FOLDER, NEW_FOLDER, check_paths
-from lumbar.io.signals import reason_of, run_as_process, watch
+from lumbar.io.signals import note_interrupt, reason_of, run_as_process, watch
 from lumbar.io.text import one_line, printable
 from lumbar_train.baseline.command import add_commands
 from lumbar_train.engine.interrupts import listen
@@ -53,6 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         say(error)
         return 1
     except KeyboardInterrupt as error:
+        note_interrupt()
         _say_once(f"{reason_of(error)}: {how_to_go_on(args)}")
         return 1
     return 0

@@ -96,7 +96,8 @@ import timm, torchvision
 from timm.data import create_transform
 from timm.layers import create_feature_extractor
 print(torchvision.models.resnet18.__name__, create_transform.__name__)
-print(type(create_feature_extractor(torchvision.models.resnet18(), ["layer1"])).__name__)
+import torch.fx
+print(isinstance(create_feature_extractor(torchvision.models.resnet18(), ["layer1"]), torch.fx.GraphModule))
 """
 
 
@@ -112,4 +113,4 @@ def test_a_worker_imports_no_compiler_and_cannot_write_to_the_weights_of_all(man
     assert modules == "[]"
     assert region == "[('r--s', '/memfd:lumbar-weights', '(deleted)')]"
     assert names == "resnet18 create_transform"
-    assert extractor == "GraphModule"
+    assert extractor == "True"

@@ -12,7 +12,7 @@ from lumbar import labels
 from lumbar.errors import CohortError
 from lumbar_phantom import __main__ as command
 from lumbar_phantom import dicom_files, pitfalls, study, volume
-from lumbar_phantom.cohort import TRUTH_COLUMNS, make_cohort
+from lumbar_phantom.cohort import CONTRAST_COLUMNS, CONTRASTS, TRUTH_COLUMNS, make_cohort
 from lumbar_phantom.study import Request, study_number
 from phantom_helpers import BlankPainter
 
@@ -286,3 +286,18 @@ def test_command_prints_frequencies_and_floor(tmp_path, unpainted, capsys):
 
 def test_requests_carry_no_cohort_size():
     assert "studies" not in Request.__dataclass_fields__
+
+
+def test_the_truth_tells_the_contrast_of_every_series(tmp_path, unpainted):
+    make_cohort(tmp_path, 12, 8, pitfalls=("none",), progress=False)
+    make_cohort(tmp_path, 2, 8, split="test", pitfalls=("none",), randomised_share=0.0, progress=False)
+    truth = pd.read_csv(tmp_path / CONTRASTS)
+    assert list(truth.columns) == CONTRAST_COLUMNS
+    tables = [pd.read_csv(tmp_path / f"{split}_series_descriptions.csv") for split in ("train", "test")]
+    both = pd.concat(tables).merge(truth, on=["study_id", "series_id"], validate="one_to_one")
+    assert len(both) == len(truth) == 42
+    seen = both.groupby("series_description")["contrast"].agg(lambda values: set(values)).to_dict()
+    assert seen == {labels.SAGITTAL_T1: {"T1"}, labels.SAGITTAL_T2: {"T2", "STIR"}, labels.AXIAL_T2: {"T2"}}
+    of_test = both.study_id.isin(tables[1].study_id)
+    assert (both.randomised[of_test] == 0).all()
+    assert 0.1 < (both.randomised[~of_test] >= 0.3).mean() < 0.5

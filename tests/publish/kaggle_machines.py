@@ -23,6 +23,8 @@ class Machines:
         data: the competition's folder.
         outputs: what a version left, by ``owner/slug`` and number.
         endings: how the next runs end, in place of what they do; "" lets one run as it is.
+        keeps: the output of a run that ends like that is kept: it ran, as far as it came.
+        unmounted: notebooks whose output no other one is given.
     """
 
     def __init__(self, server: KaggleServer, folder: Path, data: Path, run: Run | None = None) -> None:
@@ -30,6 +32,8 @@ class Machines:
         self.run = run or run_as_script
         self.outputs: dict[tuple[str, int], dict[str, bytes]] = {}
         self.endings: list[str] = []
+        self.keeps = False
+        self.unmounted: set[str] = set()
         self.change: Callable[[dict[str, bytes]], object] = lambda files: None
         self._save = server.on_SaveKernel
         server.on_SaveKernel = self.save  # type: ignore[method-assign]
@@ -41,7 +45,9 @@ class Machines:
             name, version = request["slug"], reply["versionNumber"]
             ending = self.endings.pop(0) if self.endings else ""
             files, status = (
-                ({}, 1) if ending else self.execute(request, self.folder / f"{name.partition('/')[2]}-{version}")
+                ({}, 1)
+                if ending and not self.keeps
+                else self.execute(request, self.folder / f"{name.partition('/')[2]}-{version}")
             )
             self.change(files)
             self.outputs[name, version] = files
@@ -58,6 +64,8 @@ class Machines:
         for name in request.get("datasetDataSources", []):
             _write(kaggle / "input" / "datasets" / name, self.server.datasets[name].versions[-1])
         for name in request.get("kernelDataSources", []):
+            if name in self.unmounted:
+                continue
             version = len(self.server.kernels[name].versions)
             _write(kaggle / "input" / "notebooks" / name, self.outputs[name, version])
         (kaggle / "input" / "competitions").mkdir(parents=True)

@@ -48,7 +48,7 @@ def backbones(recipe):
     return [Config("net")] if recipe.recipe == "strong" else []
 """,
     "lumbar_train/__main__.py": """
-import argparse, json, pathlib, shutil, sys
+import argparse, json, os, pathlib, shutil, signal, sys
 
 TRAIN_OPTIONS = ["data", "out", "recipe", "overrides", "backbone_weights", "pretrained", "cache", "jobs", "resume"]
 
@@ -71,6 +71,7 @@ def main():
     do = (data / "does.txt").read_text() if (data / "does.txt").is_file() else ""
     if do == "nothing":
         sys.exit("lumbar_train: refused before anything was written")
+    is_ended = do in ("ended by Kaggle", "copied in part")
     fits, sessions = int((data / "fits.txt").read_text()), 1
     if options.resume:
         shutil.copytree(options.resume, out)
@@ -81,12 +82,16 @@ def main():
         (out / "axial_all").mkdir(exist_ok=True)
         (out / "axial_all" / f"{done}.safetensors").write_bytes(f"{done} {options.recipe} {options.overrides}".encode())
         done += 1
-    status = "failed" if do == "failed" else "whole" if done >= fits else "time limit"
+    if do == "copied in part":
+        (out / "taken_over.json").write_text(json.dumps({"is_whole": False}))
+    status = "interrupted" if is_ended else "failed" if do == "failed" else "whole" if done >= fits else "time limit"
     if status == "whole":
         (out / "export").mkdir()
         (out / "export" / "weights_manifest.json").write_text("{}")
     note = {"status": status, "left": {"axial_all": fits - done}, "elapsed_s": 1.0, "sessions": sessions}
     (out / "session.json").write_text(json.dumps(note))
+    if is_ended:
+        os.kill(os.getppid(), signal.SIGKILL)
     if do == "failed":
         sys.exit("lumbar_train: axial_all, fold 1: the loss is not a number")
     print(f"{fits - done} fits are left")

@@ -133,10 +133,60 @@ def test_a_session_that_kaggle_cancelled_is_begun_anew_and_the_one_before_stays(
     line = error_line(err)
     assert code == 1
     assert f"session 2 (notebook {USER}/{NAME}-2 version 1): ended with CANCEL_ACKNOWLEDGED" in line
+    assert "it left nothing to go on from (found no evidence.json, expected one), so what it trained is lost" in line
     assert "what session 1 left stays; run this again to begin session 2 anew" in line
     code, out, err = train("--wait")
     assert code == 0, out + err
     assert pushed(kaggle) == {f"{NAME}-1": 1, f"{NAME}-2": 2}
+
+
+@pytest.mark.parametrize("is_mounted", [True, False])
+def test_the_output_of_a_session_that_kaggle_ended_is_gone_on_from_where_it_was_kept(
+    kaggle: KaggleServer, machines: Machines, train: Train, data: Path, repository: Path, is_mounted: bool
+) -> None:
+    (data / "fits.txt").write_text("3")
+    train()
+    (data / "does.txt").write_text("ended by Kaggle")
+    machines.endings, machines.keeps = ["CANCEL_ACKNOWLEDGED"], True
+    code, _, err = train("--wait")
+    line = error_line(err)
+    assert code == 1
+    assert f"session 2 (notebook {USER}/{NAME}-2 version 1): ended with CANCEL_ACKNOWLEDGED" in line
+    assert "its output was kept and holds the run, interrupted after 0.0 hours; left: axial_all 1" in line
+    assert "session 3 goes on from there" in line
+    (data / "does.txt").unlink()
+    machines.unmounted = set() if is_mounted else {f"{USER}/{NAME}-2"}
+    code, out, err = train("--wait")
+    assert code == 0, out + err
+    # Kaggle says nowhere whether it hands such an output on, so the last one that ended in order goes along
+    assert kaggle.kernels[f"{USER}/{NAME}-3"].versions[0]["kernelDataSources"] == [f"{USER}/{NAME}-{k}" for k in (2, 1)]
+    assert ("session 3: went on from session 1: what was trained in between is lost" in out) is not is_mounted
+    assert pushed(kaggle) == {f"{NAME}-{k}": 1 for k in range(1, 4 if is_mounted else 5)}
+    assert len(list((repository / "runs/mine/axial_all").iterdir())) == 3
+
+
+def test_a_run_that_a_session_had_copied_in_part_is_not_gone_on_from(
+    kaggle: KaggleServer, machines: Machines, train: Train, data: Path
+) -> None:
+    train()
+    (data / "does.txt").write_text("copied in part")
+    machines.endings, machines.keeps = ["CANCEL_ACKNOWLEDGED"], True
+    _, _, err = train("--wait")
+    assert "(found no whole run folder, expected run/session.json), so what it trained is lost" in error_line(err)
+    (data / "does.txt").unlink()
+    assert train("--wait")[0] == 0
+    assert pushed(kaggle) == {f"{NAME}-1": 1, f"{NAME}-2": 2}
+
+
+def test_a_run_that_was_whole_when_kaggle_ended_its_session_comes_home(
+    kaggle: KaggleServer, machines: Machines, train: Train, repository: Path
+) -> None:
+    train()
+    machines.endings, machines.keeps = ["ERROR"], True
+    code, out, err = train("--wait")
+    assert code == 0, out + err
+    assert "it had come to its end, and its output was kept" in out
+    assert (repository / "runs" / "mine" / "export").is_dir()
 
 
 def test_an_output_without_a_run_folder_is_not_gone_on_from(

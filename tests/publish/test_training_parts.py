@@ -120,6 +120,20 @@ def test_an_output_that_is_cut_short_is_refused(kaggle_root: Path, data: bytes |
         sessions.find_output(kaggle_root, note_of(kaggle_root))
 
 
+def test_after_sessions_that_were_cut_short_the_latest_usable_output_is_taken(kaggle_root: Path, capsys) -> None:
+    first = kaggle_root / "input" / "notebooks" / "me" / "knees-1"
+    second = shutil.copytree(first, first.parent / "knees-2")
+    note = note_of(kaggle_root) | {"session": 3}
+    sessions.write_json(second / "evidence.json", note | {"session": 2, "ended": False})
+    assert sessions.find_output(kaggle_root, note, 1) == first
+    assert "goes on from session 1: no output of a later one is here" in capsys.readouterr().out
+    (second / "run" / "session.json").write_text('{"status": "interrupted"}')
+    assert sessions.find_output(kaggle_root, note, 1) == second
+    shutil.rmtree(first.parent)
+    assert sessions.find_output(kaggle_root, note, 0) is None
+    assert "begins from nothing: no output of an earlier session is here" in capsys.readouterr().out
+
+
 def test_no_output_and_no_competition_are_said(kaggle_root: Path) -> None:
     note = note_of(kaggle_root)
     shutil.rmtree(kaggle_root / "input" / "notebooks")

@@ -153,3 +153,27 @@ def _scramble(root, tree, times, descriptions):
                 setattr(data, keyword, value)
             write(tree / f"PA{study_id % 3:03d}" / f"{place % 2}" / f"{place}_{number:08d}", data)
     return ids
+
+
+def add_others(tree, ids):
+    """What else lies in a hospital's tree, for the studies of ``scramble``: left out, and files that are there twice.
+
+    Of each study a localiser, four Dixon parts beside its T2, a knee by its words and one by its field of view.
+    """
+    with disable_value_validation():
+        _add_others(tree, ids)
+
+
+def _add_others(tree, ids):
+    first = {}
+    for path in sorted(path for path in tree.rglob("*") if path.is_file()):
+        first.setdefault(dcmread(path, specific_tags=["StudyInstanceUID"]).StudyInstanceUID, path)
+    for study_id, study in ids.items():
+        folder, patient = tree / f"PA{study_id % 3:03d}" / "x", {"PatientID": f"p{study_id}"}
+        write_series(folder / "s", study, f"{study}.scout", 3, spacing=8.0, **patient, **SCOUT)
+        for part in ("WATER", "FAT", "OPP_PHASE", "IN_PHASE"):
+            image_type = {"ImageType": ["DERIVED", "PRIMARY", "DIXON", part]}
+            write_series(folder / part, study, f"{study}.{part}", 3, **patient, **image_type, **T2)
+        write_series(folder / "k", study, f"{study}.knee", 3, BodyPartExamined="KNEE", **patient, **PD_FS)
+        write_series(folder / "j", study, f"{study}.joint", 3, spacing=3.3, **patient, **T2)
+        write(tree / "again" / f"{study_id}", dcmread(first[study]))

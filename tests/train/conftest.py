@@ -84,10 +84,10 @@ def root(pristine_root: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight studies that the tiny recipe can be trained on."""
+    """Eight studies that the tiny recipe can be trained on; in a folder with a space and an umlaut, as users have."""
     import train_tiny
 
-    return train_tiny.write_cohort(tmp_path_factory.mktemp("tiny") / "cohort")
+    return train_tiny.write_cohort(tmp_path_factory.mktemp("tiny") / "Jürgens Kohorte")
 
 
 @pytest.fixture

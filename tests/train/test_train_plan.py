@@ -159,6 +159,14 @@ def test_a_batch_is_cut_as_memory_asks_and_checkpointed_when_nothing_else_fits(t
     assert not split(1e6).fits
 
 
+def test_memory_is_that_of_a_batch_that_the_cohort_can_fill(tiny_plan):
+    """The aggregator's batch asks for all studies, however many there are."""
+    row = next(row for row in tiny_plan.rows if row.name == "aggregator")
+    assert row.split is not None
+    assert row.split.micro_batch == 8
+    assert row.activation_bytes == pytest.approx(row.cost.activation_bytes(8))
+
+
 def test_the_largest_part_of_series_of_different_length_is_found():
     images = np.array([10] * 30 + [40] * 3)
     assert largest_batch(np.array([7]), 6, 2, np.random.default_rng(0)) == 21

@@ -47,7 +47,7 @@ def one_thread(monkeypatch):
 @pytest.fixture(scope="module")
 def finished(tiny_cohort: Path, tmp_path_factory) -> Path:
     """A whole training in one process."""
-    folder = tmp_path_factory.mktemp("tiny") / "run"
+    folder = tmp_path_factory.mktemp("tiny") / "Läufe neu" / "run 1"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")  # bits depend on the number of threads
         assert train_tiny.train(tiny_cohort, folder) == 0

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -137,6 +139,49 @@ def test_three_sessions_leave_bit_for_bit_what_one_leaves(
     one, three = contents(in_one_piece), contents(third)
     assert sorted(one) == sorted(three)
     assert [name for name in one if one[name] != three[name]] == []
+
+
+@pytest.fixture
+def time_is_up_in_both(monkeypatch, tmp_path):
+    """Pools of processes that share this one's clock: time is up for two fits at the first step that both have made."""
+    context, marks = multiprocessing.get_context("fork"), tmp_path / "marks"
+    monkeypatch.setattr(multiprocessing, "get_context", lambda kind: context)
+    marks.mkdir()
+
+    def clock() -> float:
+        if not interrupts._State.is_fitting:
+            return 0.0
+        (marks / str(os.getpid())).touch()
+        deadline = time.monotonic() + 600
+        while len(list(marks.iterdir())) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return 1e12
+
+    monkeypatch.setattr(interrupts, "clock", clock)
+
+
+def test_two_fits_side_by_side_end_at_the_time_limit_and_go_on_to_the_same_weights(
+    in_one_piece, tiny_cohort, tmp_path, capsys, time_is_up_in_both
+):
+    run, words = tmp_path / "run", [*QUICK, "--stages", "axial_xy", "--jobs", "2", "--time-limit", "60s"]
+    assert train_tiny.train(tiny_cohort, run, *words) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith("time limit of 60s reached; fits left: axial_xy 3; go on with: python -m lumbar_train train")
+    assert "--jobs 2" in line
+    assert (session_of(run)["status"], session_of(run)["left"]) == ("time limit", {"axial_xy": 3})
+    # The first two of the queue; the third did not begin
+    assert {path.parent.name for path in run.glob("axial_xy/*/checkpoint.pt")} == {"full", "fold0"}
+    assert not (run / "axial_xy/fold1").exists()
+    assert len(list((tmp_path / "marks").iterdir())) == 2
+
+    assert train_tiny.train(tiny_cohort, run, *QUICK, "--stages", "axial_xy", "--jobs", "2", "--resume") == 0
+    assert (session_of(run)["status"], session_of(run)["sessions"]) == ("whole", 2)
+    one, two = (
+        {name: data for name, data in contents(folder).items() if name.startswith("axial_xy/")}
+        for folder in (in_one_piece, run)
+    )
+    assert sorted(one) == sorted(two)
+    assert [name for name in one if one[name] != two[name]] == []
 
 
 def test_a_whole_run_is_not_repeated(in_one_piece, tiny_cohort, tmp_path, begun):

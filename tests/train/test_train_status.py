@@ -55,6 +55,34 @@ def test_a_line_a_stage_says_what_is_done_begun_and_left(run):
     assert more[0] == "hours left do not count 1 stage without an epoch yet"
 
 
+def test_only_what_was_asked_for_is_counted(run):
+    """Calls with --stages and --folds: folds and stages that none of them named are neither left nor counted."""
+    noted = json.loads((run / "session.json").read_text())
+    Session.begin(run, noted["plan"], {}, 0.0, {"axial_xy": ["fold0"]})
+    Session.begin(run, noted["plan"], {}, 0.0, {"axial_xy": ["fold0", "fold1"], "localise": ["fold0"]})
+    _, _, axial_xy, localise, whole, *more = status_lines(run)
+    assert axial_xy.split()[:7] == ["axial_xy", "1", "of", "2", "6", "of", "8"]
+    assert localise.split(maxsplit=7)[1:] == ["1", "of", "1", "-", "-", "-", "done fold0"]
+    assert whole.split()[:7] == ["whole", "2", "of", "3", "6", "of", "8"]
+    assert more[-1] == "stages of the recipe that no call has asked for: axial_all"
+
+
+def test_hours_left_are_unknown_before_any_epoch(run):
+    for path in run.glob("axial_xy/*/*"):
+        path.unlink()
+    for path in run.glob("axial_xy/*.done.json"):
+        path.unlink()
+    assert status_lines(run)[5].split() == ["whole", "1", "of", "8", "0", "of", "24", "0.00", "?"]
+
+
+def test_a_note_of_stages_alone_asks_for_all_their_folds(run):
+    """As earlier versions wrote it."""
+    path = run / "session.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"asked": ["axial_xy"]}))
+    assert status_lines(run)[2].split()[:4] == ["axial_xy", "2", "of", "3"]
+    assert status_lines(run)[3].startswith("whole")
+
+
 def test_a_run_of_before_the_account_was_kept_is_read_too(run):
     (run / "session.json").unlink()
     lines = status_lines(run)

@@ -91,6 +91,16 @@ def test_table_without_rows_is_refused(root):
         read(root)
 
 
+@pytest.mark.parametrize("table", ["train", "train_series_descriptions", "train_label_coordinates"])
+def test_a_path_of_windows_in_the_place_of_an_id_is_refused_without_the_name_in_it(root, table):
+    edit(root / f"{table}.csv", lambda f: f.assign(study_id=["C:\\Users\\Smith\\101", *f.study_id[1:]]))
+    with pytest.raises(
+        CohortError, match=rf"{table}.csv: row \d+: .*study_id is 'name~.*', expected a whole number"
+    ) as caught:
+        read(root)
+    assert "Smith" not in str(caught.value)
+
+
 def test_unknown_label_names_study_column_and_value(root):
     edit(root / "train.csv", lambda f: f.assign(spinal_canal_stenosis_l1_l2="Grave"))
     with pytest.raises(CohortError, match="study 101: spinal_canal_stenosis_l1_l2 is 'Grave', expected Normal/Mild"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lumbar.bundle.manifest import Manifest
@@ -11,11 +11,14 @@ from lumbar.errors import LumbarError
 from lumbar.intake import words
 from lumbar.intake.index import Index
 from lumbar.intake.kinds import UNDECIDED, Decision, compare
+from lumbar.intake.weighting import EITHER, STIR, T1, T2
 from lumbar.io.text import counted
 from lumbar.labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2
 
 STAGE = "series_contrast"
 SURE = 0.8  # below this probability a series stays undecided
+_KINDS = {("sagittal", T1): SAGITTAL_T1, ("axial", T2): AXIAL_T2, ("axial", EITHER): AXIAL_T2}
+_KINDS |= {("sagittal", name): SAGITTAL_T2 for name in (T2, STIR, EITHER)}
 _CLEAR = 0.97  # from here on there is no doubt beyond that headers say nothing
 
 
@@ -68,19 +71,23 @@ def _decide(decision: Decision, series_id: str, networks: Sequence[Any]) -> None
         decision.doubt = f"its images cannot be read ({type(error).__name__})"
         return
     study = Study(0, {SAGITTAL_T2: series.stacks})
-    probs = contrast_probs(study, series.stacks, networks)
-    best = int(probs.argmax())
-    seen = f"its images show {CONTRASTS[best]} (probability {probs[best]:.2f})"
-    if probs[best] < SURE:
+    probs = dict(zip(CONTRASTS, contrast_probs(study, series.stacks, networks).tolist(), strict=True))
+    contrast, prob = _named(probs)
+    seen = f"its images show {contrast} (probability {prob:.2f})"
+    if prob < SURE:
         decision.doubt = f"{seen}, expected {SURE:g} or more"
         return
-    is_t1 = best == 0
-    if plane == "axial" and is_t1:
-        decision.leave_out("axial T1", f"{decision.reason}; {seen}: no kind that is graded")
+    if (plane, contrast) not in _KINDS:
+        decision.leave_out(f"{plane} {contrast}", f"{decision.reason}; {seen}: no kind that is graded")
         return
-    decision.kind = AXIAL_T2 if plane == "axial" else SAGITTAL_T1 if is_t1 else SAGITTAL_T2
-    decision.contrast = CONTRASTS[best]
+    decision.kind = _KINDS[plane, contrast]
+    decision.contrast = contrast
     decision.reason = f"{decision.reason}; {seen}"
-    decision.doubt = "; ".join(
-        filter(None, (decision.doubt, "" if probs[best] >= _CLEAR else "the images are not clear"))
-    )
+    decision.doubt = "; ".join(filter(None, (decision.doubt, "" if prob >= _CLEAR else "the images are not clear")))
+
+
+def _named(probs: Mapping[str, float]) -> tuple[str, float]:
+    """The likeliest contrast and its probability; T2 or STIR by one name where only both together are sure."""
+    best = max(probs, key=lambda name: probs[name])
+    both = probs[T2] + probs[STIR]
+    return (EITHER, both) if probs[best] < SURE <= both else (best, probs[best])

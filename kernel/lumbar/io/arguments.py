@@ -12,11 +12,11 @@ from typing import Any, NoReturn
 _LIKE = 0.6  # share of letters in common from which a word counts as a slip of another
 
 
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that is most like ``word``; None where none is like it."""
+def nearest(word: str, known: Iterable[str], like: float = _LIKE) -> str | None:
+    """The known word that is most like ``word``; None where none has the share ``like`` of its letters in common."""
     words = list(known)
     lower = {name.lower(): name for name in reversed(words)}
-    close = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=_LIKE)
+    close = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=like)
     return lower[close[0]] if close else None
 
 

@@ -1,8 +1,8 @@
 """Options that name a file or a folder: what each is for, and one check of all of them before a command begins.
 
 ``FOLDER`` and the others are the ``type`` of an option of ``argparse``, which makes its value a path; ``check_paths``
-then refuses a file where a folder is meant, a folder where a file is meant, and a slip of the pen in a name. An input
-that is missing without any name like it is left to the command, which knows more about it.
+then refuses a file where a folder is meant, a folder where a file is meant, a place that may not be written, and a slip
+of the pen in a name. An input that is missing without any name like it is left to the command, which knows more.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from lumbar.io.competition import is_competition
 from lumbar.io.text import masked_name
 
 _MOST_NAMES = 5000  # of a folder that are looked at
+_LIKE = 0.7  # share of letters in common from which a name counts as a slip of another
 _FIRST_BYTES = 4096
 _OUR_NAMES = ("data", "mine")  # of README
 
@@ -87,12 +88,22 @@ def did_you_mean_path(
     for number, part in enumerate(parts, 1):
         step = mended / part
         if not os.path.lexists(step):
-            close = nearest(part, _names_in(mended, kind if number == len(parts) else "folder"))
+            close = _nearest_name(part, _names_in(mended, kind if number == len(parts) else "folder"))
             step = mended / (close or "")
             if close is None or not may_show(step):
                 return ""
         mended = step
     return f" (did you mean {mended}?)"
+
+
+def _nearest_name(name: str, names: list[str]) -> str | None:
+    """The name that is most like another one; of those with the same ending the part before it counts."""
+    stem, ending = os.path.splitext(name)
+    same = [other for other in names if os.path.splitext(other)[1].lower() == ending.lower()]
+    close = nearest(stem, [os.path.splitext(other)[0] for other in same], _LIKE)
+    if close is not None:
+        return next(other for other in same if os.path.splitext(other)[0] == close)
+    return nearest(name, [other for other in names if other not in same], _LIKE)
 
 
 def _path_options(
@@ -109,8 +120,8 @@ def _path_options(
 
 
 def _check(what: str, path: Path, use: PathUse) -> None:
-    if not use.is_input and (file := _file_in_the_way(path, use.kind)) is not None:
-        raise CohortError(f"{what}: {file} is a file, expected a folder to write into")
+    if not use.is_input:
+        _check_place(what, path, use)
     if not os.path.lexists(path):
         if use.is_input and (hint := did_you_mean_path(path, use.kind, use.may_show)):
             raise CohortError(f"{what}: no such {use.kind}, expected one that exists{hint}")
@@ -126,12 +137,17 @@ def _check(what: str, path: Path, use: PathUse) -> None:
         )
 
 
-def _file_in_the_way(path: Path, kind: str) -> Path | None:
-    """What stands where a folder that is to be written into, or one above it, should be."""
-    for folder in (path, *path.parents) if kind == "folder" else path.parents:
-        if os.path.lexists(folder):
-            return folder if os.path.exists(folder) and not os.path.isdir(folder) else None
-    return None
+def _check_place(what: str, path: Path, use: PathUse) -> None:
+    """Look at the folder to write into, or at the nearest one above it that is there."""
+    places = (path, *path.absolute().parents) if use.kind == "folder" else path.absolute().parents
+    folder = next((place for place in places if os.path.lexists(place)), None)
+    if folder is None or not os.path.exists(folder):
+        return  # a link to nowhere, or a name that cannot be one: refused where it is written
+    shown = path if folder == path else Path(os.path.relpath(folder)) if not path.is_absolute() else folder
+    if not os.path.isdir(folder):
+        raise CohortError(f"{what}: {shown} is a file, expected a folder to write into")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise CohortError(f"{what}: {shown} cannot be written (permission denied), expected a writable folder")
 
 
 def _is_of_another_kind(path: Path, ending: str) -> bool:

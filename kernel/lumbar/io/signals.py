@@ -7,6 +7,7 @@ own learns of the signal too (``signal.set_wakeup_fd``), and ends the process on
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import multiprocessing
 import multiprocessing.util
@@ -30,6 +31,7 @@ class _Process:
     """Whether this process is a command's own (``run_as_process``): else it is the caller's, and is never ended."""
 
     is_own = False
+    is_interrupted = False  # by a signal
 
 
 def run_as_process(command: Callable[[], int]) -> NoReturn:
@@ -56,11 +58,17 @@ def in_order(work: Callable[[], int], tell: Callable[[str], None]) -> int:
     try:
         return work()
     except KeyboardInterrupt as interrupt:
+        note_interrupt()
         tell(reason_of(interrupt))
         return 1
     finally:
         for number, handler in former.items() if not _Process.is_own else ():
             signal.signal(number, handler)
+
+
+def note_interrupt() -> None:
+    """Say that a signal ends this process's command, which ``leave`` then does at once."""
+    _Process.is_interrupted = True
 
 
 def reason_of(interrupt: KeyboardInterrupt) -> str:
@@ -83,6 +91,7 @@ def _end_late(signals: int, tell: Callable[[str], None]) -> None:
     names = {int(getattr(signal, name)): name for name in _REASONS if hasattr(signal, name)}
     ours = [number for number in names if signal.getsignal(number) != signal.SIG_IGN]
     number = next(byte for byte in iter(lambda: os.read(signals, 1)[0], None) if byte in ours)
+    note_interrupt()
     time.sleep(GRACE_S)
     tracker = vars(resource_tracker)["_resource_tracker"]._pid  # it removes what the others leave, and then ends
     for pid in descendants(os.getpid()):
@@ -108,6 +117,9 @@ def leave(status: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
+    if _Process.is_interrupted:  # Python would take seconds to tidy up large libraries, in which no thread may end it
+        getattr(atexit, "_run_exitfuncs")()  # noqa: B009
+        os._exit(status)
     is_held = any(thread.name.startswith("lumbar-") for thread in threading.enumerate())
     if is_held or multiprocessing.active_children():  # Python would wait for them
         os._exit(status)

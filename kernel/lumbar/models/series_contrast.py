@@ -1,4 +1,4 @@
-"""T1 or T2/STIR, told from single slices by a small convolutional network."""
+"""T1, T2 or STIR, told from single slices by a small convolutional network."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from lumbar.config import SeriesContrastConfig
 from lumbar.models.backbone import PIXEL_MEAN, PIXEL_STD
 from lumbar.models.examples import Examples, example_size
 
-N_CONTRASTS = 2
+N_CONTRASTS = 3
 _GROUP = 8  # channels that are normalised together: independent of the batch, as GroupNorm is
 
 
 class SeriesContrastNet(nn.Module):
-    """Slices (N, 1, size, size) in 0..1 → logits (N, 2) of T1 and T2/STIR."""
+    """Slices (N, 1, size, size) in 0..1 → logits (N, 3) of T1, T2 and STIR."""
 
     def __init__(self, config: SeriesContrastConfig) -> None:
         super().__init__()
@@ -36,6 +36,6 @@ class SeriesContrastNet(nn.Module):
         return (examples.images(2, example_size(self.config))[:, None],)
 
     def forward(self, slices: Tensor) -> Tensor:
-        """(N, 1, size, size) → (N, 2)."""
+        """(N, 1, size, size) → (N, 3)."""
         features = self.layers((slices - PIXEL_MEAN) / PIXEL_STD).flatten(2)
         return self.head(torch.cat([features.mean(dim=2), features.amax(dim=2)], dim=1))

@@ -1,4 +1,4 @@
-"""Whether the slices of a series show T1 or T2/STIR, for series whose headers do not tell."""
+"""Whether the slices of a series show T1, T2 or STIR, for series whose headers do not tell."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from torch import nn
 from lumbar.config import SeriesContrastConfig
 from lumbar.dicom import Stack
 from lumbar.geometry import Grid, make_grid
-from lumbar.labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2
 from lumbar.models.inference import forward
 from lumbar.stages.crop import grid_images
 from lumbar.stages.crop_layout import Images
 from lumbar.study import Study
 
 STAGE = "series_contrast"
-CONTRASTS = ("T1", "T2/STIR")
-CONTRAST_OF = {SAGITTAL_T1: 0, SAGITTAL_T2: 1, AXIAL_T2: 1}  # description → index into CONTRASTS
+CONTRASTS = ("T1", "T2", "STIR")
+_QUARTER_TURNS = 4  # each slice is looked at in all four
 _SHARE = 0.6  # of a stack, around its middle, that slices are taken from
 
 
@@ -42,19 +41,22 @@ def contrast_images(study: Study, stack: Stack, grid: Grid, indices: Sequence[in
 
 
 def contrast_probs(study: Study, stacks: Sequence[Stack], folds: Sequence[nn.Module]) -> NDArray[np.float64]:
-    """Probabilities (2,) of T1 and T2/STIR from all slices of some stacks, averaged over slices and fits.
+    """Probabilities (3,) of T1, T2 and STIR from all slices of some stacks: the geometric mean over looks.
+
+    A look is one slice in one of four turns, by one fit. The geometric mean lets a clear look count more than others.
 
     Args:
         study: holds the stacks, and their intensity window.
         stacks: of one series, already thinned to the slices that are looked at.
         folds: fits of the network.
     """
-    probs = []
+    looks = []
     for fold in folds:
         config = fold.config
         assert isinstance(config, SeriesContrastConfig)
         for stack in stacks:
             images = contrast_images(study, stack, contrast_grid(stack, config), range(len(stack.volume)))
-            logits = forward(fold, torch.from_numpy(images)[:, None])
-            probs.append(logits.double().softmax(dim=1).numpy())
-    return np.asarray(np.concatenate(probs).mean(axis=0))
+            slices = torch.from_numpy(images)[:, None]
+            turned = torch.cat([torch.rot90(slices, k, (2, 3)) for k in range(_QUARTER_TURNS)])
+            looks.append(forward(fold, turned).double().log_softmax(dim=1))
+    return np.asarray(torch.cat(looks).mean(dim=0).softmax(dim=0).numpy())

@@ -65,7 +65,9 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(code))
 from kaggle_session import run_session
 
-evidence = run_session(manifest, code, kaggle, session={session}, hours={hours!r}, jobs={jobs}, started_s=STARTED_S)
+evidence = run_session(
+    manifest, code, kaggle, session={session}, hours={hours!r}, jobs={jobs}, {oldest}started_s=STARTED_S
+)
 """
 
 _SHOW = """\
@@ -87,6 +89,8 @@ class Session:
         has_internet: whether weights are fetched.
         competition: its name on Kaggle.
         manifest_hash: of the dataset with the code.
+        after: the last session that ended in order, where others that were cut short follow it (0: none did); their
+            outputs are attached too. None: the one before.
     """
 
     names: TrainingNames
@@ -98,6 +102,7 @@ class Session:
     has_internet: bool
     competition: str
     manifest_hash: str
+    after: int | None = None
 
     def write(self, folder: Path) -> tuple[Path, Path]:
         """Write notebook and metadata; their paths."""
@@ -117,14 +122,16 @@ class Session:
             "session": self.number,
             "hours": self.hours,
             "jobs": self.jobs,
+            "oldest": "" if self.after is None else f"oldest={self.after}, ",
         }
         cells = [cell("markdown", "about", _INTRO.format(**values))]
         cells += [cell("code", name, text.format(**values)) for name, text in (("find", _FIND), ("train", _TRAIN))]
         return page_json([*cells, cell("code", "show", _SHOW)])
 
     def metadata(self) -> dict[str, Any]:
-        """``kernel-metadata.json``: private, the competition and the code attached, and the session before."""
-        before = [self.names.kernel(self.number - 1)] if self.number > 1 else []
+        """``kernel-metadata.json``: private, the competition and the code attached, and what was left before."""
+        oldest = max(1, self.number - 1 if self.after is None else self.after)
+        before = [self.names.kernel(number) for number in range(self.number - 1, oldest - 1, -1)]
         return {
             "code_file": NOTEBOOK,
             "competition_sources": [self.competition],

@@ -8,7 +8,8 @@ the session before left, lets ``lumbar_train`` train in a process of its own, an
     evidence.json    what this session was, how the run stands, and the size and hash of every file of the run
 
 Whatever the training ends with, the session itself ends well where a run folder is left: the output of a notebook that
-failed may be lost, that of one that ended in order is kept.
+failed may be lost, that of one that ended in order is kept. Should Kaggle end the session all the same, the evidence
+that was written when it began says whose run folder lies beside it (``"ended": false``), if the output is kept.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from typing import Any
 
 EVIDENCE, RUN, LOG = "evidence.json", "run", "train.log"
 STATUS = "session.json"  # the training's own note in the run folder
+TAKEN = "taken_over.json"  # and its mark where the run was copied from another folder
 TABLES = ("train.csv", "train_series_descriptions.csv", "train_label_coordinates.csv")
 _MAX_BYTES = 64 << 20  # of an evidence file
 _END_S = 120.0  # for the training to end in order when the session is interrupted
@@ -40,7 +42,15 @@ class SessionError(RuntimeError):
 
 
 def run_session(
-    manifest: Path, code: Path, kaggle: Path, *, session: int, hours: float, jobs: int, started_s: float
+    manifest: Path,
+    code: Path,
+    kaggle: Path,
+    *,
+    session: int,
+    hours: float,
+    jobs: int,
+    started_s: float,
+    oldest: int | None = None,
 ) -> dict[str, Any]:
     """Train until the run is whole or the time is over.
 
@@ -52,6 +62,8 @@ def run_session(
         hours: for the notebook, from ``started_s`` on.
         jobs: folds side by side.
         started_s: when the notebook began, as ``time.time`` says it.
+        oldest: the earliest session whose output will do, 0 for none at all, where those after it were cut short;
+            default: the one before.
 
     Returns:
         The evidence, which is in ``evidence.json`` too.
@@ -63,8 +75,11 @@ def run_session(
     data = find_competition(kaggle, plan["competition"])
     cohort = cohort_hash(data)
     note = {"schema": 1, "plan": plan_hash(plan), "code": sha256(manifest), "session": session, "cohort": cohort}
-    before = find_output(kaggle, note) if session > 1 else None
+    before = find_output(kaggle, note, oldest) if session > 1 else None
+    if before is not None:
+        note["from"] = read_evidence(before / EVIDENCE)["session"]
     working = kaggle / "working"
+    write_json(working / EVIDENCE, note | {"ended": False})
     install_wheels(code)
     seconds = max(_LEAST_S, hours * 3600 - (time.time() - started_s))
     command = train_command(plan, code, data, working / RUN, f"{seconds:.0f}s", jobs, before)
@@ -106,8 +121,13 @@ def cohort_hash(data: Path) -> str:
     return digest.hexdigest()
 
 
-def find_output(kaggle: Path, note: dict[str, Any]) -> Path:
-    """The folder that the session before left, wherever Kaggle mounts outputs of notebooks, or a dataset made of it.
+def find_output(kaggle: Path, note: dict[str, Any], oldest: int | None = None) -> Path | None:
+    """The folder that an earlier session left, wherever Kaggle mounts outputs of notebooks, or a dataset made of it.
+
+    Args:
+        kaggle: ``/kaggle``.
+        note: of this session.
+        oldest: the earliest session that will do, 0 for none at all; default: the one before. The latest is taken.
 
     Raises:
         SessionError: none, another run's, one of another cohort, or one that is not whole.
@@ -115,17 +135,60 @@ def find_output(kaggle: Path, note: dict[str, Any]) -> Path:
     places = [place for depth in ("*", "*/*", "*/*/*") for place in sorted(kaggle.glob(f"input/{depth}/{EVIDENCE}"))]
     wanted = note["session"] - 1
     problem = f"found none, expected that of session {wanted}: attach the notebook of that session, and run again"
-    for place in places:
-        said = read_evidence(place)
-        for key, what in (("plan", "run"), ("session", "session"), ("cohort", "cohort")):
-            expected = wanted if key == "session" else note[key]
-            if said.get(key) != expected:
-                problem = f"{place}: found {what} {_short(said.get(key))}, expected {_short(expected)}"
-                break
-        else:
-            check_files(place.parent, said)
-            return place.parent
+    by_session = sorted(((read_evidence(place), place) for place in places), key=_session_of, reverse=True)
+    for said, place in by_session:
+        try:
+            check_output(place, said, note, wanted if oldest is None else oldest)
+        except SessionError as error:
+            problem = str(error)
+            continue
+        if said["session"] < wanted:
+            print(f"goes on from session {said['session']}: no output of a later one is here ({problem})", flush=True)
+        return place.parent
+    if oldest == 0:
+        print(f"begins from nothing: no output of an earlier session is here ({problem})", flush=True)
+        return None
     raise SessionError(f"output of the session before: {problem}")
+
+
+def _session_of(pair: tuple[dict[str, Any], Path]) -> int:
+    session = pair[0].get("session")
+    return session if isinstance(session, int) else 0
+
+
+def check_output(place: Path, said: dict[str, Any], note: dict[str, Any], oldest: int) -> None:
+    """See that an output is one that a session can go on from.
+
+    Args:
+        place: of its evidence.
+        said: the evidence.
+        note: of the session that is to go on.
+        oldest: the earliest session that will do.
+
+    Raises:
+        SessionError: what it is instead.
+    """
+    wanted = note["session"] - 1
+    session = _session_of((said, place))
+    expected = session if max(oldest, 1) <= session <= wanted else wanted
+    for key, what in (("plan", "run"), ("session", "session"), ("cohort", "cohort")):
+        value = expected if key == "session" else note[key]
+        if said.get(key) != value:
+            raise SessionError(f"{place}: found {what} {_short(said.get(key))}, expected {_short(value)}")
+    if said.get("ended", True):
+        check_files(place.parent, said)
+    elif not (run := place.parent / RUN).is_dir() or not run_as_it_stood(run):
+        raise SessionError(f"{place.parent}: found no whole run folder, expected {RUN}/ with the run as it stood")
+
+
+def run_as_it_stood(run: Path) -> dict[str, Any]:
+    """The note of a run folder that a session left which was cut short; empty where it is no run to go on from.
+
+    A training may be killed at any time: going on, it sees by itself which fits are whole. Only what the session had
+    not yet copied from the one before cannot be seen.
+    """
+    taken = read_evidence(run / TAKEN)
+    return {} if taken and not taken.get("is_whole") else read_evidence(run / STATUS)
 
 
 def read_evidence(path: Path) -> dict[str, Any]:
@@ -215,16 +278,22 @@ def write_evidence(working: Path, note: dict[str, Any], status: int, seconds: fl
     )
     said = read_evidence(run / STATUS)
     evidence = note | {
+        "ended": True,
         "exit_status": status,
         "run": said,
         "last_line": last_line(working / LOG),
         "seconds": round(seconds),
         "files": {path.relative_to(run).as_posix(): [path.stat().st_size, sha256(path)] for path in paths},
     }
-    new = working / f"{EVIDENCE}.new"
-    new.write_text(json.dumps(evidence, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    new.replace(working / EVIDENCE)
+    write_json(working / EVIDENCE, evidence)
     return evidence
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a file, whole or not at all."""
+    new = path.with_name(f"{path.name}.new")
+    new.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    new.replace(path)
 
 
 def last_line(log: Path) -> str:

@@ -23,7 +23,7 @@ from lumbar_publish.kaggle.quota import quota_line
 from lumbar_publish.sealing.seal import read_json
 from lumbar_publish.training.notebook import Session
 from lumbar_publish.training.plan import Places
-from lumbar_publish.training.session import EVIDENCE, RUN, STATUS, read_evidence, sha256
+from lumbar_publish.training.session import EVIDENCE, RUN, STATUS, TAKEN, read_evidence, run_as_it_stood, sha256
 
 WHOLE, TIME_LIMIT = "whole", "time limit"
 _GOES_ON = ("failed", "interrupted")  # how a training ends that leaves a run folder to go on from
@@ -115,13 +115,20 @@ class Sessions:
 
     def _notebook(self, number: int) -> NotebookRun:
         """A session's notebook, written into the folder that is pushed."""
-        session = replace(self.first, number=number)
+        session = replace(self.first, number=number, after=self._after(number))
         file, metadata = session.write(self.places.kernel)
         limit_s = session.machine.session_hours * 3600 + _QUEUE_S
         return NotebookRun(
             self.client, session.names.kernel(number), file, metadata, self.places.output(number),
             remake="run this again", log=self.log, limit_s=limit_s,
         )  # fmt: skip
+
+    def _after(self, number: int) -> int | None:
+        """The last session before one that ended in order; None where that is the one before, as it should be."""
+        last = number - 1
+        while last >= 1 and self.note(last).get("is_cut"):
+            last -= 1
+        return last if last < number - 1 else None
 
     def _evidence(self, number: int, before: dict[str, Any]) -> dict[str, Any] | None:
         """What a session left; it is pushed where it was not yet. None while it is at work."""
@@ -161,26 +168,59 @@ class Sessions:
         Raises:
             KaggleError: it ended in disorder. What it finished counts where its output can be gone on from.
         """
-        folder = self.places.output(number)
-        with contextlib.ExitStack() as stack:
-            if ending != "COMPLETE":  # what it left may be nothing
-                stack.enter_context(contextlib.suppress(KaggleError))
-            notebook.fetch(version, "--file-pattern", f"^{EVIDENCE}$", into=folder)
-        said = read_evidence(folder / EVIDENCE)
         what = f"session {number} (notebook {notebook.kernel} version {version})"
-        stands = "the cohort and the code stay there" if number == 1 else f"what session {number - 1} left stays"
-        problem = self._problem(said, number, before)
         if ending != "COMPLETE":
-            problem = "; ".join(filter(None, (f"ended with {ending}", reason, notebook.log_tail(folder))))
-        if problem:
+            return self._salvage(number, notebook, version, f"{what}: ended with {ending}", reason, before)
+        folder = self.places.output(number)
+        notebook.fetch(version, "--file-pattern", f"^{EVIDENCE}$", into=folder)
+        said = read_evidence(folder / EVIDENCE)
+        if problem := self._problem(said, number, before):
             self.note(number, version=None, failed_version=version)
-            raise KaggleError(f"{what}: {problem}: {stands}; run this again to begin session {number} anew")
+            raise KaggleError(f"{what}: {problem}: {stands(number)}; run this again to begin session {number} anew")
         self.note(number, is_checked=True)
         if status_of(said) in _GOES_ON:
             last = said.get("last_line") or "no reason given"
             again = f"mend that, {AGAIN}: it goes on from there"
             raise KaggleError(f"{what}: training {status_of(said)}: {last}: {again}")
+        if (began_from := said.get("from", number - 1)) != number - 1:
+            self.log(f"session {number}: went on from session {began_from}: what was trained in between is lost")
         return said
+
+    def _salvage(
+        self, number: int, notebook: NotebookRun, version: int, what: str, reason: str, before: dict[str, Any]
+    ) -> dict[str, Any]:
+        """A session that Kaggle ended: the next one goes on from its output, where that was kept and holds the run.
+
+        Returns:
+            Its evidence, where it had come to its end before Kaggle ended it.
+
+        Raises:
+            KaggleError: it had not; says what is kept and what is lost.
+        """
+        folder = self.places.output(number)
+        with contextlib.suppress(KaggleError):  # what it left may be nothing
+            notebook.fetch(version, "--file-pattern", f"^({EVIDENCE}|{RUN}/({STATUS}|{TAKEN}))$", into=folder)
+        what = "; ".join(filter(None, (what, reason, notebook.log_tail(folder))))
+        said = read_evidence(folder / EVIDENCE)
+        if said and not said.get("ended", True):
+            run = run_as_it_stood(folder / RUN)
+            said |= {"run": run | {"status": "interrupted"} if run else None, "seconds": run.get("session_s")}
+        problem = self._problem(said, number, before)
+        if problem:
+            self.note(number, version=None, failed_version=version)
+            raise KaggleError(
+                f"{what}: it left nothing to go on from ({problem}), so what it trained is lost: {stands(number)}; "
+                f"run this again to begin session {number} anew"
+            )
+        write_text(folder / EVIDENCE, json.dumps(said, indent=1, sort_keys=True) + "\n")
+        self.note(number, is_checked=True, is_cut=True)
+        if status_of(said) not in _GOES_ON:
+            self.log(f"{what}: it had come to its end, and its output was kept")
+            return said
+        raise KaggleError(
+            f"{what}: its output was kept and holds the run, {describe(said)}: {AGAIN}: session {number + 1} goes on "
+            "from there"
+        )
 
     def _problem(self, said: dict[str, Any], number: int, before: dict[str, Any]) -> str:
         """Why the next session cannot go on from an output; empty where it can."""
@@ -189,6 +229,8 @@ class Sessions:
         for key, expected in (("plan", self.plan_hash), ("session", number), ("cohort", before.get("cohort"))):
             if expected is not None and said.get(key) != expected:
                 return f"{EVIDENCE}: found {key} {str(said.get(key))[:12]}, expected {str(expected)[:12]}"
+        if not said.get("ended", True):
+            return "" if isinstance(said.get("run"), dict) else f"found no whole run folder, expected {RUN}/{STATUS}"
         if not said.get("files"):
             return f"found no run folder, expected {RUN}/: {said.get('last_line')}"
         if odd := odd_file(said["files"]):
@@ -230,6 +272,11 @@ class Sessions:
                 path.unlink(missing_ok=True)
                 bad.append(name)
         return bad
+
+
+def stands(number: int) -> str:
+    """What stays where a session left nothing."""
+    return "the cohort and the code stay there" if number == 1 else f"what session {number - 1} left stays"
 
 
 def odd_file(files: Any) -> str:

@@ -10,8 +10,7 @@ import pandas as pd
 
 from lumbar import labels
 from lumbar.errors import CohortError
-from lumbar.io.tables import csv_text, parse_id
-from lumbar.io.text import printable
+from lumbar.io.tables import csv_text, parse_id, shown
 from lumbar_train.data.tables import Cohort, read_cells
 from lumbar_train.errors import LeakError
 from lumbar_train.files import write_text
@@ -123,9 +122,8 @@ def _parsed_folds(path: Path) -> pd.DataFrame:
             try:
                 values.append(parse_id(cell))
             except ValueError:
-                raise CohortError(
-                    f"{path}: row {row}: {column} is {printable(cell, 64) or 'blank'}, expected 0, 1, 2, ..."
-                ) from None
+                text = shown(cell) if str(cell).strip() else "blank"
+                raise CohortError(f"{path}: row {row}: {column} is {text}, expected 0, 1, 2, ...") from None
         out[column] = np.array(values, dtype=np.int64)
     return pd.DataFrame(out)
 

@@ -26,6 +26,7 @@ from lumbar.io.tables import (
     parse_integer,
     parse_number,
     read_series_table,
+    shown,
 )
 from lumbar.io.text import printable
 from lumbar.io.text_table import TableError, read_text_table
@@ -35,6 +36,7 @@ from lumbar_train.files import write_text
 _Number = TypeVar("_Number", int, float)
 
 MISSING = -1
+_IDS = ("study_id", "series_id")
 _DECIMAL_COMMA = "has_decimal_comma"  # of a frame's attrs
 POINT_COLUMNS = ("study_id", "series_id", "instance_number", "condition", "level", "side", "x_px", "y_px", "source")
 LABELS = "labels.csv"  # in a run folder: the labels of the studies that it was trained on
@@ -205,12 +207,14 @@ def _parsed(frame: pd.DataFrame, column: str, path: Path, parse: Callable[[objec
         try:
             values.append(parse(cell))
         except ValueError as error:
-            raise CohortError(f"{path}: row {number}: {column} is {printable(cell, 64)!r}, expected {error}") from None
+            # In the place of an id a path or a folder's name may stand, and with it a patient's.
+            text = shown(cell) if column in _IDS else repr(printable(cell, 64))
+            raise CohortError(f"{path}: row {number}: {column} is {text}, expected {error}") from None
     return values
 
 
 def _integers(frame: pd.DataFrame, column: str, path: Path) -> pd.Series:
-    parse = parse_id if column in ("study_id", "series_id") else parse_integer
+    parse = parse_id if column in _IDS else parse_integer
     return pd.Series(_parsed(frame, column, path, parse), index=frame.index, dtype="int64")
 
 

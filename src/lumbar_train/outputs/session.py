@@ -11,7 +11,7 @@ import platform
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,7 +36,7 @@ class Session:
         plan: every stage of the recipe with its folds and fits, for ``train --status``.
         left: folds that a stage was asked for in this call and is not finished on, by stage.
         began: when this call began (``time.monotonic``).
-        asked: the stages that this call or an earlier one was asked for.
+        asked: the folds, by stage, that this call or an earlier one was asked for.
         n_finished: stages on folds that this call has finished.
     """
 
@@ -47,7 +47,7 @@ class Session:
     plan: Sequence[Mapping[str, Any]]
     left: dict[str, int]
     began: float
-    asked: Sequence[str] = ()
+    asked: Mapping[str, Sequence[str]] = field(default_factory=dict)
     n_finished: int = 0
 
     @classmethod
@@ -57,7 +57,7 @@ class Session:
         plan: Sequence[Mapping[str, Any]],
         left: dict[str, int],
         began: float,
-        asked: Sequence[str] = (),
+        asked: Mapping[str, Sequence[str]] | None = None,
     ) -> Session:
         """Note a call that begins; should it be killed, the file says ``interrupted``."""
         former = read_object(folder / FILE)
@@ -69,7 +69,7 @@ class Session:
             plan,
             left,
             began,
-            list(dict.fromkeys([*former.get("asked", ()), *asked])),
+            _joined(asked_in(former), asked or {}),
         )
         session.write("interrupted")
         return session
@@ -94,10 +94,29 @@ class Session:
             "session_s": round(elapsed_s, 1),
             "sessions": self.sessions,
             "machine": platform.node(),
-            "asked": list(self.asked),
+            "asked": {stage: list(folds) for stage, folds in self.asked.items()},
             "plan": list(self.plan),
         }
         write_text(self.path, json.dumps(content, indent=1) + "\n")
+
+
+def asked_in(noted: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The folds, by stage, that a run's calls were asked for so far; earlier versions noted the stages alone.
+
+    Args:
+        noted: the content of ``session.json``.
+    """
+    asked = noted.get("asked") or {}
+    if isinstance(asked, Mapping):
+        return {str(stage): list(folds) for stage, folds in asked.items()}
+    every = {entry["stage"]: list(entry["folds"]) for entry in noted.get("plan", ())}
+    return {stage: every.get(stage, []) for stage in asked}
+
+
+def _joined(before: Mapping[str, Sequence[str]], now: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """What either was asked for."""
+    names = dict.fromkeys([*before, *now])
+    return {stage: list(dict.fromkeys([*before.get(stage, ()), *now.get(stage, ())])) for stage in names}
 
 
 def check_version(run: Path) -> None:

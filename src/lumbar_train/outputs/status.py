@@ -12,7 +12,7 @@ from lumbar.errors import CohortError
 from lumbar.io.text import counted
 from lumbar_train.files import read_object
 from lumbar_train.outputs.run_lock import holds_run, owner_in
-from lumbar_train.outputs.session import FILE, check_version
+from lumbar_train.outputs.session import FILE, asked_in, check_version
 
 _ENDED = {
     "whole": "whole",
@@ -85,15 +85,20 @@ def status_lines(run: Path) -> list[str]:
     if not holds_run(run):
         raise CohortError(f"--status {run}: found no run, expected a folder that a training has left")
     check_version(run)
+    plan = _plan(run)
     stages = [
         StageStatus(
             entry["stage"], tuple(_fold(run, entry["stage"], name, fits) for name, fits in entry["folds"].items())
         )
-        for entry in _plan(run)
+        for entry in _asked(run, plan)
     ]
     width = max([len(stage.name) for stage in stages], default=0) + 2
     head = f"{'stage':<{width}}{'folds':>10}{'epochs':>14}{'h spent':>9}{'h left':>9}  folds"
-    return [_title(run), head, *(_line(stage, width) for stage in stages), *_whole(run, stages, width)]
+    lines = [_title(run), head, *(_line(stage, width) for stage in stages), *_whole(run, stages, width)]
+    names = {stage.name for stage in stages}
+    if others := [entry["stage"] for entry in plan if entry["stage"] not in names]:
+        lines.append(f"stages of the recipe that no call has asked for: {', '.join(others)}")
+    return lines
 
 
 def _title(run: Path) -> str:
@@ -123,12 +128,13 @@ def _line(stage: StageStatus, width: int) -> str:
 def _whole(run: Path, stages: Sequence[StageStatus], width: int) -> list[str]:
     folds = [fold for stage in stages for fold in stage.folds]
     done, total = sum(stage.epochs_done for stage in stages), sum(stage.epochs for stage in stages)
-    known = [stage.left_s for stage in stages if stage.epochs]
-    left = sum(value for value in known if value is not None)
+    every = [stage.left_s for stage in stages if stage.epochs]
+    known = [seconds for seconds in every if seconds is not None]
+    left = sum(known) if known or not every else None
     row = f"{f'{sum(fold.is_finished for fold in folds)} of {len(folds)}':>10}{f'{done} of {total}':>14}"
     row += f"{_hours(sum(stage.seconds for stage in stages)):>9}{_hours(left):>9}"
     lines = [f"{'whole':<{width}}{row}"]
-    if unknown := sum(value is None for value in known):
+    if unknown := len(every) - len(known):
         lines.append(f"hours left do not count {counted(unknown, 'stage')} without an epoch yet")
     elapsed = read_object(run / FILE).get("elapsed_s")
     if elapsed is not None:
@@ -177,6 +183,20 @@ def _plan(run: Path) -> list[dict[str, Any]]:
         fits = [(name, [{"folder": f"{stage}/{name}", "epochs": epochs}]) for name in dict.fromkeys(names)]
         plan.append({"stage": stage, "folds": {name: some if epochs else [] for name, some in fits}})
     return plan
+
+
+def _asked(run: Path, plan: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Of the plan what the calls so far were asked for (``--stages``, ``--folds``); all where that is not noted."""
+    asked = asked_in(read_object(run / FILE))
+    if not asked:
+        return [dict(entry) for entry in plan]
+    chosen = []
+    for entry in plan:
+        names = asked.get(entry["stage"])
+        if names:
+            folds = {name: fits for name, fits in entry["folds"].items() if name in names}
+            chosen.append({"stage": entry["stage"], "folds": folds})
+    return chosen
 
 
 def _folds(path: Path) -> list[int]:

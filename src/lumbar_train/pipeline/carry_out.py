@@ -87,7 +87,8 @@ def _begin(run: RunContext, options: TrainOptions, began: float) -> Session:
     for stage in chosen if not run.resume else ():
         for fold in stage.folds(run.use_folds):
             forget(run, stage, fold)
-    return Session.begin(run.out, session_plan(run), left_of(run, chosen), began, [stage.name for stage in chosen])
+    asked = {stage.name: [fold_name(fold) for fold in stage.folds(run.use_folds)] for stage in chosen}
+    return Session.begin(run.out, session_plan(run), left_of(run, chosen), began, asked)
 
 
 def session_plan(run: RunContext) -> list[Mapping[str, Any]]:

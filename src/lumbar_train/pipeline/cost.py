@@ -213,14 +213,13 @@ def meta_batch(config: Any, samples: int, slices: int, dtype: torch.dtype = torc
         images = (slices, config.size, config.size)
         shapes = {"images": images, "counts": (slices, 3), "mask": (slices,), "known": (3,)}
     elif isinstance(config, SeriesContrastConfig):
-        shapes = {"images": (1, config.size, config.size), "contrast": ()}
+        shapes = {"images": (1, config.size, config.size), "contrast": (3,)}
     elif isinstance(config, AggregatorConfig):
         models = len(config.models)
         shapes = {"logits": (models, 5, 5, 3), "mask": (models, 5, 5), "confidence": (5, 4)}
     else:
         shapes = _crop_shapes(config, slices)
     kinds = {"segments": torch.int64, "level": torch.int64, "labels": torch.int64, "mask": torch.bool}
-    kinds["contrast"] = torch.int64
     kinds |= {name: dtype for name in ("images", "crops")}
     return {
         name: torch.empty(samples, *shape, dtype=kinds.get(name, torch.float32), device="meta")

@@ -67,7 +67,7 @@ class CohortCounts:
         if name == "aggregator":
             return self.studies
         if name == "series_contrast":
-            return len(self.sagittal) + len(self.axial)
+            return len(self.sagittal)
         targets = getattr(stage.network, "conditions", (0, 1, 2))
         return int((self.labels[:, list(targets)] >= 0).any(axis=1).sum())
 

@@ -26,6 +26,7 @@ from lumbar_train.pipeline.split import (
     Split,
     choose_split,
     cost_of,
+    filled,
     images_of_part,
     is_half_precision,
     losses_of,
@@ -173,9 +174,9 @@ def plan_training(options: TrainOptions, machines: Iterable[Machine] | None = No
         if name not in recipe.stages:
             rows.append(Row(stage.name, 0, 0))
             continue
-        entry, cost = recipe.stages[name], costs[name]
+        entry, cost = filled(recipe.stages[name], counts.samples(name, recipe.stages[name])), costs[name]
         split = choose_split(entry, cost, counts, memory, is_half=is_half, is_gpu=is_gpu)
-        rows.append(_row(recipe, stage, cost(False), split, counts, use_folds))
+        rows.append(_row(recipe, stage, entry, cost(False), split, counts, use_folds))
     n_ships = max(1, sum(ships(recipe, fold) for fold in use_folds))
     return TrainingPlan(
         tuple(rows),
@@ -208,9 +209,14 @@ def ships(recipe: Recipe, fold: int) -> bool:
 
 
 def _row(
-    recipe: Recipe, stage: Stage, cost: NetworkCost, split: Split, counts: CohortCounts, use_folds: list[int]
+    recipe: Recipe,
+    stage: Stage,
+    entry: StageRecipe,
+    cost: NetworkCost,
+    split: Split,
+    counts: CohortCounts,
+    use_folds: list[int],
 ) -> Row:
-    entry = stage.recipe_of(recipe)
     samples, images = counts.samples(stage.recipe_name or stage.name, entry), counts.images(entry.network)
     per_sample = float(images.mean())
     folds = use_folds if stage.name == "aggregator" else stage.folds(use_folds)  # which fits all of them at once

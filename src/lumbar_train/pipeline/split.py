@@ -22,7 +22,7 @@ from lumbar_train.recipes import Recipe, StageRecipe
 from lumbar_train.stages.registry import chosen_stages, stages_of
 
 RESERVE = 2**30  # bytes of a GPU for its driver's context and the convolutions' workspaces
-LIBRARIES = 24 * 2**20  # bytes of a CPU's compiled convolutions, measured (docs/measurements.md)
+LIBRARIES = 4 * 2**20  # bytes of a CPU's compiled convolutions and small objects, measured (docs/measurements.md)
 FRAGMENTED = 1.1  # what an allocator holds for each byte in use
 _TOO_MUCH = 1.25  # an estimate is within a quarter: only what lies further above the memory is refused at once
 _LEVELS = 5  # that a study of the metric's own round holds
@@ -74,6 +74,11 @@ def cost_of(stage: StageRecipe, loss: Any, counts: CohortCounts, *, is_half: boo
     return cost
 
 
+def filled(stage: StageRecipe, samples: int) -> StageRecipe:
+    """The stage with a batch no larger than the samples of an epoch; the aggregator's asks for all that there are."""
+    return replace(stage, fit=replace(stage.fit, batch=max(1, min(stage.fit.batch, samples))))
+
+
 def images_of_part(stage: StageRecipe, counts: CohortCounts, n_parts: int, world: int = 1) -> int:
     """The most images that one process runs at once, whichever round of the fit has more."""
     images = counts.images(stage.network)
@@ -83,6 +88,21 @@ def images_of_part(stage: StageRecipe, counts: CohortCounts, n_parts: int, world
         studies = -(-max(1, stage.fit.batch // 4) // world)
         most = max(most, _LEVELS * largest_batch(images, studies, min(n_parts, studies), np.random.default_rng(0)))
     return most
+
+
+def need_bytes(stage: StageRecipe, cost: NetworkCost, images: int, *, is_half: bool, is_gpu: bool) -> float:
+    """Memory that a training step takes: weights, gradients, optimiser, inputs and activations.
+
+    Args:
+        stage: of the recipe.
+        cost: of its network.
+        images: that run at once.
+        is_half: activations in half precision.
+        is_gpu: something is kept for the driver and for fragments.
+    """
+    state = cost.state_bytes(is_averaged=bool(stage.fit.ema), is_half=is_half)
+    activations = cost.activation_bytes(images)
+    return state + (activations * FRAGMENTED + RESERVE if is_gpu else activations + LIBRARIES)
 
 
 def choose_split(
@@ -109,10 +129,8 @@ def choose_split(
     share = -(-stage.fit.batch // world)
 
     def need(n_parts: int, is_checkpointed: bool) -> float:
-        network = cost(is_checkpointed)
-        state = network.state_bytes(is_averaged=bool(stage.fit.ema), is_half=is_half)
-        activations = network.activation_bytes(images_of_part(stage, counts, n_parts, world))
-        return state + (activations * FRAGMENTED + RESERVE if is_gpu else activations + LIBRARIES)
+        images = images_of_part(stage, counts, n_parts, world)
+        return need_bytes(stage, cost(is_checkpointed), images, is_half=is_half, is_gpu=is_gpu)
 
     may_checkpoint = has_checkpoints(meta_network(stage.network))
     choices = [False, True] if may_checkpoint and not stage.fit.checkpointing else [may_checkpoint]
@@ -151,7 +169,8 @@ def _cut(options: TrainOptions, recipe: Recipe, counts: CohortCounts, free: floa
     for name in dict.fromkeys(stage.recipe_name or stage.name for stage in chosen):
         stage = stages[name]
         cost = cost_of(stage, losses[name], counts, is_half=is_half)
-        split = choose_split(stage, cost, counts, free, is_half=is_half, is_gpu=is_gpu, world=distributed.world)
+        whole = filled(stage, counts.samples(name, stage))
+        split = choose_split(whole, cost, counts, free, is_half=is_half, is_gpu=is_gpu, world=distributed.world)
         if split.need_bytes > free * _TOO_MUCH:
             raise TrainingError(
                 f"{name}: found {free / 2**30:.1f} GiB of memory, expected about {split.need_bytes / 2**30:.1f} GiB "
