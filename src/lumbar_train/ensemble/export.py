@@ -124,6 +124,8 @@ def export_ensemble(
         "classifiers": [one.as_json() for one in listed],
         "shed": list(shed),
     }
+    if "numbering" in base.data:  # how levels are counted goes with the localisers
+        data["numbering"] = base.data["numbering"]
     write_manifest(folder / FILE_NAME, data)
     return folder
 
