@@ -285,8 +285,8 @@ def _run(
     try:
         schedule.start(devices, options.processes)
         log.info(
-            "manifest %s verified, %s to predict on %s%s",
-            manifest.hash[:12], counted(schedule.budget.n_left, "study"),
+            "manifest %s verified: %s; %s to predict on %s%s",
+            manifest.hash[:12], manifest.origin, counted(schedule.budget.n_left, "study"),
             ", ".join(dict.fromkeys(schedule.devices)) or "no device",
             "" if limit_s == math.inf else f", in at most {duration(limit_s)}",
         )  # fmt: skip

@@ -120,6 +120,12 @@ def test_a_list_is_no_manifest(tmp_path):
         read_manifest(tmp_path)
 
 
+def test_a_manifest_says_in_words_what_its_weights_were_made_from(tmp_path):
+    cohort = {"fingerprint": "0" * 64, "studies": 40, "description": "synthetic"}
+    write_manifest(tmp_path / "weights_manifest.json", manifest_data({}, recipe="demo", cohort=cohort))
+    assert read_manifest(tmp_path).origin == "recipe demo, trained on 40 studies (synthetic)"
+
+
 def test_writing_is_canonical_and_reading_gives_it_back(tmp_path):
     data = manifest_data({"weights/a.safetensors": b"a"})
     write_manifest(tmp_path / "weights_manifest.json", data)

@@ -71,6 +71,12 @@ class Manifest:
         """The classifiers, in the order of the aggregator's input."""
         return classifiers_of(self.data)
 
+    @property
+    def origin(self) -> str:
+        """What the weights were made from, in words for a log: two bundles in one place are told apart by it."""
+        studies, description = self.cohort.get("studies", "?"), self.cohort.get("description", "not described")
+        return f"recipe {self.recipe}, trained on {studies} studies ({description})"
+
     def of_stage(self, stage: str) -> list[WeightEntry]:
         """The entries of one stage, in the manifest's order."""
         return [entry for entry in self.weights if entry.stage == stage]
