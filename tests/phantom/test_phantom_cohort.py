@@ -267,7 +267,7 @@ def test_command_refuses_in_one_line(tmp_path, capsys):
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
     assert command.main(["--out", str(blocked / "x"), "--studies", "1"]) == 1
-    assert "cannot be written" in capsys.readouterr().err
+    assert "is a file, expected a folder to write into" in capsys.readouterr().err
     assert command.main(["--out", str(tmp_path), "--studies", "1", "--pitfalls", "typo"]) == 1
     with pytest.raises(SystemExit) as wrong:
         command.main(["--out", str(tmp_path), "--studies", "0"])
