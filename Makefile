@@ -42,6 +42,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help:
 	@echo "make dry-run          install, make two phantom studies, seal, run the notebook offline as Kaggle would"
 	@echo "make dry-run DATA=p   the same on your own studies (a competition folder); KAGGLE_LIKE=1 adds Kaggle's limits"
+	@echo "make venv             make .venv and install into it (every other target does that by itself)"
 	@echo "make test             every test, and the coverage (PYTEST_ARGS='-m \"not slow\"' for the quick ones)"
 	@echo "make quick            the tests to run before a commit"
 	@echo "make check            ruff (lint and format) and mypy"

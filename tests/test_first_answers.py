@@ -131,7 +131,7 @@ def test_a_folder_that_may_not_be_looked_into_is_one_line(command, closed, tmp_p
     monkeypatch.chdir(tmp_path)
     (tmp_path / closed).chmod(0)
     try:
-        status, _, errors, _ = answer(*command, "--data", tmp_path / "mine", "--out", "o", through=as_others)
+        status, _, errors, _ = answer(*command, "--data", tmp_path / "mine", "--out", "o.csv", through=as_others)
     finally:
         (tmp_path / closed).chmod(0o755)
     assert status == 1

@@ -120,6 +120,25 @@ def test_a_file_of_another_kind_is_not_written_over(places, capsys):
         check_paths(PARSERS["lumbar"], PARSERS["lumbar"].parse_args([*words[:-1], free]))
 
 
+@pytest.mark.parametrize("name", [name for name, use in USES.items() if use.kind == "file" and not use.is_input])
+def test_a_file_to_write_without_an_ending_is_refused(places, name):
+    use = USES[name]
+    for meant in ("out", "new/out", "v1.2/out", ".csv"):
+        line = refusal(use, meant)
+        assert line.startswith(f"--place: found '{meant}', expected a file's name such as {meant}/"), line
+        assert line.endswith(use.ending)
+    Path("answer").write_text("row_id,normal_mild\n")
+    assert refusal(use, "answer").startswith("--place: found 'answer', expected a file's name")
+
+
+def test_a_folder_for_out_leaves_nothing_behind(places, capsys):
+    assert lumbar.main(["predict", "--data", "dataset", "--weights", "dataset", "--out", "out"]) == 1
+    line = "error: --out: found 'out', expected a file's name such as out/submission.csv\n"
+    assert capsys.readouterr().err == line
+    assert not Path("out").exists()
+    assert not Path("out.journal").exists()
+
+
 @pytest.mark.parametrize(
     ("main", "words"),
     [

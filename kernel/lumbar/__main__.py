@@ -18,7 +18,7 @@ from lumbar.competitions.lumbar_spine import NAME as DEFAULT
 from lumbar.errors import CohortError, DicomError, LumbarError
 from lumbar.io.arguments import Parser, program
 from lumbar.io.competition import check_competition, check_root, folder_to_index
-from lumbar.io.numba_cache import use_numba_cache
+from lumbar.io.numba_cache import compiling_decoders, use_numba_cache
 from lumbar.io.path_options import (
     FILE,
     NEW_CSV,
@@ -32,7 +32,7 @@ from lumbar.io.path_options import (
 )  # fmt: skip
 from lumbar.io.signals import in_order, run_as_process
 from lumbar.io.signals import leave as leave  # for programs that call ``command`` themselves
-from lumbar.io.streams import guard_streams
+from lumbar.io.streams import ReaderGone, guard_streams
 from lumbar.io.text import counted, one_line, printable, printable_log
 from lumbar.output.report_layout import LAYOUTS
 from lumbar.workers.budget import parse_time_limit, process_start
@@ -275,6 +275,9 @@ def run_inspect(arguments: argparse.Namespace, _started: float) -> None:
         if not os.path.lexists(path):
             raise DicomError(f"{path}: no such file or folder, expected a DICOM file, a series' or a study's folder")
 
+    if line := compiling_decoders():
+        printable_log().info("%s", line)
+
     from lumbar.bundle.manifest import verify
     from lumbar.intake.inspect import inspect
 
@@ -341,20 +344,29 @@ def command() -> int:
     """Run ``main`` as a process: a time limit counts from the process's start, and signals end it in an orderly way.
 
     Where standard output cannot be written any more (its reader is gone, the disk is full), ``predict`` goes on, since
-    its result is files. The other commands have no result but their output, and fail.
+    its result is files. The other commands have no result but their output: they fail, and in silence where its reader
+    is gone.
     """
     output = guard_streams()
-    code = main(started=process_start())
+    try:
+        code = main(started=process_start())
+    except SystemExit as end:  # of argparse: after its help, or a refusal
+        output.flush()
+        if not end.code and isinstance(output.failure, BrokenPipeError):
+            raise ReaderGone from None
+        raise
     output.flush()
     if output.failure is None or code != 0 or sys.argv[1:2] == ["predict"]:
         return code
+    if isinstance(output.failure, BrokenPipeError):
+        raise ReaderGone
     print(f"error: standard output: cannot be written ({output.failure.strerror}), expected a reader", file=sys.stderr)
     return 1
 
 
 def script() -> None:
     """The installed command ``lumbar``."""
-    run_as_process(command)
+    run_as_process(command, ends_with_reader=False)
 
 
 if __name__ == "__main__":

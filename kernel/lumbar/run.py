@@ -19,10 +19,11 @@ from lumbar.chains.contract import Chain
 from lumbar.chains.registry import chain_of, modules_of
 from lumbar.competitions.registry import DEFAULT
 from lumbar.errors import CohortError, LumbarError
+from lumbar.io.files import without_empty_folders
 from lumbar.io.numba_cache import use_numba_cache
 from lumbar.io.progress import duration
 from lumbar.io.text import counted, printable_log
-from lumbar.output.destinations import check_destinations
+from lumbar.output.destinations import check_destinations, output_folders
 from lumbar.output.extras import PAGES, Extras, Outputs, with_pages
 from lumbar.output.journal import Journal
 from lumbar.output.outcome_json import outcome_from
@@ -122,8 +123,14 @@ def _budget(time_limit: str | float, clock: Clock, started: float | None) -> Bud
 
 
 def _predict(request: Request, options: _Options, outputs: Outputs) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Check what is read while the first workers import their libraries, then go on."""
+    """Predict; a call that fails or is interrupted leaves no empty folder behind."""
     outputs = part_outputs(outputs, request.part)
+    with without_empty_folders(output_folders(with_pages(outputs, "pages", 0))):
+        return _predict_staffed(request, options, outputs)
+
+
+def _predict_staffed(request: Request, options: _Options, outputs: Outputs) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Check what is read while the first workers import their libraries, then go on."""
     staff = _start_early(request, options)
     try:
         inputs = check_inputs(request, outputs)
@@ -236,7 +243,8 @@ class Collector:
         resume: bool = True,
     ) -> None:
         outputs = part_outputs({"out": out}, None)
-        inputs = check_inputs(Request(Path(root), weights, split, chain, studies), outputs)
+        with without_empty_folders(output_folders(outputs)):
+            inputs = check_inputs(Request(Path(root), weights, split, chain, studies), outputs)
         self._journal = Journal(outputs["journal"], inputs.rows)
         try:
             self._journal.begin(inputs.header, resume, inputs.fingerprints)

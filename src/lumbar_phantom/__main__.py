@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from lumbar.errors import LumbarError
 from lumbar.io.arguments import Parser, program
-from lumbar.io.files import make_folder
+from lumbar.io.files import make_folder, without_empty_folders
 from lumbar.io.path_options import NEW_FOLDER, check_paths
 from lumbar.io.signals import in_order, run_as_process
 from lumbar.io.text import counted, one_line
-from lumbar.workers.shards import find_shard
+from lumbar.workers.shards import Shard, find_shard
 from lumbar_phantom import pitfalls
+
+if TYPE_CHECKING:
+    from lumbar_phantom.tables import StudyTables
 
 # The keys of dicom_files.SYNTAXES, which cannot be imported before the arguments are known to be right: it is slow.
 SYNTAXES = ("rle", "explicit", "implicit", "deflated", "big", "jpeg_lossless", "jpeg_ls", "jpeg_2000")
@@ -54,6 +58,11 @@ def parser() -> argparse.ArgumentParser:
     )
     cli.add_argument("--resume", action="store_true", help="go on where an earlier run with the same options ended")
     cli.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="remove another cohort of the same --split that lies in --out (its studies and tables), and begin anew",
+    )
+    cli.add_argument(
         "--merge", action="store_true", help="write the tables of all parts of --split that lie in --out, and no study"
     )
     return cli
@@ -82,45 +91,62 @@ def _run(cli: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             return 0
         # Under torchrun alone a part is meant; without it one process makes all
         shard = find_shard(options.shard)
-        chosen = pitfalls.parse(options.pitfalls)
-        make_folder(options.out)
-
-        from lumbar_phantom.cohort import make_cohort, summary  # numba and scipy: seconds
-
-        done = make_cohort(
-            options.out,
-            options.studies,
-            options.seed,
-            pitfalls=chosen,
-            split=options.split,
-            workers=options.workers,
-            masks=options.masks,
-            randomised_share=options.wild,
-            syntax=options.syntax,
-            shard=shard,
-            first=options.first,
-            resume=options.resume,
-        )
+        with without_empty_folders([options.out]):
+            done = _make(options, shard)
     except (LumbarError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     if shard is not None or options.first is not None:
         print(f"{options.out}: {counted(len(done), 'study')} of this part; --merge writes the tables of all parts")
     else:
+        from lumbar_phantom.cohort import summary
+
         print(summary(done))
     return 0
+
+
+def _make(options: argparse.Namespace, shard: Shard | None) -> list[StudyTables]:
+    """Make the studies that are asked for."""
+    chosen = pitfalls.parse(options.pitfalls)
+    make_folder(options.out)
+
+    from lumbar_phantom.cohort import make_cohort  # numba and scipy: seconds
+
+    return make_cohort(
+        options.out,
+        options.studies,
+        options.seed,
+        pitfalls=chosen,
+        split=options.split,
+        workers=options.workers,
+        masks=options.masks,
+        randomised_share=options.wild,
+        syntax=options.syntax,
+        shard=shard,
+        first=options.first,
+        resume=options.resume,
+        overwrite=options.overwrite,
+    )
 
 
 def _check(cli: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Refuse numbers out of range, and options that do not go together."""
     if options.merge:
-        if options.shard or options.resume or options.first is not None or options.studies is not None:
+        if (
+            options.shard
+            or options.resume
+            or options.overwrite
+            or options.first is not None
+            or options.studies is not None
+        ):
             cli.error("--merge takes --out and --split alone")
         return
     if options.studies is None:
         cli.error("the following arguments are required: --studies")
     if options.studies < 1 or options.workers < 1 or options.seed < 0 or not 0 <= options.wild <= 1:
         cli.error("--studies and --workers must be at least 1, --seed at least 0, --wild in 0..1")
+    if options.overwrite and (options.shard or options.first is not None):
+        cli.error("--overwrite is for a cohort in one go, not for --shard or --first")
     if options.first is not None and options.first < 0:
         cli.error("--first must be at least 0")
 

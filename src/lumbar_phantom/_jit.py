@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 import numba
 
+from lumbar.io.numba_cache import is_compiled
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _HERE = Path(__file__).parent
@@ -34,6 +36,14 @@ def _cache_folder() -> str | None:
 
 
 _FOLDER = _cache_folder()
+
+
+def compiling() -> str:
+    """The line for a command that has to compile the kernels first; empty where they are kept."""
+    if _FOLDER is not None and is_compiled(_HERE, _FOLDER):
+        return ""
+    how_often = "once on this machine" if _FOLDER else "each time, as no folder for compiled code can be written"
+    return f"compiling what draws the phantoms: {how_often}, some minutes"
 
 
 def kernel(function: Function) -> Function:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -17,8 +18,10 @@ from lumbar.io.progress import Progress
 from lumbar.io.tables import csv_text
 from lumbar.workers.shards import Shard
 from lumbar_phantom import severity
+from lumbar_phantom._jit import compiling
 from lumbar_phantom.dicom_files import OPTIONAL, optional_encoder
-from lumbar_phantom.parts import PartJournal, Plan, merge_parts, remove_parts
+from lumbar_phantom.earlier import check_earlier, check_merged, write_record
+from lumbar_phantom.parts import PartJournal, Plan, head_of_parts, merge_parts, remove_parts
 from lumbar_phantom.study import Request, write_study
 from lumbar_phantom.tables import StudyTables
 
@@ -57,6 +60,7 @@ def make_cohort(
     shard: Shard | None = None,
     first: int | None = None,
     resume: bool = False,
+    overwrite: bool = False,
 ) -> list[StudyTables]:
     """Write a cohort, or with ``shard`` or ``first`` a part of one, whose tables ``merge_cohort`` writes.
 
@@ -74,26 +78,32 @@ def make_cohort(
         shard: the part of the studies to make; None for all.
         first: index of the first study; None for a whole cohort, from 0.
         resume: leave out the studies that an earlier run has finished.
+        overwrite: remove another cohort of the same split that lies in root: its studies and tables.
 
     Returns:
         the studies' rows of the tables, in the order of their index.
 
     Raises:
-        CohortError: root cannot be written, the syntax needs a package that is not installed, or another process makes
-            the same part.
+        CohortError: root cannot be written, the syntax needs a package that is not installed, another process makes the
+            same part, or another cohort of the split lies there.
     """
-    root = make_folder(root)
     if syntax in OPTIONAL:
         optional_encoder(syntax)  # refused here, before any study is made
+    root = Path(root)
     indices = range(first or 0, (first or 0) + studies)
     requests = [Request(str(root), split, seed, i, pitfalls, masks, randomised_share, syntax) for i in indices]
     plan = Plan(requests, first, shard)
+    replaced = check_earlier(plan, resume, overwrite)
+    make_folder(root)
     journal = PartJournal(plan, resume)
     is_done = False
     try:
+        for earlier in replaced:
+            earlier.remove()
         _make(plan, journal, workers, progress)
         done = journal.tables()
         if not plan.is_part:
+            write_record(root, split, plan.head())
             write_tables(root, split, done)
             is_done = True
     finally:
@@ -104,6 +114,8 @@ def make_cohort(
 def _make(plan: Plan, journal: PartJournal, workers: int, progress: bool) -> None:
     """Make the studies of a plan that the journal does not have."""
     requests = [request for request in plan.own() if request.index not in journal]
+    if progress and requests and (line := compiling()):
+        print(line, file=sys.stderr, flush=True)
     with Progress(len(requests), "study", is_shown=progress) as shown:
         for number, (request, tables) in enumerate(zip(requests, _run(requests, workers), strict=True), 1):
             journal.add(request.index, tables)
@@ -114,10 +126,12 @@ def merge_cohort(root: Path | str, split: str = "train") -> list[StudyTables]:
     """Write the tables of a cohort that was made in parts; the parts' journals are removed then.
 
     Raises:
-        CohortError: as ``merge_parts``; or a table cannot be written.
+        CohortError: as ``merge_parts``; the present tables list studies that no part has; or a table cannot be written.
     """
     folder = Path(root)
     studies = merge_parts(folder, split)
+    check_merged(folder, split, (study.study_id for study in studies))
+    write_record(folder, split, head_of_parts(folder, split))
     write_tables(folder, split, studies)
     remove_parts(folder, split)
     return studies

@@ -195,6 +195,13 @@ def part_files(root: Path, split: str) -> list[Path]:
     return sorted((root / FOLDER).glob(f"{split}.*{SUFFIX}"))
 
 
+def head_of_parts(root: Path, split: str) -> dict[str, Any]:
+    """Settings and range of the cohort that all parts of a split make together, as the head of a plan has them."""
+    heads = [_read(path).head for path in part_files(root, split)]
+    ranges = [head["range"] for head in heads]
+    return {"settings": heads[0]["settings"], "range": [min(low for low, _ in ranges), max(top for _, top in ranges)]}
+
+
 def remove_parts(root: Path, split: str) -> None:
     """Remove the journals of a split, once its tables stand."""
     for path in part_files(root, split):

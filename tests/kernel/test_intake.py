@@ -13,6 +13,7 @@ from lumbar.intake import words
 from lumbar.intake.headers import read_image_header
 from lumbar.intake.ids import id_order, is_plain_name, safe_id
 from lumbar.intake.index import index_folder
+from lumbar.intake.inner_folders import competition_hint
 from lumbar.intake.inspect import inspect
 from lumbar.intake.run_table import as_text, table_of
 from lumbar.intake.weighting import weighting_of
@@ -347,7 +348,9 @@ def test_inspect_describes_a_study_in_detail_below_the_table(tmp_path):
 def test_inspect_names_the_folder_inside_that_holds_all_images(tmp_path):
     write_series(tmp_path / "export" / "1" / "a", "1.1", "5", names="{number}.dcm", **T2)
     write_series(tmp_path / "export" / "2" / "a", "1.2", "6", names="{number}.dcm", **T2)
-    assert inspect(tmp_path).splitlines()[-1] == f"all images lie in its folder {masked_name('export')}"
+    assert inspect(tmp_path).splitlines()[-1] == (
+        f"all images lie in its folder {masked_name('export')} (unusual names are masked, see docs/any-folder.md)"
+    )
     assert "all images lie" not in inspect(tmp_path / "export")
 
 
@@ -357,6 +360,26 @@ def test_inspect_names_a_competitions_folder_inside_which_predict_would_be_given
     line = inspect(tmp_path).splitlines()[-1]
     assert line == "its folder cohort is a competition's folder: name that one to predict"
     assert "its folder" not in inspect(tmp_path / "cohort")
+
+
+def test_competition_folders_further_inside_are_named_with_masks_for_unusual_names(tmp_path):
+    for number, folder in enumerate((tmp_path / "a" / "data", tmp_path / "Müller" / "mine"), 1):
+        write_series(folder / "test_images" / "1" / "5", f"1.{number}", f"{number}", names="{number}.dcm", **T2)
+        (folder / "test_series_descriptions.csv").write_text("study_id,series_id,series_description\n")
+    index = index_folder(tmp_path)
+    masked = f"{masked_name('Müller')}/mine"
+    assert competition_hint(index, tmp_path) == (
+        f"its folders {masked}, a/data are competition folders: name one to predict "
+        "(unusual names are masked, see docs/any-folder.md)"
+    )
+
+
+def test_inspect_says_once_what_a_masked_name_is(tmp_path):
+    write_series(tmp_path / "Müller", "1.1", "5", StudyInstanceUID=None, SeriesInstanceUID=None, **T2)
+    write_series(tmp_path / "Maier", "1.2", "6", StudyInstanceUID=None, SeriesInstanceUID=None, **T2)
+    text = inspect(tmp_path)
+    assert "name~" in text
+    assert text.count("unusual names are masked, see docs/any-folder.md") == 1
 
 
 def test_a_series_that_was_sent_again_as_another_counts_once(tmp_path):

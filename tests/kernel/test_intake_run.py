@@ -12,6 +12,7 @@ from kernel_dicom import write_dicom_cohort
 from kernel_untrained import write_untrained_bundle
 from lumbar import __main__ as command
 from lumbar.competitions.lumbar_spine import COMPETITION
+from lumbar.errors import CohortError
 from lumbar.intake.index import index_folder
 from lumbar.intake.run_table import kind_shown
 from lumbar.labels import COLUMNS, DESCRIPTIONS, SEVERITY_COLUMNS
@@ -123,8 +124,28 @@ def test_an_output_never_replaces_a_file_that_is_read(tmp_path, bundle, capsys):
     before = (tmp_path / "in" / "IM00001").read_bytes()
     arguments = ["predict", "--data", tmp_path / "in", "--weights", bundle, "--out", tmp_path / "in" / "IM00001"]
     assert command.main([str(argument) for argument in arguments]) == 1
-    assert "found an input of this run for out" in capsys.readouterr().err
+    assert "expected a file's name" in capsys.readouterr().err
+    (tmp_path / "link.csv").symlink_to(tmp_path / "in" / "IM00001")
+    for out in (tmp_path / "in" / "IM00001", tmp_path / "link.csv"):
+        with pytest.raises(CohortError, match=r"found a place among the inputs for out, expected one outside \S*in"):
+            predict(tmp_path / "in", bundle, out=out)
     assert (tmp_path / "in" / "IM00001").read_bytes() == before
+
+
+def test_no_output_is_written_into_any_folder_of_dicom(tmp_path, bundle):
+    root = tmp_path / "Müller Daten"
+    write_series(root / "a", "1.2", "1.3", **T2)
+    before = sorted(root.rglob("*"))
+    results = root / "Ergebnis 1"
+    for name, path in {
+        "out": results / "submission.csv", "report": results / "r.html", "record": root / "r.json",
+        "table": root / "a" / "t.csv", "pictures": results, "markups": root / "a" / "m",
+    }.items():  # fmt: skip
+        outputs = {"out": tmp_path / "new" / "s.csv", name: path}
+        with pytest.raises(CohortError, match=f"found a place among the inputs for {name}, expected one outside"):
+            predict(root, bundle, **outputs)
+    assert sorted(root.rglob("*")) == before
+    assert not (tmp_path / "new").exists(), "refusals come before any folder is made"
 
 
 def test_a_folder_inside_a_competitions_folder_keeps_its_table(layouts, tmp_path):

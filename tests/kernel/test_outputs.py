@@ -195,8 +195,29 @@ def test_the_command_takes_the_same_options(tmp_path, bundle, capsys, monkeypatc
         "--pictures",
         "p",
         "--table",
-        "t",
+        "t.csv",
     ]
     assert command.main([str(word) for word in [*words, "--markups", "m", "--report-layout", "pages"]]) == 0
     chosen = {name: str(given[name]) for name in ("pictures", "table", "markups", "report_layout")}
-    assert chosen == {"pictures": "p", "table": "t", "markups": "m", "report_layout": "pages"}
+    assert chosen == {"pictures": "p", "table": "t.csv", "markups": "m", "report_layout": "pages"}
+
+
+def test_a_refusal_and_an_interrupt_leave_no_empty_folder(tmp_path, bundle, monkeypatch):
+    root, new = write_cohort(tmp_path / "data", {1: ()}), tmp_path / "new" / "out"
+    with pytest.raises(CohortError, match="found for out and for table"):
+        predict(root, bundle, new / "s.csv", table=new / "s.csv", pictures=new / "p")
+    assert not new.parent.exists()
+    with pytest.raises(CohortError, match="found none of the studies"):
+        predict(root, bundle, new / "s.csv", studies=["77"], **places(new))
+    assert not new.parent.exists()
+    (tmp_path / "kept").mkdir()
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lumbar.run.Schedule", interrupted)
+    for folder in (new, tmp_path / "kept"):
+        with pytest.raises(KeyboardInterrupt):
+            predict(root, bundle, folder / "s.csv", **places(folder), report_layout="pages")
+    assert not new.parent.exists()
+    assert list((tmp_path / "kept").iterdir()) == [], "a folder that was there stays"

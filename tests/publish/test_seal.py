@@ -200,6 +200,23 @@ def test_command_line_seals_verifies_and_says_what_is_wrong(
     assert "no export/ folder" in capsys.readouterr().err
 
 
+def test_a_run_that_is_not_finished_is_named_with_the_command_that_goes_on(
+    layout: Layout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = layout.root / "play"
+    run.mkdir()
+    (run / "recipe.json").write_text('{"name": "demo"}')
+    refused = f"{run}: no export/ folder, expected a run that lumbar_train has finished; this one is not finished, go"
+    train = "python -m lumbar_train train --data"
+    for command, expected in (
+        ("", f"python -m lumbar_train train --recipe demo --data ROOT --out {run} --resume"),
+        (f"{train} 'my data' --out old --seed 3 --resume", f"{train} 'my data' --out {run} --seed 3 --resume"),
+    ):
+        (run / "session.json").write_text(json.dumps({"status": "interrupted", "command": command}))
+        assert main(layout, lambda _: None, ["--run", str(run)]) == 1
+        assert capsys.readouterr().err == f"error: {refused} on with: {expected}\n"
+
+
 def test_sealed_chain_that_fails_is_not_sealed(
     layout: Layout, competition: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

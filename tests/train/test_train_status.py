@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
 
 from lumbar.errors import CohortError
 from lumbar_train.__main__ import main
+from lumbar_train.outputs.run_lock import RunLock
 from lumbar_train.outputs.session import Session
 from lumbar_train.outputs.status import status_lines
 
@@ -106,3 +109,18 @@ def test_the_command_needs_nothing_but_the_folder(run, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["train"])
     assert "the following arguments are required: --data, --out" in capsys.readouterr().err
+
+
+def test_the_account_includes_the_session_that_runs(run):
+    """``session.json`` is written at each finished stage; what a fit did since counts too."""
+    noted = json.loads((run / "session.json").read_text())
+    (run / "session.json").write_text(json.dumps(noted | {"elapsed_s": 108.0, "status": "interrupted"}))
+    half_an_hour_ago = time.time() - 1800.0
+    os.utime(run / "session.json", (half_an_hour_ago, half_an_hour_ago))
+    with RunLock(run, resume=True):
+        assert status_lines(run)[-1].startswith("all sessions together took 0.53 h, the running one,")
+    os.utime(run / "axial_xy/fold1/log.csv", (half_an_hour_ago + 720.0, half_an_hour_ago + 720.0))
+    assert status_lines(run)[-1].startswith("all sessions together took 0.23 h, predictions"), "killed after its log"
+    began = time.monotonic()
+    Session.begin(run, noted["plan"], {}, began)
+    assert json.loads((run / "session.json").read_text())["elapsed_s"] == pytest.approx(828.0, abs=1.0)

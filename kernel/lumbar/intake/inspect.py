@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from lumbar.bundle.manifest import Manifest
@@ -10,9 +11,11 @@ from lumbar.dicom.inspect import describe
 from lumbar.errors import CohortError, DicomError
 from lumbar.intake.by_image import decide_by_images
 from lumbar.intake.index import Index, index_folder
+from lumbar.intake.inner_folders import MASKS, competition_hint, inner_hint
 from lumbar.intake.run_table import as_text
 from lumbar.io.competition import is_competition
-from lumbar.io.text import masked_name
+
+_MASKED = re.compile(r"\bname~(7e)?[0-9a-f]{4}\b")  # as ``masked_name`` makes them, in an id with ~ as ~7e
 
 
 def inspect(path: str | os.PathLike[str], manifest: Manifest | None = None) -> str:
@@ -29,7 +32,11 @@ def inspect(path: str | os.PathLike[str], manifest: Manifest | None = None) -> s
         DicomError: there is nothing that is DICOM.
         ManifestError: the network does not fit this code.
     """
-    root = Path(path)
+    text = _described(Path(path), manifest)
+    return f"{text}\n{MASKS}" if _MASKED.search(text) and MASKS not in text else text
+
+
+def _described(root: Path, manifest: Manifest | None) -> str:
     if not root.is_dir():
         return describe(root)
     try:
@@ -41,28 +48,13 @@ def inspect(path: str | os.PathLike[str], manifest: Manifest | None = None) -> s
             raise refusal from error
     if manifest is not None:
         decide_by_images(index, manifest)
-    table = "\n".join([as_text(index), *_inner_folders(index, root)])
+    is_one = _is_one_study(index, root)
+    hint = competition_hint(index, root) or ("" if is_one or is_competition(root) else inner_hint(index, root))
+    table = as_text(index) + (f"\n{hint}" if hint else "")
     try:
-        return f"{table}\n\n{describe(root)}" if _is_one_study(index, root) else table
+        return f"{table}\n\n{describe(root)}" if is_one else table
     except DicomError as error:
         return f"{table}\n\n{error}"
-
-
-def _inner_folders(index: Index, root: Path) -> list[str]:
-    """A line that names the folder inside that holds all images, where a command would rather be given that one."""
-    if is_competition(root):
-        return []
-    files = [file for study in index.studies for one in study.decisions for file in one.part.files]
-    inner = Path(os.path.commonpath([os.path.dirname(file) for file in files]))
-    for folder in (inner, *inner.parents):
-        if folder == root or root not in folder.parents:
-            break
-        if is_competition(folder):
-            return [f"its folder {folder.relative_to(root)} is a competition's folder: name that one to predict"]
-    if inner == root or _is_one_study(index, root):
-        return []
-    parts = [masked_name(part) for part in inner.relative_to(root).parts]
-    return [f"all images lie in its folder {Path(*parts)}"]
 
 
 def _is_one_study(index: Index, root: Path) -> bool:

@@ -12,6 +12,7 @@ from lumbar.bundle.manifest import Manifest
 from lumbar.intake.by_image import decide_by_images
 from lumbar.intake.ids import StudyId
 from lumbar.intake.index import Index, IndexedStudy, index_folder
+from lumbar.intake.inner_folders import competition_hint
 from lumbar.intake.kinds import UNDECIDED
 from lumbar.io.tables import FILES, PROBLEMS, SeriesTable
 
@@ -35,6 +36,8 @@ def series_table(folder: Path, manifest: Manifest, progress: bool = False) -> Se
     index = index_folder(folder, progress=progress)
     index.require_usable()
     log.info("%s", index.summary)
+    if hint := competition_hint(index, folder):
+        log.warning("%s", hint)
     decide_by_images(index, manifest)
     return table_of(index)
 

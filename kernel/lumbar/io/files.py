@@ -13,7 +13,7 @@ import re
 import stat
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
@@ -148,6 +148,24 @@ def make_folder(path: str | os.PathLike[str], error: type[LumbarError] = CohortE
         note = ": the disk is full" if is_full else ""
         raise error(f"{folder}: cannot be written ({reason}), expected a folder to write into{note}") from None
     return folder
+
+
+@contextmanager
+def without_empty_folders(folders: Iterable[str | os.PathLike[str]]) -> Iterator[None]:
+    """Remove, where a block fails or is interrupted, the folders that were made in it and are still empty.
+
+    Args:
+        folders: that the block may make, with those above them; one that is there already stays.
+    """
+    whole = [Path(os.path.abspath(folder)) for folder in folders]
+    missing = {place for folder in whole for place in (folder, *folder.parents) if not os.path.lexists(place)}
+    try:
+        yield
+    except BaseException:
+        for place in sorted(missing, key=lambda path: len(path.parts), reverse=True):
+            with suppress(OSError):  # it was not made, or holds something
+                place.rmdir()
+        raise
 
 
 def _file_in_the_way(folder: Path) -> str:

@@ -1,8 +1,9 @@
 """Options that name a file or a folder: what each is for, and one check of all of them before a command begins.
 
 ``FOLDER`` and the others are the ``type`` of an option of ``argparse``, which makes its value a path; ``check_paths``
-then refuses a file where a folder is meant, a folder where a file is meant, a place that may not be written, and a slip
-of the pen in a name. An input that is missing without any name like it is left to the command, which knows more.
+then refuses a file where a folder is meant, a folder where a file is meant, a file to write whose name has no ending, a
+place that may not be written, and a slip of the pen in a name. An input that is missing without any name like it is
+left to the command, which knows more.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ _MOST_NAMES = 5000  # of a folder that are looked at
 _LIKE = 0.7  # share of letters in common from which a name counts as a slip of another
 _FIRST_BYTES = 4096
 _OUR_NAMES = ("data", "mine")  # of README
+_EXAMPLES = {"out": "submission", "table": "findings"}  # option → what README calls its file, where it is another name
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ def check_paths(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
             if isinstance(path, Path):
                 name = action.option_strings[-1] if action.option_strings else "PATH"
                 _check(f"{name} {path}", path, use)
+                if use.ending:
+                    _check_ending(name, path, _EXAMPLES.get(action.dest, action.dest) + use.ending)
 
 
 def did_you_mean_path(
@@ -117,6 +121,13 @@ def _path_options(
                 yield from _path_options(chosen, options)
         elif isinstance(action.type, PathUse):
             yield action, action.type
+
+
+def _check_ending(option: str, path: Path, example: str) -> None:
+    """Refuse a file to write whose name has no ending: most often a folder was meant."""
+    is_device = os.path.exists(path) and not os.path.isfile(path)  # a folder, which is refused as one, or /dev/null
+    if not path.suffix and not is_device:
+        raise CohortError(f"{option}: found {str(path)!r}, expected a file's name such as {path / example}")
 
 
 def _check(what: str, path: Path, use: PathUse) -> None:

@@ -22,6 +22,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from lumbar.io.streams import READER_GONE, ReaderGone, end_with_reader
+
 GRACE_S = 4.3  # from the first signal on, for a command to end in order
 TIDY_S = 0.5  # then, for the last line, and for what the system keeps beyond a process
 _REASONS = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "the terminal was closed"}
@@ -34,10 +36,25 @@ class _Process:
     is_interrupted = False  # by a signal
 
 
-def run_as_process(command: Callable[[], int]) -> NoReturn:
-    """Run a command as this process, and end it with the status that the command returns."""
+def run_as_process(command: Callable[[], int], ends_with_reader: bool = True) -> NoReturn:
+    """Run a command as this process, and end it with the status that the command returns.
+
+    Args:
+        command: does the work.
+        ends_with_reader: end it in silence once nobody reads its output; False for one that sees to that itself.
+    """
     _Process.is_own = True
-    leave(command())
+    if ends_with_reader:
+        end_with_reader()
+    try:
+        status = command()
+    except ReaderGone:
+        status = READER_GONE
+    except SystemExit as end:  # of argparse: after its help, or a refusal
+        if _flushed(0) == READER_GONE and not end.code:
+            leave(READER_GONE)
+        raise
+    leave(status)
 
 
 def in_order(work: Callable[[], int], tell: Callable[[str], None]) -> int:
@@ -114,9 +131,7 @@ def leave(status: int) -> NoReturn:
     for number in _numbers():
         with contextlib.suppress(ValueError, OSError):
             signal.signal(number, signal.SIG_IGN)  # too late to change anything
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            stream.flush()
+    status = _flushed(status)
     if _Process.is_interrupted:  # Python would take seconds to tidy up large libraries, in which no thread may end it
         getattr(atexit, "_run_exitfuncs")()  # noqa: B009
         os._exit(status)
@@ -124,6 +139,17 @@ def leave(status: int) -> NoReturn:
     if is_held or multiprocessing.active_children():  # Python would wait for them
         os._exit(status)
     sys.exit(status)
+
+
+def _flushed(status: int) -> int:
+    """Write what is buffered; the status, or that of a reader who is gone where it was 0."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except ReaderGone:
+            status = status or READER_GONE
+    return status
 
 
 def descendants(pid: int) -> list[int]:
@@ -167,7 +193,7 @@ def _once(tell: Callable[[str], None]) -> Callable[[str], None]:
 
     def tell_once(reason: str) -> None:
         if is_free.acquire(blocking=False):
-            with contextlib.suppress(OSError, ValueError):  # the terminal is gone
+            with contextlib.suppress(OSError, ValueError, ReaderGone):  # the terminal is gone
                 tell(reason)
 
     return tell_once

@@ -17,7 +17,7 @@ from lumbar.bundle.manifest import FILE_NAME, Manifest, manifest_of
 from lumbar.chains.contract import Outcome, Probs
 from lumbar.errors import CohortError
 from lumbar.io.checked_lines import Place, read_heads, read_record
-from lumbar.io.files import check_writable, make_folder
+from lumbar.io.files import check_writable, make_folder, without_empty_folders
 from lumbar.io.text import counted, printable
 from lumbar.output.extras import Extras, check_outputs
 from lumbar.output.journal import HEADER, RUN, SUFFIX, Ordered, check_format, journal_path, versions_apart
@@ -107,9 +107,10 @@ def merge(
     manifest = manifest_of(first.path.parent / FILE_NAME, first.head["manifest_hash"], first.body["manifest"])
     outputs = {"table": None if table is None else Path(table)}
     check_outputs(outputs, "single", manifest)
-    for path in targets:
-        make_folder(path.parent)
-        check_writable(path)
+    with without_empty_folders(path.parent for path in targets):
+        for path in targets:
+            make_folder(path.parent)
+            check_writable(path)
     answers = _Answers(owners)
     submission = Submission(study_ids, manifest.prior, Path(out), manifest.competition, answers)
     submission.check()

@@ -19,7 +19,7 @@ from lumbar.competitions.tables import read_studies
 from lumbar.errors import CohortError
 from lumbar.io.competition import folder_to_index
 from lumbar.io.fingerprint import fingerprints, row_digests
-from lumbar.io.numba_cache import use_numba_cache
+from lumbar.io.numba_cache import compiling_decoders, use_numba_cache
 from lumbar.io.tables import FILES, PROBLEMS, SeriesTable, list_studies
 from lumbar.io.text import printable_log
 from lumbar.output.destinations import check_destinations, refuse_inputs
@@ -161,6 +161,8 @@ def check_inputs(request: Request, outputs: Outputs) -> RunInputs:
     functions = chain_of(chain, manifest)
     check_outputs(outputs, request.layout, manifest)
     check_destinations(outputs, root, manifest)
+    if line := compiling_decoders():
+        log.info("%s", line)
     table, folder = read_table(root, split, manifest, request.progress)
     refuse_inputs(outputs, (path for paths in table.frame.get(FILES, ()) for path in paths))
     cohort = _studies(root, split, request.studies, manifest.competition, table, folder)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 from lumbar.competitions.lumbar_spine import NAME as DEFAULT
 from lumbar.config import CLASSIFIERS, OPTIONAL_STAGES, STAGES
 from lumbar.errors import ManifestError
+from lumbar.io.text import printable
 
 BASELINE = "baseline"  # a run of the baseline chain has this one stage instead of the seven
 
@@ -99,3 +101,29 @@ def _difference(a: Any, b: Any) -> str:
         keys = sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
         return f" ({', '.join(f'{key}: {a.get(key)} and {b.get(key)}' for key in keys)})"
     return f" ({a} and {b})"
+
+
+def how_to_finish(run: Path) -> str:
+    """Put behind a refusal of a run without weights to seal: the command that goes on with it; or empty.
+
+    The run's ``session.json`` has it; of a run of before that file had, its ``recipe.json`` tells most.
+    """
+    session, recipe = _object(run / "session.json"), _object(run / "recipe.json")
+    try:
+        words = shlex.split(str(session.get("command", "")))
+        words[words.index("--out") + 1] = str(run)  # a run may have been moved
+    except (ValueError, IndexError):
+        is_baseline = "columns" in recipe  # which has no recipe to choose
+        words = ["baseline"] if is_baseline else ["train", "--recipe", str(recipe.get("name", "NAME"))]
+        words = ["python", "-m", "lumbar_train", *words, "--data", "ROOT", "--out", str(run), "--resume"]
+    if not session and not recipe:
+        return ""
+    return f"; this one is not finished, go on with: {printable(shlex.join(words), 1000)}"
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}

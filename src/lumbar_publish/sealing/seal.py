@@ -22,7 +22,7 @@ from lumbar.errors import ManifestError
 from lumbar.output.versions import versions
 from lumbar_publish.files import replaced_folder, write_text
 from lumbar_publish.names import DatasetId, Layout
-from lumbar_publish.sealing.completeness import chain_of, completeness_errors
+from lumbar_publish.sealing.completeness import chain_of, completeness_errors, how_to_finish
 from lumbar_publish.sealing.metadata import (
     configured_machine,
     configured_model_version,
@@ -93,7 +93,9 @@ def source_of(layout: Layout, run: Path | None) -> tuple[Path, Path]:
         return layout.lock, _locked_weights(layout)
     export = run / "export"
     if not export.is_dir():
-        raise ManifestError(f"{run}: no export/ folder, expected a run that lumbar_train has finished")
+        raise ManifestError(
+            f"{run}: no export/ folder, expected a run that lumbar_train has finished{how_to_finish(run)}"
+        )
     return export / MANIFEST, export / "weights"
 
 

@@ -38,6 +38,7 @@ class Session:
         began: when this call began (``time.monotonic``).
         asked: the folds, by stage, that this call or an earlier one was asked for.
         n_finished: stages on folds that this call has finished.
+        command: the command line that makes the run whole.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class Session:
     began: float
     asked: Mapping[str, Sequence[str]] = field(default_factory=dict)
     n_finished: int = 0
+    command: str = ""
 
     @classmethod
     def begin(
@@ -58,6 +60,7 @@ class Session:
         left: dict[str, int],
         began: float,
         asked: Mapping[str, Sequence[str]] | None = None,
+        command: str = "",
     ) -> Session:
         """Note a call that begins; should it be killed, the file says ``interrupted``."""
         former = read_object(folder / FILE)
@@ -65,11 +68,12 @@ class Session:
             folder / FILE,
             str(former.get("run") or secrets.token_hex(8)),
             int(former.get("sessions", 0)) + 1,
-            float(former.get("elapsed_s", 0.0)),
+            elapsed_s(folder, former) or 0.0,
             plan,
             left,
             began,
             _joined(asked_in(former), asked or {}),
+            command=command,
         )
         session.write("interrupted")
         return session
@@ -94,10 +98,33 @@ class Session:
             "session_s": round(elapsed_s, 1),
             "sessions": self.sessions,
             "machine": platform.node(),
+            "command": self.command,
             "asked": {stage: list(folds) for stage, folds in self.asked.items()},
             "plan": list(self.plan),
         }
         write_text(self.path, json.dumps(content, indent=1) + "\n")
+
+
+def elapsed_s(folder: Path, noted: Mapping[str, Any], is_running: bool = False) -> float | None:
+    """Seconds that all calls took so far; None where none is noted.
+
+    The file is written at each finished stage. What a call did since is told by the clock while it runs, and by the
+    last line of a fit's log where it was killed.
+
+    Args:
+        folder: the run.
+        noted: the content of its ``session.json``.
+        is_running: a call writes it now.
+    """
+    seconds = noted.get("elapsed_s")
+    if seconds is None or not (is_running or noted.get("status") == "interrupted"):
+        return None if seconds is None else float(seconds)
+    try:
+        written = (folder / FILE).stat().st_mtime
+        last = time.time() if is_running else max(log.stat().st_mtime for log in folder.glob("*/*/log.csv"))
+    except (OSError, ValueError):
+        return float(seconds)
+    return float(seconds) + max(0.0, last - written)
 
 
 def asked_in(noted: Mapping[str, Any]) -> dict[str, list[str]]:

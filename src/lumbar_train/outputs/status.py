@@ -12,7 +12,7 @@ from lumbar.errors import CohortError
 from lumbar.io.text import counted
 from lumbar_train.files import read_object
 from lumbar_train.outputs.run_lock import holds_run, owner_in
-from lumbar_train.outputs.session import FILE, asked_in, check_version
+from lumbar_train.outputs.session import FILE, asked_in, check_version, elapsed_s
 
 _ENDED = {
     "whole": "whole",
@@ -136,9 +136,11 @@ def _whole(run: Path, stages: Sequence[StageStatus], width: int) -> list[str]:
     lines = [f"{'whole':<{width}}{row}"]
     if unknown := len(every) - len(known):
         lines.append(f"hours left do not count {counted(unknown, 'stage')} without an epoch yet")
-    elapsed = read_object(run / FILE).get("elapsed_s")
+    is_running = owner_in(run) is not None
+    elapsed = elapsed_s(run, read_object(run / FILE), is_running)
     if elapsed is not None:
-        lines.append(f"all sessions together took {float(elapsed) / 3600:.2f} h, predictions and reports included")
+        running = "the running one, " if is_running else ""
+        lines.append(f"all sessions together took {_hours(elapsed)} h, {running}predictions and reports included")
     return lines
 
 

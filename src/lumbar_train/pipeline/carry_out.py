@@ -88,7 +88,7 @@ def _begin(run: RunContext, options: TrainOptions, began: float) -> Session:
         for fold in stage.folds(run.use_folds):
             forget(run, stage, fold)
     asked = {stage.name: [fold_name(fold) for fold in stage.folds(run.use_folds)] for stage in chosen}
-    return Session.begin(run.out, session_plan(run), left_of(run, chosen), began, asked)
+    return Session.begin(run.out, session_plan(run), left_of(run, chosen), began, asked, options.whole_command())
 
 
 def session_plan(run: RunContext) -> list[Mapping[str, Any]]:

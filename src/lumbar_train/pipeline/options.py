@@ -156,7 +156,11 @@ class TrainOptions:
         """The command line of the next session: this one's, going on with what it left."""
         some = [f"--stages {','.join(self.stages)}"] if self.stages else []
         some += [f"--folds {self.folds}"] if self.folds else []
-        return " ".join([self.command((*_DECIDE, *_HOW)), *some])
+        return " ".join([self.whole_command(), *some])
+
+    def whole_command(self) -> str:
+        """The command line that goes on with the run in the same way, with all stages and folds."""
+        return self.command((*_DECIDE, *_HOW))
 
     def command(self, names: Iterable[str] = _DECIDE) -> str:
         """A command line that goes on with the run as it is trained, without stages and folds.

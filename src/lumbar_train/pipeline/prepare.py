@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lumbar.io.numba_cache import compiling_decoders
 from lumbar.io.text import counted
 from lumbar_train.data import dicom_folder
 from lumbar_train.data.cache import NOTES, build_cache
@@ -129,6 +130,8 @@ def decode(options: TrainOptions, whole: Cohort, distributed: Distributed) -> St
     storage = distributed.on_main(lambda: choose_storage(options, whole))
     if storage.why and distributed.is_main:
         print(f"no cache: {storage.why}", flush=True)
+    if distributed.is_main and (line := compiling_decoders()):
+        print(line, flush=True)
     mine = whole.series["study_id"].isin(whole.study_ids[distributed.rank :: distributed.world])
     of_this_machine = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     workers = max(1, options.n_workers // of_this_machine) if options.n_workers else 0
