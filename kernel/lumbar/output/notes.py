@@ -45,7 +45,8 @@ class Distance:
         return self.mm > FAR_MM or not self.is_on_slice
 
 
-Distances = Mapping[tuple[str, str, str | None], Distance]  # by kind of view, level and side
+Place = tuple[str, str, str | None]  # kind of view, level and side
+Distances = Mapping[Place, Distance]
 
 
 def own_problems(outcome: Outcome) -> list[str]:
@@ -92,16 +93,14 @@ def far_from_truth(distances: Distances) -> list[str]:
     return [f"{len(far)} of {len(distances)} points lie more than {FAR_MM:.0f} mm from the truth{guess}"]
 
 
-def distances_of(
-    pictures: Iterable[Picture], points: Iterable[TruePoint]
-) -> dict[tuple[str, str, str | None], Distance]:
+def distances_of(pictures: Iterable[Picture], points: Iterable[TruePoint]) -> dict[Place, Distance]:
     """How far each point on a study's pictures lies from the true point of its level, where that is on the same series.
 
     Args:
         pictures: of the study; those without a view are left out.
         points: its true points.
     """
-    distances: dict[tuple[str, str, str | None], Distance] = {}
+    distances: dict[Place, Distance] = {}
     known = list(points)
     for view in (picture.view for picture in pictures if picture.view is not None):
         same = [point for point in known if point.kind == view.kind and point.series_id == view.series_id]

@@ -62,7 +62,8 @@ INDEX = (
 <section class="cards">
   <div class="card"><b>{{ total.n - total.failed }}</b><span class="soft">predicted</span></div>
   <div class="card"><b>{{ total.failed }}</b><span class="soft">studies left at the prior</span></div>
-  <div class="card"><b>{{ total.prior_rows }}</b><span class="soft">of {{ total.rows }} {{ what }} are the prior</span></div>
+  <div class="card"><b>{{ total.prior_rows }}</b><span class="soft">of {{ total.rows }} {{ what }} are the
+  prior</span></div>
   <div class="card"><b>{{ total.severe }}</b><span class="soft">with {{ finding_words }}</span></div>
   <div class="card"><b>{{ total.warned }}</b><span class="soft">with warnings</span></div>
   <div class="card"><b>{{ seconds_a_study }}</b><span class="soft">seconds a study (median)</span></div>
@@ -94,7 +95,8 @@ row.study_id }}</a></td>
 <td><span class="pill {{ row.status }}">{{ row.status }}</span></td>
 <td class="right{% if row.n_severe %} many{% endif %}">{{ row.n_severe }}</td>
 <td class="right">{% if row.worst is not none %}{{ row.worst }} %{% endif %}</td><td>{{ row.finding }}</td>
-<td class="right">{{ row.n_prior }}</td><td class="warn">{{ row.warning }}{% if row.n_more %} <span class="soft">and {{ row.n_more }} more</span>{% endif %}
+<td class="right">{{ row.n_prior }}</td>
+<td class="warn">{{ row.warning }}{% if row.n_more %} <span class="soft">and {{ row.n_more }} more</span>{% endif %}
 </td>
 <td class="right time">{{ row.seconds }}</td></tr>
 {% endfor %}

@@ -37,8 +37,9 @@ _MACROS = """
 {% if not extra %}<figcaption>{{ shot.title }}</figcaption>{% endif %}</figure>
 {% endmacro %}
 {% macro bar(cell, colours) %}
-<div class="split{% if cell.is_prior %} at-prior{% endif %}">{% for p in cell.percent %}<i class="{{ colours[loop.index0] }}" style="width:{{ p }}%"></i>{% endfor
-  %}</div><span class="num">{% for p in cell.percent %}{{ "" if loop.first else " · " }}\
+<div class="split{% if cell.is_prior %} at-prior{% endif %}">{% for p in cell.percent %}\
+<i class="{{ colours[loop.index0] }}" style="width:{{ p }}%"></i>{% endfor %}</div>\
+<span class="num">{% for p in cell.percent %}{{ "" if loop.first else " · " }}\
 {% if loop.last %}<b>{{ p }}</b>{% else %}{{ p }}{% endif %}{% endfor %}</span>
   {% if cell.is_prior %}<br><span class="prior-mark">the prior</span>{% endif %}
   {% if cell.truth %}<br><span class="true t{{ cell.truth_index }}">truth: {{ cell.truth }}</span>{% endif %}
@@ -109,9 +110,9 @@ stroke-width="1.6"/></svg>truth, its level in white; dashed: marked on another s
 Numbers are per cent of normal / mild · moderate ·
 <b>severe</b>. They are weighted as the competition weighs cases (moderate counts twice, severe four times), and are
 therefore higher for severe than the share of such patients. Numbers marked <span class="prior-mark">the prior</span>
-say nothing about this patient: no network graded them. The picture beside a grade shows the slice of its point; the networks
-also look at neighbouring slices and, for every grade, at all three series. R, L, A and P say which side of the patient
-lies beyond the edge.</p>{% endif %}
+say nothing about this patient: no network graded them. The picture beside a grade shows the slice of its
+point; the networks also look at neighbouring slices and, for every grade, at all three series. R, L, A and P say which
+side of the patient lies beyond the edge.</p>{% endif %}
 """
 
 HEAD = (

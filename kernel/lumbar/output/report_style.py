@@ -55,8 +55,8 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 figure { margin: 0; min-width: 0; }
 figure input { position: absolute; opacity: 0; width: 1px; height: 1px; }
 .frame { display: block; cursor: zoom-in; }
-.shot { position: relative; display: block; container-type: inline-size; background: #000; border-radius: 6px; overflow: hidden;
-        aspect-ratio: var(--ratio); }
+.shot { position: relative; display: block; container-type: inline-size; background: #000; border-radius: 6px;
+        overflow: hidden; aspect-ratio: var(--ratio); }
 .shot svg { position: absolute; inset: 0; width: 100%; height: 100%; display: block; }
 .shot b { position: absolute; font: 600 13px/1 system-ui, "DejaVu Sans", sans-serif; color: var(--level, #fff);
           transform: translate(12px, -50%); text-shadow: 0 0 3px #000, 0 0 3px #000; white-space: nowrap;
