@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 LEVELS = ("l1_l2", "l2_l3", "l3_l4", "l4_l5", "l5_s1")
 SIDES = ("left", "right")
 
@@ -44,6 +46,11 @@ def row_ids(study_id: int | str) -> list[str]:
 def level_title(level: str) -> str:
     """``l4_l5`` as the coordinates table spells it: ``L4/L5``."""
     return level.upper().replace("_", "/")
+
+
+def titles_of(levels: Iterable[str]) -> str:
+    """Levels as a text names them: ``L1/L2, L2/L3``."""
+    return ", ".join(level_title(level) for level in levels)
 
 
 def level_from_title(title: str) -> str:

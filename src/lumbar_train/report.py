@@ -30,6 +30,7 @@ from lumbar_train.evaluation.page_parts import (
     costliest,
     grouped_reasons,
     level_rows,
+    summed_up,
     warnings,
 )
 from lumbar_train.evaluation.plots import data_uri, plot_answers, plot_curves, plot_errors, plot_reliability, png_uri
@@ -125,6 +126,7 @@ def render(evaluation: Evaluation, figures: dict[str, Any], run: Path | None) ->
         undefined=jinja2.StrictUndefined,
         finalize=page_value,
     )
+    worse = warnings(evaluation)
     stages, curves = _stages(run) if run is not None else ([], [])
     sections = [("score", "Metric"), ("parts", "Parts"), ("places", "Localisation"), ("reliability", "Reliability")]
     sections += [("confusion", "Confusion"), *([("stages", "Stages")] if stages else []), ("cases", "Worst cases")]
@@ -132,7 +134,8 @@ def render(evaluation: Evaluation, figures: dict[str, Any], run: Path | None) ->
     return environment.get_template("report.html.j2").render(
         title="Lumbar spine grading: how good is it?",
         about=about(evaluation, run),
-        warnings=warnings(evaluation),
+        warnings=worse,
+        warned=summed_up(worse),
         levels=[labels.level_title(level) for level in labels.LEVELS],
         level_rows=level_rows(evaluation),
         ranking_names=FIGURES,

@@ -139,6 +139,15 @@ def test_an_answer_that_rests_on_no_image_says_so(tmp_path, manifest):
     assert all("found no readable series" in row["warnings"] for row in rows[25:])
 
 
+def test_levels_that_no_axial_slice_reaches_are_told_beside_their_rows(tmp_path, manifest):
+    points = all_points()
+    points["axial_levels"] = points["axial_levels"][2:]
+    rows = {row["row_id"][2:]: row["warnings"] for row in rows_of(tmp_path, manifest, outcome(7, **points))}
+    line = "axial slices do not reach L1/L2, L2/L3"
+    assert rows["left_subarticular_stenosis_l1_l2"] == f"no point found; {line}"
+    assert rows["left_subarticular_stenosis_l3_l4"] == ""
+
+
 def test_warnings_stand_beside_the_levels_that_they_name():
     problems = ["levels not found: l1_l2, l2_l3", "L5/S1 lies 3 mm above the images' edge", "no Axial T2 series"]
     findings = findings_of(outcome(7, axial_levels=[axial_level("l3_l4", -5.2)]), probabilities(1), PRIOR)

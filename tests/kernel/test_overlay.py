@@ -126,6 +126,19 @@ def test_a_picture_file_says_what_it_shows_and_which_side_lies_where():
     assert not np.array_equal(edge, mirrored[height // 2 - 14 : height // 2 + 6, :20])
 
 
+def test_a_label_that_would_be_cut_at_the_right_edge_stands_to_the_left_of_its_cross():
+    edge = Localisation([point("l1_l2", 56.0, 40.0)])
+    mark = views(study(), edge)[0].view.marks[0]
+    widths = []
+    for size in (1.0, 1.5):
+        image = decoded(draw(study(), edge, size)[0]).astype(int)
+        coloured = (image.max(axis=2) - image.min(axis=2) > 60).any(axis=0)
+        to_left = np.flatnonzero(coloured[: round(mark.x) - 10])
+        widths.append(to_left[-1] - to_left[0])
+        assert to_left[0] > 0
+    assert 25 < widths[0] < widths[1]
+
+
 def test_points_of_an_axial_slice_in_patient_space_lie_in_its_plane():
     level = axial_level("l3_l4", 2)
     places = axial_points_mm(study(), level)

@@ -258,7 +258,8 @@ def test_a_series_one_level_off_is_named():
     localisation = Localisation()
     fuse_levels(off, localisation)
     line = numbering_warnings(off, localisation)[0]
-    assert line.startswith("series t1: alone it puts l1_l2")
+    assert line.startswith("series t1: read alone, it has L1/L2, L2/L3")
+    assert "_" not in line
 
 
 @pytest.mark.parametrize("is_transposed", [False, True])

@@ -126,6 +126,10 @@ def test_a_run_in_which_nothing_was_predicted_has_a_page(tmp_path, n):
     assert "left at the prior" in html
 
 
+def one_line(html):
+    return re.sub(r"\s+", " ", html)
+
+
 # ---- pictures with points -----------------------------------------------------------------------------------------
 
 
@@ -145,6 +149,67 @@ def test_each_grade_stands_beside_the_slice_that_its_point_lies_on(tmp_path):
     assert "no point found" in right
     assert 'href="#p7-3"' in axial
     assert [len(re.findall(r"\d · \d+ · <b>", cell)) for cell in (canal, left, right, axial)] == [1, 1, 1, 2]
+
+
+def test_a_grade_without_a_point_says_whether_other_images_or_nothing_graded_it(tmp_path):
+    one = pictured()
+    for side in ("left", "right"):
+        one.probs[COLUMNS.index(f"{side}_subarticular_stenosis_l1_l2")] = [0.6, 0.3, 0.1]  # as the prior
+    one.probs[COLUMNS.index("spinal_canal_stenosis_l5_s1")] = [0.6, 0.3, 0.1]  # has a point, and no network graded it
+    html = page(tmp_path, [one, outcome(8)])
+    rows = cells(html, 7)
+    assert "no point found; not graded from images: the prior" in rows["L1/L2"][3]
+    assert rows["L1/L2"][3].count(">the prior</span>") == 2
+    assert "no point found: the grade comes from other images" in rows["L2/L3"][3]
+    assert "the prior" not in rows["L2/L3"][3]
+    assert ">the prior</span>" in rows["L5/S1"][0]
+    assert "3 of 25 grades are the prior: not graded from images" in html
+    assert "3 of 25 at the prior" in one_line(html)
+    assert '<b>3</b><span class="soft">of 50 grades are the prior</span>' in html
+    assert "with problems noted" in html.partition('<a class="card"')[2]
+
+
+def test_axial_slices_that_do_not_reach_a_level_are_told(tmp_path):
+    points = [{"level": level, "side": None} for level in LEVELS]
+    html = page(tmp_path, [pictured(sagittal_points=points, axial_levels=[{"level": k} for k in LEVELS[2:]])])
+    assert "axial slices do not reach L1/L2, L2/L3" in html
+    assert "do not reach" not in page(tmp_path / "b", [pictured(sagittal_points=points)])  # no axial series at all
+
+
+def test_points_one_level_off_the_truth_and_doubtful_numbering_stand_above_the_pictures(tmp_path):
+    points = [TruePoint("5", 8, "canal", level, None, 99.5, 39.5 + 70 * (k - 1)) for k, level in enumerate(LEVELS)]
+    points += [
+        TruePoint("5", number, "axial", level, side, x, 199.5)
+        for number, level in ((20, "l4_l5"), (12, "l5_s1"))
+        for side, x in (("left", 179.5), ("right", 119.5))
+    ]
+    doubt = "the numbering may be one level off: 40% as given, 60% one higher, 0% one lower, 0% elsewhere"
+    html = page(tmp_path, [pictured(problems=["series 5: left out", f"study 7: {doubt}"])], Truth({}, {7: points}))
+    above = html.partition('id="study-7"')[2].partition("<svg")[0]
+    assert re.findall(r'<p class="alarm">(.*?)</p>', above) == [
+        doubt, "7 of 7 points lie more than 10 mm from the truth (one level off?)",
+    ]  # fmt: skip
+    assert html.count(doubt) == 1
+    rows = cells(html, 7)
+    assert "35 mm from the truth" in rows["L3/L4"][0]
+    assert "slice of L4/L5 by the truth" in rows["L5/S1"][3]
+    names = re.findall(r'<b class="true-level[^>]*>(L\d/[LS]\d)</b>', html)
+    assert names == ["L2/L3", "L3/L4", "L4/L5", "L5/S1"]  # the first lies beyond the picture's edge
+    near = [TruePoint("5", 8, "canal", level, None, 101.5, 39.5 + 70 * k) for k, level in enumerate(LEVELS)]
+    assert "from the truth" not in page(tmp_path / "b", [pictured()], Truth({}, {7: near}))
+
+
+def test_words_do_not_run_together(tmp_path):
+    outcomes = [outcome(1, problems=["levels not found: L2/L3", "x"]), outcome(2, probs=None, problems=["y", "z"])]
+    for k, html in enumerate((page(tmp_path, outcomes), page(tmp_path / "b", outcomes * 6))):
+        assert "L2/L3 <span" in html, k
+        assert re.findall(r'[^\s>]<span class="(?:soft|pill)|</a><span|</span><span class="soft', html) == []
+
+
+def test_a_label_near_the_right_edge_stands_to_the_left_of_its_cross(tmp_path):
+    marks = [Mark("l4_l5", None, 190.0, 300.0, 18), Mark("l5_s1", None, 210.0, 350.0, 21)]  # of 300 pixels
+    html = page(tmp_path, [outcome(7, pictures=[picture("canal", marks=marks)])])
+    assert re.findall(r'<b class="at-(l\d_[ls]\d)( to-left)?"', html) == [("l4_l5", ""), ("l5_s1", " to-left")]
 
 
 def test_a_picture_is_stored_once_and_enlarges_without_a_script(tmp_path):

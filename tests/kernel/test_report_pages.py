@@ -109,6 +109,15 @@ def test_the_index_filters_severe_findings_warnings_and_failures(tmp_path, manif
     assert "<b>no</b>" not in html
 
 
+def test_the_index_counts_the_grades_that_are_the_prior(tmp_path, manifest):
+    outcomes = cohort(12)
+    outcomes[0].probs = np.vstack([normalised_prior(manifest)[:6], outcomes[0].probs[6:]])
+    html = Run(tmp_path, manifest, list(range(1, 13))).write(outcomes)
+    # a failed study has 25
+    assert '<b>31</b><span class="soft">of 300 grades are the prior</span>' in " ".join(html.split())
+    assert '<td class="right">6</td>' in html.partition('<tr id="study-1"')[2].partition("</tr>")[0]
+
+
 def test_every_link_leads_to_a_file_beside_the_report(tmp_path, manifest):
     outcomes = cohort()
     Run(tmp_path, manifest, [one.study_id for one in outcomes]).write(outcomes)

@@ -186,6 +186,9 @@ def test_the_page_stands_alone_and_says_everything(run, cohort, tmp_path):
     ):  # fmt: skip
         assert words in text, words
     assert "&lt;b&gt;not&lt;/b&gt;" in text
+    head = text.partition("<body>")[2].partition('<h2 id="score">')[0]
+    assert head.index("<b>run</b>") < head.index('<div class="key">') < head.index('class="warning"')
+    assert head.count('class="warning"') == 1
     assert text.count("data:image/png;base64,") >= 5 + 6  # plots, and an overlay of each worst case
     figures = json.loads((run / "report" / "figures.json").read_text())
     assert figures["dropped"] == {"points: outside the image": 3}
@@ -230,14 +233,15 @@ def test_a_bundle_is_reported_on_a_cohort_it_never_saw(bundle, root, tmp_path, m
 def test_a_browser_shows_the_page_without_overflow(run, cohort, tmp_path):
     page = write_report(made_up(cohort, run), run / "report", run=run)
     probe = "<script>document.title = [document.documentElement.scrollWidth <= innerWidth, "
+    probe += "[...document.querySelectorAll('.scroll')].every(d => d.scrollWidth <= d.clientWidth), "
     probe += "[...document.images].every(i => i.naturalWidth > 0), document.querySelectorAll('h2').length]</script>"
     (tmp_path / "probe.html").write_text(page.read_text().replace("</body>", probe + "</body>"))
     browser = shutil.which("chromium") or shutil.which("chromium-browser")
     command = [
         browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
-        "--window-size=1100,900", "--virtual-time-budget=3000", "--dump-dom", f"file://{tmp_path / 'probe.html'}",
+        "--window-size=800,900", "--virtual-time-budget=3000", "--dump-dom", f"file://{tmp_path / 'probe.html'}",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1500)
     title = re.search(r"<title>(.*?)</title>", done.stdout)
     assert title, done.stderr[-2000:]
-    assert title.group(1) == "true,true,8"
+    assert title.group(1) == "true,true,true,8"

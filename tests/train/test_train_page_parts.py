@@ -11,8 +11,8 @@ from lumbar_train.engine.loop_config import LoopConfig
 from lumbar_train.engine.progress import Progress
 from lumbar_train.evaluation.discrimination import FIGURES, auc, discrimination, quadratic_kappa
 from lumbar_train.evaluation.evaluate import Evaluation
-from lumbar_train.evaluation.page_parts import about, column_title, grouped_reasons, level_rows, warnings
-from lumbar_train.evaluation.plots import plot_reliability, wilson
+from lumbar_train.evaluation.page_parts import about, column_title, grouped_reasons, level_rows, summed_up, warnings
+from lumbar_train.evaluation.plots import plot_curves, plot_errors, plot_reliability, wilson
 from lumbar_train.evaluation.scoring import level_difference, reliability
 
 
@@ -72,6 +72,31 @@ def test_an_answer_worse_than_the_prior_is_warned_of(grades, tmp_path):
     assert "chance" not in lines[0]
     right = evaluation(grades, {"uniform": prior, "prior": prior, "chain": sure_of(grades)}, tmp_path)
     assert warnings(right) == []
+
+
+def test_many_warnings_are_summed_up_in_one_line():
+    lines = [
+        "total: worse than the prior by 0.1 (95 % +0.0 to +0.2)",
+        "foramina L1/L2: worse than the prior by 0.2 (x)",
+    ]
+    line = "2 figures worse than the prior, which knows nothing of the study: total, foramina L1/L2"
+    assert summed_up(lines) == line
+
+
+def test_one_epoch_is_one_tick_and_no_legend_hides_a_curve():
+    log = pd.DataFrame({"epoch": [0], "loss": [0.7], "val_loss": [0.8]})
+    curves = plot_curves({"fold0": log, "full": log})
+    assert curves.axes[0].get_xticks().tolist() == [1]
+    more = pd.DataFrame({"epoch": [0, 1], "loss": [0.7, 0.6]})
+    ticks = plot_curves({"fold0": more}).axes[0].get_xticks()
+    assert all(tick == round(tick) for tick in ticks)
+    errors = pd.DataFrame({"level": ["l1_l2", "l4_l5"], "error_mm": [3.0, 50.0], "disc_mm": [30.0, 35.0]})
+    for figure in (curves, plot_errors(errors)):
+        figure.draw_without_rendering()
+        (legend,) = figure.legends
+        tops = [axis.get_window_extent().y1 for axis in figure.axes]
+        assert all(axis.get_legend() is None for axis in figure.axes)
+        assert legend.get_window_extent().y0 >= max(tops)
 
 
 def test_a_condition_that_is_worse_at_one_level_is_warned_of_though_the_total_is_better(grades, tmp_path):

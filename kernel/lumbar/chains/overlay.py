@@ -57,10 +57,16 @@ def views(study: Study, localisation: Localisation) -> list[Picture]:
     return [_picture(title, image, view, as_jpeg=True) for title, image, view in _slices(study, localisation)]
 
 
-def draw(study: Study, localisation: Localisation) -> list[Picture]:
-    """The main slice of each kind and the axial slice of each level, as PNG with the points drawn in."""
+def draw(study: Study, localisation: Localisation, text_size: float = 1.0) -> list[Picture]:
+    """The main slice of each kind and the axial slice of each level, as PNG with the points drawn in.
+
+    Args:
+        study: its stacks.
+        localisation: the points.
+        text_size: of the labels on sagittal slices, for a page that shows these pictures smaller than they are.
+    """
     return [
-        _picture(title, _with_marks(image, view), view, as_jpeg=False)
+        _picture(title, _with_marks(image, view, 1.0 if view.level else text_size), view, as_jpeg=False)
         for title, image, view in _slices(study, localisation)
         if view.is_main
     ]
@@ -248,7 +254,7 @@ def _picture(title: str, image: Image, view: SliceView, as_jpeg: bool) -> Pictur
     return Picture(title, data.tobytes(), view if as_jpeg else None, name)
 
 
-def _with_marks(image: Image, view: SliceView) -> Image:
+def _with_marks(image: Image, view: SliceView, text_size: float = 1.0) -> Image:
     """The picture in colour (BGR, as OpenCV writes it) with crosses, labels and the patient's sides at its edges."""
     shades = np.round(image / 255.0 * (_GREYS - 1)) / (_GREYS - 1)
     canvas = np.ascontiguousarray(np.repeat((shades * 255).astype(np.uint8)[..., None], 3, axis=2))
@@ -260,19 +266,28 @@ def _with_marks(image: Image, view: SliceView) -> Image:
         text = level_title(mark.level) if view.level is None else str(mark.side)[0].upper()
         text += "" if mark.other_slice is None else f" slice {mark.other_slice}"
         is_left = view.level is not None and mark.x < view.size_px[0] / 2
-        _write(canvas, text, (place[0] + (-24 if is_left else 12), place[1] + 5), colour)
-    middle, right = view.size_px[1] // 2, view.size_px[0] - 16
+        x = place[0] + (-24 if is_left else 12)
+        if x + _text_size(text, text_size)[0] + 3 > view.size_px[0]:  # it would be cut: to the left of the cross
+            x = max(3, place[0] - 12 - _text_size(text, text_size)[0])
+        _write(canvas, text, (x, place[1] + round(5 * text_size)), colour, text_size)
+    middle, right = view.size_px[1] // 2, view.size_px[0] - round(16 * text_size)
     for letter, x in zip(view.edges, (5, right), strict=True):
-        _write(canvas, letter, (x, middle), _EDGE_COLOUR)
+        _write(canvas, letter, (x, middle), _EDGE_COLOUR, text_size)
     if view.level is not None:
         _write(canvas, level_title(view.level), (5, 16), COLOURS[view.level][::-1])
     return canvas
 
 
-def _write(canvas: Image, text: str, place: tuple[int, int], colour: tuple[int, ...]) -> None:
+def _text_size(text: str, size: float) -> tuple[int, int]:
+    """Width and height of a text in pixels."""
+    (width, height), _ = cv2.getTextSize(text, _FONT, _TEXT_SCALE * size, 1)
+    return width, height
+
+
+def _write(canvas: Image, text: str, place: tuple[int, int], colour: tuple[int, ...], size: float = 1.0) -> None:
     """Text on a darkened patch, so that it reads on fat as well as on air."""
-    (width, height), _ = cv2.getTextSize(text, _FONT, _TEXT_SCALE, 1)
+    width, height = _text_size(text, size)
     x, y = place
     patch = canvas[max(0, y - height - 3) : max(0, y + 4), max(0, x - 3) : max(0, x + width + 3)]
     patch[:] = (patch * 0.3).astype(np.uint8)
-    cv2.putText(canvas, text, place, _FONT, _TEXT_SCALE, colour, 1, cv2.LINE_AA)
+    cv2.putText(canvas, text, place, _FONT, _TEXT_SCALE * size, colour, 1, cv2.LINE_AA)

@@ -71,9 +71,9 @@ def _check_place(path: str | Path, place: str, name: str, root: Path, manifest: 
     # Where the data are any folder of DICOM, the images may lie anywhere in it
     if not has_image_folders and (is_known or name in FOLDERS) and Path(place).is_relative_to(data):
         raise CohortError(f"{path}: found a place among the inputs for {name}, expected one outside {root}")
-    folder = place if name in FOLDERS else os.path.dirname(place)
-    if not os.path.lexists(folder) or name in FOLDERS:
-        _check_bundle(path, folder, name, bundle, manifest)
+    its_folder = place if name in FOLDERS else os.path.dirname(place)
+    if not os.path.lexists(its_folder) or name in FOLDERS:
+        _check_bundle(path, its_folder, name, bundle, manifest)
 
 
 def _check_bundle(path: str | Path, folder: str, name: str, bundle: str, manifest: Manifest) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lumbar.chains.contract import Outcome, Probs
 from lumbar.labels import (
@@ -25,6 +26,8 @@ from lumbar.labels import (
 )
 
 NEAR_MM = 3.0  # an axial slice further away than this does not cut the disc's middle: the row says so
+NOT_GRADED = "not graded from images: the prior"  # of an answer that no network gave: table and report say the same
+NO_POINT = "no point found"
 _PRIOR_TOLERANCE = 1e-9
 _AXIAL = "subarticular_stenosis"
 
@@ -82,6 +85,22 @@ class Finding:
         return SEVERITIES[int(np.argmax(self.probs))]
 
 
+def rows_at_prior(outcome: Outcome, probs: Probs, prior: Probs) -> NDArray[np.bool_]:
+    """Which of a study's answers are the prior, since no network graded them; table and report both ask here.
+
+    Args:
+        outcome: what became of the study.
+        probs: (rows, values), the rows that stand.
+        prior: (rows, values), normalised as they are.
+
+    Returns:
+        (rows,); all of them where the study was not predicted.
+    """
+    if outcome.probs is None:
+        return np.ones(len(probs), dtype=np.bool_)
+    return np.asarray(np.abs(np.asarray(probs) - prior).max(axis=1) <= _PRIOR_TOLERANCE)
+
+
 def findings_of(outcome: Outcome, probs: Probs, prior: Probs) -> list[Finding]:
     """The findings of one study, in the order of ``labels.COLUMNS``.
 
@@ -90,7 +109,7 @@ def findings_of(outcome: Outcome, probs: Probs, prior: Probs) -> list[Finding]:
         probs: (25, 3), the rows that stand.
         prior: (25, 3), normalised as they are.
     """
-    is_prior = np.abs(np.asarray(probs) - prior).max(axis=1) <= _PRIOR_TOLERANCE
+    is_prior = rows_at_prior(outcome, probs, prior)
     findings = []
     for index, (name, level) in enumerate((name, level) for name in CONDITIONS for level in LEVELS):
         condition, side = _split(name)
@@ -100,7 +119,7 @@ def findings_of(outcome: Outcome, probs: Probs, prior: Probs) -> list[Finding]:
                 level,
                 side,
                 tuple(float(value) for value in probs[index]),
-                bool(is_prior[index]) or outcome.probs is None,
+                bool(is_prior[index]),
                 _point(outcome, condition, level, side),
             )
         )
@@ -155,9 +174,9 @@ def warnings_of(finding: Finding, problems: Sequence[str]) -> list[str]:
     """
     lines = []
     if finding.is_prior:
-        lines.append("not graded from images: the prior")
+        lines.append(NOT_GRADED)
     if finding.point is None:
-        lines.append("no point found")
+        lines.append(NO_POINT)
     elif finding.point.distance_mm is not None and finding.point.distance_mm > NEAR_MM:
         lines.append(f"nearest axial slice {finding.point.distance_mm:.1f} mm from the level")
     return lines + [line for line in problems if _concerns(line, finding.level)]

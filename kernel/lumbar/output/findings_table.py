@@ -14,6 +14,7 @@ from lumbar.io.files import atomic_file
 from lumbar.io.text import csv_cell
 from lumbar.labels import SEVERITY_COLUMNS
 from lumbar.output.findings import Finding, findings_of, warnings_of
+from lumbar.output.notes import own_problems, unreached_levels
 from lumbar.output.submission import Submission, normalise
 
 COLUMNS = (
@@ -51,7 +52,7 @@ def _lines(rows: Iterable[Iterable[Any]]) -> bytes:
 
 
 def _rows(outcome: Outcome, row_ids: list[str], probs: Probs, prior: Probs) -> Iterator[list[Any]]:
-    problems = [line.removeprefix(f"study {outcome.study_id}: ") for line in outcome.problems]
+    problems = [*unreached_levels(outcome), *own_problems(outcome)]
     for row_id, finding in zip(row_ids, findings_of(outcome, probs, prior), strict=True):
         cells = [row_id, str(outcome.study_id), *_cells(finding, problems)]
         yield [csv_cell(value) for value in cells]

@@ -10,6 +10,7 @@ from typing import Any
 
 import jinja2
 import numpy as np
+from numpy.typing import NDArray
 
 from lumbar import __version__
 from lumbar.bundle.manifest import Manifest
@@ -18,8 +19,11 @@ from lumbar.competitions.contract import Competition
 from lumbar.competitions.registry import DEFAULT
 from lumbar.io.file_names import file_stem
 from lumbar.io.text import counted, page_value
+from lumbar.output.findings import rows_at_prior
+from lumbar.output.findings_table import normalised_prior
+from lumbar.output.notes import distances_of, is_numbering_doubt, notes_of, own_problems
 from lumbar.output.report_page import TEMPLATE
-from lumbar.output.report_study import PROBLEMS_LISTED, study_block, within
+from lumbar.output.report_study import PROBLEMS_LISTED, study_block, what_of, within
 from lumbar.output.submission import Submission
 from lumbar.output.truth import Truth
 from lumbar.output.versions import rehearsal_line
@@ -66,12 +70,22 @@ def render(
     shown = outcomes if len(outcomes) <= max(4, len(pictured)) else pictured
     predicted = [outcome.seconds.get("study", 0.0) for outcome in outcomes if outcome.probs is not None]
     competition = manifest.competition
+    prior = normalised_prior(manifest)
+    is_prior = [rows_at_prior(outcome, submission.probs(outcome.study_id), prior) for outcome in outcomes]
+    troubled = [
+        line
+        for outcome, rows in zip(outcomes, is_prior, strict=True)
+        if (line := _troubled(outcome, rows, truth, what_of(manifest))) is not None
+    ]
     return template(TEMPLATE).render(
         n_studies=len(outcomes),
         n_predicted=len(predicted),
         n_prior=len(outcomes) - len(predicted),
-        troubled=[_troubled(outcome) for outcome in outcomes if outcome.problems][:_TROUBLED_LISTED],
-        n_troubled=sum(bool(outcome.problems) for outcome in outcomes),
+        n_prior_rows=sum(int(rows.sum()) for rows in is_prior),
+        n_rows=sum(len(rows) for rows in is_prior),
+        what=what_of(manifest),
+        troubled=troubled[:_TROUBLED_LISTED],
+        n_troubled=len(troubled),
         seconds_a_study=number_text(float(np.median(predicted))) if predicted else "–",
         shown=[study_of(outcome, submission, manifest, truth, len(shown)) for outcome in shown],
         has_truth=any(outcome.study_id in truth.grades or outcome.study_id in truth.points for outcome in shown),
@@ -149,13 +163,19 @@ def _stages(seconds: Mapping[str, float], n_studies: int) -> list[dict[str, Any]
     ]
 
 
-def _troubled(outcome: Outcome) -> dict[str, Any]:
+def _troubled(outcome: Outcome, is_prior: NDArray[np.bool_], truth: Truth, what: str) -> dict[str, Any] | None:
+    """A study's line in the list of problems, which begins with its notes; None where there is nothing to tell."""
+    distances = distances_of(outcome.pictures, truth.points.get(outcome.study_id, []))
+    lines = [note.text for note in notes_of(outcome, is_prior, distances, what)]
+    lines += [line for line in own_problems(outcome) if not is_numbering_doubt(line)]
+    if not lines:
+        return None
     return {
         "study_id": outcome.study_id,
         "anchor": file_stem(outcome.study_id),
         "status": outcome.status,
-        "n": len(outcome.problems),
-        "first": outcome.problems[0][:_PROBLEM_LENGTH],
+        "n": len(lines),
+        "first": lines[0][:_PROBLEM_LENGTH],
     }
 
 

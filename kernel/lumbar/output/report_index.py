@@ -11,12 +11,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from lumbar.bundle.manifest import Manifest
 from lumbar.chains.contract import Outcome, Probs
 from lumbar.competitions.contract import Competition
 from lumbar.io.file_names import file_stem
+from lumbar.output.findings import rows_at_prior
+from lumbar.output.findings_table import normalised_prior
+from lumbar.output.notes import is_numbering_doubt, own_problems
 from lumbar.output.report import number_text, worst_of
 from lumbar.output.report_page import FOOTER, HEAD, RUN, TABLES
+from lumbar.output.submission import Submission
 
 ROWS_A_PAGE = 2000  # a row has at most some 2 kB: a page stays under 5 MB
 _PROBLEM_LENGTH = 160
@@ -55,7 +61,9 @@ INDEX = (
 </header>
 <section class="cards">
   <div class="card"><b>{{ total.n - total.failed }}</b><span class="soft">predicted</span></div>
-  <div class="card"><b>{{ total.failed }}</b><span class="soft">left at the prior</span></div>
+  <div class="card"><b>{{ total.failed }}</b><span class="soft">studies left at the prior</span></div>
+  <div class="card"><b>{{ total.prior_rows }}</b><span class="soft">of {{ total.rows }} {{ what }} are the
+  prior</span></div>
   <div class="card"><b>{{ total.severe }}</b><span class="soft">with {{ finding_words }}</span></div>
   <div class="card"><b>{{ total.warned }}</b><span class="soft">with warnings</span></div>
   <div class="card"><b>{{ seconds_a_study }}</b><span class="soft">seconds a study (median)</span></div>
@@ -64,7 +72,7 @@ INDEX = (
 {% if blocks | length > 1 %}
 <nav>{% for block in blocks %}{% if block.is_here %}<span class="here">studies {{ block.first }} to {{ block.last
 }}</span>{% else %}<a href="{{ block.href }}">studies {{ block.first }} to {{ block.last }}</a>{% endif %}
-<span class="soft">({{ block.severe }} severe, {{ block.warned }} warned, {{ block.failed }} failed)</span>{% endfor
+ <span class="soft">({{ block.severe }} severe, {{ block.warned }} warned, {{ block.failed }} failed)</span>{% endfor
 %}</nav>
 {% endif %}
 <div class="list">
@@ -77,7 +85,8 @@ INDEX = (
 <input type="search" id="search" placeholder="study id" aria-label="search a study id" hidden></div>
 <div class="panel"><table class="studies">
 <thead><tr><th data-sort>study</th><th data-sort>status</th><th class="right" data-sort>{{ finding_words }}</th>
-<th class="right" data-sort>{{ highest }}</th><th data-sort>finding</th><th data-sort>warnings</th>
+<th class="right" data-sort>{{ highest }}</th><th data-sort>finding</th>
+<th class="right" data-sort>{{ what }} at the prior</th><th data-sort>warnings</th>
 <th class="right time" data-sort>seconds</th></tr></thead>
 <tbody>
 {% for row in rows %}
@@ -86,6 +95,7 @@ row.study_id }}</a></td>
 <td><span class="pill {{ row.status }}">{{ row.status }}</span></td>
 <td class="right{% if row.n_severe %} many{% endif %}">{{ row.n_severe }}</td>
 <td class="right">{% if row.worst is not none %}{{ row.worst }} %{% endif %}</td><td>{{ row.finding }}</td>
+<td class="right">{{ row.n_prior }}</td>
 <td class="warn">{{ row.warning }}{% if row.n_more %} <span class="soft">and {{ row.n_more }} more</span>{% endif %}
 </td>
 <td class="right time">{{ row.seconds }}</td></tr>
@@ -135,16 +145,20 @@ row.study_id }}</a></td>
 
 @dataclass
 class Counts:
-    """How many studies there are of each kind that the filters know."""
+    """How many studies there are of each kind that the filters know, and how many of all answers are the prior."""
 
     n: int = 0
+    rows: int = 0
+    prior_rows: int = 0
     severe: int = 0
     warned: int = 0
     failed: int = 0
 
-    def add(self, outcome: Outcome, n_severe: int) -> None:
+    def add(self, outcome: Outcome, n_severe: int, is_prior: NDArray[np.bool_]) -> None:
         """Count one study."""
         self.n += 1
+        self.rows += len(is_prior)
+        self.prior_rows += int(is_prior.sum())
         self.severe += n_severe > 0
         self.warned += bool(outcome.problems)
         self.failed += outcome.probs is None
@@ -164,15 +178,16 @@ class Summary:
         return number_text(float(np.median(self.seconds))) if self.seconds else "–"
 
 
-def summarise(outcomes: Iterable[Outcome], competition: Competition) -> Summary:
+def summarise(outcomes: Iterable[Outcome], submission: Submission, manifest: Manifest) -> Summary:
     """Count a run's studies, one at a time."""
-    summary = Summary()
+    summary, competition, prior = Summary(), manifest.competition, normalised_prior(manifest)
     for number, outcome in enumerate(outcomes):
         if number % ROWS_A_PAGE == 0:
             summary.pages.append(Counts())
         n_severe = count_severe(outcome, competition)
-        summary.pages[-1].add(outcome, n_severe)
-        summary.total.add(outcome, n_severe)
+        is_prior = rows_at_prior(outcome, submission.probs(outcome.study_id), prior)
+        summary.pages[-1].add(outcome, n_severe, is_prior)
+        summary.total.add(outcome, n_severe, is_prior)
         if outcome.probs is not None:
             summary.seconds.append(outcome.seconds.get("study", 0.0))
     return summary
@@ -190,13 +205,15 @@ def count_severe(outcome: Outcome, competition: Competition) -> int:
     return int((outcome.probs.argmax(axis=1) == outcome.probs.shape[1] - 1).sum())
 
 
-def index_row(outcome: Outcome, probs: Probs, competition: Competition) -> dict[str, Any]:
+def index_row(outcome: Outcome, probs: Probs, manifest: Manifest) -> dict[str, Any]:
     """One study's row."""
+    competition = manifest.competition
+    n_prior = int(rows_at_prior(outcome, probs, normalised_prior(manifest)).sum())
     n_severe = count_severe(outcome, competition)
     worst, finding = worst_of(probs, competition)
     is_predicted = outcome.probs is not None
     classes = {"severe": n_severe > 0, "warned": bool(outcome.problems), "failed": not is_predicted}
-    first = outcome.problems[0] if outcome.problems else ""
+    problems = sorted(own_problems(outcome), key=lambda line: not is_numbering_doubt(line))  # the gravest first
     return {
         "study_id": outcome.study_id,
         "anchor": file_stem(outcome.study_id),
@@ -205,7 +222,8 @@ def index_row(outcome: Outcome, probs: Probs, competition: Competition) -> dict[
         "n_severe": n_severe or "",
         "worst": round(worst * 100) if is_predicted else None,
         "finding": finding if is_predicted else "",
-        "warning": first.removeprefix(f"study {outcome.study_id}: ")[:_PROBLEM_LENGTH],
+        "n_prior": n_prior or "",
+        "warning": problems[0][:_PROBLEM_LENGTH] if problems else "",
         "n_more": max(0, len(outcome.problems) - 1),
         "seconds": number_text(outcome.seconds.get("study", 0.0)),
     }

@@ -30,14 +30,18 @@ _MACROS = """
   {% for l in shot.labels %}<b class="at-{{ l.level }}{% if l.is_to_left %} to-left{% endif %}"
     style="left: {{ l.left }}%; top: {{ l.top }}%">{{ l.text }}{% if l.other_slice is not none %}
     <small>slice {{ l.other_slice }}</small>{% endif %}</b>{% endfor %}
+  {% for c in shot.circles if c.label %}<b class="true-level{% if c.is_to_left %} to-left{% endif %}"
+    style="left: {{ c.left }}%; top: {{ c.top }}%">{{ c.label }}</b>{% endfor %}
   <em>{{ shot.edges[0] }}</em><em class="end">{{ shot.edges[1] }}</em></span>
   <span class="close">{{ shot.title }} · click to close</span></label>
 {% if not extra %}<figcaption>{{ shot.title }}</figcaption>{% endif %}</figure>
 {% endmacro %}
 {% macro bar(cell, colours) %}
-<div class="split">{% for p in cell.percent %}<i class="{{ colours[loop.index0] }}" style="width:{{ p }}%"></i>{% endfor
-  %}</div><span class="num">{% for p in cell.percent %}{{ "" if loop.first else " · " }}\
+<div class="split{% if cell.is_prior %} at-prior{% endif %}">{% for p in cell.percent %}\
+<i class="{{ colours[loop.index0] }}" style="width:{{ p }}%"></i>{% endfor %}</div>\
+<span class="num">{% for p in cell.percent %}{{ "" if loop.first else " · " }}\
 {% if loop.last %}<b>{{ p }}</b>{% else %}{{ p }}{% endif %}{% endfor %}</span>
+  {% if cell.is_prior %}<br><span class="prior-mark">the prior</span>{% endif %}
   {% if cell.truth %}<br><span class="true t{{ cell.truth_index }}">truth: {{ cell.truth }}</span>{% endif %}
 {% endmacro %}
 """
@@ -45,7 +49,11 @@ _MACROS = """
 _STUDY = """
 <article class="study" id="study-{{ study.anchor }}">
   <div class="head"><h3>Study {{ study.study_id }}</h3><span class="pill {{ study.status }}">{{ study.status }}</span>
+  {% if study.n_prior and study.n_prior < study.n_rows %}<span class="pill some">{{ study.n_prior }} of {{ study.n_rows
+  }} at the prior</span>{% endif %}
   <span class="soft">{{ study.seconds }} s{{ study.localised }}</span></div>
+  {% if study.notes %}<div class="notes">{% for note in study.notes %}<p{% if note.is_alarm %} class="alarm"{% endif
+  %}>{{ note.text }}</p>{% endfor %}</div>{% endif %}
   {% if study.images %}
   <svg class="store" aria-hidden="true"><defs>{% for image in study.images %}
   <image id="{{ image.name }}" width="{{ image.width }}" height="{{ image.height }}" href="{{ image.data }}"/>
@@ -71,11 +79,12 @@ _STUDY = """
         title="{{ cell.detail.title }}; click for the whole slice"><svg viewBox="{{ cell.detail.box }}" role="img"
         aria-label="{{ cell.detail.title }}, {{ row.title }}"><use href="#{{ cell.detail.name }}"/>{{
         points(cell.detail.crosses, cell.detail.circles, 6) }}</svg></label>
-      {% else %}<div class="none">no point found: the grade comes from other images</div>{% endif %}
+      {% else %}<div class="none">{{ cell.without }}</div>{% endif %}
       <div class="marks">{% for grade in cell.grades %}<div>
         {% if grade.side and cell.grades | length > 1 %}<div class="side">{{ grade.side }}</div>{% endif %}
         {{ bar(grade, colours) }}</div>{% endfor %}
-        {% if cell.detail %}<div class="num">slice {{ cell.detail.slice }}</div>{% endif %}</div>
+        {% if cell.detail %}<div class="num">slice {{ cell.detail.slice }}{% if cell.away %}
+          <br><span class="away">{{ cell.away }}</span>{% endif %}</div>{% endif %}</div>
     </div></td>{% endfor %}</tr>{% endfor %}</tbody></table>
   {% else %}
   <table class="grid"><thead><tr><th></th>{% for column in columns %}<th>{{ column }}</th>{% endfor %}</tr></thead>
@@ -95,14 +104,15 @@ _KEY = """
 {% if is_graded %}<span><svg viewBox="0 0 14 14"><path d="M2 7H12M7 2V12" stroke="#fff" stroke-width="2"/></svg>answer;
 dashed: the point lies on another slice</span>
 {% if has_truth %}<span><svg viewBox="0 0 14 14"><circle cx="7" cy="7" r="5" stroke="#fff" fill="none"
-stroke-width="1.6"/></svg>truth; dashed: marked on another slice</span>{% endif %}
+stroke-width="1.6"/></svg>truth, its level in white; dashed: marked on another slice</span>{% endif %}
 <span>click a picture to enlarge it</span>{% endif %}</div>
 {% if is_graded %}<p class="soft" style="margin: 0 0 12px; font-size: 12.5px">
 Numbers are per cent of normal / mild · moderate ·
-<b>severe</b>, weighted as the competition weighs cases: moderate counts twice, severe four times. They are therefore
-higher for severe than the share of such patients. The picture beside a grade shows the slice of its point; the networks
-also look at neighbouring slices and, for every grade, at all three series. R, L, A and P say which side of the patient
-lies beyond the edge.</p>{% endif %}
+<b>severe</b>. They are weighted as the competition weighs cases (moderate counts twice, severe four times), and are
+therefore higher for severe than the share of such patients. Numbers marked <span class="prior-mark">the prior</span>
+say nothing about this patient: no network graded them. The picture beside a grade shows the slice of its
+point; the networks also look at neighbouring slices and, for every grade, at all three series. R, L, A and P say which
+side of the patient lies beyond the edge.</p>{% endif %}
 """
 
 HEAD = (
@@ -131,8 +141,9 @@ CARDS = """<main>
 <section class="cards">
   <div class="card"><b>{{ n_predicted }}</b><span class="soft">predicted</span></div>
   {% if n_prior and troubled %}<a class="card" href="{{ problem_place }}"><b>{{ n_prior }}</b>
-  <span>left at the prior</span></a>
-  {% else %}<div class="card"><b>{{ n_prior }}</b><span class="soft">left at the prior</span></div>{% endif %}
+  <span>{{ "study" if n_prior == 1 else "studies" }} left at the prior</span></a>
+  {% else %}<div class="card"><b>{{ n_prior }}</b><span class="soft">studies left at the prior</span></div>{% endif %}
+  <div class="card"><b>{{ n_prior_rows }}</b><span class="soft">of {{ n_rows }} {{ what }} are the prior</span></div>
   {% if troubled %}<a class="card" href="{{ problem_place }}"><b>{{ n_troubled }}</b>
   <span>with problems noted</span></a>
   {% else %}<div class="card"><b>0</b><span class="soft">with problems noted</span></div>{% endif %}
@@ -200,8 +211,8 @@ TEMPLATE = (
 <h2 id="problems">Studies with problems</h2>
 <div class="panel"><ul class="problems">{% for study in troubled %}
 <li><a href="#study-{{ study.anchor }}">{{ study.study_id }}</a>{% if study.status == "prior" %}
-<span class="pill prior">prior</span>{% endif %}: {{ study.first }}{% if study.n > 1 %}
-<span class="soft">and {{ study.n - 1 }} more</span>{% endif %}</li>{% endfor %}
+ <span class="pill prior">prior</span>{% endif %}: {{ study.first }}{% if study.n > 1 %}
+ <span class="soft">and {{ study.n - 1 }} more</span>{% endif %}</li>{% endfor %}
 {% if n_troubled > troubled | length %}<li class="soft">and {{ n_troubled - troubled | length }} more studies, in the
 table of all studies</li>{% endif %}</ul></div>
 {% endif %}

@@ -19,6 +19,7 @@ from lumbar.output.report import run_lines, study_of, template, words_of
 from lumbar.output.report_index import INDEX, ROWS_A_PAGE, index_row, index_words, summarise
 from lumbar.output.report_layout import pages_folder
 from lumbar.output.report_page import STUDY_PAGE
+from lumbar.output.report_study import what_of
 from lumbar.output.submission import Submission
 from lumbar.output.truth import Truth
 
@@ -95,12 +96,12 @@ class ReportPages:
         Raises:
             CohortError: one cannot be written.
         """
-        competition = self.manifest.competition
-        summary = summarise(outcomes, competition)
+        summary = summarise(outcomes, submission, self.manifest)
         common = {
             **run_lines(record, self.manifest, limit_s, summary.total.n),
             **self._words,
-            **index_words(competition),
+            **index_words(self.manifest.competition),
+            "what": what_of(self.manifest),
             "total": summary.total,
             "seconds_a_study": summary.seconds_a_study,
             "folder": self.folder.name,
@@ -108,7 +109,7 @@ class ReportPages:
         rows: list[dict[str, Any]] = []
         n_pages = 0
         for outcome in outcomes:
-            rows.append(index_row(outcome, submission.probs(outcome.study_id), competition))
+            rows.append(index_row(outcome, submission.probs(outcome.study_id), self.manifest))
             if len(rows) == summary.pages[n_pages].n:
                 self._write_index_page(n_pages, rows, [vars(page) for page in summary.pages], common)
                 rows, n_pages = [], n_pages + 1

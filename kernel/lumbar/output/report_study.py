@@ -16,6 +16,9 @@ from lumbar.competitions.contract import Competition
 from lumbar.competitions.registry import DEFAULT
 from lumbar.io.file_names import file_stem
 from lumbar.labels import LEVELS, SEVERITIES, level_title
+from lumbar.output.findings import NO_POINT, NOT_GRADED, rows_at_prior
+from lumbar.output.findings_table import normalised_prior
+from lumbar.output.notes import Distance, Distances, distances_of, is_numbering_doubt, notes_of
 from lumbar.output.truth import TruePoint, Truth, column_of
 
 PROBLEMS_LISTED = 12
@@ -26,7 +29,37 @@ _GRADE_COLUMNS = (  # kind of view, and the sides graded on it
     ("right foramen", ("right",)),
     ("axial", ("left", "right")),
 )
+_FLIPPED = 0.66  # further right than this share of a sagittal picture, a label stands to the left of its cross
 _PNG = b"\x89PNG"
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """A study's answer beside what is known of it.
+
+    Attributes:
+        probs: (rows, values), the rows that stand.
+        is_prior: (rows,), which of them no network graded.
+        grades: (25,), true classes; None where they are not known.
+        points: true points.
+        distances: of the points from them.
+    """
+
+    probs: Probs
+    is_prior: NDArray[np.bool_]
+    grades: NDArray[np.int64] | None
+    points: Sequence[TruePoint]
+    distances: Distances
+
+    def cell(self, index: int, sums_to_one: bool = True) -> dict[str, Any]:
+        """One row (values,) of the answer in per cent, with its true grade where that is known."""
+        row, grade = self.probs[index], -1 if self.grades is None else int(self.grades[index])
+        return {
+            "percent": _whole(row * 100.0) if sums_to_one else [round(float(value) * 100) for value in row],
+            "is_prior": bool(self.is_prior[index]),
+            "truth": SEVERITIES[grade].lower() if grade >= 0 else "",
+            "truth_index": grade,
+        }
 
 
 @dataclass(frozen=True)
@@ -51,8 +84,10 @@ def study_block(
         n_problems: how many of the study's problems are listed.
     """
     anchor = file_stem(outcome.study_id)
-    grades = truth.grades.get(outcome.study_id)
     points = truth.points.get(outcome.study_id, [])
+    is_prior = rows_at_prior(outcome, probs, normalised_prior(manifest))
+    distances = distances_of(outcome.pictures, points)
+    answer = _Answer(probs, is_prior, truth.grades.get(outcome.study_id), points, distances)
     shown = [
         _Shown(f"p{anchor}-{number}", picture, picture.view)
         for number, picture in enumerate(outcome.pictures)
@@ -63,16 +98,24 @@ def study_block(
         "anchor": anchor,
         "status": outcome.status,
         "localised": _localised(outcome) if manifest.competition_name == DEFAULT else "",
+        "n_prior": int(is_prior.sum()),
+        "n_rows": len(is_prior),
+        "notes": notes_of(outcome, is_prior, distances, what_of(manifest)),
         "problems": _problems(outcome, n_problems),
-        "rows": _rows(probs, grades, manifest.competition),
+        "rows": _rows(answer, manifest.competition),
         "pictures": [_plain(picture) for picture in outcome.pictures if picture.view is None],
         "images": [_image(one) for one in shown],
         "figures": [_figure(one, points) for one in shown if one.view.is_main and one.view.kind != "axial"],
         "axials": [_figure(one, points) for one in shown if one.view.kind == "axial"],
         "extras": [_figure(one, points) for one in shown if not one.view.is_main],
-        "levels": [_level_row(level, shown, probs, grades, points) for level in LEVELS] if shown else [],
-        "has_truth": grades is not None or bool(points),
+        "levels": [_level_row(level, shown, answer) for level in LEVELS] if shown else [],
+        "has_truth": answer.grades is not None or bool(points),
     }
+
+
+def what_of(manifest: Manifest) -> str:
+    """What the pages call the answers of a competition."""
+    return "grades" if manifest.competition_name == DEFAULT else "answers"
 
 
 def _localised(outcome: Outcome) -> str:
@@ -83,10 +126,8 @@ def _localised(outcome: Outcome) -> str:
 
 
 def _problems(outcome: Outcome, n_problems: int) -> list[str]:
-    problems = outcome.problems[:n_problems]
-    if len(outcome.problems) > len(problems):
-        problems.append(f"and {len(outcome.problems) - len(problems)} more")
-    return problems
+    lines = [line for line in outcome.problems if not is_numbering_doubt(line)]  # that one is among the notes
+    return lines[:n_problems] + ([f"and {len(lines) - n_problems} more"] if len(lines) > n_problems else [])
 
 
 def within(pictures: Sequence[Picture], room_bytes: int) -> list[Picture]:
@@ -138,12 +179,13 @@ def _figure(shown: _Shown, points: Iterable[TruePoint]) -> dict[str, Any]:
 def _label(mark: Mark, view: SliceView) -> dict[str, Any]:
     width, height = view.size_px
     is_axial = view.level is not None
+    is_to_left = mark.x < width / 2 if is_axial else mark.x > _FLIPPED * width
     return {
         "text": str(mark.side)[0].upper() if is_axial else level_title(mark.level),
         "level": mark.level,
         "left": round(100 * mark.x / width, 2),
         "top": round(100 * mark.y / height, 2),
-        "is_to_left": is_axial and mark.x < width / 2,
+        "is_to_left": is_to_left,
         "other_slice": mark.other_slice,
     }
 
@@ -179,32 +221,33 @@ def _circles(view: SliceView, points: Iterable[TruePoint], level: str | None = N
             and 0 <= y <= view.size_px[1]
             and (is_on_slice or view.is_main or level is not None)
         ):
-            text = f"truth, {level_title(point.level)}, slice {point.instance_number}"
-            circles.append({"x": round(x, 1), "y": round(y, 1), "is_on_slice": is_on_slice, "text": text})
+            title = level_title(point.level)
+            circles.append(
+                {
+                    "x": round(x, 1),
+                    "y": round(y, 1),
+                    "is_on_slice": is_on_slice,
+                    "text": f"truth, {title}, slice {point.instance_number}",
+                    "label": title if view.level is None else "",
+                    "left": round(100 * x / view.size_px[0], 2),
+                    "top": round(100 * y / view.size_px[1], 2),
+                    "is_to_left": x <= _FLIPPED * view.size_px[0],  # on the side that its cross's label leaves free
+                }
+            )
     return circles
 
 
 # ---- grades -------------------------------------------------------------------------------------------------------
 
 
-def _rows(probs: Probs, grades: NDArray[np.int64] | None, competition: Competition) -> list[dict[str, Any]]:
+def _rows(answer: _Answer, competition: Competition) -> list[dict[str, Any]]:
     """The answer alone, as the competition lays it out."""
     n_columns = len(competition.grid_columns)
-    cells = [_cell(row, grades, index, competition.sums_to_one) for index, row in enumerate(probs)]
+    cells = [answer.cell(index, competition.sums_to_one) for index in range(len(answer.probs))]
     return [
         {"title": title, "cells": cells[number * n_columns : (number + 1) * n_columns]}
         for number, title in enumerate(competition.grid_rows)
     ]
-
-
-def _cell(row: Probs, grades: NDArray[np.int64] | None, index: int, sums_to_one: bool = True) -> dict[str, Any]:
-    """One row (values,) of an answer in per cent, with its true grade where that is known."""
-    grade = -1 if grades is None else int(grades[index])
-    return {
-        "percent": _whole(row * 100.0) if sums_to_one else [round(float(value) * 100) for value in row],
-        "truth": SEVERITIES[grade].lower() if grade >= 0 else "",
-        "truth_index": grade,
-    }
 
 
 def _whole(percent: NDArray[np.float64]) -> list[int]:
@@ -215,22 +258,36 @@ def _whole(percent: NDArray[np.float64]) -> list[int]:
     return [int(value) for value in floors]
 
 
-def _level_row(
-    level: str,
-    shown: Sequence[_Shown],
-    probs: Probs,
-    grades: NDArray[np.int64] | None,
-    points: Sequence[TruePoint],
-) -> dict[str, Any]:
+def _level_row(level: str, shown: Sequence[_Shown], answer: _Answer) -> dict[str, Any]:
     """One level: for each kind of view the picture around its point, and the grades read from it."""
     cells = []
     for kind, sides in _GRADE_COLUMNS:
-        graded = [
-            {"side": side or "", **_cell(probs[column_of(kind, side, level)], grades, column_of(kind, side, level))}
-            for side in sides
-        ]
-        cells.append({"kind": kind, "detail": _detail(kind, level, shown, points), "grades": graded})
+        graded = [{"side": side or "", **answer.cell(column_of(kind, side, level))} for side in sides]
+        away = [d for side in sides if (d := answer.distances.get((kind, level, side))) is not None and d.is_far]
+        cells.append(
+            {
+                "kind": kind,
+                "detail": _detail(kind, level, shown, answer.points),
+                "without": _without_point([cell["is_prior"] for cell in graded]),
+                "grades": graded,
+                "away": _away(max(away, key=lambda distance: distance.mm)) if away else "",
+            }
+        )
     return {"title": level_title(level), "level": level, "cells": cells}
+
+
+def _away(distance: Distance) -> str:
+    """Where a point lies that is far from the truth."""
+    if not distance.is_on_slice:  # the distance in its plane says nothing then
+        return f"slice of {level_title(distance.level)} by the truth"
+    return f"{distance.mm:.0f} mm from the truth"
+
+
+def _without_point(is_prior: Sequence[bool]) -> str:
+    """What stands in the place of a picture: where the grades beside it come from."""
+    if all(is_prior):
+        return f"{NO_POINT}; {NOT_GRADED}"
+    return NO_POINT if any(is_prior) else f"{NO_POINT}: the grade comes from other images"
 
 
 def _detail(kind: str, level: str, shown: Sequence[_Shown], points: Sequence[TruePoint]) -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ a { color: var(--accent); }
 header { display: flex; align-items: center; justify-content: space-between; gap: 16px; flex-wrap: wrap; }
 .badge { background: #fff3d6; color: #7a5600; border: 1px solid #ecd9a4; border-radius: 999px; padding: 5px 14px;
          font-weight: 600; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(132px, 1fr)); gap: 12px; margin: 20px 0 12px; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(112px, 1fr)); gap: 12px; margin: 20px 0 12px; }
 .card, .study, .panel { background: var(--card); border: 1px solid var(--line); border-radius: 10px; }
 .card { padding: 12px 14px; color: inherit; text-decoration: none; }
 .card b { display: block; font-size: 22px; font-weight: 650; font-variant-numeric: tabular-nums; }
@@ -40,6 +40,11 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
                padding: 11px 16px; flex-wrap: wrap; }
 .pill { border-radius: 999px; padding: 2px 10px; font-size: 12px; font-weight: 600; background: #e0efe7;
         color: #22603f; white-space: nowrap; }
+.pill.some { background: #fdf0d5; color: #7a5600; }
+.notes { padding: 10px 16px 0 !important; }
+.notes p { margin: 0 0 6px; padding: 5px 10px; border-left: 4px solid var(--moderate); background: #fdf7e9;
+           border-radius: 0 5px 5px 0; font-size: 13px; }
+.notes p.alarm { border-color: var(--severe); background: #fcecea; font-weight: 600; }
 .pill.prior { background: #fbe3e1; color: #8d2a24; }
 
 /* pictures: the frame is the label of a check box; checked, it fills the window */
@@ -50,19 +55,24 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 figure { margin: 0; min-width: 0; }
 figure input { position: absolute; opacity: 0; width: 1px; height: 1px; }
 .frame { display: block; cursor: zoom-in; }
-.shot { position: relative; display: block; background: #000; border-radius: 6px; overflow: hidden;
-        aspect-ratio: var(--ratio); }
+.shot { position: relative; display: block; container-type: inline-size; background: #000; border-radius: 6px;
+        overflow: hidden; aspect-ratio: var(--ratio); }
 .shot svg { position: absolute; inset: 0; width: 100%; height: 100%; display: block; }
 .shot b { position: absolute; font: 600 13px/1 system-ui, "DejaVu Sans", sans-serif; color: var(--level, #fff);
-          transform: translate(13px, -50%); text-shadow: 0 0 3px #000, 0 0 3px #000, 0 1px 2px #000, 1px 0 2px #000;
-          white-space: nowrap; }
-.shot b.to-left { transform: translate(calc(-100% - 13px), -50%); }
-.shot b small { font-size: 11px; font-weight: 500; }
+          transform: translate(12px, -50%); text-shadow: 0 0 3px #000, 0 0 3px #000; white-space: nowrap;
+          background: rgb(0 0 0 / .62); border-radius: 3px; padding: 1px 3px 2px; } /* reads on fat as on air */
+.shot b.true-level { --level: #fff; font-size: 11px; font-weight: 600; }
+.shot b.to-left { transform: translate(calc(-100% - 12px), -50%); }
+.shot b small { font-size: 11px; font-weight: 600; }
 .shot em { position: absolute; top: 50%; font: 600 12px/1 system-ui, sans-serif; color: #cfd8e3; left: 6px;
            text-shadow: 0 0 3px #000, 0 0 3px #000; font-style: normal; }
 .shot em.end { left: auto; right: 6px; }
+.axials .shot em { top: auto; bottom: 6px; } /* at the corners, away from the points' own letters */
+@container (max-width: 300px) {
+  .shot b { font-size: 12px; } .shot b small { display: block; margin-top: 1px; } /* below, so that it is not cut */
+}
 .shot strong { position: absolute; left: 8px; top: 8px; font: 650 14px/1 system-ui, sans-serif; color: var(--level);
-               text-shadow: 0 0 3px #000, 0 0 3px #000; }
+               background: rgb(0 0 0 / .62); border-radius: 3px; padding: 1px 3px 2px; }
 figcaption { font-size: 12px; color: var(--soft); margin-top: 5px; line-height: 1.35; }
 .frame .close { display: none; }
 figure input:focus-visible + .frame .shot { outline: 3px solid var(--accent); outline-offset: 2px; }
@@ -99,6 +109,10 @@ tr:last-child td, tbody tr:last-child th { border-bottom: 0; }
 .split i { display: block; height: 100%; }
 .m0 { background: var(--mild); } .m1 { background: var(--moderate); } .m2 { background: var(--severe); }
 .num { font-size: 12px; color: var(--soft); white-space: nowrap; } .num b { color: var(--ink); }
+.at-prior { opacity: .35; }
+.prior-mark { display: inline-block; font-size: 11.5px; color: #7a5600; background: #fdf0d5; border-radius: 3px;
+              padding: 0 5px; }
+.away { color: var(--severe); font-weight: 600; white-space: normal; }
 .true { display: inline-block; font-size: 11.5px; margin-top: 3px; border-left: 4px solid; padding-left: 5px; }
 .t0 { border-color: var(--mild); } .t1 { border-color: var(--moderate); } .t2 { border-color: var(--severe); }
 .key { display: flex; gap: 6px 18px; font-size: 12.5px; color: var(--soft); margin: 0 0 8px; flex-wrap: wrap; }
@@ -114,6 +128,7 @@ nav .here { font-weight: 650; } nav .badge { margin-left: auto; }
   .grade { flex-direction: column; } .marks { width: 100%; flex: none; }
   .detail, .none { flex: none; width: 116px; }
   .levels th:last-child { width: auto; } .grid th:first-child { width: 180px; }
+  .axials { grid-template-columns: repeat(3, minmax(0, 1fr)); }
   main { padding: 18px 14px 40px; }
 }
 @media (max-width: 620px) {

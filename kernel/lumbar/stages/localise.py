@@ -11,7 +11,7 @@ from torch import nn
 
 from lumbar.dicom import Stack
 from lumbar.geometry import Grid, is_inside, make_grid, plane_distance_mm, project, shifted
-from lumbar.labels import AXIAL_T2, LEVELS, SAGITTAL_T1, SAGITTAL_T2
+from lumbar.labels import AXIAL_T2, LEVELS, SAGITTAL_T1, SAGITTAL_T2, titles_of
 from lumbar.models.heatmap import HeatmapNet
 from lumbar.models.inference import Networks, forward
 from lumbar.models.regression import AxialRegressionNet
@@ -57,7 +57,7 @@ def localise(study: Study, networks: Networks, *, all_folds: bool = True, augmen
         return localisation
     if len(localisation.levels_mm) < 5:
         absent = [level for level in LEVELS if level not in localisation.levels_mm]
-        localisation.problems.append(f"study {study.study_id}: levels not found: {', '.join(absent)}")
+        localisation.problems.append(f"study {study.study_id}: levels not found: {titles_of(absent)}")
     if augment:
         confidence = settle_numbering(maps, localisation, confidence, networks.numbering)
     others = other_readings(localisation)

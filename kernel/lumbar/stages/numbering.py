@@ -18,7 +18,7 @@ from lumbar.geometry import plane_distance_mm, project
 from lumbar.labels import LEVELS
 from lumbar.stages.decode import source_to_heat
 from lumbar.stages.heat import STRIDE, SagittalHeat
-from lumbar.stages.points import Localisation, Numbering, Xyz, as_xyz
+from lumbar.stages.points import NUMBERING_DOUBT, Localisation, Numbering, Xyz, as_xyz
 
 Array = NDArray[np.float64]
 
@@ -205,4 +205,4 @@ def numbering_doubt(numbering: Numbering | None) -> list[str]:
         "one higher": numbering.one_higher, "one lower": numbering.one_lower, "elsewhere": numbering.elsewhere
     }  # fmt: skip
     shares = ", ".join(f"{share:.0%} {name}" for name, share in others.items())
-    return [f"the numbering may be one level off: {numbering.confidence:.0%} as given, {shares}"]
+    return [f"{NUMBERING_DOUBT}: {numbering.confidence:.0%} as given, {shares}"]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from lumbar.dicom import Stack
 from lumbar.geometry import is_inside, project
-from lumbar.labels import LEVELS, SIDES
+from lumbar.labels import LEVELS, SIDES, titles_of
 from lumbar.stages.decode import Peak, decode_levels, find_peaks, support
 from lumbar.stages.heat import DISC, N_CANAL, STRIDE, SagittalHeat
 from lumbar.stages.points import Localisation, SagittalPoint, as_xyz
@@ -67,7 +67,10 @@ def numbering_warnings(maps: list[SagittalHeat], localisation: Localisation) -> 
             and np.linalg.norm(np.array(xyz)[1:] - np.array(localisation.levels_mm[level])[1:]) > MAX_LEVEL_SHIFT_MM
         ]
         if len(apart) >= 2:
-            lines.append(f"series {stack_heat.stack.series_id}: alone it puts {', '.join(apart)} on other discs")
+            lines.append(
+                f"series {stack_heat.stack.series_id}: read alone, it has {titles_of(apart)} on other discs than all "
+                "series together: the levels may be numbered wrongly"
+            )
     lowest = localisation.levels_mm.get(LEVELS[-1])
     if lowest is not None:
         below = max(_below_mm(stack_heat.stack, np.array(lowest)) for stack_heat in maps)

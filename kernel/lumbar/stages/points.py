@@ -10,6 +10,8 @@ import numpy as np
 Xyz = tuple[float, float, float]
 Xy = tuple[float, float]
 
+NUMBERING_DOUBT = "the numbering may be one level off"  # how the warning begins, so that a report knows it
+
 
 @dataclass(frozen=True)
 class SagittalPoint:

@@ -90,7 +90,7 @@ def plot_path(path: Sequence[dict[str, Any]], single: float, n_chosen: int) -> F
         axis.axvline(n_chosen, color=GREY, lw=0.8)
     axis.set_xticks(x, [step["adds"] for step in path], rotation=30, ha="right", fontsize=7)
     axis.set_ylabel("metric", fontsize=8)
-    axis.legend(fontsize=7, frameon=False)
+    axis.legend(fontsize=7, frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))  # above the curves
     return figure
 
 

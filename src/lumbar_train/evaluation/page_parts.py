@@ -12,6 +12,7 @@ from lumbar.chains.contract import Picture
 from lumbar.chains.overlay import draw
 from lumbar.errors import LumbarError
 from lumbar.io.progress import duration
+from lumbar.io.text import counted
 from lumbar.labels import CONDITIONS, LEVELS, level_title
 from lumbar.study import read_study
 from lumbar_train.data.true_points import true_localisation
@@ -20,6 +21,8 @@ from lumbar_train.evaluation.point_errors import truth_points
 from lumbar_train.evaluation.scoring import Interval, difference, level_difference
 from lumbar_train.files import read_object
 
+TEXT_SIZE = 1.5  # of the worst cases' labels: their pictures are shown smaller than they are
+_IS_WORSE = ": worse than the prior"
 GROUP_TITLES = {"spinal": "spinal canal", "foraminal": "foramina", "subarticular": "subarticular recesses"}
 
 
@@ -71,7 +74,13 @@ def warnings(evaluation: Evaluation) -> list[str]:
 def _worse(what: str, change: Interval) -> str:
     sure = "" if change.is_worse else ", which may be chance"
     interval = f"95 % {change.low:+.3f} to {change.high:+.3f}"
-    return f"{what}: worse than the prior by {change.value:.3f} ({interval}){sure}"
+    return f"{what}{_IS_WORSE} by {change.value:.3f} ({interval}){sure}"
+
+
+def summed_up(lines: list[str]) -> str:
+    """The warnings in one line: how many figures are worse than the prior, and which."""
+    names = ", ".join(line.partition(_IS_WORSE)[0] for line in lines)
+    return f"{counted(len(lines), 'figure')} worse than the prior, which knows nothing of the study: {names}"
 
 
 def level_rows(evaluation: Evaluation) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -122,10 +131,10 @@ def case_pictures(evaluation: Evaluation, study_id: int) -> list[Picture]:
         return []
     try:
         study = read_study(cohort.root, cohort.split, study_id, cohort.series)
-        predicted = [_titled(picture, "predicted") for picture in draw(study, localisation)]
+        predicted = [_titled(picture, "predicted") for picture in draw(study, localisation, TEXT_SIZE)]
         truth = truth_points(cohort.without(set(map(int, cohort.study_ids)) - {study_id}, {}))
         truth = truth[truth["study_id"] == study_id]
-        true = draw(study, true_localisation(study, truth)) if len(truth) else []
+        true = draw(study, true_localisation(study, truth), TEXT_SIZE) if len(truth) else []
     except LumbarError:
         return []
     return predicted + [_titled(picture, "true") for picture in true]

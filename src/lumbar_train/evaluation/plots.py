@@ -146,8 +146,16 @@ def plot_errors(errors: pd.DataFrame) -> Figure:
     axes[1].set(xlim=(0, 0.6))
     axes[1].set_xlabel("error / distance between discs", fontsize=8)
     axes[0].set_ylabel("share of points", fontsize=8)
-    axes[0].legend(fontsize=7, frameon=False, loc="lower right")
+    _legend_above(figure, axes[0])
     return figure
+
+
+def _legend_above(figure: Figure, axis: Any, columns: int = 5) -> None:
+    """The legend of an axis above the whole figure, where it hides no curve."""
+    handles, names = axis.get_legend_handles_labels()
+    figure.legend(
+        handles, names, fontsize=7, frameon=False, ncols=min(columns, max(1, len(names))), loc="outside upper center"
+    )
 
 
 def plot_curves(curves: Mapping[str, pd.DataFrame]) -> Figure:
@@ -157,8 +165,11 @@ def plot_curves(curves: Mapping[str, pd.DataFrame]) -> Figure:
         axis.plot(log["epoch"] + 1, log["loss"], color=_CYCLE[k % len(_CYCLE)], lw=1.2, marker=".", label=name)
         if "val_loss" in log.columns:
             axis.plot(log["epoch"] + 1, log["val_loss"], color=_CYCLE[k % len(_CYCLE)], lw=1.2, ls="--", marker=".")
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    last = max((int(log["epoch"].max()) + 1 for log in curves.values() if len(log)), default=1)
+    if last == 1:  # a single point has no width of its own: the ticks would be fractions of an epoch
+        axis.set(xlim=(0, 2), xticks=[1])
     axis.set_xlabel("epoch", fontsize=8)
     axis.set_ylabel("loss", fontsize=8)
-    axis.legend(fontsize=7, frameon=False, ncols=2)
+    _legend_above(figure, axis)
     return figure
