@@ -79,7 +79,7 @@ def test_many_warnings_are_summed_up_in_one_line():
         "total: worse than the prior by 0.1 (95 % +0.0 to +0.2)",
         "foramina L1/L2: worse than the prior by 0.2 (x)",
     ]
-    line = "2 figures worse than the prior, which knows nothing of the study: total, foramina L1/L2"
+    line = "2 figures are worse than the prior, which knows nothing of the study: total, foramina L1/L2"
     assert summed_up(lines) == line
 
 

@@ -80,7 +80,7 @@ def _worse(what: str, change: Interval) -> str:
 def summed_up(lines: list[str]) -> str:
     """The warnings in one line: how many figures are worse than the prior, and which."""
     names = ", ".join(line.partition(_IS_WORSE)[0] for line in lines)
-    return f"{counted(len(lines), 'figure')} worse than the prior, which knows nothing of the study: {names}"
+    return f"{counted(len(lines), 'figure')} are worse than the prior, which knows nothing of the study: {names}"
 
 
 def level_rows(evaluation: Evaluation) -> list[tuple[str, list[tuple[str, str]]]]:
