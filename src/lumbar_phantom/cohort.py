@@ -95,16 +95,20 @@ def make_cohort(
     plan = Plan(requests, first, shard)
     replaced = check_earlier(plan, resume, overwrite)
     make_folder(root)
-    journal = PartJournal(plan, resume)
+    for earlier in replaced:
+        earlier.remove()
+    return _make_all(plan, PartJournal(plan, resume), root, workers, progress)
+
+
+def _make_all(plan: Plan, journal: PartJournal, root: Path, workers: int, progress: bool) -> list[StudyTables]:
+    """Make what is missing, and write the tables of a whole cohort; the journal stays where something is left to do."""
     is_done = False
     try:
-        for earlier in replaced:
-            earlier.remove()
         _make(plan, journal, workers, progress)
         done = journal.tables()
         if not plan.is_part:
-            write_record(root, split, plan.head())
-            write_tables(root, split, done)
+            write_record(root, plan.requests[0].split, plan.head())
+            write_tables(root, plan.requests[0].split, done)
             is_done = True
     finally:
         journal.close(remove=is_done or not len(journal))

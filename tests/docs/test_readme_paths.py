@@ -102,7 +102,7 @@ def test_the_tracked_files_that_sealing_writes_are_those_that_readme_takes_back(
     layout = Layout(ROOT)
     written = {path.relative_to(ROOT).as_posix() for path in (layout.lock, layout.notebook, layout.kernel_metadata)}
     assert set(re.search(r"`git checkout -- ([^`]+)`", text)[1].split()) == written
-    assert "Sealing a run rewrites three tracked files" in text
+    assert "Sealing a run rewrites two tracked files" in text
 
 
 @pytest.mark.slow
