@@ -5,9 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -89,12 +90,10 @@ def make_cohort(
     """
     if syntax in OPTIONAL:
         optional_encoder(syntax)  # refused here, before any study is made
-    root = Path(root)
-    indices = range(first or 0, (first or 0) + studies)
-    requests = [Request(str(root), split, seed, i, pitfalls, masks, randomised_share, syntax) for i in indices]
-    plan = Plan(requests, first, shard)
+    start, settings = first or 0, (pitfalls, masks, randomised_share, syntax)
+    plan = Plan([Request(str(root), split, seed, start + i, *settings) for i in range(studies)], first, shard)
     replaced = check_earlier(plan, resume, overwrite)
-    make_folder(root)
+    root = make_folder(root)
     journal = PartJournal(plan, resume)
     is_done = False
     try:
@@ -103,8 +102,7 @@ def make_cohort(
         _make(plan, journal, workers, progress)
         done = journal.tables()
         if not plan.is_part:
-            write_record(root, split, plan.head())
-            write_tables(root, split, done)
+            write_tables(root, split, done, plan.head())
             is_done = True
     finally:
         journal.close(remove=is_done or not len(journal))
@@ -131,8 +129,7 @@ def merge_cohort(root: Path | str, split: str = "train") -> list[StudyTables]:
     folder = Path(root)
     studies = merge_parts(folder, split)
     check_merged(folder, split, (study.study_id for study in studies))
-    write_record(folder, split, head_of_parts(folder, split))
-    write_tables(folder, split, studies)
+    write_tables(folder, split, studies, head_of_parts(folder, split))
     remove_parts(folder, split)
     return studies
 
@@ -166,12 +163,19 @@ def label_table(studies: list[StudyTables]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["study_id", *labels.COLUMNS])
 
 
-def write_tables(root: Path, split: str, studies: list[StudyTables]) -> None:
+def write_tables(root: Path, split: str, studies: list[StudyTables], head: Mapping[str, Any]) -> None:
     """Write all CSV files and truth.parquet of a cohort; with both splits in one root, the truths hold both.
+
+    Args:
+        root: the cohort's folder.
+        split: train or test.
+        studies: in the order of their index.
+        head: says how they were made (``Plan.head``); noted first.
 
     Raises:
         CohortError: a table cannot be written.
     """
+    write_record(root, split, head)
     solution = label_table(studies)
     write_atomically(root / ("train.csv" if split == "train" else "solution.csv"), csv_text(solution))
     described = pd.DataFrame(
@@ -197,12 +201,14 @@ def write_tables(root: Path, split: str, studies: list[StudyTables]) -> None:
 
 
 def _beside_the_other_split(rows: pd.DataFrame, kept: list[pd.DataFrame], root: Path, split: str) -> pd.DataFrame:
-    """Rows of a split after those that a table keeps of the other one, where its images lie in the same root."""
+    """Rows of a split beside those that a table keeps of the other one, where its images lie in the same root."""
     other = "test" if split == "train" else "train"
     if not (root / f"{other}_images").exists():
         return rows
     stored = [table[~table.study_id.isin(rows.study_id)] for table in kept]
-    return pd.concat([*(table for table in stored if len(table)), rows], ignore_index=True)
+    others = [table for table in stored if len(table)]
+    # Train first, whichever was made last: the same cohorts have the same bytes
+    return pd.concat([rows, *others] if split == "train" else [*others, rows], ignore_index=True)
 
 
 def summary(studies: list[StudyTables]) -> str:
