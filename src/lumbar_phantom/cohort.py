@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from lumbar.workers.shards import Shard
 from lumbar_phantom import severity
 from lumbar_phantom._jit import compiling
 from lumbar_phantom.dicom_files import OPTIONAL, optional_encoder
-from lumbar_phantom.earlier import check_earlier, check_merged, write_record
+from lumbar_phantom.earlier import Earlier, check_earlier, check_merged, write_record
 from lumbar_phantom.parts import PartJournal, Plan, head_of_parts, merge_parts, remove_parts
 from lumbar_phantom.study import Request, write_study
 from lumbar_phantom.tables import StudyTables
@@ -97,8 +97,7 @@ def make_cohort(
     journal = PartJournal(plan, resume)
     is_done = False
     try:
-        for earlier in replaced:
-            earlier.remove()
+        _remove(replaced)
         _make(plan, journal, workers, progress)
         done = journal.tables()
         if not plan.is_part:
@@ -107,6 +106,11 @@ def make_cohort(
     finally:
         journal.close(remove=is_done or not len(journal))
     return done
+
+
+def _remove(replaced: Iterable[Earlier]) -> None:
+    for earlier in replaced:
+        earlier.remove()
 
 
 def _make(plan: Plan, journal: PartJournal, workers: int, progress: bool) -> None:
