@@ -5,9 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from lumbar.workers.shards import Shard
 from lumbar_phantom import severity
 from lumbar_phantom._jit import compiling
 from lumbar_phantom.dicom_files import OPTIONAL, optional_encoder
-from lumbar_phantom.earlier import check_earlier, check_merged, write_record
+from lumbar_phantom.earlier import Earlier, check_earlier, check_merged, write_record
 from lumbar_phantom.parts import PartJournal, Plan, head_of_parts, merge_parts, remove_parts
 from lumbar_phantom.study import Request, write_study
 from lumbar_phantom.tables import StudyTables
@@ -89,30 +90,27 @@ def make_cohort(
     """
     if syntax in OPTIONAL:
         optional_encoder(syntax)  # refused here, before any study is made
-    root = Path(root)
-    indices = range(first or 0, (first or 0) + studies)
-    requests = [Request(str(root), split, seed, i, pitfalls, masks, randomised_share, syntax) for i in indices]
-    plan = Plan(requests, first, shard)
+    start, settings = first or 0, (pitfalls, masks, randomised_share, syntax)
+    plan = Plan([Request(str(root), split, seed, start + i, *settings) for i in range(studies)], first, shard)
     replaced = check_earlier(plan, resume, overwrite)
-    make_folder(root)
-    for earlier in replaced:
-        earlier.remove()
-    return _make_all(plan, PartJournal(plan, resume), root, workers, progress)
-
-
-def _make_all(plan: Plan, journal: PartJournal, root: Path, workers: int, progress: bool) -> list[StudyTables]:
-    """Make what is missing, and write the tables of a whole cohort; the journal stays where something is left to do."""
+    root = make_folder(root)
+    journal = PartJournal(plan, resume)
     is_done = False
     try:
+        _remove(replaced)
         _make(plan, journal, workers, progress)
         done = journal.tables()
         if not plan.is_part:
-            write_record(root, plan.requests[0].split, plan.head())
-            write_tables(root, plan.requests[0].split, done)
+            write_tables(root, split, done, plan.head())
             is_done = True
     finally:
         journal.close(remove=is_done or not len(journal))
     return done
+
+
+def _remove(replaced: Iterable[Earlier]) -> None:
+    for earlier in replaced:
+        earlier.remove()
 
 
 def _make(plan: Plan, journal: PartJournal, workers: int, progress: bool) -> None:
@@ -135,8 +133,7 @@ def merge_cohort(root: Path | str, split: str = "train") -> list[StudyTables]:
     folder = Path(root)
     studies = merge_parts(folder, split)
     check_merged(folder, split, (study.study_id for study in studies))
-    write_record(folder, split, head_of_parts(folder, split))
-    write_tables(folder, split, studies)
+    write_tables(folder, split, studies, head_of_parts(folder, split))
     remove_parts(folder, split)
     return studies
 
@@ -170,12 +167,19 @@ def label_table(studies: list[StudyTables]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["study_id", *labels.COLUMNS])
 
 
-def write_tables(root: Path, split: str, studies: list[StudyTables]) -> None:
+def write_tables(root: Path, split: str, studies: list[StudyTables], head: Mapping[str, Any]) -> None:
     """Write all CSV files and truth.parquet of a cohort; with both splits in one root, the truths hold both.
+
+    Args:
+        root: the cohort's folder.
+        split: train or test.
+        studies: in the order of their index.
+        head: says how they were made (``Plan.head``); noted first.
 
     Raises:
         CohortError: a table cannot be written.
     """
+    write_record(root, split, head)
     solution = label_table(studies)
     write_atomically(root / ("train.csv" if split == "train" else "solution.csv"), csv_text(solution))
     described = pd.DataFrame(
@@ -201,12 +205,14 @@ def write_tables(root: Path, split: str, studies: list[StudyTables]) -> None:
 
 
 def _beside_the_other_split(rows: pd.DataFrame, kept: list[pd.DataFrame], root: Path, split: str) -> pd.DataFrame:
-    """Rows of a split after those that a table keeps of the other one, where its images lie in the same root."""
+    """Rows of a split beside those that a table keeps of the other one, where its images lie in the same root."""
     other = "test" if split == "train" else "train"
     if not (root / f"{other}_images").exists():
         return rows
     stored = [table[~table.study_id.isin(rows.study_id)] for table in kept]
-    return pd.concat([*(table for table in stored if len(table)), rows], ignore_index=True)
+    others = [table for table in stored if len(table)]
+    # Train first, whichever was made last: the same cohorts have the same bytes
+    return pd.concat([rows, *others] if split == "train" else [*others, rows], ignore_index=True)
 
 
 def summary(studies: list[StudyTables]) -> str:

@@ -362,15 +362,15 @@ def test_inspect_names_a_competitions_folder_inside_which_predict_would_be_given
     assert "its folder" not in inspect(tmp_path / "cohort")
 
 
-def test_competition_folders_further_inside_are_named_with_masks_for_unusual_names(tmp_path):
-    for number, folder in enumerate((tmp_path / "a" / "data", tmp_path / "Müller" / "mine"), 1):
+def test_competition_folders_further_inside_are_all_named(tmp_path):
+    for number, folder in enumerate((tmp_path / "a" / "data", tmp_path / "b" / "c" / "mine"), 1):
         write_series(folder / "test_images" / "1" / "5", f"1.{number}", f"{number}", names="{number}.dcm", **T2)
         (folder / "test_series_descriptions.csv").write_text("study_id,series_id,series_description\n")
     index = index_folder(tmp_path)
-    masked = f"{masked_name('Müller')}/mine"
-    assert competition_hint(index, tmp_path) == (
-        f"its folders {masked}, a/data are competition folders: name one to predict "
-        "(unusual names are masked, see docs/any-folder.md)"
+    said = "its folders a/data, b/c/mine are competition folders: name one of them to predict"
+    assert competition_hint(index, tmp_path) == said
+    assert competition_hint(index_folder(tmp_path / "b"), tmp_path / "b") == (
+        "its folder c/mine is a competition's folder: name that one to predict"
     )
 
 

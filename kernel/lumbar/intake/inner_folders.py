@@ -20,13 +20,13 @@ def competition_hint(index: Index, root: Path) -> str:
     parts = {folder.relative_to(root).parts for folder in folders if folder.is_relative_to(root)}
     images = [f"{split}_images" for split in SPLITS]
     above = {root.joinpath(*some[: some.index(name)]) for some in parts for name in images if name in some}
-    names = [_shown(folder, root) for folder in sorted(above) if folder != root and is_competition(folder)]
+    # Such a folder is named in full, as a misspelt path is: no archive writes it, and its studies have numbers
+    names = [str(folder.relative_to(root)) for folder in sorted(above) if folder != root and is_competition(folder)]
     if not names:
         return ""
-    masks = f" ({MASKS})" if any(is_masked for _, is_masked in names) else ""
     if len(names) == 1:
-        return f"its folder {names[0][0]} is a competition's folder: name that one to predict{masks}"
-    return f"its folders {', '.join(name for name, _ in names)} are competition folders: name one to predict{masks}"
+        return f"its folder {names[0]} is a competition's folder: name that one to predict"
+    return f"its folders {', '.join(names)} are competition folders: name one of them to predict"
 
 
 def inner_hint(index: Index, root: Path) -> str:
@@ -34,16 +34,10 @@ def inner_hint(index: Index, root: Path) -> str:
     inner = Path(os.path.commonpath([os.path.dirname(file) for file in _files(index)]))
     if inner == root:
         return ""
-    name, is_masked = _shown(inner, root)
-    return f"all images lie in its folder {name}" + (f" ({MASKS})" if is_masked else "")
+    parts = inner.relative_to(root).parts
+    shown = tuple(map(masked_name, parts))
+    return f"all images lie in its folder {Path(*shown)}" + (f" ({MASKS})" if shown != parts else "")
 
 
 def _files(index: Index) -> list[str]:
     return [file for study in index.studies for one in study.decisions for file in one.part.files]
-
-
-def _shown(folder: Path, root: Path) -> tuple[str, bool]:
-    """A folder's path from the root as it may be printed, and whether a name of it is masked."""
-    parts = folder.relative_to(root).parts
-    shown = [masked_name(part) for part in parts]
-    return str(Path(*shown)), tuple(shown) != parts
