@@ -36,6 +36,7 @@ from lumbar.models.sequence import MaskedBiLSTM
 from lumbar.stages.heat import STRIDE
 from lumbar_train.engine.activation_checkpoints import checkpoint_activations
 from lumbar_train.engine.optimisation import LossFunction
+from lumbar_train.stages.losses import competition_loss
 
 _ADAM = 2  # numbers that AdamW keeps for each parameter
 
@@ -83,15 +84,17 @@ def network_cost(
     Raises:
         ManifestError: the network cannot be built.
     """
+    # Few studies take less than the aggregator's own gradients: its line begins where activations are the most
+    sizes = (256, 768) if isinstance(config, AggregatorConfig) else (2, 6)
     few, many = (
         _counted_step(config, loss, samples, slices, is_half=is_half, is_checkpointed=is_checkpointed)
-        for samples in (2, 6)
+        for samples in sizes
     )
-    images = 4 * slices
+    images = (sizes[1] - sizes[0]) * slices
     slope = (many.peak - few.peak) / images
     return NetworkCost(
         parameters=few.parameters,
-        fixed_bytes=max(few.peak - slope * 2 * slices, 0.0),
+        fixed_bytes=max(few.peak - slope * sizes[0] * slices, 0.0),
         image_bytes=slope,
         forward_flops=(many.forward - few.forward) / images,
         training_flops=(many.training - few.training) / images,
@@ -216,7 +219,7 @@ def meta_batch(config: Any, samples: int, slices: int, dtype: torch.dtype = torc
         shapes = {"images": (1, config.size, config.size), "contrast": (3,)}
     elif isinstance(config, AggregatorConfig):
         models = len(config.models)
-        shapes = {"logits": (models, 5, 5, 3), "mask": (models, 5, 5), "confidence": (5, 4)}
+        shapes = {"logits": (models, 5, 5, 3), "mask": (models, 5, 5), "confidence": (5, 4), "labels": (5, 5)}
     else:
         shapes = _crop_shapes(config, slices)
     kinds = {"segments": torch.int64, "level": torch.int64, "labels": torch.int64, "mask": torch.bool}
@@ -237,9 +240,10 @@ def _crop_shapes(config: Any, slices: int) -> dict[str, tuple[int, ...]]:
 
 
 def aggregator_loss(network: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
-    """Stands for the aggregator's loss, which is nothing beside its network, on batches of ``meta_batch``."""
+    """The aggregator's loss on batches of ``meta_batch``; beside its small network the metric counts."""
     prior = torch.zeros(5, 5, 3, device="meta")
-    return network(batch["logits"], batch["mask"], prior, batch["confidence"]).square().mean(), {}
+    answer = network(batch["logits"], batch["mask"], prior, batch["confidence"])
+    return competition_loss(answer, batch["labels"]), {}
 
 
 # How tensors without content are counted
