@@ -167,19 +167,20 @@ def label_table(studies: list[StudyTables]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["study_id", *labels.COLUMNS])
 
 
-def write_tables(root: Path, split: str, studies: list[StudyTables], head: Mapping[str, Any]) -> None:
+def write_tables(root: Path, split: str, studies: list[StudyTables], head: Mapping[str, Any] | None = None) -> None:
     """Write all CSV files and truth.parquet of a cohort; with both splits in one root, the truths hold both.
 
     Args:
         root: the cohort's folder.
         split: train or test.
         studies: in the order of their index.
-        head: says how they were made (``Plan.head``); noted first.
+        head: says how they were made (``Plan.head``) and is noted first; None notes nothing.
 
     Raises:
         CohortError: a table cannot be written.
     """
-    write_record(root, split, head)
+    if head is not None:
+        write_record(root, split, head)
     solution = label_table(studies)
     write_atomically(root / ("train.csv" if split == "train" else "solution.csv"), csv_text(solution))
     described = pd.DataFrame(
