@@ -73,8 +73,8 @@ def test_the_seeds_file_with_labels_beside_is_accepted(tmp_path):
         (lambda f: pd.concat([f, f[:1]]), CohortError, "study 1000 has several rows"),
         (lambda f: pd.concat([f, pd.DataFrame({"study_id": [5], "fold": [0]})]), CohortError, "study 5 is not in"),
         (lambda f: f[2:], CohortError, "study 1000 of the cohort has no fold \\(2 studies"),
-        (lambda f: f.assign(fold="a"), CohortError, "row 2: fold is a"),
-        (lambda f: f.assign(fold=-1), CohortError, "row 2: fold is -1"),
+        (lambda f: f.assign(fold="a"), CohortError, "row 2: fold is 'a'"),
+        (lambda f: f.assign(fold=-1), CohortError, "row 2: fold is '-1'"),
         (lambda f: f.assign(fold=0), CohortError, "found one fold"),
     ],
 )
