@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Callable
@@ -108,7 +109,10 @@ def test_three_sessions_leave_bit_for_bit_what_one_leaves(
     assert line.startswith(
         "time limit of 11.5h reached; fits left: sagittal_xy 2, sagittal_z 3, axial_xy 3, localise 2"
     )
-    assert f"go on with: python -m lumbar_train train --data {tiny_cohort} --recipe tiny --out {first}" in line
+    assert (
+        f"go on with: python -m lumbar_train train --data {shlex.quote(str(tiny_cohort))} --recipe tiny --out {first}"
+        in line
+    )
     assert "--time-limit 11.5h" in line
     assert line.endswith("--resume")
     noted = session_of(first)
