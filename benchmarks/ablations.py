@@ -111,12 +111,15 @@ def row_of(name: str, cohort: Cohort, base: Path, other: Path, stage: str) -> st
 def main() -> int:
     """Train the variants that are not there, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--run", type=Path)
+    parser.add_argument("--data", type=Path)
     parser.add_argument("--stage", default="axial_all")
     parser.add_argument("--only", default="", help="names of variants, separated by commas")
     parser.add_argument("--out", type=Path, help="default: RUN-ablations")
     args = parser.parse_args()
+    if not args.run or not args.data:
+        print("ablations: no --run and --data given, so nothing is trained again")
+        return 0
     out = args.out or args.run.with_name(args.run.name + "-ablations")
     noted = json.loads((args.run / "recipe.json").read_text())
     cohort = read_cohort(args.data)
