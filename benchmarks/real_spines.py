@@ -156,6 +156,7 @@ def one_slice_study(image: np.ndarray, kind: str, spacing_mm: float | None) -> S
         instance_numbers=[1],
         step_mm=4.0,
         is_geometry_guessed=spacing_mm is None,
+        is_spacing_guessed=spacing_mm is None,
     )
     return Study(1, {name: [stack] if name == kind else [] for name in DESCRIPTIONS})
 

@@ -118,6 +118,19 @@ def test_guesses_mark_the_stacks(folder):
     assert series.guesses == ["3 of 3 slices without PixelSpacing, taken as 1 mm"]
 
 
+@pytest.mark.parametrize(
+    ("missing", "is_spacing_guessed"), [("position", False), ("orientation", False), ("spacing", True)]
+)
+def test_a_spacing_of_one_millimetre_in_the_files_is_no_guess(folder, missing, is_spacing_guessed):
+    for number in range(1, 4):
+        tags = {"position": (0, 0, 4.0 * number), "orientation": AXIAL, "spacing": (1, 1)}
+        write(folder, number, **(tags | {missing: None}))
+    (stack,) = read_series(folder).stacks
+    assert stack.is_geometry_guessed
+    assert stack.spacing_mm == (1.0, 1.0)
+    assert stack.is_spacing_guessed == is_spacing_guessed
+
+
 @pytest.mark.parametrize("position", [(1e300, 0, 0), (0, -1e12, 0)])
 def test_a_position_beyond_all_rooms_counts_as_missing(folder, position):
     for number in range(1, 4):

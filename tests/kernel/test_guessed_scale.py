@@ -29,7 +29,9 @@ def study(monkeypatch):
     )
     study = study_of()
     study.series[SAGITTAL_T2] = [
-        replace(stack_of("t2", "sagittal", 1, size=400, spacing=1.0), is_geometry_guessed=True)
+        replace(
+            stack_of("t2", "sagittal", 1, size=400, spacing=1.0), is_geometry_guessed=True, is_spacing_guessed=True
+        )
     ]
     return study
 
@@ -46,9 +48,13 @@ def test_a_stack_without_a_spacing_gets_the_best_one_and_a_line_says_so(study):
 
 
 def test_stacks_with_a_spacing_and_other_guesses_stay_as_they_are(study):
-    study.series[SAGITTAL_T2] = [scaled(study.series[SAGITTAL_T2][0], 0.7)]  # its position alone is guessed
+    stack = study.series[SAGITTAL_T2][0]
+    study.series[SAGITTAL_T2] = [  # the position alone is guessed of both, and 1 mm may be a file's own spacing
+        scaled(stack, 0.7),
+        replace(stack, is_spacing_guessed=False),
+    ]
     before = {name: list(stacks) for name, stacks in study.series.items()}
-    assert estimate_scales(study, STACKS, [NETWORK]) == []
+    assert estimate_scales(study, [*STACKS, (SAGITTAL_T2, 1)], [NETWORK]) == []
     assert all(a is b for name in before for a, b in zip(before[name], study.series[name], strict=True))
 
 

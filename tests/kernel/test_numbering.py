@@ -8,12 +8,16 @@ import pytest
 from lumbar.chains.contract import Outcome
 from lumbar.dicom import Stack
 from lumbar.geometry import make_grid, project
-from lumbar.labels import LEVELS
+from lumbar.labels import AXIAL_T2, LEVELS, SAGITTAL_T1, SAGITTAL_T2
+from lumbar.models.inference import Networks
 from lumbar.output.outcome_json import outcome_from, outcome_text
 from lumbar.output.record import with_studies
+from lumbar.stages import localise as localise_module
+from lumbar.stages import place as place_module
 from lumbar.stages.aggregate import mixed_readings
 from lumbar.stages.decode import source_to_heat
 from lumbar.stages.heat import SAGITTAL_POINTS, STRIDE, SagittalHeat
+from lumbar.stages.localise import localise
 from lumbar.stages.numbering import (
     DOUBTFUL,
     column_mm,
@@ -25,6 +29,7 @@ from lumbar.stages.numbering import (
     shifted_levels,
 )
 from lumbar.stages.points import Localisation, Numbering
+from lumbar.study import Study
 
 STEP = 34.0
 # Of discs counted from L1/2, which is 0, down a spine that bends backwards below
@@ -143,6 +148,45 @@ def test_the_column_moves_only_where_the_next_disc_is_far_likelier():
     assert right.levels_mm == LEVELS_MM
 
 
+def localised(monkeypatch, *, sacrum_at, labelled_at, absent=()):
+    """Two series of one study through ``localise``, without networks: levels as fused, no points placed."""
+    maps = [
+        replace(one, stack=replace(one.stack, series_id=name))
+        for name in ("t2", "t1")
+        for one in maps_of(labelled_at, sacrum_at=sacrum_at)
+    ]
+
+    def read_levels(study, stacks, networks, localisation, **_):
+        levels = {level: xyz for level, xyz in LEVELS_MM.items() if level not in absent}
+        localisation.levels_mm.update(levels)
+        return maps, dict.fromkeys(levels, 0.5)
+
+    def fuse_levels(alone, localisation):
+        localisation.levels_mm.update(LEVELS_MM)  # each series, read alone, agrees with both together
+        return {}
+
+    monkeypatch.setattr(localise_module, "read_levels", read_levels)
+    monkeypatch.setattr(localise_module, "place_all", lambda *_arguments, **_options: None)
+    monkeypatch.setattr(place_module, "fuse_levels", fuse_levels)
+    series = {SAGITTAL_T2: [maps[0].stack], SAGITTAL_T1: [maps[1].stack], AXIAL_T2: []}
+    return localise(Study(7, series), Networks(numbering=NUMBERS))
+
+
+def test_series_that_agree_get_no_warning_where_the_whole_column_moves(monkeypatch):
+    localisation = localised(monkeypatch, labelled_at=-1, sacrum_at=4)
+    assert localisation.levels_mm == shifted_levels(LEVELS_MM, -1)
+    share = localisation.numbering.confidence
+    assert localisation.problems == [f"study 7: all levels moved one disc higher ({share:.0%})"]
+
+
+def test_levels_that_the_move_fills_in_are_not_reported_as_absent(monkeypatch):
+    moved = localised(monkeypatch, labelled_at=-1, sacrum_at=4, absent=["l1_l2"])
+    assert set(moved.levels_mm) == set(LEVELS)
+    assert not any("levels not found" in line for line in moved.problems)
+    stayed = localised(monkeypatch, labelled_at=0, sacrum_at=5, absent=["l1_l2"])
+    assert stayed.problems == ["study 7: levels not found: L1/L2"]
+
+
 def test_doubt_is_said_and_brings_the_other_readings_with_their_probabilities():
     doubtful = Localisation(levels_mm=dict(LEVELS_MM), numbering=Numbering(0.55, 0.02, 0.4, 0.03))
     ((share, lower),) = other_readings(doubtful)
@@ -166,6 +210,16 @@ def test_grades_are_mixed_by_the_probabilities_of_the_readings_in_doubt_alone():
     np.testing.assert_allclose(mixed[0], (0.6 + 0.1 / 3, 0.1 / 3, 0.3 + 0.1 / 3))
     sure = Localisation(numbering=Numbering(0.9, 0.0, 0.1, 0.0))
     assert mixed_readings(as_read, sure, prior, lambda _: other) is as_read
+
+
+def test_levels_that_lie_elsewhere_go_to_the_prior_though_no_neighbour_is_likely():
+    """Neighbours below 5 % are not read; the shares of what is left stay in proportion."""
+    localisation = Localisation(levels_mm=dict(LEVELS_MM), numbering=Numbering(0.40, 0.04, 0.04, 0.52))
+    localisation.readings = other_readings(localisation)
+    assert localisation.readings == []
+    as_read, prior = np.full((25, 3), (1.0, 0.0, 0.0)), np.full((25, 3), (0.0, 0.0, 1.0))
+    mixed = mixed_readings(as_read, localisation, prior, lambda _: pytest.fail("no other reading is graded"))
+    np.testing.assert_allclose(mixed, np.full((25, 3), (0.40 / 0.92, 0.0, 0.52 / 0.92)))
 
 
 def test_record_and_journal_hold_the_probabilities():

@@ -31,8 +31,9 @@ from lumbar.stages.place import (
     fuse_levels,
     fuse_place,
     inside_or_own,
-    numbering_warnings,
     place_points,
+    sacrum_warnings,
+    series_warnings,
 )
 from lumbar.stages.points import Localisation
 from lumbar.workers.budget import Effort
@@ -252,12 +253,12 @@ def test_a_series_one_level_off_is_named():
     maps = [heat_of(study, SAGITTAL_T2, 0), heat_of(study, SAGITTAL_T1, 1)]
     localisation = Localisation()
     fuse_levels(maps, localisation)
-    assert [line for line in numbering_warnings(maps, localisation) if "alone" in line] == []
+    assert series_warnings(maps, localisation.levels_mm) == []
     off = [maps[0], heat_of(study, SAGITTAL_T1, 1, shift_mm=(0.0, 0.0, 33.0))]
     off[1].heat *= 0.6
     localisation = Localisation()
     fuse_levels(off, localisation)
-    line = numbering_warnings(off, localisation)[0]
+    (line,) = series_warnings(off, localisation.levels_mm)
     assert line.startswith("series t1: read alone, it has L1/L2, L2/L3")
     assert "_" not in line
 
@@ -274,7 +275,7 @@ def test_images_that_end_at_the_last_disc_are_doubted(is_transposed):
     stack_heat = heat_of(study, SAGITTAL_T2, 0)
     localisation = Localisation()
     fuse_levels([stack_heat], localisation)
-    (line,) = numbering_warnings([stack_heat], localisation)
+    (line,) = sacrum_warnings([stack_heat], localisation.levels_mm)
     assert "too little sacrum to count from" in line
 
 

@@ -252,6 +252,7 @@ def _make_stack(series_id: str, plan: Plan) -> Stack:
         images[0].is_inverted,
         step_mm=plan.step_mm,
         is_geometry_guessed=plan.is_guessed,
+        is_spacing_guessed=plan.slices[0].is_spacing_guessed,
     )
     if any(image.frame is not None for image in images):
         stack.frame_numbers = [image.frame or 0 for image in images]

@@ -32,6 +32,7 @@ class Stack:
         frame_numbers: of each slice, from 1, or 0 where its file has one frame; empty where all files have one.
         padding: ``(slices, 2)`` float32, lowest and highest value of pixels that are declared padding (NaN: none), or
             ``None``. The volume holds these pixels as they were stored.
+        is_spacing_guessed: the pixel spacing is the default of 1 mm, because no file has one.
     """
 
     series_id: str
@@ -46,6 +47,7 @@ class Stack:
     is_geometry_guessed: bool = False
     frame_numbers: list[int] = field(default_factory=list)
     padding: np.ndarray | None = None
+    is_spacing_guessed: bool = False
 
     def frame(self, index: int) -> int | None:
         """Frame number, from 1, of slice ``index``; ``None`` where its file has one frame."""

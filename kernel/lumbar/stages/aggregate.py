@@ -11,6 +11,7 @@ from torch import nn
 
 from lumbar.labels import COLUMNS, LEVELS, SIDES
 from lumbar.models.inference import forward
+from lumbar.stages.numbering import is_in_doubt
 from lumbar.stages.points import Localisation
 
 
@@ -70,16 +71,17 @@ def mixed_readings(
 ) -> NDArray[np.float64]:
     """The answer (25, 3), mixed with those of the other readings of the numbering where it is in doubt.
 
-    Each reading counts with its probability; that of levels which lie elsewhere goes to the prior.
+    Each reading counts with its probability; that of levels which lie elsewhere goes to the prior, also where no other
+    reading is likely enough to be looked at.
 
     Args:
         answer: (25, 3) of the localisation as it was read.
-        localisation: with its other readings; without any the answer stays as it is.
+        localisation: with its other readings; where its numbering is not in doubt the answer stays as it is.
         prior: (25, 3).
         answer_of: the answer to another reading.
     """
     numbering = localisation.numbering
-    if numbering is None or not localisation.readings:
+    if not is_in_doubt(numbering):
         return answer
     shares = [numbering.confidence, numbering.elsewhere, *(share for share, _ in localisation.readings)]
     answers = [answer, prior, *(answer_of(other) for _, other in localisation.readings)]

@@ -14,15 +14,9 @@ from lumbar.stages.place import fuse_levels
 from lumbar.stages.points import Localisation
 from lumbar.study import Study
 
-DEFAULT_MM = 1.0  # what the reader takes where no file of a series has a spacing
 # Longer side of the image in mm. Sagittal images of the lumbar spine mostly show 250 to 400 mm; what lies between two
 # of these the patient's pose makes up for.
 FIELDS_MM = (220.0, 290.0, 380.0, 500.0)
-
-
-def has_no_spacing(stack: Stack) -> bool:
-    """Whether a stack's pixel spacing is the reader's default."""
-    return stack.is_geometry_guessed and stack.spacing_mm == (DEFAULT_MM, DEFAULT_MM)
 
 
 def estimate_scales(study: Study, stacks: Sequence[tuple[str, int]], networks: list[nn.Module]) -> list[str]:
@@ -42,7 +36,7 @@ def estimate_scales(study: Study, stacks: Sequence[tuple[str, int]], networks: l
     lines = []
     for description, number in stacks:
         stack = study.series[description][number]
-        if isinstance(networks[0], HeatmapNet) and has_no_spacing(stack):
+        if isinstance(networks[0], HeatmapNet) and stack.is_spacing_guessed:
             spacings = [field / max(stack.volume.shape[1:]) for field in FIELDS_MM]
             best = max(spacings, key=lambda step: _seen(study, description, number, stack, step, networks))
             study.series[description][number] = scaled(stack, best)
@@ -51,8 +45,8 @@ def estimate_scales(study: Study, stacks: Sequence[tuple[str, int]], networks: l
 
 
 def scaled(stack: Stack, step: float) -> Stack:
-    """A stack with another pixel spacing in mm, its first pixels where they were."""
-    return replace(stack, row_mm=stack.row_mm * step, column_mm=stack.column_mm * step)
+    """A stack with an estimated pixel spacing in mm for the default of 1 mm, its first pixels where they were."""
+    return replace(stack, row_mm=stack.row_mm * step, column_mm=stack.column_mm * step, is_spacing_guessed=False)
 
 
 def _seen(study: Study, description: str, number: int, stack: Stack, step: float, networks: list[nn.Module]) -> float:

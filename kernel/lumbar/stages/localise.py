@@ -20,8 +20,8 @@ from lumbar.stages.crop import grid_images, role_inputs
 from lumbar.stages.decode import heat_to_source, refine, source_to_heat
 from lumbar.stages.guessed_scale import estimate_scales
 from lumbar.stages.heat import STRIDE, Heat, SagittalHeat, pose_of, run_batches, sagittal_heat, whole_image_mm
-from lumbar.stages.numbering import numbering_doubt, other_readings, settle_numbering
-from lumbar.stages.place import MIN_HEAT, expected_recess, fuse_levels, numbering_warnings, place_points
+from lumbar.stages.numbering import numbering_doubt, numbering_move, other_readings, settle_numbering
+from lumbar.stages.place import MIN_HEAT, expected_recess, fuse_levels, place_points, sacrum_warnings, series_warnings
 from lumbar.stages.points import AxialLevel, Localisation
 from lumbar.study import Study
 
@@ -55,14 +55,19 @@ def localise(study: Study, networks: Networks, *, all_folds: bool = True, augmen
     if not localisation.levels_mm:
         localisation.problems.append(f"study {study.study_id}: no lumbar level found on {len(maps)} sagittal series")
         return localisation
-    if len(localisation.levels_mm) < 5:
-        absent = [level for level in LEVELS if level not in localisation.levels_mm]
-        localisation.problems.append(f"study {study.study_id}: levels not found: {titles_of(absent)}")
+    as_read = dict(localisation.levels_mm)
     if augment:
         confidence = settle_numbering(maps, localisation, confidence, networks.numbering)
+    if absent := [level for level in LEVELS if level not in localisation.levels_mm]:
+        localisation.problems.append(f"study {study.study_id}: levels not found: {titles_of(absent)}")
     others = other_readings(localisation)
     place_all(study, maps, networks, localisation, confidence, all_folds=all_folds)
-    warnings = numbering_warnings(maps, localisation) + numbering_doubt(localisation.numbering)
+    warnings = [
+        *numbering_move(localisation),
+        *series_warnings(maps, as_read),
+        *sacrum_warnings(maps, localisation.levels_mm),
+        *numbering_doubt(localisation.numbering),
+    ]
     localisation.problems += [f"study {study.study_id}: {line}" for line in warnings]
     for _, other in others:
         place_all(study, maps, networks, other, dict.fromkeys(LEVELS, min(confidence.values())), all_folds=all_folds)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -158,7 +159,7 @@ def settle_numbering(
 
     Args:
         maps: the heatmaps of all sagittal series.
-        localisation: has the levels; they change where the column moves.
+        localisation: has the levels; they change where the column moves, and ``moved`` says by how much.
         confidence: of each level.
         numbers: of the bundle; empty where it does not tell the numbering.
 
@@ -173,6 +174,7 @@ def settle_numbering(
     if max(numbering.one_higher, numbering.one_lower) >= MOVED:
         localisation.levels_mm = shifted_levels(localisation.levels_mm, by)
         confidence = {level: min(confidence.values()) for level in LEVELS}
+        localisation.moved = by
         numbering = _seen_from(numbering, by)
     localisation.numbering = numbering
     return confidence
@@ -185,10 +187,15 @@ def _seen_from(numbering: Numbering, by: int) -> Numbering:
     return Numbering(numbering.one_lower, numbering.confidence, 0.0, numbering.elsewhere + numbering.one_higher)
 
 
+def is_in_doubt(numbering: Numbering | None) -> TypeGuard[Numbering]:
+    """Whether the numbering is in doubt; never where the bundle does not tell it."""
+    return numbering is not None and numbering.confidence < DOUBTFUL
+
+
 def other_readings(localisation: Localisation) -> list[tuple[float, Localisation]]:
     """The column one disc higher and lower with their probabilities, where the numbering is in doubt."""
     numbering = localisation.numbering
-    if numbering is None or numbering.confidence >= DOUBTFUL:
+    if not is_in_doubt(numbering):
         return []
     return [
         (share, Localisation(levels_mm=shifted_levels(localisation.levels_mm, by)))
@@ -197,9 +204,17 @@ def other_readings(localisation: Localisation) -> list[tuple[float, Localisation
     ]
 
 
+def numbering_move(localisation: Localisation) -> list[str]:
+    """The line that all levels were moved by one disc, with the probability that this is right; or nothing."""
+    if not localisation.moved or localisation.numbering is None:
+        return []
+    direction = "higher" if localisation.moved == _HIGHER else "lower"
+    return [f"all levels moved one disc {direction} ({localisation.numbering.confidence:.0%})"]
+
+
 def numbering_doubt(numbering: Numbering | None) -> list[str]:
     """The warning that the numbering is in doubt; nothing where it is not, or where the bundle does not tell."""
-    if numbering is None or numbering.confidence >= DOUBTFUL:
+    if not is_in_doubt(numbering):
         return []
     others = {
         "one higher": numbering.one_higher, "one lower": numbering.one_lower, "elsewhere": numbering.elsewhere

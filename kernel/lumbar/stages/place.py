@@ -12,7 +12,7 @@ from lumbar.geometry import is_inside, project
 from lumbar.labels import LEVELS, SIDES, titles_of
 from lumbar.stages.decode import Peak, decode_levels, find_peaks, support
 from lumbar.stages.heat import DISC, N_CANAL, STRIDE, SagittalHeat
-from lumbar.stages.points import Localisation, SagittalPoint, as_xyz
+from lumbar.stages.points import Localisation, SagittalPoint, Xyz, as_xyz
 
 Array = NDArray[np.float64]
 
@@ -54,8 +54,13 @@ def fuse_levels(maps: list[SagittalHeat], localisation: Localisation) -> dict[st
     return confidence
 
 
-def numbering_warnings(maps: list[SagittalHeat], localisation: Localisation) -> list[str]:
-    """Reasons why the levels may be numbered wrongly, a line each: a series that disagrees, a sacrum out of view."""
+def series_warnings(maps: list[SagittalHeat], levels_mm: dict[str, Xyz]) -> list[str]:
+    """A line on each series that, read alone, numbers the levels otherwise than all series together.
+
+    Args:
+        maps: the heatmaps of each sagittal stack.
+        levels_mm: as all series together were read, before the column was moved: one series alone is not moved.
+    """
     lines = []
     for stack_heat in maps if len(maps) > 1 else []:
         alone = Localisation()
@@ -63,20 +68,26 @@ def numbering_warnings(maps: list[SagittalHeat], localisation: Localisation) -> 
         apart = [
             level
             for level, xyz in alone.levels_mm.items()
-            if level in localisation.levels_mm
-            and np.linalg.norm(np.array(xyz)[1:] - np.array(localisation.levels_mm[level])[1:]) > MAX_LEVEL_SHIFT_MM
+            if level in levels_mm
+            and np.linalg.norm(np.array(xyz)[1:] - np.array(levels_mm[level])[1:]) > MAX_LEVEL_SHIFT_MM
         ]
         if len(apart) >= 2:
             lines.append(
                 f"series {stack_heat.stack.series_id}: read alone, it has {titles_of(apart)} on other discs than all "
                 "series together: the levels may be numbered wrongly"
             )
-    lowest = localisation.levels_mm.get(LEVELS[-1])
-    if lowest is not None:
-        below = max(_below_mm(stack_heat.stack, np.array(lowest)) for stack_heat in maps)
-        if below < MIN_SACRUM_MM:
-            lines.append(f"L5/S1 lies {max(below, 0):.0f} mm above the images' edge: too little sacrum to count from")
     return lines
+
+
+def sacrum_warnings(maps: list[SagittalHeat], levels_mm: dict[str, Xyz]) -> list[str]:
+    """A line where the images show too little below L5/S1 to count from; none where that level is absent."""
+    lowest = levels_mm.get(LEVELS[-1])
+    if lowest is None:
+        return []
+    below = max(_below_mm(stack_heat.stack, np.array(lowest)) for stack_heat in maps)
+    if below >= MIN_SACRUM_MM:
+        return []
+    return [f"L5/S1 lies {max(below, 0):.0f} mm above the images' edge: too little sacrum to count from"]
 
 
 def _below_mm(stack: Stack, xyz_mm: Array) -> float:

@@ -101,7 +101,8 @@ class Localisation:
     """All points of a study. ``levels_mm`` are the fused canal points in patient space, absent levels left out.
 
     ``numbering`` is None where the bundle does not tell it. Where it is in doubt, ``readings`` holds the points of the
-    column one disc higher or lower, each with its probability.
+    column one disc higher or lower, each with its probability. ``moved`` says by how many discs the column was moved
+    after it was read: -1 is one higher, 1 one lower.
     """
 
     sagittal_points: list[SagittalPoint] = field(default_factory=list)
@@ -110,6 +111,7 @@ class Localisation:
     problems: list[str] = field(default_factory=list)
     numbering: Numbering | None = None
     readings: list[tuple[float, Localisation]] = field(default_factory=list)
+    moved: int = 0
 
     def best(
         self, description: str, level: str, side: str | None, series_id: str | None = None

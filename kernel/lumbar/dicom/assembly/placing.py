@@ -41,6 +41,7 @@ class PlacedImage:
     spacing: tuple[float, float]  # mm between rows, between columns
     origin: tuple[float, float, float] | None  # mm
     is_guessed: bool  # orientation, spacing or position is a default
+    is_spacing_guessed: bool  # spacing is
 
 
 @dataclass(slots=True)
@@ -85,19 +86,20 @@ def place(images: list[Image], fallback_orientation: str, notes: Notes) -> list[
     declared = [image.header.pixel_spacing for image in images]
     good = {spacing: _usable(spacing) for spacing in set(declared)}  # mostly one
     spacings = [good[spacing] for spacing in declared]
-    is_guessed = not has_origins or not any(cosines) or not any(spacings)
+    is_spacing_guessed = not any(spacings)
+    is_guessed = not has_origins or not any(cosines) or is_spacing_guessed
     if not any(cosines):
         notes.guess(_without(images, images, "ImageOrientationPatient", f"taken as {fallback_orientation}"))
         cosines = [DEFAULT_ORIENTATIONS[fallback_orientation]] * len(images)
     elif None in cosines:
         cosines = _completed(images, cosines, is_same_orientation, "ImageOrientationPatient", notes)
-    if not any(spacings):
+    if is_spacing_guessed:
         notes.guess(_without(images, images, "PixelSpacing", "taken as 1 mm"))
         spacings = [(1.0, 1.0)] * len(images)
     elif None in spacings:
         spacings = _completed(images, spacings, is_same_spacing, "PixelSpacing", notes)
     return [
-        PlacedImage(image, own_cosines, own_spacing, origin, is_guessed)
+        PlacedImage(image, own_cosines, own_spacing, origin, is_guessed, is_spacing_guessed)
         for image, own_cosines, own_spacing, origin in zip(images, cosines, spacings, origins, strict=True)
         if own_cosines is not None and own_spacing is not None
     ]
