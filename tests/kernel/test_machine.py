@@ -26,10 +26,10 @@ def stand_on(monkeypatch, n_cores, memory_gib):
 
 @pytest.mark.parametrize(
     ("n_cores", "memory_gib", "local_count", "expected"),
-    [(1, 30, 1, (1, 1)), (4, 30, 1, (4, 1)), (16, 64, 1, (16, 1)), (16, 5, 1, (6, 2)), (4, 0.1, 1, (1, 4)),
+    [(1, 30, 1, (1, 1)), (4, 30, 1, (4, 1)), (16, 64, 1, (16, 1)), (16, 5, 1, (6, 1)), (4, 0.1, 1, (1, 1)),
      (8, 60, 2, (4, 1)), (2, 60, 4, (1, 1))],
 )  # fmt: skip
-def test_there_is_one_worker_a_core_within_memory(n_cores, memory_gib, local_count, expected, manifest, monkeypatch):
+def test_there_is_one_worker_a_core_within_memory_each_with_one_thread(n_cores, memory_gib, local_count, expected, manifest, monkeypatch):
     stand_on(monkeypatch, n_cores, memory_gib)
     layout = cpu_layout(manifest, local_count, is_shared=True)
     assert (layout.count, layout.n_threads) == expected
@@ -101,3 +101,14 @@ def test_a_containers_memory_counts_with_what_its_files_would_give_back(monkeypa
     assert free_memory() == 150000
     files["/sys/fs/cgroup/memory.max"] = "max"
     assert free_memory() == 800 << 10
+
+
+def test_memory_of_a_containers_own_groups_counts_in_version_1(monkeypatch):
+    folder = "/sys/fs/cgroup/memory"
+    files = {
+        "/proc/meminfo": "MemTotal: 900 kB\nMemAvailable: 800 kB\n",
+        f"{folder}/memory.limit_in_bytes": "500000", f"{folder}/memory.usage_in_bytes": "400000",
+        f"{folder}/memory.stat": "inactive_file 1000\nhierarchical_memory_limit 9\ntotal_inactive_file 50000\n",
+    }  # fmt: skip
+    monkeypatch.setattr(machine, "_text", lambda path: files.get(path, ""))
+    assert free_memory() == 150000

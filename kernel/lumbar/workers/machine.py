@@ -39,8 +39,9 @@ class Layout:
     Attributes:
         kinds: the devices that they have in turn.
         count: how many workers there are, unless there are fewer studies.
-        n_threads: CPU threads of each; None leaves the choice to the libraries. It depends on the machine and on what
-            was asked for, never on the number of studies, since other threads give other last bits.
+        n_threads: CPU threads of each; None leaves the choice to the libraries. It follows from what was asked for,
+            never from the number of studies or the memory that is free at the start: other threads give other last
+            bits, and a run that goes on must answer as it began.
         reason: why there are so many, for the log; empty where that was asked for.
     """
 
@@ -66,7 +67,7 @@ class Layout:
 
 
 def cpu_layout(manifest: Manifest, local_count: int, is_shared: bool) -> Layout:
-    """One worker with one thread a core, as far as the memory goes; cores that are left become threads.
+    """One worker with one thread a core, as far as the memory goes; cores that are left stay idle.
 
     Args:
         manifest: of the bundle whose networks run.
@@ -80,7 +81,7 @@ def cpu_layout(manifest: Manifest, local_count: int, is_shared: bool) -> Layout:
     reason = counted(n_cores, "core")
     if n_workers < n_cores:
         reason += f", memory for {counted(n_workers, 'worker')} of {each / _GIB:.1f} GiB"
-    return Layout(["cpu"], n_workers, n_cores // n_workers, reason)
+    return Layout(["cpu"], n_workers, 1, reason)
 
 
 def memory_needs(manifest: Manifest, is_shared: bool) -> tuple[int, int]:
@@ -132,10 +133,10 @@ def free_memory() -> int:
 
 def _cached(path: Path) -> int:
     """Bytes of a container's files that the system lets go as soon as somebody needs them."""
-    for line in _text(str(path)).splitlines():
-        if line.startswith(("inactive_file ", "total_inactive_file ")):
-            return int(line.split()[1])
-    return 0
+    pairs = (line.split() for line in _text(str(path)).splitlines())
+    values = {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdecimal()}
+    # Version 1 counts a container's own groups in ``total_`` alone, as its use of memory does; version 2 has no such line
+    return values.get("total_inactive_file", values.get("inactive_file", 0))
 
 
 def _total_memory() -> int:
