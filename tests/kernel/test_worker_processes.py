@@ -42,6 +42,34 @@ def test_processes_that_were_started_ahead_and_not_taken_are_ended():
     assert process.exitcode == 0
 
 
+class Stuck:
+    """A process that does not end though it is killed, as one that waits for a dead disk."""
+
+    def __init__(self):
+        self.is_killed, self.waited_s = False, []
+
+    def kill(self):
+        self.is_killed = True
+
+    def join(self, timeout=None):
+        self.waited_s.append(timeout)
+
+
+def test_processes_that_do_not_end_though_killed_hold_the_run_no_longer_than_one(monkeypatch):
+    times = iter([0.0, 0.0, processes.END_S, processes.END_S])
+    monkeypatch.setattr(processes.time, "monotonic", lambda: next(times))
+    stuck = [Stuck(), Stuck(), Stuck()]
+    workers = WorkerProcesses(1)
+    pipes = [multiprocessing.Pipe() for _ in stuck]
+    workers._waiting = [(ours, one) for (ours, _), one in zip(pipes, stuck, strict=True)]
+    workers.stop()
+    assert all(one.is_killed for one in stuck)
+    assert [one.waited_s for one in stuck] == [[processes.END_S], [0.0], [0.0]]
+    for ours, theirs in pipes:
+        assert ours.closed
+        theirs.close()
+
+
 def test_a_run_that_is_refused_leaves_no_process_behind(untrained, tmp_path):
     (tmp_path / "data").mkdir()
     with pytest.raises(LumbarError):

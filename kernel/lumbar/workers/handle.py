@@ -9,12 +9,11 @@ import threading
 from typing import Any
 
 from lumbar.workers.budget import Effort
-from lumbar.workers.processes import WorkerProcesses
+from lumbar.workers.processes import END_S, WorkerProcesses, end
 from lumbar.workers.worker import Setup, serve
 
 log = logging.getLogger("lumbar")
 
-_END_S = 5.0  # how long to wait for a process that was killed; one that waits for a dead disk may never end
 _NAME = "lumbar-worker"
 
 
@@ -92,7 +91,7 @@ class Worker:
         """How a worker that is gone has ended, in words."""
         if not self.is_process:
             return "its thread ended"
-        self._process.join(timeout=_END_S)
+        self._process.join(timeout=END_S)
         code = self._process.exitcode
         if code is None:
             return "its process answers no more"
@@ -107,8 +106,7 @@ class Worker:
         """End it at once. A thread that works cannot be ended: it is left behind and not waited for."""
         self.forget()
         if self.is_process:
-            self._process.kill()
-            self._process.join(timeout=_END_S)
+            end(self._process)
         else:
             self.send(("stop",))
             self._thread.join(timeout=0.1)

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 import types
 from collections.abc import Iterator, Sequence
 from multiprocessing import resource_tracker
@@ -24,6 +25,17 @@ _NAME = "lumbar-worker"
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # read when the libraries are loaded
 
 Started = tuple[Connection, SpawnProcess]
+
+END_S = 5.0  # how long to wait for processes that were killed; one that waits for a dead disk may never end
+
+
+def end(*processes: SpawnProcess) -> None:
+    """Kill processes, and wait ``END_S`` for all together."""
+    for process in processes:
+        process.kill()
+    until = time.monotonic() + END_S
+    for process in processes:
+        process.join(timeout=max(0.0, until - time.monotonic()))
 
 
 class WorkerProcesses:
@@ -55,9 +67,8 @@ class WorkerProcesses:
 
     def stop(self) -> None:
         """End those that nobody took, and let go of the shared memory."""
-        for connection, process in self._waiting:
-            process.kill()
-            process.join()
+        end(*(process for _, process in self._waiting))
+        for connection, _ in self._waiting:
             connection.close()
         self._waiting = []
         if self._shared is not None:
