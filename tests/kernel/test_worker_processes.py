@@ -2,21 +2,33 @@
 
 import multiprocessing
 import os
+import threading
+import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from kernel_bundles import write_bundle
+from kernel_fakes import FAKE, write_cohort
 from kernel_untrained import write_untrained_bundle
+from lumbar.bundle.manifest import read_manifest
 from lumbar.errors import LumbarError
+from lumbar.io.tables import read_descriptions
 from lumbar.labels import row_ids
 from lumbar.run import predict
-from lumbar.workers import processes
+from lumbar.workers import processes, worker
 from lumbar.workers.processes import WorkerProcesses
 
 
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory):
     return write_untrained_bundle(tmp_path_factory.mktemp("untrained") / "bundle")
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    return write_bundle(tmp_path / "bundle")
 
 
 def test_a_process_is_started_with_the_threads_that_its_libraries_make(monkeypatch):
@@ -57,7 +69,7 @@ class Stuck:
 
 def test_processes_that_do_not_end_though_killed_hold_the_run_no_longer_than_one(monkeypatch):
     times = iter([0.0, 0.0, processes.END_S, processes.END_S])
-    monkeypatch.setattr(processes.time, "monotonic", lambda: next(times))
+    monkeypatch.setattr(processes, "time", types.SimpleNamespace(monotonic=lambda: next(times)))
     stuck = [Stuck(), Stuck(), Stuck()]
     workers = WorkerProcesses(1)
     pipes = [multiprocessing.Pipe() for _ in stuck]
@@ -68,6 +80,40 @@ def test_processes_that_do_not_end_though_killed_hold_the_run_no_longer_than_one
     for ours, theirs in pipes:
         assert ours.closed
         theirs.close()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_chain_reads_nothing_until_the_worker_has_imported_its_libraries(bundle, tmp_path, monkeypatch, fails):
+    """A chain's module imports timm, which must not meet the stand-ins that are in place while the worker does."""
+    root = write_cohort(tmp_path / "data", {1: ()})
+    order, is_read = [], threading.Event()
+
+    def import_libraries(modules):
+        order.append(modules)
+        order.append(is_read.wait(0.3))
+        order.append("imported")
+        if fails:
+            raise ImportError("timm")
+
+    def read(*arguments):
+        order.append("read")
+        is_read.set()
+        return FAKE.read(*arguments)
+
+    monkeypatch.setattr(worker, "import_libraries", import_libraries)
+    manifest = read_manifest(bundle)
+    setup = worker.Setup(
+        root, "test", read_descriptions(root, "test"), manifest, np.full((25, 3), 1 / 3), replace(FAKE, read=read),
+        "cpu", None, 1,
+    )  # fmt: skip
+    ours, theirs = multiprocessing.Pipe()
+    thread = threading.Thread(target=worker._serve, args=(worker.Channel(theirs), setup, ["timm"]))
+    thread.start()
+    ours.send(("stop",))
+    thread.join(60)
+    assert is_read.wait(60)
+    assert order == [["timm"], False, "imported", "read"]
+    ours.close()
 
 
 def test_a_run_that_is_refused_leaves_no_process_behind(untrained, tmp_path):

@@ -2,7 +2,8 @@
 
 timm imports torchvision for one class and two functions, and for the pictures of its training; torchvision, and a
 decorator of timm, import torch's compiler. No network of a chain uses any of it. So stand-ins take their place while
-timm is imported; the two functions import the real torchvision when they are called.
+timm is imported; the two functions import the real torchvision when they are called. No other thread may import
+anything of these meanwhile: the worker's readings wait until ``import_libraries`` has ended.
 """
 
 from __future__ import annotations

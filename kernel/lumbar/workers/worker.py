@@ -2,7 +2,7 @@
 
 The same loop runs in a process of its own (normally: a crash then costs one study) or in a thread of the calling
 process. It reads the next study's files in the background while the networks work, and the first one's while the
-weights load, so that the decoders are compiled by then. Where a study fails, the result is an ``Outcome`` without
+weights load (once the libraries are imported), so that the decoders are compiled by then. Where a study fails, the result is an ``Outcome`` without
 probabilities.
 
     run → worker   a ``Setup`` once ("booted" asked for it), then
@@ -92,10 +92,24 @@ class Channel:
 
 
 class _Reading:
-    """One study that is read in a daemon thread, so that a reading that hangs does not stop the worker."""
+    """One study that is read in a daemon thread, so that a reading that hangs does not stop the worker.
 
-    def __init__(self, setup: Setup, study_id: int | str, channel: Channel | _Nobody) -> None:
+    Args:
+        setup: the chain and its inputs.
+        study_id: its id.
+        channel: is told when the study was read.
+        has_libraries: set once the worker's libraries are imported (``import_libraries``); the chain waits for it.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        study_id: int | str,
+        channel: Channel | _Nobody,
+        has_libraries: threading.Event | None = None,
+    ) -> None:
         self._setup, self._study_id, self._channel = setup, study_id, channel
+        self._has_libraries = has_libraries
         self._study: Any = None
         self._error: Exception | None = None
         self.started, self.seconds = time.perf_counter(), 0.0
@@ -112,6 +126,8 @@ class _Reading:
         try:
             # Before the reading: a file that changes meanwhile then differs from its fingerprint.
             self.files = study_fingerprint(setup.root, images, self._study_id, files)
+            if self._has_libraries is not None:
+                self._has_libraries.wait()
             self._study = setup.chain.read(setup.root, setup.split, self._study_id, setup.descriptions, setup.n_threads)
         except Exception as error:
             self._error = error
@@ -228,11 +244,15 @@ def _serve(channel: Channel, setup: Setup, modules: Sequence[str] = (), memory: 
 
 def _work(channel: Channel, setup: Setup, modules: Sequence[str], memory: int | None) -> None:
     readings: dict[int | str, _Reading] = {}
+    has_libraries = threading.Event()
     if setup.first_study is not None:
-        readings[setup.first_study] = _Reading(setup, setup.first_study, channel)
+        readings[setup.first_study] = _Reading(setup, setup.first_study, channel, has_libraries)
     started = time.perf_counter()
     try:
-        import_libraries(modules)
+        try:
+            import_libraries(modules)
+        finally:
+            has_libraries.set()
         if memory is not None:
             share_weights(setup.manifest, memory)
         _limit_threads(setup.n_threads)
