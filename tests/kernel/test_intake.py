@@ -363,14 +363,24 @@ def test_inspect_names_a_competitions_folder_inside_which_predict_would_be_given
 
 
 def test_competition_folders_further_inside_are_all_named(tmp_path):
-    for number, folder in enumerate((tmp_path / "a" / "data", tmp_path / "b" / "c" / "mine"), 1):
+    for number, folder in enumerate((tmp_path / "1" / "data", tmp_path / "series" / "2" / "mine"), 1):
         write_series(folder / "test_images" / "1" / "5", f"1.{number}", f"{number}", names="{number}.dcm", **T2)
         (folder / "test_series_descriptions.csv").write_text("study_id,series_id,series_description\n")
     index = index_folder(tmp_path)
-    said = "its folders a/data, b/c/mine are competition folders: name one of them to predict"
+    said = "its folders 1/data, series/2/mine are competition folders: name one of them to predict"
     assert competition_hint(index, tmp_path) == said
-    assert competition_hint(index_folder(tmp_path / "b"), tmp_path / "b") == (
-        "its folder c/mine is a competition's folder: name that one to predict"
+    assert competition_hint(index_folder(tmp_path / "series"), tmp_path / "series") == (
+        "its folder 2/mine is a competition's folder: name that one to predict"
+    )
+
+
+def test_of_a_competitions_folder_inside_only_its_own_name_is_shown(tmp_path):
+    folder = tmp_path / "MAIER^ANNA" / "1" / "mine"
+    write_series(folder / "test_images" / "1" / "5", "1.1", "5", names="{number}.dcm", **T2)
+    (folder / "test_series_descriptions.csv").write_text("study_id,series_id,series_description\n")
+    assert competition_hint(index_folder(tmp_path), tmp_path) == (
+        f"its folder {masked_name('MAIER^ANNA')}/1/mine is a competition's folder: name that one to predict "
+        "(unusual names are masked, see docs/any-folder.md)"
     )
 
 

@@ -20,13 +20,15 @@ def competition_hint(index: Index, root: Path) -> str:
     parts = {folder.relative_to(root).parts for folder in folders if folder.is_relative_to(root)}
     images = [f"{split}_images" for split in SPLITS]
     above = {root.joinpath(*some[: some.index(name)]) for some in parts for name in images if name in some}
-    # Such a folder is named in full, as a misspelt path is: no archive writes it, and its studies have numbers
-    names = [str(folder.relative_to(root)) for folder in sorted(above) if folder != root and is_competition(folder)]
-    if not names:
+    inner = [folder.relative_to(root).parts for folder in sorted(above) if folder != root and is_competition(folder)]
+    if not inner:
         return ""
-    if len(names) == 1:
-        return f"its folder {names[0]} is a competition's folder: name that one to predict"
-    return f"its folders {', '.join(names)} are competition folders: name one of them to predict"
+    # Its own name is shown, as a misspelt path is: no archive writes such a folder. Those around it may be patients'
+    shown = [(*map(masked_name, parts[:-1]), parts[-1]) for parts in inner]
+    names, masks = ", ".join(str(Path(*parts)) for parts in shown), f" ({MASKS})" if shown != inner else ""
+    if len(inner) == 1:
+        return f"its folder {names} is a competition's folder: name that one to predict{masks}"
+    return f"its folders {names} are competition folders: name one of them to predict{masks}"
 
 
 def inner_hint(index: Index, root: Path) -> str:
