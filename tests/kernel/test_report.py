@@ -7,6 +7,7 @@ from kernel_bundles import write_bundle
 from lumbar.bundle.manifest import read_manifest
 from lumbar.chains.contract import Mark, Outcome, Picture, SliceView
 from lumbar.labels import COLUMNS, LEVELS
+from lumbar.output.notes import Distance, far_from_truth
 from lumbar.output.record import build_record, versions
 from lumbar.output.report import render
 from lumbar.output.submission import Submission
@@ -187,7 +188,7 @@ def test_points_one_level_off_the_truth_and_doubtful_numbering_stand_above_the_p
     html = page(tmp_path, [pictured(problems=["series 5: left out", f"study 7: {doubt}"])], Truth({}, {7: points}))
     above = html.partition('id="study-7"')[2].partition("<svg")[0]
     assert re.findall(r'<p class="alarm">(.*?)</p>', above) == [
-        doubt, "7 of 7 points lie more than 10 mm from the truth (one level off?)",
+        doubt, "7 of 7 points lie more than 10 mm from the truth, or on another level&#39;s slice (one level off?)",
     ]  # fmt: skip
     assert html.count(doubt) == 1
     rows = cells(html, 7)
@@ -197,6 +198,15 @@ def test_points_one_level_off_the_truth_and_doubtful_numbering_stand_above_the_p
     assert names == ["L2/L3", "L3/L4", "L4/L5", "L5/S1"]  # the first lies beyond the picture's edge
     near = [TruePoint("5", 8, "canal", level, None, 101.5, 39.5 + 70 * k) for k, level in enumerate(LEVELS)]
     assert "from the truth" not in page(tmp_path / "b", [pictured()], Truth({}, {7: near}))
+
+
+def test_points_on_another_levels_slice_are_not_said_to_lie_far_from_the_truth_alone():
+    near = {("canal", level, None): Distance(1.0, level) for level in LEVELS}
+    assert far_from_truth(near) == []
+    axial = {("axial", "l5_s1", side): Distance(1.0, "l4_l5", is_on_slice=False) for side in ("left", "right")}
+    assert far_from_truth(near | axial) == [
+        "2 of 7 points lie more than 10 mm from the truth, or on another level's slice (one level off?)"
+    ]
 
 
 def test_words_do_not_run_together(tmp_path):

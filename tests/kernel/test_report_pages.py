@@ -3,6 +3,7 @@
 import gc
 import resource
 import sys
+from html import unescape
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
@@ -13,12 +14,14 @@ from kernel_bundles import write_bundle
 from lumbar.bundle.manifest import read_manifest
 from lumbar.chains.contract import Drawn, Picture
 from lumbar.io.file_names import file_stem
-from lumbar.labels import COLUMNS
+from lumbar.labels import COLUMNS, LEVELS
 from lumbar.output.extras import PAGES, Extras, with_pages
+from lumbar.output.findings import rows_at_prior
 from lumbar.output.findings_table import normalised_prior
 from lumbar.output.record import build_record
+from lumbar.output.report import _troubled
 from lumbar.output.report_index import ROWS_A_PAGE
-from lumbar.output.truth import Truth
+from lumbar.output.truth import TruePoint, Truth
 from report_studies import JPEG, all_points, outcome, probabilities, standing, view
 
 MAX_BYTES = 5_000_000
@@ -107,6 +110,33 @@ def test_the_index_filters_severe_findings_warnings_and_failures(tmp_path, manif
     assert "Right subarticular stenosis L4/L5" in html
     assert "&lt;b&gt;no&lt;/b&gt; readable series" in html
     assert "<b>no</b>" not in html
+
+
+def test_the_index_tells_of_a_study_what_the_list_of_a_single_page_tells(tmp_path, manifest):
+    """Also what no problem says: grades at the prior, levels without an axial slice, points far from the truth."""
+    outcomes = cohort(12)
+    outcomes[5].probs = np.vstack([normalised_prior(manifest)[:6], outcomes[5].probs[6:]])
+    outcomes[6].axial_levels = outcomes[6].axial_levels[2:]
+    outcomes[6].problems = ["study 7: series 5: 3.dcm left out"]
+    points = [TruePoint("5", 8, "canal", level, None, 0.0, 0.0) for level in LEVELS]
+    truth = Truth({}, {8: points, 9: points})
+    outcomes[8].problems = ["study 9: the numbering may be one level off: 60% as given"]
+    expected = {}
+    for one in outcomes:
+        is_prior = (
+            rows_at_prior(one, one.probs, normalised_prior(manifest)) if one.probs is not None else np.ones(25, bool)
+        )
+        if line := _troubled(one, is_prior, truth, "grades"):
+            expected[str(one.study_id)] = (line["first"], line["n"])
+    assert set(expected) == {"3", "4", "6", "7", "8", "9"}
+    html = Run(tmp_path, manifest, list(range(1, 13)), truth=lambda: truth).write(outcomes)
+    assert {name for name, kinds in rows_of(html).items() if "warned" in kinds} == set(expected)
+    for name, (first, n) in expected.items():
+        cell = html.partition(f'<tr id="study-{name}"')[2].partition('<td class="warn">')[2].partition("</td>")[0]
+        assert unescape(cell).startswith(first)
+        assert (f"and {n - 1} more" in cell) == (n > 1)
+    label = html.partition('<label for="show-warned">')[2].partition("</label>")[0]
+    assert label.endswith(f"<b>{len(expected)}</b>")
 
 
 def test_the_index_counts_the_grades_that_are_the_prior(tmp_path, manifest):

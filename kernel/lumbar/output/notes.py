@@ -75,6 +75,12 @@ def notes_of(outcome: Outcome, is_prior: NDArray[np.bool_], distances: Distances
     return notes + [Note(line) for line in unreached_levels(outcome)]
 
 
+def lines_of(outcome: Outcome, is_prior: NDArray[np.bool_], distances: Distances, what: str = "grades") -> list[str]:
+    """All that is to be told of one study, its notes first (``notes_of``), then its other problems."""
+    lines = [note.text for note in notes_of(outcome, is_prior, distances, what)]
+    return lines + [line for line in own_problems(outcome) if not is_numbering_doubt(line)]
+
+
 def unreached_levels(outcome: Outcome) -> list[str]:
     """A line on the levels found on sagittal images that no axial slice reaches; none where there is none at all."""
     reached = {entry["level"] for entry in outcome.axial_levels}
@@ -84,13 +90,14 @@ def unreached_levels(outcome: Outcome) -> list[str]:
 
 
 def far_from_truth(distances: Distances) -> list[str]:
-    """A line on the points that lie far from the truth, where there are any."""
+    """A line on the points that lie far from the truth, or on a wrong axial slice, where there are any."""
     far = {place: distance for place, distance in distances.items() if distance.is_far}
     if not far:
         return []
     elsewhere = sum(distance.level != level for (_, level, _), distance in far.items())
     guess = " (one level off?)" if 2 * elsewhere > len(far) else ""
-    return [f"{len(far)} of {len(distances)} points lie more than {FAR_MM:.0f} mm from the truth{guess}"]
+    where = f"more than {FAR_MM:.0f} mm from the truth, or on another level's slice"
+    return [f"{len(far)} of {len(distances)} points lie {where}{guess}"]
 
 
 def distances_of(pictures: Iterable[Picture], points: Iterable[TruePoint]) -> dict[Place, Distance]:

@@ -21,7 +21,7 @@ from lumbar.io.file_names import file_stem
 from lumbar.io.text import counted, page_value
 from lumbar.output.findings import rows_at_prior
 from lumbar.output.findings_table import normalised_prior
-from lumbar.output.notes import distances_of, is_numbering_doubt, notes_of, own_problems
+from lumbar.output.notes import distances_of, lines_of
 from lumbar.output.report_page import TEMPLATE
 from lumbar.output.report_study import PROBLEMS_LISTED, study_block, what_of, within
 from lumbar.output.submission import Submission
@@ -166,8 +166,7 @@ def _stages(seconds: Mapping[str, float], n_studies: int) -> list[dict[str, Any]
 def _troubled(outcome: Outcome, is_prior: NDArray[np.bool_], truth: Truth, what: str) -> dict[str, Any] | None:
     """A study's line in the list of problems, which begins with its notes; None where there is nothing to tell."""
     distances = distances_of(outcome.pictures, truth.points.get(outcome.study_id, []))
-    lines = [note.text for note in notes_of(outcome, is_prior, distances, what)]
-    lines += [line for line in own_problems(outcome) if not is_numbering_doubt(line)]
+    lines = lines_of(outcome, is_prior, distances, what)
     if not lines:
         return None
     return {

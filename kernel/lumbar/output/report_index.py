@@ -6,8 +6,9 @@ are radio buttons that the style sheet obeys. Each page of the index holds at mo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,10 @@ from lumbar.competitions.contract import Competition
 from lumbar.io.file_names import file_stem
 from lumbar.output.findings import rows_at_prior
 from lumbar.output.findings_table import normalised_prior
-from lumbar.output.notes import is_numbering_doubt, own_problems
+from lumbar.output.notes import Distances, lines_of
 from lumbar.output.report import number_text, worst_of
 from lumbar.output.report_page import FOOTER, HEAD, RUN, TABLES
+from lumbar.output.report_study import what_of
 from lumbar.output.submission import Submission
 
 ROWS_A_PAGE = 2000  # a row has at most some 2 kB: a page stays under 5 MB
@@ -154,13 +156,13 @@ class Counts:
     warned: int = 0
     failed: int = 0
 
-    def add(self, outcome: Outcome, n_severe: int, is_prior: NDArray[np.bool_]) -> None:
+    def add(self, outcome: Outcome, n_severe: int, is_prior: NDArray[np.bool_], is_warned: bool) -> None:
         """Count one study."""
         self.n += 1
         self.rows += len(is_prior)
         self.prior_rows += int(is_prior.sum())
         self.severe += n_severe > 0
-        self.warned += bool(outcome.problems)
+        self.warned += is_warned
         self.failed += outcome.probs is None
 
 
@@ -178,16 +180,22 @@ class Summary:
         return number_text(float(np.median(self.seconds))) if self.seconds else "–"
 
 
-def summarise(outcomes: Iterable[Outcome], submission: Submission, manifest: Manifest) -> Summary:
-    """Count a run's studies, one at a time."""
+def summarise(
+    outcomes: Iterable[Outcome],
+    submission: Submission,
+    manifest: Manifest,
+    distances: Mapping[int | str, Distances] = MappingProxyType({}),
+) -> Summary:
+    """Count a run's studies, one at a time. ``distances`` are those of studies with points far from the truth."""
     summary, competition, prior = Summary(), manifest.competition, normalised_prior(manifest)
     for number, outcome in enumerate(outcomes):
         if number % ROWS_A_PAGE == 0:
             summary.pages.append(Counts())
         n_severe = count_severe(outcome, competition)
         is_prior = rows_at_prior(outcome, submission.probs(outcome.study_id), prior)
-        summary.pages[-1].add(outcome, n_severe, is_prior)
-        summary.total.add(outcome, n_severe, is_prior)
+        is_warned = bool(lines_of(outcome, is_prior, distances.get(outcome.study_id, {}), what_of(manifest)))
+        for counts in (summary.pages[-1], summary.total):
+            counts.add(outcome, n_severe, is_prior, is_warned)
         if outcome.probs is not None:
             summary.seconds.append(outcome.seconds.get("study", 0.0))
     return summary
@@ -205,15 +213,25 @@ def count_severe(outcome: Outcome, competition: Competition) -> int:
     return int((outcome.probs.argmax(axis=1) == outcome.probs.shape[1] - 1).sum())
 
 
-def index_row(outcome: Outcome, probs: Probs, manifest: Manifest) -> dict[str, Any]:
-    """One study's row."""
+def index_row(
+    outcome: Outcome, probs: Probs, manifest: Manifest, distances: Distances = MappingProxyType({})
+) -> dict[str, Any]:
+    """One study's row, with the first of the lines that the list of a single page has too.
+
+    Args:
+        outcome: what became of the study.
+        probs: the rows that stand.
+        manifest: of the bundle.
+        distances: of its points from the truth, if some lie far from it.
+    """
     competition = manifest.competition
-    n_prior = int(rows_at_prior(outcome, probs, normalised_prior(manifest)).sum())
+    is_prior = rows_at_prior(outcome, probs, normalised_prior(manifest))
+    n_prior = int(is_prior.sum())
     n_severe = count_severe(outcome, competition)
     worst, finding = worst_of(probs, competition)
     is_predicted = outcome.probs is not None
-    classes = {"severe": n_severe > 0, "warned": bool(outcome.problems), "failed": not is_predicted}
-    problems = sorted(own_problems(outcome), key=lambda line: not is_numbering_doubt(line))  # the gravest first
+    lines = lines_of(outcome, is_prior, distances, what_of(manifest))
+    classes = {"severe": n_severe > 0, "warned": bool(lines), "failed": not is_predicted}
     return {
         "study_id": outcome.study_id,
         "anchor": file_stem(outcome.study_id),
@@ -223,8 +241,8 @@ def index_row(outcome: Outcome, probs: Probs, manifest: Manifest) -> dict[str, A
         "worst": round(worst * 100) if is_predicted else None,
         "finding": finding if is_predicted else "",
         "n_prior": n_prior or "",
-        "warning": problems[0][:_PROBLEM_LENGTH] if problems else "",
-        "n_more": max(0, len(outcome.problems) - 1),
+        "warning": lines[0][:_PROBLEM_LENGTH] if lines else "",
+        "n_more": max(0, len(lines) - 1),
         "seconds": number_text(outcome.seconds.get("study", 0.0)),
     }
 

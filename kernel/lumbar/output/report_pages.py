@@ -15,6 +15,7 @@ from lumbar.bundle.manifest import Manifest
 from lumbar.chains.contract import Outcome
 from lumbar.io.file_names import file_stem
 from lumbar.io.files import write_atomically
+from lumbar.output.notes import Distances, distances_of, far_from_truth
 from lumbar.output.report import run_lines, study_of, template, words_of
 from lumbar.output.report_index import INDEX, ROWS_A_PAGE, index_row, index_words, summarise
 from lumbar.output.report_layout import pages_folder
@@ -48,6 +49,8 @@ class ReportPages:
         self._place = {study_id: number for number, study_id in enumerate(study_ids)}
         self._read_truth, self._truth = truth, None if truth else Truth()
         self._words = words_of(manifest)
+        # Of studies with points far from the truth, for the index: their pictures are gone by then
+        self._far: dict[int | str, Distances] = {}
 
     @property
     def truth(self) -> Truth:
@@ -77,6 +80,9 @@ class ReportPages:
             **self._words,
         )
         write_atomically(self.page(outcome.study_id), page, sync="none")
+        distances = distances_of(outcome.pictures, truth.points.get(outcome.study_id, []))
+        if far_from_truth(distances):
+            self._far[outcome.study_id] = distances
 
     def page(self, study_id: int | str) -> Path:
         """Where a study's page lies."""
@@ -96,7 +102,7 @@ class ReportPages:
         Raises:
             CohortError: one cannot be written.
         """
-        summary = summarise(outcomes, submission, self.manifest)
+        summary = summarise(outcomes, submission, self.manifest, self._far)
         common = {
             **run_lines(record, self.manifest, limit_s, summary.total.n),
             **self._words,
@@ -109,7 +115,8 @@ class ReportPages:
         rows: list[dict[str, Any]] = []
         n_pages = 0
         for outcome in outcomes:
-            rows.append(index_row(outcome, submission.probs(outcome.study_id), self.manifest))
+            far = self._far.get(outcome.study_id, {})
+            rows.append(index_row(outcome, submission.probs(outcome.study_id), self.manifest, far))
             if len(rows) == summary.pages[n_pages].n:
                 self._write_index_page(n_pages, rows, [vars(page) for page in summary.pages], common)
                 rows, n_pages = [], n_pages + 1
