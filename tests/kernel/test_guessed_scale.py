@@ -29,9 +29,7 @@ def study(monkeypatch):
     )
     study = study_of()
     study.series[SAGITTAL_T2] = [
-        replace(
-            stack_of("t2", "sagittal", 1, size=400, spacing=1.0), is_geometry_guessed=True, is_spacing_guessed=True
-        )
+        replace(stack_of("t2", "sagittal", 1, size=400, spacing=1.0), is_geometry_guessed=True, is_spacing_guessed=True)
     ]
     return study
 

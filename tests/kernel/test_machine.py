@@ -29,7 +29,9 @@ def stand_on(monkeypatch, n_cores, memory_gib):
     [(1, 30, 1, (1, 1)), (4, 30, 1, (4, 1)), (16, 64, 1, (16, 1)), (16, 5, 1, (6, 1)), (4, 0.1, 1, (1, 1)),
      (8, 60, 2, (4, 1)), (2, 60, 4, (1, 1))],
 )  # fmt: skip
-def test_there_is_one_worker_a_core_within_memory_each_with_one_thread(n_cores, memory_gib, local_count, expected, manifest, monkeypatch):
+def test_there_is_one_worker_a_core_within_memory_each_with_one_thread(
+    n_cores, memory_gib, local_count, expected, manifest, monkeypatch
+):
     stand_on(monkeypatch, n_cores, memory_gib)
     layout = cpu_layout(manifest, local_count, is_shared=True)
     assert (layout.count, layout.n_threads) == expected

@@ -2,7 +2,7 @@
 
 The same loop runs in a process of its own (normally: a crash then costs one study) or in a thread of the calling
 process. It reads the next study's files in the background while the networks work, and the first one's while the
-weights load (once the libraries are imported), so that the decoders are compiled by then. Where a study fails, the result is an ``Outcome`` without
+weights load, so that the decoders are compiled by then. Where a study fails, the result is an ``Outcome`` without
 probabilities.
 
     run → worker   a ``Setup`` once ("booted" asked for it), then
