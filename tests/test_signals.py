@@ -84,3 +84,32 @@ def test_a_call_from_a_program_answers_a_signal_and_gives_its_handlers_back(name
     assert signals.in_order(lambda: os.kill(os.getpid(), number) or time.sleep(60) or 0, told.append) == 1
     assert told == [reason]
     assert signal.getsignal(number) is former
+
+
+FORKING = """\
+import os, signal, time
+from lumbar.io import signals
+
+signals.GRACE_S = 0.2
+
+
+def work():
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(7))
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    time.sleep(1.0)
+    return 0
+
+
+signals.run_as_process(lambda: signals.in_order(work, print))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_signal_to_a_forked_copy_does_not_end_the_command():
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run([sys.executable, "-c", FORKING], env=environment, capture_output=True, text=True, timeout=300)
+    assert (done.stdout, done.stderr, done.returncode) == ("7\n", "", 0)

@@ -34,6 +34,7 @@ class _Process:
 
     is_own = False
     is_interrupted = False  # by a signal
+    watch: tuple[int, int] | None = None  # the pipe of ``watch``, ours and the system's end
 
 
 def run_as_process(command: Callable[[], int], ends_with_reader: bool = True) -> NoReturn:
@@ -98,10 +99,25 @@ def watch(tell: Callable[[str], None]) -> None:
 
     Only in a process's main thread, of a process that may be ended.
     """
-    ours, theirs = os.pipe()
+    _Process.watch = ours, theirs = os.pipe()
     os.set_blocking(theirs, False)
     signal.set_wakeup_fd(theirs, warn_on_full_buffer=False)
     threading.Thread(target=_end_late, args=(ours, tell), name="signals", daemon=True).start()
+
+
+def _forget_in_child() -> None:
+    """In a forked copy of a command's process: a signal to the copy must not count as one to the command."""
+    _Process.is_own = _Process.is_interrupted = False
+    if _Process.watch is not None:
+        with contextlib.suppress(ValueError):  # a thread that may not set it
+            signal.set_wakeup_fd(-1)
+        for end in _Process.watch:
+            os.close(end)
+        _Process.watch = None
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
+    os.register_at_fork(after_in_child=_forget_in_child)
 
 
 def _end_late(signals: int, tell: Callable[[str], None]) -> None:
