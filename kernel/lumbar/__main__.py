@@ -31,7 +31,6 @@ from lumbar.io.path_options import (
     check_paths,
 )  # fmt: skip
 from lumbar.io.signals import in_order, run_as_process
-from lumbar.io.signals import leave as leave  # for programs that call ``command`` themselves
 from lumbar.io.streams import ReaderGone, guard_streams
 from lumbar.io.text import counted, one_line, printable, printable_log
 from lumbar.output.report_layout import LAYOUTS

@@ -173,7 +173,7 @@ import lumbar.chains.registry
 from kernel_fakes import FAKE
 from lumbar import __main__ as command
 lumbar.chains.registry.MAIN = FAKE
-command.leave(command.command())
+command.script()
 """
 
 

@@ -329,10 +329,10 @@ COMMAND = """
 import sys
 import lumbar.run
 from kernel_fakes import FAKE
-from lumbar.__main__ import command, leave
+from lumbar.__main__ import script
 lumbar.chains.registry.MAIN = FAKE
 lumbar.run.cuda_devices = list
-leave(command())
+script()
 """
 
 

@@ -135,7 +135,7 @@ def _cached(path: Path) -> int:
     """Bytes of a container's files that the system lets go as soon as somebody needs them."""
     pairs = (line.split() for line in _text(str(path)).splitlines())
     values = {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdecimal()}
-    # Version 1 counts the groups inside a container in ``total_`` alone, as its use of memory does; version 2 has no total
+    # Version 1 counts the groups inside a container in ``total_`` alone; version 2 has no such line
     return values.get("total_inactive_file", values.get("inactive_file", 0))
 
 
