@@ -30,9 +30,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "kernel"), str(ROOT / "src")]
 
-from lumbar.config import HeatmapConfig, SagittalRegressionConfig, to_dict  # noqa: E402
+from lumbar.config import CLASSIFIERS, HeatmapConfig, SagittalRegressionConfig, to_dict  # noqa: E402
 from lumbar.models import build, name_of  # noqa: E402
-from lumbar.stages.classify import CLASSIFIERS  # noqa: E402
 from lumbar_train.data.batched import finished  # noqa: E402
 from lumbar_train.data.cache import Cache, build_cache  # noqa: E402
 from lumbar_train.data.masks import MaskReader  # noqa: E402

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lumbar.config import (
+    CLASSIFIERS,
     AggregatorConfig,
     AxialClassifierConfig,
     AxialRegressionConfig,
@@ -24,7 +25,6 @@ from lumbar.config import (
     SliceRoleConfig,
 )
 from lumbar.errors import CohortError
-from lumbar.stages.classify import CLASSIFIERS
 from lumbar_train.data.augment import LOCALISER_AUGMENT, SOLUTION_AUGMENT, AugmentConfig
 from lumbar_train.data.folds import is_full
 from lumbar_train.data.mixing import MixConfig

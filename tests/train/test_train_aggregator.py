@@ -10,10 +10,9 @@ import pandas as pd
 import pytest
 import torch
 
-from lumbar.config import AggregatorConfig, LevelSequenceConfig, to_dict
+from lumbar.config import CLASSIFIERS, AggregatorConfig, LevelSequenceConfig, to_dict
 from lumbar.metric import score_arrays
 from lumbar.models import build, name_of
-from lumbar.stages.classify import CLASSIFIERS
 from lumbar_train.data.tables import Cohort
 from lumbar_train.engine.checkpoint import load_weights
 from lumbar_train.outputs.store import logits_frame, write_frame

@@ -13,10 +13,10 @@ import pytest
 from kernel_untrained import write_untrained_bundle
 from lumbar import labels
 from lumbar.bundle.manifest import read_manifest, write_manifest
+from lumbar.config import CLASSIFIERS
 from lumbar.errors import CohortError, ManifestError
 from lumbar.metric import score, score_arrays
 from lumbar.run import predict
-from lumbar.stages.classify import CLASSIFIERS
 from lumbar.study import read_study
 from lumbar_train.data.folds import make_folds, write_folds
 from lumbar_train.data.tables import Cohort, read_cohort

@@ -10,9 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
-from lumbar.config import AxialClassifierConfig, SagittalClassifierConfig
+from lumbar.config import CLASSIFIERS, AxialClassifierConfig, SagittalClassifierConfig
 from lumbar.labels import COLUMNS, CONDITIONS, LEVELS, SAGITTAL_T1, SAGITTAL_T2
-from lumbar.stages.classify import CLASSIFIERS
 from lumbar.stages.crop import NO_JITTER, level_slices
 from lumbar_train.data.folds import FULL
 from lumbar_train.data.usable import read_dropped

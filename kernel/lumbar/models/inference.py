@@ -23,7 +23,7 @@ class Networks:
 
     by_stage: dict[str, list[nn.Module]] = field(default_factory=dict)
     classifiers: tuple[str, ...] = CLASSIFIERS
-    spared: frozenset[str] = frozenset({"axial_subarticular"})
+    spared: frozenset[str] = frozenset()
     numbering: tuple[float, ...] = ()
 
     def stage(self, name: str) -> list[nn.Module]:

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lumbar.config import CLASSIFIERS as CLASSIFIERS
 from lumbar.labels import LEVELS, SAGITTAL_T1, SAGITTAL_T2
 from lumbar.models.classifier import AxialClassifier, SagittalClassifier
 from lumbar.models.inference import Networks, forward

@@ -7,9 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lumbar.config import to_dict
+from lumbar.config import CLASSIFIERS, to_dict
 from lumbar.errors import CohortError
-from lumbar.stages.classify import CLASSIFIERS
 from lumbar_train.data.folds import FULL
 from lumbar_train.files import read_object
 from lumbar_train.outputs.kept import FILE, check_kept, check_same_network, read_recipe

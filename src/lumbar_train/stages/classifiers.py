@@ -8,7 +8,8 @@ from functools import partial
 import numpy as np
 from torch import nn
 
-from lumbar.stages.classify import CLASSIFIERS, study_logits
+from lumbar.config import CLASSIFIERS
+from lumbar.stages.classify import study_logits
 from lumbar.stages.points import Localisation
 from lumbar_train.data.folds import FULL, split
 from lumbar_train.engine.interrupts import until_time_is_up, was_cut

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lumbar.stages.classify import CLASSIFIERS
+from lumbar.config import CLASSIFIERS
 from lumbar_train.data.folds import fold_name
 from lumbar_train.recipes import Recipe
 from lumbar_train.stages.pseudo import PSEUDO, part_suffix

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 
+from lumbar.config import CLASSIFIERS
 from lumbar.errors import CohortError
-from lumbar.stages.classify import CLASSIFIERS
 from lumbar.stages.series_contrast import STAGE as SERIES_CONTRAST
 from lumbar_train.recipes import Recipe
 from lumbar_train.stages import contrast, denoise

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lumbar.stages.classify import CLASSIFIERS
+from lumbar.config import CLASSIFIERS
 from lumbar.stages.points import Localisation
 from lumbar_train.data.studies import Studies
 from lumbar_train.recipes import Recipe
