@@ -1,6 +1,7 @@
 """Options that name a file or a folder: one of the wrong kind, or a slip of the pen, is answered in one line."""
 
 import argparse
+import shlex
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ from lumbar.errors import CohortError
 from lumbar.io.competition import check_competition
 from lumbar.io.files import make_folder
 from lumbar.io.path_options import PathUse, check_paths, did_you_mean_path
+from lumbar.io.unfinished import unfinished_hint
 from lumbar_phantom import __main__ as lumbar_phantom
 from lumbar_phantom.parts import PartJournal, Plan
+from lumbar_phantom.pitfalls import parse
 from lumbar_phantom.study import Request
 from lumbar_publish.names import Layout
 from lumbar_publish.rehearsal import dry_run
@@ -186,6 +189,29 @@ def test_a_cohort_that_was_interrupted_is_named_with_the_command_that_finishes_i
     )
     assert lumbar_train.main(["train", "--data", str(root), "--out", "run"]) == 1
     assert "is not finished" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["", "--seed 0 --pitfalls real --wild 0.3 --syntax rle", 
+     "--pitfalls none --wild 0 --masks --syntax jpeg_ls --seed 9",
+     "--split test --pitfalls missing_t1,one_sided_points --wild 0.25"],
+)  # fmt: skip
+def test_the_command_that_finishes_a_cohort_means_what_its_parser_reads(places, words):
+    """Defaults are left out of the command: they must be the parser's own."""
+    parser = PARSERS["lumbar_phantom"]
+    asked = parser.parse_args(["--out", "cohort", "--studies", "2", *words.split()])
+    root = (places / "cohort").resolve()
+    requests = [
+        Request(str(root), asked.split, asked.seed, index, parse(asked.pitfalls), asked.masks, asked.wild, asked.syntax)
+        for index in range(2)
+    ]
+    PartJournal(Plan(requests), resume=False).close()
+    command = shlex.split(unfinished_hint(root, asked.split).partition("; finish it with ")[2])
+    assert command[:3] == ["python", "-m", "lumbar_phantom"]
+    told = parser.parse_args(command[3:])
+    asked.out, asked.resume = root, True
+    assert vars(told) == vars(asked)
 
 
 def test_parts_of_a_cohort_that_are_not_joined_are_named_with_the_command_that_joins_them(places):
