@@ -193,7 +193,7 @@ def test_a_cohort_that_was_interrupted_is_named_with_the_command_that_finishes_i
 
 @pytest.mark.parametrize(
     "words",
-    ["", "--seed 0 --pitfalls real --wild 0.3 --syntax rle", 
+    ["", "--seed 0 --pitfalls real --wild 0.3 --syntax rle",
      "--pitfalls none --wild 0 --masks --syntax jpeg_ls --seed 9",
      "--split test --pitfalls missing_t1,one_sided_points --wild 0.25"],
 )  # fmt: skip
