@@ -204,7 +204,7 @@ def test_every_recipe_names_every_stage_and_survives_a_round_trip(name):
         assert from_dict(type(stage.network), to_dict(stage.network)) == stage.network
 
 
-@pytest.mark.parametrize("name, has_filter, hint", [
+@pytest.mark.parametrize(("name", "has_filter", "hint"), [
     ("axial_all", True, "--set recipe.consistency=off keeps them"),
     ("axial_all", False, None),
     ("axial_xy", True, None),

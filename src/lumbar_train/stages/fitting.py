@@ -130,7 +130,8 @@ def fit_on_fold(
 
 def _no_sample(run: RunContext, stage: Stage, fold: int, suffix: str, n_studies: int) -> str:
     """The refusal of a fit that has nothing to learn from; a filter that may have taken all is named."""
-    said = f"{stage.name} {fold_name(fold)}{suffix}: found no sample in {counted(n_studies, 'study')}, expected at least one"
+    studies = counted(n_studies, "study")
+    said = f"{stage.name} {fold_name(fold)}{suffix}: found no sample in {studies}, expected at least one"
     if stage.recipe_name in CLASSIFIERS and run.recipe.consistency is not None:
         said += (
             f"; {run.out / 'consistency'} counts the labels that were left out because their points lie outside the "
