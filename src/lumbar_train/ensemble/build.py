@@ -17,14 +17,15 @@ import lumbar
 from lumbar.config import CONFIGS, AggregatorConfig, from_dict, to_dict
 from lumbar.errors import CohortError
 from lumbar.stages.classifiers import Classifier
-from lumbar_train.data.folds import FULL, write_folds
+from lumbar_train.data.folds import FULL, is_full, write_folds
 from lumbar_train.data.tables import LABELS, Cohort, read_cohort, write_labels
 from lumbar_train.data.usable import read_dropped, write_dropped
 from lumbar_train.ensemble.budget import Target, study_flops
-from lumbar_train.ensemble.comparison import SAME, verdict
+from lumbar_train.ensemble.comparison import NOTES, SAME, verdict
 from lumbar_train.ensemble.export import Shipped, export_ensemble, shipped_by, verified_export
 from lumbar_train.ensemble.localisers import chosen_localiser, localiser_figures, named_localisers
 from lumbar_train.ensemble.members import Candidates, Source, gather
+from lumbar_train.ensemble.pool import Sum, fit_scales
 from lumbar_train.ensemble.selection import Selection, Shed, keeping, select, shedding_order
 from lumbar_train.errors import TrainingError
 from lumbar_train.evaluation.scoring import Interval, difference, scores
@@ -37,7 +38,6 @@ from lumbar_train.stages.aggregate import PoolStart
 from lumbar_train.stages.aggregate_folds import fit_aggregator_folds
 
 NAME = "ensemble"
-NOTES = "ensemble.json"
 _OF_LOCALISER = (
     "localise/levels.parquet",
     "localise/points.parquet",
@@ -74,6 +74,19 @@ class Ensemble:
     def names(self) -> tuple[str, ...]:
         """Of the members that were kept."""
         return tuple(self.candidates.members.names[k] for k in self.kept)
+
+    def start(self, fold: int) -> PoolStart:
+        """The pool that the aggregator of a fold begins with; no label of the fold has a say in its scales.
+
+        The shares are those of the members, which were chosen on all studies.
+        """
+        members, picks = self.candidates.members, self.selection.picks
+        shares = self.selection.weights(len(members.names))[list(self.kept)]
+        scales = self.selection.scales
+        if not is_full(fold):
+            rows = np.flatnonzero(members.folds != fold)
+            scales = fit_scales(Sum.of(members, picks, rows), members.labels[rows])
+        return PoolStart(tuple(map(float, shares)), tuple(map(float, scales)))
 
 
 def build_ensemble(
@@ -177,16 +190,14 @@ def _write(
     shipped: list[Shipped],
     seed: int,
 ) -> None:
-    candidates, cohort, picks = made.candidates, made.candidates.cohort, made.selection.picks
+    candidates, cohort = made.candidates, made.candidates.cohort
     sources = [candidates.sources[k] for k in made.kept]
     _write_tables(part, candidates, sources, runs[made.localiser], whole)
     stage = aggregator_of(runs[made.localiser], made.names)
-    shares = np.bincount(picks, minlength=len(candidates.sources))[list(made.kept)] / len(picks)
-    start = PoolStart(tuple(map(float, shares)), tuple(map(float, made.selection.scales)))
     listed = [Classifier.of(name, shipped[k].config) for name, k in zip(made.names, made.kept, strict=True)]
     write_text(part / RECIPE, json.dumps(_recipe(made, stage, listed, whole, seed), indent=1) + "\n")
     folds = [*sorted(set(candidates.fold_of.values())), FULL]
-    fit_aggregator_folds(part, cohort, candidates.fold_of, folds, stage, seed=seed, start=start)
+    fit_aggregator_folds(part, cohort, candidates.fold_of, folds, stage, seed=seed, start=made.start)
     notes = describe(made)
     write_text(part / NOTES, json.dumps(notes, indent=1) + "\n")
     export_ensemble(
