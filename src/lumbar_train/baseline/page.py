@@ -84,6 +84,7 @@ def _write(
         subtitle=comparison.title,
         verdicts=[entry["line"] for entry in scored["verdicts"]],
         left_out=list(scored["left_out"].items()),
+        notes=scored["notes"],
         has_floor="floor" in scored["scores"],
         terms=[term.replace("_", " ") for term in TERMS],
         score_rows=[(name, [rows[t] for t in TERMS]) for name, rows in scored["scores"].items()],

@@ -34,7 +34,12 @@ def add_compare(commands: Any) -> None:
         help="test: labels in solution.csv; default: train, with --baseline and --chain test")  # fmt: skip
     add("--baseline", type=PLACE, metavar="B", help="short for --runs baseline=B chain=C, with --chain")
     add("--chain", type=PLACE, metavar="C", help="the run that is compared with --baseline")
-    add("--prior", type=FOLDER, metavar="DIR", help="bundle whose prior is shown; default: that of the first run")
+    add(
+        "--prior",
+        type=FOLDER,
+        metavar="DIR",
+        help="bundle whose prior is shown on an unseen cohort; default: that of the first run",
+    )
     add(
         "--out",
         type=NEW_FOLDER,
@@ -99,6 +104,7 @@ def lines(figures: dict[str, Any]) -> list[str]:
     head = " ".join(f"{term.replace('_', ' '):>22}" for term in terms)
     shown = [figures["title"]]
     shown += [f"left out, as {name} has no answer: {count}" for name, count in figures["left_out"].items()]
+    shown += figures["notes"]
     shown.append(f"  {'':<{wide}} {head}")
     for rows, sign in ((figures["scores"], ""), (figures["differences"], "+")):
         for name, values in rows.items():
