@@ -194,7 +194,7 @@ def test_members_are_those_of_the_cohort_that_is_given(runs, tmp_path):
     (runs["a"] / "recipe.json").write_text(json.dumps({"cohort": "2" * 64, "points": "beside"}))
     assert len(gather(runs, cohort).members.names) == 2
     (runs["a"] / "recipe.json").write_text(json.dumps({"cohort": "2" * 64, "points": None}))
-    with pytest.raises(CohortError, match="a/recipe.json: found a run of cohort 2222.*expected 1111.*the cohort of"):
+    with pytest.raises(CohortError, match=r"a/recipe.json: found a run of cohort 2222.*expected 1111.*the cohort of"):
         gather(runs, cohort)
 
 

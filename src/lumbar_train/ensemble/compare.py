@@ -75,8 +75,8 @@ def compare_out_of_fold(runs: Mapping[str, Path], cohort: Cohort | None) -> Comp
     answers |= {run.name: run.probs(ids) for run in read}
     title = f"out of fold: {counted(len(ids), 'study')}, each by the fold that held it out"
     notes = tuple(
-        f"{name} is an ensemble: its members were chosen on all studies, those of each fold included, so that its score "
-        f"is a little too good; {NOTES} in its folder has the score of a choice without the fold"
+        f"{name} is an ensemble: its members were chosen on all studies, those of each fold included, so that its "
+        f"score is a little too good; {NOTES} in its folder has the score of a choice without the fold"
         for name, path in runs.items()
         if (path / NOTES).is_file()
     )
