@@ -116,7 +116,7 @@ def _run_stage(run: RunContext, stage: Stage, pool: Pool | None, jobs: int, sess
 
 def work(run: RunContext, stage: str, fold: int) -> None:
     """One stage on one fold, in this process or in one of a pool."""
-    row = stage_by_name(stage)
+    row = stage_by_name(stage, run.recipe)
     run.distributed.on_main(end_if_time_is_up)
     run.distributed.on_main(lambda: _check(run, [(stage, fold)]))
     run.distributed.on_main(lambda: forget(run, row, fold))
