@@ -101,12 +101,7 @@ def fit_aggregator_folds(
                 probs[name][row] = aggregate(logits[row], mask[row], prior, [chosen], sure[row])
     kept = better(labels, probs)
     for fold, one in fits.items():
-        weights = run / "aggregator" / f"{fold_name(fold)}.safetensors"
-        save_weights(weights, one.network if kept == FITTED else one.pool)
-        write_seen(weights, fold, map(int, ids[one.rows]))
-        ends = {"first": one.losses[0], "last": one.losses[-1], "kept": kept}
-        write_text(weights.with_suffix(".json"), json.dumps(ends))
-        write_text(run / "aggregator" / fold_name(fold) / "fit.json", json.dumps({"reason": _REASONS[kept]}))
+        _save(run / "aggregator", fold, one, ids, kept)
     _score(run, cohort, ids, probs, kept)
 
 
@@ -142,6 +137,16 @@ class HeldOut:
     def measure(self, network: Aggregator) -> None:
         """Add the loss of a network."""
         self.losses.append(loss_on(network, *self.inputs))
+
+
+def _save(folder: Path, fold: int, fitted: Fitted, ids: np.ndarray, kept: str) -> None:
+    """Leave the weights of a fold, the studies that they have seen, and which of network and pool they are."""
+    weights = folder / f"{fold_name(fold)}.safetensors"
+    save_weights(weights, fitted.network if kept == FITTED else fitted.pool)
+    write_seen(weights, fold, map(int, ids[fitted.rows]))
+    ends = {"first": fitted.losses[0], "last": fitted.losses[-1], "kept": kept}
+    write_text(weights.with_suffix(".json"), json.dumps(ends))
+    write_text(folder / fold_name(fold) / "fit.json", json.dumps({"reason": _REASONS[kept]}))
 
 
 def _log(folder: Path, losses: list[float], held_out: list[float], n_studies: int, seconds: float) -> None:
