@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 import lumbar
+from lumbar.bundle.manifest import Manifest
 from lumbar.config import CONFIGS, AggregatorConfig, from_dict, to_dict
 from lumbar.errors import CohortError
 from lumbar.stages.classifiers import Classifier
@@ -33,6 +34,7 @@ from lumbar_train.files import make_folder, write_text
 from lumbar_train.outputs.kept import FILE as RECIPE
 from lumbar_train.outputs.kept import read_recipe
 from lumbar_train.outputs.session import SCHEMA
+from lumbar_train.pipeline.counts import CohortCounts, count_cohort
 from lumbar_train.recipes import Fit, StageRecipe
 from lumbar_train.stages.aggregate import PoolStart
 from lumbar_train.stages.aggregate_folds import fit_aggregator_folds
@@ -124,7 +126,7 @@ def build_ensemble(
     shipped = [shipped_by(source, manifests[source.run]) for source in candidates.sources]
     figures = localiser_figures(runs, whole)
     places = chosen_localiser(runs, localiser, figures)
-    candidates = _with_seconds(candidates, shipped, target)
+    candidates = _with_seconds(candidates, shipped, target, count_cohort(whole))
     selection = select(candidates.members, limit_s=np.inf if target is None else target.study_s, seed=seed)
     if how == "all":
         selection = _all_kept(candidates, selection, target)
@@ -134,7 +136,7 @@ def build_ensemble(
     make_folder(out.parent)
     part = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        _write(part, made, runs, whole, shipped, seed)
+        _write(part, made, runs, whole, shipped, manifests[places], seed)
         part.chmod(0o755)
         if out.is_dir():
             out.rmdir()  # it is empty
@@ -169,7 +171,9 @@ def check_free(out: Path) -> None:
         raise CohortError(f"--out {out}: found files there, expected an empty folder, or none")
 
 
-def _with_seconds(candidates: Candidates, shipped: list[Shipped], target: Target | None) -> Candidates:
+def _with_seconds(
+    candidates: Candidates, shipped: list[Shipped], target: Target | None, counts: CohortCounts
+) -> Candidates:
     """The candidates with what each member costs a study: seconds on the target, else in units of 10^12 operations."""
     rate = 1e12 if target is None else target.machine.rate
     flops: dict[str, float] = {}
@@ -177,7 +181,7 @@ def _with_seconds(candidates: Candidates, shipped: list[Shipped], target: Target
     for one in shipped:
         key = json.dumps(one.config_json, sort_keys=True)
         if key not in flops:
-            flops[key] = study_flops(one.config)
+            flops[key] = study_flops(one.config, counts)
         seconds.append(flops[key] * len(one.entries) / rate)
     return replace(candidates, members=replace(candidates.members, seconds=np.array(seconds)))
 
@@ -188,12 +192,13 @@ def _write(
     runs: Mapping[str, Path],
     whole: Cohort,
     shipped: list[Shipped],
+    base: Manifest,
     seed: int,
 ) -> None:
     candidates, cohort = made.candidates, made.candidates.cohort
     sources = [candidates.sources[k] for k in made.kept]
     _write_tables(part, candidates, sources, runs[made.localiser], whole)
-    stage = aggregator_of(runs[made.localiser], made.names)
+    stage = aggregator_of(runs[made.localiser], base, made.names)
     listed = [Classifier.of(name, shipped[k].config) for name, k in zip(made.names, made.kept, strict=True)]
     write_text(part / RECIPE, json.dumps(_recipe(made, stage, listed, whole, seed), indent=1) + "\n")
     folds = [*sorted(set(candidates.fold_of.values())), FULL]
@@ -201,7 +206,7 @@ def _write(
     notes = describe(made)
     write_text(part / NOTES, json.dumps(notes, indent=1) + "\n")
     export_ensemble(
-        part, [shipped[k] for k in made.kept], made.names, listed, runs[made.localiser], stage.network,
+        part, [shipped[k] for k in made.kept], made.names, listed, base, stage.network,
         cohort=cohort, fingerprint=whole.fingerprint, shed=[made.candidates.members.names[s.member] for s in made.shed],
         notes={"members": notes["members"], "honest": notes["honest"]},
     )  # fmt: skip
@@ -228,14 +233,14 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-def aggregator_of(run: Path, names: tuple[str, ...]) -> StageRecipe:
+def aggregator_of(run: Path, manifest: Manifest, names: tuple[str, ...]) -> StageRecipe:
     """The aggregator of a run, for other members: its network's kind and sizes, and how it was fitted.
 
     Raises:
         TrainingError: the run has exported none.
         CohortError: its recipe does not say how it was fitted.
     """
-    entries = shipped_by(Source("aggregator", run.name, run, "aggregator")).entries
+    entries = shipped_by(Source("aggregator", run.name, run, "aggregator"), manifest).entries
     config: Any = from_dict(CONFIGS[entries[0]["model"]], entries[0]["config"])
     if not isinstance(config, AggregatorConfig):
         raise TrainingError(f"{run}: found an aggregator of kind {entries[0]['model']}, expected one that joins logits")

@@ -63,15 +63,14 @@ def run_compare(args: argparse.Namespace) -> None:
     if args.out is not None:
         check_out(args.out)
 
-    from lumbar_train.baseline.floor import floor_probs
+    from lumbar_train.baseline.compare import with_floor
     from lumbar_train.baseline.page import write_comparison
     from lumbar_train.ensemble.compare import compare
 
     comparison = compare(runs, args.data, split, args.prior)
     if args.data is not None:
-        floor = floor_probs(args.data, split, list(map(int, comparison.study_ids)))
-        more = {} if floor is None else {"floor": floor}
-        comparison = replace(comparison, answers={**comparison.answers, **more})
+        answers = with_floor(comparison.answers, args.data, split, comparison.study_ids)
+        comparison = replace(comparison, answers=answers)
     figures = comparison.figures()
     print("\n".join(lines(figures)))
     if args.out is not None:

@@ -42,7 +42,8 @@ def execute(run: RunContext, names: Iterable[str] | None = None, jobs: int = 1, 
     jobs = 1 if run.distributed.is_many else jobs  # under torchrun all processes work on one fit
     todo = run.distributed.on_main(lambda: unfinished(run, chosen))
     fits = [(stage, fold) for stage in chosen for fold in todo[stage.name]]
-    operations = operations_of(run, [(stage, fold) for stage, fold in fits if stage.fitted])
+    fitted = [(stage, fold) for stage, fold in fits if stage.fitted]
+    operations = run.distributed.on_main(lambda: operations_of(run, fitted))
     if run.distributed.is_main:
         _say_what_comes(run, chosen, todo, jobs, sum(operations.values()))
     epochs = {(stage.name, fold): float(_epochs(run, stage, fold)) for stage, fold in fits}
