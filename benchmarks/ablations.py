@@ -1,21 +1,24 @@
 """What each mechanism of a recipe brings: one classifier trained again without it, on the run's own out-of-fold points.
 
     python benchmarks/ablations.py --run RUN --data COHORT [--stage axial_all] [--only NAME,NAME] [--out DIR]
+        [--cache DIR]
 
-The run (``recipe strong`` with whatever ``--set`` it was trained with) must be whole: its out-of-fold points,
-first round, suspect labels and predictions of training studies are shared, and only the stage's last round is trained
-again, on each fold, with one thing changed. Each variant lies in a folder of its own below ``--out`` and is trained
-once; a second call goes on. A row gives the out-of-fold total of the classifier's answers (softmax of its own logits,
-without the aggregator) minus the run's own, paired over studies, with the 95 % interval of 2,000 bootstrap draws.
-``rate x 1.05`` changes nothing that matters and shows how far chance alone goes.
+The run must be whole; how it was trained is taken from the command in its ``session.json``. Its out-of-fold
+points, first round, suspect labels and predictions of training studies are shared, and only the stage's last round is
+trained again, on each fold, with one thing changed. Each variant lies in a folder of its own below ``--out`` and is
+trained once; a second call goes on. A row gives the out-of-fold total of the classifier's answers (softmax of its own
+logits, without the aggregator) minus the run's own, paired over studies, with the 95 % interval of 2,000 bootstrap
+draws. ``rate x 1.05`` changes nothing that matters and shows how far chance alone goes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +29,14 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "kernel"), str(ROOT / "src")]
 
-from lumbar_train import train  # noqa: E402
+from lumbar.config import CLASSIFIERS  # noqa: E402
+from lumbar_train.__main__ import main as train  # noqa: E402
+from lumbar_train.data.folds import read_own_folds  # noqa: E402
 from lumbar_train.data.tables import Cohort, read_cohort  # noqa: E402
 from lumbar_train.evaluation.scoring import difference, scores  # noqa: E402
 from lumbar_train.outputs.store import read_logits  # noqa: E402
 
+GIVEN_ANEW = ("--data", "--out", "--time-limit")  # options of the run's command; a time limit would cut a variant short
 NOT_SHARED = ("export", "report", "cache", "run.lock", "aggregator")
 
 
@@ -46,45 +52,68 @@ def variants(stage: str, fit: dict[str, Any]) -> list[Variant]:
     """What can be left out of a classifier of ``strong``."""
     chosen = [
         Variant("rate x 1.05", (f"{stage}.lr={1.05 * fit['lr']:g}",)),
-        Variant("no CutMix, no mixup", (f"{stage}.cutmix=0", f"{stage}.mixup=0")),
+        Variant("no CutMix and no mixup", (f"{stage}.cutmix=0", f"{stage}.mixup=0")),
         Variant("no epochs on the metric", (f"{stage}.metric_epochs=0",)),
         Variant("no denoising", ("recipe.denoise=off",)),
         Variant("no pseudo-labels", ("recipe.pseudo=off",)),
         Variant("no consistency filter", ("recipe.consistency=off",)),
-        Variant("a window of slices, not all", (f"{stage}.max_slices=0",)),
+        Variant("a window of slices in place of all", (f"{stage}.max_slices=0",)),
     ]
     if stage == "sagittal_classifier":
         chosen.append(Variant("no recesses on sagittal series", (f"{stage}.conditions=0,1,2",)))
     return chosen
 
 
-def retrained(run: Path, data: Path, stage: str, variant: Variant, out: Path, noted: dict[str, Any]) -> Path:
-    """The folder of a variant, trained if it is not yet."""
-    folder = out / variant.name.replace(" ", "-").replace(",", "")
+def command_of(run: Path) -> list[str]:
+    """The words of ``lumbar_train train`` that a run was trained with, less those that are given anew or hurry it."""
+    try:
+        words = shlex.split(str(json.loads((run / "session.json").read_text())["command"]))
+        words = words[words.index("train") + 1 :]
+    except (OSError, ValueError, KeyError, TypeError):
+        sys.exit(f"{run / 'session.json'}: found no command of train, expected the one that the run was trained with")
+    kept = []
+    rest = iter(words)
+    for word in rest:
+        if word in GIVEN_ANEW:
+            next(rest, None)
+        elif word != "--resume":
+            kept.append(word)
+    return kept
+
+
+def words_of(run: Path, data: Path, stage: str, variant: Variant, folder: Path, cache: Path | None) -> list[str]:
+    """The command line that trains a variant: the run's own, with one thing changed, on one stage and all folds."""
+    own = command_of(run)
+    if cache is None and "--cache" not in own:
+        cache = run / "cache" if (run / "cache").is_dir() else folder.parent / "cache"
+    folds = sorted(set(read_own_folds(run / "folds.csv")["fold"]))
+    words = ["train", *own, "--data", str(data), "--out", str(folder), "--stages", stage, "--overwrite"]
+    words += ["--folds", ",".join(map(str, folds)), *([] if cache is None else ["--cache", str(cache)])]
+    return words + [word for change in variant.words for word in ("--set", change)]
+
+
+def retrained(run: Path, words: list[str], stage: str, folder: Path) -> None:
+    """Train a variant in its folder, where that is not done yet."""
     if (folder / "ablated").is_file():
-        return folder
+        return
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for path in run.iterdir():
         if path.name not in (*NOT_SHARED, stage):
             copy = shutil.copytree if path.is_dir() else shutil.copy2
             copy(path, folder / path.name)
-    folds = ",".join(str(k) for k in range(int(noted["n_folds"])))
-    train(
-        data,
-        folder,
-        recipe=noted["name"],
-        stages=[stage],
-        folds=folds,
-        overrides=[*noted["set"], *variant.words],
-        overwrite=True,
-        seed=int(noted["seed"]),
-        cache=run.parent / "cache",
-        jobs=2,
-        pretrained=False,
-    )
+    if status := train(words):
+        sys.exit(status)  # it has said why
     (folder / "ablated").touch()
-    return folder
+
+
+def chosen(every: list[Variant], names: str) -> list[Variant]:
+    """Variants by name; all where none is named."""
+    wanted = [name.strip() for name in names.split(",")] if names else [variant.name for variant in every]
+    known = [variant.name for variant in every]
+    if unknown := [name for name in wanted if name not in known]:
+        sys.exit(f"--only: found {', '.join(unknown)}, expected of {', '.join(known)}")
+    return [variant for variant in every if variant.name in wanted]
 
 
 def answers(folder: Path, stage: str, study_ids: list[int]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -108,7 +137,7 @@ def row_of(name: str, cohort: Cohort, base: Path, other: Path, stage: str) -> st
     return f"| {name} | {total.value:.3f} | {change.value:+.3f} ({change.low:+.3f} to {change.high:+.3f}) | {verdict} |"
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Train the variants that are not there, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path)
@@ -116,21 +145,37 @@ def main() -> int:
     parser.add_argument("--stage", default="axial_all")
     parser.add_argument("--only", default="", help="names of variants, separated by commas")
     parser.add_argument("--out", type=Path, help="default: RUN-ablations")
-    args = parser.parse_args()
-    if not args.run or not args.data:
+    parser.add_argument("--cache", type=Path, help="decoded studies; default: the run's own, else one in --out")
+    args = parser.parse_args(words)
+    if args.run is None and args.data is None:
         print("ablations: no --run and --data given, so nothing is trained again")
         return 0
-    out = args.out or args.run.with_name(args.run.name + "-ablations")
-    noted = json.loads((args.run / "recipe.json").read_text())
+    if args.run is None or args.data is None:
+        parser.error(f"--{'data' if args.data is None else 'run'}: found none, expected it beside the other one")
+    out = (args.out or args.run.with_name(args.run.name + "-ablations")) / args.stage
+    every = chosen(variants(args.stage, fit_of(args.run, args.stage)), args.only)
+    plans = {one: out / one.name.replace(" ", "-") for one in every}
+    commands = {one: words_of(args.run, args.data, args.stage, one, plans[one], args.cache) for one in every}
     cohort = read_cohort(args.data)
     lines = [f"| {args.stage} without | total | minus the run's own | what was left out |", "|---|---|---|---|"]
-    for variant in variants(args.stage, noted["stages"][args.stage]["fit"]):
-        if not args.only or variant.name in args.only.split(","):
-            folder = retrained(args.run, args.data, args.stage, variant, out / args.stage, noted)
-            lines.append(row_of(variant.name, cohort, args.run, folder, args.stage))
-            print(lines[-1], flush=True)
+    for variant, folder in plans.items():
+        retrained(args.run, commands[variant], args.stage, folder)
+        lines.append(row_of(variant.name, cohort, args.run, folder, args.stage))
+        print(lines[-1], flush=True)
     print("\n".join(["", *lines]))
     return 0
+
+
+def fit_of(run: Path, stage: str) -> dict[str, Any]:
+    """How a run fitted a classifier."""
+    try:
+        stages = json.loads((run / "recipe.json").read_text())["stages"]
+    except (OSError, ValueError, KeyError, TypeError):
+        sys.exit(f"{run / 'recipe.json'}: found no stages, expected a run of train")
+    known = [name for name in CLASSIFIERS if name in stages]
+    if stage not in known:
+        sys.exit(f"--stage: found {stage}, expected one of {', '.join(known) or 'a run with classifiers'}")
+    return dict(stages[stage]["fit"])
 
 
 if __name__ == "__main__":

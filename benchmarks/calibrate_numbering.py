@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -258,15 +259,20 @@ def show(title: str, numbers: np.ndarray, evidence: np.ndarray, truth: np.ndarra
     print(f"  in doubt: {doubtful[is_right].mean():.3f} of right and {wrong} ones")
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> int:
     """Collect the evidence, fit, show the reliability, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="a synthetic cohort that the weights have not seen")
+    parser.add_argument("--data", type=Path, help="a synthetic cohort that the weights have not seen")
     parser.add_argument("--split", default="train")
-    parser.add_argument("--weights", type=Path, required=True, help="a folder with weights and their manifest")
+    parser.add_argument("--weights", type=Path, help="a folder with weights and their manifest")
     parser.add_argument("--studies", type=int, default=200)
     parser.add_argument("--write", action="store_true", help="put the numbers into the folder's manifest")
-    args = parser.parse_args()
+    args = parser.parse_args(words)
+    if args.data is None and args.weights is None:
+        print("calibrate_numbering: no --data and --weights given, so nothing is calibrated")
+        return 0
+    if args.data is None or args.weights is None:
+        parser.error(f"--{'data' if args.data is None else 'weights'}: found none, expected it beside the other one")
     manifest = read_manifest(args.weights)
     networks = load_networks(manifest.folder, manifest)
     networks.numbering = networks.numbering or (0.0,) * len(NUMBERS)  # so that the tissue is kept
@@ -290,7 +296,8 @@ def main() -> None:
     print(json.dumps(dict(zip(NUMBERS, numbers, strict=True))))
     if args.write:
         write_manifest(manifest.folder / FILE_NAME, manifest.data | {"numbering": numbers})
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

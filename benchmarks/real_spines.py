@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -22,7 +23,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from lumbar.bundle.manifest import verify
+from lumbar.bundle.manifest import FILE_NAME, verify
 from lumbar.bundle.weights import load_networks
 from lumbar.dicom import Stack
 from lumbar.labels import DESCRIPTIONS, LEVELS, SAGITTAL_T1, SAGITTAL_T2, level_title
@@ -33,6 +34,7 @@ from lumbar.study import Study, read_descriptions, read_study
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "real"
+SEALED = Path("dist/dataset")
 MARKS = ROOT / "tests" / "fixtures" / "real_marks.json"
 FROM_BELOW = LEVELS[::-1]
 UPSIDE_DOWN = {"52_t2_SPACE"}  # stored head down, while its marks belong to the upright image
@@ -338,30 +340,22 @@ def show(title: str, figures: dict[str, object]) -> None:
             print(f"  {name}: {value:.3f}" if isinstance(value, float) else f"  {name}: {value}")
 
 
-def main() -> None:
-    """Measure what lies there, and write figures and montage."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", type=Path, default=Path("dist/dataset"), help="a sealed bundle")
-    parser.add_argument("--out", type=Path, default=Path("dist/real_spines"), help="folder for figures and montage")
-    parser.add_argument("--spacing", choices=("known", "unknown", "both"), default="both", help="of the single slices")
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    manifest = verify(args.weights)
-    networks = load_networks(manifest.folder, manifest)
-    figures: dict[str, object] = {"manifest": manifest.hash}
+def measure_all(networks: Networks, spacing: str, out: Path) -> dict[str, object]:
+    """All figures of what lies there; writes the montages."""
+    figures: dict[str, object] = {}
     if (REAL / "spider_slices").is_dir():
         slices = read_slices(REAL / "spider_slices")
-        for spacing in ("known", "unknown") if args.spacing == "both" else (args.spacing,):
-            answers = measure_slices(slices, networks, spacing == "known")
+        for known in ("known", "unknown") if spacing == "both" else (spacing,):
+            answers = measure_slices(slices, networks, known == "known")
             for half in ("odd", "even"):
-                title = f"spacing {spacing}, {half} half"
+                title = f"spacing {known}, {half} half"
                 figures[title] = figures_of([answer for answer in answers if answer.half == half])
                 show(title, figures[title])  # type: ignore[arg-type]
-            figures[f"spacing {spacing}, each image"] = [told(answer) for answer in answers]
+            figures[f"spacing {known}, each image"] = [told(answer) for answer in answers]
             pairs = zip(slices, answers, strict=True)
             wrong = [panel(one, answer) for one, answer in pairs if one.half == "odd" and not answer.is_right]
             if wrong:
-                cv2.imwrite(str(args.out / f"wrong_{spacing}.png"), montage(wrong))
+                cv2.imwrite(str(out / f"wrong_{known}.png"), montage(wrong))
     else:
         print(f"{REAL / 'spider_slices'}: not here, so single slices are not measured")
     if (REAL / "lumbar_cc0").is_dir():
@@ -369,9 +363,30 @@ def main() -> None:
         show("CC0 study, each sagittal series", figures["CC0 study"])  # type: ignore[arg-type]
     else:
         print(f"{REAL / 'lumbar_cc0'}: not here, so the whole study is not measured")
+    return figures
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Measure what lies there, and write figures and montage."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", type=Path, help=f"a sealed bundle; default: {SEALED}")
+    parser.add_argument("--out", type=Path, default=Path("dist/real_spines"), help="folder for figures and montage")
+    parser.add_argument("--spacing", choices=("known", "unknown", "both"), default="both", help="of the single slices")
+    args = parser.parse_args(words)
+    if not any((REAL / name).is_dir() for name in ("spider_slices", "lumbar_cc0")):
+        print(f"real_spines: no images in {REAL}, so nothing is measured")
+        return 0
+    if args.weights is None and not (SEALED / FILE_NAME).is_file():
+        print(f"real_spines: no bundle in {SEALED} (make seal) and no --weights given, so nothing is measured")
+        return 0
+    manifest = verify(args.weights or SEALED)
+    args.out.mkdir(parents=True, exist_ok=True)
+    networks = load_networks(manifest.folder, manifest)
+    figures = {"manifest": manifest.hash} | measure_all(networks, args.spacing, args.out)
     (args.out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
     print(f"\n{args.out / 'figures.json'}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

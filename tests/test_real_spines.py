@@ -71,11 +71,13 @@ def test_an_answer_is_flagged_by_lines_about_levels_and_not_by_those_about_the_s
     assert panel(one, told).shape == (real_spines.PANEL_PX, real_spines.PANEL_PX, 3)
 
 
-def test_parts_that_are_not_there_are_said_and_left_out(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(real_spines, "REAL", tmp_path / "nowhere")
+def test_a_part_that_is_not_there_is_said_and_left_out(tmp_path, monkeypatch, capsys):
+    (tmp_path / "real/lumbar_cc0").mkdir(parents=True)
+    monkeypatch.setattr(real_spines, "REAL", tmp_path / "real")
+    answers = [answer(str(k), k, dict.fromkeys(LEVELS, 0.1), 0.1 * k) for k in range(6)]
+    monkeypatch.setattr(real_spines, "cc0_answers", lambda networks: answers)
     monkeypatch.setattr(real_spines, "verify", lambda path: type("M", (), {"folder": path, "hash": "h"}))
     monkeypatch.setattr(real_spines, "load_networks", lambda folder, manifest: None)
-    monkeypatch.setattr(sys, "argv", ["real_spines.py", "--out", str(tmp_path / "out")])
-    real_spines.main()
-    assert capsys.readouterr().out.count("not here") == 2
+    assert real_spines.main(["--weights", str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+    assert f"{tmp_path / 'real' / 'spider_slices'}: not here" in capsys.readouterr().out
     assert (tmp_path / "out" / "figures.json").is_file()

@@ -207,10 +207,12 @@ def test_a_run_that_is_not_finished_is_named_with_the_command_that_goes_on(
     run.mkdir()
     (run / "recipe.json").write_text('{"name": "demo"}')
     refused = f"{run}: no export/ folder, expected a run that lumbar_train has finished; this one is not finished, go"
-    train = "python -m lumbar_train train --data"
+    train, data = "python -m lumbar_train train --data", layout.root / "my data"
+    data.mkdir()
     for command, expected in (
         ("", f"python -m lumbar_train train --recipe demo --data ROOT --out {run} --resume"),
-        (f"{train} 'my data' --out old --seed 3 --resume", f"{train} 'my data' --out {run} --seed 3 --resume"),
+        (f"{train} '{data}' --out old --seed 3 --resume", f"{train} '{data}' --out {run} --seed 3 --resume"),
+        (f"{train} /kaggle/input/rsna --out old --resume", f"{train} ROOT --out {run} --resume"),  # come home
     ):
         (run / "session.json").write_text(json.dumps({"status": "interrupted", "command": command}))
         assert main(layout, lambda _: None, ["--run", str(run)]) == 1

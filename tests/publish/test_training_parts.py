@@ -20,7 +20,7 @@ from lumbar_publish.sealing.accelerators import accelerator
 from lumbar_publish.training import session as sessions
 from lumbar_publish.training.notebook import Session
 from lumbar_publish.training.plan import MANIFEST, Places, Plan, TrainingNames, plan_hash
-from lumbar_publish.training.sessions import Sessions
+from lumbar_publish.training.sessions import Sessions, lost_line
 from lumbar_publish.training.staging import stage
 from lumbar_publish.training.wheels import check_image, needed
 from publish.stub_trainer import write_trainer
@@ -132,6 +132,37 @@ def test_after_sessions_that_were_cut_short_the_latest_usable_output_is_taken(ka
     shutil.rmtree(first.parent)
     assert sessions.find_output(kaggle_root, note, 0) is None
     assert "begins from nothing: no output of an earlier session is here" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("session", "is_mounted", "began_from", "line"),
+    [
+        (2, True, 1, ""),
+        (2, False, 0, "session 2: began from nothing: what session 1 trained is lost"),
+        (3, True, 1, "session 3: went on from session 1: what was trained in between is lost"),
+        (3, False, 0, "session 3: began from nothing: what sessions 1 to 2 trained is lost"),
+        (1, True, None, ""),
+    ],
+)
+def test_a_session_notes_what_it_began_from_and_at_home_a_line_says_what_is_lost(
+    kaggle_root: Path, tmp_path: Path, monkeypatch, session: int, is_mounted: bool, began_from: int | None, line: str
+) -> None:
+    def trained(command: list[str], log: Path) -> int:
+        (log.parent / "run").mkdir()
+        (log.parent / "run" / "session.json").write_text('{"status": "whole"}')
+        return 0
+
+    monkeypatch.setattr(sessions, "follow", trained)
+    if not is_mounted:
+        shutil.rmtree(kaggle_root / "input" / "notebooks")
+    (kaggle_root / "working").mkdir()
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text(json.dumps({"plan": PLAN}))
+    said = sessions.run_session(
+        manifest, Path(sessions.__file__).parent, kaggle_root, session=session, hours=1, jobs=1, started_s=0, oldest=0
+    )
+    assert said.get("from") == began_from
+    assert lost_line(session, said.get("from", session - 1)) == line
 
 
 def test_no_output_and_no_competition_are_said(kaggle_root: Path) -> None:

@@ -133,6 +133,11 @@ def half_other(run: Path) -> None:
     write_run(run, 0.5, studies=range(20, 60))
 
 
+def other_cohort_of_the_same_numbers(run: Path) -> None:
+    for path, fingerprint in ((run, "2" * 64), (run.parent / "poor", "1" * 64)):
+        (path / "recipe.json").write_text(json.dumps({"cohort": fingerprint}))
+
+
 def other_labels(run: Path) -> None:
     labels = labels_of(STUDIES)
     labels[4, 7] = (labels[4, 7] + 1) % 3
@@ -161,6 +166,7 @@ def no_labels(run: Path) -> None:
         (stranger, "found study 999, which folds.csv does not name, expected none such"),
         (other_cohort, "good: found no study in common with poor, expected runs of one cohort"),
         (half_other, "good: found study 41, which poor does not have (19 such), and not 1 (19 such), expected runs of"),
+        (other_cohort_of_the_same_numbers, "good/recipe.json: found a run of cohort 222222222222, expected 1111111111"),
         (other_labels, "labels.csv: found other labels of study 5 than in poor, expected the same; add --data ROOT"),
         (no_labels, "poor, good: found no labels of study 1 (40 such) in labels.csv, expected those of all; add"),
     ],
@@ -171,6 +177,24 @@ def test_runs_that_cannot_be_compared_are_refused_in_one_line(runs, capsys, spoi
     assert (status, out) == (1, "")
     assert said in errors
     assert errors.count("\n") == 1
+
+
+def test_beside_an_ensemble_it_says_what_its_members_were_chosen_on(runs, capsys, tmp_path):
+    (runs / "good/ensemble.json").write_text("{}")
+    _, out, _ = compare(capsys, runs / "poor", runs / "good", "--out", tmp_path / "page")
+    said = "good is an ensemble: its members were chosen on all studies"
+    assert said in out
+    assert "poor is an ensemble" not in out
+    assert said in (tmp_path / "page/index.html").read_text()
+
+
+def test_a_prior_that_out_of_fold_answers_would_not_be_shown_with_is_refused(runs, root, tmp_path, capsys):
+    ids = [int(study) for study in pd.read_csv(root / "train.csv")["study_id"]]
+    both = [write_run(tmp_path / name, 0.5, studies=ids) for name in "ab"]
+    status, out, errors = compare(capsys, *both, "--data", root, "--prior", both[0])
+    assert (status, out) == (1, "")
+    assert "--prior" in errors
+    assert "found runs that are compared out of fold, expected a cohort that none was trained on" in errors
 
 
 def test_names_are_those_of_the_folders_or_as_given(runs):

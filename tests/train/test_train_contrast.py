@@ -26,12 +26,13 @@ from lumbar.study import Study
 from lumbar_train.data.folds import FULL
 from lumbar_train.engine.distributed import Distributed
 from lumbar_train.outputs.run_folder import RunFolder
+from lumbar_train.pipeline.execute import unfinished
 from lumbar_train.recipes import RECIPES, Fit, Recipe
 from lumbar_train.stages.contrast import TRUTH, SeriesContrasts, contrast_loss, true_contrasts
 from lumbar_train.stages.fitting import load_network as fitted_network
 from lumbar_train.stages.fitting import run_on_fold
 from lumbar_train.stages.pretrained import Start
-from lumbar_train.stages.registry import stage_by_name
+from lumbar_train.stages.registry import chosen_stages, stage_by_name, stages_of
 from series_writer import AXIAL, SAGITTAL
 from stage_studies import stack_of
 
@@ -179,6 +180,20 @@ def test_t2_and_stir_have_one_name_where_only_both_together_are_sure(bundle, tmp
     assert "the images are not clear" in entries[1]["doubt"]
     assert entries[2]["doubt"] == "its images show T2 (probability 0.60), expected 0.8 or more"
     assert "STIR (probability 0.95): no kind that is graded" in entries[3]["reason"]
+
+
+@pytest.mark.parametrize("recipe", ["demo", "model2", "strong"])
+def test_it_is_fitted_on_folds_only_where_fits_on_folds_ship(recipe):
+    """Nothing in a run reads it; fits on folds that an older run has are left where they are."""
+    use_folds = [FULL, -2, 0, 1]
+    for export, folds in (("full", [-2, FULL]), ("folds", [-2, FULL, 0, 1]), ("all", [-2, FULL, 0, 1])):
+        run = types.SimpleNamespace(recipe=replace(RECIPES[recipe](), export=export), use_folds=use_folds, resume=False)
+        chosen = chosen_stages(run.recipe, [STAGE])
+        assert unfinished(run, chosen) == {STAGE: folds}
+        assert stage_by_name(STAGE, run.recipe).folds(use_folds) == folds
+        every = {stage.name: stage.folds(use_folds) for stage in stages_of(run.recipe)}
+        assert every.pop(STAGE) == folds
+        assert every["axial_all"] == [-2, FULL, 0, 1]
 
 
 def test_without_the_network_they_stay_open_and_the_record_says_so(bundle, tmp_path):

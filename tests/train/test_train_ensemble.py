@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -26,13 +27,16 @@ from lumbar_train.__main__ import main
 from lumbar_train.data.folds import make_folds, write_folds
 from lumbar_train.data.tables import Cohort, read_cohort
 from lumbar_train.data.true_points import true_localisation
+from lumbar_train.ensemble import budget, export
 from lumbar_train.ensemble.budget import parse_target, study_flops
 from lumbar_train.ensemble.build import build_ensemble, summary
 from lumbar_train.ensemble.localisers import MEDIAN, RIGHT, chosen_localiser
 from lumbar_train.ensemble.members import gather
 from lumbar_train.evaluation.point_errors import truth_points
 from lumbar_train.outputs.store import levels_frame, logits_frame, write_frame, write_localisations
-from lumbar_train.recipes import Fit
+from lumbar_train.pipeline.counts import count_cohort
+from lumbar_train.pipeline.plan import prediction_flops
+from lumbar_train.recipes import RECIPES, Fit, Recipe
 
 FIT = Fit(epochs=3, lr=1e-3, batch=100, weight_decay=1.0)
 WIDE = replace(CONFIGS["axial_all"], box_scale=3.0, size=40, window=5)
@@ -144,9 +148,12 @@ def test_it_is_a_run_that_is_reported_compared_and_joined_like_any_other(made, p
     pd.testing.assert_frame_equal(first, pd.read_parquet(pair["a"] / "axial_all/oof.parquet"))
 
 
-def test_a_greedy_choice_within_a_budget_ships_what_it_chose(pair, pristine_root, tmp_path):
+def test_a_greedy_choice_within_a_budget_ships_what_it_chose(pair, pristine_root, tmp_path, monkeypatch):
     out, target = tmp_path / "ENS", parse_target("9h@2xT4")
+    hashed = []
+    monkeypatch.setattr(export, "verify", lambda folder: hashed.append(folder) or verify(folder))
     said = "\n".join(summary(build_ensemble(pair, pristine_root, out, target=target), target))
+    assert hashed == [path / "export" for path in pair.values()]  # each once
     manifest = verify(out / "export")
     kept = [one.name for one in manifest.classifiers]
     assert set(kept) == {m["name"] for m in json.loads((out / "ensemble.json").read_text())["members"] if m["weight"]}
@@ -189,11 +196,27 @@ def test_runs_that_nothing_can_be_sealed_from_are_refused(pair, pristine_root, t
     assert [path.name for path in (tmp_path / "ENS").iterdir()] == ["note.txt"]
 
 
-def test_a_members_cost_is_what_its_crops_and_its_network_ask_for():
-    plain, wide = study_flops(CONFIGS["axial_all"]), study_flops(WIDE)
+def test_a_members_cost_is_what_its_crops_and_its_network_ask_for(cohort):
+    counts = count_cohort(cohort)
+    plain, wide = study_flops(CONFIGS["axial_all"], counts), study_flops(WIDE, counts)
     assert wide / plain == pytest.approx(5 / 3 * (40 / 32) ** 2, rel=0.35)
     with pytest.raises(CohortError):
         parse_target("9h")
+
+
+@pytest.mark.parametrize("change", [{}, {"per_series": True}, {"per_series": False}, {"share_sides": True}])
+def test_a_plan_and_a_budget_agree_on_what_a_study_costs(cohort, monkeypatch, change):
+    """In images; also where a classifier looks at each of several series, and at both sides in one pass."""
+    monkeypatch.setattr(budget, "forward_flops", lambda *arguments, **options: 1.0)
+    counts = count_cohort(cohort)
+    counts = replace(counts, axial=np.repeat(counts.axial, 3), sagittal=np.repeat(counts.sagittal, 2))
+    for name in CLASSIFIERS:
+        entry = RECIPES["strong"]().stages[name]
+        known = {field.name for field in fields(entry.network)}
+        network = replace(entry.network, **{key: value for key, value in change.items() if key in known})
+        one = Recipe("one", {name: replace(entry, network=network)})
+        planned = prediction_flops(one, {name: SimpleNamespace(forward_flops=1.0)}, counts)[name]
+        assert study_flops(network, counts) == planned > 1
 
 
 def test_the_localisers_that_find_levels_best_ship_unless_others_are_asked_for(tmp_path):

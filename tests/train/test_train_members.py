@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +12,11 @@ import pandas as pd
 import pytest
 
 from lumbar.errors import CohortError, LumbarError
+from lumbar_train.data.folds import FULL
+from lumbar_train.data.tables import Cohort
+from lumbar_train.ensemble.build import Ensemble
 from lumbar_train.ensemble.members import gather, member_name
-from lumbar_train.ensemble.selection import select
+from lumbar_train.ensemble.selection import keeping, select
 from lumbar_train.errors import LeakError
 from lumbar_train.outputs.oof import write_seen
 from run_answers import STUDIES, answers_of, labels_of, write_run
@@ -103,6 +109,11 @@ def row_twice(run: Path) -> None:
     pd.concat([frame, frame[:1]]).to_parquet(path, index=False)
 
 
+def other_cohort_of_the_same_numbers(run: Path) -> None:
+    (run.parent / "a/recipe.json").write_text(json.dumps({"cohort": "1" * 64, "points": None}))
+    (run / "recipe.json").write_text(json.dumps({"cohort": "2" * 64}))
+
+
 def no_number(run: Path) -> None:
     change(run, logit_severe=np.nan)
 
@@ -137,6 +148,11 @@ def other_cohort(run: Path) -> None:
         (no_number, CohortError, "found logits of study 5 that are no numbers (1 such studies)"),
         (no_logits, CohortError, "axial_all: found no oof.parquet, expected out-of-fold logits; train its folds"),
         (no_classifier, CohortError, "found no classifier and no oof.parquet with study_id, fold, condition"),
+        (
+            other_cohort_of_the_same_numbers,
+            CohortError,
+            "b-2/recipe.json: found a run of cohort 222222222222, expected 111111111111, the cohort of a",
+        ),
         (other_cohort, CohortError, "b-2: found no study in common with a, expected runs of one cohort"),
     ],
 )
@@ -158,3 +174,41 @@ def test_two_runs_whose_members_would_have_one_name_are_refused(runs):
 def test_member_names_are_what_a_bundle_takes(run, name):
     assert member_name(run) == name
     assert member_name(run, "axial_all") == f"{name}_axial_all"
+
+
+def test_long_names_are_cut_to_what_a_bundle_takes_and_stay_apart():
+    """Also of an ensemble's members that are joined again, whose names are long already."""
+    runs = [f"{'a-rather-long-name-of-a-run-' * 2}{k}-with-more-behind-it" for k in range(3)]
+    names = [member_name(run, "axial_subarticular") for run in runs]
+    names += [member_name("both", name) for name in names] + [member_name(run) for run in runs]
+    names += [member_name("both", f"{'x' * 50}_{k}") for k in range(2)]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name) for name in names)
+    assert all(name.endswith("_axial_subarticular") for name in names[:6])
+
+
+def test_members_are_those_of_the_cohort_that_is_given(runs, tmp_path):
+    """A run with external points has a fingerprint of its own, and is not judged by it."""
+    ids = np.array(STUDIES)
+    cohort = Cohort(tmp_path, "train", ids, labels_of(STUDIES), pd.DataFrame(), pd.DataFrame(), fingerprint="1" * 64)
+    (runs["a"] / "recipe.json").write_text(json.dumps({"cohort": "2" * 64, "points": "beside"}))
+    assert len(gather(runs, cohort).members.names) == 2
+    (runs["a"] / "recipe.json").write_text(json.dumps({"cohort": "2" * 64, "points": None}))
+    with pytest.raises(CohortError, match=r"a/recipe.json: found a run of cohort 2222.*expected 1111.*the cohort of"):
+        gather(runs, cohort)
+
+
+def test_what_the_aggregator_of_a_fold_begins_with_knows_no_label_of_the_fold(runs):
+    """Shares are those of the members; the factors on the pool are fitted on the other folds."""
+    joined = gather(runs)
+    held_out = joined.members.folds == 1
+    labels = np.where(held_out[:, None], 2 - joined.members.labels, joined.members.labels)
+    other = replace(joined, members=replace(joined.members, labels=labels))
+    both = [
+        Ensemble(runs["a"], one, keeping(one.members, select(one.members, most=2), (0, 1)), (0, 1), (), "a", {}, True)
+        for one in (joined, other)
+    ]
+    assert both[0].start(1) == both[1].start(1)
+    assert both[0].start(0) != both[1].start(0)
+    assert both[0].start(FULL).scales == tuple(both[0].selection.scales)
+    assert both[0].start(1).shares == (0.5, 0.5)

@@ -9,6 +9,7 @@ import pytest
 
 from lumbar.errors import CohortError
 from lumbar.metric import score_arrays
+from lumbar_train.ensemble import selection
 from lumbar_train.ensemble.agreement import error_correlation, most_different
 from lumbar_train.ensemble.pool import Members, Sum, answer, fit_scales, score
 from lumbar_train.ensemble.selection import Shed, greedy, keeping, select, shedding_order
@@ -60,6 +61,16 @@ def test_members_that_err_apart_are_joined_and_the_honest_score_is_better_than_t
     assert score(LABELS, chosen.honest) < score(LABELS, chosen.single) - 0.02
     assert chosen.weights(3).sum() == pytest.approx(1.0)
     assert chosen.path[-1].score == min(pick.score for pick in chosen.path)
+
+
+def test_each_path_is_found_once(monkeypatch):
+    """Without two of the four folds it is the same in either order: all, four without one and six without two."""
+    kept = []
+    monkeypatch.setattr(
+        selection, "greedy", lambda some, rows, *more: kept.append(rows.tobytes()) or greedy(some, rows, *more)
+    )
+    select(members({"a": reader(2.0, 1.0, 0), "b": reader(2.0, 1.0, 1)}), most=2)
+    assert len(set(kept)) == len(kept) == 11
 
 
 def test_members_that_answer_other_conditions_complete_one_another():

@@ -14,6 +14,7 @@ from lumbar_train.__main__ import main
 from lumbar_train.outputs.run_lock import RunLock
 from lumbar_train.outputs.session import Session
 from lumbar_train.outputs.status import status_lines
+from lumbar_train.outputs.take_over import take_over
 
 FOLDS = ("full", "fold0", "fold1")
 
@@ -111,16 +112,59 @@ def test_the_command_needs_nothing_but_the_folder(run, tmp_path, capsys):
     assert "the following arguments are required: --data, --out" in capsys.readouterr().err
 
 
+def note(run: Path, **values) -> None:
+    """Change what the run's file says."""
+    (run / "session.json").write_text(json.dumps(json.loads((run / "session.json").read_text()) | values))
+
+
+def account(run: Path) -> str:
+    """The last line, of all sessions together."""
+    return status_lines(run)[-1].removeprefix("all sessions together took ")
+
+
 def test_the_account_includes_the_session_that_runs(run):
     """``session.json`` is written at each finished stage; what a fit did since counts too."""
-    noted = json.loads((run / "session.json").read_text())
-    (run / "session.json").write_text(json.dumps(noted | {"elapsed_s": 108.0, "status": "interrupted"}))
-    half_an_hour_ago = time.time() - 1800.0
-    os.utime(run / "session.json", (half_an_hour_ago, half_an_hour_ago))
+    now = time.time()
     with RunLock(run, resume=True):
-        assert status_lines(run)[-1].startswith("all sessions together took 0.53 h, the running one,")
-    os.utime(run / "axial_xy/fold1/log.csv", (half_an_hour_ago + 720.0, half_an_hour_ago + 720.0))
-    assert status_lines(run)[-1].startswith("all sessions together took 0.23 h, predictions"), "killed after its log"
-    began = time.monotonic()
-    Session.begin(run, noted["plan"], {}, began)
-    assert json.loads((run / "session.json").read_text())["elapsed_s"] == pytest.approx(828.0, abs=1.0)
+        os.utime(run / "run.lock", (now - 3600.0, now - 3600.0))
+        note(run, elapsed_s=108.0, status="interrupted", noted_at=now - 1800.0)
+        assert account(run).startswith("0.53 h, the running one,")
+
+
+def test_the_time_between_two_sessions_is_not_counted(run):
+    """The next day's call has its lock, and has not written its first note: the file is yesterday's."""
+    yesterday = time.time() - 24 * 3600.0
+    note(run, elapsed_s=7200.0, noted_at=yesterday)
+    os.utime(run / "session.json", (yesterday, yesterday))
+    with RunLock(run, resume=True):
+        assert account(run).startswith("2.00 h, the running one,")
+        an_hour_ago = time.time() - 3600.0
+        os.utime(run / "run.lock", (an_hour_ago, an_hour_ago))
+        assert account(run).startswith("3.00 h, the running one,")
+    assert account(run).startswith("2.00 h, predictions")
+
+
+def test_what_a_killed_session_did_since_its_last_note_is_counted_also_in_a_copy(run, tmp_path):
+    """The seconds stand in the logs; the files of a copy have the time of copying."""
+    note(run, elapsed_s=108.0, status="interrupted")
+    with (run / "axial_xy/fold1/log.csv").open("a") as log:
+        log.write("2,0.3,2520.0\n")
+    (run / "axial_all/fold0").mkdir(parents=True)
+    (run / "axial_all/fold0/log.csv").write_text("epoch,loss,seconds\n0,0.5,600.0\n")  # beside it
+    copy = tmp_path / "copy"
+    take_over(run, copy)
+    later = time.time() + 9 * 3600.0
+    for path in copy.rglob("*.csv"):
+        os.utime(path, (later, later))
+    assert account(run).startswith("0.23 h, predictions")
+    assert account(copy).startswith("0.23 h, predictions")
+    Session.begin(copy, [], {}, time.monotonic())
+    assert json.loads((copy / "session.json").read_text())["elapsed_s"] == pytest.approx(828.0, abs=1.0)
+    assert account(copy).startswith("0.23 h, predictions"), "each second counts once"
+
+
+def test_notes_that_are_no_numbers_do_not_spoil_the_account(run):
+    note(run, elapsed_s=3600.0, status="interrupted", noted_at="noon", spent_s=["?"])
+    assert account(run).startswith("1.00 h, predictions")
+    note(run, elapsed_s="long")
+    assert "all sessions together" not in status_lines(run)[-1]

@@ -112,6 +112,8 @@ def how_to_finish(run: Path) -> str:
     try:
         words = shlex.split(str(session.get("command", "")))
         words[words.index("--out") + 1] = str(run)  # a run may have been moved
+        data = words.index("--data") + 1
+        words[data] = words[data] if Path(words[data]).is_dir() else "ROOT"  # or come home from another machine
     except (ValueError, IndexError):
         is_baseline = "columns" in recipe  # which has no recipe to choose
         words = ["baseline"] if is_baseline else ["train", "--recipe", str(recipe.get("name", "NAME"))]

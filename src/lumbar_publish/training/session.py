@@ -76,8 +76,8 @@ def run_session(
     cohort = cohort_hash(data)
     note = {"schema": 1, "plan": plan_hash(plan), "code": sha256(manifest), "session": session, "cohort": cohort}
     before = find_output(kaggle, note, oldest) if session > 1 else None
-    if before is not None:
-        note["from"] = read_evidence(before / EVIDENCE)["session"]
+    if session > 1:
+        note["from"] = 0 if before is None else read_evidence(before / EVIDENCE)["session"]
     working = kaggle / "working"
     write_json(working / EVIDENCE, note | {"ended": False})
     install_wheels(code)

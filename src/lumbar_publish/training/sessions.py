@@ -178,12 +178,12 @@ class Sessions:
             self.note(number, version=None, failed_version=version)
             raise KaggleError(f"{what}: {problem}: {stands(number)}; run this again to begin session {number} anew")
         self.note(number, is_checked=True)
+        if line := lost_line(number, said.get("from", number - 1)):
+            self.log(line)
         if status_of(said) in _GOES_ON:
             last = said.get("last_line") or "no reason given"
             again = f"mend that, {AGAIN}: it goes on from there"
             raise KaggleError(f"{what}: training {status_of(said)}: {last}: {again}")
-        if (began_from := said.get("from", number - 1)) != number - 1:
-            self.log(f"session {number}: went on from session {began_from}: what was trained in between is lost")
         return said
 
     def _salvage(
@@ -277,6 +277,17 @@ class Sessions:
 def stands(number: int) -> str:
     """What stays where a session left nothing."""
     return "the cohort and the code stay there" if number == 1 else f"what session {number - 1} left stays"
+
+
+def lost_line(number: int, began_from: Any) -> str:
+    """What a session did not go on from, in a line; empty where it went on from the one before."""
+    if began_from == number - 1:
+        return ""
+    if began_from:
+        before = printable(str(began_from))
+        return f"session {number}: went on from session {before}: what was trained in between is lost"
+    earlier = "session 1" if number == 2 else f"sessions 1 to {number - 1}"
+    return f"session {number}: began from nothing: what {earlier} trained is lost"
 
 
 def odd_file(files: Any) -> str:

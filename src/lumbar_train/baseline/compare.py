@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ def chain_oof(run: Path, cohort: Cohort, folds: pd.DataFrame) -> Probs:
     return align_submission(frame, list(map(int, cohort.study_ids)))
 
 
-def with_floor(answers: dict[str, Probs], cohort: Cohort) -> dict[str, Probs]:
+def with_floor(answers: Mapping[str, Probs], root: Path, split: str, study_ids: Iterable[int]) -> dict[str, Probs]:
     """The answers and, on a synthetic cohort, the floor."""
-    floor = floor_probs(cohort.root, cohort.split, list(map(int, cohort.study_ids)))
-    return answers if floor is None else answers | {"floor": floor}
+    floor = floor_probs(root, split, list(map(int, study_ids)))
+    return dict(answers) if floor is None else {**answers, "floor": floor}

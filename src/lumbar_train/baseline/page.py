@@ -52,7 +52,8 @@ def report_run(
     if chain_run is not None:
         by_name["chain"] = chain_oof(chain_run, cohort, run.folds)
     title = f"out of fold: {len(cohort)} studies, each by the fold that held it out"
-    comparison = Comparison(title, cohort.study_ids, cohort.labels, with_floor(by_name, cohort))
+    answers = with_floor(by_name, cohort.root, cohort.split, cohort.study_ids)
+    comparison = Comparison(title, cohort.study_ids, cohort.labels, answers)
     folder = run.out / "report"
     columns = [_column(run, column, figures["columns"][column], images, folder) for column in run.columns]
     return _write(folder, comparison, comparison.figures(), columns, figures)
@@ -84,6 +85,7 @@ def _write(
         subtitle=comparison.title,
         verdicts=[entry["line"] for entry in scored["verdicts"]],
         left_out=list(scored["left_out"].items()),
+        notes=scored["notes"],
         has_floor="floor" in scored["scores"],
         terms=[term.replace("_", " ") for term in TERMS],
         score_rows=[(name, [rows[t] for t in TERMS]) for name, rows in scored["scores"].items()],

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lumbar.labels import SEVERITY_WEIGHTS
 from lumbar_train.ensemble.pool import Array, Members
+from lumbar_train.evaluation.scoring import column_sums
 
 _LEAST_TARGETS = 10  # fewer common targets say nothing of a correlation
+_N_STUDIES, _N_COLUMNS = 6, 3  # that are shown, and of each study
 
 
 def error_correlation(members: Members) -> Array:
@@ -20,11 +21,7 @@ def error_correlation(members: Members) -> Array:
     """
     n = len(members.names)
     known = members.labels >= 0
-    grade = np.maximum(members.labels, 0).astype(np.int64)
-    weight = np.array(SEVERITY_WEIGHTS)[grade]
-    losses = np.stack(
-        [-np.take_along_axis(own, grade[..., None], axis=2)[..., 0] * weight for own in members.log_probs]
-    )
+    losses = np.stack([column_sums(members.labels, np.exp(own))[0] for own in members.log_probs])
     out = np.full((n, n), np.nan)
     for a in range(n):
         for b in range(n):
@@ -47,7 +44,7 @@ class Disagreement:
     columns: tuple[tuple[int, float, float, int], ...]
 
 
-def most_different(members: Members, kept: Sequence[int], n: int = 6, n_columns: int = 3) -> list[Disagreement]:
+def most_different(members: Members, kept: Sequence[int]) -> list[Disagreement]:
     """The studies with the largest mean spread of the members' mean grades over the targets that two or more saw."""
     probs = np.exp(members.log_probs[list(kept)])
     grade = np.where(members.seen[list(kept)] > 0, probs[..., 1] + 2 * probs[..., 2], np.nan)
@@ -58,10 +55,10 @@ def most_different(members: Members, kept: Sequence[int], n: int = 6, n_columns:
     count = several.sum(axis=1)
     mean = spread.sum(axis=1) / np.maximum(count, 1)
     out = []
-    for row in np.argsort(-mean, kind="stable")[:n]:
+    for row in np.argsort(-mean, kind="stable")[:_N_STUDIES]:
         if mean[row] <= 0:
             break
-        columns = [int(c) for c in np.argsort(-spread[row], kind="stable")[:n_columns] if several[row, c]]
+        columns = [int(c) for c in np.argsort(-spread[row], kind="stable")[:_N_COLUMNS] if several[row, c]]
         said = tuple((c, float(low[row, c]), float(high[row, c]), int(members.labels[row, c])) for c in columns)
         out.append(Disagreement(int(row), float(mean[row]), said))
     return out

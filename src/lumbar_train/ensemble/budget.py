@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lumbar.competitions.lumbar_spine import COMPETITION
-from lumbar.config import SagittalClassifierConfig
 from lumbar.errors import CohortError
-from lumbar.labels import LEVELS
 from lumbar_train.pipeline.cost import forward_flops
+from lumbar_train.pipeline.counts import CohortCounts, classifier_images
 from lumbar_train.pipeline.machines import A100, T4, Machine
 from lumbar_train.stages.losses import graded_loss
 
@@ -18,8 +17,6 @@ MACHINES = {machine.name.lower(): machine for machine in (T4, A100)}
 # Of the time limit, what is left to classifiers: reading, localisation, the reserve for the last write. Counted
 # operations are good to a factor of two (``pipeline.machines``); the kernel's own budget sees to the rest.
 SHARE = 0.5
-_VIEWS = 2  # the patient and the mirrored one
-_SAGITTAL, _NEAR = 17, 9  # slices of a sagittal series, and axial ones near a level
 
 
 @dataclass(frozen=True)
@@ -55,16 +52,12 @@ def parse_target(text: str) -> Target:
     return Target(float(match[1]), int(match[2] or 1), machine)
 
 
-def study_flops(config: Any) -> float:
-    """Operations of one fit of a classifier for one study: five levels, the patient and the mirrored one."""
-    images = images_of(config)
-    return forward_flops(config, graded_loss, slices=images) * images * len(LEVELS) * _VIEWS
+def study_flops(config: Any, counts: CohortCounts) -> float:
+    """Operations of one fit of a classifier for one study, as a plan counts them.
 
-
-def images_of(config: Any) -> int:
-    """Slices of one level that a classifier looks at; where it takes whole series, those of a usual study."""
-    is_sagittal = isinstance(config, SagittalClassifierConfig)
-    if config.max_slices:
-        most = int(config.max_slices)
-        return 2 * min(_SAGITTAL, most) if is_sagittal else min(_NEAR, most)
-    return int(config.window) * (3 if is_sagittal else 1)
+    Args:
+        config: of the classifier.
+        counts: of the cohort whose studies are like those to predict.
+    """
+    slices = max(1, round(float(counts.images(config).mean())))
+    return forward_flops(config, graded_loss, slices=slices) * classifier_images(config, counts)

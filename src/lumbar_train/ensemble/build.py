@@ -14,17 +14,19 @@ import numpy as np
 import pandas as pd
 
 import lumbar
+from lumbar.bundle.manifest import Manifest
 from lumbar.config import CONFIGS, AggregatorConfig, from_dict, to_dict
 from lumbar.errors import CohortError
 from lumbar.stages.classifiers import Classifier
-from lumbar_train.data.folds import FULL, write_folds
+from lumbar_train.data.folds import FULL, is_full, write_folds
 from lumbar_train.data.tables import LABELS, Cohort, read_cohort, write_labels
 from lumbar_train.data.usable import read_dropped, write_dropped
 from lumbar_train.ensemble.budget import Target, study_flops
-from lumbar_train.ensemble.comparison import SAME, verdict
+from lumbar_train.ensemble.comparison import NOTES, SAME, verdict
 from lumbar_train.ensemble.export import Shipped, export_ensemble, shipped_by, verified_export
 from lumbar_train.ensemble.localisers import chosen_localiser, localiser_figures, named_localisers
 from lumbar_train.ensemble.members import Candidates, Source, gather
+from lumbar_train.ensemble.pool import Sum, fit_scales
 from lumbar_train.ensemble.selection import Selection, Shed, keeping, select, shedding_order
 from lumbar_train.errors import TrainingError
 from lumbar_train.evaluation.scoring import Interval, difference, scores
@@ -32,12 +34,12 @@ from lumbar_train.files import make_folder, write_text
 from lumbar_train.outputs.kept import FILE as RECIPE
 from lumbar_train.outputs.kept import read_recipe
 from lumbar_train.outputs.session import SCHEMA
+from lumbar_train.pipeline.counts import CohortCounts, count_cohort
 from lumbar_train.recipes import Fit, StageRecipe
 from lumbar_train.stages.aggregate import PoolStart
 from lumbar_train.stages.aggregate_folds import fit_aggregator_folds
 
 NAME = "ensemble"
-NOTES = "ensemble.json"
 _OF_LOCALISER = (
     "localise/levels.parquet",
     "localise/points.parquet",
@@ -75,6 +77,19 @@ class Ensemble:
         """Of the members that were kept."""
         return tuple(self.candidates.members.names[k] for k in self.kept)
 
+    def start(self, fold: int) -> PoolStart:
+        """The pool that the aggregator of a fold begins with; no label of the fold has a say in its scales.
+
+        The shares are those of the members, which were chosen on all studies.
+        """
+        members, picks = self.candidates.members, self.selection.picks
+        shares = self.selection.weights(len(members.names))[list(self.kept)]
+        scales = self.selection.scales
+        if not is_full(fold):
+            rows = np.flatnonzero(members.folds != fold)
+            scales = fit_scales(Sum.of(members, picks, rows), members.labels[rows])
+        return PoolStart(tuple(map(float, shares)), tuple(map(float, scales)))
+
 
 def build_ensemble(
     runs: Mapping[str, Path],
@@ -111,7 +126,7 @@ def build_ensemble(
     shipped = [shipped_by(source, manifests[source.run]) for source in candidates.sources]
     figures = localiser_figures(runs, whole)
     places = chosen_localiser(runs, localiser, figures)
-    candidates = _with_seconds(candidates, shipped, target)
+    candidates = _with_seconds(candidates, shipped, target, count_cohort(whole))
     selection = select(candidates.members, limit_s=np.inf if target is None else target.study_s, seed=seed)
     if how == "all":
         selection = _all_kept(candidates, selection, target)
@@ -121,7 +136,7 @@ def build_ensemble(
     make_folder(out.parent)
     part = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        _write(part, made, runs, whole, shipped, seed)
+        _write(part, made, runs, whole, shipped, manifests[places], seed)
         part.chmod(0o755)
         if out.is_dir():
             out.rmdir()  # it is empty
@@ -156,7 +171,9 @@ def check_free(out: Path) -> None:
         raise CohortError(f"--out {out}: found files there, expected an empty folder, or none")
 
 
-def _with_seconds(candidates: Candidates, shipped: list[Shipped], target: Target | None) -> Candidates:
+def _with_seconds(
+    candidates: Candidates, shipped: list[Shipped], target: Target | None, counts: CohortCounts
+) -> Candidates:
     """The candidates with what each member costs a study: seconds on the target, else in units of 10^12 operations."""
     rate = 1e12 if target is None else target.machine.rate
     flops: dict[str, float] = {}
@@ -164,7 +181,7 @@ def _with_seconds(candidates: Candidates, shipped: list[Shipped], target: Target
     for one in shipped:
         key = json.dumps(one.config_json, sort_keys=True)
         if key not in flops:
-            flops[key] = study_flops(one.config)
+            flops[key] = study_flops(one.config, counts)
         seconds.append(flops[key] * len(one.entries) / rate)
     return replace(candidates, members=replace(candidates.members, seconds=np.array(seconds)))
 
@@ -175,22 +192,21 @@ def _write(
     runs: Mapping[str, Path],
     whole: Cohort,
     shipped: list[Shipped],
+    base: Manifest,
     seed: int,
 ) -> None:
-    candidates, cohort, picks = made.candidates, made.candidates.cohort, made.selection.picks
+    candidates, cohort = made.candidates, made.candidates.cohort
     sources = [candidates.sources[k] for k in made.kept]
     _write_tables(part, candidates, sources, runs[made.localiser], whole)
-    stage = aggregator_of(runs[made.localiser], made.names)
-    shares = np.bincount(picks, minlength=len(candidates.sources))[list(made.kept)] / len(picks)
-    start = PoolStart(tuple(map(float, shares)), tuple(map(float, made.selection.scales)))
+    stage = aggregator_of(runs[made.localiser], base, made.names)
     listed = [Classifier.of(name, shipped[k].config) for name, k in zip(made.names, made.kept, strict=True)]
     write_text(part / RECIPE, json.dumps(_recipe(made, stage, listed, whole, seed), indent=1) + "\n")
     folds = [*sorted(set(candidates.fold_of.values())), FULL]
-    fit_aggregator_folds(part, cohort, candidates.fold_of, folds, stage, seed=seed, start=start)
+    fit_aggregator_folds(part, cohort, candidates.fold_of, folds, stage, seed=seed, start=made.start)
     notes = describe(made)
     write_text(part / NOTES, json.dumps(notes, indent=1) + "\n")
     export_ensemble(
-        part, [shipped[k] for k in made.kept], made.names, listed, runs[made.localiser], stage.network,
+        part, [shipped[k] for k in made.kept], made.names, listed, base, stage.network,
         cohort=cohort, fingerprint=whole.fingerprint, shed=[made.candidates.members.names[s.member] for s in made.shed],
         notes={"members": notes["members"], "honest": notes["honest"]},
     )  # fmt: skip
@@ -217,14 +233,14 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-def aggregator_of(run: Path, names: tuple[str, ...]) -> StageRecipe:
+def aggregator_of(run: Path, manifest: Manifest, names: tuple[str, ...]) -> StageRecipe:
     """The aggregator of a run, for other members: its network's kind and sizes, and how it was fitted.
 
     Raises:
         TrainingError: the run has exported none.
         CohortError: its recipe does not say how it was fitted.
     """
-    entries = shipped_by(Source("aggregator", run.name, run, "aggregator")).entries
+    entries = shipped_by(Source("aggregator", run.name, run, "aggregator"), manifest).entries
     config: Any = from_dict(CONFIGS[entries[0]["model"]], entries[0]["config"])
     if not isinstance(config, AggregatorConfig):
         raise TrainingError(f"{run}: found an aggregator of kind {entries[0]['model']}, expected one that joins logits")

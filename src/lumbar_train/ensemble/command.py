@@ -34,7 +34,12 @@ def add_compare(commands: Any) -> None:
         help="test: labels in solution.csv; default: train, with --baseline and --chain test")  # fmt: skip
     add("--baseline", type=PLACE, metavar="B", help="short for --runs baseline=B chain=C, with --chain")
     add("--chain", type=PLACE, metavar="C", help="the run that is compared with --baseline")
-    add("--prior", type=FOLDER, metavar="DIR", help="bundle whose prior is shown; default: that of the first run")
+    add(
+        "--prior",
+        type=FOLDER,
+        metavar="DIR",
+        help="bundle whose prior is shown on an unseen cohort; default: that of the first run",
+    )
     add(
         "--out",
         type=NEW_FOLDER,
@@ -58,15 +63,14 @@ def run_compare(args: argparse.Namespace) -> None:
     if args.out is not None:
         check_out(args.out)
 
-    from lumbar_train.baseline.floor import floor_probs
+    from lumbar_train.baseline.compare import with_floor
     from lumbar_train.baseline.page import write_comparison
     from lumbar_train.ensemble.compare import compare
 
     comparison = compare(runs, args.data, split, args.prior)
     if args.data is not None:
-        floor = floor_probs(args.data, split, list(map(int, comparison.study_ids)))
-        more = {} if floor is None else {"floor": floor}
-        comparison = replace(comparison, answers={**comparison.answers, **more})
+        answers = with_floor(comparison.answers, args.data, split, comparison.study_ids)
+        comparison = replace(comparison, answers=answers)
     figures = comparison.figures()
     print("\n".join(lines(figures)))
     if args.out is not None:
@@ -99,6 +103,7 @@ def lines(figures: dict[str, Any]) -> list[str]:
     head = " ".join(f"{term.replace('_', ' '):>22}" for term in terms)
     shown = [figures["title"]]
     shown += [f"left out, as {name} has no answer: {count}" for name, count in figures["left_out"].items()]
+    shown += figures["notes"]
     shown.append(f"  {'':<{wide}} {head}")
     for rows, sign in ((figures["scores"], ""), (figures["differences"], "+")):
         for name, values in rows.items():

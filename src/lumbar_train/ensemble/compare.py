@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from lumbar.bundle.manifest import FILE_NAME, Manifest, read_manifest, verify
 from lumbar.errors import CohortError
-from lumbar.io.text import counted
+from lumbar.io.text import counted, printable
 from lumbar.metric import align_submission, read_table
 from lumbar.run import predict
 from lumbar.stages.aggregate import prior_array
 from lumbar_train.data.tables import Cohort, read_cohort, read_study_ids
-from lumbar_train.ensemble.comparison import Comparison
+from lumbar_train.ensemble.comparison import NOTES, Comparison
+from lumbar_train.ensemble.guards import check_same_cohort
 from lumbar_train.ensemble.out_of_fold import common_studies, labelled, prior_by_fold, read_out_of_fold
 from lumbar_train.evaluation.evaluate import check_not_trained_on
 
@@ -33,7 +34,8 @@ def compare(runs: Mapping[str, Path], root: Path | None, split: str, prior: Path
         runs: run folders, sealed bundles or submissions by name; out of fold run folders alone.
         root: folder of the cohort.
         split: train or test.
-        prior: bundle or run whose prior is shown beside predictions; the first that has one where none is given.
+        prior: bundle or run whose prior is shown beside predictions; the first that has one where none is given. Out
+            of fold it is refused.
 
     Raises:
         LeakError: a run's answers are not out of fold, or its weights were fitted on one of the studies.
@@ -41,12 +43,22 @@ def compare(runs: Mapping[str, Path], root: Path | None, split: str, prior: Path
         ManifestError: a bundle is damaged or incomplete.
     """
     if root is None:
-        return compare_out_of_fold(runs, None)
+        return _without_prior(prior, runs, None)
     cohort = read_cohort(root, split=split)
     ids = set(map(int, cohort.study_ids))
     if any(ids & read_study_ids(path / "folds.csv") for path in runs.values() if (path / "folds.csv").is_file()):
-        return compare_out_of_fold(runs, cohort)
+        return _without_prior(prior, runs, cohort)
     return compare_unseen(runs, cohort, prior)
+
+
+def _without_prior(prior: Path | None, runs: Mapping[str, Path], cohort: Cohort | None) -> Comparison:
+    """Compare out of fold, where beside each study stands the prior of the folds that do not hold it."""
+    if prior is not None:
+        raise CohortError(
+            f"--prior {printable(prior)}: found runs that are compared out of fold, expected a cohort that none was "
+            "trained on; leave it out: the prior of the other folds is shown"
+        )
+    return compare_out_of_fold(runs, cohort)
 
 
 def compare_out_of_fold(runs: Mapping[str, Path], cohort: Cohort | None) -> Comparison:
@@ -57,11 +69,18 @@ def compare_out_of_fold(runs: Mapping[str, Path], cohort: Cohort | None) -> Comp
     """
     read = [read_out_of_fold(name, path) for name, path in runs.items()]
     ids, left_out = common_studies(read)
+    check_same_cohort(runs, cohort)
     known = labelled(runs, ids, cohort)
     answers = {"uniform": np.full((len(ids), 25, 3), 1 / 3), "prior": prior_by_fold(known, read[0].fold_of)}
     answers |= {run.name: run.probs(ids) for run in read}
     title = f"out of fold: {counted(len(ids), 'study')}, each by the fold that held it out"
-    return Comparison(title, known.study_ids, known.labels, answers, tuple(runs), left_out)
+    notes = tuple(
+        f"{name} is an ensemble: its members were chosen on all studies, those of each fold included, so that its "
+        f"score is a little too good; {NOTES} in its folder has the score of a choice without the fold"
+        for name, path in runs.items()
+        if (path / NOTES).is_file()
+    )
+    return Comparison(title, known.study_ids, known.labels, answers, tuple(runs), left_out, notes)
 
 
 def compare_unseen(runs: Mapping[str, Path], cohort: Cohort, prior: Path | None = None) -> Comparison:

@@ -14,6 +14,7 @@ from lumbar_train.evaluation.scoring import TERMS, Interval, difference, scores
 
 Probs = NDArray[np.float64]
 SAME = "cannot be told apart"
+NOTES = "ensemble.json"  # in the folder of an ensemble: how its members were chosen
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Comparison:
         answers: probabilities (N, 25, 3) by name, those of constants among them.
         runs: the names that are compared in pairs; those without an answer are passed over.
         left_out: studies that other runs have answered and this one has not, by run.
+        notes: what a reader of the scores must know, a line each.
     """
 
     title: str
@@ -35,6 +37,7 @@ class Comparison:
     answers: Mapping[str, Probs]
     runs: tuple[str, ...] = ("baseline", "chain")
     left_out: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def figures(self) -> dict[str, Any]:
         """Scores and paired differences, each ``[value, low, high]`` by term of the metric, and the verdicts."""
@@ -48,6 +51,7 @@ class Comparison:
             "title": self.title,
             "studies": len(self.study_ids),
             "left_out": dict(self.left_out),
+            "notes": list(self.notes),
             "scores": {
                 name: {term: value.as_list() for term, value in scores(self.labels, probs).items()}
                 for name, probs in self.answers.items()

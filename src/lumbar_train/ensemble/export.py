@@ -60,16 +60,18 @@ def verified_export(path: Path) -> Manifest:
     return verify(path / "export")
 
 
-def shipped_by(source: Source, manifest: Manifest | None = None) -> Shipped:
+def shipped_by(source: Source, manifest: Manifest) -> Shipped:
     """The fits of a member, or of another stage of a run, that ship.
+
+    Args:
+        source: whose they are.
+        manifest: of the run's export (``verified_export``).
 
     Raises:
         TrainingError: there are none.
-        ManifestError: the export is damaged.
     """
     if not source.classifier:
         raise TrainingError(f"{source.path}: found logits without a network, expected weights that can be sealed")
-    manifest = manifest or verified_export(source.path)
     entries = tuple(entry for entry in manifest.data["weights"] if entry["stage"] == source.classifier)
     if not entries:
         raise TrainingError(f"{manifest.folder}: found no weights of {source.classifier}, expected those that ship")
@@ -81,7 +83,7 @@ def export_ensemble(
     shipped: Sequence[Shipped],
     names: Sequence[str],
     listed: Sequence[Classifier],
-    localiser: Path,
+    base: Manifest,
     aggregator: Any,
     *,
     cohort: Cohort,
@@ -96,7 +98,7 @@ def export_ensemble(
         shipped: the members' fits.
         names: of the members in the bundle, in the order of the aggregator's input.
         listed: what each member reads and answers.
-        localiser: the run whose localisers ship.
+        base: what the run ships whose localisers ship.
         aggregator: configuration of its network.
         cohort: labels that the prior is of.
         fingerprint: of the cohort.
@@ -104,7 +106,6 @@ def export_ensemble(
         notes: about the choice, for the manifest.
     """
     folder = out / "export"
-    base = verified_export(localiser)
     entries = [
         _copied(base.folder, folder, entry, entry["stage"])
         for stage in _LOCALISERS

@@ -12,7 +12,10 @@ import pandas as pd
 from lumbar.errors import CohortError
 from lumbar.io.text import counted, printable
 from lumbar_train.data.folds import is_full
+from lumbar_train.data.tables import Cohort
 from lumbar_train.errors import LeakError
+from lumbar_train.files import read_object
+from lumbar_train.outputs.kept import FILE as RECIPE
 from lumbar_train.outputs.oof import check_oof_frame
 from lumbar_train.outputs.store import read_frame
 
@@ -114,4 +117,33 @@ def check_same_folds(names: Iterable[str], fold_of: Mapping[str, Mapping[int, in
                 f"{printable(paths[name] / 'folds.csv')}: found study {study} in fold {fold_of[name][study]} "
                 f"({len(differing)} of {len(common)} such), expected fold {fold_of[first][study]} as in {first}: train "
                 f"with --fold-file {printable(paths[first] / 'folds.csv')}"
+            )
+
+
+def check_same_cohort(paths: Mapping[str, Path], cohort: Cohort | None = None) -> None:
+    """Refuse runs that were trained on different cohorts, also where their studies have the same numbers.
+
+    A run that was given external points has a fingerprint of its own, since it covers the points; a run of an older
+    version, or of another program, has noted none. Neither can be compared so.
+
+    Args:
+        paths: of the runs, by name.
+        cohort: that all must be of, where it is given.
+
+    Raises:
+        CohortError: the run, its cohort's fingerprint, and the one that it should have.
+    """
+    expected = cohort.fingerprint if cohort is not None else ""
+    owner = str(cohort.root) if cohort is not None else ""
+    for name, path in paths.items():
+        noted = read_object(path / RECIPE)
+        fingerprint = noted.get("cohort")
+        if not isinstance(fingerprint, str) or noted.get("points"):
+            continue
+        if not expected:
+            expected, owner = fingerprint, name
+        if fingerprint != expected:
+            raise CohortError(
+                f"{printable(path / RECIPE)}: found a run of cohort {printable(fingerprint[:12])}, expected "
+                f"{printable(expected[:12])}, the cohort of {printable(owner)}"
             )

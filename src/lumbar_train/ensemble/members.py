@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,13 +15,14 @@ from lumbar.errors import CohortError
 from lumbar.io.text import printable
 from lumbar_train.data.folds import read_own_folds
 from lumbar_train.data.tables import Cohort
-from lumbar_train.ensemble.guards import check_logits, check_same_folds, check_seen
+from lumbar_train.ensemble.guards import check_logits, check_same_cohort, check_same_folds, check_seen
 from lumbar_train.ensemble.out_of_fold import labelled, prior_by_fold
 from lumbar_train.ensemble.pool import Members
 from lumbar_train.outputs.run_classifiers import classifiers_of_run
 from lumbar_train.outputs.store import read_frame, read_logits
 
 COLUMNS = ("study_id", "fold", "condition", "level", "logit_normal_mild", "logit_moderate", "logit_severe")
+_NAME_LENGTH, _NAME_HEAD = 64, 20  # the manifest takes no longer name; how much of the run's name stays in a cut one
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def gather(runs: Mapping[str, Path], cohort: Cohort | None = None) -> Candidates
 
     Raises:
         LeakError: a table, a network or a fold that does not hold a study out as it says, or as the first run does.
-        CohortError: a run without out-of-fold logits, or without labels; two members of one name.
+        CohortError: a run without out-of-fold logits, without labels, or of another cohort; two members of one name.
     """
     sources = [source for name, path in runs.items() for source in sources_of(name, path)]
     names = [source.name for source in sources]
@@ -82,6 +84,7 @@ def gather(runs: Mapping[str, Path], cohort: Cohort | None = None) -> Candidates
     folds = {name: _folds(path) for name, path in runs.items()}
     by_run = {name: dict(zip(t["study_id"].tolist(), t["fold"].tolist(), strict=True)) for name, t in folds.items()}
     check_same_folds(runs, by_run, runs)
+    check_same_cohort(runs, cohort)
     for name, path in runs.items():
         check_seen(path, by_run[name])
     for source in sources:
@@ -124,10 +127,17 @@ def sources_of(run: str, path: Path) -> list[Source]:
 
 
 def member_name(run: str, classifier: str = "") -> str:
-    """What a member is called in tables and in a bundle: small letters, digits and _, at most 64."""
+    """What a member is called in tables and in a bundle: small letters, digits and _, at most 64.
+
+    Of a longer name both ends stay, with a hash between them that keeps names apart which differ in the middle.
+    """
     plain = re.sub(r"[^a-z0-9]+", "_", run.lower()).strip("_") or "run"
     plain = plain if plain[0].isalpha() else f"run_{plain}"
-    return f"{plain[:40]}_{classifier}" if classifier else plain[:40]
+    name = f"{plain}_{classifier}" if classifier else plain
+    if len(name) <= _NAME_LENGTH:
+        return name
+    middle = f"_{hashlib.sha256(name.encode()).hexdigest()[:8]}_"
+    return name[:_NAME_HEAD] + middle + name[_NAME_HEAD + len(middle) - _NAME_LENGTH :]
 
 
 def _is_external(path: Path) -> bool:

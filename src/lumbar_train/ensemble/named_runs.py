@@ -15,40 +15,36 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_. +-]{0,59}")
 RESERVED = ("uniform", "prior", "floor")  # rows that a comparison shows beside the runs
 
 
-def named_runs(words: Sequence[str], option: str = "--runs", least: int = 2) -> dict[str, Path]:
-    """Paths by name, from words ``PATH`` (named as its last part) or ``NAME=PATH``, in the order given.
+def named_runs(words: Sequence[str]) -> dict[str, Path]:
+    """Paths by name, from words of ``--runs``: ``PATH`` (named as its last part) or ``NAME=PATH``, in the order given.
 
     Args:
         words: of the command line.
-        option: where they stand, for the refusal.
-        least: how many are needed.
 
     Raises:
         CohortError: too few, a path that is not there, two of one name, one path twice, or a name that is taken.
     """
-    if len(words) < least:
-        raise CohortError(f"{option}: found {len(words)}, expected {least} or more, as PATH or NAME=PATH")
+    if len(words) < 2:
+        raise CohortError(f"--runs: found {len(words)}, expected 2 or more, as PATH or NAME=PATH")
     runs: dict[str, Path] = {}
     for word in words:
         name, path = _split(word)
         if not os.path.lexists(path):
             hint = did_you_mean_path(path)
-            raise CohortError(f"{option} {printable(path)}: no such folder, expected a run or a sealed bundle{hint}")
+            raise CohortError(f"--runs {printable(path)}: no such folder, expected a run or a sealed bundle{hint}")
         if not _NAME.fullmatch(name) or name in RESERVED:
             raise CohortError(
-                f"{option} {printable(word)}: found name {printable(name)!r}, expected letters, digits, _ . + -, and "
+                f"--runs {printable(word)}: found name {printable(name)!r}, expected letters, digits, _ . + -, and "
                 f"none of {', '.join(RESERVED)}; give another as NAME={printable(path)}"
             )
         if name in runs:
             raise CohortError(
-                f"{option}: found two runs named {name} ({printable(runs[name])} and {printable(path)}), expected "
+                f"--runs: found two runs named {name} ({printable(runs[name])} and {printable(path)}), expected "
                 f"different names; give one as NAME={printable(path)}"
             )
         twice = [other for other, known in runs.items() if os.path.realpath(known) == os.path.realpath(path)]
         if twice:
-            raise CohortError(
-                f"{option}: found {printable(path)} twice ({twice[0]} and {name}), expected different runs"
-            )
+            raise CohortError(f"--runs: found {printable(path)} twice ({twice[0]} and {name}), expected different runs")
         runs[name] = path
     return runs
 

@@ -17,7 +17,8 @@ from lumbar.io.text import page_value
 from lumbar.labels import GROUPS, SEVERITIES
 from lumbar.models.aggregator import Aggregator
 from lumbar_train.ensemble.agreement import error_correlation, most_different
-from lumbar_train.ensemble.build import NOTES, Ensemble
+from lumbar_train.ensemble.build import Ensemble
+from lumbar_train.ensemble.comparison import NOTES
 from lumbar_train.evaluation.evaluate import Evaluation
 from lumbar_train.evaluation.page_parts import case_pictures, column_title
 from lumbar_train.evaluation.plots import BLUE, GREY, ORANGE, data_uri, png_uri

@@ -13,14 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lumbar.labels import GROUPS, SEVERITY_WEIGHTS
-from lumbar_train.evaluation.scoring import study_sums
+from lumbar_train.evaluation.scoring import CLASS_WEIGHTS, group_of_column, study_sums
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
 _NEWTON_STEPS = 6
 _SCALES = (0.02, 20.0)
-_WEIGHTS = np.array((*SEVERITY_WEIGHTS, 0.0))  # -1 picks the last: no label, no weight
 
 
 @dataclass(frozen=True)
@@ -88,14 +86,6 @@ class Sum:
         return self.logs / np.maximum(self.count, 1.0)[..., None]
 
 
-def group_of_column() -> NDArray[np.int64]:
-    """(25,) the group of each column: 0 spinal, 1 foraminal, 2 subarticular."""
-    out = np.zeros((5, 5), np.int64)
-    for number, conditions in enumerate(GROUPS.values()):
-        out[list(conditions)] = number
-    return out.reshape(25)
-
-
 def fit_scales(total: Sum, labels: NDArray[Any], start: Array | None = None) -> Array:
     """(3,) by group: the factor on the pooled log probabilities with the least weighted log loss.
 
@@ -103,7 +93,7 @@ def fit_scales(total: Sum, labels: NDArray[Any], start: Array | None = None) -> 
     them. Newton's method; the loss is convex in the factor.
     """
     scales = np.ones(3) if start is None else start.copy()
-    weight = np.where(total.count > 0, _WEIGHTS[labels], 0.0)
+    weight = np.where(total.count > 0, CLASS_WEIGHTS[labels], 0.0)
     groups, mean = group_of_column(), total.mean
     for group in range(3):
         columns = groups == group

@@ -72,19 +72,20 @@ def select(members: Members, *, limit_s: float = np.inf, most: int = MOST_PICKS,
         CohortError: no member, no study, one fold alone, two members of one name, or none that the limit allows.
     """
     check(members, limit_s)
+    paths = Paths(members, limit_s, most)
     every = np.arange(len(members))
     n_folds = np.unique(members.folds)
     honest, single = np.zeros((2, len(members), 25, 3))
     by_fold = {}
     for fold in map(int, n_folds):
         rows, out = np.flatnonzero(members.folds != fold), np.flatnonzero(members.folds == fold)
-        path = greedy(members, rows, limit_s, most)
-        n = best_length(members, rows, limit_s, most, seed)
+        path = paths.on(rows)
+        n = shortest(members, rows, held_out_answers(paths, rows, seed), seed)
         by_fold[fold] = tuple(pick.member for pick in path[:n])
         honest[out] = path_answer(members, path, n, out)
         single[out] = path_answer(members, path, 1, out)
-    path = greedy(members, every, limit_s, most)
-    probs = held_out_answers(members, every, limit_s, most, seed)
+    path = paths.on(every)
+    probs = held_out_answers(paths, every, seed)
     n = shortest(members, every, probs, seed)
     n = min(n, len(path))
     picks = tuple(pick.member for pick in path[:n])
@@ -153,25 +154,44 @@ def path_answer(members: Members, path: Sequence[Pick], n: int, rows: Rows) -> A
     return answer(total, path[n - 1].scales, members.prior[rows])
 
 
-def best_length(members: Members, rows: Rows, limit_s: float, most: int, seed: int) -> int:
-    """How many picks of a path on some studies help on others: decided within these studies alone."""
-    return shortest(members, rows, held_out_answers(members, rows, limit_s, most, seed), seed)
+@dataclass
+class Paths:
+    """Greedy paths of some members, each found once: without two folds is without them in either order.
+
+    Attributes:
+        members: to choose among.
+        limit_s: seconds a study that those chosen may take together.
+        most: picks of a path.
+    """
+
+    members: Members
+    limit_s: float = np.inf
+    most: int = MOST_PICKS
+    _known: dict[bytes, list[Pick]] = field(default_factory=dict)
+
+    def on(self, rows: Rows) -> list[Pick]:
+        """The path on some studies."""
+        key = rows.tobytes()
+        if key not in self._known:
+            self._known[key] = greedy(self.members, rows, self.limit_s, self.most)
+        return self._known[key]
 
 
-def held_out_answers(members: Members, rows: Rows, limit_s: float, most: int, seed: int) -> tuple[Array, ...]:
+def held_out_answers(paths: Paths, rows: Rows, seed: int) -> tuple[Array, ...]:
     """After each step, probabilities (n, 25, 3) of studies by paths that were chosen without their part.
 
     The parts are the folds; where all studies are of one, two halves at random (all logits are out of fold anyway). A
     path that ends early stays as it is.
     """
+    members = paths.members
     parts = members.folds[rows]
     if len(np.unique(parts)) < 2:
         parts = np.random.default_rng(seed).permutation(len(rows)) % 2
-    paths = {int(k): greedy(members, rows[parts != k], limit_s, most) for k in np.unique(parts)}
+    by_part = {int(k): paths.on(rows[parts != k]) for k in np.unique(parts)}
     steps = []
-    for n in range(1, max(map(len, paths.values())) + 1):
+    for n in range(1, max(map(len, by_part.values())) + 1):
         probs = np.zeros((len(rows), 25, 3))
-        for part, path in paths.items():
+        for part, path in by_part.items():
             probs[parts == part] = path_answer(members, path, n, rows[parts == part])
         steps.append(probs)
     return tuple(steps)
@@ -200,12 +220,12 @@ class Shed:
     seconds: float
 
 
-def shedding_order(members: Members, picks: Sequence[int], rows: Rows | None = None) -> list[Shed]:
+def shedding_order(members: Members, picks: Sequence[int]) -> list[Shed]:
     """The order in which members are left out near the deadline: whatever adds least a second goes first.
 
     One member after the other goes; the last one stays, so that it is not listed.
     """
-    rows = np.arange(len(members)) if rows is None else rows
+    rows = np.arange(len(members))
     left = list(picks)
     order = []
     now = _pool_score(members, left, rows)

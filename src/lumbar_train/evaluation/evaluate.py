@@ -278,8 +278,7 @@ class _Bench:
         try:
             localisation = localise(study, self.networks)
             logits, mask = classify(study, localisation, self.networks)
-            last = self.networks.stage("aggregator")
-            answer = aggregate(logits, mask, self.prior, last, level_confidence(localisation))
+            answer = self._aggregated(logits, mask, localisation)
             answer = mixed_readings(answer, localisation, self.prior, partial(self._answer, study))
             before = partial_answers(logits, mask, self.prior, self.is_sagittal)
             outcome.answers = constants | before | {"+ MLP": answer}
@@ -287,14 +286,15 @@ class _Bench:
             outcome.problems += localisation.problems
             if self.with_true_points:
                 true = true_localisation(study, truth)
-                logits, mask = classify(study, true, self.networks)
-                outcome.true_points = aggregate(logits, mask, self.prior, last, level_confidence(true))
+                outcome.true_points = self._answer(study, true)
         except LumbarError as error:
             outcome.problems.append(one_line(error))
         return outcome
 
     def _answer(self, study: Study, localisation: Localisation) -> Probs:
-        logits, mask = classify(study, localisation, self.networks)
+        return self._aggregated(*classify(study, localisation, self.networks), localisation)
+
+    def _aggregated(self, logits: Logits, mask: Mask, localisation: Localisation) -> Probs:
         last = self.networks.stage("aggregator")
         return aggregate(logits, mask, self.prior, last, level_confidence(localisation))
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lumbar.labels import GROUPS, LEVELS, SEVERITIES, SEVERITY_WEIGHTS
+from lumbar.labels import COLUMNS, GROUPS, LEVELS, SEVERITIES, SEVERITY_WEIGHTS
 
 Probs = NDArray[np.float64]
 Labels = NDArray[Any]
@@ -16,7 +16,7 @@ Labels = NDArray[Any]
 TERMS = ("total", "spinal", "foraminal", "subarticular", "any_severe")
 N_BOOTSTRAP = 2000
 _EPS = float(np.finfo(np.float64).eps)  # as lumbar.metric and scikit-learn clip
-_WEIGHTS = np.array((*SEVERITY_WEIGHTS, 0.0))  # -1 picks the last: no label, no weight
+CLASS_WEIGHTS = np.array((*SEVERITY_WEIGHTS, 0.0))  # -1 picks the last: no label, no weight
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,14 @@ def group_columns(group: str) -> NDArray[np.int64]:
     return np.concatenate([np.arange(len(LEVELS)) + c * len(LEVELS) for c in GROUPS[group]])
 
 
+def group_of_column() -> NDArray[np.int64]:
+    """(25,) the group of each column, as its place in ``labels.GROUPS``."""
+    out = np.zeros(len(COLUMNS), np.int64)
+    for number, group in enumerate(GROUPS):
+        out[group_columns(group)] = number
+    return out
+
+
 def study_sums(labels: Labels, probs: Probs) -> tuple[Probs, Probs]:
     """Weighted losses and weights that each study adds to the four terms.
 
@@ -65,7 +73,7 @@ def study_sums(labels: Labels, probs: Probs) -> tuple[Probs, Probs]:
 
 def column_sums(labels: Labels, probs: Probs) -> tuple[Probs, Probs]:
     """Weight times loss of each answer, and its weight: both (N, 25), 0 where there is no label."""
-    weights = _WEIGHTS[labels]
+    weights = CLASS_WEIGHTS[labels]
     picked = np.take_along_axis(probs, np.maximum(labels, 0)[..., None], axis=2)[..., 0]
     return -np.log(np.clip(picked, _EPS, 1.0 - _EPS)) * weights, weights
 
@@ -177,7 +185,7 @@ def reliability(labels: Labels, probs: Probs, *, is_weighted: bool, n_bins: int 
         columns = group_columns(group)
         label, prob = labels[:, columns], used[:, columns]
         is_known = label >= 0
-        weight = _WEIGHTS[label[is_known]] if is_weighted else np.ones(int(is_known.sum()))
+        weight = CLASS_WEIGHTS[label[is_known]] if is_weighted else np.ones(int(is_known.sum()))
         for k, severity in enumerate(SEVERITIES):
             p, y = prob[is_known][:, k], (label[is_known] == k).astype(float)
             curves.append(_binned(group, severity, is_weighted, p, y, weight, n_bins))

@@ -172,14 +172,27 @@ def holds_run(out: Path) -> bool:
 
 def owner_in(out: Path) -> Owner | None:
     """The process of this machine that writes a folder now."""
+    return next((owner for _, owner in _owners(out)), None)
+
+
+def locked_at(out: Path) -> float | None:
+    """When the first process of this machine that writes a folder now took its lock (``time.time``); None: none."""
+    times = []
+    for path, _ in _owners(out):
+        with contextlib.suppress(OSError):  # it has just ended
+            times.append(path.stat().st_mtime)
+    return min(times, default=None)
+
+
+def _owners(out: Path) -> Iterator[tuple[Path, Owner]]:
+    """The locks of a folder whose processes run on this machine."""
     for path in sorted(out.glob("run*.lock")):
         try:
             owner = Owner(**read_object(path))
         except TypeError:
             continue
         if _is_here(owner) and not is_stale(owner):
-            return owner
-    return None
+            yield path, owner
 
 
 def is_stale(owner: Owner) -> bool:

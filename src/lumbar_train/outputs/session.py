@@ -6,6 +6,7 @@ finished is told by the fits and tables themselves. It is read without torch.
 
 from __future__ import annotations
 
+import csv
 import json
 import platform
 import secrets
@@ -96,6 +97,8 @@ class Session:
             "left": self.left,
             "elapsed_s": round(self.before_s + elapsed_s, 1),
             "session_s": round(elapsed_s, 1),
+            "noted_at": round(time.time(), 1),
+            "spent_s": spent_s(self.path.parent),
             "sessions": self.sessions,
             "machine": platform.node(),
             "command": self.command,
@@ -105,26 +108,61 @@ class Session:
         write_text(self.path, json.dumps(content, indent=1) + "\n")
 
 
-def elapsed_s(folder: Path, noted: Mapping[str, Any], is_running: bool = False) -> float | None:
+def elapsed_s(folder: Path, noted: Mapping[str, Any], locked_at: float | None = None) -> float | None:
     """Seconds that all calls took so far; None where none is noted.
 
     The file is written at each finished stage. What a call did since is told by the clock while it runs, and by the
-    last line of a fit's log where it was killed.
+    seconds in the logs of its fits where it was killed. Times of files are not asked: a copy has others.
 
     Args:
         folder: the run.
         noted: the content of its ``session.json``.
-        is_running: a call writes it now.
+        locked_at: when the call that runs now took its lock (``time.time``); None where none runs. What the file says
+            may be of the call before, which ended long ago.
     """
-    seconds = noted.get("elapsed_s")
-    if seconds is None or not (is_running or noted.get("status") == "interrupted"):
-        return None if seconds is None else float(seconds)
+    seconds = number_in(noted, "elapsed_s")
+    if seconds is None:
+        return None
+    written = number_in(noted, "noted_at") or 0.0
+    if locked_at is not None and written >= locked_at:
+        return seconds + max(0.0, time.time() - written)
+    if noted.get("status") == "interrupted":
+        seconds += _since(noted.get("spent_s"), spent_s(folder))
+    return seconds if locked_at is None else seconds + max(0.0, time.time() - locked_at)
+
+
+def number_in(noted: Mapping[str, Any], name: str) -> float | None:
+    """A number of a note; None where it is none."""
+    value = noted.get(name)
+    return float(value) if isinstance(value, int | float) else None
+
+
+def spent_s(folder: Path) -> dict[str, float]:
+    """Seconds that the fits of each stage on each fold took so far, by ``stage/fold``, as their logs say."""
+    spent: dict[str, float] = {}
+    for pattern in ("*/*/log.csv", "*/*/*/log.csv"):
+        for log in folder.glob(pattern):
+            name = "/".join(log.relative_to(folder).parts[:2])
+            spent[name] = round(spent.get(name, 0.0) + read_log(log)[1], 1)
+    return spent
+
+
+def read_log(log: Path) -> tuple[int, float]:
+    """Epochs that a fit's ``log.csv`` has, and the seconds that they took; zeros where it cannot be read."""
     try:
-        written = (folder / FILE).stat().st_mtime
-        last = time.time() if is_running else max(log.stat().st_mtime for log in folder.glob("*/*/log.csv"))
-    except (OSError, ValueError):
-        return float(seconds)
-    return float(seconds) + max(0.0, last - written)
+        with log.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        return len(rows), float(rows[-1]["seconds"]) if rows else 0.0
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0, 0.0
+
+
+def _since(before: Any, now: Mapping[str, float]) -> float:
+    """The longest that a fold has been fitted since a note; folds may be fitted side by side. 0 without a note."""
+    if not isinstance(before, Mapping):
+        return 0.0
+    more = (seconds - (number_in(before, name) or 0.0) for name, seconds in now.items())
+    return max([0.0, *more])
 
 
 def asked_in(noted: Mapping[str, Any]) -> dict[str, list[str]]:

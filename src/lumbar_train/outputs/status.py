@@ -11,8 +11,8 @@ from typing import Any
 from lumbar.errors import CohortError
 from lumbar.io.text import counted
 from lumbar_train.files import read_object
-from lumbar_train.outputs.run_lock import holds_run, owner_in
-from lumbar_train.outputs.session import FILE, asked_in, check_version, elapsed_s
+from lumbar_train.outputs.run_lock import holds_run, locked_at, owner_in
+from lumbar_train.outputs.session import FILE, asked_in, check_version, elapsed_s, read_log
 
 _ENDED = {
     "whole": "whole",
@@ -136,10 +136,10 @@ def _whole(run: Path, stages: Sequence[StageStatus], width: int) -> list[str]:
     lines = [f"{'whole':<{width}}{row}"]
     if unknown := len(every) - len(known):
         lines.append(f"hours left do not count {counted(unknown, 'stage')} without an epoch yet")
-    is_running = owner_in(run) is not None
-    elapsed = elapsed_s(run, read_object(run / FILE), is_running)
+    since = locked_at(run)
+    elapsed = elapsed_s(run, read_object(run / FILE), since)
     if elapsed is not None:
-        running = "the running one, " if is_running else ""
+        running = "" if since is None else "the running one, "
         lines.append(f"all sessions together took {_hours(elapsed)} h, {running}predictions and reports included")
     return lines
 
@@ -164,12 +164,7 @@ def _progress(fit: Path, epochs: int) -> tuple[int, float]:
     result = read_object(fit / "fit.json")
     if result:
         return epochs, float(result.get("seconds", 0.0))
-    try:
-        with (fit / "log.csv").open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        return len(rows), float(rows[-1]["seconds"]) if rows else 0.0
-    except (OSError, ValueError, KeyError):
-        return 0, 0.0
+    return read_log(fit / "log.csv")
 
 
 def _plan(run: Path) -> list[dict[str, Any]]:

@@ -112,12 +112,7 @@ def training_flops(config: Any, loss: LossFunction, *, slices: int) -> float:
     Raises:
         ManifestError: the network cannot be built.
     """
-    samples = 2
-    network, batch = meta_network(config), meta_batch(config, samples, slices)
-    flops = FlopCounterMode(display=False, custom_mapping=_COUNTED)
-    with _AllPresent(), flops:
-        torch.autograd.backward(loss(network, batch)[0])
-    return flops.get_total_flops() / (samples * slices)
+    return _counted_flops(config, loss, slices, is_training=True)
 
 
 def forward_flops(config: Any, loss: LossFunction, *, slices: int) -> float:
@@ -126,11 +121,17 @@ def forward_flops(config: Any, loss: LossFunction, *, slices: int) -> float:
     Raises:
         ManifestError: the network cannot be built.
     """
+    return _counted_flops(config, loss, slices, is_training=False)
+
+
+def _counted_flops(config: Any, loss: LossFunction, slices: int, *, is_training: bool) -> float:
     samples = 2
     network, batch = meta_network(config), meta_batch(config, samples, slices)
     flops = FlopCounterMode(display=False, custom_mapping=_COUNTED)
-    with _AllPresent(), torch.no_grad(), flops:
-        loss(network, batch)
+    with _AllPresent(), torch.set_grad_enabled(is_training), flops:
+        value = loss(network, batch)[0]
+        if is_training:
+            torch.autograd.backward(value)
     return flops.get_total_flops() / (samples * slices)
 
 

@@ -89,6 +89,20 @@ class CohortCounts:
         return np.ones(1, np.int64)
 
 
+def classifier_images(config: Any, counts: CohortCounts) -> float:
+    """Images that one fit of a classifier looks at to predict a mean study.
+
+    Of five levels, in each of their series where it looks at every one, mirrored views included.
+    """
+    views = 1 if getattr(config, "share_sides", False) else 2
+    studies = max(counts.studies, 1)
+    looks = 1.0
+    if getattr(config, "per_series", False):
+        is_sagittal = isinstance(config, SagittalClassifierConfig)
+        looks = (len(counts.sagittal) / 2 if is_sagittal else len(counts.axial)) / studies
+    return _LEVELS * float(counts.images(config).mean()) * views * max(looks, 1.0)
+
+
 def count_cohort(cohort: Cohort) -> CohortCounts:
     """Count a cohort; folders are listed, a few headers read, and nothing is decoded."""
     root = cohort.root / f"{cohort.split}_images"

@@ -42,7 +42,8 @@ def execute(run: RunContext, names: Iterable[str] | None = None, jobs: int = 1, 
     jobs = 1 if run.distributed.is_many else jobs  # under torchrun all processes work on one fit
     todo = run.distributed.on_main(lambda: unfinished(run, chosen))
     fits = [(stage, fold) for stage in chosen for fold in todo[stage.name]]
-    operations = operations_of(run, [(stage, fold) for stage, fold in fits if stage.fitted])
+    fitted = [(stage, fold) for stage, fold in fits if stage.fitted]
+    operations = run.distributed.on_main(lambda: operations_of(run, fitted))
     if run.distributed.is_main:
         _say_what_comes(run, chosen, todo, jobs, sum(operations.values()))
     epochs = {(stage.name, fold): float(_epochs(run, stage, fold)) for stage, fold in fits}
@@ -116,7 +117,7 @@ def _run_stage(run: RunContext, stage: Stage, pool: Pool | None, jobs: int, sess
 
 def work(run: RunContext, stage: str, fold: int) -> None:
     """One stage on one fold, in this process or in one of a pool."""
-    row = stage_by_name(stage)
+    row = stage_by_name(stage, run.recipe)
     run.distributed.on_main(end_if_time_is_up)
     run.distributed.on_main(lambda: _check(run, [(stage, fold)]))
     run.distributed.on_main(lambda: forget(run, row, fold))

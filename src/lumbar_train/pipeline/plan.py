@@ -18,7 +18,7 @@ from lumbar_train.data.folds import is_full, parse_folds, with_seeds
 from lumbar_train.data.tables import read_cohort
 from lumbar_train.engine.distributed import pick_device
 from lumbar_train.pipeline.cost import NetworkCost, meta_network
-from lumbar_train.pipeline.counts import CohortCounts, count_cohort
+from lumbar_train.pipeline.counts import CohortCounts, classifier_images, count_cohort
 from lumbar_train.pipeline.machines import A100, T4, Machine, free_memory, measured_here, parse_memory
 from lumbar_train.pipeline.options import TrainOptions
 from lumbar_train.pipeline.prepare import chosen_recipe
@@ -277,12 +277,9 @@ def prediction_flops(recipe: Recipe, costs: dict[str, NetworkCost], counts: Coho
     """
     studies = max(counts.studies, 1)
     sagittal, axial = counts.sagittal.sum() / studies, len(counts.axial) / studies
-    series = len(counts.sagittal) / 2 / studies
     flops: dict[str, float] = {}
     for name, stage in recipe.stages.items():
         config: Any = stage.network
-        images = float(counts.images(config).mean())
-        views = 1 if getattr(config, "share_sides", False) else 2
         if name == "sagittal_xy":
             n = sagittal * _heat_views(config)
         elif name == "sagittal_z":
@@ -294,8 +291,7 @@ def prediction_flops(recipe: Recipe, costs: dict[str, NetworkCost], counts: Coho
         elif name == "series_contrast":
             n = 0.0  # it runs only for series that neither a table nor headers describe
         else:
-            looks = (series if name.startswith("sagittal") else axial) if getattr(config, "per_series", False) else 1.0
-            n = _LEVELS * images * views * max(looks, 1.0)
+            n = classifier_images(config, counts)
         flops[name] = costs[name].forward_flops * n
     return flops
 

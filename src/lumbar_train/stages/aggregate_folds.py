@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def fit_aggregator_folds(
     stage: StageRecipe,
     *,
     seed: int,
-    start: PoolStart | None = None,
+    start: Callable[[int], PoolStart] | None = None,
 ) -> None:
     """Fit an aggregator for each fold and those on all studies; score the former on studies that they have not seen.
 
@@ -65,7 +65,8 @@ def fit_aggregator_folds(
         use_folds: folds to fit on, all that hold out studies among them; their logits are there.
         stage: configuration of the network, and how it is fitted.
         seed: of initial weights and order.
-        start: the pool that each fit begins with; None: equal weights.
+        start: the pool that the fit of a fold begins with, which no label of the fold has a say in; None: equal
+            weights.
 
     Raises:
         TrainingError: no held-out fold, or one that holds every study.
@@ -77,33 +78,48 @@ def fit_aggregator_folds(
     labels = cohort.labels[cohort.rows(ids)]
     folds = np.array([fold_of[int(k)] for k in ids])
     probs = {name: np.zeros((len(ids), 25, 3)) for name in (FITTED, POOL)}
-    fits: dict[int, tuple[nn.Module, list[float], np.ndarray]] = {}
+    fits: dict[int, Fitted] = {}
     for fold in use_folds:
         rows = np.flatnonzero(folds != fold)
         if not len(rows):
             raise TrainingError(f"{run}: fold {fold} holds every out-of-fold study, expected at least two folds")
         check_split(ids[rows], ids[folds == fold])
+        begun = None if start is None else start(fold)
         prior = cohort.prior(ids[rows])
         of_fit = seed + (-1 - fold if is_full(fold) else 0)
         out = np.flatnonzero(folds == fold)
         held_out, began = HeldOut((logits[out], mask[out], labels[out], prior, sure[out])), time.monotonic()
         network, losses = fit_aggregator(
             logits[rows], mask[rows], labels[rows], prior, stage.network, stage.fit, of_fit, sure[rows],
-            held_out.measure if len(out) else None, start,
+            held_out.measure if len(out) else None, begun,
         )  # fmt: skip
         _log(run / "aggregator" / fold_name(fold), losses, held_out.losses, len(rows), time.monotonic() - began)
-        fits[fold] = network, losses, rows
-        for name, chosen in ((FITTED, network), (POOL, pool_of(stage.network, start))):
+        pool = pool_of(stage.network, begun)
+        fits[fold] = Fitted(network, pool, losses, rows)
+        for name, chosen in ((FITTED, network), (POOL, pool)):
             for row in out:
                 probs[name][row] = aggregate(logits[row], mask[row], prior, [chosen], sure[row])
     kept = better(labels, probs)
-    for fold, (fitted, losses, rows) in fits.items():
-        weights = run / "aggregator" / f"{fold_name(fold)}.safetensors"
-        save_weights(weights, fitted if kept == FITTED else pool_of(stage.network, start))
-        write_seen(weights, fold, map(int, ids[rows]))
-        write_text(weights.with_suffix(".json"), json.dumps({"first": losses[0], "last": losses[-1], "kept": kept}))
-        write_text(run / "aggregator" / fold_name(fold) / "fit.json", json.dumps({"reason": _REASONS[kept]}))
+    for fold, one in fits.items():
+        _save(run / "aggregator", fold, one, ids, kept)
     _score(run, cohort, ids, probs, kept)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The aggregator of a fold, and the pool that it began with.
+
+    Attributes:
+        network: as it was fitted.
+        pool: the same without any correction.
+        losses: one of each epoch.
+        rows: of the studies that it was fitted on.
+    """
+
+    network: nn.Module
+    pool: nn.Module
+    losses: list[float]
+    rows: np.ndarray
 
 
 @dataclass
@@ -121,6 +137,16 @@ class HeldOut:
     def measure(self, network: Aggregator) -> None:
         """Add the loss of a network."""
         self.losses.append(loss_on(network, *self.inputs))
+
+
+def _save(folder: Path, fold: int, fitted: Fitted, ids: np.ndarray, kept: str) -> None:
+    """Leave the weights of a fold, the studies that they have seen, and which of network and pool they are."""
+    weights = folder / f"{fold_name(fold)}.safetensors"
+    save_weights(weights, fitted.network if kept == FITTED else fitted.pool)
+    write_seen(weights, fold, map(int, ids[fitted.rows]))
+    ends = {"first": fitted.losses[0], "last": fitted.losses[-1], "kept": kept}
+    write_text(weights.with_suffix(".json"), json.dumps(ends))
+    write_text(folder / fold_name(fold) / "fit.json", json.dumps({"reason": _REASONS[kept]}))
 
 
 def _log(folder: Path, losses: list[float], held_out: list[float], n_studies: int, seconds: float) -> None:

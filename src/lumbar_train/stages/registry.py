@@ -135,8 +135,9 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         SERIES_CONTRAST,
-        "tells T1 from T2/STIR by images, for series whose headers do not",
+        "tells T1, T2 and STIR by images, for series whose headers do not",
         fitted=Fitted(contrast.contrast_data, lambda config: contrast.contrast_loss),
+        runs_on="fits that ship",
         is_exported=True,
         is_part_of=contrast.has_contrast,
     ),
@@ -145,18 +146,18 @@ STAGES: tuple[Stage, ...] = (
 
 def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
     """The stages of a recipe, in their order."""
-    return tuple(stage for stage in STAGES if stage.is_part_of(recipe))
+    return tuple(stage.of_recipe(recipe) for stage in STAGES if stage.is_part_of(recipe))
 
 
-def stage_by_name(name: str) -> Stage:
-    """A stage of the table.
+def stage_by_name(name: str, recipe: Recipe | None = None) -> Stage:
+    """A stage of the table, as a recipe has it where one is given.
 
     Raises:
         CohortError: there is none of that name.
     """
     for stage in STAGES:
         if stage.name == name:
-            return stage
+            return stage if recipe is None else stage.of_recipe(recipe)
     raise CohortError(f"stage: found {name!r}, expected one of {', '.join(stage.name for stage in STAGES)}")
 
 

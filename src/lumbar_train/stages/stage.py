@@ -6,7 +6,7 @@ The stages themselves stand in ``lumbar_train.stages.registry``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -17,7 +17,9 @@ from lumbar_train.recipes import Recipe, StageRecipe
 from lumbar_train.stages.context import RunContext
 
 Pair = tuple[str, int]  # a stage on a fold
-RunsOn = Literal["every fold", "every fold, once on all data", "held-out folds", "all folds at once"]
+RunsOn = Literal[
+    "every fold", "every fold, once on all data", "held-out folds", "all folds at once", "all data", "fits that ship"
+]
 NeededFolds = Literal[
     "the same fold", "the same fold, or all data", "the other folds", "all folds", "all folds at once"
 ]
@@ -97,7 +99,7 @@ class Stage:
         on_fold: what it does instead of both, on each fold.
         leaves: the file in the run folder that says it is done on a fold, where neither weights nor tables do.
         tables: the tables that it leaves in its folder, without ``.parquet``.
-        runs_on: the folds that it runs on.
+        runs_on: the folds that it runs on; ``fits that ship`` for a stage whose outputs nothing in the run reads.
         recipe_name: the recipe's entry that holds its network, where that is not its own name.
         options: what of its recipe may be set beside ``network`` and ``fit``.
         is_exported: whether its networks ship.
@@ -129,7 +131,15 @@ class Stage:
             return [FULL]
         if self.runs_on == "every fold, once on all data":
             return sorted({FULL if is_full(k) else k for k in use_folds})
-        return sorted(k for k in use_folds if self.runs_on == "every fold" or not is_full(k))
+        if self.runs_on == "all data":
+            return sorted(k for k in use_folds if is_full(k))
+        return sorted(k for k in use_folds if self.runs_on != "held-out folds" or not is_full(k))
+
+    def of_recipe(self, recipe: Recipe) -> Stage:
+        """The stage as a recipe has it: what only ships is fitted on folds only where fits on folds ship."""
+        if self.runs_on != "fits that ship":
+            return self
+        return replace(self, runs_on="all data" if recipe.export == "full" else "every fold")
 
     def predictors(self) -> list[str]:
         """The stages whose weights predict held-out studies here: its own, or those that it needs of the same fold."""

@@ -89,7 +89,7 @@ def test_a_chain_on_other_folds_or_studies_is_refused(chain_run):
 
 def test_without_truth_there_is_no_floor(tmp_path):
     assert floor_probs(tmp_path, "train", [1]) is None
-    assert set(with_floor({"prior": answers(0)}, cohort(tmp_path))) == {"prior"}
+    assert set(with_floor({"prior": answers(0)}, tmp_path, "train", [1])) == {"prior"}
 
 
 def test_where_the_phantom_cannot_answer_there_is_no_floor(tmp_path):
@@ -107,7 +107,7 @@ def test_the_floor_is_what_the_phantoms_command_writes(tmp_path, monkeypatch):
         return type("Done", (), {"returncode": 0})()
 
     monkeypatch.setattr(floor.subprocess, "run", oracle)
-    by_name = with_floor({"prior": answers(0)}, cohort(tmp_path))
+    by_name = with_floor({"prior": answers(0)}, tmp_path, "train", STUDIES)
     np.testing.assert_allclose(by_name["floor"], answers(0.9))
     assert commands[0][1:] == ["-m", "lumbar_phantom.oracle", "--data", str(tmp_path), "--split", "train",
                                "--out", commands[0][-1]]  # fmt: skip

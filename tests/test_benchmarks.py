@@ -1,0 +1,115 @@
+"""Benchmarks that need inputs: without them each says so in one line, and ``make bench`` goes on."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from lumbar_train.data.folds import write_folds
+from lumbar_train.pipeline.options import TrainOptions
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def benchmark(monkeypatch, tmp_path):
+    """Imports a benchmark, in a folder without anything that one could find by chance."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.chdir(tmp_path)
+    path = list(sys.path)
+    yield importlib.import_module
+    sys.path[:] = path
+
+
+@pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.py")), ids=lambda path: path.name)
+def test_no_benchmark_requires_an_option(path):
+    """``make bench`` gives none."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    for call in calls:
+        if isinstance(call.func, ast.Attribute) and call.func.attr == "add_argument":
+            assert not any(keyword.arg == "required" for keyword in call.keywords), ast.unparse(call)
+            assert ast.literal_eval(call.args[0]).startswith("--")
+
+
+@pytest.mark.parametrize("name", ["ablations", "calibrate_numbering", "prediction_picture", "real_spines"])
+def test_without_its_inputs_a_benchmark_says_so_in_one_line_and_ends_well(
+    benchmark, monkeypatch, tmp_path, capsys, name
+):
+    monkeypatch.setattr(benchmark("real_spines"), "REAL", tmp_path / "real")
+    assert benchmark(name).main([]) == 0
+    out, errors = capsys.readouterr()
+    assert out.startswith(f"{name}: no ")
+    assert (out.count("\n"), errors) == (1, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_real_images_without_a_bundle_are_not_measured(benchmark, monkeypatch, tmp_path, capsys):
+    (tmp_path / "real/spider_slices").mkdir(parents=True)
+    monkeypatch.setattr(benchmark("real_spines"), "REAL", tmp_path / "real")
+    assert benchmark("real_spines").main([]) == 0
+    assert "no bundle in dist/dataset (make seal) and no --weights given" in capsys.readouterr().out
+
+
+# ---- ablations ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ablations(benchmark) -> ModuleType:
+    return benchmark("ablations")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """What a run notes of itself: its recipe, its folds, and the command that goes on with it."""
+    import pandas as pd
+
+    folder = tmp_path / "my run"
+    options = TrainOptions.of(
+        data="old", out=folder, recipe="strong", backbone="resnet18", full_epochs={"axial_all": 3}, seed=7,
+        overrides={"axial_all.size": 96}, pretrained=True, resume=True, time_limit="9h", jobs=3,
+    )  # fmt: skip
+    write_folds(folder / "folds.csv", pd.DataFrame({"study_id": [4, 5, 6], "fold": [0, 1, 2]}))
+    (folder / "session.json").write_text(json.dumps({"command": options.whole_command()}))
+    (folder / "recipe.json").write_text(json.dumps({"stages": {"axial_all": {"fit": {"lr": 0.001}}}}))
+    return folder
+
+
+def test_a_variant_is_trained_by_the_runs_own_command_with_one_thing_changed(ablations, run, tmp_path):
+    from lumbar_train.__main__ import _parser
+
+    variant = ablations.variants("axial_all", {"lr": 0.001})[1]
+    words = ablations.words_of(run, Path("new"), "axial_all", variant, tmp_path / "out/one", None)
+    args = _parser().parse_args(words)
+    assert (args.data, args.out, args.recipe) == (Path("new"), tmp_path / "out/one", "strong")
+    assert (args.backbone, args.full_epochs, args.seed, args.pretrained) == ("resnet18", ["axial_all=3"], 7, True)
+    assert args.overrides == ["axial_all.size=96", "axial_all.cutmix=0", "axial_all.mixup=0"]
+    assert (args.stages, args.folds, args.overwrite, args.resume) == ("axial_all", "0,1,2", True, False)
+    assert (args.time_limit, args.jobs) == (None, 3)
+    assert args.cache == tmp_path / "out/cache"
+    (run / "cache").mkdir()
+    for given, cache in ((None, run / "cache"), (Path("other"), Path("other"))):
+        words = ablations.words_of(run, Path("new"), "axial_all", variant, tmp_path / "out/one", given)
+        assert _parser().parse_args(words).cache == cache
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--only", "no denoising,no luck"], "--only: found no luck, expected of rate x 1.05, no CutMix and no mixup"),
+        (["--stage", "axial"], "--stage: found axial, expected one of axial_all"),
+        ([], "session.json: found no command of train, expected the one that the run was trained with"),
+    ],
+)
+def test_what_cannot_be_repeated_is_refused_in_one_line(ablations, run, tmp_path, words, said):
+    (run / "session.json").write_text("{}")
+    with pytest.raises(SystemExit) as end:
+        ablations.main(["--run", str(run), "--data", str(tmp_path), *words])
+    assert said in str(end.value)
+    assert "\n" not in str(end.value)
+    assert not (tmp_path / "my run-ablations").exists()
