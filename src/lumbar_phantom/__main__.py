@@ -75,8 +75,10 @@ def main(arguments: list[str] | None = None) -> int:
     _check(cli, options)
 
     def tell(reason: str) -> None:
-        again = f"run the same command again{'' if options.resume else ' with --resume'} to go on"
-        print(f"error: {reason}: {options.out} has no tables yet; {again}", file=sys.stderr, flush=True)
+        lacks = "not all tables of the parts" if options.merge else "no tables yet"
+        how = "" if options.merge or options.resume else " with --resume"
+        again = f"run the same command again{how} to go on"
+        print(f"error: {reason}: {options.out} has {lacks}; {again}", file=sys.stderr, flush=True)
 
     return in_order(lambda: _run(cli, options), tell)
 
