@@ -1,5 +1,8 @@
 """Training data and losses: the same pixels as the kernel, the same figure as the metric."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,11 +24,16 @@ from lumbar.stages.heat import sagittal_grid
 from lumbar.stages.localise import axial_grid
 from lumbar_train.data.augment import LOCALISER_AUGMENT, AugmentConfig, apply, photometric
 from lumbar_train.data.targets import slice_counts, study_targets
+from lumbar_train.errors import TrainingError
 from lumbar_train.pipeline import names
 from lumbar_train.recipes import recipe_by_name
 from lumbar_train.stages.classify import LevelCrops
+from lumbar_train.stages.consistency import ConsistencyConfig
+from lumbar_train.stages.fitting import fit_on_fold
 from lumbar_train.stages.locate import AxialXY, SagittalXY, SliceRoles
 from lumbar_train.stages.losses import competition_loss
+from lumbar_train.stages.registry import stage_by_name
+from lumbar_train.stages.stage import Fitted
 from stage_studies import LEVELS_MM, images_and_mask, localisation_of, study_of
 
 SMALL = BackboneConfig("resnet10t", channels=(8, 16, 24, 32), stem_width=16, norm="group")
@@ -194,3 +202,20 @@ def test_every_recipe_names_every_stage_and_survives_a_round_trip(name):
     assert tuple(recipe.stages) == (*STAGES, *OPTIONAL_STAGES)
     for stage in recipe.stages.values():
         assert from_dict(type(stage.network), to_dict(stage.network)) == stage.network
+
+
+@pytest.mark.parametrize(("name", "has_filter", "hint"), [
+    ("axial_all", True, "--set recipe.consistency=off keeps them"),
+    ("axial_all", False, None),
+    ("axial_xy", True, None),
+])  # fmt: skip
+def test_a_fit_without_a_sample_is_named_and_so_is_the_filter_that_may_have_taken_all(tmp_path, name, has_filter, hint):
+    recipe = replace(recipe_by_name("demo"), consistency=ConsistencyConfig() if has_filter else None)
+    run = SimpleNamespace(recipe=recipe, folds=pd.DataFrame({"study_id": [1, 2, 3], "fold": [0, 1, 1]}), out=tmp_path)
+    nothing = Fitted(lambda *_: [], lambda _: None)
+    with pytest.raises(
+        TrainingError, match=f"{name} fold0: found no sample in 2 studies, expected at least"
+    ) as refused:
+        fit_on_fold(run, stage_by_name(name), 0, nothing)
+    assert ("consistency" in str(refused.value)) == (hint is not None)
+    assert (hint or "") in str(refused.value)

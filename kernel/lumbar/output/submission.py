@@ -27,6 +27,7 @@ log = logging.getLogger("lumbar")
 
 _FLOOR = 1e-6  # of every probability: a wrong row with probability 0 would cost 36 nats
 _SUM_TOLERANCE = 1e-6
+_ID = "\0"  # stands for the id in the text of a study's rows; no file holds it
 
 
 def normalise(
@@ -91,7 +92,9 @@ class Submission:
         self.competition = competition
         self.n_writes = 0
         self._clock, self._written_s, self._began_s = clock, 0.0, clock()
-        self._form = "\n".join([",".join(["%.8f"] * len(competition.values))] * len(competition.rows))
+        numbers = ",".join(["%.8f"] * len(competition.values))
+        names = [name.replace("%", "%%") for name in competition.row_ids(_ID)]
+        self._form = "".join(f"{name},{numbers}\n" for name in names)
         table = normalise([list(prior[key]) for key in competition.keys], competition)
         ids = (study_id if isinstance(study_id, str) else int(study_id) for study_id in study_ids)
         self._number = {study_id: number for number, study_id in enumerate(dict.fromkeys(ids))}
@@ -186,14 +189,13 @@ class Submission:
         rows = self._rows(study_id, self._values(probs))
         self._text[self._places[number] : self._places[number + 1]] = rows
 
-    def _values(self, probs: NDArray[np.floating]) -> list[str]:
-        """The probabilities of each row as text, always of the same length: normalised ones lie in 0..1."""
-        return (self._form % tuple(probs.ravel().tolist())).split("\n")
+    def _values(self, probs: NDArray[np.floating]) -> str:
+        """A study's rows, still without its id: always of the same length, since normalised values lie in 0..1."""
+        return self._form % tuple(probs.ravel().tolist())
 
-    def _rows(self, study_id: int | str, values: Sequence[str]) -> bytes:
-        names = self.competition.row_ids(study_id)
-        text = "".join([f"{name},{numbers}\n" for name, numbers in zip(names, values, strict=True)])
-        return text.encode("utf-8", "backslashreplace")
+    @staticmethod
+    def _rows(study_id: int | str, values: str) -> bytes:
+        return values.replace(_ID, str(study_id)).encode("utf-8", "backslashreplace")
 
 
 def expected_studies(

@@ -12,14 +12,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from lumbar.config import to_dict
+from lumbar.config import CLASSIFIERS, to_dict
+from lumbar.io.text import counted
 from lumbar.models import build, name_of
-from lumbar_train.data.folds import FULL, check_split, is_full, split
+from lumbar_train.data.folds import FULL, check_split, fold_name, is_full, split
 from lumbar_train.engine.checkpoint import load_weights
 from lumbar_train.engine.loop import Validate, fit
 from lumbar_train.engine.loop_config import FitResult, LoopConfig
 from lumbar_train.engine.optimisation import LossFunction
 from lumbar_train.engine.sampling import Dataset
+from lumbar_train.errors import TrainingError
 from lumbar_train.recipes import StageRecipe
 from lumbar_train.stages.classify import LevelCrops
 from lumbar_train.stages.context import RunContext
@@ -103,6 +105,8 @@ def fit_on_fold(
         train, held_out = train[~np.isin(train, without)], np.union1d(held_out, without)
     check_split(train, held_out)
     samples = fitted.dataset(run, recipe, [int(k) for k in train])
+    if not len(samples):
+        raise TrainingError(_no_sample(run, stage, fold, suffix, len(train)))
     seen = set(map(int, train)) | set(samples.studies)  # what is asked for and what is given
     check_split(seen, held_out)
     torch.manual_seed(run.seed * 1000 + fold + 1)
@@ -122,6 +126,18 @@ def fit_on_fold(
     run.distributed.barrier()  # all have read the weights that are removed now
     run.distributed.on_main(partial(_leave, run, stage, fold, network, seen, suffix))
     return network.eval()
+
+
+def _no_sample(run: RunContext, stage: Stage, fold: int, suffix: str, n_studies: int) -> str:
+    """The refusal of a fit that has nothing to learn from; a filter that may have taken all is named."""
+    studies = counted(n_studies, "study")
+    said = f"{stage.name} {fold_name(fold)}{suffix}: found no sample in {studies}, expected at least one"
+    if stage.recipe_name in CLASSIFIERS and run.recipe.consistency is not None:
+        said += (
+            f"; {run.out / 'consistency'} counts the labels that were left out because their points lie outside the "
+            "predicted crops (--set recipe.consistency=off keeps them)"
+        )
+    return said
 
 
 def _leave(run: RunContext, stage: Stage, fold: int, network: nn.Module, seen: set[int], suffix: str) -> None:
