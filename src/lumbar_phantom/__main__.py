@@ -60,8 +60,8 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument(
         "--overwrite",
         action="store_true",
-        help="remove another cohort of the same --split that lies in --out, finished or begun (its studies and tables), and "
-        "begin anew; not for a part",
+        help="remove another cohort of the same --split that lies in --out, finished or begun (its studies and "
+        "tables), and begin anew; not for a part",
     )
     cli.add_argument(
         "--merge", action="store_true", help="write the tables of all parts of --split that lie in --out, and no study"

@@ -21,7 +21,7 @@ from lumbar.workers.shards import Shard
 from lumbar_phantom import severity
 from lumbar_phantom._jit import compiling
 from lumbar_phantom.dicom_files import OPTIONAL, optional_encoder
-from lumbar_phantom.earlier import check_earlier, check_merged, remove_earlier, write_record, writes_sample
+from lumbar_phantom.earlier import Earlier, check_earlier, check_merged, remove_earlier, write_record, writes_sample
 from lumbar_phantom.parts import PartJournal, Plan, merge_parts, remove_parts, study_id_of
 from lumbar_phantom.study import Request, write_study
 from lumbar_phantom.tables import StudyTables
@@ -96,9 +96,7 @@ def make_cohort(
     replaced = check_earlier(plan, resume, overwrite)
     _kept_truth(Path(root), split)  # refused here where it is damaged
     root = make_folder(root)
-    goes_on = resume and plan.path() not in [earlier.journal for earlier in replaced]
-    journal = PartJournal(plan, goes_on, prepare=lambda: remove_earlier(replaced, plan.path()))
-    is_done = False
+    journal, is_done = _journal(plan, resume, replaced), False
     try:
         _make(plan, journal, workers, progress)
         done = journal.tables()
@@ -108,6 +106,12 @@ def make_cohort(
     finally:
         journal.close(remove=is_done or not (len(journal) or _has_files(plan)))
     return done
+
+
+def _journal(plan: Plan, resume: bool, replaced: list[Earlier]) -> PartJournal:
+    """The journal of a plan, once what it takes the place of is removed; one that is replaced is not gone on with."""
+    goes_on = resume and plan.path() not in [earlier.journal for earlier in replaced]
+    return PartJournal(plan, goes_on, prepare=lambda: remove_earlier(replaced, plan.path()))
 
 
 def _has_files(plan: Plan) -> bool:

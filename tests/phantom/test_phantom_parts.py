@@ -7,7 +7,7 @@ from numba.core.caching import _CacheLocator
 
 from lumbar.errors import CohortError
 from lumbar.workers.shards import Shard
-from lumbar_phantom import _jit, cohort, painting, study
+from lumbar_phantom import _jit, cohort, painting, parts, study
 from lumbar_phantom.__main__ import main
 from lumbar_phantom.cohort import make_cohort, merge_cohort
 from phantom_helpers import digest
@@ -84,6 +84,20 @@ def test_what_does_not_fit_is_refused_and_the_parts_stand(tmp_path):
         merge_cohort(tmp_path)
     assert not (tmp_path / "train.csv").exists()
     assert len(list((tmp_path / "parts").iterdir())) == 3
+
+
+def test_parts_of_different_versions_are_not_joined_and_can_be_made_again(tmp_path, monkeypatch):
+    make(tmp_path, studies=1, first=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(parts, "__version__", "0.1")
+        make(tmp_path, studies=1, first=1)
+    advice = r"as train\.0-to-0\.journal has; make one of them again with the other's options$"
+    with pytest.raises(CohortError, match=rf"found version 0\.1, expected \S+ {advice}"):
+        merge_cohort(tmp_path)
+    with pytest.raises(CohortError, match=r"found version 0\.1, expected .*, or begin anew without --resume$"):
+        make(tmp_path, studies=1, first=1, resume=True)
+    make(tmp_path, studies=1, first=1)
+    assert len(merge_cohort(tmp_path)) == 2
 
 
 @pytest.mark.parametrize(
