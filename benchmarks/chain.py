@@ -103,16 +103,16 @@ def project(figures: dict, chain: dict) -> None:
         COMPETITION.hidden_studies / 2 * (factor * chain["flops"] / T4.rate + chain["outside"]) / 3600
         for factor in (1 / T4_ERROR, 1.0, T4_ERROR)
     ]
-    show(figures, f"projected: hours of {COMPETITION.hidden_studies} studies on 2 x T4", hours[1])
+    show(figures, f"projected: hours of {COMPETITION.hidden_studies} studies on 2 x T4", hours[1], digits=3)
     print(
-        f"{'':4}{hours[0]:.2f} to {hours[2]:.2f}: a T4's rate is known to a factor of {T4_ERROR:g}, one after the other"
+        f"{'':4}{hours[0]:.3f} to {hours[2]:.3f}: a T4's rate is known to a factor of {T4_ERROR:g}, one after the other"
     )
     figures["projected hours, low and high"] = [hours[0], hours[2]]
 
 
-def show(figures: dict, name: str, value: float, aim: str = "") -> None:
+def show(figures: dict, name: str, value: float, aim: str = "", digits: int = 2) -> None:
     figures[name] = value
-    print(f"{name:<78} {value:8.2f}{f'   aim: {aim}' if aim else ''}", flush=True)
+    print(f"{name:<78} {value:8.{digits}f}{f'   aim: {aim}' if aim else ''}", flush=True)
 
 
 def demo_bundle(folder: Path) -> Path:

@@ -47,6 +47,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     with pytest.MonkeyPatch.context() as patch:
         for name in MEASURING:
             patch.delenv(name, raising=False)
+        patch.setattr(os, "_exit", os._exit)  # restored at the end: coverage wraps it anew whenever it starts
         try:
             return (yield)
         finally:

@@ -78,16 +78,31 @@ USES = {
 }
 
 
-@pytest.mark.parametrize("name", USES)
-def test_a_file_where_a_folder_is_meant_and_the_reverse_are_told_apart(places, name):
-    use = USES[name]
+# One option for each use that there is, and none for those that take a file and a folder alike.
+OF_ONE_KIND = {use: name for name, use in USES.items() if use.kind in ("folder", "file")}
+
+
+@pytest.mark.parametrize("use", OF_ONE_KIND, ids=OF_ONE_KIND.values())
+def test_a_file_where_a_folder_is_meant_and_the_reverse_are_told_apart(places, use):
     if use.kind == "folder":
         there = "found a file" if use.is_input else "notes.md is a file"
         assert refusal(use, "notes.md").startswith(f"--place notes.md: {there}, expected a folder")
-    elif use.kind == "file":
+    else:
         assert refusal(use, "dataset").startswith("--place dataset: found a folder, expected a file")
     if not use.is_input:
         assert refusal(use, "notes.md/x") == "--place notes.md/x: notes.md is a file, expected a folder to write into"
+
+
+EITHER = {use: name for name, use in USES.items() if use.kind == "file or folder"}
+
+
+@pytest.mark.parametrize("use", EITHER, ids=EITHER.values())
+def test_a_file_and_a_folder_are_both_taken_where_either_is_meant(places, use):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--place", type=use)
+    for name in ("notes.md", "dataset"):
+        check_paths(parser, parser.parse_args(["--place", name]))
+    assert "found a f" not in refusal(use, "datset")
 
 
 @pytest.mark.parametrize("name", [name for name, use in USES.items() if use.is_input and not use.is_private])

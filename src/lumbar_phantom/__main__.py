@@ -60,7 +60,8 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument(
         "--overwrite",
         action="store_true",
-        help="remove another cohort of the same --split that lies in --out (its studies and tables), and begin anew",
+        help="remove another cohort of the same --split that lies in --out, finished or begun (its studies and "
+        "tables), and begin anew; not for a part",
     )
     cli.add_argument(
         "--merge", action="store_true", help="write the tables of all parts of --split that lie in --out, and no study"
@@ -75,8 +76,10 @@ def main(arguments: list[str] | None = None) -> int:
     _check(cli, options)
 
     def tell(reason: str) -> None:
-        again = f"run the same command again{'' if options.resume else ' with --resume'} to go on"
-        print(f"error: {reason}: {options.out} has no tables yet; {again}", file=sys.stderr, flush=True)
+        lacks = "not all tables of the parts" if options.merge else "no tables yet"
+        how = "" if options.merge or options.resume else " with --resume"
+        again = f"run the same command again{how} to go on"
+        print(f"error: {reason}: {options.out} has {lacks}; {again}", file=sys.stderr, flush=True)
 
     return in_order(lambda: _run(cli, options), tell)
 

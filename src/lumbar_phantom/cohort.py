@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ from lumbar.workers.shards import Shard
 from lumbar_phantom import severity
 from lumbar_phantom._jit import compiling
 from lumbar_phantom.dicom_files import OPTIONAL, optional_encoder
-from lumbar_phantom.earlier import Earlier, check_earlier, check_merged, write_record
-from lumbar_phantom.parts import PartJournal, Plan, head_of_parts, merge_parts, remove_parts
+from lumbar_phantom.earlier import Earlier, check_earlier, check_merged, remove_earlier, write_record, writes_sample
+from lumbar_phantom.parts import PartJournal, Plan, merge_parts, remove_parts, study_id_of
 from lumbar_phantom.study import Request, write_study
 from lumbar_phantom.tables import StudyTables
+from lumbar_phantom.truth_files import CONTRASTS, TRUTH, read_truth_file
 
 TRUTH_COLUMNS = [
     "study_id",
@@ -41,7 +42,6 @@ TRUTH_COLUMNS = [
     "narrowing",
 ]
 _ENOUGH = 10  # studies whose own prior says something; that of one study is its answer
-CONTRASTS = "truth_contrasts.csv"  # what the table of series does not tell: T2 or STIR, and how far from any sequence
 CONTRAST_COLUMNS = ["study_id", "series_id", "contrast", "randomised"]
 COORDINATE_COLUMNS = ["study_id", "series_id", "instance_number", "condition", "level", "x", "y"]
 
@@ -79,38 +79,46 @@ def make_cohort(
         shard: the part of the studies to make; None for all.
         first: index of the first study; None for a whole cohort, from 0.
         resume: leave out the studies that an earlier run has finished.
-        overwrite: remove another cohort of the same split that lies in root: its studies and tables.
+        overwrite: remove another cohort of the same split that lies in root, finished or not: its studies and tables.
+            Not for a part.
 
     Returns:
         the studies' rows of the tables, in the order of their index.
 
     Raises:
         CohortError: root cannot be written, the syntax needs a package that is not installed, another process makes the
-            same part, or another cohort of the split lies there.
+            same part, another cohort of the split lies there, or a table there is damaged or not of phantoms.
     """
     if syntax in OPTIONAL:
         optional_encoder(syntax)  # refused here, before any study is made
     start, settings = first or 0, (pitfalls, masks, randomised_share, syntax)
     plan = Plan([Request(str(root), split, seed, start + i, *settings) for i in range(studies)], first, shard)
     replaced = check_earlier(plan, resume, overwrite)
+    _kept_truth(Path(root), split)  # refused here where it is damaged
     root = make_folder(root)
-    journal = PartJournal(plan, resume)
-    is_done = False
+    journal, is_done = _journal(plan, resume, replaced), False
     try:
-        _remove(replaced)
         _make(plan, journal, workers, progress)
         done = journal.tables()
         if not plan.is_part:
             write_tables(root, split, done, plan.head())
             is_done = True
     finally:
-        journal.close(remove=is_done or not len(journal))
+        journal.close(remove=is_done or not (len(journal) or _has_files(plan)))
     return done
 
 
-def _remove(replaced: Iterable[Earlier]) -> None:
-    for earlier in replaced:
-        earlier.remove()
+def _journal(plan: Plan, resume: bool, replaced: list[Earlier]) -> PartJournal:
+    """The journal of a plan, once what it takes the place of is removed; one that is replaced is not gone on with."""
+    goes_on = resume and plan.path() not in [earlier.journal for earlier in replaced]
+    return PartJournal(plan, goes_on, prepare=lambda: remove_earlier(replaced, plan.path()))
+
+
+def _has_files(plan: Plan) -> bool:
+    """Whether a study of a plan has been begun, so that its journal must say whose it is."""
+    request = plan.requests[0]
+    images = Path(request.root) / f"{request.split}_images"
+    return any((images / str(study_id_of(each))).exists() for each in plan.own())
 
 
 def _make(plan: Plan, journal: PartJournal, workers: int, progress: bool) -> None:
@@ -128,12 +136,13 @@ def merge_cohort(root: Path | str, split: str = "train") -> list[StudyTables]:
     """Write the tables of a cohort that was made in parts; the parts' journals are removed then.
 
     Raises:
-        CohortError: as ``merge_parts``; the present tables list studies that no part has; or a table cannot be written.
+        CohortError: as ``merge_parts``; the present tables list studies that no part has, or were made otherwise; or a
+            table cannot be written.
     """
     folder = Path(root)
-    studies = merge_parts(folder, split)
-    check_merged(folder, split, (study.study_id for study in studies))
-    write_tables(folder, split, studies, head_of_parts(folder, split))
+    head, studies = merge_parts(folder, split)
+    check_merged(folder, split, (study.study_id for study in studies), head)
+    write_tables(folder, split, studies, head)
     remove_parts(folder, split)
     return studies
 
@@ -177,8 +186,9 @@ def write_tables(root: Path, split: str, studies: list[StudyTables], head: Mappi
         head: says how they were made (``Plan.head``) and is noted first; None notes nothing.
 
     Raises:
-        CohortError: a table cannot be written.
+        CohortError: a table cannot be written, or one with rows of the other split is damaged: then none is written.
     """
+    kept = _kept_truth(root, split)
     if head is not None:
         write_record(root, split, head)
     solution = label_table(studies)
@@ -192,28 +202,35 @@ def write_tables(root: Path, split: str, studies: list[StudyTables], head: Mappi
     sample = pd.DataFrame({"row_id": [r for s in studies for r in labels.row_ids(s.study_id)]})
     for column in labels.SEVERITY_COLUMNS:
         sample[column] = 1 / 3
-    if split == "test" or not (root / "sample_submission.csv").exists() or not (root / "test_images").exists():
+    if writes_sample(root, split):
         write_atomically(root / "sample_submission.csv", csv_text(sample))
     contrasts = pd.DataFrame([r for s in studies for r in s.contrasts], columns=CONTRAST_COLUMNS)
-    path = root / CONTRASTS
-    kept = [pd.read_csv(path)] if path.exists() else []
-    write_atomically(path, csv_text(_beside_the_other_split(contrasts, kept, root, split)))
+    write_atomically(root / CONTRASTS, csv_text(_beside_the_other_split(contrasts, kept.get(CONTRASTS), split)))
     truth = pd.DataFrame([r for s in studies for r in s.truth], columns=TRUTH_COLUMNS)
-    path = root / "truth.parquet"
-    kept = [pd.read_parquet(path)] if path.exists() else []
-    with atomic_file(path) as file:
-        _beside_the_other_split(truth, kept, root, split).to_parquet(file, index=False)
+    with atomic_file(root / TRUTH) as file:
+        _beside_the_other_split(truth, kept.get(TRUTH), split).to_parquet(file, index=False)
 
 
-def _beside_the_other_split(rows: pd.DataFrame, kept: list[pd.DataFrame], root: Path, split: str) -> pd.DataFrame:
-    """Rows of a split beside those that a table keeps of the other one, where its images lie in the same root."""
+def _kept_truth(root: Path, split: str) -> dict[str, pd.DataFrame]:
+    """The tables of the truth, by name, where they hold rows of the other split, whose images lie in the same root.
+
+    Raises:
+        CohortError: one is damaged.
+    """
     other = "test" if split == "train" else "train"
     if not (root / f"{other}_images").exists():
+        return {}
+    tables = {name: read_truth_file(root, name) for name in (CONTRASTS, TRUTH)}
+    return {name: rows for name, rows in tables.items() if rows is not None}
+
+
+def _beside_the_other_split(rows: pd.DataFrame, kept: pd.DataFrame | None, split: str) -> pd.DataFrame:
+    """Rows of a split beside those that a table keeps of the other one."""
+    others = rows[:0] if kept is None else kept[~kept.study_id.isin(rows.study_id)]
+    if not len(others):
         return rows
-    stored = [table[~table.study_id.isin(rows.study_id)] for table in kept]
-    others = [table for table in stored if len(table)]
     # Train first, whichever was made last: the same cohorts have the same bytes
-    return pd.concat([rows, *others] if split == "train" else [*others, rows], ignore_index=True)
+    return pd.concat([rows, others] if split == "train" else [others, rows], ignore_index=True)
 
 
 def summary(studies: list[StudyTables]) -> str:

@@ -7,7 +7,7 @@ study's files depend on seed and index alone, so a cohort made in parts has the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ FOLDER, SUFFIX = "parts", ".journal"
 HEADER, INDEX = "phantoms", "index"  # the key that tells each kind of record
 _FORMAT = 1
 _NAMED = 3  # indices that a message names
+REMADE = ("version", "masks")  # settings with which the same studies are made again: nothing else takes their place
 
 
 @dataclass(frozen=True)
@@ -94,16 +95,26 @@ class PartJournal:
     Args:
         plan: what the run makes.
         resume: keep the studies that an earlier run has finished; False begins anew.
+        prepare: called once the journal is held, and before a former one is gone: until it has returned, the former one
+            says which studies lie there.
 
     Raises:
-        CohortError: another process makes this part, or with ``resume`` the journal is of another cohort.
+        CohortError: another process makes this part, or with ``resume`` the journal is of another cohort; or as
+            ``prepare`` raises.
     """
 
-    def __init__(self, plan: Plan, resume: bool) -> None:
+    def __init__(self, plan: Plan, resume: bool, prepare: Callable[[], None] = lambda: None) -> None:
         path = plan.path()
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lines = CheckedLines(path)
         self._places: dict[int, Place] = {}
+        try:
+            prepare()
+        except BaseException:
+            self._lines.close(remove=self._lines.is_empty)
+            with suppress(OSError):
+                path.parent.rmdir()
+            raise
         if not resume and not self._lines.is_empty:
             self._lines.close(remove=True)
             self._lines = CheckedLines(path)
@@ -118,7 +129,7 @@ class PartJournal:
                 self._places.clear()
                 self._lines.append(plan.head())
             elif header != plan.head():
-                raise CohortError(_apart(path, header, plan.head()))
+                raise CohortError(_apart(path, header, plan))
         except CohortError:
             self._lines.close()
             raise
@@ -149,13 +160,22 @@ class PartJournal:
                 self._lines.path.parent.rmdir()
 
 
-def _apart(path: Path, header: dict[str, Any], expected: dict[str, Any]) -> str:
+def _apart(path: Path, header: dict[str, Any], plan: Plan) -> str:
+    """Why a journal is not gone on with, and what can be done."""
+    name, theirs, ours = _other_value(header, plan.head())
+    advice = "use another --out"
+    if name in REMADE:
+        advice = "begin anew without --resume"
+    elif not plan.is_part:
+        advice += ", or --overwrite to begin anew"
+    return f"{path}: found {name} {theirs}, expected {ours}; go on with the same options, or {advice}"
+
+
+def _other_value(header: dict[str, Any], expected: dict[str, Any]) -> tuple[str, str, str]:
+    """The first value of a head that differs: its name, as it is, as it is expected."""
     theirs, ours = ({**head, **head.get("settings", {})} for head in (header, expected))
     name = next((name for name in ours if name != "settings" and theirs.get(name) != ours[name]), HEADER)
-    values = (printable(side.get(name), 60) for side in (theirs, ours))
-    return "{}: found {} {}, expected {}; go on with the same options, or begin anew without --resume".format(
-        path, name, *values
-    )
+    return name, printable(theirs.get(name), 60), printable(ours.get(name), 60)
 
 
 @dataclass
@@ -165,8 +185,11 @@ class _Part:
     places: dict[int, Place]
 
 
-def merge_parts(root: Path, split: str) -> list[StudyTables]:
-    """The rows of all parts of a cohort, in the order of their index.
+def merge_parts(root: Path, split: str) -> tuple[dict[str, Any], list[StudyTables]]:
+    """What all parts of a cohort make together.
+
+    Returns:
+        settings and range, as the head of a plan has them; and the rows of all studies, in the order of their index.
 
     Raises:
         CohortError: there is no part, one or some of their studies are missing or there twice, or they belong to
@@ -178,7 +201,11 @@ def merge_parts(root: Path, split: str) -> list[StudyTables]:
         raise CohortError(f"{folder}: found no part of the split {split}, expected one journal a part")
     for part in parts[1:]:
         if part.head["settings"] != parts[0].head["settings"]:
-            raise CohortError(_apart(part.path, part.head, parts[0].head | {"range": part.head["range"]}))
+            name, theirs, ours = _other_value(part.head, parts[0].head | {"range": part.head["range"]})
+            raise CohortError(
+                f"{part.path}: found {name} {theirs}, expected {ours} as {parts[0].path.name} has; make one of them "
+                f"again with the other's options{'' if name in REMADE else ', in another --out'}"
+            )
     owners: dict[int, _Part] = {}
     for part in parts:
         for index in part.places:
@@ -187,19 +214,15 @@ def merge_parts(root: Path, split: str) -> list[StudyTables]:
                 raise CohortError(f"{part.path}: found study {index}, which {other} has too, expected each study once")
             owners[index] = part
     _refuse_gaps(folder, parts, owners)
-    return [_from_json(read_record(owners[index].path, owners[index].places[index])[1]) for index in sorted(owners)]
+    ranges = [part.head["range"] for part in parts]
+    whole = [min(low for low, _ in ranges), max(top for _, top in ranges)]
+    rows = [_from_json(read_record(owners[index].path, owners[index].places[index])[1]) for index in sorted(owners)]
+    return {"settings": parts[0].head["settings"], "range": whole}, rows
 
 
 def part_files(root: Path, split: str) -> list[Path]:
     """The journals of a split's parts."""
     return sorted((root / FOLDER).glob(f"{split}.*{SUFFIX}"))
-
-
-def head_of_parts(root: Path, split: str) -> dict[str, Any]:
-    """Settings and range of the cohort that all parts of a split make together, as the head of a plan has them."""
-    heads = [_read(path).head for path in part_files(root, split)]
-    ranges = [head["range"] for head in heads]
-    return {"settings": heads[0]["settings"], "range": [min(low for low, _ in ranges), max(top for _, top in ranges)]}
 
 
 def remove_parts(root: Path, split: str) -> None:

@@ -80,21 +80,13 @@ def write_study(request: Request) -> StudyTables:
         ids.append(series_id)
         folder = Path(request.root) / f"{request.split}_images" / str(study_id) / str(series_id)
         folder.mkdir(parents=True, exist_ok=True)
-        painter = Painter(
-            stream(request.seed, index, "paint", number),
-            case.patient,
-            body,
-            parameters,
-            grain,
-            plan,
-            field_strength,
-            request.randomised_share,
-        )
+        painting_rng = stream(request.seed, index, "paint", number)
+        randomised = draw_randomisation(painting_rng, request.randomised_share)
+        painter = Painter(painting_rng, case.patient, body, parameters, grain, plan, field_strength, randomised)
         options = header_options(stream(request.seed, index, "header", number), pitfalls)
         options.setdefault("syntax", request.syntax)
         _write_series(painter, plan, folder, study_id, series_id, pitfalls, options)
         tables.descriptions.append((study_id, series_id, plan.description))
-        randomised = draw_randomisation(stream(request.seed, index, "paint", number), request.randomised_share)
         tables.contrasts.append((study_id, series_id, plan.kind.upper(), round(randomised, 3)))
         if request.masks and plan.description != labels.AXIAL_T2:
             _write_masks(request, study_id, series_id, plan, body)
@@ -126,7 +118,7 @@ def header_options(rng: np.random.Generator, pitfalls: frozenset[str]) -> dict[s
 
 
 def draw_randomisation(rng: np.random.Generator, share: float) -> float:
-    """How far a series' contrast lies from any sequence's, 0..1: what its painter draws first."""
+    """How far a series' contrast lies from any sequence's, 0..1: the first draw of its stream, before its painter's."""
     return float(rng.uniform(0.3, 1.0)) if rng.random() < share else 0.0
 
 
@@ -142,10 +134,9 @@ class Painter:
         grain: np.ndarray,
         plan: SeriesPlan,
         field_strength: float,
-        randomised_share: float,
+        contrast_randomisation: float,
     ) -> None:
         self.rng = rng
-        contrast_randomisation = draw_randomisation(rng, randomised_share)
         sequence = sequences.draw_sequence(rng, plan.kind, field_strength)
         table, texture = sequences.randomised_signal(rng, parameters, sequence, contrast_randomisation)
         body_y = float(np.median(patient.stations_geometry[10:20, 1]))

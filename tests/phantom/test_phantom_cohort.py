@@ -1,6 +1,5 @@
 """Files, headers and tables of a cohort: the competition's layout, deterministic, every pitfall by name."""
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -11,25 +10,10 @@ import pytest
 from lumbar import labels
 from lumbar.errors import CohortError
 from lumbar_phantom import __main__ as command
-from lumbar_phantom import dicom_files, pitfalls, study, volume
+from lumbar_phantom import dicom_files, pitfalls, study
 from lumbar_phantom.cohort import CONTRAST_COLUMNS, CONTRASTS, TRUTH_COLUMNS, make_cohort
 from lumbar_phantom.study import Request, study_number
-from phantom_helpers import BlankPainter
-
-
-@pytest.fixture
-def unpainted(monkeypatch):
-    """Everything but the anatomy's volume and its pixels."""
-    monkeypatch.setattr(study, "Painter", BlankPainter)
-    monkeypatch.setattr(volume, "build", lambda patient, rng: None)
-
-
-def _digest(root: Path) -> dict[str, str]:
-    return {
-        str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in sorted(root.rglob("*"))
-        if p.is_file()
-    }
+from phantom_helpers import BlankPainter, digest
 
 
 def _headers(root: Path, split: str = "train") -> dict[int, list[pydicom.Dataset]]:
@@ -44,7 +28,7 @@ def test_a_real_study_is_the_same_on_any_number_of_workers(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     make_cohort(one, 2, 21, pitfalls=("none",), masks=True, progress=False)
     make_cohort(two, 2, 21, pitfalls=("none",), masks=True, workers=2, progress=False)
-    assert _digest(one) == _digest(two)
+    assert digest(one) == digest(two)
     truth = pd.read_parquet(one / "truth.parquet")
     assert list(truth.columns) == TRUTH_COLUMNS
     assert (truth.groupby("study_id").size() == 25).all()
@@ -76,7 +60,7 @@ def test_a_real_study_is_the_same_on_any_number_of_workers(tmp_path):
 def test_one_study_does_not_depend_on_how_many_are_made(tmp_path, unpainted):
     make_cohort(tmp_path / "a", 3, 5, progress=False)
     make_cohort(tmp_path / "b", 5, 5, progress=False)
-    few, many = _digest(tmp_path / "a"), _digest(tmp_path / "b")
+    few, many = digest(tmp_path / "a"), digest(tmp_path / "b")
     images = [name for name in few if name.endswith(".dcm")]
     assert images
     assert all(few[name] == many[name] for name in images)
@@ -301,3 +285,16 @@ def test_the_truth_tells_the_contrast_of_every_series(tmp_path, unpainted):
     of_test = both.study_id.isin(tables[1].study_id)
     assert (both.randomised[of_test] == 0).all()
     assert 0.1 < (both.randomised[~of_test] >= 0.3).mean() < 0.5
+
+
+def test_the_contrast_that_the_truth_notes_is_the_one_that_is_painted(tmp_path, monkeypatch, unpainted):
+    painted = []
+
+    class NotingPainter(BlankPainter):
+        def __init__(self, *arguments):
+            painted.append(round(arguments[-1], 3))
+
+    monkeypatch.setattr(study, "Painter", NotingPainter)
+    tables = study.write_study(Request(str(tmp_path), "train", 5, 0, randomised_share=0.6))
+    assert [randomised for _, _, _, randomised in tables.contrasts] == painted
+    assert 0.0 < max(painted) < 1.0

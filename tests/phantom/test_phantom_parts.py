@@ -1,25 +1,18 @@
 """A cohort made in parts has the same bytes as one made in one go; what does not fit is refused in one line."""
 
-import hashlib
-import shutil
 import sys
-from pathlib import Path
 
 import pytest
+from numba.core.caching import _CacheLocator
 
 from lumbar.errors import CohortError
 from lumbar.workers.shards import Shard
-from lumbar_phantom import _jit, cohort, study, volume
+from lumbar_phantom import _jit, cohort, painting, parts, study
 from lumbar_phantom.__main__ import main
 from lumbar_phantom.cohort import make_cohort, merge_cohort
-from phantom_helpers import BlankPainter
+from phantom_helpers import digest
 
-
-@pytest.fixture(autouse=True)
-def unpainted(monkeypatch):
-    """Everything but the anatomy's volume and its pixels."""
-    monkeypatch.setattr(study, "Painter", BlankPainter)
-    monkeypatch.setattr(volume, "build", lambda patient, rng: None)
+pytestmark = pytest.mark.usefixtures("unpainted")
 
 
 @pytest.fixture
@@ -33,14 +26,6 @@ def made(monkeypatch):
 
     monkeypatch.setattr(cohort, "write_study", write)
     return indices
-
-
-def digest(root):
-    return {
-        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-    }
 
 
 def make(root, studies=4, **options):
@@ -101,6 +86,20 @@ def test_what_does_not_fit_is_refused_and_the_parts_stand(tmp_path):
     assert len(list((tmp_path / "parts").iterdir())) == 3
 
 
+def test_parts_of_different_versions_are_not_joined_and_can_be_made_again(tmp_path, monkeypatch):
+    make(tmp_path, studies=1, first=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(parts, "__version__", "0.1")
+        make(tmp_path, studies=1, first=1)
+    advice = r"as train\.0-to-0\.journal has; make one of them again with the other's options$"
+    with pytest.raises(CohortError, match=rf"found version 0\.1, expected \S+ {advice}"):
+        merge_cohort(tmp_path)
+    with pytest.raises(CohortError, match=r"found version 0\.1, expected .*, or begin anew without --resume$"):
+        make(tmp_path, studies=1, first=1, resume=True)
+    make(tmp_path, studies=1, first=1)
+    assert len(merge_cohort(tmp_path)) == 2
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -130,126 +129,6 @@ def test_the_command_makes_parts_and_joins_them(tmp_path, capsys, monkeypatch):
     assert "shard '2/2': found part 2 of 2, expected 0 to 1" in capsys.readouterr().err
 
 
-@pytest.fixture(scope="module")
-def both_splits(tmp_path_factory):
-    """A train cohort of two studies and a test study beside it; to be copied."""
-    root = tmp_path_factory.mktemp("both") / "data"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study, "Painter", BlankPainter)
-        patch.setattr(volume, "build", lambda patient, rng: None)
-        assert main(["--out", str(root), "--studies", "2", "--seed", "5"]) == 0
-        assert main(["--out", str(root), "--studies", "1", "--seed", "6", "--split", "test"]) == 0
-    return root
-
-
-@pytest.fixture
-def words(both_splits, tmp_path):
-    """The command that made the train cohort of a folder that is this test's own."""
-    shutil.copytree(both_splits, tmp_path / "data")
-    return ["--out", str(tmp_path / "data"), "--studies", "2", "--seed", "5"]
-
-
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (("--studies", "1"), "with 2 studies, expected 1 study or no such cohort"),
-        (("--studies", "3", "--resume"), "with 2 studies, expected 3 studies or"),
-        (("--seed", "7"), "with seed 5, expected seed 7 or"),
-        (("--seed", "7", "--split", "test", "--studies", "1"), "of the split test with seed 6, expected seed 7 or"),
-        (("--pitfalls", "none"), "with pitfalls ['real'], expected pitfalls ['none'] or"),
-        (("--syntax", "explicit"), "with syntax rle, expected syntax explicit or"),
-        (("--first", "2"), "with other studies, expected those of seed 5 with index 2 to 3 or"),
-        (("--seed", "7", "--shard", "0/2"), "with seed 5, expected seed 7 or"),
-    ],
-)
-def test_another_cohort_over_one_that_stands_is_refused_in_one_line(words, more, message, capsys):
-    root = Path(words[1])
-    before = digest(root)
-    capsys.readouterr()
-    assert main([*words, *more]) == 1
-    line = capsys.readouterr().err
-    assert line.startswith(f"error: {root}: found the cohort of the split ")
-    assert message in line
-    assert line.endswith("; use another --out, or --overwrite to remove its studies and tables first\n")
-    assert line.count("\n") == 1
-    assert digest(root) == before
-
-
-def test_the_same_cohort_again_gives_the_same_bytes_and_parts_of_it_too(words):
-    before = digest(Path(words[1]))
-    assert main(words) == 0
-    assert main([*words, "--resume"]) == 0
-    for index in (0, 1):
-        assert main([*words, "--shard", f"{index}/2"]) == 0
-    assert main([*words[:2], "--merge"]) == 0
-    assert digest(Path(words[1])) == before
-
-
-def test_a_cohort_without_its_record_is_told_by_its_studies(words, capsys):
-    (Path(words[1]) / "train_cohort.json").unlink()
-    assert main([*words[:-1], "7"]) == 1
-    assert "with other studies, expected those of seed 7 with index 0 to 1 or no such" in capsys.readouterr().err
-    assert main(words) == 0
-
-
-def test_overwrite_removes_what_the_tables_list_and_keeps_the_rest(words, tmp_path):
-    root = Path(words[1])
-    (root / "notes.txt").write_text("mine")
-    (root / "train_images" / "77").mkdir()
-    assert main([*words[:-1], "7", "--overwrite"]) == 0
-    assert (root / "notes.txt").exists()
-    assert (root / "train_images" / "77").exists(), "no table lists it"
-    (root / "notes.txt").unlink()
-    shutil.rmtree(root / "train_images" / "77")
-    fresh = [*words[:-1], "7"]
-    fresh[1] = str(tmp_path / "fresh")
-    assert main(fresh) == 0
-    assert main([*fresh[:2], "--studies", "1", "--seed", "6", "--split", "test"]) == 0
-    assert digest(root) == digest(tmp_path / "fresh")
-
-
-def test_overwrite_never_removes_studies_that_are_no_phantoms(tmp_path, capsys):
-    real = tmp_path / "train_images" / "4003253" / "702807833"
-    real.mkdir(parents=True)
-    (real / "1.dcm").write_bytes(b"")
-    table = tmp_path / "train_series_descriptions.csv"
-    table.write_text("study_id,series_id,series_description\n4003253,702807833,Sagittal T1\n")
-    for more, message in (((), "or --overwrite"), (("--overwrite",), "found 1 study that truth.parquet does not list")):
-        assert main(["--out", str(tmp_path), "--studies", "1", *more]) == 1
-        assert message in capsys.readouterr().err
-    assert (real / "1.dcm").exists()
-    assert table.exists()
-
-
-def test_another_cohort_over_one_that_is_not_finished_is_refused(tmp_path, made, monkeypatch, capsys):
-    real = cohort.write_study
-
-    def killed(request):
-        if request.index == 1:
-            raise KeyboardInterrupt
-        return real(request)
-
-    monkeypatch.setattr(cohort, "write_study", killed)
-    words = ["--out", str(tmp_path), "--studies", "2", "--seed"]
-    assert main([*words, "5"]) == 1
-    monkeypatch.setattr(cohort, "write_study", real)
-    assert main([*words, "6"]) == 1
-    assert "found the unfinished cohort of the split train with seed 5, expected seed 6" in capsys.readouterr().err
-    assert main([*words, "6", "--overwrite"]) == 0
-    assert len(list((tmp_path / "train_images").iterdir())) == 2, "nothing of the other cohort is left"
-
-
-def test_tables_are_not_replaced_by_those_of_fewer_parts(tmp_path, capsys):
-    words = ["--out", str(tmp_path), "--studies", "2", "--seed", "5"]
-    assert main(words) == 0
-    before = digest(tmp_path)
-    assert main([*words[:2], "--studies", "1", "--seed", "5", "--first", "1"]) == 0
-    assert main([*words[:2], "--merge"]) == 1
-    assert "found tables of the split train with 1 study that no part has" in capsys.readouterr().err
-    shutil.rmtree(tmp_path / "parts")
-    assert digest(tmp_path) == before
-
-
 def test_a_command_that_makes_nothing_leaves_no_folder(tmp_path, capsys):
     assert main(["--out", str(tmp_path / "new" / "data"), "--studies", "1", "--pitfalls", "no_such"]) == 1
     assert not (tmp_path / "new").exists()
@@ -259,9 +138,8 @@ def test_a_command_that_makes_nothing_leaves_no_folder(tmp_path, capsys):
 def test_one_line_says_that_kernels_are_compiled_where_none_are_kept(tmp_path, monkeypatch, capsys, is_kept):
     monkeypatch.delenv("NUMBA_DISABLE_JIT", raising=False)
     monkeypatch.setattr(_jit, "_FOLDER", str(tmp_path / "cache"))
-    if is_kept:
-        digits = hashlib.sha1(str(_jit._HERE).encode()).hexdigest()
-        kept = tmp_path / "cache" / f"lumbar_phantom_{digits}"
+    if is_kept:  # where numba itself would keep them
+        kept = tmp_path / "cache" / _CacheLocator.get_suitable_cache_subpath(painting.__file__)
         kept.mkdir(parents=True)
         (kept / f"painting.paint-12.py{sys.version_info.major}{sys.version_info.minor}.nbi").touch()
     assert main(["--out", str(tmp_path / "data"), "--studies", "1"]) == 0

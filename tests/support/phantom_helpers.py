@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import lru_cache
 
 import numpy as np
@@ -30,3 +31,11 @@ class BlankPainter:
     def slice(self, stack, origin):
         rows, columns = stack.shape
         return (np.arange(rows * columns, dtype=np.uint32).reshape(rows, columns) // 7 % 4000).astype(np.uint16)
+
+
+def digest(root):
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
