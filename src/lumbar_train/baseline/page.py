@@ -52,8 +52,8 @@ def report_run(
     if chain_run is not None:
         by_name["chain"] = chain_oof(chain_run, cohort, run.folds)
     title = f"out of fold: {len(cohort)} studies, each by the fold that held it out"
-    answers = with_floor(by_name, cohort.root, cohort.split, cohort.study_ids)
-    comparison = Comparison(title, cohort.study_ids, cohort.labels, answers)
+    compared = with_floor(by_name, cohort.root, cohort.split, cohort.study_ids)
+    comparison = Comparison(title, cohort.study_ids, cohort.labels, compared)
     folder = run.out / "report"
     columns = [_column(run, column, figures["columns"][column], images, folder) for column in run.columns]
     return _write(folder, comparison, comparison.figures(), columns, figures)
