@@ -174,7 +174,7 @@ def answer_of(one: Slice, localisation: Localisation) -> Answer:
         steps_off({point.level: (point.x_px, point.y_px) for point in canal}, one.discs_px),
         float(np.mean([point.confidence for point in canal])) if canal else 0.0,
         None if numbering is None else numbering.confidence,
-        any(SCALE_LINE not in line for line in localisation.problems),
+        any(SCALE_LINE not in line and "all levels moved" not in line for line in localisation.problems),
         canal,
     )
 
