@@ -1,18 +1,23 @@
 """Two studies in flight on a GPU: while one is in the networks, another is cut and decoded. A fake takes its place."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from kernel_bundles import write_bundle
 from kernel_fakes import FAKE, probs_of, write_cohort
 from kernel_fakes import predict as fake_predict
 from kernel_fakes import read as fake_read
-from kernel_untrained import write_untrained_bundle
+from kernel_untrained import CONFIGS, write_untrained_bundle
 from lumbar.chains.registry import MAIN
+from lumbar.config import to_dict
 from lumbar.labels import row_ids
+from lumbar.models import build, name_of
+from lumbar.models.inference import forward
 from lumbar.output.submission import normalise
 from lumbar.run import predict
 
@@ -177,3 +182,19 @@ def test_two_in_flight_give_the_bits_of_one_after_the_other(tmp_path, phantom_co
     one, _ = predict(phantom_cohort, untrained, chain=replace(chain, gpu_studies=1), processes=False)
     np.testing.assert_array_equal(together.iloc[:, 1:].to_numpy(), one.iloc[:, 1:].to_numpy())
     assert (inside[0], record["devices"]) == (2, ["cuda:0"])
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_passes_that_two_threads_queue_on_a_gpu_give_the_bits_of_one():
+    torch.manual_seed(0)
+    network = build(name_of(CONFIGS["sagittal_xy"]), to_dict(CONFIGS["sagittal_xy"])).cuda().eval()
+    inputs = [torch.rand(16, 3, 64, 64) for _ in range(40)]
+    alone = [forward(network, images) for images in inputs]
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(lambda images: forward(network, images), inputs))
+    torch.cuda.synchronize()
+    for one, other in zip(alone, together, strict=True):
+        assert (other.device.type, other.dtype) == ("cpu", torch.float32)
+        np.testing.assert_array_equal(one.numpy(), other.numpy())

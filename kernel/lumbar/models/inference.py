@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lumbar.config import CLASSIFIERS
 
-_queueing: dict[torch.device, threading.Lock] = {}  # of each GPU, held while a pass is queued
+_passing: dict[torch.device, threading.Lock] = {}  # of each GPU, held during a pass
 
 
 @dataclass
@@ -43,7 +43,8 @@ def device_of(network: nn.Module) -> torch.device:
 def forward(network: nn.Module, *inputs: Tensor) -> Tensor:
     """A network's output as float32 on the CPU; inputs are moved to its device.
 
-    Several threads may call it with networks of one GPU: their passes are queued one whole pass after another.
+    Several threads may call it with networks of one GPU: one pass is made after another, so the
+    memory that passes need does not grow with their number.
     """
     device = device_of(network)
     if device.type == "cuda":
@@ -54,19 +55,15 @@ def forward(network: nn.Module, *inputs: Tensor) -> Tensor:
 
 
 def _forward_on_gpu(network: nn.Module, device: torch.device, inputs: Sequence[Tensor]) -> Tensor:
-    """``forward`` in half precision, so that the GPU works on while this thread waits for its own result alone.
-
-    Copies go through pinned memory, and all is queued in one stream: copies and passes of several threads keep their
-    order, and the next pass uses the memory of the one before. The lock ends when the pass is queued, not when it is
-    done, so the next one is queued before the GPU has nothing to do.
-    """
+    """``forward`` in half precision. Copies go through pinned memory, so that they are only queued, in one stream."""
     pinned = [tensor.pin_memory() if tensor.device.type == "cpu" and tensor.numel() else tensor for tensor in inputs]
-    with _queueing.setdefault(device, threading.Lock()), torch.inference_mode():
+    there = [tensor.to(device, non_blocking=True) for tensor in pinned]
+    with _passing.setdefault(device, threading.Lock()), torch.inference_mode():
         with torch.autocast("cuda", dtype=torch.float16):
-            out: Tensor = network(*(tensor.to(device, non_blocking=True) for tensor in pinned))
+            out: Tensor = network(*there)
         result = torch.empty(out.shape, dtype=torch.float32, pin_memory=True)
         result.copy_(out.float().contiguous(), non_blocking=True)
         is_done = torch.cuda.Event(blocking=True)  # a thread that waits leaves its core to others
         is_done.record(torch.cuda.current_stream(device))
-    is_done.synchronize()
+        is_done.synchronize()
     return result

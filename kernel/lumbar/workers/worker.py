@@ -15,6 +15,7 @@ another. Where a study fails, the result is an ``Outcome`` without probabilities
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import sys
 import threading
@@ -221,6 +222,8 @@ def _work(channel: Channel, setup: Setup, modules: Sequence[str], memory: int | 
         _limit_threads(setup.n_threads)
         networks, device = _load(setup)
         _limit_threads(setup.n_threads)  # of libraries that were loaded just now
+        if modules:
+            gc.freeze()  # libraries and networks stay: no collection of garbage need look at them again
     except Exception as error:
         is_ours = type(error).__module__ == LumbarError.__module__  # classes of others may not survive pickling
         channel.send("refused", error if is_ours else LumbarError(one_line(error)))
