@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +19,14 @@ class Networks:
         by_stage: the networks.
         classifiers: the stages whose logits the aggregator joins, in its order.
         spared: those of them that do not run when time is shortest.
+        external: external members by name, classifiers whose networks stand in no list (``lumbar.stages.external``).
         numbering: the bundle's numbers for how sure the numbering is (``lumbar.stages.numbering``), or none.
     """
 
     by_stage: dict[str, list[nn.Module]] = field(default_factory=dict)
     classifiers: tuple[str, ...] = CLASSIFIERS
     spared: frozenset[str] = frozenset()
+    external: dict[str, Any] = field(default_factory=dict)
     numbering: tuple[float, ...] = ()
 
     def stage(self, name: str) -> list[nn.Module]:

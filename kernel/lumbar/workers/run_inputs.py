@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +50,7 @@ class Request:
     manifest_hash: str | None = None
     layout: str = "auto"
     progress: bool = False
+    trust_members: bool = False
 
     @property
     def part(self) -> Shard | None:
@@ -157,7 +158,7 @@ def check_inputs(request: Request, outputs: Outputs) -> RunInputs:
     if split not in SPLITS:
         raise CohortError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
     use_numba_cache()
-    manifest = verify(request.weights, request.manifest_hash)
+    manifest = replace(verify(request.weights, request.manifest_hash), trusts_members=request.trust_members)
     functions = chain_of(chain, manifest)
     check_outputs(outputs, request.layout, manifest)
     check_destinations(outputs, root, manifest)
