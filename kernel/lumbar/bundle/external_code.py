@@ -1,11 +1,11 @@
 """The code of external members: where it lies, whether it is what was sealed, and how it is imported.
 
-A sealed bundle holds it inside the package, ``code/lumbar/members/NAME/…``, under the hash of the package; an export that
-is not sealed yet, in ``members/NAME/…`` beside its weights. The manifest lists the sha256 of each file. A module is made
-from the very bytes that were compared; Python's path and compiled files beside the sources play no part.
+A sealed bundle holds it inside the package, ``code/lumbar/members/NAME/…``, under the hash of the package; an export
+that is not sealed yet, in ``members/NAME/…`` beside its weights. The manifest lists the sha256 of each file. A module
+is made from the very bytes that were compared; Python's path and compiled files beside the sources play no part.
 
-Code of a bundle runs where the package that runs holds it too (as on Kaggle, where the notebook runs the sealed code), or
-where the caller trusts the bundle (``Manifest.trusts_members``).
+Code of a bundle runs where the package that runs holds it too (as on Kaggle, where the notebook runs the sealed code),
+or where the caller trusts the bundle (``Manifest.trusts_members``).
 """
 
 from __future__ import annotations
@@ -149,8 +149,9 @@ def import_member(name: str, folder: Path, code: Mapping[str, bytes]) -> ModuleT
     try:
         module = importlib.import_module(f"{package}.{PurePosixPath(ENTRY).stem}")
     except (Exception, SystemExit) as error:  # whatever somebody's module does while it is imported
+        why = reason(error, folder)
         raise ManifestError(
-            f"{where}: cannot be imported ({reason(error, folder)}), expected {' and '.join(NEEDED)}{_hint(error, code)}"
+            f"{where}: cannot be imported ({why}), expected {' and '.join(NEEDED)}{_hint(error, code)}"
         ) from None
     for function in NEEDED:
         if not callable(getattr(module, function, None)):

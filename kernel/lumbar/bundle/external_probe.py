@@ -16,7 +16,7 @@ from lumbar.dicom import Stack
 from lumbar.errors import ManifestError
 from lumbar.labels import AXIAL_T2, LEVELS, SAGITTAL_T1, SAGITTAL_T2, SIDES
 from lumbar.stages.external import ExternalMember
-from lumbar.stages.points import AxialLevel, Localisation, SagittalPoint, as_xyz
+from lumbar.stages.points import AxialLevel, Localisation, SagittalPoint, Xyz, as_xyz
 from lumbar.study import Study
 
 _HEIGHT_MM = 35.0  # of a level
@@ -51,13 +51,7 @@ def made_up_study(seed: int) -> tuple[Study, Localisation]:
     return Study(study_id=0, series=series), place
 
 
-def _noise(
-    rng: np.random.Generator,
-    series_id: str,
-    origins: list[list[float]],
-    row: tuple[float, ...],
-    column: tuple[float, ...],
-) -> Stack:
+def _noise(rng: np.random.Generator, series_id: str, origins: list[list[float]], row: Xyz, column: Xyz) -> Stack:
     n, side = len(origins), 64 if series_id == "3" else 88
     coarse = rng.random((n, side // 4, side // 4)) * 900.0 + 40.0
     return Stack(

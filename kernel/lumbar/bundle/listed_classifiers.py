@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lumbar.bundle.code_hash import ENTRY, MEMBERS
+from lumbar.bundle.code_hash import ENTRY, MEMBERS, SHIPPED
 from lumbar.config import CLASSIFIERS, CONFIGS, MAX_MODELS, OPTIONAL_STAGES, STAGES, from_dict
 from lumbar.errors import ManifestError
 from lumbar.rules import Integer, ListOf, Object, Real, Rule, Text, require, require_fields, shown
@@ -21,7 +21,7 @@ _FIELDS: dict[str, Rule] = {
 }
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,99}"
 CODE_PLACE = Text(
-    200, rf"(?:{_PART}/){{0,4}}{_PART}", "a file inside the member's folder, such as net.py or nets/unet.py"
+    200, rf"(?:{_PART}/){{0,4}}{_PART}", "a file of code or text inside the member's folder, such as nets/unet.py"
 )
 WEIGHTS_NAME = Text(100, rf"{_PART}\.safetensors", "the name of a .safetensors file (letters, digits, . _ + = -)")
 MAX_CODE_FILES = 200
@@ -93,7 +93,7 @@ def _check_external_fields(where: str, entry: Mapping[str, Any]) -> None:
     for place, sha256 in files.items():
         require(f"{where}.files", place, CODE_PLACE)
         require(f"{where}.files: {place}", sha256, _SHA256)
-        if any(part.startswith(".") or part.endswith(".") for part in place.split("/")):
+        if any(part.endswith(".") for part in place.split("/")) or Path(place).suffix not in SHIPPED:
             raise ManifestError(f"{where}.files: found {shown(place)}, expected {CODE_PLACE.expected}")
     if entry["crop"]:
         try:
@@ -125,12 +125,12 @@ def _check_external(path: Path, one: Classifier, data: Mapping[str, Any]) -> Non
 
 
 def _check_owners(path: Path, data: Mapping[str, Any]) -> None:
-    known = {one.name for one in classifiers_of(data) if one.external is not None}
+    known = {entry["name"] for entry in data.get("classifiers", ()) if EXTERNAL in entry}
     for entry in data["weights"]:
         if entry["model"] == EXTERNAL and entry["stage"] not in known:
             raise ManifestError(
-                f"{path}: {entry['file']}: found weights of {entry['stage']} with model {EXTERNAL}, expected an external "
-                "member among the classifiers"
+                f"{path}: {entry['file']}: found weights of {entry['stage']} with model {EXTERNAL}, expected an "
+                "external member among the classifiers"
             )
 
 

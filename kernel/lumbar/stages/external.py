@@ -6,8 +6,8 @@ A member is a folder with a module ``member.py``, which has two functions::
     def predict(model: Any, case: Case) -> tuple[logits, mask]
 
 ``predict`` returns logits (C, 5 levels, 3 grades) of the C conditions that the member answers, in the order in which
-it names them, and a mask (C, 5) of True where they rest on images. What it returns is checked here. Where it raises, the
-member is left out of this study; the study goes on.
+it names them, and a mask (C, 5) of True where they rest on images. What it returns is checked here. Where it raises,
+the member is left out of this study; the study goes on.
 """
 
 from __future__ import annotations
