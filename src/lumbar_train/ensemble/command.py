@@ -130,8 +130,8 @@ def add_ensemble(commands: Any) -> None:
         action="extend",
         default=[],
         metavar="[NAME=]FOLDER",
-        help="models from elsewhere: folders with oof.parquet, member.json, member.py and weights (docs/add-a-model.md); "
-        "their code runs; beside one run or more",
+        help="models from elsewhere: folders with oof.parquet, member.json, member.py and weights, whose code runs "
+        "(docs/add-a-model.md)",
     )
     add("--data", type=FOLDER, required=True, metavar="ROOT", help="the cohort that the runs were trained on")
     add("--out", type=NEW_FOLDER, required=True, metavar="ENS", help="run folder to write; empty, or not there yet")

@@ -168,8 +168,8 @@ def _check_external_cohort(one: ExternalFolder, fold_of: Mapping[int, int], coho
         )
     if strange := sorted(fold_of.keys() - set(cohort.study_ids.tolist())):
         raise CohortError(
-            f"{printable(one.path / 'oof.parquet')}: found study {strange[0]} ({len(strange)} such), expected studies of "
-            f"{printable(cohort.root)} alone"
+            f"{printable(one.path / 'oof.parquet')}: found study {strange[0]} ({len(strange)} such), expected studies "
+            f"of {printable(cohort.root)} alone"
         )
 
 
