@@ -25,7 +25,7 @@ from lumbar.dicom import Stack
 from lumbar.errors import ManifestError
 from lumbar.io.text import one_line
 from lumbar.labels import LEVELS
-from lumbar.stages.classifiers import SAGITTAL, Classifier, crop_config
+from lumbar.stages.classifiers import SAGITTAL, Classifier, Config, crop_config, view_of
 from lumbar.stages.classify import LevelTensors, Logits, Mask, series_pairs
 from lumbar.stages.crop import level_slices
 from lumbar.stages.crop_layout import Look, crops_shape, filled
@@ -111,7 +111,7 @@ class ExternalMember:
         case = Case(
             study=_read_only(study),
             localisation=_copied(localisation),
-            crops=self._crops(study, localisation),
+            crops=() if self._crop is None else crops_of_levels(study, localisation, self._crop),
             device=self._device,
             augment=flip,
             all_folds=all_folds,
@@ -125,23 +125,29 @@ class ExternalMember:
         mask[conditions] = shown
         return logits, mask
 
-    def _crops(self, study: Study, localisation: Localisation) -> tuple[LevelTensors, ...]:
-        """The crops of each look, as the kit's own classifiers are given them; looks that show nothing are left out."""
-        config = self._crop
-        if config is None:
-            return ()
-        looks: list[Look] = [None]
-        if config.per_series:
-            is_sagittal = self.listed.view == SAGITTAL
-            looks = [*(series_pairs(localisation) if is_sagittal else localisation.axial_series())]
-        tensors = []
-        for look in looks:
-            slices = [level_slices(study, localisation, level, config, look=look) for level in range(len(LEVELS))]
-            shape = crops_shape(config, [one for some in slices for one in some])
-            crops = [filled(study, some, shape, config.size) for some in slices]
-            arrays = zip(*((one.images, one.mask, one.position_mm) for one in crops), strict=True)
-            tensors.append(LevelTensors(*(torch.from_numpy(np.stack(array)) for array in arrays)))
-        return tuple(one for one in tensors if one.mask.any())
+
+def crops_of_levels(study: Study, localisation: Localisation, config: Config) -> tuple[LevelTensors, ...]:
+    """The crops of all five levels for each look, as the kit's own classifiers are given them.
+
+    Looks that show nothing are left out. A member's own training calls this too, so that both see the same.
+
+    Args:
+        study: its stacks.
+        localisation: the points on them.
+        config: sizes of the crops (``stages.classifiers.crop_config``).
+    """
+    looks: list[Look] = [None]
+    if config.per_series:
+        is_sagittal = view_of(config) == SAGITTAL
+        looks = [*(series_pairs(localisation) if is_sagittal else localisation.axial_series())]
+    tensors = []
+    for look in looks:
+        slices = [level_slices(study, localisation, level, config, look=look) for level in range(len(LEVELS))]
+        shape = crops_shape(config, [one for some in slices for one in some])
+        crops = [filled(study, some, shape, config.size) for some in slices]
+        arrays = zip(*((one.images, one.mask, one.position_mm) for one in crops), strict=True)
+        tensors.append(LevelTensors(*(torch.from_numpy(np.stack(array)) for array in arrays)))
+    return tuple(one for one in tensors if one.mask.any())
 
 
 def checked(returned: Any, n_conditions: int) -> Returned:

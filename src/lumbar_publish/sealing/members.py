@@ -1,4 +1,4 @@
-"""External members at sealing: their code goes under the package's hash, and must find its imports in Kaggle's image."""
+"""External members at sealing: code under the package's hash, whose imports must be in Kaggle's image."""
 
 from __future__ import annotations
 
