@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import lumbar
 from kernel_untrained import CONFIGS
@@ -25,7 +26,9 @@ from lumbar.labels import CONDITIONS
 from lumbar.metric import align_submission
 from lumbar.run import predict
 from lumbar.stages.aggregate import aggregate, level_confidence, prior_array
+from lumbar.stages.classifiers import crop_config
 from lumbar.stages.classify import classify
+from lumbar.stages.external import Case, crops_of_levels
 from lumbar.stages.localise import localise
 from lumbar.study import read_study
 from lumbar_publish.names import DatasetId, Layout
@@ -93,6 +96,16 @@ def sealed(layout, made) -> Path:
     return seal(layout, run=made, dataset=DatasetId("someone", "lumbar-kit")).folder
 
 
+def test_the_page_shows_what_the_example_holds():
+    page = (ROOT / "docs/add-a-model.md").read_text()
+    shown = [
+        part.split("```", 1)[0].split("\n", 1)[1] for part in page.split("```json")[1:] + page.split("```python")[1:]
+    ]
+    files = [(EXAMPLE / "anna" / name).read_text() for name in ("member.json", "member.py")]
+    assert len(shown) == len(files)
+    assert [block in file for block, file in zip(shown, files, strict=True)] == [True, True]
+
+
 def test_the_bundle_lists_the_member_with_its_code_its_probe_and_its_weights(made, handed):
     manifest = verify(made / "export")
     assert tuple(one.name for one in manifest.classifiers) == NAMES
@@ -121,19 +134,21 @@ def test_the_sealed_answer_is_that_of_the_members_stored_logits(sealed, run, mad
     study = read_study(cohort.root, "train", study_id, cohort.series, workers=1)
     place = localise(study, networks)
     logits, mask = classify(study, place, networks)
-    member = joined(Source("anna", "anna", handed, ""), read_external(handed))
-    loaded = load_networks(made / "export", replace(verify(made / "export"), trusts_members=True)).external["anna"]
-    own, shown = loaded.logits(study, place, flip=True, all_folds=True)
+    theirs = sys.modules["anna.member"]  # as its own training imported it
+    crops = crops_of_levels(
+        study, place, crop_config("axial", json.loads((handed / "member.json").read_text())["crop"])
+    )
+    with torch.inference_mode():
+        values, shown = theirs.predict(theirs.load(handed, "cpu"), Case(study, place, crops, "cpu", True, True))
     assert shown.any()
-    assert member.listed("anna") == verify(made / "export").classifiers[-1]
-    write_frame(tmp_path / "oof.parquet", logits_frame({study_id: own}, {study_id: shown}, {study_id: 0}))
+    own, rests = np.zeros((5, 5, 3), np.float32), np.zeros((5, 5), bool)
+    own[[3, 4]], rests[[3, 4]] = values.numpy(), shown.numpy()
+    write_frame(tmp_path / "oof.parquet", logits_frame({study_id: own}, {study_id: rests}, {study_id: 0}))
     stored, seen = read_logits(tmp_path / "oof.parquet", [study_id])
     manifest = verify(sealed)
-    expected = aggregate(
-        np.concatenate([logits, stored]), np.concatenate([mask, seen]), prior_array(manifest.prior),
-        load_networks(made / "export", replace(manifest, folder=made / "export", trusts_members=True)).stage("aggregator"),
-        level_confidence(place),
-    )  # fmt: skip
+    last = load_networks(made / "export", replace(verify(made / "export"), trusts_members=True)).stage("aggregator")
+    both, shown_by = np.concatenate([logits, stored]), np.concatenate([mask, seen])
+    expected = aggregate(both, shown_by, prior_array(manifest.prior), last, level_confidence(place))
     np.testing.assert_allclose(align_submission(frame, [study_id])[0], expected, atol=1e-5)
 
 
@@ -284,27 +299,30 @@ def test_a_folder_that_is_not_what_it_should_be_is_refused_in_one_line(
     assert "\n" not in str(refused.value)
 
 
+LOADS = "import numpy as np; load = lambda folder, device: None\n"
+ALL, ZEROS = "np.ones((2, 5), bool)", "np.zeros((2, 5, 3))"
+WRONG = r"float64 \(5, 5, 3\), expected .*2, 5, 3"
 CODE = [
     ("import torch\n1 / 0\n", r"member.py: cannot be imported \(ZeroDivisionError: division by zero at member.py:2\)"),
     ("import pylibjpeg_of_nobody\n", "No module named 'pylibjpeg_of_nobody'"),
     ("import net\n", "net lies beside it: write from .net import"),
     ("raise SystemExit(0)\n", r"cannot be imported \(SystemExit: 0 at member.py:1\)"),
     ("load = 1\n", "found no function load, expected load and predict"),
-    ("def load(f, d): return f.missing\ndef predict(m, c): pass\n", "anna: load: raised AttributeError: .* at member.py:1"),
-    ("LOAD def predict(m, c): raise KeyError('x')\n", "external member anna: raised KeyError: 'x' at member.py:2"),
-    ("LOAD def predict(m, c): pass\n", "external member anna: predict: found NoneType returned, expected two"),
-    ("LOAD def predict(m, c): return np.zeros((5, 5, 3)), np.ones((5, 5), bool)\n", r"float64 \(5, 5, 3\), expected .*2, 5, 3"),
-    ("LOAD def predict(m, c): return np.zeros((2, 5, 3)), np.ones((2, 5))\n", "found a mask float64 .*expected bool"),
-    ("LOAD def predict(m, c): return np.full((2, 5, 3), np.nan), np.ones((2, 5), bool)\n", "expected finite numbers where"),
-    ("LOAD def predict(m, c): return np.random.rand(2, 5, 3), np.ones((2, 5), bool)\n", "second answer to one study has"),
-    ("LOAD def predict(m, c): c.study.series['Axial T2'][0].volume[:] = 0\n", "assignment destination is read-only"),
+    ("def load(f, d): f.x\ndef predict(m, c): pass\n", "anna: load: raised AttributeError: .* at member.py:1"),
+    ("LOADS def predict(m, c): raise KeyError('x')\n", "external member anna: raised KeyError: 'x' at member.py:2"),
+    ("LOADS def predict(m, c): pass\n", "external member anna: predict: found NoneType returned, expected two"),
+    ("LOADS def predict(m, c): return np.zeros((5, 5, 3)), np.ones((5, 5), bool)\n", WRONG),
+    ("LOADS def predict(m, c): return ZEROS, np.ones((2, 5))\n", "found a mask float64 .*expected bool"),
+    ("LOADS def predict(m, c): return ZEROS * np.nan, ALL\n", "expected finite numbers where"),
+    ("LOADS def predict(m, c): return np.random.rand(2, 5, 3), ALL\n", "second answer to one study has"),
+    ("LOADS def predict(m, c): c.study.series['Axial T2'][0].volume[:] = 0\n", "destination is read-only"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("source", "said"), CODE)
 def test_code_that_fails_on_the_made_up_study_is_refused_before_anything_is_written(handed, tmp_path, source, said):
     folder = spoiled(handed, tmp_path)
-    source = source.replace("LOAD ", "import numpy as np; load = lambda folder, device: None\n")
+    source = source.replace("LOADS ", LOADS).replace("ZEROS", ZEROS).replace("ALL", ALL)
     (folder / "member.py").write_text(source)
     with pytest.raises(ManifestError, match=said) as refused:
         joined(Source("anna", "anna", folder, ""), read_external(folder))

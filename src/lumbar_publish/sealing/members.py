@@ -49,7 +49,12 @@ def code_of(data: Mapping[str, Any], source: Path) -> dict[str, bytes]:
     code: dict[str, bytes] = {}
     for entry in external_entries(data):
         folders = member_folders(source, entry["name"])
-        folder = next((one for one in folders if one.is_dir()), folders[-1])
+        folder = next((one for one in folders if one.is_dir()), None)
+        if folder is None:
+            raise ManifestError(
+                f"{folders[-1]}: not found, expected the code of external member {entry['name']}: name the run that it "
+                "is sealed from with --run RUN"
+            )
         files = read_code(folder, entry[EXTERNAL]["files"])
         code |= {f"{MEMBERS}/{entry['name']}/{place}": content for place, content in files.items()}
     return code
