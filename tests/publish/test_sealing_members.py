@@ -48,6 +48,6 @@ def test_a_bundle_above_kaggles_size_is_refused(tmp_path):
 
 def test_code_of_a_member_that_lies_nowhere_names_what_to_do(tmp_path):
     data = {"classifiers": [{"name": "anna", "external": {"files": {"member.py": "0" * 64}}}, {"name": "other"}]}
-    with pytest.raises(ManifestError, match="members/anna: not found, expected the code of .* with --run RUN"):
+    with pytest.raises(ManifestError, match=r"members/anna: not found, expected the code of .* with --run RUN"):
         code_of(data, tmp_path)
     assert code_of({}, tmp_path) == {}
