@@ -21,6 +21,7 @@ class Networks:
         spared: those of them that do not run when time is shortest.
         external: external members by name, classifiers whose networks stand in no list (``lumbar.stages.external``).
         numbering: the bundle's numbers for how sure the numbering is (``lumbar.stages.numbering``), or none.
+        point_probability: offset and slope of each kind of point (``lumbar.stages.point_probability``), or none.
     """
 
     by_stage: dict[str, list[nn.Module]] = field(default_factory=dict)
@@ -28,6 +29,7 @@ class Networks:
     spared: frozenset[str] = frozenset()
     external: dict[str, Any] = field(default_factory=dict)
     numbering: tuple[float, ...] = ()
+    point_probability: dict[str, list[float]] = field(default_factory=dict)
 
     def stage(self, name: str) -> list[nn.Module]:
         """Networks of a stage, empty if the bundle has none."""
