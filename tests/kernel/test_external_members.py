@@ -158,8 +158,8 @@ def _first_look(place, view):
 
 def test_without_any_series_to_look_at_there_are_no_crops():
     study = study_of()
-    study.series[AXIAL_T2] = []
     place = dataclasses.replace(localisation_of(study), axial_levels=[])
+    study.series[AXIAL_T2] = []
     assert crops_of_levels(study, place, crop_config(AXIAL, {"size": 32, "per_series": True})) == ()
     assert crops_of_levels(study, place, crop_config(AXIAL, {"size": 32})) == ()
 

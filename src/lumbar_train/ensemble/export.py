@@ -33,7 +33,9 @@ _LOCALISERS = (*(stage for stage in STAGES if stage not in CLASSIFIERS and stage
 class Member(Protocol):
     """What ships of a member of an ensemble: fits of the kit's networks, or somebody's own (``ExternalShipped``)."""
 
-    source: Source
+    @property
+    def source(self) -> Source:
+        """Of its logits."""
 
     def operations(self, counts: CohortCounts, known: dict[str, float]) -> float:
         """Operations for one study, counted or as its maker says; ``known`` keeps what was counted."""
