@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lumbar.bundle.code_hash import own_code_sha256
+from lumbar.bundle.external_code import code_that_may_run
 from lumbar.bundle.manifest import Manifest, verify
 from lumbar.chains.contract import Chain
 from lumbar.chains.registry import chain_of
@@ -160,6 +161,9 @@ def check_inputs(request: Request, outputs: Outputs) -> RunInputs:
     use_numba_cache()
     manifest = replace(verify(request.weights, request.manifest_hash), trusts_members=request.trust_members)
     functions = chain_of(chain, manifest)
+    for one in manifest.classifiers:  # workers would refuse it too, once they have imported their libraries
+        if one.external is not None:
+            code_that_may_run(manifest.folder, one.name, one.external, is_trusted=manifest.trusts_members)
     check_outputs(outputs, request.layout, manifest)
     check_destinations(outputs, root, manifest)
     if line := compiling_decoders():
