@@ -82,7 +82,7 @@ def predict(
     in_memory: bool = True,
     trust_members: bool = False,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Predict every study of a split, in worker processes: a study that crashes one costs itself and no other.
+    """Predict every study of a split; returns the submission's frame and the run record (docs/architecture.md).
 
     Args:
         root: a competition folder, or any folder of DICOM, whose headers tell studies apart (``lumbar.intake``).
@@ -92,22 +92,22 @@ def predict(
         chain: ``main``, ``baseline``, or a ``Chain``; one that cannot be sent to a process runs in threads.
         time_limit: ``8.5h``, ``30m``, ``90s``, seconds, or ``none``, from ``started`` on.
         report: the report as HTML; of more than ten studies an index, with their pages in a folder beside it.
+        record: the run record as JSON.
         studies: the first N only, or these ids; None for all.
         workers: at most one a study; None for one a GPU, without any one a core (docs/many-machines.md).
-        record, table: the run record as JSON; a CSV, one row a study, condition, level and side (docs/findings-table.md).
-        pictures, markups: folders for PNG files of every study with the points drawn in, and for 3D Slicer markups.
+        pictures: a folder for PNG files of every study, with the points drawn in.
+        table: a CSV file with one row a study, condition, level and side (docs/findings-table.md).
+        markups: a folder for the points of every study as 3D Slicer markups.
         report_layout: ``auto``, ``single`` (one page, pictures of the first ten studies) or ``pages`` (an index).
         shard: ``I/N`` for part I of N, from 0, or ``auto`` (docs/many-machines.md); it names the files of the part.
         resume: go on from the journal beside ``out``; False begins anew.
         manifest_hash: the manifest that the caller was made for; None takes any.
-        clock, started: monotonic seconds, and its value from which the time limit counts; None for this call.
-        processes: False runs the workers as threads, where a crash ends the caller too.
+        clock: monotonic seconds.
+        started: the clock's value from which the time limit counts; None for this call.
+        processes: a study that crashes one costs itself alone; False: threads, where a crash ends the caller too.
         progress: say how far it has come: a bar on a terminal, else a line a minute in the log.
         in_memory: False leaves the answers in the files: the frame is empty, the record has ``totals``, no studies.
         trust_members: run the code of external members that the bundle brings (docs/security.md).
-
-    Returns:
-        The submission's frame (25 rows a study for the lumbar spine) and the run record (docs/architecture.md).
 
     Raises:
         LumbarError: a bundle, folder or output that cannot be used, before any work; or no worker loads the weights.
