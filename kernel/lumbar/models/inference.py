@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ class Networks:
         by_stage: the networks.
         classifiers: the stages whose logits the aggregator joins, in its order.
         spared: those of them that do not run when time is shortest.
+        external: external members by name, classifiers whose networks stand in no list (``lumbar.stages.external``).
         numbering: the bundle's numbers for how sure the numbering is (``lumbar.stages.numbering``), or none.
         point_probability: offset and slope of each kind of point (``lumbar.stages.point_probability``), or none.
     """
@@ -25,6 +27,7 @@ class Networks:
     by_stage: dict[str, list[nn.Module]] = field(default_factory=dict)
     classifiers: tuple[str, ...] = CLASSIFIERS
     spared: frozenset[str] = frozenset()
+    external: dict[str, Any] = field(default_factory=dict)
     numbering: tuple[float, ...] = ()
     point_probability: dict[str, list[float]] = field(default_factory=dict)
 
