@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lumbar.bundle.manifest import Manifest, WeightEntry
 from lumbar.bundle.shared_memory import SharedWeights
-from lumbar.config import CLASSIFIERS, STAGES
+from lumbar.config import CLASSIFIERS, FUSION, STAGES
 from lumbar.errors import ManifestError
 from lumbar.io.files import write_atomically
 from lumbar.models import build, build_empty, expected_shapes
@@ -48,10 +48,12 @@ def load_networks(folder: Path, manifest: Manifest, device: str | torch.device =
     """
     listed = manifest.classifiers
     names = tuple(one.name for one in listed) if "classifiers" in manifest.data else CLASSIFIERS
+    fusion = (FUSION,) if FUSION in manifest.data else ()
+    names += fusion
     stages = [stage for stage in STAGES if stage not in CLASSIFIERS] + list(names)
     networks = Networks(
         classifiers=names,
-        spared=spared(listed, manifest.data.get("shed", ())),
+        spared=spared(listed, manifest.data.get("shed", ())) | {*fusion},
         numbering=tuple(manifest.data.get("numbering", ())),
     )
     for entry in manifest.weights:
