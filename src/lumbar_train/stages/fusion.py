@@ -3,7 +3,8 @@
 What it learns from, and why (``docs/training.md``, "Fusion"): features of two fits lie in spaces of their own, so a
 head that learnt from one fit's features says nothing about another's. The head of a fold therefore reads the
 classifiers of that fold, on the studies that they were fitted on, newly displaced and mirrored; it is scored on the
-studies that they held out. The head that ships does the same with the fits on all data, so that what is scored is what ships.
+studies that they held out. The head that ships does the same with the fits on all data, so that what is scored is
+what ships.
 """
 
 from __future__ import annotations
