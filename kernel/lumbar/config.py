@@ -191,11 +191,6 @@ class FusionConfig:
     share_sides: bool = False
 
 
-def feature_width(config: SagittalClassifierConfig | AxialClassifierConfig) -> int:
-    """How many numbers a classifier's heads read of each part of a level: both directions of its LSTM."""
-    return 2 * config.hidden
-
-
 @dataclass(frozen=True)
 class BaselineConfig:
     """One label column from whole 8-bit slices of one kind of series (the FastAI baseline): slice → 3 logits.

@@ -100,7 +100,9 @@ def two_views(n: int, seed: int) -> Shown:
 def test_a_head_learns_what_only_both_views_together_show():
     config = FusionConfig(("a", "b"), (4, 4), hidden=16, dropout=0.0)
     cpu = torch.device("cpu")
-    head, losses = fit_head(two_views(200, 0), config, FusionRecipe(epochs=25, lr=2e-2, weight_decay=0.0), 0, cpu)
+    head, losses = fit_head(
+        two_views(200, 0), config, FusionRecipe(epochs=15, lr=4e-2, weight_decay=0.0, batch=40), 0, cpu
+    )
     shown = two_views(100, 1)
     none_hidden = torch.zeros(100, 2, 1, 1, dtype=torch.bool)
     with torch.no_grad():
@@ -150,7 +152,8 @@ def run(tmp_path_factory):
 
 
 def test_what_is_kept_ships_with_the_reason_and_the_kernel_loads_it(run):
-    assert decide_on_fusion(run).is_kept and is_kept(run.out, run.recipe)
+    assert decide_on_fusion(run).is_kept
+    assert is_kept(run.out, run.recipe)
     models = aggregator_of(run.out, run.recipe).network.models
     assert models == (*CLASSIFIERS, FUSION)
     for fold in (0, 1, FULL):
@@ -205,7 +208,7 @@ def test_features_of_a_network_that_saw_a_held_out_study_are_refused(run):
         run.folder.save_network(network, "axial_all", 1, others)  # of the other fold, in the place of this one's
         for kind in ("safetensors", "seen.json"):
             (run.folder.path / f"axial_all/fold1.{kind}").rename(run.folder.path / f"axial_all/fold0.{kind}")
-        with pytest.raises(LeakError, match="axial_all/fold0.safetensors: found weights of fold1, expected of fold0"):
+        with pytest.raises(LeakError, match="found weights of fold1, expected of fold0"):
             check_members(run, CLASSIFIERS, 0, held_out)
 
 
@@ -225,9 +228,11 @@ def test_a_table_of_fused_logits_of_another_fold_is_refused(run, tmp_path, monke
 @pytest.mark.parametrize("name", ["demo", "model2", "strong"])
 def test_every_recipe_can_have_one_and_none_has_one_unasked(name):
     recipe = recipe_by_name(name)
-    assert recipe.fusion is None and FUSION not in [stage.name for stage in stages_of(recipe)]
+    assert recipe.fusion is None
+    assert FUSION not in [stage.name for stage in stages_of(recipe)]
     on = with_overrides(recipe, ["recipe.fusion.views=2"])
-    assert on.fusion == FusionRecipe(views=2) and on.stages == recipe.stages
+    assert on.fusion == FusionRecipe(views=2)
+    assert on.stages == recipe.stages
     names = [stage.name for stage in stages_of(on)]
     assert names.index("axial_all") < names.index(FUSION) < names.index("aggregator")
     with torch.device("meta"):

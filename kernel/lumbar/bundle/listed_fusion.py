@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lumbar.config import CONFIGS, FUSION, MAX_MODELS, feature_width, from_dict
+from lumbar.config import CONFIGS, FUSION, MAX_MODELS, from_dict
 from lumbar.errors import ManifestError
 from lumbar.rules import ListOf, Object, Text, require, shown
-from lumbar.stages.classifiers import MODELS, classifiers_of
+from lumbar.stages.classifiers import MODELS, classifiers_of, feature_width
 
 _MEMBERS = ListOf(Text(64, r"[a-z][a-z0-9_]*", "the name of a classifier"), 1, MAX_MODELS, is_set=True)
 

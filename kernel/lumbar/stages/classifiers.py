@@ -57,6 +57,11 @@ def crop_of(config: Config) -> Crop:
     return tuple((name, getattr(config, name)) for name in _FIELDS[view_of(config)])
 
 
+def feature_width(config: Config) -> int:
+    """How many numbers a classifier's heads read of each part of a level: both directions of its LSTM."""
+    return 2 * config.hidden
+
+
 def classifiers_of(data: Mapping[str, Any]) -> tuple[Classifier, ...]:
     """The classifiers of a manifest that was checked, in the order of the aggregator's input.
 

@@ -1,4 +1,4 @@
-"""What the stage ``fusion`` takes: passes of the frozen classifiers, and their features in memory while a head is fitted."""
+"""What the stage ``fusion`` takes: passes of the frozen classifiers, and their features in memory for the head."""
 
 from __future__ import annotations
 
@@ -65,6 +65,5 @@ def fusion_cost(
         steps += math.ceil(share * samples / settings.batch) * settings.epochs
         flops += share * samples * each + (1 - share) * counts.studies * held_out
     features = 2.0 * samples * _LEVELS * _PLACES * sum(config.widths) * _HALF  # the views, and all of them joined
-    return FusionCost(
-        samples, steps, NetworkCost(parameters, features, 0.0, forward, forward), each, flops, 2 * forward
-    )
+    head = NetworkCost(parameters, features, 0.0, forward, _BACKWARD * forward)
+    return FusionCost(samples, steps, head, each, flops, 2 * forward)

@@ -145,9 +145,10 @@ class TrainingPlan:
         cut = [row.name for row in self.rows if row.has_batch_statistics and row.split and row.split.accumulate > 1]
         if not cut:
             return lines
-        return lines + [
+        return [
+            *lines,
             f"note        {', '.join(cut)}: batch statistics (BatchNorm) come from the part, not from the whole batch; "
-            "networks without them follow the same loss curve however a batch is cut"
+            "networks without them follow the same loss curve however a batch is cut",
         ]
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from lumbar.config import FUSION, FusionConfig, feature_width
+from lumbar.config import FUSION, FusionConfig
+from lumbar.stages.classifiers import feature_width
 from lumbar_train.recipes import Recipe, StageRecipe
 from lumbar_train.stages.fusion import read_decision
 
