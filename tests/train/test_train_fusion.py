@@ -15,9 +15,12 @@ from kernel_untrained import CONFIGS
 from lumbar.bundle.manifest import read_manifest
 from lumbar.bundle.probes import check_probes
 from lumbar.bundle.weights import load_networks
-from lumbar.config import CLASSIFIERS, FUSION, FusionConfig, to_dict
+from lumbar.config import CLASSIFIERS, FUSION, AxialClassifierConfig, FusionConfig, SagittalClassifierConfig, to_dict
 from lumbar.models import build, name_of
+from lumbar.stages.classify import MIRRORED, fits_logits
+from lumbar.stages.fuse import Features
 from lumbar_publish.sealing.completeness import completeness_errors
+from lumbar_train.data.augment import AugmentConfig
 from lumbar_train.data.folds import FULL
 from lumbar_train.data.tables import Cohort
 from lumbar_train.errors import LeakError
@@ -30,9 +33,11 @@ from lumbar_train.stages.aggregate_folds import decide_on_fusion
 from lumbar_train.stages.fuse_folds import check_members, fit_head, head_loss
 from lumbar_train.stages.fused_recipe import aggregator_of, head_config, is_kept
 from lumbar_train.stages.fusion import FusionRecipe, decide
-from lumbar_train.stages.fusion_features import Shown, mirrored_in
+from lumbar_train.stages.fusion_features import Shown, ShownStudies, Unmirrored, graded_batch, mirrored_in
 from lumbar_train.stages.registry import stages_of
+from stage_studies import localisation_of, study_of
 from synthetic_logits import synthetic_logits
+from train_tiny import SMALL
 
 N = 160
 
@@ -111,6 +116,43 @@ def test_a_head_learns_what_only_both_views_together_show():
         before = float(head_loss(untrained, shown, torch.arange(100), none_hidden, cpu))
     assert losses[-1] < losses[0]
     assert unseen < 0.6 * before
+
+
+ALL = (0, 1, 2, 3, 4)
+SIZES = {"size": 40, "hidden": 8, "level_embedding": 4, "position_embedding": 4}
+WHOLE = SIZES | {"conditions": ALL, "max_slices": 20, "per_series": True}
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+@pytest.mark.parametrize(
+    "config",
+    [
+        SagittalClassifierConfig(SMALL, window=3, share_sides=True, **SIZES),
+        SagittalClassifierConfig(SMALL, own_sequences=True, **WHOLE),
+        AxialClassifierConfig(SMALL, window=3, conditions=(3, 4), **SIZES),
+        AxialClassifierConfig(SMALL, **WHOLE),
+    ],
+)
+def test_a_study_that_is_shown_unchanged_is_what_the_kernel_sees(config, on_device):
+    """As it is and mirrored, its features and logits are those of prediction."""
+    study = study_of()
+    place = localisation_of(study)
+    torch.manual_seed(0)
+    network = build(name_of(config), to_dict(config)).eval()
+    still = AugmentConfig(
+        shift_mm=0, turn_deg=0, zoom=0, contrast=0, shading=0, noise=0, blur=0, hole=0, slices=0, on_device=on_device
+    )
+    cache = SimpleNamespace(study=lambda study_id: study)
+    crops = Unmirrored(cache, {7: place}, {7: np.zeros(25, np.int8)}, config, still)
+    samples = ShownStudies(crops, [7, 7], [False, True])
+    out = graded_batch(network, samples.collate([samples.sample(k, np.random.default_rng(k)) for k in (0, 1)]))
+    features: dict[int, Features] = {}
+    ((logits, shown),) = fits_logits(study, place, [network], flip=True, features=features)
+    tolerance = {"atol": 3e-3 if on_device else 1e-5, "rtol": 0}  # cut-outs are in half precision
+    torch.testing.assert_close(out["features"], features[0].mean, **tolerance)
+    torch.testing.assert_close((out["logits"][0] + out["logits"][1][:, list(MIRRORED)]) / 2, logits, **tolerance)
+    assert torch.equal(out["mask"][0], shown)
+    assert (out["features"][0] - out["features"][1]).abs().max() > 1e-3
 
 
 def test_each_study_is_shown_as_often_mirrored_as_not():

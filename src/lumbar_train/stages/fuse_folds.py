@@ -106,7 +106,7 @@ def fit_head(
     losses = []
     for _ in range(recipe.epochs):
         total = 0.0
-        for rows in torch.randperm(len(shown)).split(recipe.batch):
+        for rows in torch.split(torch.randperm(len(shown)), recipe.batch):
             hidden = torch.rand(len(rows), shown.mask.shape[1], 1, 1) < MEMBER_DROP
             loss = head_loss(network, shown, rows, hidden, device)
             optimiser.zero_grad()

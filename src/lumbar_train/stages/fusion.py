@@ -136,7 +136,7 @@ def pooled(
         others, own = folds != fold, folds == fold
         scales = _fitted_scales(mean[others], count[others], labels[others], prior[others])
         out[own] = _answer(mean[own], count[own], prior[own], scales)
-    return out
+    return np.asarray(out)
 
 
 def _fitted_scales(mean: Probs, count: NDArray[np.int64], labels: NDArray[Any], prior: Probs) -> Probs:
