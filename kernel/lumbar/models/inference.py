@@ -43,8 +43,18 @@ def device_of(network: nn.Module) -> torch.device:
 
 def forward(network: nn.Module, *inputs: Tensor) -> Tensor:
     """A network's output as float32 on the CPU; inputs are moved to its device."""
+    out: Tensor = _run(network, network, inputs)
+    return out.float().cpu()
+
+
+def graded(network: nn.Module, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """A classifier's logits and the features that they rest on, in the same way."""
+    logits, features = _run(network, network.graded, inputs)
+    return logits.float().cpu(), features.float().cpu()
+
+
+def _run(network: nn.Module, function: Any, inputs: tuple[Tensor, ...]) -> Any:
     device = device_of(network)
     is_cuda = device.type == "cuda"
     with torch.inference_mode(), torch.autocast("cuda", dtype=torch.float16, enabled=is_cuda):
-        out: Tensor = network(*(tensor.to(device, non_blocking=True) for tensor in inputs))
-    return out.float().cpu()
+        return function(*(tensor.to(device, non_blocking=True) for tensor in inputs))
