@@ -271,6 +271,8 @@ FOLDERS = [
     ({"crop": {"size": 96, "crop_scale": 1.0}}, None, "crop: found 'crop_scale', expected of size, window, box_scale"),
     ({"crop": {"size": -1}}, None, "size: found -1, expected"),
     ({"name": "Anna!"}, None, "name: found 'Anna!', expected a name of small letters"),
+    ({"name": "aggregator"}, None, "name: found aggregator, expected a name that no other stage has"),
+    ({"name": "export"}, None, "name: found export, a folder of every run, expected another name"),
     ({}, ("member.json", "{"), "member.json: not readable as JSON"),
     ({}, ("member.json", None), "member.json: not found, expected name"),
     ({}, ("member.py", None), "member.py: not found, expected a module with load and predict"),
