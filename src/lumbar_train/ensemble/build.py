@@ -136,10 +136,7 @@ def build_ensemble(
     externals = externals or {}
     candidates = gather(runs, whole, externals)
     manifests = {name: verified_export(path) for name, path in runs.items()}
-    shipped: list[Member] = [
-        joined(source, externals[source.run]) if source.run in externals else member_of(source, manifests[source.run])
-        for source in candidates.sources
-    ]
+    shipped = _shipped(candidates, externals, manifests)
     figures = localiser_figures(runs, whole)
     places = chosen_localiser(runs, localiser, figures)
     candidates = _with_seconds(candidates, shipped, target, count_cohort(whole))
@@ -160,6 +157,16 @@ def build_ensemble(
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return made
+
+
+def _shipped(
+    candidates: Candidates, externals: Mapping[str, ExternalFolder], manifests: Mapping[str, Manifest]
+) -> list[Member]:
+    """What ships of each candidate; the code of external members runs once, on a made-up study."""
+    return [
+        joined(source, externals[source.run]) if source.run in externals else member_of(source, manifests[source.run])
+        for source in candidates.sources
+    ]
 
 
 def _all_kept(candidates: Candidates, selection: Selection, target: Target | None) -> Selection:
