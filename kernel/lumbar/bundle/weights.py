@@ -16,7 +16,7 @@ from lumbar.bundle.external_members import load_members
 from lumbar.bundle.manifest import Manifest, WeightEntry
 from lumbar.bundle.safetensors_file import readable
 from lumbar.bundle.shared_memory import SharedWeights
-from lumbar.config import CLASSIFIERS, STAGES
+from lumbar.config import CLASSIFIERS, FUSION, STAGES
 from lumbar.errors import ManifestError
 from lumbar.io.files import write_atomically
 from lumbar.models import build, build_empty, expected_shapes
@@ -50,10 +50,12 @@ def load_networks(folder: Path, manifest: Manifest, device: str | torch.device =
     listed = manifest.classifiers
     names = tuple(one.name for one in listed) if "classifiers" in manifest.data else CLASSIFIERS
     external = {one.name for one in listed if one.external is not None}
+    fusion = (FUSION,) if FUSION in manifest.data else ()
+    names += fusion
     stages = [stage for stage in STAGES if stage not in CLASSIFIERS] + [name for name in names if name not in external]
     networks = Networks(
         classifiers=names,
-        spared=spared(listed, manifest.data.get("shed", ())),
+        spared=spared(listed, manifest.data.get("shed", ())) | {*fusion},
         numbering=tuple(manifest.data.get("numbering", ())),
         point_probability=dict(manifest.data.get("point_probability", {})),
     )

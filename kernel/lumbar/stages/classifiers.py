@@ -94,6 +94,11 @@ def crop_config(view: str, crop: Mapping[str, Any]) -> Config:
     return config
 
 
+def feature_width(config: Config) -> int:
+    """How many numbers a classifier's heads read of each part of a level: both directions of its LSTM."""
+    return 2 * config.hidden
+
+
 def classifiers_of(data: Mapping[str, Any]) -> tuple[Classifier, ...]:
     """The classifiers of a manifest that was checked, in the order of the aggregator's input.
 

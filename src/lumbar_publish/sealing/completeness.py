@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lumbar.competitions.lumbar_spine import NAME as DEFAULT
-from lumbar.config import CLASSIFIERS, OPTIONAL_STAGES, STAGES
+from lumbar.config import CLASSIFIERS, FUSION, OPTIONAL_STAGES, STAGES
 from lumbar.errors import ManifestError
 from lumbar.io.text import printable
 from lumbar.stages.classifiers import EXTERNAL
@@ -62,6 +62,7 @@ def completeness_errors(data: dict[str, Any], run: Path | None = None) -> list[s
 def _stages(data: dict[str, Any]) -> list[str]:
     """The stages of the main chain: the classifiers are those that the manifest lists, or the usual three."""
     names = [str(entry["name"]) for entry in data.get("classifiers", ())] or CLASSIFIERS
+    names = [*names, FUSION] if FUSION in data else names
     first = STAGES.index(CLASSIFIERS[0])
     return [*STAGES[:first], *names, *(stage for stage in STAGES[first:] if stage not in CLASSIFIERS)]
 

@@ -280,7 +280,8 @@ class _Bench:
             logits, mask = classify(study, localisation, self.networks, problems=outcome.problems)
             answer = self._aggregated(logits, mask, localisation)
             answer = mixed_readings(answer, localisation, self.prior, partial(self._answer, study))
-            before = partial_answers(logits, mask, self.prior, self.is_sagittal)
+            n = len(self.is_sagittal)  # a fusion follows, which reads both views
+            before = partial_answers(logits[:n], mask[:n], self.prior, self.is_sagittal)
             outcome.answers = constants | before | {"+ MLP": answer}
             outcome.localisation = localisation
             outcome.problems += localisation.problems
