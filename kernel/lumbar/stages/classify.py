@@ -212,6 +212,7 @@ def classify(
     flip: bool = True,
     all_folds: bool = True,
     skip: frozenset[str] = frozenset(),
+    problems: list[str] | None = None,
 ) -> tuple[Logits, Mask]:
     """Run the classifiers: logits (M, 5 conditions, 5 levels, 3) and mask (M, 5, 5), averaged over folds and series.
 
@@ -225,6 +226,7 @@ def classify(
         flip: average with the mirrored patient.
         all_folds: every fold's weights, and not the first alone.
         skip: classifiers that do not run; their logits are masked.
+        problems: gets a line for each external member that fails on the study; its logits are masked.
     """
     names = networks.classifiers if names is None else names
     logits = np.zeros((len(names), 5, 5, 3), np.float32)
@@ -243,4 +245,9 @@ def classify(
             out, shown = joined_fits(answers[name])
             logits[m] = out.permute(1, 0, 2).numpy()  # (5 conditions, 5 levels, 3)
             masks[m] = shown.T.numpy()
+    lines: list[str] = [] if problems is None else problems
+    for m, name in enumerate(names):
+        if name in networks.external and name not in skip:
+            member = networks.external[name]
+            logits[m], masks[m] = member.answer(study, localisation, lines, flip=flip, all_folds=all_folds)
     return logits, masks

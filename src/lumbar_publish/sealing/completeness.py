@@ -11,6 +11,7 @@ from lumbar.competitions.lumbar_spine import NAME as DEFAULT
 from lumbar.config import CLASSIFIERS, FUSION, OPTIONAL_STAGES, STAGES
 from lumbar.errors import ManifestError
 from lumbar.io.text import printable
+from lumbar.stages.classifiers import EXTERNAL
 
 BASELINE = "baseline"  # a run of the baseline chain has this one stage instead of the seven
 
@@ -87,7 +88,7 @@ def _mixed_configs(entries: list[dict[str, Any]]) -> list[str]:
     first: dict[str, dict[str, Any]] = {}
     for entry in entries:
         stage = str(entry.get("stage"))
-        if stage == BASELINE:
+        if stage == BASELINE or entry.get("model") == EXTERNAL:  # whose files are parts of one model
             continue
         other = first.setdefault(stage, entry)
         for key in ("model", "config"):
