@@ -25,6 +25,9 @@ class Scanner:
         ghost_shift: frequency of the motion, in cycles per phase-encoding line.
         swap_phase: phase is encoded along rows instead of along columns.
         band: y in mm (LPS) in front of which a saturation band darkens; nan for none.
+        band_depth: share of the signal that the band takes.
+        band_mm: its width.
+        band_lean: how much further back its edge lies at greater heights, mm per mm.
         chemical: chemical shift, the displacement of fat in fine voxels along z and y.
         wrap: share of the columns into which aliased tissue folds at either side; 0 for none.
         centre_z: middle of the coil, mm.
@@ -46,6 +49,9 @@ class Scanner:
     wrap: float
     centre_z: float
     reach_mm: float
+    band_depth: float = 0.85
+    band_mm: float = math.inf
+    band_lean: float = 0.0
 
 
 def draw_scanner(
@@ -123,8 +129,13 @@ def shading(
     far *= far
     out /= 1 + far * far
     if np.isfinite(scanner.band):
-        inside = 1 / (1 + np.exp(np.clip((y - np.float32(scanner.band)) / 3, -30, 30)))
-        out *= 1 - np.float32(0.85) * inside
+        behind = y - np.float32(scanner.band)
+        if scanner.band_lean:
+            behind = behind - np.float32(scanner.band_lean) * z
+        inside = 1 / (1 + np.exp(np.clip(behind / 3, -30, 30)))
+        if np.isfinite(scanner.band_mm):
+            inside *= 1 / (1 + np.exp(np.clip((-behind - np.float32(scanner.band_mm)) / 3, -30, 30)))
+        out *= 1 - np.float32(scanner.band_depth) * inside
     return out
 
 

@@ -40,6 +40,7 @@ BOWEL_FLUID, GAS, KIDNEY, MEDULLA, LIVER, FATTY_MUSCLE = (
     ts.FATTY_MUSCLE,
 )
 URINE, SPLEEN, BOWEL_CONTENT, MARROW, ROOT = ts.URINE, ts.SPLEEN, ts.BOWEL_CONTENT, ts.MARROW, ts.ROOT
+SMOOTH = an.SMOOTH
 NOTHING = ts.NOTHING
 CELL = 33.0  # size of a cell of the lattice that holds the bowel loops, mm
 
@@ -62,6 +63,9 @@ def _muscle(tile: np.ndarray, trunk: np.ndarray, u: float, v: float, z: float, e
     streak = value_noise(tile, u, v, z * 0.14, 2.4, seed)
     coarse = value_noise(tile, u, v, z * 0.25, 10.0, seed + 1)
     level = 0.55 * streak + 0.45 * coarse
+    if trunk[SMOOTH] > 0.0:  # planes of fat between bundles instead of specks
+        bundle = value_noise(tile, u, v, z * 0.10, 7.0, seed)
+        level = 0.22 * streak + 0.38 * bundle + 0.40 * coarse
     cut = 0.80 - 0.42 * share
     if level > cut + 0.05:
         return FAT
