@@ -21,7 +21,7 @@ DISC_H, BULGE, OSTEO, SCHMORL, SCHMORL_U, FISSURE_R = (
     an.SCHMORL_U,
     an.FISSURE_R,
 )
-S1, REMNANT = an.S1, an.REMNANT
+S1, REMNANT, DESICCATION = an.S1, an.REMNANT, an.DESICCATION
 ANNULUS, INNER, NUCLEUS, CORTEX, MARROW, LIGAMENT = (
     ts.ANNULUS,
     ts.INNER_ANNULUS,
@@ -123,6 +123,8 @@ def column(
             return CORTEX
         if j > S1 or (j == S1 and discs[j, DISC_H] < 4.5 and discs[j, REMNANT] == 0.0):
             return INNER if depth > 3.0 else CORTEX
+        if j == S1 and discs[j, REMNANT] != 0.0 and discs[j, DESICCATION] > 0.5:
+            return ANNULUS  # a dark line
         return _disc_tissue(discs, j, f, u, v, a, b, depth)
     return _body_tissue(stations, vertebrae, discs, i, f, thick, u, v, a, b, depth, back)
 

@@ -25,6 +25,7 @@ FALL_OFF, BAND, COARSE, RESAMPLED, EIGHT_BITS = 0.50, 0.40, 0.30, 0.25, 0.60
 # Share of patients
 FEW_SLICES, CUT_BELOW, CUT_ABOVE, CUT_BEFORE, OTHER_SCALE, NO_SPACING = 0.25, 0.45, 0.35, 0.15, 0.25, 0.04
 SCALES = (0.6, 1.4)  # of the header's millimetres to the patient's
+NOISE = 0.3  # at most, of the signal of the vertebral bodies as the coil sees them
 FEW = 3  # slices at most, of a series with few
 OFF_MIDLINE_MM = 14.0
 
@@ -47,6 +48,7 @@ def recolour(rng: np.random.Generator, table: np.ndarray, kind: str) -> np.ndarr
             out[_NUCLEUS] *= rng.uniform(0.75, 1.15) * marrow / max(nucleus, 1e-6)
             out[[ts.INNER_ANNULUS, ts.ANNULUS]] = rng.uniform(0.5, 0.95) * marrow
         out[ts.POSTERIOR_MARROW] = out[_MARROW].mean()
+    out[ts.BASIVERTEBRAL] = 0.5 * (out[ts.BASIVERTEBRAL] + out[_MARROW].mean())
     csf = [ts.CSF, ts.CSF_FLOW]
     if kind != "t1" and rng.random() < DARK_CSF:
         other = out[ts.MUSCLE] if rng.random() < 0.5 else out[ts.EPIDURAL_FAT]
@@ -119,10 +121,10 @@ class Window:
 PLAIN = Window(1.0, 0.0, 0.0, 1.0)
 
 
-def draw_window(rng: np.random.Generator) -> Window:
-    """A series' window."""
+def draw_window(rng: np.random.Generator, level: float) -> Window:
+    """A series' window, around the signal of the vertebral bodies as the coil sees them."""
     factor = float(rng.uniform(1.3, 2.4)) if rng.random() < RESAMPLED else 1.0
-    low, high = float(rng.uniform(0.0, 0.08)), float(np.exp(rng.uniform(np.log(0.35), np.log(1.5))))
+    low, high = level * float(rng.uniform(0.0, 0.25)), level * float(np.exp(rng.uniform(np.log(1.5), np.log(5.0))))
     gamma = float(np.exp(rng.normal(0, 0.25)))
     return Window(factor, low, high, gamma) if rng.random() < EIGHT_BITS else replace(PLAIN, factor=factor)
 

@@ -27,6 +27,7 @@ LAST_DISCS = ("as it is", "narrow", "collapsed", "bright")
 LAST_DISC_SHARES = (0.35, 0.20, 0.20, 0.25)
 SLIP_SHARE, LAMINECTOMY_SHARE, SCOLIOSIS_SHARE, SCREWS_SHARE = 0.14, 0.14, 0.18, 0.4
 SLOPES = (20.0, 65.0)
+ABOVE = 37.0  # degrees of the slope, at most, that the levels above L5 make up for: else the patient could not lie flat
 _NARROWEST = 0.4  # mm that a wedge leaves between the end plates at _BEHIND
 _BEHIND = 22.0  # mm behind the middle of the disc: the front of the sac
 
@@ -37,6 +38,7 @@ def before_disease(rng: np.random.Generator, patient: an.Patient) -> None:
     square = float(rng.uniform(0.6, 1.0) if kind == "square" else rng.beta(1.5, 2.0))
     share, height = float(rng.uniform(0.35, 0.8)), float(rng.uniform(0.2, 0.5))
     patient.stations[:, an.SAC_A] *= rng.uniform(0.84, 1.0)
+    patient.stations[:, an.RECESS] *= rng.uniform(1.0, 1.25)  # a rounder sac
     patient.trunk[an.SMOOTH] = 1.0
     if patient.variant == "lumbarised":
         patient.discs[an.S1, an.REMNANT] = 1.0
@@ -97,14 +99,15 @@ def _laminectomy(rng: np.random.Generator, patient: an.Patient) -> None:
 
 def _angles(rng: np.random.Generator, patient: an.Patient) -> None:
     """Slope and curve of the sacrum, and the wedges of L5 and L5/S1 that go with them."""
-    slope = SLOPES[0] + (SLOPES[1] - SLOPES[0]) * float(rng.beta(1.9, 1.4))
+    slope = SLOPES[0] + (SLOPES[1] - SLOPES[0]) * float(rng.beta(2.1, 1.2))
     height = float(patient.discs[an.L5, an.DISC_H])
     widest = float(np.degrees(np.arctan(max(height - _NARROWEST, 0.2) / _BEHIND)))
-    disc = 13 + 0.25 * (slope - 40) + rng.normal(0, 3.0)
+    disc = float(np.clip(13 + 0.25 * (slope - 40) + rng.normal(0, 3.0), 1.0, widest))
+    body = float(np.clip(8 + 0.12 * (slope - 40) + rng.normal(0, 2.5), 1.0, 18.0))
     patient.traits |= {
-        "slope": slope,
-        "disc_wedge": float(np.clip(disc, 1.0, widest)),
-        "body_wedge": float(np.clip(8 + 0.12 * (slope - 40) + rng.normal(0, 2.5), 1.0, 18.0)),
-        "sacral_turn": float(np.exp(0.008 * (slope - 40) + rng.normal(0, 0.4))),
+        "slope": min(slope, disc + body + ABOVE),
+        "disc_wedge": disc,
+        "body_wedge": body,
+        "sacral_turn": float(np.clip(np.exp(0.008 * (slope - 40) + rng.normal(0, 0.4)), 0.35, 1.8)),
         "sacral_table": float(rng.normal(6, 6)),
     }

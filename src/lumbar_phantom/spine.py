@@ -22,7 +22,7 @@ BED_FIRST, BED_LAST, BED_FLUID, SMOOTH = an.BED_FIRST, an.BED_LAST, an.BED_FLUID
 CORTEX, POST_MARROW, JOINT, LIGAMENT, METAL_T = ts.CORTEX, ts.POSTERIOR_MARROW, ts.JOINT, ts.LIGAMENT, ts.METAL
 CSF, CSF_FLOW, ROOT, CORD, VENOUS_PLEXUS = ts.CSF, ts.CSF_FLOW, ts.ROOT, ts.CORD, ts.VENOUS_PLEXUS
 FAT, EPIDURAL_FAT, FLAVUM, INTERSPINOUS = ts.FAT, ts.EPIDURAL_FAT, ts.FLAVUM, ts.INTERSPINOUS
-FLUID = ts.BOWEL_FLUID
+FLUID, FATTY_MUSCLE = ts.BOWEL_FLUID, ts.FATTY_MUSCLE
 NOTHING = ts.NOTHING
 
 
@@ -178,6 +178,8 @@ def _lamina(
         thin = 3.0 + 1.2 * smooth(run, 0.6 * length, length)
         middle = 0.86 * height + 0.20 * run
         tall = vertebrae[i, SPIN_H] * (0.78 + 0.3 * smooth(run, 0.2 * length, 0.85 * length))
+        if trunk[SMOOTH] > 0.0:  # a round tip
+            tall *= math.sqrt(min(max((length - run) / (0.4 * length), 0.0), 1.0))
         best = union(best, min(min(thin - au, tall - abs(z - middle)), min(run + 1.5, length - run)))
     return best
 
@@ -193,6 +195,7 @@ def bed(stations: np.ndarray, trunk: np.ndarray, seg: int, f: float, u: float, q
     run = q - lerp_column(stations, seg, f, CANAL)
     wide, deep = (13.0 + 3.0 * math.sin(1.9 * station)) * taper, 22.0 * taper
     r = (u / wide) ** 2 + ((run - 14.0) / deep) ** 2
+    r += 0.10 * math.sin(0.5 * u + 1.1 * station) + 0.10 * math.sin(0.33 * run - 2.9 * station + 0.2 * u)
     if r > 1.0 or run < -4.0:
         return NOTHING
     if r > 0.86:
@@ -230,7 +233,7 @@ def behind_arch(
     if run < 3.5:
         return EPIDURAL_FAT
     if trunk[SMOOTH] > 0.0:
-        return FAT if math.sin(0.21 * run + 1.3 * i) > 0.55 else INTERSPINOUS
+        return FATTY_MUSCLE if math.sin(0.17 * run + 1.3 * i + 2.0 * f) > 0.4 else INTERSPINOUS
     stripe = math.sin(0.55 * run - 7.0 * f + 1.7 * i) + 0.5 * math.sin(0.23 * run + 4.0 * f)
     if stripe > 0.95:
         return FAT

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -175,7 +175,9 @@ class Painter:
         if look is not None:
             table = hard_images.recolour(look, table, plan.kind)
             self.scanner = hard_images.degrade(look, self.scanner, axial, body_y)
-            self.window = hard_images.draw_window(look)
+            level = float(table[ts.MARROW + an.L5] * artefacts.coil_gain(self.scanner, self.back_y - body_y))
+            self.scanner = replace(self.scanner, noise=min(self.scanner.noise, hard_images.NOISE * level))
+            self.window = hard_images.draw_window(look, level)
         self.painted = painting.paint(body, table, texture, grain, sequences.FAT_SHARE, self.scanner.chemical)
         self.peak = float(np.exp(rng.uniform(np.log(250), np.log(3200))))
 

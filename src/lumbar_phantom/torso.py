@@ -233,9 +233,13 @@ def _pelvis(
     if station > 2 * S1 - 1.2:
         joint = 54.5 - 5.2 * max(deep, 0.0)
         blade = joint + 4.0 + max(0.0, (8.0 - v)) * 0.62 - 4.0 * min(deep, 0.0)
+        if trunk[SMOOTH] > 0.0 and v < 8.0:  # the fossa: hollow, not flat
+            blade += 6.0 * math.sin(0.045 * (8.0 - v)) + 1.5 * math.sin(0.11 * (8.0 - v) + 0.5 * deep)
         across = abs(au - blade - 4.0)
         if v > -70.0 - 6.0 * deep and v < b + 24.0:
             thickness = 6.5 + 2.5 * smooth(v, -20.0, 15.0)
+            if trunk[SMOOTH] > 0.0:
+                thickness = 4.0 + 3.5 * smooth(v, -12.0, 15.0) + 2.5 * (1.0 - smooth(v, -70.0, -45.0))
             if across < thickness:
                 return CORTEX if across > thickness - 1.4 else MARROW + S1
             if au < blade and v < 4.0 and au > blade - 22.0 and deep > -0.6:
