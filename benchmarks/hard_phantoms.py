@@ -82,11 +82,11 @@ def summary(answers: Sequence[Answer]) -> str:
     """How many are right, where the others went, and which are flagged."""
     right = [a for a in answers if a.is_right]
     wrong = [a for a in answers if not a.is_right]
-    shifts = [a.shift for a in wrong]
+    high, low = sum(a.shift > 0 for a in wrong), sum(a.shift < 0 for a in wrong)
+    flagged = sum(a.is_flagged for a in wrong), sum(a.is_flagged for a in right)
     return (
-        f"{len(answers)} images, right {len(right)} ({len(right) / max(len(answers), 1):.2f}); wrong: "
-        f"{sum(s > 0 for s in shifts)} too high, {sum(s < 0 for s in shifts)} too low, {sum(s == 0 for s in shifts)} "
-        f"otherwise, {sum(a.is_flagged for a in wrong)} flagged; {sum(a.is_flagged for a in right)} of the right flagged"
+        f"{len(answers)} images, right {len(right)} ({len(right) / max(len(answers), 1):.2f}); wrong: {high} too high, "
+        f"{low} too low, {len(wrong) - high - low} otherwise; flagged: {flagged[0]} wrong, {flagged[1]} right"
     )
 
 
@@ -94,11 +94,11 @@ def main(words: Sequence[str] | None = None) -> int:
     """Draw, number and count."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, default=SEALED, help=f"a folder with weights (default {SEALED})")
-    parser.add_argument("--patients", type=int, default=40, help="of each kind (default 40)")
+    parser.add_argument("--patients", type=int, default=20, help="of each kind (default 20)")
     parser.add_argument("--seed", type=int, default=SEED)
     args = parser.parse_args(words)
     if not (args.weights / FILE_NAME).is_file():
-        print(f"hard_phantoms: found no {args.weights / FILE_NAME}, so nothing is measured")
+        print(f"hard_phantoms: no {args.weights / FILE_NAME}, so nothing is measured")
         return 0
     networks = load_networks(args.weights, verify(args.weights))
     answers: dict[bool, list[Answer]] = {False: [], True: []}
