@@ -53,6 +53,7 @@ def load_networks(folder: Path, manifest: Manifest, device: str | torch.device =
         classifiers=names,
         spared=spared(listed, manifest.data.get("shed", ())),
         numbering=tuple(manifest.data.get("numbering", ())),
+        point_probability=dict(manifest.data.get("point_probability", {})),
     )
     for entry in manifest.weights:
         if entry.stage in stages:
