@@ -54,7 +54,7 @@ def draw(seed: int, index: int, hard: bool) -> Phantom:
     plans, scale = plan_study(stream(seed, index, "plan"), patient, frozenset()), 1.0
     if hard:
         plans = hard_images.cut_series(stream(seed, index, "cut"), patient, plans)
-        scale = header_scale(hard_images.draw_header(stream(seed, index, "scale")))
+        scale = header_scale(hard_images.draw_header(stream(seed, index, "scale"), plans))
     kind = (SAGITTAL_T2, SAGITTAL_T1)[index % 2]
     plan = next(plan for plan in plans if plan.description == kind)
     look = stream(seed, index, "look") if hard else None

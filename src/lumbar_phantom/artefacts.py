@@ -122,13 +122,13 @@ def shading(
     y = np.float32(origin[1]) + rows * np.float32(row_mm[1]) + columns * np.float32(column_mm[1])
     if scanner.coil_mm > 0:
         depth = np.maximum(np.float32(back_y) - y, 0)
-        out *= np.asarray(coil_gain(scanner, depth)).astype(np.float32)
+        out *= coil_gain(scanner, depth).astype(np.float32)
     z = np.float32(origin[2] - scanner.centre_z) + rows * np.float32(row_mm[2]) + columns * np.float32(column_mm[2])
     far = z / np.float32(scanner.reach_mm)
     far *= far
     out /= 1 + far * far
     if np.isfinite(scanner.band):
-        behind = y - np.float32(scanner.band)
+        behind: np.ndarray = y - np.float32(scanner.band)
         if scanner.band_lean:
             behind = behind - np.float32(scanner.band_lean) * z
         inside = 1 / (1 + np.exp(np.clip(behind / 3, -30, 30)))
@@ -138,11 +138,13 @@ def shading(
     return out
 
 
-def coil_gain(scanner: Scanner, depth: np.ndarray | float) -> np.ndarray | float:
+def coil_gain(scanner: Scanner, depth: np.ndarray | float) -> np.ndarray:
     """Gain of the coil at some mm under the back."""
     if scanner.coil_mm <= 0:
-        return 1.0
-    return scanner.coil_floor + (1.5 - scanner.coil_floor) / (1 + (depth / np.float32(scanner.coil_mm)) ** 2)
+        return np.ones_like(depth)
+    return np.asarray(
+        scanner.coil_floor + (1.5 - scanner.coil_floor) / (1 + (depth / np.float32(scanner.coil_mm)) ** 2)
+    )
 
 
 def scan(rng: np.random.Generator, image: np.ndarray, scanner: Scanner, spacing_mm: tuple[float, float]) -> np.ndarray:

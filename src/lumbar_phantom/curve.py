@@ -56,7 +56,7 @@ def _tilts(rng: np.random.Generator, patient: an.Patient) -> np.ndarray:
     traits = patient.traits
     slope = float(np.clip(rng.normal(35, 9.5), 10, 60))
     slope = traits.get("slope", slope)
-    wedges = np.array(
+    wedges: np.ndarray = np.array(
         [
             _WEDGE_DISC[k // 2] * _disc_wedge_left(patient, k // 2) if k % 2 else _WEDGE_BODY[k // 2]
             for k in range(2 * an.S1)
@@ -75,8 +75,8 @@ def _tilts(rng: np.random.Generator, patient: an.Patient) -> np.ndarray:
     tilt[2 * an.S1] = slope
     for k in range(2 * an.S1 - 1, -1, -1):
         tilt[k] = tilt[k + 1] - wedges[k] - own[k]
-    turn = np.exp(rng.normal(0, 0.3))
-    end_plate = rng.normal(4, 4)  # the angle between the end plate of S1 and its back differs by about 5 degrees
+    turn = float(np.exp(rng.normal(0, 0.3)))
+    end_plate = float(rng.normal(4, 4))  # the angle between the end plate of S1 and its back differs by about 5 degrees
     turn, end_plate = traits.get("sacral_turn", turn), traits.get("sacral_table", end_plate)
     for k in range(2 * an.S1 + 1, an.N_STATIONS):
         step = _SACRAL_TURN[k // 2 - an.S1] * turn * (0.8 if k % 2 else 0.5)

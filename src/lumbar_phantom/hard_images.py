@@ -27,7 +27,7 @@ FEW_SLICES, CUT_BELOW, CUT_ABOVE, CUT_BEFORE, OTHER_SCALE, NO_SPACING = 0.25, 0.
 SCALES = (0.6, 1.4)  # of the header's millimetres to the patient's
 NOISE = 0.3  # at most, of the signal of the vertebral bodies as the coil sees them
 FEW = 3  # slices at most, of a series with few
-OFF_MIDLINE_MM = 14.0
+OFF_MIDLINE_MM = 10.0
 
 
 def recolour(rng: np.random.Generator, table: np.ndarray, kind: str) -> np.ndarray:
@@ -132,7 +132,7 @@ def draw_window(rng: np.random.Generator, level: float) -> Window:
 def cut_series(rng: np.random.Generator, patient: an.Patient, plans: list[SeriesPlan]) -> list[SeriesPlan]:
     """The plans of a study whose sagittal series end near the levels, or have one to three slices off the midline."""
     few = int(rng.integers(1, FEW + 1)) if rng.random() < FEW_SLICES else 0
-    off_mm = float(np.clip(rng.normal(0, 6), -OFF_MIDLINE_MM, OFF_MIDLINE_MM))
+    off_mm = float(np.clip(rng.normal(0, 5), -OFF_MIDLINE_MM, OFF_MIDLINE_MM))
     drawn = [(rng.random() < share, rng.uniform(*mm)) for share, mm in _CUTS]
     out = []
     for plan in plans:
@@ -168,11 +168,25 @@ def _cut(patient: an.Patient, stack: StackPlan, margins_mm: list[float]) -> Stac
     return replace(stack, origins=origins, shape=(last - first, stack.shape[1] - left))
 
 
-def draw_header(rng: np.random.Generator) -> dict[str, object]:
-    """What the headers of a study say of its scale: options of ``dicom_files.SliceFile``."""
+def draw_header(rng: np.random.Generator, plans: list[SeriesPlan]) -> dict[str, object]:
+    """What the headers of a study say of its scale: options of ``dicom_files.SliceFile``.
+
+    A spacing is missing only where all sagittal series have one geometry: else none could tell where a point of one
+    lies in another.
+    """
     options: dict[str, object] = {}
     if rng.random() < OTHER_SCALE:
         options["scale"] = float(np.exp(rng.uniform(*np.log(SCALES))))
-    if rng.random() < NO_SPACING:
+    if rng.random() < NO_SPACING and _is_one_geometry(plans):
         options["missing_spacing"] = True
     return options
+
+
+def _is_one_geometry(plans: list[SeriesPlan]) -> bool:
+    stacks = [plan.stacks[0] for plan in plans if plan.description != labels.AXIAL_T2]
+    return all(
+        stack.shape == stacks[0].shape
+        and np.array_equal(stack.origins, stacks[0].origins)
+        and np.array_equal(stack.row_mm, stacks[0].row_mm)
+        for stack in stacks
+    )

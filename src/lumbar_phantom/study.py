@@ -87,7 +87,7 @@ def write_study(request: Request) -> StudyTables:
     hard_header: dict[str, object] = {}
     if hard := is_hard(request):
         plans = hard_images.cut_series(stream(request.seed, index, "cut"), case.patient, plans)
-        hard_header = hard_images.draw_header(stream(request.seed, index, "scale"))
+        hard_header = hard_images.draw_header(stream(request.seed, index, "scale"), plans)
     field_strength = float(rng.choice([0.3, 0.5, 1.0, 1.5, 1.5, 1.5, 1.5, 3.0, 3.0]))
     parameters = sequences.tissue_parameters(rng, case.patient)
     grain = grain_tile(rng)
