@@ -81,15 +81,13 @@ def make_cohort(
         shard: the part of the studies to make; None for all.
         first: index of the first study; None for a whole cohort, from 0.
         resume: leave out the studies that an earlier run has finished.
-        overwrite: remove another cohort of the same split that lies in root, finished or not: its studies and tables.
-            Not for a part.
+        overwrite: first remove another cohort of the same split that lies in root, finished or not. Not for a part.
 
     Returns:
         the studies' rows of the tables, in the order of their index.
 
     Raises:
-        CohortError: root cannot be written, the syntax needs a package that is not installed, another process makes the
-            same part, another cohort of the split lies there, or a table there is damaged or not of phantoms.
+        CohortError: root cannot be written, a package is missing, or what lies there is another's, in use or damaged.
     """
     if syntax in OPTIONAL:
         optional_encoder(syntax)  # refused here, before any study is made
