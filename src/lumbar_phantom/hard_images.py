@@ -21,9 +21,9 @@ _FATS = (ts.FAT, ts.VISCERAL_FAT, ts.EPIDURAL_FAT, ts.FATTY_MUSCLE, ts.INTERSPIN
 _MARROW, _NUCLEUS = (slice(start, start + an.N_VERTEBRAE) for start in (ts.MARROW, ts.NUCLEUS))
 # Share of series
 GREY_DISCS, DARK_CSF, FAT_SATURATION = 0.30, 0.25, {"t1": 0.15, "t2": 0.10, "stir": 0.0}
-FALL_OFF, BAND, COARSE, RESAMPLED, EIGHT_BITS = 0.50, 0.40, 0.30, 0.25, 0.60
+FALL_OFF, BAND, COARSE, RESAMPLED, EIGHT_BITS = 0.60, 0.45, 0.30, 0.25, 0.60
 # Share of patients
-FEW_SLICES, CUT_BELOW, CUT_ABOVE, CUT_BEFORE, OTHER_SCALE, NO_SPACING = 0.25, 0.45, 0.35, 0.15, 0.25, 0.04
+FEW_SLICES, CUT_BELOW, CUT_ABOVE, CUT_BEFORE, OTHER_SCALE, NO_SPACING = 0.25, 0.50, 0.35, 0.15, 0.25, 0.04
 SCALES = (0.6, 1.4)  # of the header's millimetres to the patient's
 NOISE = 0.3  # at most, of the signal of the vertebral bodies as the coil sees them
 FEW = 3  # slices at most, of a series with few
@@ -150,7 +150,7 @@ def cut_series(rng: np.random.Generator, patient: an.Patient, plans: list[Series
     return out
 
 
-_CUTS = ((CUT_BELOW, (12, 90)), (CUT_ABOVE, (10, 80)), (CUT_BEFORE, (28, 60)))  # below, above, before: share and mm
+_CUTS = ((CUT_BELOW, (12, 70)), (CUT_ABOVE, (10, 80)), (CUT_BEFORE, (28, 60)))  # below, above, before: share and mm
 
 
 def _cut(patient: an.Patient, stack: StackPlan, margins_mm: list[float]) -> StackPlan:

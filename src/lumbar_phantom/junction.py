@@ -22,10 +22,10 @@ import numpy as np
 from lumbar_phantom import anatomy as an
 
 REMNANTS = ("none", "rest", "whole", "square")  # O'Driscoll's types 1 to 4
-REMNANT_SHARES = (0.15, 0.35, 0.30, 0.20)
+REMNANT_SHARES = (0.10, 0.30, 0.35, 0.25)
 LAST_DISCS = ("as it is", "narrow", "collapsed", "bright")
 LAST_DISC_SHARES = (0.35, 0.20, 0.20, 0.25)
-SLIP_SHARE, LAMINECTOMY_SHARE, SCOLIOSIS_SHARE, SCREWS_SHARE = 0.14, 0.14, 0.18, 0.4
+SLIP_SHARE, LAMINECTOMY_SHARE, SCOLIOSIS_SHARE, WORN_SHARE, SCREWS_SHARE = 0.14, 0.14, 0.18, 0.25, 0.4
 SLOPES = (20.0, 65.0)
 ABOVE = 37.0  # degrees of the slope, at most, that the levels above L5 make up for: else the patient could not lie flat
 _NARROWEST = 0.4  # mm that a wedge leaves between the end plates at _BEHIND
@@ -56,6 +56,10 @@ def after_disease(rng: np.random.Generator, patient: an.Patient) -> None:
     """Give a hard patient its last disc, slip, operation and angles, in place, before the vertebrae are stacked."""
     is_bright = rng.random() < 0.35
     patient.discs[an.S1, an.DESICCATION] = rng.uniform(0.0, 0.25) if is_bright else rng.uniform(0.6, 1.0)
+    patient.discs[an.S1 + 1 :, an.DISC_H] *= rng.uniform(1.0, 2.2)
+    if rng.random() < WORN_SHARE:  # all discs dark and low: the sacral ones look like them
+        patient.discs[3 : an.S1, an.DESICCATION] = rng.uniform(0.75, 1.0, an.S1 - 3)
+        patient.discs[3 : an.S1, an.DISC_H] *= rng.uniform(0.55, 0.9)
     _last_disc(rng, patient)
     if rng.random() < SLIP_SHARE:
         depth = float(patient.stations[2 * an.S1, an.DEPTH])
