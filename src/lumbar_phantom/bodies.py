@@ -71,7 +71,7 @@ def _fused(discs: np.ndarray, j: int, u: float, v: float, a: float, b: float) ->
         return False
     if extent <= 0.0:
         return True
-    return (u / (extent * a)) ** 2 + ((v + 0.1 * b) / (extent * b)) ** 2 > 1.0
+    return (u / (extent * a)) ** 2 + ((v - 0.15 * b) / (extent * b)) ** 2 > 1.0
 
 
 @kernel

@@ -107,7 +107,7 @@ def _angles(rng: np.random.Generator, patient: an.Patient) -> None:
     height = float(patient.discs[an.L5, an.DISC_H])
     widest = float(np.degrees(np.arctan(max(height - _NARROWEST, 0.2) / _BEHIND)))
     disc = float(np.clip(13 + 0.25 * (slope - 40) + rng.normal(0, 3.0), 1.0, widest))
-    body = float(np.clip(8 + 0.12 * (slope - 40) + rng.normal(0, 2.5), 1.0, 18.0))
+    body = float(np.clip(10 + 0.25 * (slope - 40) + rng.normal(0, 3.0), 1.0, 22.0))
     patient.traits |= {
         "slope": min(slope, disc + body + ABOVE),
         "disc_wedge": disc,

@@ -52,7 +52,7 @@ def traits(name):
 
 def test_without_hard_patients_a_cohort_has_the_files_of_before_there_were_any(tmp_path, unpainted):
     """The numbers are those of the generator of the demo weights."""
-    make_cohort(tmp_path, 3, 5, pitfalls=("all",), progress=False)
+    make_cohort(tmp_path, 2, 5, pitfalls=("all",), progress=False)
     told = hashlib.sha256()
     for path in sorted(tmp_path.rglob("*")):
         if path.suffix == ".csv":
@@ -61,7 +61,7 @@ def test_without_hard_patients_a_cohort_has_the_files_of_before_there_were_any(t
             header = pydicom.dcmread(path, stop_before_pixels=True)
             place = (path.relative_to(tmp_path), header.ImagePositionPatient, header.PixelSpacing, header.Rows)
             told.update(str(place).encode())
-    assert told.hexdigest()[:16] == "ea40fc6c32f31335"
+    assert told.hexdigest()[:16] == "6d1c4524ba607591"
     assert "hard" not in json.loads((tmp_path / "train_cohort.json").read_text())["settings"]
 
 
@@ -86,7 +86,7 @@ def test_the_other_patients_of_a_mixed_cohort_are_those_of_a_cohort_without_hard
     assert 10 < sum(drawn) < 30
     assert not any(map(is_hard, requests(0.0)))
     assert all(map(is_hard, requests(1.0)))
-    for hard, mixed, plain in zip(drawn[:8], requests(0.5), requests(0.0), strict=False):
+    for hard, mixed, plain in zip(drawn[:5], requests(0.5), requests(0.0), strict=False):
         same = np.array_equal(
             study_case(mixed)[0].patient.stations_geometry, study_case(plain)[0].patient.stations_geometry
         )
@@ -315,7 +315,7 @@ def test_series_are_cut_have_few_slices_and_leave_the_midline():
 def test_truth_of_a_hard_cohort_agrees_with_its_headers_whatever_their_scale(tmp_path, unpainted, monkeypatch):
     monkeypatch.setattr(hard_images, "OTHER_SCALE", 1.0)
     monkeypatch.setattr(hard_images, "FEW_SLICES", 0.7)
-    make_cohort(tmp_path, 5, 8, pitfalls=("mixed_blocks",), hard_share=1.0, progress=False)
+    make_cohort(tmp_path, 3, 8, pitfalls=("mixed_blocks",), hard_share=1.0, progress=False)
     truth = pd.read_parquet(tmp_path / "truth.parquet")
     thickness, off_slice = [], []
     for row in truth.itertuples():
@@ -333,7 +333,7 @@ def test_truth_of_a_hard_cohort_agrees_with_its_headers_whatever_their_scale(tmp
             off_slice.append(abs(off @ normal))
     assert min(thickness) < 2.9 or max(thickness) > 5.6
     assert max(off_slice) < FEW_REACH_MM * hard_images.SCALES[1]
-    assert len(truth) < 5 * 25
+    assert len(truth) < 3 * 25
 
 
 def test_a_series_may_have_no_spacing(tmp_path, unpainted, monkeypatch):
