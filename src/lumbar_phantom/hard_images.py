@@ -182,6 +182,12 @@ def draw_header(rng: np.random.Generator, plans: list[SeriesPlan]) -> dict[str, 
     return options
 
 
+def header_of(plan: SeriesPlan, options: dict[str, object]) -> dict[str, object]:
+    """What of a study's ``draw_header`` a series has: axial ones keep their spacing."""
+    is_axial = plan.description == labels.AXIAL_T2
+    return {name: value for name, value in options.items() if not (is_axial and name == "missing_spacing")}
+
+
 def _is_one_geometry(plans: list[SeriesPlan]) -> bool:
     stacks = [plan.stacks[0] for plan in plans if plan.description != labels.AXIAL_T2]
     return all(

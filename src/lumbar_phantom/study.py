@@ -101,7 +101,9 @@ def write_study(request: Request) -> StudyTables:
         randomised = draw_randomisation(painting_rng, request.randomised_share)
         look = stream(request.seed, index, "look", number) if hard else None
         painter = Painter(painting_rng, case.patient, body, parameters, grain, plan, field_strength, randomised, look)
-        options = hard_header | header_options(stream(request.seed, index, "header", number), pitfalls)
+        options = hard_images.header_of(plan, hard_header) | header_options(
+            stream(request.seed, index, "header", number), pitfalls
+        )
         options.setdefault("syntax", request.syntax)
         _write_series(painter, plan, folder, study_id, series_id, pitfalls, options)
         tables.descriptions.append((study_id, series_id, plan.description))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -336,9 +337,13 @@ def test_truth_of_a_hard_cohort_agrees_with_its_headers_whatever_their_scale(tmp
     assert len(truth) < 3 * 25
 
 
-def test_a_series_may_have_no_spacing(tmp_path, unpainted, monkeypatch):
+def test_sagittal_series_of_one_geometry_may_have_no_spacing(tmp_path, unpainted, monkeypatch):
     monkeypatch.setattr(hard_images, "NO_SPACING", 1.0)
     make_cohort(tmp_path, 1, 8, pitfalls=("none",), hard_share=1.0, progress=False)
     headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in tmp_path.rglob("*.dcm")]
-    assert headers
-    assert not any("PixelSpacing" in header for header in headers)
+    assert {header.SeriesDescription for header in headers if "PixelSpacing" in header} == {labels.AXIAL_T2}
+    assert {header.SeriesDescription for header in headers} == set(labels.DESCRIPTIONS)
+    plans, _ = cut(0)
+    other = replace(plans[0].stacks[0], origins=plans[0].stacks[0].origins + 1.0)
+    moved = [replace(plans[0], stacks=[other]), *plans[1:]]
+    assert "missing_spacing" not in hard_images.draw_header(stream(5, 0, "header"), moved)
