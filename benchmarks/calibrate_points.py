@@ -34,7 +34,7 @@ from lumbar.study import list_studies, read_descriptions, read_study
 
 BINS = 5
 MIN_EACH = 10  # right and wrong points of a kind that a fit needs
-RIDGE = 0.05
+RIDGE = 0.05  # keeps both finite where nearly all points are right
 _XYZ = ["x_mm", "y_mm", "z_mm"]
 
 
@@ -95,7 +95,7 @@ def fit(frame: pd.DataFrame) -> np.ndarray:
 
     def loss(numbers: np.ndarray) -> float:
         likely = np.clip(chances(numbers, frame), 1e-6, 1 - 1e-6)
-        return float(-np.log(np.where(is_right, likely, 1 - likely)).sum() + RIDGE * numbers[1] ** 2)
+        return float(-np.log(np.where(is_right, likely, 1 - likely)).sum() + RIDGE * (numbers**2).sum())
 
     return minimize(loss, np.array([1.0, 1.0]), method="Nelder-Mead").x
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from lumbar.bundle.code_hash import digest
 from lumbar.bundle.listed_classifiers import check_classifiers
+from lumbar.bundle.listed_fusion import check_fusion
 from lumbar.competitions.contract import Competition
 from lumbar.competitions.registry import DEFAULT, competition_named
 from lumbar.config import CONFIGS, from_dict
@@ -70,6 +71,7 @@ SERVES: dict[str, set[str]] = {
     "axial_subarticular": {"axial_classifier"},
     "axial_all": {"axial_classifier"},
     "aggregator": {"aggregator", "level_sequence"},
+    "fusion": {"fusion"},
     "baseline": {"baseline"},
     "series_contrast": {"series_contrast"},
 }
@@ -112,6 +114,7 @@ def check(path: Path, data: Any) -> None:
         _check_entry(path, index, entry)
         _check_once(path, entry["file"], names)
     check_classifiers(path, data)
+    check_fusion(path, data)
 
 
 def _check_fields(path: Path, where: str, data: Mapping[str, Any], kinds: Mapping[str, tuple[type, Rule]]) -> None:

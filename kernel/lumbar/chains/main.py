@@ -72,15 +72,16 @@ def predict_study(
     seconds["localise"] = time.perf_counter() - start
 
     seconds["classify"] = seconds["aggregate"] = 0.0
+    problems = list(localisation.problems)
 
     def answer_of(reading: Localisation) -> NDArray[np.float64]:
-        return _answer(study, reading, networks, prior, effort, seconds)
+        return _answer(study, reading, networks, prior, effort, seconds, problems)
 
     probs = mixed_readings(answer_of(localisation), localisation, prior, answer_of)
     return StudyResult(
         probs=probs,
         localisation=localisation,
-        problems=list(localisation.problems),
+        problems=problems,
         seconds=seconds,
         axial_mm=[axial_points_mm(study, level) for level in localisation.axial_levels],
     )
@@ -93,8 +94,12 @@ def _answer(
     prior: NDArray[np.float64],
     effort: Effort,
     seconds: dict[str, float],
+    problems: list[str],
 ) -> NDArray[np.float64]:
-    """The probabilities (25, 3) at the points of a localisation; what they took is added to ``seconds``."""
+    """The probabilities (25, 3) at the points of a localisation; what they took is added to ``seconds``.
+
+    ``problems`` gets a line for each external member that fails.
+    """
     start = time.perf_counter()
     logits, mask = classify(
         study,
@@ -103,6 +108,7 @@ def _answer(
         flip=effort.uses_augmentation,
         all_folds=effort.uses_all_folds,
         skip=frozenset() if effort.uses_all_models else networks.spared,
+        problems=problems,
     )
     seconds["classify"] += time.perf_counter() - start
 
