@@ -15,12 +15,13 @@ from lumbar_train.data.folds import FULL, fold_name
 from lumbar_train.engine.distributed import Distributed
 from lumbar_train.errors import LeakError
 from lumbar_train.outputs.run_folder import RunFolder
-from lumbar_train.outputs.store import write_frame, write_piece
+from lumbar_train.outputs.store import read_localisations, write_frame, write_localisations, write_piece
 from lumbar_train.overrides import with_overrides
 from lumbar_train.pipeline.prepare import begin, fitted_anew
 from lumbar_train.recipes import recipe_by_name
 from lumbar_train.stages.needs import is_done
 from lumbar_train.stages.registry import stage_by_name
+from stage_studies import localisation_of, study_of
 
 FOLDS = pd.DataFrame({"study_id": [1, 2, 3, 4], "fold": [0, 0, 1, 1]})
 
@@ -181,3 +182,15 @@ def test_outputs_are_joined_in_the_order_of_studies():
     run = SimpleNamespace(distributed=Distributed())
     RunContext.join_outputs(run, {5: "b", 2: "a"}, written.append)
     assert list(written[0].items()) == [(2, "a"), (5, "b")]
+
+
+def test_points_of_a_run_from_before_a_field_was_added_are_read_with_its_default(tmp_path):
+    study = study_of()
+    place = localisation_of(study)
+    write_localisations(tmp_path, {1: place}, {1: 0}, 0)
+    for name in ("points", "axial"):
+        frame = pd.read_parquet(tmp_path / f"{name}.parquet")
+        frame.drop(columns="probability").to_parquet(tmp_path / f"{name}.parquet")
+    read = read_localisations(tmp_path, [1])[1]
+    assert [point.probability for point in read.sagittal_points] == [None] * len(place.sagittal_points)
+    assert [level.level for level in read.axial_levels] == [level.level for level in place.axial_levels]

@@ -82,7 +82,8 @@ def _run_on_gpu(function: Any, device: torch.device, inputs: Sequence[Tensor]) -
         for tensor in _each(out):
             result = torch.empty(tensor.shape, dtype=torch.float32, pin_memory=True)
             results.append(result.copy_(tensor.float().contiguous(), non_blocking=True))
-        is_done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # a thread that waits leaves its core to others
+        # A thread that waits so leaves its core to others
+        is_done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         is_done.record(torch.cuda.current_stream(device))
         is_done.synchronize()
     return results

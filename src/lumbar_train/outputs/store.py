@@ -107,13 +107,13 @@ def read_localisations(folder: Path, study_ids: Iterable[int]) -> dict[int, Loca
     out = {int(study_id): Localisation(levels_mm=levels.get(int(study_id), {})) for study_id in study_ids}
     for row in cast(list[dict[str, Any]], read_frame(folder / "points.parquet").to_dict("records")):
         if row["study_id"] in out:
-            values = {name: row[name] for name in _POINT_FIELDS}
+            values = {name: row[name] for name in _POINT_FIELDS if name in row}  # an older run may lack the newest
             values["xyz_mm"] = tuple(float(value) for value in values["xyz_mm"])
             values["side"] = values["side"] if isinstance(values["side"], str) else None
             out[row["study_id"]].sagittal_points.append(SagittalPoint(**values))
     for row in cast(list[dict[str, Any]], read_frame(folder / "axial.parquet").to_dict("records")):
         if row["study_id"] in out:
-            values = {name: row[name] for name in _AXIAL_FIELDS}
+            values = {name: row[name] for name in _AXIAL_FIELDS if name in row}
             for name in ("left_px", "right_px"):
                 values[name] = tuple(float(value) for value in values[name])
             out[row["study_id"]].axial_levels.append(AxialLevel(**values))
