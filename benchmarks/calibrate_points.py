@@ -47,17 +47,17 @@ def points_of(study_id: int, localisation: Localisation, axial_mm: dict[int, tup
         )
         for row in truth.to_dict("records")
     }
-    found = [
+    located = [
         ("canal" if p.side is None else "foramen", p.series_id, p.level, p.side, p.xyz_mm, p.confidence)
         for p in localisation.sagittal_points
     ]
     for k, a in enumerate(localisation.axial_levels):
-        found += [
+        located += [
             ("axial", a.series_id, a.level, side, xyz, a.confidence)
             for side, xyz in zip(SIDES, axial_mm[k], strict=True)
         ]
     rows = []
-    for kind, series_id, level, side, xyz, height in found:
+    for kind, series_id, level, side, xyz, height in located:
         place = true.get((str(series_id), level, side))
         if place is not None:
             error = float(np.linalg.norm(np.asarray(xyz) - place))

@@ -272,7 +272,9 @@ def inside(data: Path, bundle: Path) -> dict:
     from lumbar.chains import main as chain
     from lumbar.competitions.tables import read_studies
     from lumbar.workers.budget import Effort
+    from lumbar.workers.own_process import keep_memory
 
+    keep_memory()  # as a worker does
     torch.set_num_threads(1)
     manifest = verify(bundle)
     networks = chain.load(manifest, "cpu")

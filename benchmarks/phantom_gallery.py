@@ -1,6 +1,7 @@
 """Compares phantoms with the real study: montages, histograms, power spectra, contrasts.
 
     python benchmarks/phantom_gallery.py --out dist/gallery
+    python benchmarks/phantom_gallery.py --out dist/hard_gallery --hard     # patients of lumbar_phantom --hard
 
 Writes phantom_gallery.png (phantoms alone, for the README), beside_real.png, histograms.png, spectra.png and
 figures.json. The real study is read from ../shared/real where present and never copied into the repository.
@@ -78,9 +79,11 @@ def _crop(view: View, centre_px: tuple[float, float], size_mm: float, out: int =
     return np.where(inside, top * (1 - ty) + bottom * ty, 0)
 
 
-def phantom_views(seed: int, index: int) -> tuple[list[np.ndarray], dict[str, dict[str, float]], list[View]]:
+def phantom_views(
+    seed: int, index: int, hard: bool = False
+) -> tuple[list[np.ndarray], dict[str, dict[str, float]], list[View]]:
     """The six views of a phantom, its tissue means per contrast, and the uncropped midline slices."""
-    case = make_case(seed, index)
+    case = make_case(seed, index, hard=hard)
     body = volume.build(case.patient, stream(seed, index, "volume"))
     rng = stream(seed, index, "gallery")
     stack = sagittal_stack(rng, case.patient, non_square=False, short=False)
@@ -89,7 +92,8 @@ def phantom_views(seed: int, index: int) -> tuple[list[np.ndarray], dict[str, di
     middle, foramen = case.points[0, 2], case.points[1, 3]
     views, means, whole = [], {}, []
     for kind, points in (("t1", (middle, foramen)), ("t2", (middle,)), ("stir", (middle,))):
-        painter = Painter(rng, case.patient, body, parameters, grain, SeriesPlan("Sagittal", kind, [stack]), 1.5, 0.0)
+        plan, look = SeriesPlan("Sagittal", kind, [stack]), stream(seed, index, "look", kind) if hard else None
+        painter = Painter(rng, case.patient, body, parameters, grain, plan, 1.5, 0.0, look)
         for number, point in enumerate(points):
             k = int(np.argmin(np.abs((stack.origins - point) @ stack.normal)))
             image = painter.slice(stack, stack.origins[k]).astype(float)
@@ -98,7 +102,8 @@ def phantom_views(seed: int, index: int) -> tuple[list[np.ndarray], dict[str, di
             if number == 0:
                 whole.append(view)
                 means[kind] = _tissue_means(body, stack, stack.origins[k], image)
-    painter = Painter(rng, case.patient, body, parameters, grain, SeriesPlan("Axial T2", "t2", axial), 1.5, 0.0)
+    plan, look = SeriesPlan("Axial T2", "t2", axial), stream(seed, index, "look", "axial") if hard else None
+    painter = Painter(rng, case.patient, body, parameters, grain, plan, 1.5, 0.0, look)
     for level in (2, 4):
         point = case.points[0, level]
         block = min(axial, key=lambda s: np.abs((s.origins - point) @ s.normal).min())
@@ -200,9 +205,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("dist/gallery"))
     parser.add_argument("--studies", type=int, default=4)
     parser.add_argument("--seed", type=int, default=2024)
+    parser.add_argument("--hard", action="store_true", help="patients that are hard to number")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    drawn = {f"phantom {i + 1}": phantom_views(options.seed, i) for i in range(options.studies)}
+    drawn = {f"phantom {i + 1}": phantom_views(options.seed, i, options.hard) for i in range(options.studies)}
     _montage([(name, views) for name, (views, _, _) in drawn.items()], options.out / "phantom_gallery.png")
     real = real_views()
     everything = dict(drawn)

@@ -210,7 +210,7 @@ def test_a_cohort_that_was_interrupted_is_named_with_the_command_that_finishes_i
     "words",
     ["", "--seed 0 --pitfalls real --wild 0.3 --syntax rle",
      "--pitfalls none --wild 0 --masks --syntax jpeg_ls --seed 9",
-     "--split test --pitfalls missing_t1,one_sided_points --wild 0.25"],
+     "--split test --pitfalls missing_t1,one_sided_points --wild 0.25", "--hard 0.4", "--hard 0"],
 )  # fmt: skip
 def test_the_command_that_finishes_a_cohort_means_what_its_parser_reads(places, words):
     """Defaults are left out of the command: they must be the parser's own."""
@@ -218,7 +218,17 @@ def test_the_command_that_finishes_a_cohort_means_what_its_parser_reads(places, 
     asked = parser.parse_args(["--out", "cohort", "--studies", "2", *words.split()])
     root = (places / "cohort").resolve()
     requests = [
-        Request(str(root), asked.split, asked.seed, index, parse(asked.pitfalls), asked.masks, asked.wild, asked.syntax)
+        Request(
+            str(root),
+            asked.split,
+            asked.seed,
+            index,
+            parse(asked.pitfalls),
+            asked.masks,
+            asked.wild,
+            asked.syntax,
+            asked.hard,
+        )
         for index in range(2)
     ]
     PartJournal(Plan(requests), resume=False).close()

@@ -44,6 +44,15 @@ def parser() -> argparse.ArgumentParser:
         default=0.3,
         help="share of series, 0 to 1, whose contrast is randomised far beyond the realistic (default 0.3)",
     )
+    cli.add_argument(
+        "--hard",
+        type=float,
+        metavar="SHARE",
+        default=0.0,
+        help="share of patients, 0 to 1, that are hard to number: steep sacrum, disc S1/S2, operated or bent back, and "
+        "images with little contrast, strong fall-off, few slices or an unknown scale (default 0: as before there was "
+        "this option)",
+    )
     cli.add_argument("--syntax", choices=SYNTAXES, default="rle", help="transfer syntax (default rle)")
     cli.add_argument(
         "--shard",
@@ -124,6 +133,7 @@ def _make(options: argparse.Namespace, shard: Shard | None) -> list[StudyTables]
         workers=options.workers,
         masks=options.masks,
         randomised_share=options.wild,
+        hard_share=options.hard,
         syntax=options.syntax,
         shard=shard,
         first=options.first,
@@ -146,8 +156,11 @@ def _check(cli: argparse.ArgumentParser, options: argparse.Namespace) -> None:
         return
     if options.studies is None:
         cli.error("the following arguments are required: --studies")
-    if options.studies < 1 or options.workers < 1 or options.seed < 0 or not 0 <= options.wild <= 1:
-        cli.error("--studies and --workers must be at least 1, --seed at least 0, --wild in 0..1")
+    if options.studies < 1 or options.workers < 1 or options.seed < 0:
+        cli.error("--studies and --workers must be at least 1, --seed at least 0")
+    for name in ("wild", "hard"):
+        if not 0 <= getattr(options, name) <= 1:
+            cli.error(f"--{name}: found {getattr(options, name)}, expected a share in 0..1")
     if options.overwrite and (options.shard or options.first is not None):
         cli.error("--overwrite is for a cohort in one go, not for --shard or --first")
     if options.first is not None and options.first < 0:

@@ -1,4 +1,4 @@
-"""A patient's lumbar spine as numbers: sizes, curve of the spine, stations; `disease` adds disease.
+"""A patient's lumbar spine as numbers: sizes at each station; `curve` stacks them, `disease` adds disease.
 
 The spine's own coordinates: every vertebra has an upper and a lower *station*, a plane through its end plate with axes
 (centre, left, posterior, up). A point between two stations is at fraction f of the wedge between their planes, with
@@ -55,7 +55,8 @@ N_VERTEBRA_COLUMNS = 17
 # FOR_*: disc material behind the rim all along it, in the middle, at the recess, at the foramen; *_U: lateral place;
 # FLAV_*: thickness of the ligamentum flavum; FACET_*, SAP_*: growth of the facet joint and of the tip of the superior
 # articular process; DESICCATION: 0..1; SPREAD: reach of disc material up and down; OSTEO: osteophytes; SCHMORL: depth
-# of a node; FISSURE_R: radius of a fissure
+# of a node; FISSURE_R: radius of a fissure; REMNANT: share of its diameter that is left of the disc S1/S2, below 0 for
+# none and 1 for all, 0 in patients without a drawn one
 (
     DISC_H,
     BULGE,
@@ -78,12 +79,14 @@ N_VERTEBRA_COLUMNS = 17
     SAP_L,
     SAP_R,
     FOR_U,
-) = range(21)
-N_DISC_COLUMNS = 21
+    REMNANT,
+) = range(22)
+N_DISC_COLUMNS = 22
 # Entries of Patient.trunk: subcutaneous fat, half width and depth of the trunk, radii of vessels (mm); FAT_FRACTION,
 # GAS_SHARE, DEEP_FAT: 0..1; KIDNEY_Z, LIVER_Z, BIFURCATION: station coordinates; LAMINECTOMY: the vertebra without a
 # lamina, from which the screws start, or -1; WALL: thickness of the abdominal wall; PAR_*: half axes of the
-# paraspinal muscles
+# paraspinal muscles; BED_FIRST, BED_LAST: the vertebrae between which laminae and spinous processes were taken out, or
+# -1; BED_FLUID: 1 where fluid fills their place, 0 where fat does; SMOOTH: 1 for muscles and ligaments without specks
 (
     SUBCUT_BACK,
     SUBCUT_FRONT,
@@ -103,11 +106,15 @@ N_DISC_COLUMNS = 21
     PAR_W,
     PAR_D,
     DEEP_FAT,
-) = range(18)
-N_TRUNK_ENTRIES = 18
+    BED_FIRST,
+    BED_LAST,
+    BED_FLUID,
+    SMOOTH,
+) = range(22)
+N_TRUNK_ENTRIES = 22
 
 _HEIGHT = (20.0, 21, 22, 23, 25, 26.5, 27.5, 28, 27.5, 27, 29, 23, 19, 16, 14)
-_DISC = (4.5, 4.5, 5, 5.5, 7, 8.6, 10, 11, 11.6, 10.6, 3.0, 1.8, 1.4, 1.2, 1.2)
+DISC_HEIGHTS = (4.5, 4.5, 5, 5.5, 7, 8.6, 10, 11, 11.6, 10.6, 3.0, 1.8, 1.4, 1.2, 1.2)
 _WIDTH = (
     (29, 30),
     (30, 31),
@@ -155,14 +162,6 @@ _SAC_B = (6.4, 6.4, 6.5, 6.7, 7.0, 7.1, 6.9, 6.6, 6.5, 6.1, 4.6, 2.2, 0, 0, 0)
 _SAC_GAP = (1.2, 1.2, 1.2, 1.0, 0.9, 0.8, 0.8, 0.9, 1.2, 2.2, 6.0, 5.0, 3, 2, 2)
 _PSOAS_A = (0.0, 0, 0, 0, 3, 6.5, 10, 13.5, 17, 19, 17, 15, 14, 13, 12)
 _PSOAS_B = (0.0, 0, 0, 0, 6, 11, 15, 18.5, 21.5, 23, 21, 19, 17, 15, 14)
-# Tilt lost over each body and disc from S1's upper end plate upwards, degrees of lordosis
-_WEDGE_DISC = (-1.0, -1, -1, 0, 2, 4.5, 6.5, 8, 10, 13, 0, 0, 0, 0, 0)
-_WEDGE_BODY = (-3.5, -3.5, -3.5, -3.5, -3, -2, -0.5, 0.5, 1.5, 7, 0, 0, 0, 0, 0)
-# Standard deviation, in degrees, of one person's wedges around what the whole curve implies; largest at the sacrum
-_WEDGE_DISC_SD = (1.0, 1, 1, 1, 1.5, 2, 2, 2.2, 2.5, 3.5, 0, 0, 0, 0, 0)
-_WEDGE_BODY_SD = (1.0, 1, 1, 1, 1, 1.2, 1.2, 1.2, 1.5, 2.5, 0, 0, 0, 0, 0)
-_SACRAL_TURN = (0.0, 4, 10, 16, 18)  # forward turn of S1 to S5, degrees, going down
-
 
 VARIANTS = ("ordinary", "sacralised", "lumbarised", "scoliosis", "haemangioma", "metal")
 
@@ -175,13 +174,14 @@ class Patient:
         stations_geometry: (30, 12) centre, left, posterior and up of each end-plate plane, in patient space (LPS).
         stations: (30, 9) sizes at each end plate.
         vertebrae: (15, 17).
-        discs: (15, 21), each below the vertebra of the same index.
-        trunk: (18,) sizes of everything around the spine.
+        discs: (15, 22), each below the vertebra of the same index.
+        trunk: (22,) sizes of everything around the spine.
         roots: (n, 4) cauda equina: lateral and front-to-back position relative to the sac, radius in mm, last station.
         scale: factor of all sizes.
         variant: one of `VARIANTS`.
         traits: age (years), bulk of the muscles; where they apply: fused (L5 with the sacrum), sacral_disc (at S1/S2),
-            slip (mm) and slip_disc.
+            slip (mm) and slip_disc; and the angles (degrees) that `junction` draws: slope, disc_wedge, body_wedge,
+            sacral_turn (a factor), sacral_table, scoliosis.
     """
 
     stations_geometry: np.ndarray
@@ -202,7 +202,7 @@ def sample_patient(rng: np.random.Generator, variant: str | None = None) -> Pati
     age = float(rng.uniform(25, 88))
     height = np.array(_HEIGHT) * size[0] * np.exp(rng.normal(0, 0.025, N_VERTEBRAE))
     discs = np.zeros((N_VERTEBRAE, N_DISC_COLUMNS))
-    discs[:, DISC_H] = np.array(_DISC) * size[1] * np.exp(rng.normal(0, 0.08, N_VERTEBRAE))
+    discs[:, DISC_H] = np.array(DISC_HEIGHTS) * size[1] * np.exp(rng.normal(0, 0.08, N_VERTEBRAE))
     discs[:, [FLAV_L, FLAV_R]] = 2.9 * scale
     discs[:, SPREAD] = 4.5
     vertebrae = np.zeros((N_VERTEBRAE, N_VERTEBRA_COLUMNS))
@@ -318,81 +318,9 @@ def _trunk_sizes(rng: np.random.Generator, scale: float, bulk: float, age: float
     values[BIFURCATION] = rng.normal(17.2, 0.7)
     values[BOWEL_SEED] = float(rng.integers(1, 1 << 20))
     values[GAS_SHARE] = rng.uniform(0.05, 0.45)
-    values[LAMINECTOMY] = -1.0
+    values[[LAMINECTOMY, BED_FIRST, BED_LAST]] = -1.0
     values[WALL] = rng.uniform(6, 12) * bulk
     values[PAR_W] = 39 * scale * bulk**0.5
     values[PAR_D] = 20 * scale * bulk**0.5
     values[DEEP_FAT] = rng.beta(1.3, 1.6)
     return values
-
-
-def place_stations(rng: np.random.Generator, patient: Patient) -> None:
-    """Stack the vertebrae into a curved spine, in place; to be called when disease has set the heights of the discs.
-
-    Backs range from flat to deeply lordotic. They must: a localiser that knows only the average back marks the canal of
-    a flat one several mm too high at L5/S1.
-    """
-    geometry, sizes = patient.stations_geometry, patient.vertebrae
-    slope = float(np.clip(rng.normal(35, 9.5), 10, 60))
-    wedges = np.array(
-        [
-            _WEDGE_DISC[k // 2] * _disc_wedge_left(patient, k // 2) if k % 2 else _WEDGE_BODY[k // 2]
-            for k in range(2 * S1)
-        ]
-    )
-    available = 0.5 * wedges[2 * L1 :].sum() + 24  # worn discs flatten the back by half of what they lose
-    strength = float(np.clip((slope + rng.normal(9, 6)) / available, 0.4, 1.7))  # L1 leans back by about 9 degrees
-    spread = np.array([(_WEDGE_DISC_SD if k % 2 else _WEDGE_BODY_SD)[k // 2] for k in range(2 * S1)])
-    own = rng.normal(0, spread)
-    own[2 * L1 :] -= spread[2 * L1 :] / spread[2 * L1 :].sum() * own[2 * L1 :].sum()  # L1 to S1 keeps its lordosis
-    tilt = np.zeros(N_STATIONS)
-    tilt[2 * S1] = slope
-    for k in range(2 * S1 - 1, -1, -1):
-        tilt[k] = tilt[k + 1] - wedges[k] * strength - own[k]
-    turn = np.exp(rng.normal(0, 0.3))
-    end_plate = rng.normal(4, 4)  # the angle between the end plate of S1 and its back differs by about 5 degrees
-    for k in range(2 * S1 + 1, N_STATIONS):
-        step = _SACRAL_TURN[k // 2 - S1] * turn * (0.8 if k % 2 else 0.5)
-        tilt[k] = tilt[k - 1] - step + (end_plate if k == 2 * S1 + 1 else 0.0)
-    strong = patient.variant == "scoliosis"
-    amplitude = rng.normal(0, 7.0 if strong else 1.6)
-    phase, wave = rng.uniform(0, 2 * np.pi), rng.uniform(0.18, 0.34)
-    at = np.arange(N_STATIONS)
-    coronal = amplitude * np.sin(wave * at + phase) + rng.normal(0, 1.0)
-    axial = -0.6 * amplitude * np.sin(wave * at + phase + 0.4) + rng.normal(0, 2.0)
-    frames = np.stack([_frame(*angles) for angles in np.deg2rad(np.stack([tilt, coronal, axial], 1))])
-    centres = np.zeros((N_STATIONS, 3))
-    step_back = rng.normal(0, 0.8, N_STATIONS)
-    for k in range(N_STATIONS - 1):
-        length = sizes[k // 2, HEIGHT] if k % 2 == 0 else patient.discs[k // 2, DISC_H]
-        centres[k + 1] = centres[k] - length * _unit(frames[k, :, 2] + frames[k + 1, :, 2])
-        if k % 2 and k < 2 * S1:  # neighbouring vertebrae are never exactly in line
-            centres[k + 1] += step_back[k] * frames[k + 1, :, 1]
-    slip = patient.traits.get("slip", 0.0)
-    if slip:
-        level = int(patient.traits["slip_disc"])
-        centres[: 2 * level + 2] -= slip * frames[2 * level + 1, :, 1]
-    middle = 0.5 * (centres[15] + centres[16])  # L3/4: the middle of the field of view
-    centres += np.array([rng.normal(0, 5), rng.normal(0, 5), rng.normal(0, 8)]) - middle
-    geometry[:, :3] = centres
-    geometry[:, 3:6], geometry[:, 6:9], geometry[:, 9:12] = frames[:, :, 0], frames[:, :, 1], frames[:, :, 2]
-
-
-def _disc_wedge_left(patient: Patient, disc: int) -> float:
-    """Share of its wedge that a disc keeps: a collapsed one loses most of it."""
-    return float(np.clip(patient.discs[disc, DISC_H] / (_DISC[disc] * patient.scale), 0.3, 1.1))
-
-
-def _frame(tilt: float, coronal: float, axial: float) -> np.ndarray:
-    """Axes left, posterior, up as columns (3, 3): turned forwards about x, then about y, then about z (radians)."""
-    ct, st = np.cos(tilt), np.sin(tilt)
-    cc, sc = np.cos(coronal), np.sin(coronal)
-    ca, sa = np.cos(axial), np.sin(axial)
-    rx = np.array([[1, 0, 0], [0, ct, -st], [0, st, ct]])
-    ry = np.array([[cc, 0, sc], [0, 1, 0], [-sc, 0, cc]])
-    rz = np.array([[ca, -sa, 0], [sa, ca, 0], [0, 0, 1]])
-    return np.asarray(ry @ rx @ rz)
-
-
-def _unit(vector: np.ndarray) -> np.ndarray:
-    return np.asarray(vector / np.linalg.norm(vector))

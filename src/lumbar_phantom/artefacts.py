@@ -25,6 +25,9 @@ class Scanner:
         ghost_shift: frequency of the motion, in cycles per phase-encoding line.
         swap_phase: phase is encoded along rows instead of along columns.
         band: y in mm (LPS) in front of which a saturation band darkens; nan for none.
+        band_depth: share of the signal that the band takes.
+        band_mm: its width.
+        band_lean: how much further back its edge lies at greater heights, mm per mm.
         chemical: chemical shift, the displacement of fat in fine voxels along z and y.
         wrap: share of the columns into which aliased tissue folds at either side; 0 for none.
         centre_z: middle of the coil, mm.
@@ -46,6 +49,9 @@ class Scanner:
     wrap: float
     centre_z: float
     reach_mm: float
+    band_depth: float = 0.85
+    band_mm: float = math.inf
+    band_lean: float = 0.0
 
 
 def draw_scanner(
@@ -116,16 +122,29 @@ def shading(
     y = np.float32(origin[1]) + rows * np.float32(row_mm[1]) + columns * np.float32(column_mm[1])
     if scanner.coil_mm > 0:
         depth = np.maximum(np.float32(back_y) - y, 0)
-        gain = scanner.coil_floor + (1.5 - scanner.coil_floor) / (1 + (depth / np.float32(scanner.coil_mm)) ** 2)
-        out *= gain.astype(np.float32)
+        out *= coil_gain(scanner, depth).astype(np.float32)
     z = np.float32(origin[2] - scanner.centre_z) + rows * np.float32(row_mm[2]) + columns * np.float32(column_mm[2])
     far = z / np.float32(scanner.reach_mm)
     far *= far
     out /= 1 + far * far
     if np.isfinite(scanner.band):
-        inside = 1 / (1 + np.exp(np.clip((y - np.float32(scanner.band)) / 3, -30, 30)))
-        out *= 1 - np.float32(0.85) * inside
+        behind: np.ndarray = y - np.float32(scanner.band)
+        if scanner.band_lean:
+            behind = behind - np.float32(scanner.band_lean) * z
+        inside = 1 / (1 + np.exp(np.clip(behind / 3, -30, 30)))
+        if np.isfinite(scanner.band_mm):
+            inside *= 1 / (1 + np.exp(np.clip((-behind - np.float32(scanner.band_mm)) / 3, -30, 30)))
+        out *= 1 - np.float32(scanner.band_depth) * inside
     return out
+
+
+def coil_gain(scanner: Scanner, depth: np.ndarray | float) -> np.ndarray:
+    """Gain of the coil at some mm under the back."""
+    if scanner.coil_mm <= 0:
+        return np.ones_like(depth)
+    return np.asarray(
+        scanner.coil_floor + (1.5 - scanner.coil_floor) / (1 + (depth / np.float32(scanner.coil_mm)) ** 2)
+    )
 
 
 def scan(rng: np.random.Generator, image: np.ndarray, scanner: Scanner, spacing_mm: tuple[float, float]) -> np.ndarray:

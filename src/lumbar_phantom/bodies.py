@@ -21,7 +21,7 @@ DISC_H, BULGE, OSTEO, SCHMORL, SCHMORL_U, FISSURE_R = (
     an.SCHMORL_U,
     an.FISSURE_R,
 )
-S1 = an.S1
+S1, REMNANT, DESICCATION = an.S1, an.REMNANT, an.DESICCATION
 ANNULUS, INNER, NUCLEUS, CORTEX, MARROW, LIGAMENT = (
     ts.ANNULUS,
     ts.INNER_ANNULUS,
@@ -57,6 +57,21 @@ def _disc_tissue(discs: np.ndarray, j: int, f: float, u: float, v: float, a: flo
     if depth < 3.2 + 1.2 * (v < 0.0):
         return ANNULUS
     return INNER
+
+
+@kernel
+def _fused(discs: np.ndarray, j: int, u: float, v: float, a: float, b: float) -> bool:
+    """Whether the sacral vertebrae above and below disc j have grown together here; in hard patients only."""
+    extent = discs[S1, REMNANT]
+    if j < S1 or extent == 0.0:
+        return False
+    if j > S1:
+        extent = 0.55  # the lower ones: short lines in the middle
+    if extent >= 1.0:
+        return False
+    if extent <= 0.0:
+        return True
+    return (u / (extent * a)) ** 2 + ((v - 0.15 * b) / (extent * b)) ** 2 > 1.0
 
 
 @kernel
@@ -102,10 +117,14 @@ def column(
             return LIGAMENT
         return NOTHING
     if seg % 2 == 1:
+        if _fused(discs, j, u, v, a, b):
+            return MARROW + j if depth > 1.0 else CORTEX
         if thick < 0.3:
             return CORTEX
-        if j > S1 or (j == S1 and discs[j, DISC_H] < 4.5):
+        if j > S1 or (j == S1 and discs[j, DISC_H] < 4.5 and discs[j, REMNANT] == 0.0):
             return INNER if depth > 3.0 else CORTEX
+        if j == S1 and discs[j, REMNANT] != 0.0 and discs[j, DESICCATION] > 0.5:
+            return ANNULUS  # a dark line
         return _disc_tissue(discs, j, f, u, v, a, b, depth)
     return _body_tissue(stations, vertebrae, discs, i, f, thick, u, v, a, b, depth, back)
 
@@ -143,7 +162,11 @@ def _body_tissue(
         return _disc_tissue(discs, i - 1, 0.86, u, v, a, b, depth) if i > 0 else INNER
     if bottom < low_hollow:
         return _disc_tissue(discs, i, 0.14, u, v, a, b, depth)
-    if top < up_hollow + 1.15 or bottom < low_hollow + 1.15 or depth < 1.0:
+    if depth < 1.0:
+        return CORTEX
+    if top < up_hollow + 1.15 and not (sacral and i > S1 and _fused(discs, i - 1, u, v, a, b)):
+        return CORTEX
+    if bottom < low_hollow + 1.15 and not (sacral and _fused(discs, i, u, v, a, b)):
         return CORTEX
     if top < up_hollow + abs(vertebrae[i, MODIC_UP]) * (0.6 + 0.4 * edge):
         return EDEMA_T if vertebrae[i, MODIC_UP] > 0 else FAT_MARROW_T

@@ -57,6 +57,7 @@ def make_cohort(
     masks: bool = False,
     randomised_share: float = 0.3,
     syntax: str = "rle",
+    hard_share: float = 0.0,
     progress: bool = True,
     shard: Shard | None = None,
     first: int | None = None,
@@ -75,23 +76,22 @@ def make_cohort(
         masks: also write tissue masks of the sagittal series.
         randomised_share: share of series, 0..1, whose contrast is redrawn far beyond the realistic.
         syntax: transfer syntax, a name in `dicom_files.SYNTAXES`.
+        hard_share: share of patients, 0..1, that are hard to number (`junction`, `hard_images`).
         progress: say how far it has come.
         shard: the part of the studies to make; None for all.
         first: index of the first study; None for a whole cohort, from 0.
         resume: leave out the studies that an earlier run has finished.
-        overwrite: remove another cohort of the same split that lies in root, finished or not: its studies and tables.
-            Not for a part.
+        overwrite: first remove another cohort of the same split that lies in root, finished or not. Not for a part.
 
     Returns:
         the studies' rows of the tables, in the order of their index.
 
     Raises:
-        CohortError: root cannot be written, the syntax needs a package that is not installed, another process makes the
-            same part, another cohort of the split lies there, or a table there is damaged or not of phantoms.
+        CohortError: root cannot be written, a package is missing, or what lies there is another's, in use or damaged.
     """
     if syntax in OPTIONAL:
         optional_encoder(syntax)  # refused here, before any study is made
-    start, settings = first or 0, (pitfalls, masks, randomised_share, syntax)
+    start, settings = first or 0, (pitfalls, masks, randomised_share, syntax, hard_share)
     plan = Plan([Request(str(root), split, seed, start + i, *settings) for i in range(studies)], first, shard)
     replaced = check_earlier(plan, resume, overwrite)
     _kept_truth(Path(root), split)  # refused here where it is damaged

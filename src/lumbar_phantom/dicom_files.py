@@ -110,7 +110,8 @@ def _number(value: float) -> str:
 def _add_geometry(data: Dataset, content: SliceFile) -> None:
     data.ImagePositionPatient = [_number(v) for v in content.origin]
     data.ImageOrientationPatient = [f"{v:.8f}" for v in (*content.row_direction, *content.column_direction)]
-    data.PixelSpacing = [_number(v) for v in content.pixel_spacing]
+    if not content.options.get("missing_spacing"):
+        data.PixelSpacing = [_number(v) for v in content.pixel_spacing]
     if not content.options.get("missing_optional_tags"):
         data.SliceThickness = _number(content.slice_thickness)
         data.SpacingBetweenSlices = _number(content.spacing_between_slices)

@@ -25,7 +25,7 @@ from lumbar.io.files import atomic_file, write_atomically
 from lumbar.io.tables import csv_text
 from lumbar.io.text import counted, printable
 from lumbar.workers.shards import Shard
-from lumbar_phantom.parts import FOLDER, HEADER, REMADE, SUFFIX, Plan, part_files, study_id_of
+from lumbar_phantom.parts import FOLDER, HEADER, LATER, REMADE, SUFFIX, Plan, part_files, study_id_of
 from lumbar_phantom.study import TEST_OFFSET, study_number
 from lumbar_phantom.truth_files import CONTRASTS, TRUTH, read_truth_file
 
@@ -123,7 +123,8 @@ def other_setting(here: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[st
 
     A setting that is not known here counts as equal.
     """
-    for name, value in asked.items():
+    here = LATER | dict(here) if here else here
+    for name, value in (LATER | dict(asked)).items():
         if name not in REMADE and here.get(name, value) != value:
             return f"{name} {printable(here[name], 60)}", f"{name} {printable(value, 60)}"
     return None

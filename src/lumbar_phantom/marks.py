@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,11 +10,13 @@ import numpy as np
 
 from lumbar import labels
 from lumbar_phantom.anatomy import LEVEL_DISCS
+from lumbar_phantom.hard_images import FEW
 from lumbar_phantom.patients import CANAL_HABITS, Case, canal_point
 from lumbar_phantom.protocol import SeriesPlan, StackPlan
 from lumbar_phantom.tables import StudyTables
 
 REACH_MM = 7.0  # a level further than this from every axial slice is not marked
+FEW_REACH_MM = 9.0  # a foramen further than this from every slice of a sagittal series of few is not marked
 # By condition, in the order of `labels.CONDITIONS`
 _SERIES_OF = (labels.SAGITTAL_T2, labels.SAGITTAL_T1, labels.SAGITTAL_T1, labels.AXIAL_T2, labels.AXIAL_T2)
 _SIDES = (None, "left", "right", "left", "right")
@@ -117,7 +120,7 @@ def mark(
             jitters[c, k] = jitter
             click_mm = rng.normal(0, _CLICK_SD_MM, 2)
             placement = nearest_slice(plans, candidates, case.points[c, k], jitter)
-            if placement is None or (_SERIES_OF[c] == labels.AXIAL_T2 and placement.distance_mm > REACH_MM):
+            if placement is None or placement.distance_mm > _reach_mm(placement, c):
                 continue
             series_id = ids[placement.series]
             truth = (tables.study_id, series_id, placement.instance_number, condition, level, _SIDES[c])
@@ -138,6 +141,14 @@ def mark(
                     round(y + click_mm[1] / mm_per_px, 6),
                 )
             )
+
+
+def _reach_mm(placement: Placement, condition: int) -> float:
+    """How far from the nearest slice a point may lie to be marked."""
+    if _SERIES_OF[condition] == labels.AXIAL_T2:
+        return REACH_MM
+    is_foramen = condition > 0
+    return FEW_REACH_MM if is_foramen and len(placement.stack.origins) <= FEW else math.inf
 
 
 def _draw_reader(rng: np.random.Generator, pitfalls: frozenset[str]) -> _Reader:

@@ -27,6 +27,9 @@ FOLDER, SUFFIX = "parts", ".journal"
 HEADER, INDEX = "phantoms", "index"  # the key that tells each kind of record
 _FORMAT = 1
 _NAMED = 3  # indices that a message names
+# Settings that came later, with the value of all cohorts before: at that value they are not noted, so that a
+# cohort of it has the same bytes as before, and an unfinished one can be gone on with
+LATER: dict[str, Any] = {"hard": 0.0}
 REMADE = ("version", "masks")  # settings with which the same studies are made again: nothing else takes their place
 
 
@@ -68,6 +71,7 @@ class Plan:
     def head(self) -> dict[str, Any]:
         """What the journal says it holds; ``settings`` must agree among the parts of a cohort."""
         request = self.requests[0]
+        later = {"hard": request.hard_share}
         return {
             HEADER: _FORMAT,
             "settings": {
@@ -78,6 +82,7 @@ class Plan:
                 "masks": request.masks,
                 "wild": request.randomised_share,
                 "syntax": request.syntax,
+                **{name: value for name, value in later.items() if value != LATER[name]},
             },
             "range": [request.index, self.requests[-1].index],
             "shard": None if self.shard is None else [self.shard.index, self.shard.count],
@@ -173,7 +178,7 @@ def _apart(path: Path, header: dict[str, Any], plan: Plan) -> str:
 
 def _other_value(header: dict[str, Any], expected: dict[str, Any]) -> tuple[str, str, str]:
     """The first value of a head that differs: its name, as it is, as it is expected."""
-    theirs, ours = ({**head, **head.get("settings", {})} for head in (header, expected))
+    theirs, ours = ({**head, **LATER, **head.get("settings", {})} for head in (header, expected))
     name = next((name for name in ours if name != "settings" and theirs.get(name) != ours[name]), HEADER)
     return name, printable(theirs.get(name), 60), printable(ours.get(name), 60)
 

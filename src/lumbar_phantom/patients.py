@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from lumbar_phantom import anatomy as an
-from lumbar_phantom import disease, severity, space
+from lumbar_phantom import disease, junction, severity, space
+from lumbar_phantom.curve import place_stations
 from lumbar_phantom.streams import stream
 
 CANAL_HABITS = (0.0, 0.7)  # range of readers' habits in marking the canal; see `canal_point`
@@ -34,7 +35,13 @@ class Case:
 
 
 def make_case(
-    seed: int, index: int, *, transitional: bool = False, missing: bool = False, variant: str | None = None
+    seed: int,
+    index: int,
+    *,
+    transitional: bool = False,
+    missing: bool = False,
+    variant: str | None = None,
+    hard: bool = False,
 ) -> Case:
     """Draw the patient of one study; needs no image, so that frequencies are cheap to check.
 
@@ -44,12 +51,17 @@ def make_case(
         transitional: the lumbosacral vertebra is transitional: sacralised or lumbarised.
         missing: some labels are missing.
         variant: one of `anatomy.VARIANTS`; takes precedence over `transitional`.
+        hard: with the anatomy of `junction`, from streams of its own.
     """
     if transitional and variant is None:
         variant = str(stream(seed, index, "variant").choice(["sacralised", "lumbarised"]))
     patient = an.sample_patient(stream(seed, index, "patient"), variant)
+    if hard:
+        junction.before_disease(stream(seed, index, "junction"), patient)
     healthy = disease.degenerate(stream(seed, index, "disease"), patient)
-    an.place_stations(stream(seed, index, "curve"), patient)
+    if hard:
+        junction.after_disease(stream(seed, index, "hard disease"), patient)
+    place_stations(stream(seed, index, "curve"), patient)
     narrowing = disease.narrowing(patient, healthy)
     grades = severity.simulate_reader(stream(seed, index, "reader"), narrowing)
     labels = severity.omit_labels(stream(seed, index, "omitted"), grades) if missing else grades

@@ -17,10 +17,12 @@ HEIGHT, PED_W, PED_H, PED_Z, SPINOUS, SPIN_H = an.HEIGHT, an.PED_W, an.PED_H, an
 TRANSVERSE, FACET_DEG, DISC_H, FACET_L, FACET_R = an.TRANSVERSE, an.FACET_DEG, an.DISC_H, an.FACET_L, an.FACET_R
 DEPTH, CANAL, IPD, SAC_A, CORD_R = an.DEPTH, an.CANAL, an.IPD, an.SAC_A, an.CORD_R
 S1, N_VERT, LAMINECTOMY = an.S1, an.N_VERTEBRAE, an.LAMINECTOMY
+BED_FIRST, BED_LAST, BED_FLUID, SMOOTH = an.BED_FIRST, an.BED_LAST, an.BED_FLUID, an.SMOOTH
 
 CORTEX, POST_MARROW, JOINT, LIGAMENT, METAL_T = ts.CORTEX, ts.POSTERIOR_MARROW, ts.JOINT, ts.LIGAMENT, ts.METAL
 CSF, CSF_FLOW, ROOT, CORD, VENOUS_PLEXUS = ts.CSF, ts.CSF_FLOW, ts.ROOT, ts.CORD, ts.VENOUS_PLEXUS
 FAT, EPIDURAL_FAT, FLAVUM, INTERSPINOUS = ts.FAT, ts.EPIDURAL_FAT, ts.FLAVUM, ts.INTERSPINOUS
+FLUID, FATTY_MUSCLE = ts.BOWEL_FLUID, ts.FATTY_MUSCLE
 NOTHING = ts.NOTHING
 
 
@@ -160,7 +162,7 @@ def _lamina(
     if z < 0.25 * height or z > 1.75 * height:
         return -9.0
     au = abs(u)
-    if int(trunk[LAMINECTOMY]) == i and au < 12.0:
+    if (int(trunk[LAMINECTOMY]) == i or trunk[BED_FIRST] <= i <= trunk[BED_LAST]) and au < 12.0:
         return -9.0
     best = -9.0
     slope = 0.16 * (z - 0.7 * height)  # its lower end lies further back
@@ -176,13 +178,44 @@ def _lamina(
         thin = 3.0 + 1.2 * smooth(run, 0.6 * length, length)
         middle = 0.86 * height + 0.20 * run
         tall = vertebrae[i, SPIN_H] * (0.78 + 0.3 * smooth(run, 0.2 * length, 0.85 * length))
+        if trunk[SMOOTH] > 0.0:  # a round tip
+            tall *= math.sqrt(min(max((length - run) / (0.4 * length), 0.0), 1.0))
         best = union(best, min(min(thin - au, tall - abs(z - middle)), min(run + 1.5, length - run)))
     return best
 
 
 @kernel
+def bed(stations: np.ndarray, trunk: np.ndarray, seg: int, f: float, u: float, q: float) -> int:
+    """What fills the place of laminae and spinous processes that were taken out; NOTHING elsewhere."""
+    station = seg + f
+    ends = min(station - 2.0 * trunk[BED_FIRST] - 0.4, 2.0 * trunk[BED_LAST] + 2.0 - station)
+    if trunk[BED_FIRST] < 0.0 or ends <= 0.0:
+        return NOTHING
+    taper = math.sqrt(min(1.0, ends / 0.8))
+    run = q - lerp_column(stations, seg, f, CANAL)
+    wide, deep = (13.0 + 3.0 * math.sin(1.9 * station)) * taper, 22.0 * taper
+    r = (u / wide) ** 2 + ((run - 14.0) / deep) ** 2
+    r += 0.10 * math.sin(0.5 * u + 1.1 * station) + 0.10 * math.sin(0.33 * run - 2.9 * station + 0.2 * u)
+    if r > 1.0 or run < -4.0:
+        return NOTHING
+    if r > 0.86:
+        return LIGAMENT  # scar
+    if trunk[BED_FLUID] > 0.5:
+        return FLUID if r < 0.7 else INTERSPINOUS
+    fibre = math.sin(0.35 * run + 0.5 * u + 2.3 * station) + 0.6 * math.sin(0.8 * u - 0.2 * run)
+    return INTERSPINOUS if fibre > 1.25 else FAT
+
+
+@kernel
 def behind_arch(
-    stations: np.ndarray, vertebrae: np.ndarray, seg: int, f: float, u: float, v: float, posterior: float
+    stations: np.ndarray,
+    vertebrae: np.ndarray,
+    trunk: np.ndarray,
+    seg: int,
+    f: float,
+    u: float,
+    v: float,
+    posterior: float,
 ) -> int:
     """Midline soft tissue between and behind the spinous processes; NOTHING elsewhere."""
     au = abs(u)
@@ -199,6 +232,8 @@ def behind_arch(
         return LIGAMENT
     if run < 3.5:
         return EPIDURAL_FAT
+    if trunk[SMOOTH] > 0.0:
+        return FATTY_MUSCLE if math.sin(0.17 * run + 1.3 * i + 2.0 * f) > 0.4 else INTERSPINOUS
     stripe = math.sin(0.55 * run - 7.0 * f + 1.7 * i) + 0.5 * math.sin(0.23 * run + 4.0 * f)
     if stripe > 0.95:
         return FAT
@@ -269,4 +304,7 @@ def spine(
             return bone
     if label != NOTHING:
         return label
-    return behind_arch(stations, vertebrae, seg, f, u, v, posterior)
+    label = bed(stations, trunk, seg, f, u, q)
+    if label != NOTHING:
+        return label
+    return behind_arch(stations, vertebrae, trunk, seg, f, u, v, posterior)

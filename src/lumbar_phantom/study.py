@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from scipy import ndimage
 from lumbar import labels
 from lumbar.io.files import atomic_file
 from lumbar_phantom import anatomy as an
-from lumbar_phantom import artefacts, dicom_files, painting, sequences, volume
+from lumbar_phantom import artefacts, dicom_files, hard_images, painting, sequences, volume
 from lumbar_phantom import pitfalls as pf
 from lumbar_phantom import tissue_labels as ts
 from lumbar_phantom.marks import mark
@@ -36,6 +36,7 @@ class Request:
         masks: also write tissue masks of the sagittal series.
         randomised_share: share of series, 0..1, whose contrast is redrawn far beyond the realistic.
         syntax: transfer syntax, a name in `dicom_files.SYNTAXES`.
+        hard_share: share of patients, 0..1, with the anatomy of `junction` and the images of `hard_images`.
     """
 
     root: str
@@ -46,6 +47,7 @@ class Request:
     masks: bool = False
     randomised_share: float = 0.3
     syntax: str = "rle"
+    hard_share: float = 0.0
 
 
 def study_number(seed: int, index: int) -> int:
@@ -53,13 +55,24 @@ def study_number(seed: int, index: int) -> int:
     return (index * 2654435761 + (seed * 97 + 13) * 40503) % (1 << 31) + 100_000
 
 
+def is_hard(request: Request) -> bool:
+    """Whether the patient of a request is a hard one."""
+    index = request.index + (TEST_OFFSET if request.split == "test" else 0)
+    return bool(stream(request.seed, index, "hard").random() < request.hard_share)
+
+
 def study_case(request: Request) -> tuple[Case, frozenset[str]]:
     """The patient and the pitfalls of a request, without any image."""
     index = request.index + (TEST_OFFSET if request.split == "test" else 0)
     pitfalls = pf.draw(request.seed, request.index, request.pitfalls)
-    return make_case(
-        request.seed, index, transitional="transitional" in pitfalls, missing="missing_labels" in pitfalls
-    ), pitfalls
+    case = make_case(
+        request.seed,
+        index,
+        transitional="transitional" in pitfalls,
+        missing="missing_labels" in pitfalls,
+        hard=is_hard(request),
+    )
+    return case, pitfalls
 
 
 def write_study(request: Request) -> StudyTables:
@@ -71,6 +84,10 @@ def write_study(request: Request) -> StudyTables:
     body = volume.build(case.patient, stream(request.seed, index, "volume"))
     rng = stream(request.seed, index, "study")
     plans = plan_study(stream(request.seed, index, "plan"), case.patient, pitfalls)
+    hard_header: dict[str, object] = {}
+    if hard := is_hard(request):
+        plans = hard_images.cut_series(stream(request.seed, index, "cut"), case.patient, plans)
+        hard_header = hard_images.draw_header(stream(request.seed, index, "scale"), plans)
     field_strength = float(rng.choice([0.3, 0.5, 1.0, 1.5, 1.5, 1.5, 1.5, 3.0, 3.0]))
     parameters = sequences.tissue_parameters(rng, case.patient)
     grain = grain_tile(rng)
@@ -82,8 +99,11 @@ def write_study(request: Request) -> StudyTables:
         folder.mkdir(parents=True, exist_ok=True)
         painting_rng = stream(request.seed, index, "paint", number)
         randomised = draw_randomisation(painting_rng, request.randomised_share)
-        painter = Painter(painting_rng, case.patient, body, parameters, grain, plan, field_strength, randomised)
-        options = header_options(stream(request.seed, index, "header", number), pitfalls)
+        look = stream(request.seed, index, "look", number) if hard else None
+        painter = Painter(painting_rng, case.patient, body, parameters, grain, plan, field_strength, randomised, look)
+        options = hard_images.header_of(plan, hard_header) | header_options(
+            stream(request.seed, index, "header", number), pitfalls
+        )
         options.setdefault("syntax", request.syntax)
         _write_series(painter, plan, folder, study_id, series_id, pitfalls, options)
         tables.descriptions.append((study_id, series_id, plan.description))
@@ -91,7 +111,15 @@ def write_study(request: Request) -> StudyTables:
         if request.masks and plan.description != labels.AXIAL_T2:
             _write_masks(request, study_id, series_id, plan, body)
     mark(stream(request.seed, index, "marks"), case, plans, ids, pitfalls, tables)
+    scale = header_scale(hard_header)
+    if scale != 1.0:  # the truth in the millimetres of the headers
+        tables.truth = [(*row[:8], *(scale * mm for mm in row[8:11]), *row[11:]) for row in tables.truth]
     return tables
+
+
+def header_scale(options: dict[str, object]) -> float:
+    """By how much the millimetres of the headers are longer than the patient's."""
+    return float(str(options.get("scale", 1.0)))
 
 
 def grain_tile(rng: np.random.Generator) -> np.ndarray:
@@ -135,7 +163,9 @@ class Painter:
         plan: SeriesPlan,
         field_strength: float,
         contrast_randomisation: float,
+        look: np.random.Generator | None = None,
     ) -> None:
+        """Draw contrast and scanner from ``rng``, and what makes a hard patient's images hard from ``look``."""
         self.rng = rng
         sequence = sequences.draw_sequence(rng, plan.kind, field_strength)
         table, texture = sequences.randomised_signal(rng, parameters, sequence, contrast_randomisation)
@@ -143,6 +173,13 @@ class Painter:
         self.back_y = body_y + 75.0 + float(patient.trunk[an.SUBCUT_BACK])
         axial = plan.description == labels.AXIAL_T2
         self.scanner = artefacts.draw_scanner(rng, field_strength, contrast_randomisation, axial, body_y)
+        self.window = hard_images.PLAIN
+        if look is not None:
+            table = hard_images.recolour(look, table, plan.kind)
+            self.scanner = hard_images.degrade(look, self.scanner, axial, body_y)
+            level = float(table[ts.MARROW + an.L5] * artefacts.coil_gain(self.scanner, self.back_y - body_y))
+            self.scanner = replace(self.scanner, noise=min(self.scanner.noise, hard_images.NOISE * level))
+            self.window = hard_images.draw_window(look, level)
         self.painted = painting.paint(body, table, texture, grain, sequences.FAT_SHARE, self.scanner.chemical)
         self.peak = float(np.exp(rng.uniform(np.log(250), np.log(3200))))
 
@@ -157,8 +194,8 @@ class Painter:
             out[:, :width] += painting.sample(self.painted, (rows, width), origin + columns * stack.column_mm, *plane)
         out *= artefacts.shading(self.scanner, stack.shape, origin, stack.row_mm, stack.column_mm, self.back_y)
         spacing = (float(np.linalg.norm(stack.row_mm)), float(np.linalg.norm(stack.column_mm)))
-        image = artefacts.scan(self.rng, out, self.scanner, spacing)
-        return np.clip(image * self.peak, 0, 4095).astype(np.uint16)
+        image = self.window.resampled(artefacts.scan(self.rng, out, self.scanner, spacing))
+        return self.window.stored(image, self.peak)
 
 
 def _write_series(
@@ -170,6 +207,7 @@ def _write_series(
     pitfalls: frozenset[str],
     options: dict[str, object],
 ) -> None:
+    scale = header_scale(options)
     for stack, instances in zip(plan.stacks, plan.instances, strict=True):
         row_step, column_step = np.linalg.norm(stack.row_mm), np.linalg.norm(stack.column_mm)
         for k, (origin, instance) in enumerate(zip(stack.origins, instances, strict=True)):
@@ -182,12 +220,12 @@ def _write_series(
                 folder / f"{instance}.dcm",
                 dicom_files.SliceFile(
                     pixels=pixels,
-                    origin=origin,
+                    origin=origin * scale,
                     row_direction=stack.column_mm / column_step,
                     column_direction=stack.row_mm / row_step,
-                    pixel_spacing=(float(row_step), float(column_step)),
-                    slice_thickness=stack.thickness,
-                    spacing_between_slices=stack.spacing,
+                    pixel_spacing=(float(row_step) * scale, float(column_step) * scale),
+                    slice_thickness=stack.thickness * scale,
+                    spacing_between_slices=stack.spacing * scale,
                     instance_number=int(instance),
                     study_uid=f"{study_id}.1",
                     series_uid=f"{series_id}.1.1",

@@ -40,6 +40,7 @@ BOWEL_FLUID, GAS, KIDNEY, MEDULLA, LIVER, FATTY_MUSCLE = (
     ts.FATTY_MUSCLE,
 )
 URINE, SPLEEN, BOWEL_CONTENT, MARROW, ROOT = ts.URINE, ts.SPLEEN, ts.BOWEL_CONTENT, ts.MARROW, ts.ROOT
+SMOOTH = an.SMOOTH
 NOTHING = ts.NOTHING
 CELL = 33.0  # size of a cell of the lattice that holds the bowel loops, mm
 
@@ -62,6 +63,9 @@ def _muscle(tile: np.ndarray, trunk: np.ndarray, u: float, v: float, z: float, e
     streak = value_noise(tile, u, v, z * 0.14, 2.4, seed)
     coarse = value_noise(tile, u, v, z * 0.25, 10.0, seed + 1)
     level = 0.55 * streak + 0.45 * coarse
+    if trunk[SMOOTH] > 0.0:  # planes of fat between bundles instead of specks
+        bundle = value_noise(tile, u, v, z * 0.10, 7.0, seed)
+        level = 0.22 * streak + 0.38 * bundle + 0.40 * coarse
     cut = 0.80 - 0.42 * share
     if level > cut + 0.05:
         return FAT
@@ -229,9 +233,13 @@ def _pelvis(
     if station > 2 * S1 - 1.2:
         joint = 54.5 - 5.2 * max(deep, 0.0)
         blade = joint + 4.0 + max(0.0, (8.0 - v)) * 0.62 - 4.0 * min(deep, 0.0)
+        if trunk[SMOOTH] > 0.0 and v < 8.0:  # the fossa: hollow, not flat
+            blade += 6.0 * math.sin(0.045 * (8.0 - v)) + 1.5 * math.sin(0.11 * (8.0 - v) + 0.5 * deep)
         across = abs(au - blade - 4.0)
         if v > -70.0 - 6.0 * deep and v < b + 24.0:
             thickness = 6.5 + 2.5 * smooth(v, -20.0, 15.0)
+            if trunk[SMOOTH] > 0.0:
+                thickness = 4.0 + 3.5 * smooth(v, -12.0, 15.0) + 2.5 * (1.0 - smooth(v, -70.0, -45.0))
             if across < thickness:
                 return CORTEX if across > thickness - 1.4 else MARROW + S1
             if au < blade and v < 4.0 and au > blade - 22.0 and deep > -0.6:

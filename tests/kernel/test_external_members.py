@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -323,3 +325,21 @@ def test_every_level_has_its_points_on_the_made_up_study():
     _, place = made_up_study(0)
     assert set(place.levels_mm) == set(LEVELS)
     assert [place.axial(level) is not None for level in LEVELS] == [True] * 5
+
+
+def test_studies_in_flight_take_turns_in_its_code():
+    inside, most = [], []
+
+    def slow(model, case):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.02)
+        inside.pop()
+        return ones(model, case)
+
+    study = study_of()
+    place, member = localisation_of(study), member_of(slow)
+    with ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(member.logits, study, place, flip=True, all_folds=True) for _ in range(4)]
+        assert all(answer.result()[1].any() for answer in answers)
+    assert max(most) == 1

@@ -1,5 +1,6 @@
 import dataclasses
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -88,6 +89,24 @@ def test_a_peak_is_found_between_pixels_and_between_slices():
     slice_, row, column = stack.to_voxel(peak.xyz_mm)
     assert slice_ == pytest.approx(4.3, abs=0.15)
     np.testing.assert_allclose(source_to_heat(grid, STRIDE, np.array([column, row])), [20.7, 12.4], atol=0.1)
+
+
+def test_peaks_are_the_highest_within_three_pixels_and_one_slice_also_at_edges_and_where_several_are_as_high():
+    study = study_of()
+    stack = study.series[SAGITTAL_T2][0]
+    grid = sagittal_grid(stack, built(CONFIGS["sagittal_xy"]))
+    heat = np.round(np.random.default_rng(5).uniform(0, 1, (9, 32, 32)) ** 40, 2).astype(np.float32)
+    heat[2] = 0  # a slice without any heat
+    heat[5, 10:12, 10:14] = 1.0  # eight pixels that are as high
+    spread = np.stack([cv2.dilate(one, np.ones((7, 7), np.uint8)) for one in heat])
+    highest = np.maximum(spread, np.maximum(np.roll(spread, 1, 0), np.roll(spread, -1, 0)))
+    highest[0], highest[-1] = np.maximum(spread[0], spread[1]), np.maximum(spread[-1], spread[-2])
+    expected = np.argwhere((heat >= np.float32(0.03)) & (heat >= highest))
+    peaks = find_peaks(heat, stack, grid, STRIDE, 3, most=1000)
+    assert len(peaks) == len(expected) > 20
+    assert sorted(peak.slice_index for peak in peaks) == [int(s) for s in expected[:, 0]]
+    assert [peak.height for peak in peaks] == sorted((float(heat[tuple(where)]) for where in expected), reverse=True)
+    assert {peak.stack for peak in peaks} == {3}
 
 
 def test_fused_levels_lie_where_the_heat_is():

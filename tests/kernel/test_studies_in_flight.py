@@ -1,6 +1,7 @@
 """Two studies in flight on a GPU: while one is in the networks, another is cut and decoded. A fake takes its place."""
 
 import threading
+import types
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -13,7 +14,8 @@ from kernel_fakes import FAKE, probs_of, write_cohort
 from kernel_fakes import predict as fake_predict
 from kernel_fakes import read as fake_read
 from kernel_untrained import CONFIGS, write_untrained_bundle
-from lumbar.chains.registry import MAIN
+from lumbar.chains.registry import MAIN, chain_of
+from lumbar.competitions.registry import DEFAULT
 from lumbar.config import to_dict
 from lumbar.labels import row_ids
 from lumbar.models import build, name_of
@@ -182,6 +184,14 @@ def test_two_in_flight_give_the_bits_of_one_after_the_other(tmp_path, phantom_co
     one, _ = predict(phantom_cohort, untrained, chain=replace(chain, gpu_studies=1), processes=False)
     np.testing.assert_array_equal(together.iloc[:, 1:].to_numpy(), one.iloc[:, 1:].to_numpy())
     assert (inside[0], record["devices"]) == (2, ["cuda:0"])
+
+
+@pytest.mark.parametrize(("external", "count"), [([None, None], 2), ([None, "code of others"], 1)])
+def test_code_of_external_members_never_runs_for_two_studies_at_once(external, count):
+    members = [types.SimpleNamespace(external=one) for one in external]
+    manifest = types.SimpleNamespace(competition_name=DEFAULT, classifiers=members)
+    chain = chain_of("main", manifest)
+    assert (chain.studies_at_once("cuda:1"), chain.studies_at_once("cpu")) == (count, 1)
 
 
 @pytest.mark.gpu

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lumbar_phantom import anatomy as an
+from lumbar_phantom.curve import place_stations
 from lumbar_phantom.patients import make_case
 from lumbar_phantom.streams import stream
 
@@ -11,7 +12,7 @@ from lumbar_phantom.streams import stream
 def patient(index=0, variant="ordinary"):
     """A healthy patient whose vertebrae are stacked."""
     drawn = an.sample_patient(stream(7, index, "patient"), variant)
-    an.place_stations(stream(7, index, "curve"), drawn)
+    place_stations(stream(7, index, "curve"), drawn)
     return drawn
 
 
@@ -75,7 +76,7 @@ def test_worn_discs_flatten_the_back():
         for i in range(40):
             drawn = an.sample_patient(stream(7, i, "patient"), "ordinary")
             drawn.discs[an.L1 : an.S1, an.DISC_H] *= share
-            an.place_stations(stream(7, i, "curve"), drawn)
+            place_stations(stream(7, i, "curve"), drawn)
             tilt = np.arctan2(-drawn.stations_geometry[:, an.NY], drawn.stations_geometry[:, an.NZ])
             tilts.append(tilt[2 * an.L5 + 2] - tilt[2 * an.L5 + 1])  # wedge of the last disc
         lordosis.append(np.mean(tilts))
@@ -84,10 +85,10 @@ def test_worn_discs_flatten_the_back():
 
 def test_a_slip_moves_the_vertebrae_above_forwards():
     drawn = an.sample_patient(stream(7, 5, "patient"), "ordinary")
-    an.place_stations(stream(7, 5, "curve"), drawn)
+    place_stations(stream(7, 5, "curve"), drawn)
     before = drawn.stations_geometry[:, :3].copy()
     drawn.traits |= {"slip": 5.0, "slip_disc": 8.0}
-    an.place_stations(stream(7, 5, "curve"), drawn)
+    place_stations(stream(7, 5, "curve"), drawn)
     relative = (drawn.stations_geometry[:, :3] - before) - (drawn.stations_geometry[18, :3] - before[18])
     np.testing.assert_allclose(relative[18:], 0, atol=1e-9)  # L5 and below
     posterior = drawn.stations_geometry[17, 6:9]

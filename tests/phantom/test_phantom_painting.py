@@ -9,6 +9,7 @@ import pytest
 from lumbar_phantom import anatomy as an
 from lumbar_phantom import painting
 from lumbar_phantom import tissue_labels as ts
+from lumbar_phantom.curve import place_stations
 from lumbar_phantom.protocol import SeriesPlan, StackPlan
 from lumbar_phantom.sequences import tissue_parameters
 from lumbar_phantom.streams import stream
@@ -134,7 +135,7 @@ def test_masks_give_cortex_to_the_vertebra_beside_it():
 def painter():
     """A painter of one small body, without any flaw of a scanner but those that a test sets."""
     patient = an.sample_patient(stream(1, 0, "patient"), "ordinary")
-    an.place_stations(stream(1, 0, "curve"), patient)
+    place_stations(stream(1, 0, "curve"), patient)
     body = volume_of()
     body.coarse[:, :, :4] = ts.AIR  # nothing beyond x = -3 mm
     parameters = tissue_parameters(stream(1, 0, "tissue"), patient)

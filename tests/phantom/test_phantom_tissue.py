@@ -6,6 +6,7 @@ import pytest
 from lumbar_phantom import anatomy as an
 from lumbar_phantom import space, volume
 from lumbar_phantom import tissue_labels as ts
+from lumbar_phantom.curve import place_stations
 from lumbar_phantom.spine import spine
 from lumbar_phantom.streams import stream
 
@@ -15,7 +16,7 @@ SAC = {ts.CSF, ts.CSF_FLOW, ts.ROOT, ts.CORD}
 
 def healthy(variant="ordinary", index=0):
     patient = an.sample_patient(stream(9, index, "patient"), variant)
-    an.place_stations(stream(9, index, "curve"), patient)
+    place_stations(stream(9, index, "curve"), patient)
     return patient
 
 

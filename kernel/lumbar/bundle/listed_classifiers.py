@@ -69,10 +69,19 @@ def _check_fields(where: str, entry: Mapping[str, Any]) -> None:
     if set(entry) - {EXTERNAL} != set(_FIELDS):
         raise ManifestError(f"{where}: found {', '.join(map(shown, sorted(entry)))}, expected {', '.join(_FIELDS)}")
     require_fields(f"{where}.", entry, _FIELDS)
-    if entry["name"] in _OTHERS:
-        raise ManifestError(f"{where}.name: found {entry['name']}, expected a name that no other stage has")
+    check_free_name(f"{where}.name", entry["name"])
     if EXTERNAL in entry:
         _check_external_fields(f"{where}.{EXTERNAL}", entry)
+
+
+def check_free_name(where: str, name: str) -> None:
+    """Refuse a name that a stage has which is no classifier.
+
+    Raises:
+        ManifestError: naming it.
+    """
+    if name in _OTHERS:
+        raise ManifestError(f"{where}: found {name}, expected a name that no other stage has")
 
 
 def _check_external_fields(where: str, entry: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -104,7 +105,9 @@ def chain_of(chain: str | Chain, manifest: Manifest) -> Chain:
             raise ManifestError(f"{where}: chain {chain!r}, expected main, the chain of {manifest.competition_name}")
         return own_chain(manifest.competition_name)
     if chain == "main":
-        return MAIN
+        # Code of external members may set what all threads share, and nobody says that it may run in two at once
+        is_ours = all(one.external is None for one in manifest.classifiers)
+        return MAIN if is_ours else replace(MAIN, gpu_studies=1)
     if chain == "baseline" and manifest.of_stage("baseline"):
         return baseline_chain(manifest)
     if chain not in MODULES:

@@ -15,7 +15,12 @@ from lumbar.io.text import counted
 
 _COMMAND = ("python", "-m", "lumbar_phantom", "--out")
 # settings in a journal's header → the option, and its default, which need not be said
-_OPTIONS = {"pitfalls": ("--pitfalls", ["real"]), "wild": ("--wild", 0.3), "syntax": ("--syntax", "rle")}
+_OPTIONS = {
+    "pitfalls": ("--pitfalls", ["real"]),
+    "wild": ("--wild", 0.3),
+    "hard": ("--hard", 0.0),
+    "syntax": ("--syntax", "rle"),
+}
 
 
 def unfinished_hint(root: Path, split: str) -> str:
@@ -46,7 +51,7 @@ def _command(root: Path, split: str, n_studies: int, settings: dict[str, Any]) -
     words = [*_COMMAND, str(root), "--studies", str(n_studies), "--seed", str(settings["seed"])]
     words += ["--split", split] if split != "train" else []
     for name, (option, default) in _OPTIONS.items():
-        value = settings[name]
+        value = settings.get(name, default)
         if value != default:
             words += [option, ",".join(value) if isinstance(value, list) else str(value)]
     words += ["--masks"] if settings["masks"] else []

@@ -12,6 +12,7 @@ the member is left out of this study; the study goes on.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -74,6 +75,7 @@ class ExternalMember:
     def __init__(self, listed: Classifier, model: Any, function: Callable[[Any, Case], Any], device: str) -> None:
         self.listed = listed
         self._model, self._function, self._device = model, function, device
+        self._lock = threading.Lock()
         self._crop = crop_config(listed.view, dict(listed.crop)) if listed.crop else None
 
     def answer(
@@ -116,7 +118,8 @@ class ExternalMember:
             augment=flip,
             all_folds=all_folds,
         )
-        with _settings_kept(), torch.inference_mode():
+        # One study at a time: somebody's code need not be safe for the threads of several studies in flight
+        with self._lock, _settings_kept(), torch.inference_mode():
             returned = self._function(self._model, case)
         conditions = list(self.listed.conditions)
         values, shown = checked(returned, len(conditions))

@@ -11,20 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 import lumbar
 from lumbar.bundle.manifest import Manifest
 from lumbar.config import CONFIGS, AggregatorConfig, from_dict, to_dict
 from lumbar.errors import CohortError
 from lumbar.stages.classifiers import EXTERNAL, Classifier
-from lumbar_train.data.folds import FULL, is_full, write_folds
-from lumbar_train.data.tables import LABELS, Cohort, read_cohort, write_labels
-from lumbar_train.data.usable import read_dropped, write_dropped
+from lumbar_train.data.folds import FULL, is_full
+from lumbar_train.data.tables import Cohort, read_cohort
 from lumbar_train.ensemble.budget import Target
 from lumbar_train.ensemble.comparison import NOTES, SAME, verdict
 from lumbar_train.ensemble.export import (
-    ExternalShipped,
     Member,
     export_ensemble,
     joined,
@@ -32,30 +29,24 @@ from lumbar_train.ensemble.export import (
     shipped_by,
     verified_export,
 )
-from lumbar_train.ensemble.external import ExternalFolder, read_table
+from lumbar_train.ensemble.external import ExternalFolder
 from lumbar_train.ensemble.localisers import chosen_localiser, localiser_figures, named_localisers
 from lumbar_train.ensemble.members import Candidates, Source, gather
 from lumbar_train.ensemble.pool import Sum, fit_scales
 from lumbar_train.ensemble.selection import Selection, Shed, keeping, select, shedding_order
+from lumbar_train.ensemble.tables import write_tables
 from lumbar_train.errors import TrainingError
 from lumbar_train.evaluation.scoring import Interval, difference, scores
 from lumbar_train.files import make_folder, write_text
 from lumbar_train.outputs.kept import FILE as RECIPE
 from lumbar_train.outputs.kept import read_recipe
 from lumbar_train.outputs.session import SCHEMA
-from lumbar_train.outputs.store import write_frame
 from lumbar_train.pipeline.counts import CohortCounts, count_cohort
 from lumbar_train.recipes import Fit, StageRecipe
 from lumbar_train.stages.aggregate import PoolStart
 from lumbar_train.stages.aggregate_folds import fit_aggregator_folds
 
 NAME = "ensemble"
-_OF_LOCALISER = (
-    "localise/levels.parquet",
-    "localise/points.parquet",
-    "localise/axial.parquet",
-    "sagittal_xy/oof.parquet",
-)
 
 
 @dataclass(frozen=True)
@@ -136,10 +127,7 @@ def build_ensemble(
     externals = externals or {}
     candidates = gather(runs, whole, externals)
     manifests = {name: verified_export(path) for name, path in runs.items()}
-    shipped: list[Member] = [
-        joined(source, externals[source.run]) if source.run in externals else member_of(source, manifests[source.run])
-        for source in candidates.sources
-    ]
+    shipped = _shipped(candidates, externals, manifests)
     figures = localiser_figures(runs, whole)
     places = chosen_localiser(runs, localiser, figures)
     candidates = _with_seconds(candidates, shipped, target, count_cohort(whole))
@@ -160,6 +148,16 @@ def build_ensemble(
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return made
+
+
+def _shipped(
+    candidates: Candidates, externals: Mapping[str, ExternalFolder], manifests: Mapping[str, Manifest]
+) -> list[Member]:
+    """What ships of each candidate; the code of external members runs once, on a made-up study."""
+    return [
+        joined(source, externals[source.run]) if source.run in externals else member_of(source, manifests[source.run])
+        for source in candidates.sources
+    ]
 
 
 def _all_kept(candidates: Candidates, selection: Selection, target: Target | None) -> Selection:
@@ -207,7 +205,7 @@ def _write(
     seed: int,
 ) -> None:
     candidates, cohort = made.candidates, made.candidates.cohort
-    _write_tables(part, candidates, [shipped[k] for k in made.kept], runs[made.localiser], whole)
+    write_tables(part, candidates, [shipped[k] for k in made.kept], runs[made.localiser], whole)
     stage = aggregator_of(runs[made.localiser], base, made.names)
     listed = [shipped[k].listed(name) for name, k in zip(made.names, made.kept, strict=True)]
     write_text(part / RECIPE, json.dumps(_recipe(made, stage, listed, whole, seed), indent=1) + "\n")
@@ -220,31 +218,6 @@ def _write(
         cohort=cohort, fingerprint=whole.fingerprint, shed=[made.candidates.members.names[s.member] for s in made.shed],
         notes={"members": notes["members"], "honest": notes["honest"]},
     )  # fmt: skip
-
-
-def _write_tables(part: Path, candidates: Candidates, shipped: list[Member], localiser: Path, whole: Cohort) -> None:
-    """What the members and the localisers said of the studies that they had not seen, and what these studies are."""
-    ids = candidates.cohort.study_ids
-    folds = [candidates.fold_of[int(study)] for study in ids]
-    write_folds(part / "folds.csv", pd.DataFrame({"study_id": ids, "fold": folds}))
-    write_labels(part / LABELS, candidates.cohort)
-    gone = sorted(set(whole.study_ids.tolist()) - set(ids.tolist()))
-    write_dropped(part, whole, whole.without(gone, dict(read_dropped(localiser)["counts"])))
-    for one in shipped:
-        source = one.source
-        if isinstance(one, ExternalShipped) and not source.classifier:
-            write_frame(part / source.name / "oof.parquet", read_table(one.member))
-        else:
-            _copy(source.table, part / source.name / "oof.parquet")
-    for place in _OF_LOCALISER:
-        if not (localiser / place).is_file():
-            raise CohortError(f"{localiser / place}: not found, expected the localiser's out-of-fold points")
-        _copy(localiser / place, part / place)
-
-
-def _copy(source: Path, target: Path) -> None:
-    make_folder(target.parent)
-    shutil.copyfile(source, target)
 
 
 def aggregator_of(run: Path, manifest: Manifest, names: tuple[str, ...]) -> StageRecipe:

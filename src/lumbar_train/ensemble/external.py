@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from lumbar.bundle.code_hash import BYTECODE, ENTRY, SHIPPED
-from lumbar.bundle.listed_classifiers import CODE_PLACE, MAX_CODE_FILES, NAME, WEIGHTS_NAME
+from lumbar.bundle.listed_classifiers import CODE_PLACE, MAX_CODE_FILES, NAME, WEIGHTS_NAME, check_free_name
 from lumbar.bundle.safetensors_file import check_safetensors
+from lumbar.config import FUSION
 from lumbar.errors import CohortError
 from lumbar.io.regular_file import file_sha256
 from lumbar.io.text import one_line, printable
@@ -27,6 +28,7 @@ FILE = "member.json"
 COLUMNS = ("study_id", "fold", "condition", "level", "logit_normal_mild", "logit_moderate", "logit_severe")
 TABLE = "oof.parquet"
 _LOGITS = list(COLUMNS[4:])
+_FOLDERS = {FUSION, "export", "report", "pieces", "cache"}  # of a run, beside which a member's own will lie
 _NOT_SHIPPED = {FILE, TABLE, "folds.csv"}
 _LEFT_OUT = {".md", ".parquet", ".ipynb"}  # notes and logits, which nothing is loaded from
 _CONDITION = Text(64, "|".join(CONDITIONS), f"one of {', '.join(CONDITIONS)}")
@@ -86,6 +88,9 @@ def read_external(path: Path, name: str = "") -> ExternalFolder:
     data = _described(path)
     listed_name = name or data["name"]
     require(f"{printable(path)}: name", listed_name, NAME)
+    check_free_name(f"{printable(path)}: name", listed_name)
+    if listed_name in _FOLDERS:
+        raise CohortError(f"{printable(path)}: name: found {listed_name}, a folder of runs, expected another name")
     crop = data.get("crop") or {}
     try:
         filled = crop_of(crop_config(data["view"], crop)) if crop else ()
