@@ -201,7 +201,7 @@ def _add_train(commands: Any) -> None:
         default=[],
         metavar="STAGE.FIELD=VALUE",
         help="another value for any field of a recipe: sagittal_classifier.backbone=convnext_tiny, *.epochs=3, "
-        "recipe.n_folds=2; may be repeated",
+        "recipe.n_folds=2, recipe.fusion=on; may be repeated",
     )
     add("--backbone", metavar="NAME", help="any timm backbone instead of the recipe's")
     add(

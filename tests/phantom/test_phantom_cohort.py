@@ -292,7 +292,7 @@ def test_the_contrast_that_the_truth_notes_is_the_one_that_is_painted(tmp_path, 
 
     class NotingPainter(BlankPainter):
         def __init__(self, *arguments):
-            painted.append(round(arguments[-1], 3))
+            painted.append(round(arguments[7], 3))
 
     monkeypatch.setattr(study, "Painter", NotingPainter)
     tables = study.write_study(Request(str(tmp_path), "train", 5, 0, randomised_share=0.6))
