@@ -21,7 +21,7 @@ from lumbar.stages.classify import classify
 from lumbar.stages.localise import localise
 from lumbar.stages.points import AxialLevel, Localisation
 from lumbar.study import Study, read_study
-from lumbar.workers.budget import Effort
+from lumbar.workers.effort import Effort, Level
 
 
 def read(root: Path, split: str, study_id: int | str, descriptions: pd.DataFrame, workers: int | None) -> Study:
@@ -40,7 +40,7 @@ def load(manifest: Manifest, device: str) -> Networks:
     return networks
 
 
-def predict(study: Study, networks: Networks, prior: NDArray[np.float64], effort: Effort) -> StudyResult:
+def predict(study: Study, networks: Networks, prior: NDArray[np.float64], effort: Level) -> StudyResult:
     """``predict_study``."""
     return predict_study(study, networks, prior, effort)
 
@@ -56,7 +56,7 @@ def draw_files(study: Study, result: StudyResult) -> list[Picture]:
 
 
 def predict_study(
-    study: Study, networks: Networks, prior: NDArray[np.float64], effort: Effort = Effort.FULL
+    study: Study, networks: Networks, prior: NDArray[np.float64], effort: Level = Effort.FULL
 ) -> StudyResult:
     """Run the chain on one study.
 
@@ -91,7 +91,7 @@ def _answer(
     localisation: Localisation,
     networks: Networks,
     prior: NDArray[np.float64],
-    effort: Effort,
+    effort: Level,
     seconds: dict[str, float],
 ) -> NDArray[np.float64]:
     """The probabilities (25, 3) at the points of a localisation; what they took is added to ``seconds``."""
@@ -102,7 +102,7 @@ def _answer(
         networks,
         flip=effort.uses_augmentation,
         all_folds=effort.uses_all_folds,
-        skip=frozenset() if effort.uses_all_models else networks.spared,
+        skip=effort.skips(networks.spared),
     )
     seconds["classify"] += time.perf_counter() - start
 

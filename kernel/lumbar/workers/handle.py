@@ -8,7 +8,7 @@ import signal
 import threading
 from typing import Any
 
-from lumbar.workers.budget import Effort
+from lumbar.workers.effort import Effort, Level
 from lumbar.workers.processes import END_S, WorkerProcesses, end
 from lumbar.workers.worker import Setup, serve
 
@@ -40,7 +40,7 @@ class Worker:
         self.counted_s = 0.0  # from when its seconds count: when the networks began to wait for it
         self.idle_s = 0.0  # when the networks last ended a study
         self.started_s = 0.0  # when the worker was started
-        self.effort = Effort.FULL
+        self.effort: Level = Effort.FULL
         self.alone: int | str | None = None  # a study that is tried again with no other study in the worker
         self.n_read = 0  # readings that ended
         self.retiring_s: float | None = None  # when a reading in it was given up; it gets no more studies

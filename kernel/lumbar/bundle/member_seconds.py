@@ -1,0 +1,71 @@
+"""What each member of an ensemble costs a study, as the manifest may tell it: ``member_seconds``.
+
+They were measured when the bundle was sealed, of one set of weights and one view, and projected to the machine that
+the notebook asks for. Near the deadline they say how much time is saved without a member (``lumbar.workers.effort``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lumbar.errors import ManifestError
+from lumbar.rules import Object, Real, Rule, Text, require, require_fields, shown
+from lumbar.stages.classifiers import classifiers_of, spared_in_order
+from lumbar.workers.effort import UNKNOWN_TIMES, Spared
+
+KEY = "member_seconds"
+_VIEWS = 2  # the patient and the mirrored one
+_SECONDS = Real(0.0, 1e6)
+_FIELDS: dict[str, Rule] = {
+    "machine": Text(200),  # that the seconds are meant for
+    "rest": _SECONDS,  # localisation, cutting of crops, and all else that runs whoever answers
+    "members": Object(),  # seconds by name
+}
+
+
+def check_member_seconds(path: Path, data: Mapping[str, Any]) -> None:
+    """Refuse seconds that are no numbers, or not those of the bundle's classifiers.
+
+    Args:
+        path: the manifest file, for the messages.
+        data: its JSON, whose list of classifiers was checked.
+
+    Raises:
+        ManifestError: "path: member_seconds…: found …, expected …", in one line.
+    """
+    if KEY not in data:
+        return
+    where = f"{path}: {KEY}"
+    require(where, data[KEY], Object())
+    if set(data[KEY]) != set(_FIELDS):
+        raise ManifestError(
+            f"{where}: found {', '.join(map(shown, sorted(data[KEY]))) or 'nothing'}, expected {', '.join(_FIELDS)}"
+        )
+    require_fields(f"{where}.", data[KEY], _FIELDS)
+    members, names = data[KEY]["members"], [one.name for one in classifiers_of(data)]
+    if set(members) != set(names):
+        raise ManifestError(
+            f"{where}.members: found {', '.join(map(shown, sorted(members))) or 'none'}, expected {', '.join(names)}"
+        )
+    require_fields(f"{where}.members.", members, dict.fromkeys(names, _SECONDS))
+
+
+def spared_members(data: Mapping[str, Any]) -> tuple[list[Spared], tuple[float, ...]]:
+    """The members that a bundle can spare, in the order in which they go, and the expected times of the first levels.
+
+    Args:
+        data: JSON of a manifest that was checked; without ``member_seconds`` neither shares nor times are known.
+    """
+    names = spared_in_order(classifiers_of(data), data.get("shed", ()))
+    if KEY not in data:
+        return [Spared(name) for name in names], UNKNOWN_TIMES
+    rest, seconds = float(data[KEY]["rest"]), data[KEY]["members"]
+    fits = {name: sum(entry["stage"] == name for entry in data["weights"]) for name in seconds}
+    all_fits = sum(float(value) * fits[name] for name, value in seconds.items())
+    one_fit = rest + sum(map(float, seconds.values()))
+    if not one_fit > 0:
+        return [Spared(name) for name in names], UNKNOWN_TIMES
+    times = (rest + _VIEWS * all_fits, rest + all_fits, one_fit)
+    return [Spared(name, float(seconds[name]) / one_fit) for name in names], times
