@@ -14,6 +14,7 @@ import pytest
 
 from kernel_untrained import CONFIGS, write_untrained_bundle
 from lumbar.bundle.manifest import verify
+from lumbar.bundle.member_seconds import FILE, KEY, weights_key
 from lumbar.bundle.weights import load_networks
 from lumbar.chains.main import predict_study
 from lumbar.config import CLASSIFIERS
@@ -27,7 +28,7 @@ from lumbar_train.__main__ import main
 from lumbar_train.data.folds import make_folds, write_folds
 from lumbar_train.data.tables import Cohort, read_cohort
 from lumbar_train.data.true_points import true_localisation
-from lumbar_train.ensemble import budget, export
+from lumbar_train.ensemble import budget, build, export
 from lumbar_train.ensemble.budget import parse_target, study_flops
 from lumbar_train.ensemble.build import build_ensemble, summary
 from lumbar_train.ensemble.localisers import MEDIAN, RIGHT, chosen_localiser
@@ -202,6 +203,32 @@ def test_a_members_cost_is_what_its_crops_and_its_network_ask_for(cohort):
     assert wide / plain == pytest.approx(5 / 3 * (40 / 32) ** 2, rel=0.35)
     with pytest.raises(CohortError):
         parse_target("9h")
+
+
+def test_seconds_that_sealing_has_measured_stand_in_the_place_of_counted_ones(pair, cohort, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "study_flops", lambda config, counts: 1e9)
+    run = shutil.copytree(pair["b"], tmp_path / "b")
+    manifest = verify(run / "export")
+    told = {"machine": "NvidiaTeslaT4 (two T4)", "rest": 1.0, "members": {"axial_all": 0.25}}
+    (run / FILE).write_text(json.dumps({"weights": weights_key(manifest.data), KEY: told}))
+    runs = {"a": pair["a"], "b": run}
+    manifests = {name: verify(path / "export") for name, path in runs.items()}
+    candidates = gather(runs, cohort)
+    shipped = [export.shipped_by(source, manifests[source.run]) for source in candidates.sources]
+
+    def costs(machine):
+        target = parse_target(f"9h@{machine}")
+        measured = build._measured(runs, manifests, target)
+        return build._with_seconds(candidates, shipped, target, count_cohort(cohort), measured).members.seconds
+
+    assert costs("T4")[-1] == 0.5  # of the patient and the mirrored one
+    assert costs("A100")[-1] < 0.01  # measured for another machine: counted
+    assert (costs("T4")[:-1] < 0.01).all()
+    (run / FILE).write_text(json.dumps({"weights": "another", KEY: told}))
+    assert costs("T4")[-1] < 0.01
+    (run / FILE).write_text("[]")
+    with pytest.raises(CohortError, match=r"member_seconds\.json: found no seconds of members, expected what sealing"):
+        costs("T4")
 
 
 @pytest.mark.parametrize("change", [{}, {"per_series": True}, {"per_series": False}, {"share_sides": True}])

@@ -6,6 +6,7 @@ the notebook asks for. Near the deadline they say how much time is saved without
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from lumbar.stages.classifiers import classifiers_of, spared_in_order
 from lumbar.workers.effort import UNKNOWN_TIMES, Spared
 
 KEY = "member_seconds"
+FILE = "member_seconds.json"  # in a run folder: the same, and of which weights (``weights_key``)
 _VIEWS = 2  # the patient and the mirrored one
 _SECONDS = Real(0.0, 1e6)
 _FIELDS: dict[str, Rule] = {
@@ -23,6 +25,12 @@ _FIELDS: dict[str, Rule] = {
     "rest": _SECONDS,  # localisation, cutting of crops, and all else that runs whoever answers
     "members": Object(),  # seconds by name
 }
+
+
+def weights_key(data: Mapping[str, Any]) -> str:
+    """What measured seconds are of: the bundle's stages with their weights, of a manifest's JSON."""
+    parts = sorted(f"{entry['stage']} {entry['sha256']}" for entry in data["weights"])
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def check_member_seconds(path: Path, data: Mapping[str, Any]) -> None:

@@ -21,7 +21,7 @@ from lumbar.stages.classifiers import Classifier
 from lumbar_train.data.folds import FULL, is_full, write_folds
 from lumbar_train.data.tables import LABELS, Cohort, read_cohort, write_labels
 from lumbar_train.data.usable import read_dropped, write_dropped
-from lumbar_train.ensemble.budget import Target, study_flops
+from lumbar_train.ensemble.budget import Target, measured_seconds, study_flops, views_of
 from lumbar_train.ensemble.comparison import NOTES, SAME, verdict
 from lumbar_train.ensemble.export import Shipped, export_ensemble, shipped_by, verified_export
 from lumbar_train.ensemble.localisers import chosen_localiser, localiser_figures, named_localisers
@@ -126,7 +126,8 @@ def build_ensemble(
     shipped = [shipped_by(source, manifests[source.run]) for source in candidates.sources]
     figures = localiser_figures(runs, whole)
     places = chosen_localiser(runs, localiser, figures)
-    candidates = _with_seconds(candidates, shipped, target, count_cohort(whole))
+    measured = {} if target is None else _measured(runs, manifests, target)
+    candidates = _with_seconds(candidates, shipped, target, count_cohort(whole), measured)
     selection = select(candidates.members, limit_s=np.inf if target is None else target.study_s, seed=seed)
     if how == "all":
         selection = _all_kept(candidates, selection, target)
@@ -171,14 +172,36 @@ def check_free(out: Path) -> None:
         raise CohortError(f"--out {out}: found files there, expected an empty folder, or none")
 
 
+def _measured(
+    runs: Mapping[str, Path], manifests: Mapping[str, Manifest], target: Target
+) -> dict[tuple[str, str], float]:
+    """Seconds of a fit and a view of each classifier whose run's sealing has timed it for the target's machine."""
+    return {
+        (name, classifier): seconds
+        for name, path in runs.items()
+        for classifier, seconds in measured_seconds(path, manifests[name].data, target.machine).items()
+    }
+
+
 def _with_seconds(
-    candidates: Candidates, shipped: list[Shipped], target: Target | None, counts: CohortCounts
+    candidates: Candidates,
+    shipped: list[Shipped],
+    target: Target | None,
+    counts: CohortCounts,
+    measured: Mapping[tuple[str, str], float],
 ) -> Candidates:
-    """The candidates with what each member costs a study: seconds on the target, else in units of 10^12 operations."""
+    """The candidates with what each member costs a study: seconds on the target, else in units of 10^12 operations.
+
+    ``measured`` has the seconds of a fit and a view where sealing has measured them, by run and classifier.
+    """
     rate = 1e12 if target is None else target.machine.rate
     flops: dict[str, float] = {}
     seconds = []
     for one in shipped:
+        known = measured.get((one.source.run, one.source.classifier))
+        if known is not None:
+            seconds.append(known * views_of(one.config) * len(one.entries))
+            continue
         key = json.dumps(one.config_json, sort_keys=True)
         if key not in flops:
             flops[key] = study_flops(one.config, counts)
