@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import mmap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,15 +17,19 @@ from torch import Tensor, nn
 
 from lumbar.bundle.manifest import Manifest, WeightEntry
 from lumbar.bundle.shared_memory import SharedWeights
+from lumbar.bundle.turns import loading_plan
 from lumbar.config import CLASSIFIERS, STAGES
 from lumbar.errors import ManifestError
 from lumbar.io.files import write_atomically
 from lumbar.models import build, build_empty, expected_shapes
 from lumbar.models.backbone import check_sizes
 from lumbar.models.inference import Networks
+from lumbar.models.turns import Turn
 from lumbar.rules import shown
 from lumbar.stages.classifiers import spared
 from lumbar.stages.heat import SAGITTAL_POINTS
+
+log = logging.getLogger("lumbar")
 
 _ALIGNMENT = 64  # bytes: a tensor's start in shared memory, as torch's own begin
 _WHOLE_NUMBERS = {
@@ -54,14 +60,36 @@ def load_networks(folder: Path, manifest: Manifest, device: str | torch.device =
         spared=spared(listed, manifest.data.get("shed", ())),
         numbering=tuple(manifest.data.get("numbering", ())),
     )
+    in_turn, turn = _in_turn(manifest, device), Turn(device)
     for entry in manifest.weights:
         if entry.stage in stages:
             _require_usable(entry, names)
-            networks.by_stage.setdefault(entry.stage, []).append(load_network(manifest.path(entry), entry, device))
+            network = load_network(manifest.path(entry), entry, device)
+            networks.by_stage.setdefault(entry.stage, []).append(network)
+            if entry.file in in_turn:
+                turn.add(network, partial(_weights_of, manifest.path(entry), entry))
     missing = [stage for stage in stages if stage not in networks.by_stage]
     if missing:
         raise ManifestError(f"{folder}: no weights of stages {missing}, expected all of {stages}")
     return networks
+
+
+def _in_turn(manifest: Manifest, device: str | torch.device) -> frozenset[str]:
+    """The files of networks that take turns, since not all fit; the plan of an ensemble is told in any case."""
+    if _shared is not None and torch.device(device).type == "cpu":
+        return frozenset()  # the run has found room for all of them, once for all workers
+    plan = loading_plan(manifest, str(device))
+    if plan.in_turn:
+        log.warning("%s: %s", device, plan.words)
+    elif "classifiers" in manifest.data:
+        log.info("%s: %s", device, plan.words)
+    return frozenset(entry.file for entry in plan.in_turn)
+
+
+def _weights_of(path: Path, entry: WeightEntry) -> dict[str, Tensor]:
+    """A network's weights anew from its file, as ``load_network`` gave them."""
+    what = f"model {entry.model!r} and its config"
+    return _as_float(_read_tensors(path, expected_shapes(entry.model, entry.config), what))
 
 
 def _require_usable(entry: WeightEntry, classifiers: Sequence[str]) -> None:
