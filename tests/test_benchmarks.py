@@ -37,7 +37,9 @@ def test_no_benchmark_requires_an_option(path):
             assert ast.literal_eval(call.args[0]).startswith("--")
 
 
-@pytest.mark.parametrize("name", ["ablations", "calibrate_numbering", "prediction_picture", "real_spines"])
+@pytest.mark.parametrize(
+    "name", ["ablations", "calibrate_numbering", "calibrate_points", "prediction_picture", "real_spines"]
+)
 def test_without_its_inputs_a_benchmark_says_so_in_one_line_and_ends_well(
     benchmark, monkeypatch, tmp_path, capsys, name
 ):

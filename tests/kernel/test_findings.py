@@ -127,6 +127,15 @@ def test_each_row_has_the_point_that_its_condition_is_read_from(tmp_path, manife
     assert (right["x_px"], right["x_mm"]) == ("120.000", "-9.000")
 
 
+def test_the_probability_of_a_point_has_a_column_of_its_own(tmp_path, manifest):
+    points = all_points()
+    points["sagittal_points"].append(sagittal_point("l4_l5", None, SAGITTAL_T2, "9", 0.99) | {"probability": 0.95})
+    rows = {row["row_id"][2:]: row for row in rows_of(tmp_path, manifest, outcome(7, **points))}
+    told, untold = (rows[f"spinal_canal_stenosis_{level}"] for level in ("l4_l5", "l3_l4"))
+    assert (told["confidence"], told["point_probability"]) == ("0.9900", "0.9500")
+    assert untold["point_probability"] == ""
+
+
 def test_an_answer_that_rests_on_no_image_says_so(tmp_path, manifest):
     probs = probabilities(3)
     probs[5] = [0.6, 0.3, 0.1]  # a column that no network saw

@@ -50,6 +50,18 @@ FIELDS = {
     "rehearsed a list": (lambda d: d.update(rehearsed=["3.11"]), r"rehearsed: found \['3.11'\], expected an object"),
     "rehearsed on a number": (lambda d: d.update(rehearsed={"torch": 2}), r"rehearsed\.torch: found 2, expected pri"),
     "numbering too short": (lambda d: d.update(numbering=[1.0]), "numbering: found .*, expected"),
+    "point probability of two kinds": (
+        lambda d: d.update(point_probability={"canal": [0.0, 1.0], "axial": [0.0, 1.0]}),
+        "point_probability: foramen missing, expected canal, foramen, axial",
+    ),
+    "point probability of one number": (
+        lambda d: d.update(point_probability={kind: [1.0] for kind in ("canal", "foramen", "axial")}),
+        "point_probability.canal: found .*, expected",
+    ),
+    "point probability no object": (
+        lambda d: d.update(point_probability=[1.0]),
+        "point_probability: found .*, expected",
+    ),
     "numbering no numbers": (lambda d: d.update(numbering=["1"] * 5), "numbering: found .*, expected"),
     "schema 1.0": (lambda d: d.update(schema=1.0), "schema: found float, expected int"),
     "schema true": (lambda d: d.update(schema=True), "found schema True, expected 1"),

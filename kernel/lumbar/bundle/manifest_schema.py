@@ -60,6 +60,8 @@ WEIGHT: dict[str, tuple[type, Rule]] = {
 }
 # A field that a bundle may have: the numbers that tell how sure the numbering is (``lumbar.stages.numbering.NUMBERS``).
 NUMBERING = ListOf(Real(-100.0, 100.0), 5, 5)
+# Another one: offset and slope for the probability of each kind of point (``lumbar.stages.point_probability``).
+POINT_PROBABILITY = dict.fromkeys(("canal", "foramen", "axial"), ListOf(Real(-100.0, 100.0), 2, 2))
 # Which networks can serve a stage. With another one every study would fail, and nothing before it.
 SERVES: dict[str, set[str]] = {
     "sagittal_xy": {"heatmap", "sagittal_regression"},
@@ -104,6 +106,8 @@ def check(path: Path, data: Any) -> None:
     _check_rehearsed(path, data)
     if "numbering" in data:
         require(f"{path}: numbering", data["numbering"], NUMBERING)
+    if "point_probability" in data:
+        _check_point_probability(path, data["point_probability"])
     names: set[str] = set()
     for index, entry in enumerate(data["weights"]):
         _check_entry(path, index, entry)
@@ -177,6 +181,14 @@ def _check_prior(path: Path, prior: dict[str, Any], competition: Competition) ->
             raise ManifestError(f"{path}: prior: found column {shown(key)}, expected {expected}")
         if not each.accepts(row) or (competition.sums_to_one and abs(sum(row) - 1.0) > 1e-3):
             raise ManifestError(f"{path}: prior of {key}: found {shown(row)}, expected {probabilities}")
+
+
+def _check_point_probability(path: Path, data: Any) -> None:
+    where = f"{path}: point_probability"
+    require(where, data, Object())
+    if missing := [kind for kind in POINT_PROBABILITY if kind not in data]:
+        raise ManifestError(f"{where}: {missing[0]} missing, expected {', '.join(POINT_PROBABILITY)}")
+    require_fields(f"{where}.", data, POINT_PROBABILITY)
 
 
 def _check_rehearsed(path: Path, data: Mapping[str, Any]) -> None:

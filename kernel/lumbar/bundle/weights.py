@@ -59,6 +59,7 @@ def load_networks(folder: Path, manifest: Manifest, device: str | torch.device =
         classifiers=names,
         spared=spared(listed, manifest.data.get("shed", ())),
         numbering=tuple(manifest.data.get("numbering", ())),
+        point_probability=dict(manifest.data.get("point_probability", {})),
     )
     in_turn, turn = _in_turn(manifest, device), Turn(device)
     for entry in manifest.weights:

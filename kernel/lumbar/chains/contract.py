@@ -38,6 +38,7 @@ class Mark:
         x, y: place in picture pixels from the picture's upper left corner.
         other_slice: instance number of the slice that the point lies on, where that is not the slice shown.
         confidence: peak of the network's heatmap in 0..1, which is no probability.
+        probability: that the point lies near the true one; None where the bundle does not tell it.
     """
 
     level: str
@@ -46,6 +47,7 @@ class Mark:
     y: float
     other_slice: int | None = None
     confidence: float | None = None
+    probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

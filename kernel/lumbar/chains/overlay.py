@@ -151,6 +151,7 @@ def _sagittal_slice(
             *view.place(point.x_px, point.y_px),
             None if point.slice_index == index else int(point.instance_number),
             point.confidence,
+            point.probability,
         )
         for point in points
         if is_main or point.slice_index == index
@@ -180,7 +181,7 @@ def _axial(study: Study, level: AxialLevel) -> tuple[str, Image, SliceView]:
         distance_mm=abs(level.distance_mm),
     )
     marks = [
-        Mark(level.level, side, *view.place(*point), None, level.confidence)
+        Mark(level.level, side, *view.place(*point), None, level.confidence, level.probability)
         for side, point in (("left", level.left_px), ("right", level.right_px))
     ]
     away = f"{abs(level.distance_mm):.1f} mm from the canal point of the level"

@@ -20,12 +20,14 @@ class Networks:
         classifiers: the stages whose logits the aggregator joins, in its order.
         spared: those of them that do not run when time is shortest.
         numbering: the bundle's numbers for how sure the numbering is (``lumbar.stages.numbering``), or none.
+        point_probability: offset and slope of each kind of point (``lumbar.stages.point_probability``), or none.
     """
 
     by_stage: dict[str, list[nn.Module]] = field(default_factory=dict)
     classifiers: tuple[str, ...] = CLASSIFIERS
     spared: frozenset[str] = frozenset()
     numbering: tuple[float, ...] = ()
+    point_probability: dict[str, list[float]] = field(default_factory=dict)
 
     def stage(self, name: str) -> list[nn.Module]:
         """Networks of a stage, empty if the bundle has none."""

@@ -41,6 +41,7 @@ class Point:
         x_px, y_px: 0-based pixel centre (column, row) in that slice.
         xyz_mm: in patient space (LPS); None where the record does not have it.
         confidence: 0 to 1, no probability; None where the record does not have it.
+        probability: that it lies near the true point; None where the bundle does not tell it.
         distance_mm: of an axial slice from the level's canal point.
     """
 
@@ -52,6 +53,7 @@ class Point:
     xyz_mm: tuple[float, float, float] | None
     confidence: float | None
     distance_mm: float | None = None
+    probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +164,7 @@ def _as_point(entry: Mapping[str, Any], x_px: float, y_px: float, xyz_mm: Sequen
         None if xyz_mm is None else (float(xyz_mm[0]), float(xyz_mm[1]), float(xyz_mm[2])),
         entry.get("confidence"),
         None if distance is None else abs(float(distance)),
+        entry.get("probability"),
     )
 
 

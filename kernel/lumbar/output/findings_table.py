@@ -19,7 +19,8 @@ from lumbar.output.submission import Submission, normalise
 
 COLUMNS = (
     "row_id", "study_id", "condition", "level", "side", "status", *SEVERITY_COLUMNS, "grade", "likeliest_grade",
-    "series_id", "instance_number", "frame", "x_px", "y_px", "x_mm", "y_mm", "z_mm", "confidence", "warnings",
+    "series_id", "instance_number", "frame", "x_px", "y_px", "x_mm", "y_mm", "z_mm", "confidence",
+    "point_probability", "warnings",
 )  # fmt: skip
 _WARNINGS_LISTED = 12
 _WARNING_LENGTH = 300
@@ -75,12 +76,12 @@ def _cells(finding: Finding, problems: list[str]) -> list[Any]:
 def _place(finding: Finding) -> list[Any]:
     point = finding.point
     if point is None:
-        return [""] * 9
-    confidence = "" if point.confidence is None else f"{point.confidence:.4f}"
+        return [""] * 10
+    heights = ["" if value is None else f"{value:.4f}" for value in (point.confidence, point.probability)]
     xyz = ["", "", ""] if point.xyz_mm is None else [f"{value:.3f}" for value in point.xyz_mm]
     frame = "" if point.frame is None else point.frame
     place = [f"{point.x_px:.3f}", f"{point.y_px:.3f}", *xyz]
-    return [point.series_id, point.instance_number, frame, *place, confidence]
+    return [point.series_id, point.instance_number, frame, *place, *heights]
 
 
 def _joined(lines: list[str]) -> str:

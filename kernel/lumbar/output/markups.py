@@ -17,6 +17,7 @@ from lumbar.io.files import write_atomically
 from lumbar.io.text import printable, public_values
 from lumbar.labels import level_title
 from lumbar.output.findings import Finding
+from lumbar.stages.point_probability import NEAR_MM
 
 SCHEMA = (
     "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
@@ -69,6 +70,8 @@ def _control_point(number: int, finding: Finding) -> dict[str, Any]:
     side = f"{finding.side} " if finding.side else ""
     frame = "" if point.frame is None else f" frame {point.frame}"
     confidence = "" if point.confidence is None else f", confidence {point.confidence:.2f}"
+    if point.probability is not None:
+        confidence = f", within {NEAR_MM:.0f} mm with {point.probability:.0%}"
     return {
         "id": str(number),
         "label": f"{level_title(finding.level)} {side}{_PLACES[finding.condition]}",

@@ -20,6 +20,7 @@ from lumbar.output.findings import NO_POINT, NOT_GRADED, rows_at_prior
 from lumbar.output.findings_table import normalised_prior
 from lumbar.output.notes import Distance, Distances, distances_of, is_numbering_doubt, notes_of
 from lumbar.output.truth import TruePoint, Truth, column_of
+from lumbar.stages.point_probability import NEAR_MM
 
 PROBLEMS_LISTED = 12
 _DETAIL_MM = {"canal": 56.0, "left foramen": 56.0, "right foramen": 56.0, "axial": 70.0}  # side of a grade's picture
@@ -195,7 +196,9 @@ def _cross(mark: Mark) -> dict[str, Any]:
     text = f"{level_title(mark.level)}{side}"
     if mark.other_slice is not None:
         text += f", on slice {mark.other_slice}"
-    if mark.confidence is not None:
+    if mark.probability is not None:
+        text += f"; within {NEAR_MM:.0f} mm of the true point with {mark.probability:.0%}"
+    elif mark.confidence is not None:
         text += f"; height of the heatmap's peak {mark.confidence:.2f} (0 to 1, no probability)"
     return {
         "x": round(mark.x, 1),

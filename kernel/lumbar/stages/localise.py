@@ -22,6 +22,7 @@ from lumbar.stages.guessed_scale import estimate_scales
 from lumbar.stages.heat import STRIDE, Heat, SagittalHeat, pose_of, run_batches, sagittal_heat, whole_image_mm
 from lumbar.stages.numbering import numbering_doubt, numbering_move, other_readings, settle_numbering
 from lumbar.stages.place import MIN_HEAT, expected_recess, fuse_levels, place_points, sacrum_warnings, series_warnings
+from lumbar.stages.point_probability import give_probabilities
 from lumbar.stages.points import AxialLevel, Localisation
 from lumbar.study import Study
 
@@ -72,6 +73,7 @@ def localise(study: Study, networks: Networks, *, all_folds: bool = True, augmen
     for _, other in others:
         place_all(study, maps, networks, other, dict.fromkeys(LEVELS, min(confidence.values())), all_folds=all_folds)
     localisation.readings = others
+    give_probabilities(localisation, networks.point_probability)
     return localisation
 
 

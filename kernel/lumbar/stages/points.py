@@ -18,7 +18,8 @@ class SagittalPoint:
     """A canal point (``side`` None) or foraminal point of one level on one sagittal series.
 
     ``x_px, y_px`` are 0-based pixel centres in the original slice ``instance_number`` (of a multi-frame file its
-    ``frame``, from 1); ``xyz_mm`` is LPS and may lie between slices; ``confidence`` is in 0..1.
+    ``frame``, from 1); ``xyz_mm`` is LPS and may lie between slices; ``confidence`` is the height of the heatmap's
+    peak in 0..1; ``probability`` is that of lying near the true point, None where the bundle does not tell it.
     """
 
     series_id: str
@@ -33,9 +34,10 @@ class SagittalPoint:
     slice_index: int = 0
     description: str = ""
     frame: int | None = None
+    probability: float | None = None
 
     def record(self) -> dict[str, Any]:
-        """The point as plain JSON types, with the keys of the run record; ``frame`` only where the file has several."""
+        """The point as plain JSON types with the run record's keys; ``probability`` and ``frame`` only where known."""
         return {
             "series_id": self.series_id,
             "description": self.description,
@@ -46,7 +48,7 @@ class SagittalPoint:
             "y_px": round(float(self.y_px), 3),
             "xyz_mm": [round(float(value), 3) for value in self.xyz_mm],
             "confidence": round(float(self.confidence), 4),
-            **_frame_record(self.frame),
+            **_optional(self.probability, self.frame),
         }
 
 
@@ -64,9 +66,10 @@ class AxialLevel:
     stack: int = 0
     slice_index: int = 0
     frame: int | None = None
+    probability: float | None = None  # of both points, as of a sagittal point
 
     def record(self) -> dict[str, Any]:
-        """The slice as plain JSON types, with the keys of the run record; ``frame`` only where the file has several."""
+        """The slice as plain JSON types with the run record's keys; ``probability`` and ``frame`` only where known."""
         return {
             "series_id": self.series_id,
             "level": self.level,
@@ -75,7 +78,7 @@ class AxialLevel:
             "left_px": [round(float(value), 3) for value in self.left_px],
             "right_px": [round(float(value), 3) for value in self.right_px],
             "confidence": round(float(self.confidence), 4),
-            **_frame_record(self.frame),
+            **_optional(self.probability, self.frame),
         }
 
 
@@ -146,5 +149,7 @@ def as_xyz(values: Any) -> Xyz:
     return (float(x), float(y), float(z))
 
 
-def _frame_record(frame: int | None) -> dict[str, int]:
-    return {} if frame is None else {"frame": int(frame)}
+def _optional(probability: float | None, frame: int | None) -> dict[str, float]:
+    """The keys that not every point has."""
+    told = {} if probability is None else {"probability": round(float(probability), 4)}
+    return told if frame is None else told | {"frame": int(frame)}

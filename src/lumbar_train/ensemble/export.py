@@ -125,8 +125,9 @@ def export_ensemble(
         "classifiers": [one.as_json() for one in listed],
         "shed": list(shed),
     }
-    if "numbering" in base.data:  # how levels are counted goes with the localisers
-        data["numbering"] = base.data["numbering"]
+    for name in ("numbering", "point_probability"):  # how levels and points are judged goes with the localisers
+        if name in base.data:
+            data[name] = base.data[name]
     write_manifest(folder / FILE_NAME, data)
     return folder
 
