@@ -33,6 +33,7 @@ SECONDS = {
     "machine": "two T4",
     "rest": 0.2,
     "members": {"a_sagittal": 0.2, "a_axial": 0.1, "b_axial": 0.1, "b_wide": 0.4},
+    "localisers": {},
 }
 PRIOR = np.full((25, 3), [0.6, 0.3, 0.1])
 NAMES = ("a_sagittal", "a_axial", "b_axial", "b_wide")
@@ -190,7 +191,8 @@ def more_crop(data):
         (seconds(machine=3), r"member_seconds\.machine: found 3, expected"),
         (seconds(members={"a_axial": 1.0}), r"member_seconds\.members: found 'a_axial', expected a_sagittal, a_axial"),
         (seconds(members=dict.fromkeys(NAMES, "1")), r"member_seconds\.members\.a_sagittal: found '1', expected"),
-        (seconds(more=1), "member_seconds: found 'machine', 'members', 'more', 'rest', expected machine, rest, mem"),
+        (seconds(more=1), "member_seconds: found 'localisers', 'machine', 'members', 'more', 'rest', expected machine"),
+        (seconds(localisers={"x": 1.0}), r"member_seconds\.localisers: found 'x', expected none"),
         (lambda d: d.update(member_seconds=3), "member_seconds: found 3, expected"),
     ],
 )

@@ -27,7 +27,12 @@ MEMBERS = {
     "b_wide": replace(CONFIGS["axial_all"], box_scale=3.0, size=96, window=5),
 }
 T4 = accelerator("NvidiaTeslaT4")
-SECONDS = {"machine": str(T4), "rest": 0.5, "members": {"a_sagittal": 0.02, "a_axial": 0.01, "b_wide": 0.1}}
+SECONDS = {
+    "machine": str(T4),
+    "rest": 0.5,
+    "members": {"a_sagittal": 0.02, "a_axial": 0.01, "b_wide": 0.1},
+    "localisers": {},
+}
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +97,7 @@ def test_seconds_are_carried_over_by_counted_operations() -> None:
     told = {
         "members": {"a": {"seconds": 1.0, "flops": 2e10}, "b": {"seconds": 3.0, "flops": 2e10}},
         "localise": {"seconds": 1.5, "flops": 1e10},  # of these one second in the networks
+        "localisers": {"localisers_1": {"seconds": 0.5, "flops": 0}},
         "cut_seconds": 0.25,
     }
     here = projected(told, accelerator("none"))
@@ -100,4 +106,5 @@ def test_seconds_are_carried_over_by_counted_operations() -> None:
     factor = 1e10 / (12.6e12 * 320 / 936)
     assert there["members"]["b"] == pytest.approx(3 * factor, abs=1e-6)
     assert there["members"]["b"] / there["members"]["a"] == pytest.approx(3, rel=1e-3)
+    assert there["localisers"] == {"localisers_1": 0.5}
     assert there["rest"] == pytest.approx(0.75 + factor, abs=1e-6)

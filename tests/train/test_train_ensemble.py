@@ -31,7 +31,7 @@ from lumbar_train.data.true_points import true_localisation
 from lumbar_train.ensemble import budget, build, export
 from lumbar_train.ensemble.budget import parse_target, study_flops
 from lumbar_train.ensemble.build import build_ensemble, summary
-from lumbar_train.ensemble.localisers import MEDIAN, RIGHT, chosen_localiser
+from lumbar_train.ensemble.localisers import MEDIAN, RIGHT, chosen_localiser, localiser_lines
 from lumbar_train.ensemble.members import gather
 from lumbar_train.evaluation.point_errors import truth_points
 from lumbar_train.outputs.store import levels_frame, logits_frame, write_frame, write_localisations
@@ -195,6 +195,37 @@ def test_runs_that_nothing_can_be_sealed_from_are_refused(pair, pristine_root, t
     assert main([*command, *map(str, pair.values())]) == 1
     assert "ENS: found files there, expected an empty folder, or none" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "ENS").iterdir()] == ["note.txt"]
+
+
+def test_members_keep_their_own_localisers_and_equal_ones_ship_once(pair, tmp_path):
+    manifests = {name: verify(pair[run] / "export") for name, run in (("a", "a"), ("b", "b"), ("twin", "b"))}
+    kept = {"a": ["a_axial_all"], "b": ["b_axial_all"], "twin": ["twin_axial_all"]}
+    own = export.own_localisers("a", kept, manifests)
+    assert [one.listed.as_json() for one in own.values()] == [
+        {"name": "localisers_1", "members": ["b_axial_all", "twin_axial_all"], "numbering": []}
+    ]
+    entries = own["localisers_1"].copied(tmp_path)
+    assert [entry["stage"] for entry in entries] == [
+        "localisers_1_sagittal_xy", "localisers_1_sagittal_z", "localisers_1_axial_xy",
+    ]  # fmt: skip
+    assert all((tmp_path / entry["file"]).is_file() for entry in entries)
+    assert export.own_localisers("b", kept | {"a": []}, manifests) == {}
+
+
+def test_both_choices_of_localisers_are_told_with_what_is_known_of_them():
+    notes = {
+        "localiser": "a", "own_localisers": {}, "localisers": {"a": {RIGHT: 0.9, MEDIAN: None}},
+        "members": [{"run": "a", "weight": 0.5}, {"run": "b", "weight": 0.5}], "honest": {"total": [0.5, 0.4, 0.6]},
+    }  # fmt: skip
+    assert localiser_lines(notes) == [
+        "localisers of a, which ship: axial levels given their own slice 0.9, sagittal points, median mm nan",
+        "own localisers a member: 0.5000 (95 %: 0.4000 to 0.6000) out of fold; all logits were made at their points",
+        "one set, of a (chosen): no score out of fold, since members of b were not run at its points; only the errors "
+        "of points above tell",
+    ]
+    chosen = localiser_lines(notes | {"own_localisers": {"localisers_1": ["b_axial_all"]}})
+    assert chosen[1].startswith("own localisers a member (chosen): 0.5000")
+    assert chosen[-1] == "localisers_1 ships for b_axial_all"
 
 
 def test_a_members_cost_is_what_its_crops_and_its_network_ask_for(cohort):

@@ -7,10 +7,11 @@ the notebook asks for. Near the deadline they say how much time is saved without
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lumbar.bundle.own_localisers import own_sets
 from lumbar.errors import ManifestError
 from lumbar.rules import Object, Real, Rule, Text, require, require_fields, shown
 from lumbar.stages.classifiers import classifiers_of, spared_in_order
@@ -24,6 +25,7 @@ _FIELDS: dict[str, Rule] = {
     "machine": Text(200),  # that the seconds are meant for
     "rest": _SECONDS,  # localisation, cutting of crops, and all else that runs whoever answers
     "members": Object(),  # seconds by name
+    "localisers": Object(),  # seconds of each further set of localisers (``bundle.own_localisers``), by its name
 }
 
 
@@ -58,6 +60,13 @@ def check_member_seconds(path: Path, data: Mapping[str, Any]) -> None:
             f"{where}.members: found {', '.join(map(shown, sorted(members))) or 'none'}, expected {', '.join(names)}"
         )
     require_fields(f"{where}.members.", members, dict.fromkeys(names, _SECONDS))
+    sets, known = data[KEY]["localisers"], [own.name for own in own_sets(data)]
+    if set(sets) != set(known):
+        raise ManifestError(
+            f"{where}.localisers: found {', '.join(map(shown, sorted(sets))) or 'none'}, "
+            f"expected {', '.join(known) or 'none'}"
+        )
+    require_fields(f"{where}.localisers.", sets, dict.fromkeys(known, _SECONDS))
 
 
 def spared_members(data: Mapping[str, Any]) -> tuple[list[Spared], tuple[float, ...]]:
@@ -69,11 +78,23 @@ def spared_members(data: Mapping[str, Any]) -> tuple[list[Spared], tuple[float, 
     names = spared_in_order(classifiers_of(data), data.get("shed", ()))
     if KEY not in data:
         return [Spared(name) for name in names], UNKNOWN_TIMES
-    rest, seconds = float(data[KEY]["rest"]), data[KEY]["members"]
+    told = data[KEY]
+    seconds = {name: float(value) for name, value in told["members"].items()}
+    rest = float(told["rest"]) + sum(map(float, told["localisers"].values()))
     fits = {name: sum(entry["stage"] == name for entry in data["weights"]) for name in seconds}
-    all_fits = sum(float(value) * fits[name] for name, value in seconds.items())
-    one_fit = rest + sum(map(float, seconds.values()))
+    all_fits = sum(seconds[name] * fits[name] for name in seconds)
+    one_fit = rest + sum(seconds.values())
     if not one_fit > 0:
         return [Spared(name) for name in names], UNKNOWN_TIMES
     times = (rest + _VIEWS * all_fits, rest + all_fits, one_fit)
-    return [Spared(name, float(seconds[name]) / one_fit) for name in names], times
+    saved = _saved(names, seconds, data)
+    return [Spared(name, saved[name] / one_fit) for name in names], times
+
+
+def _saved(names: Sequence[str], seconds: Mapping[str, float], data: Mapping[str, Any]) -> dict[str, float]:
+    """What each member saves that goes in this order: the last one of a set of localisers takes these along."""
+    saved = {name: seconds[name] for name in names}
+    for own in own_sets(data):
+        if set(own.members) <= set(names):
+            saved[max(own.members, key=names.index)] += float(data[KEY]["localisers"][own.name])
+    return saved

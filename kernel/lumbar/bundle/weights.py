@@ -7,6 +7,7 @@ import mmap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from lumbar.bundle.manifest import Manifest, WeightEntry
+from lumbar.bundle.own_localisers import LOCALISERS, OwnSet, own_sets
 from lumbar.bundle.shared_memory import SharedWeights
 from lumbar.bundle.turns import loading_plan
 from lumbar.config import CLASSIFIERS, STAGES
@@ -69,9 +71,20 @@ def load_networks(folder: Path, manifest: Manifest, device: str | torch.device =
             networks.by_stage.setdefault(entry.stage, []).append(network)
             if entry.file in in_turn:
                 turn.add(network, partial(_weights_of, manifest.path(entry), entry))
+    networks.own = tuple((own.members, _own_localisers(manifest, own, device)) for own in own_sets(manifest.data))
     missing = [stage for stage in stages if stage not in networks.by_stage]
     if missing:
         raise ManifestError(f"{folder}: no weights of stages {missing}, expected all of {stages}")
+    return networks
+
+
+def _own_localisers(manifest: Manifest, own: OwnSet, device: str | torch.device) -> Networks:
+    """The networks of a further set of localisers, each under its usual stage."""
+    networks = Networks(numbering=own.numbering)
+    for localiser in LOCALISERS:
+        for entry in manifest.of_stage(own.stage(localiser)):
+            _require_usable(replace(entry, stage=localiser), ())
+            networks.by_stage.setdefault(localiser, []).append(load_network(manifest.path(entry), entry, device))
     return networks
 
 

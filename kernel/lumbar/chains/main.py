@@ -17,8 +17,9 @@ from lumbar.chains.contract import Picture, StudyResult
 from lumbar.labels import AXIAL_T2
 from lumbar.models.inference import Networks
 from lumbar.stages.aggregate import aggregate, level_confidence, mixed_readings
-from lumbar.stages.classify import classify
+from lumbar.stages.classify import Logits, Mask, classify
 from lumbar.stages.localise import localise
+from lumbar.stages.own_places import OwnPlaces, own_places
 from lumbar.stages.points import AxialLevel, Localisation
 from lumbar.study import Study, read_study
 from lumbar.workers.effort import Effort, Level
@@ -68,13 +69,17 @@ def predict_study(
     """
     seconds: dict[str, float] = {}
     start = time.perf_counter()
-    localisation = localise(study, networks, all_folds=effort.uses_all_folds, augment=effort.uses_augmentation)
+    how = {"all_folds": effort.uses_all_folds, "augment": effort.uses_augmentation}
+    localisation = localise(study, networks, **how)
+    own = own_places(study, networks, **how, skip=effort.skips(networks.spared)) if networks.own else []
     seconds["localise"] = time.perf_counter() - start
 
     seconds["classify"] = seconds["aggregate"] = 0.0
 
     def answer_of(reading: Localisation) -> NDArray[np.float64]:
-        return _answer(study, reading, networks, prior, effort, seconds)
+        # Another reading of the numbering is one of the bundle's own localisers: all members follow it
+        at = own if reading is localisation else []
+        return _answer(study, reading, at, networks, prior, effort, seconds)
 
     probs = mixed_readings(answer_of(localisation), localisation, prior, answer_of)
     return StudyResult(
@@ -89,21 +94,18 @@ def predict_study(
 def _answer(
     study: Study,
     localisation: Localisation,
+    own: OwnPlaces,
     networks: Networks,
     prior: NDArray[np.float64],
     effort: Level,
     seconds: dict[str, float],
 ) -> NDArray[np.float64]:
-    """The probabilities (25, 3) at the points of a localisation; what they took is added to ``seconds``."""
+    """The probabilities (25, 3) at the points of a localisation; what they took is added to ``seconds``.
+
+    Members in ``own`` look at points of their own.
+    """
     start = time.perf_counter()
-    logits, mask = classify(
-        study,
-        localisation,
-        networks,
-        flip=effort.uses_augmentation,
-        all_folds=effort.uses_all_folds,
-        skip=effort.skips(networks.spared),
-    )
+    logits, mask = _logits(study, localisation, own, networks, effort)
     seconds["classify"] += time.perf_counter() - start
 
     start = time.perf_counter()
@@ -112,6 +114,20 @@ def _answer(
     probs = aggregate(logits, mask, prior, folds, level_confidence(localisation))
     seconds["aggregate"] += time.perf_counter() - start
     return probs
+
+
+def _logits(
+    study: Study, localisation: Localisation, own: OwnPlaces, networks: Networks, effort: Level
+) -> tuple[Logits, Mask]:
+    """Run the classifiers, each at its points: logits (M, 5 conditions, 5 levels, 3) and mask (M, 5, 5)."""
+    how = {"flip": effort.uses_augmentation, "all_folds": effort.uses_all_folds}
+    skip = effort.skips(networks.spared)
+    elsewhere = frozenset(name for members, _ in own for name in members)
+    logits, mask = classify(study, localisation, networks, **how, skip=skip | elsewhere)
+    for members, place in own:
+        rows = [networks.classifiers.index(name) for name in members]
+        logits[rows], mask[rows] = classify(study, place, networks, names=members, **how)
+    return logits, mask
 
 
 def axial_points_mm(study: Study, level: AxialLevel) -> dict[str, list[float]]:

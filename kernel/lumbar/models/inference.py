@@ -20,6 +20,7 @@ class Networks:
         classifiers: the stages whose logits the aggregator joins, in its order.
         spared: those of them that do not run when time is shortest.
         numbering: the bundle's numbers for how sure the numbering is (``lumbar.stages.numbering``), or none.
+        own: classifiers that have localisers of their own, with these (``lumbar.stages.own_places``).
         point_probability: offset and slope of each kind of point (``lumbar.stages.point_probability``), or none.
     """
 
@@ -27,6 +28,7 @@ class Networks:
     classifiers: tuple[str, ...] = CLASSIFIERS
     spared: frozenset[str] = frozenset()
     numbering: tuple[float, ...] = ()
+    own: tuple[tuple[tuple[str, ...], Networks], ...] = ()
     point_probability: dict[str, list[float]] = field(default_factory=dict)
 
     def stage(self, name: str) -> list[nn.Module]:

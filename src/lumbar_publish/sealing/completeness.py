@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from lumbar.bundle.own_localisers import own_stages
 from lumbar.competitions.lumbar_spine import NAME as DEFAULT
 from lumbar.config import CLASSIFIERS, OPTIONAL_STAGES, STAGES
 from lumbar.errors import ManifestError
@@ -62,7 +63,12 @@ def _stages(data: dict[str, Any]) -> list[str]:
     """The stages of the main chain: the classifiers are those that the manifest lists, or the usual three."""
     names = [str(entry["name"]) for entry in data.get("classifiers", ())] or CLASSIFIERS
     first = STAGES.index(CLASSIFIERS[0])
-    return [*STAGES[:first], *names, *(stage for stage in STAGES[first:] if stage not in CLASSIFIERS)]
+    return [
+        *STAGES[:first],
+        *own_stages(data),
+        *names,
+        *(stage for stage in STAGES[first:] if stage not in CLASSIFIERS),
+    ]
 
 
 def _recipes(data: dict[str, Any], entries: list[dict[str, Any]], run: Path | None) -> list[str]:

@@ -3,7 +3,7 @@
     python measure_members.py BUNDLE COMPETITION_FOLDER OUT
 
 ``OUT`` gets, as JSON, the seconds and counted operations of each member (one set of weights, one view, five levels) and
-of the localisation, and the seconds in which the crops of all members are cut.
+of each localisation, and the seconds in which the crops of all members are cut.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lumbar.bundle.manifest import Manifest, read_manifest
+from lumbar.bundle.own_localisers import own_sets
 from lumbar.bundle.weights import load_networks
 from lumbar.errors import LumbarError
 from lumbar.models.inference import Networks
@@ -45,11 +46,7 @@ def measure(folder: Path, root: Path) -> dict[str, Any]:
     manifest = read_manifest(folder)
     networks = load_networks(folder, manifest)
     study = _first_study(manifest, root)
-    localise(study, networks, all_folds=False, augment=False)  # compiles what has to be compiled
-    with FlopCounterMode(display=False) as counted:
-        started = time.perf_counter()
-        place = localise(study, networks, all_folds=False, augment=False)
-        localise_s = time.perf_counter() - started
+    place, localised = _localised(study, networks)
     crops: dict[Any, list[LevelTensors]] = {}
     cut_s = 0.0
     members = {}
@@ -68,9 +65,23 @@ def measure(folder: Path, root: Path) -> dict[str, Any]:
         members[name] = _timed(network, crops[key])
     return {
         "members": members,
-        "localise": {"seconds": localise_s, "flops": counted.get_total_flops()},
+        "localise": localised,
+        "localisers": {
+            own.name: _localised(study, localisers)[1]
+            for own, (_, localisers) in zip(own_sets(manifest.data), networks.own, strict=True)
+        },
         "cut_seconds": cut_s,
     }
+
+
+def _localised(study: Study, networks: Networks) -> tuple[Localisation, dict[str, float]]:
+    """The points of a study, and seconds and counted operations of finding them with one fold and one view."""
+    localise(study, networks, all_folds=False, augment=False)  # compiles what has to be compiled
+    with FlopCounterMode(display=False) as counted:
+        started = time.perf_counter()
+        place = localise(study, networks, all_folds=False, augment=False)
+        seconds = time.perf_counter() - started
+    return place, {"seconds": seconds, "flops": counted.get_total_flops()}
 
 
 def _first_study(manifest: Manifest, root: Path) -> Study:

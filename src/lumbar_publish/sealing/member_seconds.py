@@ -69,12 +69,16 @@ def projected(told: Mapping[str, Any], machine: Accelerator) -> dict[str, Any]:
     rate = flops / seconds if flops and seconds else _RATE
     bandwidth = _BANDWIDTH_GB_S.get(machine.name)
     factor = rate / (_RATE * bandwidth / _AT_GB_S) if bandwidth else 1.0
-    localise_s = told["localise"]["seconds"]
-    networks_s = min(told["localise"]["flops"] / rate, localise_s)
+
+    def localised(one: Mapping[str, float]) -> float:
+        networks_s = min(one["flops"] / rate, one["seconds"])
+        return one["seconds"] - networks_s + networks_s * factor
+
     return {
         "machine": str(machine),
-        "rest": round(localise_s - networks_s + networks_s * factor + told["cut_seconds"], _DIGITS),
+        "rest": round(localised(told["localise"]) + told["cut_seconds"], _DIGITS),
         "members": {name: round(one["seconds"] * factor, _DIGITS) for name, one in told["members"].items()},
+        "localisers": {name: round(localised(one), _DIGITS) for name, one in told["localisers"].items()},
     }
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,15 @@ from lumbar_train.data.tables import LABELS, Cohort, read_cohort, write_labels
 from lumbar_train.data.usable import read_dropped, write_dropped
 from lumbar_train.ensemble.budget import Target, measured_seconds, study_flops, views_of
 from lumbar_train.ensemble.comparison import NOTES, SAME, verdict
-from lumbar_train.ensemble.export import Shipped, export_ensemble, shipped_by, verified_export
-from lumbar_train.ensemble.localisers import chosen_localiser, localiser_figures, named_localisers
+from lumbar_train.ensemble.export import (
+    OwnLocalisers,
+    Shipped,
+    export_ensemble,
+    own_localisers,
+    shipped_by,
+    verified_export,
+)
+from lumbar_train.ensemble.localisers import chosen_localiser, localiser_figures, localiser_lines, named_localisers
 from lumbar_train.ensemble.members import Candidates, Source, gather
 from lumbar_train.ensemble.pool import Sum, fit_scales
 from lumbar_train.ensemble.selection import Selection, Shed, keeping, select, shedding_order
@@ -61,6 +68,7 @@ class Ensemble:
         localiser: the name of the run whose localisers ship.
         localisers: by run how well its localisers find levels (``localiser_figures``).
         keeps_all: every member was kept, whatever the selection would have chosen.
+        own: the further sets of localisers that ship, by name.
     """
 
     out: Path
@@ -71,6 +79,7 @@ class Ensemble:
     localiser: str
     localisers: Mapping[str, Mapping[str, float]]
     keeps_all: bool = False
+    own: Mapping[str, OwnLocalisers] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -99,6 +108,7 @@ def build_ensemble(
     how: str = "greedy",
     target: Target | None = None,
     localiser: str | None = None,
+    keeps_own: bool = False,
     seed: int = 0,
 ) -> Ensemble:
     """Choose members, fit one aggregator on them, and leave a run folder that can be sealed.
@@ -110,6 +120,7 @@ def build_ensemble(
         how: ``greedy``, or ``all`` to keep every member.
         target: the machine and the time limit that the members must fit; None: no limit.
         localiser: the run whose localisers ship; None: the one that finds levels best out of fold.
+        keeps_own: members look where the localisers of their own runs point, which ship too.
         seed: of what is drawn at random.
 
     Raises:
@@ -133,7 +144,8 @@ def build_ensemble(
         selection = _all_kept(candidates, selection, target)
     kept = tuple(sorted(set(selection.picks)))
     shed = tuple(shedding_order(candidates.members, selection.picks))
-    made = Ensemble(out, candidates, selection, kept, shed, places, figures, how == "all")
+    own = own_localisers(places, _members_of(candidates, kept), manifests) if keeps_own else {}
+    made = Ensemble(out, candidates, selection, kept, shed, places, figures, how == "all", own)
     make_folder(out.parent)
     part = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
@@ -170,6 +182,14 @@ def check_free(out: Path) -> None:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CohortError(f"--out {out}: found files there, expected an empty folder, or none")
+
+
+def _members_of(candidates: Candidates, kept: Sequence[int]) -> dict[str, list[str]]:
+    """Of each run the members that are kept."""
+    members: dict[str, list[str]] = {}
+    for source in (candidates.sources[k] for k in kept):
+        members.setdefault(source.run, []).append(source.name)
+    return members
 
 
 def _measured(
@@ -231,7 +251,7 @@ def _write(
     export_ensemble(
         part, [shipped[k] for k in made.kept], made.names, listed, base, stage.network,
         cohort=cohort, fingerprint=whole.fingerprint, shed=[made.candidates.members.names[s.member] for s in made.shed],
-        notes={"members": notes["members"], "honest": notes["honest"]},
+        notes={"members": notes["members"], "honest": notes["honest"]}, own=made.own,
     )  # fmt: skip
 
 
@@ -297,6 +317,7 @@ def describe(made: Ensemble) -> dict[str, Any]:
         "runs": {source.run: source.path.name for source in made.candidates.sources},
         "left_out": made.candidates.left_out,
         "localiser": made.localiser,
+        "own_localisers": {name: list(one.listed.members) for name, one in made.own.items()},
         "localisers": {
             name: {key: value if np.isfinite(value) else None for key, value in row.items()}
             for name, row in made.localisers.items()
@@ -347,9 +368,7 @@ def summary(made: Ensemble, target: Target | None) -> list[str]:
     lines.append(f"members ({unit} a study):")
     for member in notes["members"]:
         lines.append(f"  {member['name']:<47} weight {member['weight']:.2f}  {member['cost']:.3g}")
-    for name, row in made.localisers.items():
-        ships = ", which ship" if name == made.localiser else ""
-        lines.append(f"localisers of {name}{ships}: " + ", ".join(f"{key} {value:.3g}" for key, value in row.items()))
+    lines += localiser_lines(notes)
     if notes["shed"]:
         lines.append(f"left out near the deadline, in this order: {', '.join(one['name'] for one in notes['shed'])}")
     of_all = "pool of all members" if made.keeps_all else "ensemble, chosen without the fold"

@@ -132,6 +132,11 @@ def add_ensemble(commands: Any) -> None:
         metavar="RUN",
         help="whose localisers ship, of the runs; default: which finds levels best",
     )
+    add(
+        "--own-localisers",
+        action="store_true",
+        help="members look where their own runs' localisers point, which ship too; default: all share one set",
+    )
     add("--seed", type=int, default=0, help="of the aggregator and of what is drawn; default: %(default)s")
     parser.set_defaults(action=run_ensemble)
 
@@ -151,8 +156,9 @@ def run_ensemble(args: argparse.Namespace) -> None:
     target = None if args.budget is None else parse_target(args.budget)
     with torch_threads(thread_count()):
         made = build_ensemble(
-            runs, args.data, args.out, how=args.select, target=target, localiser=args.localiser, seed=args.seed
-        )
+            runs, args.data, args.out, how=args.select, target=target, localiser=args.localiser,
+            keeps_own=args.own_localisers, seed=args.seed,
+        )  # fmt: skip
         said = summary(made, target)
         print("\n".join(said), flush=True)
 
