@@ -15,6 +15,7 @@ import pandas as pd
 from lumbar.bundle.code_hash import code_mismatch
 from lumbar.bundle.manifest import Manifest, read_manifest
 from lumbar.bundle.shared_memory import can_share, share
+from lumbar.bundle.turns import shared_words
 from lumbar.chains.contract import Chain
 from lumbar.chains.registry import chain_of, modules_of, spared_members
 from lumbar.competitions.registry import DEFAULT
@@ -204,6 +205,8 @@ def _predict_rest(
         devices = staff.layout.of(schedule.budget.n_left)
         if schedule.budget.n_left:
             log.info("%s", staff.layout.words(devices))
+            if staff.layout.shares_weights and "classifiers" in inputs.manifest.data:
+                log.info("%s", shared_words(inputs.manifest))
         result = _run(inputs, schedule, journal, devices, options, extras)
         has_failed = False
         return result

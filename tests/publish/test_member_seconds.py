@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import lumbar
 from kernel_untrained import CONFIGS, write_untrained_bundle
 from lumbar.bundle.manifest import read_manifest
 from lumbar.bundle.member_seconds import FILE, KEY
@@ -17,7 +19,7 @@ from lumbar.stages.classifiers import Classifier
 from lumbar_publish.names import Layout
 from lumbar_publish.sealing import measure_members
 from lumbar_publish.sealing.accelerators import accelerator
-from lumbar_publish.sealing.member_seconds import keep_seconds, kept_seconds, projected
+from lumbar_publish.sealing.member_seconds import keep_seconds, kept_seconds, measured, projected
 from lumbar_publish.sealing.seal import seal
 from stage_studies import study_of
 
@@ -91,6 +93,17 @@ def test_each_member_is_timed_and_counted_on_the_study(run: Path, monkeypatch: p
     assert 8 < flops["b_wide"] / flops["a_axial"] < 20  # nine times the pixels, five slices for three
     assert told["localise"]["flops"] > 0
     assert told["cut_seconds"] > 0
+
+
+@pytest.mark.slow
+def test_the_sealed_code_alone_times_its_members(run: Path, phantom_cohort: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(run / "export", tmp_path / "sealed")
+    (folder / "code").mkdir()
+    (folder / "code/lumbar").symlink_to(Path(lumbar.__file__).parent)
+    told = measured(folder, phantom_cohort, T4)
+    assert list(told["members"]) == list(MEMBERS)
+    assert told["machine"] == str(T4)
+    assert told["rest"] > 0
 
 
 def test_seconds_are_carried_over_by_counted_operations() -> None:

@@ -75,6 +75,14 @@ def loading_plan(manifest: Manifest, device: str, free: int | None = None) -> Lo
     return LoadingPlan(tuple(loaded), tuple(in_turn), free, needed)
 
 
+def shared_words(manifest: Manifest) -> str:
+    """What is told where all workers have the weights together; it was seen before that they fit."""
+    names = {one.name for one in manifest.classifiers}
+    count = sum(entry.stage in names for entry in manifest.weights)
+    size = _gib(sum(map(float_bytes, manifest.weights)))
+    return f"{counted(count, 'classifier fit')} loaded once for all workers ({size} of weights)"
+
+
 def memory_for_networks(manifest: Manifest, device: str) -> int:
     """Bytes that a device has for weights, beside what a network at work takes."""
     if device.startswith("cuda"):

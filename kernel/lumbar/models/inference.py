@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lumbar.config import CLASSIFIERS
-from lumbar.models.turns import take_turn
+from lumbar.models.turns import in_memory
 
 
 @dataclass
@@ -43,9 +43,9 @@ def device_of(network: nn.Module) -> torch.device:
 
 def forward(network: nn.Module, *inputs: Tensor) -> Tensor:
     """A network's output as float32 on the CPU; inputs are moved to its device."""
-    take_turn(network)
-    device = device_of(network)
-    is_cuda = device.type == "cuda"
-    with torch.inference_mode(), torch.autocast("cuda", dtype=torch.float16, enabled=is_cuda):
-        out: Tensor = network(*(tensor.to(device, non_blocking=True) for tensor in inputs))
-    return out.float().cpu()
+    with in_memory(network):
+        device = device_of(network)
+        is_cuda = device.type == "cuda"
+        with torch.inference_mode(), torch.autocast("cuda", dtype=torch.float16, enabled=is_cuda):
+            out: Tensor = network(*(tensor.to(device, non_blocking=True) for tensor in inputs))
+        return out.float().cpu()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from threading import RLock
 from weakref import WeakKeyDictionary
 
 import torch
@@ -22,10 +24,11 @@ class Turn:
         self._device = torch.device(device)
         self._loads: WeakKeyDictionary[nn.Module, Load] = WeakKeyDictionary()
         self._current: nn.Module | None = None
+        self.lock = RLock()
         self.n_loads = 0
 
     def add(self, network: nn.Module, load: Load) -> None:
-        """Let a network take turns: its weights leave the memory until ``take``.
+        """Let a network take turns: its weights leave the memory until it is to run.
 
         Args:
             network: with its weights.
@@ -51,11 +54,19 @@ class Turn:
 _turns: WeakKeyDictionary[nn.Module, Turn] = WeakKeyDictionary()
 
 
-def take_turn(network: nn.Module) -> None:
-    """Have a network's weights in memory; only one that takes turns may be without."""
+@contextmanager
+def in_memory(network: nn.Module) -> Iterator[None]:
+    """Have a network's weights in memory while the block runs; only one that takes turns may be without before.
+
+    Threads that work on several studies wait for one another's block where their networks share a place.
+    """
     turn = _turns.get(network)
-    if turn is not None:
+    if turn is None:
+        yield
+        return
+    with turn.lock:
         turn.take(network)
+        yield
 
 
 def _empty(network: nn.Module) -> None:

@@ -21,6 +21,10 @@ from lumbar_publish.sealing import measure_members
 from lumbar_publish.sealing.accelerators import Accelerator
 from lumbar_publish.sealing.smoke_test import run_sealed
 
+_RUN_FILE = """\
+import runpy
+runpy.run_path(sys.argv.pop(1), run_name="__main__")
+"""
 _RATE, _AT_GB_S = 12.6e12, 936.0
 _BANDWIDTH_GB_S = {
     "NvidiaTeslaT4": 320.0,
@@ -49,10 +53,10 @@ def measured(folder: Path, sample: Path, machine: Accelerator) -> dict[str, Any]
     Raises:
         ManifestError: the sealed code does not get through the study.
     """
-    source = Path(measure_members.__file__).read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory(prefix="lumbar-seconds-") as scratch:
         out = Path(scratch) / "seconds.json"
-        run_sealed(source, folder, [str(folder.resolve()), str(sample.resolve()), str(out)], Path(scratch))
+        arguments = [measure_members.__file__, str(folder.resolve()), str(sample.resolve()), str(out)]
+        run_sealed(_RUN_FILE, folder, arguments, Path(scratch))
         told = json.loads(out.read_text(encoding="utf-8"))
     return projected(told, machine)
 
