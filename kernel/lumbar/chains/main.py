@@ -69,9 +69,9 @@ def predict_study(
     """
     seconds: dict[str, float] = {}
     start = time.perf_counter()
-    how = {"all_folds": effort.uses_all_folds, "augment": effort.uses_augmentation}
-    localisation = localise(study, networks, **how)
-    own = own_places(study, networks, **how, skip=effort.skips(networks.spared)) if networks.own else []
+    localisation = localise(study, networks, all_folds=effort.uses_all_folds, augment=effort.uses_augmentation)
+    skip = effort.skips(networks.spared)
+    own = own_places(study, networks, all_folds=effort.uses_all_folds, augment=effort.uses_augmentation, skip=skip)
     seconds["localise"] = time.perf_counter() - start
 
     seconds["classify"] = seconds["aggregate"] = 0.0
@@ -120,13 +120,12 @@ def _logits(
     study: Study, localisation: Localisation, own: OwnPlaces, networks: Networks, effort: Level
 ) -> tuple[Logits, Mask]:
     """Run the classifiers, each at its points: logits (M, 5 conditions, 5 levels, 3) and mask (M, 5, 5)."""
-    how = {"flip": effort.uses_augmentation, "all_folds": effort.uses_all_folds}
-    skip = effort.skips(networks.spared)
-    elsewhere = frozenset(name for members, _ in own for name in members)
-    logits, mask = classify(study, localisation, networks, **how, skip=skip | elsewhere)
+    skip = effort.skips(networks.spared) | {name for members, _ in own for name in members}
+    flip, all_folds = effort.uses_augmentation, effort.uses_all_folds
+    logits, mask = classify(study, localisation, networks, flip=flip, all_folds=all_folds, skip=skip)
     for members, place in own:
         rows = [networks.classifiers.index(name) for name in members]
-        logits[rows], mask[rows] = classify(study, place, networks, names=members, **how)
+        logits[rows], mask[rows] = classify(study, place, networks, names=members, flip=flip, all_folds=all_folds)
     return logits, mask
 
 
