@@ -142,7 +142,7 @@ bench: $(STAMP)
 # what only a GPU shows: half precision, several devices, full sizes (BENCH_ARGS='--studies 8 --loaders 12')
 gpu: $(STAMP)
 	@$(PY) -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "error: make gpu: found no CUDA device, expected one")'
-	$(PY) -m pytest -q -m gpu tests/train/test_train_gpu.py
+	$(PY) -m pytest -q -m gpu tests/train/test_train_gpu.py tests/kernel/test_studies_in_flight.py
 	$(PY) benchmarks/train.py --recipes model2,strong $(BENCH_ARGS)
 
 # $(call parity,environment,name): its tests, then the rehearsal of what .rehearsed-here has sealed

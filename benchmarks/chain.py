@@ -3,6 +3,7 @@
 python benchmarks/chain.py                 about five minutes on two idle cores, with the demo weights and four phantoms
 python benchmarks/chain.py --tiny          whether it runs: few studies, nothing beside
 python benchmarks/chain.py --flat 2000     memory only: so many tiny studies through tiny networks
+python benchmarks/chain.py --fake-gpu 2    studies in flight on a GPU only, without one: passes wait 2 s a study in all
 python benchmarks/chain.py --json out.json the figures as a file too
 """
 
@@ -33,6 +34,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="bundle (default: the demo weights)")
     parser.add_argument("--tiny", action="store_true", help="few studies, nothing beside: whether it runs")
     parser.add_argument("--flat", type=int, metavar="N", help="memory against the number of studies alone, with N")
+    parser.add_argument("--fake-gpu", type=float, metavar="S", help="studies in flight alone; passes take S s a study")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     parser.add_argument("--inside", nargs=2, type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -41,7 +43,10 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="lumbar-chain-") as name:
         folder = Path(name)
-        figures = flat(folder, arguments.flat) if arguments.flat else measure(folder, arguments)
+        if arguments.fake_gpu:
+            figures = in_flight(folder, arguments)
+        else:
+            figures = flat(folder, arguments.flat) if arguments.flat else measure(folder, arguments)
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
 
@@ -76,6 +81,29 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict:
     for cores in (4, 16):
         show(figures, f"predicted: a study on {cores} idle cores, {cores} workers", one["each"] / cores)
     project(figures, chain)
+    return figures
+
+
+def in_flight(folder: Path, arguments: argparse.Namespace) -> dict:
+    """Wall time of one and of two studies in flight against their passes alone, on a fake GPU."""
+    os.environ.update(environment(1))  # torch is loaded into this process
+    from fake_gpu import measure
+
+    n_unlike, n_studies = (1, 4) if arguments.tiny else (4, 16)
+    data = repeated(arguments.data or phantoms(folder / "phantoms", n_unlike), folder / "data", n_studies)
+    bundle = arguments.weights or demo_bundle(folder / "bundle")
+    got = measure(data, bundle, arguments.fake_gpu, n_unlike, n_studies)
+    figures: dict = {"cores": len(os.sched_getaffinity(0)), "load": got["load"]}
+    print(
+        f"{figures['cores']} cores, load {figures['load']:.1f}; {n_studies} studies; seconds unless they say otherwise"
+    )
+    show(figures, "a study: passes alone, wall", got["passes 2"])
+    show(figures, "a study: CPU outside networks, without reading", got["cpu"])
+    for count, aim in ((1, ""), (2, "at most 1.10")):
+        show(figures, f"{count} in flight: a study, wall", got[f"wall {count}"])
+        show(figures, f"{count} in flight: wall against passes", got[f"wall {count}"] / got[f"passes {count}"], aim)
+        show(figures, f"{count} in flight: the same worked out for one idle core", got[f"idle {count}"], aim)
+    show(figures, "answers of both have the same bits", got["same"], "1", digits=0)
     return figures
 
 

@@ -6,9 +6,9 @@ Four members with three fits each, made-up small networks at the crop sizes of s
 at the same crops, so three crops differ. A phantom's study goes through the whole chain (localisation, crops, twelve
 fits, aggregator), and its parts are timed by themselves in the same round: one localisation, one cutting of each crop
 that differs, and each fit's forward pass. All are timed on one thread by the processor's clock, so that other work on
-the machine counts little. The ratio of the two is told, each the fastest of the rounds, and the program ends with status 1
-where it is above ``--limit``. Then the same with all fits in turn, as where the memory does not hold them: the answer must
-be the same bit for bit. The seconds themselves say nothing; the networks mean nothing.
+the machine counts little. The ratio of the two is told, each the fastest of the rounds, and the program ends with
+status 1 where it is above ``--limit``. Then the same with all fits in turn, as where the memory does not hold them: the
+answer must be the same bit for bit. The seconds themselves say nothing; the networks mean nothing.
 """
 
 from __future__ import annotations

@@ -126,6 +126,9 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "--manifest-hash", metavar="SHA256", help="refuse a bundle whose manifest does not have this hash"
     )
+    predict.add_argument(
+        "--trust-members", action="store_true", help="run the code of external members that lies in the bundle"
+    )
 
     _add_score(commands)
     _add_merge(commands)
@@ -228,6 +231,7 @@ def run_predict(arguments: argparse.Namespace, started: float) -> None:
             markups=arguments.markups,
             report_layout=arguments.report_layout,
             manifest_hash=arguments.manifest_hash,
+            trust_members=arguments.trust_members,
             started=started,
             progress=True,
             in_memory=False,

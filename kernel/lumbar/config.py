@@ -25,6 +25,7 @@ STAGES = (
     "aggregator",
 )
 MAX_MODELS = 64  # classifiers of one bundle
+FUSION = "fusion"  # a classifier besides, of a bundle that says so: it reads what classifiers see (``stages.fuse``)
 OPTIONAL_STAGES = ("series_contrast",)  # a bundle without them predicts the same, and decides some things otherwise
 
 T = TypeVar("T")
@@ -176,6 +177,21 @@ class LevelSequenceConfig(AggregatorConfig):
 
 
 @dataclass(frozen=True)
+class FusionConfig:
+    """Features of several classifiers of one fit → logits of one level (``lumbar.models.fusion``).
+
+    ``widths`` are those of each member's features (``feature_width``). With ``share_sides`` left and right go through
+    the same weights, which needs members that do the same.
+    """
+
+    members: tuple[str, ...]
+    widths: tuple[int, ...]
+    hidden: int = 16
+    dropout: float = 0.5
+    share_sides: bool = False
+
+
+@dataclass(frozen=True)
 class BaselineConfig:
     """One label column from whole 8-bit slices of one kind of series (the FastAI baseline): slice → 3 logits.
 
@@ -219,6 +235,7 @@ CONFIGS: dict[str, type] = {
     "axial_classifier": AxialClassifierConfig,
     "aggregator": AggregatorConfig,
     "level_sequence": LevelSequenceConfig,
+    "fusion": FusionConfig,
     "baseline": BaselineConfig,
     "series_contrast": SeriesContrastConfig,
 }
@@ -292,6 +309,13 @@ LIMITS: dict[type, dict[str, Rule]] = {
     },
     AggregatorConfig: _AGGREGATOR,
     LevelSequenceConfig: _AGGREGATOR,
+    FusionConfig: {
+        "members": _AGGREGATOR["models"],
+        "widths": ListOf(Integer(1, 8192), 1, MAX_MODELS),
+        "hidden": _HIDDEN,
+        "dropout": _SHARE,
+        "share_sides": Boolean(),
+    },
     SeriesContrastConfig: {
         "size": _SIZE,
         "field_mm": Real(0.0, 1000.0, above=True),
@@ -349,6 +373,8 @@ def _require_consistent(config: Any) -> None:
         raise ManifestError(f"{name}.box_mm: found {config.box_mm}, expected the smaller limit first")
     if isinstance(config, SagittalClassifierConfig) and config.conditions not in ((0, 1, 2), (0, 1, 2, 3, 4)):
         raise ManifestError(f"{name}.conditions: found {config.conditions}, expected (0, 1, 2) or (0, 1, 2, 3, 4)")
+    if isinstance(config, FusionConfig) and len(config.members) != len(config.widths):
+        raise ManifestError(f"{name}.widths: found {len(config.widths)}, expected one for each of {config.members}")
     if isinstance(config, BaselineConfig):
         check_baseline(config)
 

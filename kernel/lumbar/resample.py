@@ -19,26 +19,80 @@ def _at(image: NDArray[np.float32], row: int, column: int, outside: float) -> fl
     return outside
 
 
+@inner_kernel
+def _mean(a: float, b: float, c: float, d: float, right: float, down: float) -> float:
+    """Of four neighbours, the upper two first, each weighted by its nearness."""
+    upper, lower = (1 - right) * a + right * b, (1 - right) * c + right * d
+    return (1 - down) * upper + down * lower
+
+
+@inner_kernel
+def _interpolated(image: NDArray[np.float32], x: float, y: float, outside: float) -> float:
+    """The image at (x, y), which may lie at its edge or beyond."""
+    rows, columns = image.shape
+    if not (-1.0 < x < columns and -1.0 < y < rows):
+        return outside
+    column, row = int(np.floor(x)), int(np.floor(y))
+    a, b = _at(image, row, column, outside), _at(image, row, column + 1, outside)
+    c, d = _at(image, row + 1, column, outside), _at(image, row + 1, column + 1, outside)
+    return _mean(a, b, c, d, x - column, y - row)
+
+
 @kernel
 def _fill(image: NDArray[np.float32], matrix: NDArray[np.float64], outside: float, out: NDArray[np.float32]) -> None:
     rows, columns = image.shape
+    one = np.uint64(1)
+    # The matrix is read once: for all that the compiler knows, ``out`` overlaps it
+    xj, xi, x0, yj, yi, y0 = matrix[0, 0], matrix[0, 1], matrix[0, 2], matrix[1, 0], matrix[1, 1], matrix[1, 2]
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):
-            x = matrix[0, 0] * j + matrix[0, 1] * i + matrix[0, 2]
-            y = matrix[1, 0] * j + matrix[1, 1] * i + matrix[1, 2]
-            if not (-1.0 < x < columns and -1.0 < y < rows):
-                out[i, j] = outside
-                continue
-            column, row = int(np.floor(x)), int(np.floor(y))
-            right, down = x - column, y - row
-            if 0 <= column < columns - 1 and 0 <= row < rows - 1:
-                a, b = float(image[row, column]), float(image[row, column + 1])
-                c, d = float(image[row + 1, column]), float(image[row + 1, column + 1])
+            x = xj * j + xi * i + x0
+            y = yj * j + yi * i + y0
+            if 0.0 <= x < columns - 1 and 0.0 <= y < rows - 1:  # all four neighbours are there
+                column, row = int(x), int(y)
+                r, c = np.uint64(row), np.uint64(column)
+                upper_left, upper_right = float(image[r, c]), float(image[r, c + one])
+                lower_left, lower_right = float(image[r + one, c]), float(image[r + one, c + one])
+                out[i, j] = _mean(upper_left, upper_right, lower_left, lower_right, x - column, y - row)
             else:
-                a, b = _at(image, row, column, outside), _at(image, row, column + 1, outside)
-                c, d = _at(image, row + 1, column, outside), _at(image, row + 1, column + 1, outside)
-            upper, lower = (1 - right) * a + right * b, (1 - right) * c + right * d
-            out[i, j] = (1 - down) * upper + down * lower
+                out[i, j] = _interpolated(image, x, y, outside)
+
+
+@kernel
+def _add(
+    images: NDArray[np.float32],
+    matrix: NDArray[np.float64],
+    places: NDArray[np.int64],
+    shares: NDArray[np.float64],
+    out: NDArray[np.float32],
+) -> None:
+    """``add_warped`` of flat images (n, rows, columns) to ``out`` (n, size, size); the others are room for one row."""
+    rows, columns = images.shape[1:]
+    size = out.shape[2]
+    one, below = np.uint64(1), np.uint64(columns)
+    xj, xi, x0, yj, yi, y0 = matrix[0, 0], matrix[0, 1], matrix[0, 2], matrix[1, 0], matrix[1, 1], matrix[1, 2]
+    for i in range(out.shape[1]):
+        first, last = size, size  # the pixels of a row whose neighbours are all there follow one another
+        for j in range(size):
+            x = xj * j + xi * i + x0
+            y = yj * j + yi * i + y0
+            if 0.0 <= x < columns - 1 and 0.0 <= y < rows - 1:
+                column, row = int(x), int(y)
+                places[j] = row * columns + column
+                shares[0, j], shares[1, j] = x - column, y - row
+                first, last = min(first, j), j + 1
+        for n in range(images.shape[0]):
+            image, flat, line = images[n], images[n].reshape(rows * columns), out[n, i]
+            for j in range(first, last):
+                k = np.uint64(places[j])
+                value = _mean(
+                    float(flat[k]), float(flat[k + one]), float(flat[k + below]), float(flat[k + below + one]),
+                    shares[0, j], shares[1, j],
+                )  # fmt: skip
+                line[np.uint64(j)] += np.float32(value)
+            for j in range(size):
+                if j < first or j >= last:
+                    line[j] += np.float32(_interpolated(image, xj * j + xi * i + x0, yj * j + yi * i + y0, 0.0))
 
 
 def warp(
@@ -58,3 +112,18 @@ def warp(
     out = np.empty((size, size), np.float32)
     _fill(np.ascontiguousarray(image, np.float32), np.ascontiguousarray(matrix, np.float64), float(outside), out)
     return out
+
+
+def add_warped(images: NDArray[np.float32], matrix: NDArray[np.float64], out: NDArray[np.float32]) -> None:
+    """Add to each of ``out`` (n, size, size) what ``warp`` makes of the image in its place, with 0 beyond the edge.
+
+    Where to sample is computed once for all images.
+
+    Args:
+        images: (n, rows, columns) float32, C-contiguous.
+        matrix: (2, 3), as of ``warp``.
+        out: (n, size, size) float32, C-contiguous, changes.
+    """
+    size = out.shape[2]
+    matrix = np.ascontiguousarray(matrix, np.float64)
+    _add(images, matrix, np.empty(size, np.int64), np.empty((2, size)), out)

@@ -82,8 +82,9 @@ def predict(
     processes: bool = True,
     progress: bool = False,
     in_memory: bool = True,
+    trust_members: bool = False,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Predict every study of a split, in worker processes: a study that crashes one costs itself and no other.
+    """Predict every study of a split; returns the submission's frame and the run record (docs/architecture.md).
 
     Args:
         root: a competition folder, or any folder of DICOM, whose headers tell studies apart (``lumbar.intake``).
@@ -105,17 +106,16 @@ def predict(
         manifest_hash: the manifest that the caller was made for; None takes any.
         clock: monotonic seconds.
         started: the clock's value from which the time limit counts; None for this call.
-        processes: False runs the workers as threads, where a crash ends the caller too.
+        processes: a study that crashes one costs itself alone; False: threads, where a crash ends the caller too.
         progress: say how far it has come: a bar on a terminal, else a line a minute in the log.
         in_memory: False leaves the answers in the files: the frame is empty, the record has ``totals``, no studies.
-
-    Returns:
-        The submission's frame (25 rows a study for the lumbar spine) and the run record (docs/architecture.md).
+        trust_members: run the code of external members that the bundle brings (docs/security.md).
 
     Raises:
         LumbarError: a bundle, folder or output that cannot be used, before any work; or no worker loads the weights.
     """
-    asked = Request(Path(root), weights, split, chain, studies, shard, manifest_hash, report_layout, progress)
+    what = Path(root), weights, split, chain, studies
+    asked = Request(*what, shard, manifest_hash, report_layout, progress, trust_members)
     paths = dict(out=out, report=report, record=record, pictures=pictures, table=table, markups=markups)
     return _predict(asked, _Options(_budget(time_limit, clock, started), processes, resume, workers, in_memory), paths)
 
@@ -303,7 +303,7 @@ def _run(
             ", ".join(dict.fromkeys(schedule.devices)) or "no device",
             "" if limit_s == math.inf else f", in at most {duration(limit_s)}",
         )  # fmt: skip
-        if mismatch := code_mismatch(manifest.code_sha256):
+        if mismatch := code_mismatch(manifest.code_sha256, manifest.data.get("code_files")):
             log.info("%s", mismatch)
         submission = Submission(study_ids, manifest.prior, extras.outputs["out"], manifest.competition, journal.answers)
         journal.answers.clear()

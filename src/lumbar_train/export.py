@@ -18,7 +18,7 @@ import lumbar
 from lumbar.bundle.manifest import SCHEMA, WeightEntry, file_sha256, write_manifest
 from lumbar.bundle.probes import record_probe
 from lumbar.bundle.weights import load_network, save_network
-from lumbar.config import to_dict
+from lumbar.config import FUSION, to_dict
 from lumbar.labels import COLUMNS
 from lumbar.models import build, name_of
 from lumbar.stages.classifiers import Classifier
@@ -27,6 +27,8 @@ from lumbar_train.engine.checkpoint import load_weights
 from lumbar_train.errors import TrainingError
 from lumbar_train.files import make_folder
 from lumbar_train.stages.context import RunContext
+from lumbar_train.stages.fused_recipe import aggregator_of, head_config, is_kept, members_of
+from lumbar_train.stages.fusion import read_decision
 from lumbar_train.stages.registry import STAGES
 
 FILE = "weights_manifest.json"
@@ -41,6 +43,8 @@ def export(run: RunContext) -> Path:
     folder = run.folder.export
     folds = fits_that_ship(run)
     shipped = [stage.name for stage in STAGES if stage.is_exported and stage.is_part_of(run.recipe)]
+    if not is_kept(run.out, run.recipe):
+        shipped = [name for name in shipped if name != FUSION]
     fits = [(name, fold) for name in shipped for fold in folds]
     _check_fits(run, fits)
     entries = [_entry(run, folder, stage, fold) for stage, fold in fits]
@@ -60,6 +64,10 @@ def export(run: RunContext) -> Path:
             for name in run.recipe.stages["aggregator"].network.models
         ],
     }
+    if run.recipe.fusion is not None:
+        data["training"]["fusion"] = read_decision(run.out)
+    if FUSION in shipped:
+        data[FUSION] = {"members": list(members_of(run.recipe))}
     write_manifest(folder / FILE, data)
     for path in set((folder / "weights").glob("*.safetensors")) - {folder / entry["file"] for entry in entries}:
         path.unlink()  # of a former export of other fits
@@ -87,7 +95,10 @@ def _check_fits(run: RunContext, fits: list[tuple[str, int]]) -> None:
 
 
 def _entry(run: RunContext, folder: Path, stage: str, fold: int) -> dict[str, Any]:
-    return weight_entry(run.folder.weights(stage, fold), folder, stage, fold, run.recipe.stages[stage].network)
+    config = run.recipe.stages[stage].network if stage in run.recipe.stages else head_config(run.recipe)
+    if stage == "aggregator":
+        config = aggregator_of(run.out, run.recipe).network
+    return weight_entry(run.folder.weights(stage, fold), folder, stage, fold, config)
 
 
 def weight_entry(source: Path, folder: Path, stage: str, fold: int, config: Any) -> dict[str, Any]:

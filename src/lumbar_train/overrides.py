@@ -25,6 +25,7 @@ from lumbar_train.data.mixing import MixConfig
 from lumbar_train.recipes import Recipe, StageRecipe
 from lumbar_train.stages.consistency import ConsistencyConfig
 from lumbar_train.stages.denoise import DenoiseConfig
+from lumbar_train.stages.fusion import FusionRecipe
 from lumbar_train.stages.pseudo import PseudoConfig
 from lumbar_train.stages.registry import stage_by_name
 
@@ -40,7 +41,9 @@ _FROM_ZERO = {
 }  # fmt: skip
 _PAIRS = {"box_mm", "holes", "hole_side", "keep_slices"}  # a smallest and a largest value
 _CHOICES = {"norm": ("batch", "group"), "export": ("full", "folds", "all")}
-_SWITCHES = {"denoise": DenoiseConfig, "pseudo": PseudoConfig, "consistency": ConsistencyConfig}  # of a recipe
+_SWITCHES = {  # of a recipe
+    "denoise": DenoiseConfig, "pseudo": PseudoConfig, "consistency": ConsistencyConfig, "fusion": FusionRecipe,
+}  # fmt: skip
 _FIXED = ("points", "models", "name")  # what other stages rely on
 
 

@@ -30,6 +30,7 @@ from lumbar_train.data.folds import is_full
 from lumbar_train.data.mixing import MixConfig
 from lumbar_train.stages.consistency import ConsistencyConfig
 from lumbar_train.stages.denoise import DenoiseConfig
+from lumbar_train.stages.fusion import FusionRecipe
 from lumbar_train.stages.pseudo import PseudoConfig
 
 
@@ -91,6 +92,7 @@ class Recipe:
     pretrained: bool = False
     denoise: DenoiseConfig | None = None  # a second training of the classifiers without suspect labels
     pseudo: PseudoConfig | None = None  # labels mixed with predictions in the classifiers' last training
+    fusion: FusionRecipe | None = None  # a head on the features of all classifiers, kept where it helps
     consistency: ConsistencyConfig | None = None  # no labels whose points lie outside the predicted crops
 
 

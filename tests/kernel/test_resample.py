@@ -1,6 +1,6 @@
 import numpy as np
 
-from lumbar.resample import warp
+from lumbar.resample import add_warped, warp
 
 
 def by_hand(image, matrix, size, outside):
@@ -32,3 +32,17 @@ def test_identity_returns_the_image_and_far_away_is_outside():
     np.testing.assert_array_equal(warp(image, identity, 4), image)
     far = np.array([[1.0, 0, 1e12], [0, 1.0, 0]])
     assert (warp(image, far, 4, 7.0) == 7.0).all()
+
+
+def test_images_warped_together_are_the_bits_of_each_alone():
+    rng = np.random.default_rng(4)
+    images = rng.uniform(0, 1, (3, 30, 30)).astype(np.float32)
+    before = rng.uniform(0, 1, (3, 32, 32)).astype(np.float32)
+    for angle, scale, shift in ((0.0, 1.0, (0.3, -0.7)), (0.2, 1.3, (-6.2, 3.1)), (-2.5, 0.6, (1e9, 0.0))):
+        cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+        matrix = np.array([[cos, -sin, shift[0]], [sin, cos, shift[1]]])
+        out = before.copy()
+        add_warped(images, matrix, out)
+        np.testing.assert_array_equal(
+            out, [a + warp(image, matrix, 32) for a, image in zip(before, images, strict=True)]
+        )

@@ -36,10 +36,14 @@ from lumbar_train.stages.pseudo import PseudoConfig
 SMALL = BackboneConfig("resnet10t", channels=(8, 8, 8, 16), stem_width=16)
 
 
+FUSION = ("recipe.fusion.views=3", "recipe.fusion.epochs=5", "recipe.fusion.batch=8")
+
+
 @pytest.fixture(scope="module")
 def tiny_plan(tiny_cohort, tmp_path_factory):
     out = tmp_path_factory.mktemp("plan") / "run"
-    made = plan_training(TrainOptions(data=tiny_cohort, out=out, recipe="tiny", device="cpu"), machines=(T4, A100))
+    options = TrainOptions(data=tiny_cohort, out=out, recipe="tiny", device="cpu", overrides=FUSION)
+    made = plan_training(options, machines=(T4, A100))
     assert not out.exists()
     return made
 
@@ -48,7 +52,7 @@ def test_a_plan_has_a_row_for_each_stage_with_its_samples_and_steps(tiny_plan):
     rows = {row.name: row for row in tiny_plan.rows}
     assert list(rows) == [
         "sagittal_xy", "sagittal_z", "axial_xy", "localise", "sagittal_classifier", "axial_subarticular", "axial_all",
-        "aggregator",
+        "fusion", "aggregator",
     ]  # fmt: skip
     assert rows["sagittal_xy"].samples == 8 * 6
     assert rows["sagittal_z"].samples == 8 * 2
@@ -58,6 +62,18 @@ def test_a_plan_has_a_row_for_each_stage_with_its_samples_and_steps(tiny_plan):
     assert rows["sagittal_xy"].steps == 8 * (12 + 6 + 6)
     assert rows["localise"].cost is None
     assert tiny_plan.flops == sum(row.flops for row in tiny_plan.rows) > 0
+
+
+def test_a_fusion_is_counted_with_its_passes_and_its_memory(tiny_plan):
+    rows = {row.name: row for row in tiny_plan.rows}
+    row = rows["fusion"]
+    assert row.samples == 8 * 3
+    assert row.steps == 5 * (3 + 2 + 2)  # 24 shown studies in eights, and half as many on either fold
+    assert row.activation_bytes == 2 * 24 * 5 * 3 * (3 * 16) * 2  # numbers of 2 bytes, joined once
+    images = 5 * (9 + 3 + 3)  # of one shown study
+    assert row.sample_flops > images * rows["axial_subarticular"].cost.forward_flops
+    assert row.flops > row.sample_flops * (24 + 12 + 12)  # the passes over studies held out besides
+    assert any("of features in the machine's own memory" in line for line in tiny_plan.lines())
 
 
 def test_fits_that_soften_labels_and_rounds_on_the_metric_are_counted(tiny_cohort, tmp_path, monkeypatch):

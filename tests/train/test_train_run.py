@@ -24,12 +24,18 @@ from lumbar.bundle.probes import check_probes
 from lumbar.bundle.weights import load_networks
 from lumbar.config import LevelSequenceConfig
 from lumbar.models.backbone import create_timm
+from lumbar.run import predict
+from lumbar.stages.classify import classify
+from lumbar.study import read_study
 from lumbar_train.__main__ import main
 from lumbar_train.data.folds import FULL, with_seeds
 from lumbar_train.data.mixing import MixConfig
 from lumbar_train.data.usable import NO_SERIES
+from lumbar_train.engine.checkpoint import load_weights
+from lumbar_train.outputs.store import read_localisations, read_logits
 from lumbar_train.recipes import RECIPES, with_full_epochs
 from lumbar_train.report import report_on
+from lumbar_train.stages import aggregate_folds
 from lumbar_train.stages.denoise import DenoiseConfig
 from train_processes import environment, run_torchrun, tiny_command, two_machines
 
@@ -69,6 +75,38 @@ def test_weights_are_kept_once_and_are_enough_to_go_on(finished, tiny_cohort, tm
     assert ", epoch " not in capsys.readouterr().out
     for name in names:
         assert (run / name).read_bytes() == (finished / name).read_bytes(), name
+
+
+ON = ("--set", "recipe.fusion=on", "--set", "recipe.fusion.views=1", "--set", "recipe.fusion.epochs=2", "--resume")
+
+
+def test_a_fusion_joins_a_run_that_is_whole_and_ships_what_was_scored(finished, tiny_cohort, tmp_path, monkeypatch):
+    """Eight studies decide nothing, so it is kept by word; only it and the aggregator are fitted."""
+    real = aggregate_folds.decide
+    monkeypatch.setattr(aggregate_folds, "decide", lambda *arrays: replace(real(*arrays), is_kept=True))
+    run = copy_of(finished, tmp_path)
+    assert train_tiny.train(tiny_cohort, run, *ON) == 0
+    for path in finished.glob("*/*.safetensors"):
+        is_same = (run / path.relative_to(finished)).read_bytes() == path.read_bytes()
+        assert is_same or path.parent.name == "aggregator", path
+    folds = pd.read_csv(run / "folds.csv")
+    study_id = int(folds.loc[folds["fold"] == 0, "study_id"].iloc[0])
+    place = read_localisations(run / "localise", [study_id])[study_id]
+    study = read_study(tiny_cohort, "train", study_id, pd.read_csv(tiny_cohort / "train_series_descriptions.csv"))
+    manifest = read_manifest(run / "export")
+    shipped = load_networks(run / "export", manifest)
+    check_probes(shipped, manifest)
+    assert shipped.classifiers == (*CLASSIFIERS, "fusion")
+    for name in shipped.classifiers:  # the networks of the fold in the place of those that ship
+        load_weights(run / name / "fold0.safetensors", shipped.stage(name)[0])
+    logits, mask = classify(study, place, shipped)
+    stored, shown = read_logits(run / "fusion/oof.parquet", [study_id])
+    assert shown.any()
+    np.testing.assert_array_equal(mask[-1], shown[0])
+    np.testing.assert_allclose(logits[-1] * mask[-1][..., None], stored[0], atol=1e-5)
+    frame, _ = predict(tiny_cohort, run / "export", split="train", studies=[study_id])
+    assert np.isfinite(frame.iloc[:, 1:].to_numpy(float)).all()
+    assert "fusion" in (run / "report/index.html").read_text()
 
 
 @pytest.mark.slow

@@ -19,6 +19,8 @@ from lumbar.errors import ManifestError
 from lumbar.io.regular_file import file_sha256, kind_of
 
 FOLDER, PACKAGE = "code", "lumbar"  # places in a bundle: code/lumbar, or lumbar where the archive's folder was dropped
+MEMBERS = "members"  # place in the package, or in an export, of external members' code; no source tree has it
+ENTRY = "member.py"  # the module of an external member with its ``load`` and ``predict``
 BYTECODE = "__pycache__"
 
 # Endings of the files that ship; anything else in the package's folder (caches, editors' backups) does not.
@@ -60,16 +62,22 @@ def own_code_sha256() -> str:
     return code_sha256(Path(lumbar.__file__).resolve().parent)
 
 
-def code_mismatch(sealed: str) -> str:
+def code_mismatch(sealed: str, listed: Mapping[str, str] | None = None) -> str:
     """A sentence that says that the running package is not the one a bundle was sealed with; empty where it is.
 
     Args:
         sealed: the manifest's ``code_sha256``; empty for a bundle that was never sealed.
+        listed: place → sha256 of each sealed file. Code of external members among them is the bundle's alone.
     """
     own = own_code_sha256()
-    if sealed in ("", own):
+    if sealed in ("", own) or (listed and digest(without_members(listed)) == own):
         return ""
     return f"this run uses its own code {own[:12]}, not the code {sealed[:12]} that the bundle was sealed with"
+
+
+def without_members(hashes: Mapping[str, str]) -> dict[str, str]:
+    """The files of the package itself, by place and sha256, without those of external members."""
+    return {place: sha256 for place, sha256 in hashes.items() if not place.startswith(f"{MEMBERS}/")}
 
 
 def sealed_hashes(package: Path) -> dict[str, str]:

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lumbar.bundle.code_hash import verify_code
+from lumbar.bundle.external_code import verify_member
 from lumbar.bundle.manifest_schema import SCHEMA, TOP_LEVEL, WEIGHT, check, competition_of
 from lumbar.bundle.presence import FILE_NAME, check_presence, unsealed_hint
 from lumbar.competitions.contract import Competition
@@ -65,6 +66,7 @@ class Manifest:
     competition_name: str  # a module of lumbar.competitions
     competition: Competition = field(repr=False)
     data: dict[str, Any] = field(repr=False)  # the JSON as it was read, to write the next manifest from
+    trusts_members: bool = False  # code of external members may run from the bundle itself; never in the file
 
     @property
     def classifiers(self) -> tuple[Classifier, ...]:
@@ -157,8 +159,8 @@ def verify(folder: str | Path, expected_hash: str | None = None) -> Manifest:
         expected_hash: the manifest hash that the caller was made for; None takes any.
 
     Raises:
-        ManifestError: as ``read_manifest``; also another hash, a file that is missing or differs, or code that is not
-            what was sealed. The message names it.
+        ManifestError: as ``read_manifest``; also another hash, a file that is missing or differs, or code (of external
+            members, too) that is not what was sealed. The message names it.
     """
     check_presence(folder)
     manifest = read_manifest(folder)
@@ -168,6 +170,9 @@ def verify(folder: str | Path, expected_hash: str | None = None) -> Manifest:
             f"another version of dataset {manifest.dataset.get('id')} is attached; attach the one that was sealed"
         )
     verify_code(manifest.folder, manifest.code_sha256, manifest.data.get("code_files"))
+    for one in manifest.classifiers:
+        if one.external is not None:
+            verify_member(manifest.folder, one.name, one.external)
     for entry in manifest.weights:
         _verify_weights(manifest, entry)
     return manifest

@@ -9,6 +9,7 @@ from typing import Any
 
 from lumbar.bundle.code_hash import digest
 from lumbar.bundle.listed_classifiers import check_classifiers
+from lumbar.bundle.listed_fusion import check_fusion
 from lumbar.bundle.member_seconds import check_member_seconds
 from lumbar.bundle.own_localisers import check_own_localisers
 from lumbar.competitions.contract import Competition
@@ -72,6 +73,7 @@ SERVES: dict[str, set[str]] = {
     "axial_subarticular": {"axial_classifier"},
     "axial_all": {"axial_classifier"},
     "aggregator": {"aggregator", "level_sequence"},
+    "fusion": {"fusion"},
     "baseline": {"baseline"},
     "series_contrast": {"series_contrast"},
 }
@@ -115,6 +117,7 @@ def check(path: Path, data: Any) -> None:
         _check_once(path, entry["file"], names)
     check_classifiers(path, data)
     check_own_localisers(path, data, SERVES)
+    check_fusion(path, data)
     check_member_seconds(path, data)
 
 

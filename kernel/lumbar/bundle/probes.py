@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lumbar.bundle.manifest import Manifest
+from lumbar.bundle.probe_rule import PROBE_TOLERANCE, PROBE_VALUES, differing
 from lumbar.dicom import Stack
 from lumbar.errors import ManifestError
 from lumbar.geometry import make_grid
@@ -27,9 +28,6 @@ from lumbar.rules import shown
 from lumbar.stages.crop import grid_images, with_context
 from lumbar.stages.eight_bit import as_input, probe_slices
 from lumbar.study import Study
-
-PROBE_VALUES = 24  # output values that a probe keeps
-PROBE_TOLERANCE = 0.02  # as a share of 1 + |expected|: allows for half precision on a GPU, not for a changed layer
 
 
 @dataclass(frozen=True)
@@ -114,14 +112,11 @@ def check_probe(network: nn.Module, probe: Mapping[str, Any], name: str) -> None
     if "inputs" in probe and (shapes := _input_shapes(probe_inputs(network, seed))) != probe["inputs"]:
         raise ManifestError(f"{name}: found probe inputs {shown(probe['inputs'])}, expected {shapes}")
     values = run_probe(network, seed)
-    if len(values) != len(expected):
-        raise ManifestError(f"{name}: probe gave {len(values)} values, expected {len(expected)}")
-    for value, wanted in zip(values, expected, strict=True):
-        if not abs(value - wanted) <= tolerance * (1 + abs(wanted)):
-            raise ManifestError(
-                f"{name}: probe gave {value:.4f}, expected {wanted:.4f}: code or library versions differ from those "
-                f"that the weights were sealed with"
-            )
+    if difference := differing(values, expected, tolerance):
+        raise ManifestError(
+            f"{name}: probe gave {difference}: code or library versions differ from those that the weights were sealed "
+            "with"
+        )
 
 
 def check_probes(networks: Networks, manifest: Manifest) -> None:

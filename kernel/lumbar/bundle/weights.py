@@ -5,22 +5,23 @@ from __future__ import annotations
 import logging
 import mmap
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from lumbar.bundle.external_members import load_members
 from lumbar.bundle.manifest import Manifest, WeightEntry
 from lumbar.bundle.own_localisers import LOCALISERS, OwnSet, own_sets
+from lumbar.bundle.safetensors_file import readable
 from lumbar.bundle.shared_memory import SharedWeights
 from lumbar.bundle.turns import loading_plan
-from lumbar.config import CLASSIFIERS, STAGES
+from lumbar.config import CLASSIFIERS, FUSION, STAGES
 from lumbar.errors import ManifestError
 from lumbar.io.files import write_atomically
 from lumbar.models import build, build_empty, expected_shapes
@@ -56,10 +57,13 @@ def load_networks(folder: Path, manifest: Manifest, device: str | torch.device =
     """
     listed = manifest.classifiers
     names = tuple(one.name for one in listed) if "classifiers" in manifest.data else CLASSIFIERS
-    stages = [stage for stage in STAGES if stage not in CLASSIFIERS] + list(names)
+    external = {one.name for one in listed if one.external is not None}
+    fusion = (FUSION,) if FUSION in manifest.data else ()
+    names += fusion
+    stages = [stage for stage in STAGES if stage not in CLASSIFIERS] + [name for name in names if name not in external]
     networks = Networks(
         classifiers=names,
-        spared=spared(listed, manifest.data.get("shed", ())),
+        spared=spared(listed, manifest.data.get("shed", ())) | {*fusion},
         numbering=tuple(manifest.data.get("numbering", ())),
         point_probability=dict(manifest.data.get("point_probability", {})),
     )
@@ -75,6 +79,7 @@ def load_networks(folder: Path, manifest: Manifest, device: str | torch.device =
     missing = [stage for stage in stages if stage not in networks.by_stage]
     if missing:
         raise ManifestError(f"{folder}: no weights of stages {missing}, expected all of {stages}")
+    networks.external.update(load_members(manifest, str(device)))
     return networks
 
 
@@ -214,7 +219,7 @@ def _forms(
     Raises:
         ManifestError: no safetensors file, or shapes that differ from those that ``what`` asks for.
     """
-    with _readable(path), safe_open(path, framework="pt") as file:
+    with readable(path), safe_open(path, framework="pt") as file:
         forms = {}
         for name in file.keys():  # noqa: SIM118
             part = file.get_slice(name)
@@ -229,17 +234,8 @@ def _forms(
 def _read_tensors(path: Path, expected: Mapping[str, Sequence[int]] | None, what: str) -> dict[str, Tensor]:
     """Read a file's tensors, once their shapes have been compared (``_forms``)."""
     _forms(path, expected, what)
-    with _readable(path):
+    with readable(path):
         return load_file(path)
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ManifestError(f"{path}: not readable as safetensors ({reason})") from None
 
 
 def _difference(shapes: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]]) -> str:

@@ -171,6 +171,8 @@ class Chain:
         draw: (study, result) → pictures for the report.
         uses_gpu: whether the networks run on a GPU where there is one.
         draw_files: (study, result) → PNG pictures with the points drawn in, each with a name; None: those of ``draw``.
+        gpu_studies: how many studies ``predict`` and ``draw`` may have open at the same time on a GPU, each in a thread
+            of its own; more than 1 only where these functions allow it.
     """
 
     read: Callable[[Path, str, Any, pd.DataFrame, int | None], Any]
@@ -179,6 +181,11 @@ class Chain:
     draw: Callable[[Any, Any], list[Picture]]
     uses_gpu: bool = False
     draw_files: Callable[[Any, Any], list[Picture]] | None = None
+    gpu_studies: int = 1
+
+    def studies_at_once(self, device: str) -> int:
+        """How many studies a worker may have in its networks at the same time."""
+        return self.gpu_studies if device.startswith("cuda") else 1
 
 
 def draw_nothing(_study: Any, _result: Any) -> list[Picture]:

@@ -75,17 +75,18 @@ def predict_study(
     seconds["localise"] = time.perf_counter() - start
 
     seconds["classify"] = seconds["aggregate"] = 0.0
+    problems = list(localisation.problems)
 
     def answer_of(reading: Localisation) -> NDArray[np.float64]:
         # Another reading of the numbering is one of the bundle's own localisers: all members follow it
         at = own if reading is localisation else []
-        return _answer(study, reading, at, networks, prior, effort, seconds)
+        return _answer(study, reading, at, networks, prior, effort, seconds, problems)
 
     probs = mixed_readings(answer_of(localisation), localisation, prior, answer_of)
     return StudyResult(
         probs=probs,
         localisation=localisation,
-        problems=list(localisation.problems),
+        problems=problems,
         seconds=seconds,
         axial_mm=[axial_points_mm(study, level) for level in localisation.axial_levels],
     )
@@ -99,13 +100,14 @@ def _answer(
     prior: NDArray[np.float64],
     effort: Level,
     seconds: dict[str, float],
+    problems: list[str],
 ) -> NDArray[np.float64]:
     """The probabilities (25, 3) at the points of a localisation; what they took is added to ``seconds``.
 
-    Members in ``own`` look at points of their own.
+    Members in ``own`` look at points of their own. ``problems`` gets a line for each external member that fails.
     """
     start = time.perf_counter()
-    logits, mask = _logits(study, localisation, own, networks, effort)
+    logits, mask = _logits(study, localisation, own, networks, effort, problems)
     seconds["classify"] += time.perf_counter() - start
 
     start = time.perf_counter()
@@ -117,12 +119,17 @@ def _answer(
 
 
 def _logits(
-    study: Study, localisation: Localisation, own: OwnPlaces, networks: Networks, effort: Level
+    study: Study,
+    localisation: Localisation,
+    own: OwnPlaces,
+    networks: Networks,
+    effort: Level,
+    problems: list[str],
 ) -> tuple[Logits, Mask]:
     """Run the classifiers, each at its points: logits (M, 5 conditions, 5 levels, 3) and mask (M, 5, 5)."""
     skip = effort.skips(networks.spared) | {name for members, _ in own for name in members}
     flip, all_folds = effort.uses_augmentation, effort.uses_all_folds
-    logits, mask = classify(study, localisation, networks, flip=flip, all_folds=all_folds, skip=skip)
+    logits, mask = classify(study, localisation, networks, flip=flip, all_folds=all_folds, skip=skip, problems=problems)
     for members, place in own:
         rows = [networks.classifiers.index(name) for name in members]
         logits[rows], mask[rows] = classify(study, place, networks, names=members, flip=flip, all_folds=all_folds)

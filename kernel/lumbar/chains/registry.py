@@ -52,6 +52,7 @@ def _chain(name: str, *first_of_read: Any) -> Chain:
         draw=partial(_call, module, "draw"),
         uses_gpu=True,
         draw_files=partial(_call, module, "draw_files") if name == "main" else None,
+        gpu_studies=2,
     )
 
 

@@ -98,8 +98,8 @@ class Stack:
         spaced; beyond the ends it is extrapolated from the last two slices. The inverse of ``to_patient``.
         """
         points = np.asarray(xyz_mm, dtype=np.float64)
-        places = points @ self.normal
-        positions = self.positions_mm
+        normal = self.normal  # positions_mm would compute it again
+        places, positions = points @ normal, np.asarray(self.origins_mm @ normal)
         if len(positions) == 1:
             slices = np.asarray((places - positions[0]) / self.step_mm)
         else:

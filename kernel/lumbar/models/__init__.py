@@ -17,6 +17,7 @@ from lumbar.models.aggregator import Aggregator
 from lumbar.models.backbone import sizes_checked_later
 from lumbar.models.baseline import BaselineNet
 from lumbar.models.classifier import AxialClassifier, SagittalClassifier
+from lumbar.models.fusion import FusionHead
 from lumbar.models.heatmap import HeatmapNet
 from lumbar.models.level_sequence import LevelSequenceAggregator
 from lumbar.models.regression import AxialRegressionNet, SagittalRegressionNet
@@ -39,6 +40,7 @@ _NETWORKS: dict[str, type[nn.Module]] = {
     "axial_classifier": AxialClassifier,
     "aggregator": Aggregator,
     "level_sequence": LevelSequenceAggregator,
+    "fusion": FusionHead,
     "baseline": BaselineNet,
     "series_contrast": SeriesContrastNet,
 }

@@ -98,6 +98,12 @@ class SagittalClassifier(nn.Module):
 
     def forward(self, crops: Tensor, mask: Tensor, level: Tensor, position_mm: Tensor | None = None) -> Tensor:
         """(B, N, W, H, W'), (B, N, W), (B,), (B, N, W) → (B, 5, 3)."""
+        return self.graded(crops, mask, level, position_mm)[0]
+
+    def graded(
+        self, crops: Tensor, mask: Tensor, level: Tensor, position_mm: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Logits as ``forward`` gives them, and the features that they rest on, (B, 3, F): canal, left, right."""
         canal, side = self._sequences(crops, mask, level, position_mm)
         if self.config.share_sides:
             canal_in = torch.cat([canal, (side[0] + side[1]) / 2], dim=1)
@@ -114,7 +120,7 @@ class SagittalClassifier(nn.Module):
             if 3 in self.targets:
                 recess_in = torch.cat([side[i], canal], dim=1)
                 out[:, 3 + i] = self.recess_heads[i % len(self.recess_heads)](self.drop(recess_in)).to(out.dtype)
-        return out
+        return out, torch.stack([canal, *side], dim=1)
 
     def _sequences(
         self, crops: Tensor, mask: Tensor, level: Tensor, position_mm: Tensor | None
@@ -173,6 +179,12 @@ class AxialClassifier(nn.Module):
 
     def forward(self, crops: Tensor, mask: Tensor, level: Tensor, position_mm: Tensor | None = None) -> Tensor:
         """(B, W, H, W'), (B, W), (B,), (B, W) → (B, 5, 3)."""
+        return self.graded(crops, mask, level, position_mm)[0]
+
+    def graded(
+        self, crops: Tensor, mask: Tensor, level: Tensor, position_mm: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Logits as ``forward`` gives them, and the features that they rest on, (B, 3, F): both sides, left, right."""
         if self.config.share_sides:
             both = torch.cat([crops, crops.flip(-1)])  # the patient's left side first, then the right one
             places = None if position_mm is None else position_mm.repeat(2, 1)
@@ -191,4 +203,4 @@ class AxialClassifier(nn.Module):
                 key = f"{name}{0 if self.config.share_sides else i}"
                 if key in self.heads:
                     out[:, first + i] = self.heads[key](self.drop(side[i])).to(out.dtype)
-        return out
+        return out, torch.stack([(side[0] + side[1]) / 2, *side], dim=1)

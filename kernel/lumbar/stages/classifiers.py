@@ -1,4 +1,4 @@
-"""Which classifiers a bundle has, what each looks at and what it answers. Needs no torch."""
+"""Which classifiers a bundle has, what each looks at and what it answers; the external ones too. Needs no torch."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from lumbar.config import CLASSIFIERS, CONFIGS, AxialClassifierConfig, SagittalClassifierConfig, from_dict
+from lumbar.errors import ManifestError
+from lumbar.rules import shown
 
 SAGITTAL, AXIAL = "sagittal", "axial"
 MODELS = {SAGITTAL: "sagittal_classifier", AXIAL: "axial_classifier"}  # the network that reads a view
+EXTERNAL = "external"  # the ``model`` of weights that only an external member's own code can load
 Config = SagittalClassifierConfig | AxialClassifierConfig
 Crop = tuple[tuple[str, Any], ...]
 
@@ -21,20 +24,41 @@ _FIELDS: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
+class External:
+    """What a manifest says of a network from elsewhere, which joins with code of its own (``stages.external``).
+
+    Attributes:
+        files: sha256 of each file of its code, by its place in the member's folder.
+        probe: what it answers to a made-up study (``bundle.external_probe``).
+        seconds: a study on one T4, as its maker says.
+    """
+
+    files: Mapping[str, str]
+    probe: Mapping[str, Any]
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The part of the manifest's entry that a classifier of the kit does not have."""
+        return {"files": dict(self.files), "probe": dict(self.probe), "seconds": self.seconds}
+
+
+@dataclass(frozen=True, slots=True)
 class Classifier:
     """One classifier of a bundle, as the manifest lists it.
 
     Attributes:
         name: its stage in the list of weights, and its name among the aggregator's ``models``.
         view: ``sagittal`` or ``axial``.
-        crop: the fields of its configuration that decide its crops.
+        crop: the fields of its configuration that decide its crops; none for an external member that asks for no crops.
         conditions: which of the five conditions it answers.
+        external: of an external member, its code and its probe; None for a network of the kit.
     """
 
     name: str
     view: str
     crop: Crop
     conditions: tuple[int, ...]
+    external: External | None = None
 
     @classmethod
     def of(cls, name: str, config: Config) -> Classifier:
@@ -44,7 +68,8 @@ class Classifier:
     def as_json(self) -> dict[str, Any]:
         """The manifest's entry."""
         crop = {name: list(value) if isinstance(value, tuple) else value for name, value in self.crop}
-        return {"name": self.name, "view": self.view, "crop": crop, "conditions": list(self.conditions)}
+        entry = {"name": self.name, "view": self.view, "crop": crop, "conditions": list(self.conditions)}
+        return entry if self.external is None else entry | {EXTERNAL: self.external.as_json()}
 
 
 def view_of(config: Config) -> str:
@@ -57,6 +82,23 @@ def crop_of(config: Config) -> Crop:
     return tuple((name, getattr(config, name)) for name in _FIELDS[view_of(config)])
 
 
+def crop_config(view: str, crop: Mapping[str, Any]) -> Config:
+    """The configuration that cuts an external member's crops; fields that ``crop`` leaves out have their defaults.
+
+    Raises:
+        ManifestError: a field that crops of this view do not have, or a value out of its range.
+    """
+    if unknown := sorted(set(crop) - set(_FIELDS[view])):
+        raise ManifestError(f"crop: found {shown(unknown[0])}, expected of {', '.join(_FIELDS[view])}")
+    config: Config = from_dict(CONFIGS[MODELS[view]], {"backbone": {"name": "resnet18"}, **crop})
+    return config
+
+
+def feature_width(config: Config) -> int:
+    """How many numbers a classifier's heads read of each part of a level: both directions of its LSTM."""
+    return 2 * config.hidden
+
+
 def classifiers_of(data: Mapping[str, Any]) -> tuple[Classifier, ...]:
     """The classifiers of a manifest that was checked, in the order of the aggregator's input.
 
@@ -64,7 +106,13 @@ def classifiers_of(data: Mapping[str, Any]) -> tuple[Classifier, ...]:
     """
     if "classifiers" in data:
         return tuple(
-            Classifier(entry["name"], entry["view"], _tuples(entry["crop"]), tuple(entry["conditions"]))
+            Classifier(
+                entry["name"],
+                entry["view"],
+                _tuples(entry["crop"]),
+                tuple(entry["conditions"]),
+                External(**entry[EXTERNAL]) if EXTERNAL in entry else None,
+            )
             for entry in data["classifiers"]
         )
     first: dict[str, Mapping[str, Any]] = {}

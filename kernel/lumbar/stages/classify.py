@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,12 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lumbar.config import FUSION
 from lumbar.labels import LEVELS, SAGITTAL_T1, SAGITTAL_T2
 from lumbar.models.classifier import AxialClassifier, SagittalClassifier
-from lumbar.models.inference import Networks, forward
+from lumbar.models.inference import Networks, forward, graded
 from lumbar.stages.classifiers import Crop, crop_of, view_of
 from lumbar.stages.crop import level_slices
 from lumbar.stages.crop_layout import Look, SeriesPair, crops_shape, filled, sagittal_windows
+from lumbar.stages.fuse import Features, fused_fits, members_of
 from lumbar.stages.points import Localisation
 from lumbar.study import Study
 
@@ -115,20 +117,33 @@ def run_levels(network: nn.Module, tensors: LevelTensors, *, flip: bool) -> Tens
     return _run_views(network, tensors, mirrored_levels(network, tensors) if flip else None)
 
 
-def _run_views(network: nn.Module, tensors: LevelTensors, mirrored: LevelTensors | None) -> Tensor:
-    out = forward(network, *tensors.inputs(network))
-    if mirrored is not None:
-        other = forward(network, *mirrored.inputs(network))
-        out = (out + other[:, list(MIRRORED)]) / 2
-    return out
+def _run_views(
+    network: nn.Module, tensors: LevelTensors, mirrored: LevelTensors | None, features: list[Tensor] | None = None
+) -> Tensor:
+    """``run_levels``; the features of each view are added to ``features``, where they are asked for."""
+    outs = []
+    for view in (tensors,) if mirrored is None else (tensors, mirrored):
+        if features is None:
+            outs.append(forward(network, *view.inputs(network)))
+        else:
+            out, own = graded(network, *view.inputs(network))
+            outs.append(out)
+            features.append(own)
+    return outs[0] if mirrored is None else (outs[0] + outs[1][:, list(MIRRORED)]) / 2
 
 
 def fits_logits(
-    study: Study, localisation: Localisation, fits: Sequence[nn.Module], *, flip: bool
+    study: Study,
+    localisation: Localisation,
+    fits: Sequence[nn.Module],
+    *,
+    flip: bool,
+    features: MutableMapping[int, Features] | None = None,
 ) -> list[tuple[Tensor, Tensor]]:
     """Of each network, logits (5 levels, 5 conditions, 3) averaged over series, and which rest on images.
 
-    Crops are cut once for all networks that look at the same, and kept no longer than these networks run.
+    Crops are cut once for all networks that look at the same, and kept no longer than these networks run. What the
+    logits rest on is put into ``features`` by the network's place, where it is asked for.
     """
     by_crop: dict[tuple[str, Crop], list[int]] = {}
     for place, network in enumerate(fits):
@@ -136,13 +151,21 @@ def fits_logits(
         by_crop.setdefault((view_of(network.config), crop_of(network.config)), []).append(place)
     out: dict[int, tuple[Tensor, Tensor]] = {}
     for places in by_crop.values():
-        together = _logits_of_crops(study, localisation, [fits[place] for place in places], flip=flip)
+        own: dict[int, Features] | None = None if features is None else {}
+        together = _logits_of_crops(study, localisation, [fits[place] for place in places], flip=flip, features=own)
         out.update(zip(places, together, strict=True))
+        if features is not None and own is not None:
+            features.update({places[k]: value for k, value in own.items()})
     return [out[place] for place in range(len(fits))]
 
 
 def _logits_of_crops(
-    study: Study, localisation: Localisation, networks: Sequence[nn.Module], *, flip: bool
+    study: Study,
+    localisation: Localisation,
+    networks: Sequence[nn.Module],
+    *,
+    flip: bool,
+    features: dict[int, Features] | None = None,
 ) -> list[tuple[Tensor, Tensor]]:
     """``fits_logits`` of networks that look at the same crops. A series counts only for the levels that it shows."""
     totals = [torch.zeros(len(LEVELS), 5, 3) for _ in networks]
@@ -155,7 +178,11 @@ def _logits_of_crops(
         mirrored = mirrored_levels(networks[0], tensors) if flip else None
         for place, network in enumerate(networks):
             shown = target_mask(network, tensors.mask)
-            out = _run_views(network, tensors, mirrored)
+            views: list[Tensor] | None = None if features is None else []
+            out = _run_views(network, tensors, mirrored, views)
+            if features is not None and views is not None:
+                of_look = Features.of_look(views, shown)
+                features[place] = features[place].plus(of_look) if place in features else of_look
             totals[place] += out * shown[..., None] if len(series) > 1 else out
             counts[place] += shown
     return [(total / count.clamp(min=1)[..., None], count > 0) for total, count in zip(totals, counts, strict=True)]
@@ -185,8 +212,11 @@ def classify(
     flip: bool = True,
     all_folds: bool = True,
     skip: frozenset[str] = frozenset(),
+    problems: list[str] | None = None,
 ) -> tuple[Logits, Mask]:
     """Run the classifiers: logits (M, 5 conditions, 5 levels, 3) and mask (M, 5, 5), averaged over folds and series.
+
+    The fusion of a bundle that has one is a classifier too; it is masked where one of its members does not run.
 
     Args:
         study: its stacks.
@@ -196,17 +226,28 @@ def classify(
         flip: average with the mirrored patient.
         all_folds: every fold's weights, and not the first alone.
         skip: classifiers that do not run; their logits are masked.
+        problems: gets a line for each external member that fails on the study; its logits are masked.
     """
     names = networks.classifiers if names is None else names
     logits = np.zeros((len(names), 5, 5, 3), np.float32)
     masks = np.zeros((len(names), 5, 5), bool)
-    running = {m: networks.stage(name)[: None if all_folds else 1] for m, name in enumerate(names) if name not in skip}
-    fits = [(m, network) for m, folds in running.items() for network in folds]
-    pairs = fits_logits(study, localisation, [network for _, network in fits], flip=flip)
-    for m in running:
-        mine = [pair for (own, _), pair in zip(fits, pairs, strict=True) if own == m]
-        if mine:
-            out, shown = joined_fits(mine)
+    running = {name: networks.stage(name)[: None if all_folds else 1] for name in names if name not in {*skip, FUSION}}
+    fits = [(name, network) for name, folds in running.items() for network in folds]
+    is_fused = FUSION in names and FUSION not in skip and running.keys() >= {*members_of(networks.stage(FUSION))}
+    features: dict[int, Features] | None = {} if is_fused else None
+    pairs = fits_logits(study, localisation, [network for _, network in fits], flip=flip, features=features)
+    answers = {name: [pair for (own, _), pair in zip(fits, pairs, strict=True) if own == name] for name in running}
+    if features is not None:
+        seen = {name: [features.get(k) for k, (own, _) in enumerate(fits) if own == name] for name in running}
+        answers[FUSION] = fused_fits(networks.stage(FUSION), answers, seen)
+    for m, name in enumerate(names):
+        if answers.get(name):
+            out, shown = joined_fits(answers[name])
             logits[m] = out.permute(1, 0, 2).numpy()  # (5 conditions, 5 levels, 3)
             masks[m] = shown.T.numpy()
+    lines: list[str] = [] if problems is None else problems
+    for m, name in enumerate(names):
+        if name in networks.external and name not in skip:
+            member = networks.external[name]
+            logits[m], masks[m] = member.answer(study, localisation, lines, flip=flip, all_folds=all_folds)
     return logits, masks

@@ -54,7 +54,10 @@ NO_JITTER = Jitter()
 def grid_images(study: Study, stack: Stack, grid: Grid, indices: list[int] | None = None) -> Images:
     """Slices of a stack on a grid: (n, size, size)."""
     chosen = range(len(stack.volume)) if indices is None else indices
-    return np.stack([study.sampled(stack, i, grid) for i in chosen])
+    images = np.empty((len(chosen), grid.size, grid.size), np.float32)
+    for image, index in zip(images, chosen, strict=True):
+        image[:] = study.sampled(stack, index, grid)
+    return images
 
 
 def with_context(images: Images, context: int) -> Images:

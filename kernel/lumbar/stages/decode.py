@@ -10,11 +10,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from lumbar.dicom import Stack
+from lumbar.dicom._jit import kernel
 from lumbar.geometry import Grid
 
 Array = NDArray[np.float64]
@@ -25,6 +25,7 @@ SPACING_MM = (34.0, 34.5, 33.5, 30.0)
 SPACING_SIGMA = 0.25  # of the distance's logarithm
 RATIO_SIGMA = 0.16  # of the logarithm of the ratio of two distances: in one patient only worn discs make them differ
 TURN_SIGMA_DEG = 25.0  # of the change of direction from one distance to the next
+_PEAK_REACH = 3  # rows, columns and one slice to each side, in which a peak is the highest
 ABSENT_LOG = -5.0  # score of leaving a level out
 
 
@@ -67,6 +68,48 @@ def source_to_heat(grid: Grid, stride: int, xy: Array) -> Array:
     return (grid.to_grid(np.asarray(xy)) + 0.5) / stride - 0.5
 
 
+@kernel
+def _mark_maxima(
+    here: NDArray[np.float32],
+    below: NDArray[np.float32],
+    above: NDArray[np.float32],
+    floor: np.float32,
+    reach: int,
+    out: NDArray[np.uint8],
+) -> int:
+    """Set ``out`` to 1 where no pixel of three slices is higher within ``reach`` rows and columns; how many these are.
+
+    Few pixels are as high as ``floor``, so looking at the neighbours of these takes less than a filter of all.
+    """
+    rows, columns = here.shape
+    count = 0
+    for y in range(rows):
+        for x in range(columns):
+            height = here[y, x]
+            is_highest = height >= floor
+            if is_highest:
+                for i in range(max(0, y - reach), min(rows, y + reach + 1)):
+                    for j in range(max(0, x - reach), min(columns, x + reach + 1)):
+                        if here[i, j] > height or below[i, j] > height or above[i, j] > height:
+                            is_highest = False
+                            break
+                    if not is_highest:
+                        break
+            out[y, x] = is_highest
+            count += is_highest
+    return count
+
+
+def _maxima(heat: NDArray[np.float32], s: int, is_lit: NDArray[np.bool_], floor: float) -> NDArray[np.int64]:
+    """The local maxima (n, 3) of slice ``s`` of (S, h, w): slice, row, column. Slices that are not lit do not count."""
+    beside = [k if 0 <= k < len(heat) and is_lit[k] else s for k in (s - 1, s + 1)]
+    here, below, above = (np.ascontiguousarray(heat[k]) for k in (s, *beside))
+    marks = np.empty(here.shape, np.uint8)
+    count = _mark_maxima(here, below, above, np.float32(floor), _PEAK_REACH, marks)
+    rows, columns = np.divmod(np.flatnonzero(marks), here.shape[1]) if count else np.empty((2, 0), np.int64)
+    return np.column_stack([np.full(count, s), rows, columns]).astype(np.int64, copy=False)
+
+
 def find_peaks(
     heat: NDArray[np.float32],
     stack: Stack,
@@ -88,13 +131,9 @@ def find_peaks(
         most: how many at most.
         floor: lower maxima do not count.
     """
-    spread = np.zeros_like(heat)
-    for s in np.flatnonzero(heat.max(axis=(1, 2)) >= floor):
-        spread[s] = cv2.dilate(heat[s], np.ones((7, 7), np.uint8))
-    highest = spread.copy()
-    np.maximum(highest[1:], spread[:-1], out=highest[1:])
-    np.maximum(highest[:-1], spread[1:], out=highest[:-1])
-    where = np.argwhere((heat >= floor) & (heat >= highest))
+    is_lit = heat.max(axis=(1, 2)) >= floor
+    places = [_maxima(heat, int(s), is_lit, floor) for s in np.flatnonzero(is_lit)]
+    where = np.concatenate([np.empty((0, 3), np.int64), *places])
     heights = heat[where[:, 0], where[:, 1], where[:, 2]]
     peaks = []
     for s, y, x in where[np.argsort(-heights)[:most]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -15,9 +16,17 @@ from lumbar.labels import LEVELS
 from lumbar.models.heatmap import HeatmapNet
 from lumbar.models.inference import forward
 from lumbar.models.regression import SagittalRegressionNet
-from lumbar.resample import warp
+from lumbar.resample import add_warped
 from lumbar.stages.crop import grid_images, with_context
-from lumbar.stages.decode import Peak, fractional_slice, heat_to_source, heat_with_neighbours, refine, source_to_heat
+from lumbar.stages.decode import (
+    Peak,
+    find_peaks,
+    fractional_slice,
+    heat_to_source,
+    heat_with_neighbours,
+    refine,
+    source_to_heat,
+)
 from lumbar.stages.points import Xyz
 from lumbar.study import Study
 
@@ -40,6 +49,14 @@ STRIDE = 2  # heatmaps are at half the grid's resolution
 BATCH = 16
 
 
+def _reached(place: float, reach: float, size: int) -> slice:
+    """The pixels of an axis that lie within ``reach`` of a place; none where it is too far away, or nowhere."""
+    if not np.isfinite(place):
+        return slice(0, 0)
+    first, last = max(0, math.floor(place - reach)), min(size, math.ceil(place + reach) + 1)
+    return slice(first, max(first, last))
+
+
 @dataclass
 class SagittalHeat:
     """Heatmaps of one sagittal stack: (S, 11, size / 2, size / 2) in 0..1 on ``grid``."""
@@ -51,6 +68,13 @@ class SagittalHeat:
     heat: Heat
     foramina_by_role: bool = False  # the heatmaps do not show foramina: slice roles and anatomy place them
     tissue: Heat | None = None  # (S, 2, size / 2, size / 2): vertebral body and sacrum in 0..1, where it was asked for
+    _peaks: dict[tuple[int, int], list[Peak]] = field(default_factory=dict, repr=False)
+
+    def peaks(self, channel: int, number: int, most: int) -> list[Peak]:
+        """The highest peaks of a channel (``find_peaks``), looked for once, as those of the map ``number``."""
+        if (channel, most) not in self._peaks:
+            self._peaks[channel, most] = find_peaks(self.heat[:, channel], self.stack, self.grid, STRIDE, 0, most=most)
+        return [replace(peak, stack=number) for peak in self._peaks[channel, most]]
 
     def peak_near(self, channel: int, xyz_mm: Array, slices: list[int], radius_mm: float, weight: Array) -> Peak | None:
         """The highest heat of a channel near a patient point.
@@ -66,16 +90,18 @@ class SagittalHeat:
         centre = source_to_heat(self.grid, STRIDE, np.array([x, y]))
         radius = radius_mm / (self.grid.mm_per_px * STRIDE)
         size = self.heat.shape[-1]
-        yy, xx = np.mgrid[:size, :size]
-        falloff = np.exp(-0.5 * (((xx - centre[0]) ** 2 + (yy - centre[1]) ** 2) / radius**2)) * (
-            (xx - centre[0]) ** 2 + (yy - centre[1]) ** 2 <= (1.5 * radius) ** 2
-        )
+        rows, columns = (_reached(float(place), 1.5 * radius, size) for place in centre[::-1])
+        yy, xx = np.mgrid[rows, columns]
+        if not yy.size:
+            return None
+        away = (xx - centre[0]) ** 2 + (yy - centre[1]) ** 2
+        falloff = np.exp(-0.5 * (away / radius**2)) * (away <= (1.5 * radius) ** 2)
         best: tuple[float, int, int, int] | None = None
         for s in slices:
-            near = self.heat[s, channel] * falloff * weight[s]
-            y_best, x_best = divmod(int(near.argmax()), size)
+            near = self.heat[s, channel, rows, columns] * falloff * weight[s]
+            y_best, x_best = divmod(int(near.argmax()), near.shape[1])
             if best is None or near[y_best, x_best] > best[0]:
-                best = (float(near[y_best, x_best]), s, y_best, x_best)
+                best = (float(near[y_best, x_best]), s, rows.start + y_best, columns.start + x_best)
         if best is None or best[0] <= 0:
             return None
         _, s, y_best, x_best = best
@@ -123,29 +149,39 @@ def sagittal_heat(
     size = grid.size // STRIDE
     tissue: list[Heat] | None = [] if with_tissue else None
     total = np.zeros((len(stack.volume), SAGITTAL_POINTS, size, size), np.float32)
-    seen = np.zeros((size, size), np.float32)
+    seen = np.zeros((1, 1, size, size), np.float32)
     for view in grids:
         images = with_context(grid_images(study, stack, view), first.config.context)
-        heat = np.zeros_like(total)
-        for network in networks:
-            out = run_batches(network, images, tissue if view is grids[0] else None)
-            heat += out[:, :SAGITTAL_POINTS] if isinstance(network, HeatmapNet) else gaussian_heat(out, view)
-        reach = np.ones((1, 1, size, size), np.float32)
-        if view is not grids[0]:  # the mean is taken on the grid of the first view
-            heat, reach = resample_heat(heat, view, grids[0]), resample_heat(reach, view, grids[0])
-        total += heat
-        seen += reach[0, 0]
+        heat = _heat_of(networks, images, view, tissue if view is grids[0] else None)
+        if view is grids[0]:  # the mean is taken on its grid
+            total += heat
+            seen += 1.0
+        else:
+            add_resampled(heat, view, grids[0], total)
+            add_resampled(np.ones_like(seen), view, grids[0], seen)
     by_role = isinstance(first, SagittalRegressionNet) and first.config.foramina_by_role
     mean_tissue = np.mean(tissue, axis=0) if tissue else None
-    return SagittalHeat(description, number, stack, grids[0], total / (len(networks) * seen), by_role, mean_tissue)
+    return SagittalHeat(description, number, stack, grids[0], total / (len(networks) * seen[0]), by_role, mean_tissue)
 
 
-def resample_heat(heat: Heat, view: Grid, grid: Grid) -> Heat:
-    """Heatmaps (S, C, size, size) of one view, resampled on another grid of the same size; 0 beyond the view."""
+def _heat_of(networks: list[nn.Module], images: Heat, view: Grid, tissue: list[Heat] | None) -> Heat:
+    """Heatmaps (S, 11, size / 2, size / 2) of the images of one view: the sum over networks."""
+    total: Heat | None = None
+    for network in networks:
+        out = run_batches(network, images, tissue)
+        heat = out[:, :SAGITTAL_POINTS] if isinstance(network, HeatmapNet) else gaussian_heat(out, view)
+        total = heat if total is None else total + heat
+    assert total is not None
+    return total
+
+
+def add_resampled(heat: Heat, view: Grid, grid: Grid, total: Heat) -> None:
+    """Add heatmaps (S, C, size, size) of one view to those on another grid; what lies beyond the view adds nothing."""
     corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     places = source_to_heat(view, STRIDE, heat_to_source(grid, STRIDE, corners))
     matrix = np.column_stack([places[1] - places[0], places[2] - places[0], places[0]])
-    return np.stack([np.stack([warp(channel, matrix, heat.shape[-1]) for channel in channels]) for channels in heat])
+    size = heat.shape[-1]
+    add_warped(np.ascontiguousarray(heat).reshape(-1, size, size), matrix, total.reshape(-1, size, size))
 
 
 def pose_of(stack: Stack, network: HeatmapNet, levels_mm: dict[str, Xyz]) -> tuple[float, float]:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from lumbar.dicom import Stack
 from lumbar.geometry import is_inside, project
 from lumbar.labels import LEVELS, SIDES, titles_of
-from lumbar.stages.decode import Peak, decode_levels, find_peaks, support
-from lumbar.stages.heat import DISC, N_CANAL, STRIDE, SagittalHeat
+from lumbar.stages.decode import Peak, decode_levels, support
+from lumbar.stages.heat import DISC, N_CANAL, SagittalHeat
 from lumbar.stages.points import Localisation, SagittalPoint, Xyz, as_xyz
 
 Array = NDArray[np.float64]
@@ -44,8 +44,8 @@ def fuse_levels(maps: list[SagittalHeat], localisation: Localisation) -> dict[st
     discs: list[Peak] = []
     for number, stack_heat in enumerate(maps):
         for level in range(5):
-            labelled[level] += find_peaks(stack_heat.heat[:, level], stack_heat.stack, stack_heat.grid, STRIDE, number)
-        discs += find_peaks(stack_heat.heat[:, DISC], stack_heat.stack, stack_heat.grid, STRIDE, number, most=10)
+            labelled[level] += stack_heat.peaks(level, number, most=4)
+        discs += stack_heat.peaks(DISC, number, most=10)
     confidence = {}
     for level, node in enumerate(decode_levels(labelled, discs, len(maps))):
         if node is not None:

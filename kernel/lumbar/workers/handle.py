@@ -6,15 +6,25 @@ import logging
 import multiprocessing
 import signal
 import threading
+from dataclasses import dataclass
 from typing import Any
 
-from lumbar.workers.effort import Effort, Level
+from lumbar.workers.effort import Level
 from lumbar.workers.processes import END_S, WorkerProcesses, end
 from lumbar.workers.worker import Setup, serve
 
 log = logging.getLogger("lumbar")
 
 _NAME = "lumbar-worker"
+
+
+@dataclass(frozen=True)
+class InNetworks:
+    """A study in the networks. Times are the run's clock, in seconds."""
+
+    since_s: float  # when it went into them
+    began_s: float  # when its reading began
+    effort: Level
 
 
 class Worker:
@@ -35,12 +45,9 @@ class Worker:
         # Times are the run's clock, in seconds.
         self.reading: dict[int | str, float] = {}  # study → when its reading began
         self.waiting: dict[int | str, float] = {}  # the same for studies that are read but not yet in the networks
-        self.busy: int | str | None = None  # the study in the networks
-        self.busy_s = 0.0  # when it went into them
-        self.counted_s = 0.0  # from when its seconds count: when the networks began to wait for it
+        self.busy: dict[int | str, InNetworks] = {}  # the studies in the networks, in the order of their start
         self.idle_s = 0.0  # when the networks last ended a study
         self.started_s = 0.0  # when the worker was started
-        self.effort: Level = Effort.FULL
         self.alone: int | str | None = None  # a study that is tried again with no other study in the worker
         self.n_read = 0  # readings that ended
         self.retiring_s: float | None = None  # when a reading in it was given up; it gets no more studies
@@ -63,14 +70,18 @@ class Worker:
 
     def open_studies(self) -> list[int | str]:
         """The studies that may be the reason if it dies now: in the networks, waiting for them, or being read."""
-        busy = [] if self.busy is None else [self.busy]
-        return [*busy, *self.waiting, *self.reading]
+        return [*self.busy, *self.waiting, *self.reading]
+
+    @property
+    def most_busy(self) -> int:
+        """How many studies may be in its networks at the same time: one, or several on a GPU."""
+        return self.setup.chain.studies_at_once(self.device)
 
     def forget(self) -> list[int | str]:
         """Take away all open studies, and return them in the order in which they would have been predicted."""
         studies = self.open_studies()
-        self.busy, self.alone = None, None
-        self.waiting, self.reading = {}, {}
+        self.alone = None
+        self.busy, self.waiting, self.reading = {}, {}, {}
         return studies
 
     def send(self, message: Any) -> None:

@@ -4,11 +4,15 @@ timm imports torchvision for one class and two functions, and for the pictures o
 decorator of timm, import torch's compiler. No network of a chain uses any of it. So stand-ins take their place while
 timm is imported; the two functions import the real torchvision when they are called. No other thread may import
 anything of these meanwhile: the worker's readings wait until ``import_libraries`` has ended.
+
+numba's first kernel imports scipy.linalg only to ask whether it is there, which no kernel of ours wants to know. And
+what modules make is kept, so the collection of garbage rests meanwhile: it took a fifth of the time.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import importlib.util
 import sys
@@ -27,13 +31,34 @@ def import_libraries(names: Sequence[str], is_wanted: Callable[[], bool] = lambd
     Raises:
         Exception: whatever an import raises.
     """
-    for name in names:
-        if not is_wanted():
-            return
-        if name == "timm":
-            import_timm()
-        else:
-            importlib.import_module(name)
+    special = {"numba": import_numba, "timm": import_timm}
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        for name in names:
+            if not is_wanted():
+                return
+            if name in special:
+                special[name]()
+            else:
+                importlib.import_module(name)
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def import_numba() -> None:
+    """Import numba without scipy.linalg, which kernels that need it import later."""
+    importlib.import_module("numba")
+    if "scipy.linalg" in sys.modules:
+        return
+    modules = cast("dict[str, ModuleType | None]", sys.modules)
+    modules["scipy.linalg"] = None  # so its import fails at once
+    try:
+        with contextlib.suppress(ImportError):  # a numba of another make is left to itself
+            importlib.import_module("numba.np.arraymath")
+    finally:
+        del modules["scipy.linalg"]
 
 
 def import_timm() -> None:

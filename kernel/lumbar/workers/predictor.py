@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ class Predictor:
         chain: as of ``lumbar.predict``.
         device: such as ``cuda:0``; None for the first GPU, or the CPU where there is none.
         n_threads: CPU threads; None leaves the choice to the libraries.
+        trust_members: as of ``lumbar.predict``.
 
     Raises:
         LumbarError: as ``lumbar.predict`` before any work.
@@ -40,9 +42,10 @@ class Predictor:
         chain: str | Chain = "main",
         device: str | None = None,
         n_threads: int | None = None,
+        trust_members: bool = False,
     ) -> None:
         use_numba_cache()
-        manifest = verify(weights)
+        manifest = replace(verify(weights), trusts_members=trust_members)
         functions = chain_of(chain, manifest)
         competition = manifest.competition
         gpus = cuda_devices() if functions.uses_gpu and device is None else []

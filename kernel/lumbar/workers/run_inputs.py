@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from lumbar.bundle.code_hash import own_code_sha256
+from lumbar.bundle.external_code import code_that_may_run
 from lumbar.bundle.manifest import Manifest, verify
 from lumbar.chains.contract import Chain
 from lumbar.chains.registry import chain_of
@@ -50,6 +51,7 @@ class Request:
     manifest_hash: str | None = None
     layout: str = "auto"
     progress: bool = False
+    trust_members: bool = False
 
     @property
     def part(self) -> Shard | None:
@@ -157,8 +159,11 @@ def check_inputs(request: Request, outputs: Outputs) -> RunInputs:
     if split not in SPLITS:
         raise CohortError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
     use_numba_cache()
-    manifest = verify(request.weights, request.manifest_hash)
+    manifest = replace(verify(request.weights, request.manifest_hash), trusts_members=request.trust_members)
     functions = chain_of(chain, manifest)
+    for one in manifest.classifiers:  # workers would refuse it too, once they have imported their libraries
+        if one.external is not None:
+            code_that_may_run(manifest.folder, one.name, one.external, is_trusted=manifest.trusts_members)
     check_outputs(outputs, request.layout, manifest)
     check_destinations(outputs, root, manifest)
     if line := compiling_decoders():

@@ -19,7 +19,7 @@ from lumbar.io.text import one_line
 from lumbar.output.submission import Submission
 from lumbar.workers.budget import Budget, Effort
 from lumbar.workers.effort import Level
-from lumbar.workers.handle import Worker
+from lumbar.workers.handle import InNetworks, Worker
 from lumbar.workers.pool import WorkerPool
 from lumbar.workers.processes import WorkerProcesses
 from lumbar.workers.study_queue import StudyQueue
@@ -132,14 +132,15 @@ class Schedule:
         is_over = self.budget.is_over()
         if not is_over:
             ready = [worker for worker in self.pool.workers if worker.is_ready and worker.retiring_s is None]
-            for n_open in (1, 2):  # first something to do for each worker, then something to read ahead
+            most = max((worker.most_busy for worker in ready), default=1)
+            for n_open in range(1, most + 2):  # first something to do for each worker, then something to read ahead
                 for worker in ready:
-                    if worker.alone is None and len(worker.open_studies()) < n_open:
+                    if worker.alone is None and len(worker.open_studies()) < min(n_open, worker.most_busy + 1):
                         self._start_reading(worker)
             for worker in ready:
-                if worker.busy is None and worker.waiting:
+                while len(worker.busy) < worker.most_busy and worker.waiting:
                     self._start_predicting(worker)
-        return not is_over or any(worker.busy is not None for worker in self.pool.workers)
+        return not is_over or any(worker.busy for worker in self.pool.workers)
 
     def _start_reading(self, worker: Worker) -> None:
         study_id = self.queue.take()
@@ -152,12 +153,11 @@ class Schedule:
     def _start_predicting(self, worker: Worker) -> None:
         study_id = next(iter(worker.waiting))
         began_s = worker.waiting.pop(study_id)
-        worker.effort = self._next_effort()
-        worker.busy, worker.busy_s = study_id, self.budget.elapsed_s()
-        worker.counted_s = max(worker.idle_s, began_s)
+        effort = self._next_effort()
+        worker.busy[study_id] = InNetworks(self.budget.elapsed_s(), began_s, effort)
         # Pictures are left out first where time is short
-        drawn = self.pictured.get(study_id, Drawn.NOTHING) if worker.effort == Effort.FULL else Drawn.NOTHING
-        worker.send(("predict", study_id, worker.effort, drawn))
+        drawn = self.pictured.get(study_id, Drawn.NOTHING) if effort == Effort.FULL else Drawn.NOTHING
+        worker.send(("predict", study_id, effort, drawn))
 
     def _next_effort(self) -> Level:
         before = self.budget.effort
@@ -198,35 +198,43 @@ class Schedule:
             worker.n_read += 1
 
     def _on_done(self, worker: Worker, outcome: Outcome, submission: Submission) -> None:
-        worker.busy, worker.alone = None, None
-        worker.idle_s = self.budget.elapsed_s()
+        was, worker.alone = worker.busy.pop(outcome.study_id), None
+        # The seconds that it added: since the networks ended the study before, or since its reading began
+        before_s, worker.idle_s = max(worker.idle_s, was.began_s), self.budget.elapsed_s()
         self.pool.predicted()
-        if outcome.is_device_lost:  # as if the worker had died, but only the study in its networks is suspect
-            log.error("%s: lost, its worker is replaced", worker.device)
-            self.queue.worker_died(outcome)
-            self.pool.replace(worker)
+        if outcome.is_device_lost:
+            self._on_device_lost(worker, outcome)
             return
-        self.budget.finished(worker.idle_s - worker.counted_s, worker.effort)
+        self.budget.finished(worker.idle_s - before_s, was.effort)
         if outcome.probs is None:
             self.queue.fail(outcome)
         else:
-            outcome.left_out = list(worker.effort.left_out)
-            if worker.effort != Effort.FULL:
+            outcome.left_out = list(was.effort.left_out)
+            if was.effort != Effort.FULL:
                 left_out = ", no pictures" if outcome.study_id in self.pictured else ""
-                outcome.problems.append(f"study {outcome.study_id}: {worker.effort.title}{left_out}, for lack of time")
+                outcome.problems.append(f"study {outcome.study_id}: {was.effort.title}{left_out}, for lack of time")
             self.queue.outcomes[outcome.study_id] = outcome
             try:
                 submission.replace(outcome.study_id, outcome.probs, is_normalised=True)
             except CohortError as error:  # a full disk may have room again: the next study, and the end, write all
                 log.error("study %s: %s", outcome.study_id, error)
             self._finished(outcome)
-        if worker.retiring_s is not None:
+        if worker.retiring_s is not None and not worker.busy:
             self.pool.replace(worker)
+
+    def _on_device_lost(self, worker: Worker, outcome: Outcome) -> None:
+        """As if the worker had died, but only the studies in its networks are suspect, each of them."""
+        log.error("%s: lost, its worker is replaced", worker.device)
+        self.queue.worker_died(outcome)
+        for study_id in worker.busy:
+            self.queue.worker_died(Outcome(study_id, failure=f"{worker.device} lost while predicting"))
+        worker.busy = {}
+        self.pool.replace(worker)
 
     def _on_death(self, worker: Worker, refusal: Exception | None) -> None:
         """A worker is gone, or refuses its weights: all that was open in it is suspect, except for a refusal."""
         ending = one_line(refusal) if refusal is not None else worker.ending()
-        in_networks = worker.busy
+        in_networks = set(worker.busy)
         was_ready, is_retiring = worker.is_ready, worker.retiring_s is not None
         suspects = worker.forget() if refusal is None else []
         named = ", ".join(map(str, suspects))
@@ -234,8 +242,8 @@ class Schedule:
             "%s: %s%s", worker.device or worker.setup.device, ending, f" with studies {named} open" if named else ""
         )
         for study_id in suspects:
-            doing = "predicting" if study_id == in_networks else "reading"
-            if study_id == in_networks:
+            doing = "predicting" if study_id in in_networks else "reading"
+            if study_id in in_networks:
                 self.pictured.pop(study_id, None)  # drawing may be what killed it: a picture is not worth a prediction
             self.queue.worker_died(Outcome(study_id, failure=f"worker lost while {doing} ({ending})"))
         if suspects or is_retiring:
@@ -261,14 +269,20 @@ class Schedule:
                 self._watch_loading(worker, now_s)
                 continue
             self._watch_readings(worker, now_s)
-            if worker.busy is not None and now_s - worker.busy_s > networks_limit_s(study_s):
-                study_id, worker.busy = worker.busy, None
-                self.queue.hung(study_id, f"no prediction after {now_s - worker.busy_s:.0f} s")
-                self.pool.replace(worker)
+            limit_s = networks_limit_s(study_s)
+            if any(now_s - entry.since_s > limit_s for entry in worker.busy.values()):
+                self._give_up_predictions(worker, now_s)
             elif worker.retiring_s is not None:
                 is_late = now_s - worker.retiring_s > retiring_limit_s(study_s)
-                if worker.busy is None or is_late:  # a decoder that holds the interpreter lets nothing else end
+                if not worker.busy or is_late:  # a decoder that holds the interpreter lets nothing else end
                     self.pool.replace(worker)
+
+    def _give_up_predictions(self, worker: Worker, now_s: float) -> None:
+        """Set all studies in a worker's networks aside: one waits for another, so each may be the one that hangs."""
+        for study_id, entry in worker.busy.items():
+            self.queue.hung(study_id, f"no prediction after {now_s - entry.since_s:.0f} s")
+        worker.busy = {}
+        self.pool.replace(worker)
 
     def _watch_loading(self, worker: Worker, now_s: float) -> None:
         if now_s - worker.started_s > networks_limit_s(self.load_s):

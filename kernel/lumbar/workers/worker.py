@@ -1,9 +1,10 @@
-"""The worker's side of a run: it has one device, predicts one study at a time, and gets its orders through a pipe.
+"""The worker's side of a run: it has one device, predicts its studies, and gets its orders through a pipe.
 
 The same loop runs in a process of its own (normally: a crash then costs one study) or in a thread of the calling
 process. It reads the next study's files in the background while the networks work, and the first one's while the
-weights load, so that the decoders are compiled by then. Where a study fails, the result is an ``Outcome`` without
-probabilities.
+weights load, so that the decoders are compiled by then. On a CPU one study is predicted after the other; on a GPU
+``Chain.gpu_studies`` at the same time, each in a thread, so that crops and heat of one do not hold up the networks of
+another. Where a study fails, the result is an ``Outcome`` without probabilities.
 
     run → worker   a ``Setup`` once ("booted" asked for it), then
                    ("read", study_id) · ("predict", study_id, effort, drawn) · ("stop",)
@@ -14,17 +15,14 @@ probabilities.
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import gc
 import logging
-import multiprocessing
-import os
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +40,9 @@ from lumbar.output.picture_files import draw_files
 from lumbar.output.submission import normalise
 from lumbar.workers.effort import Effort, Level
 from lumbar.workers.libraries import import_libraries
+from lumbar.workers.own_process import end_with_parent, keep_memory
 
 log = printable_log()
-
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-_KEPT_BLOCK = 32 << 20  # larger blocks go back to the system at once: the most that glibc takes
-_KEPT = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -162,8 +156,8 @@ def serve_process(connection: Connection, modules: Sequence[str] = (), memory: i
         modules: what it imports until it gets its setup, and then while its first study is read.
         memory: the open file of the weights that the run's workers have together.
     """
-    _end_with_parent()
-    _keep_memory()
+    end_with_parent()
+    keep_memory()
     channel = Channel(connection)
     logging.getLogger().addHandler(_Forward(channel))
     log.setLevel(logging.INFO)
@@ -203,36 +197,6 @@ class _Forward(logging.Handler):
         """Do nothing, since the pipe that failed is the only way to report it."""
 
 
-def _end_with_parent() -> None:
-    """Make this process end with the run, even if the run is killed.
-
-    A thread waits for the end of the parent process. On Linux the system itself ends this process as well (prctl(2),
-    PR_SET_PDEATHSIG), which works even while a library holds the interpreter's lock.
-    """
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def follow() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=follow, name="lumbar-parent", daemon=True).start()
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
-def _keep_memory() -> None:
-    """Let this process keep freed memory for the next layer, instead of giving it back to the system each time.
-
-    Getting it anew, page by page, took a fifth of a study's time on a CPU. glibc alone has the setting (mallopt(3)).
-    """
-    with contextlib.suppress(AttributeError, OSError, TypeError):
-        library = ctypes.CDLL(None)
-        library.mallopt(_M_MMAP_THRESHOLD, _KEPT_BLOCK)
-        library.mallopt(_M_TRIM_THRESHOLD, _KEPT)
-
-
 def _serve(channel: Channel, setup: Setup, modules: Sequence[str] = (), memory: int | None = None) -> None:
     try:
         _work(channel, setup, modules, memory)
@@ -258,12 +222,14 @@ def _work(channel: Channel, setup: Setup, modules: Sequence[str], memory: int | 
         _limit_threads(setup.n_threads)
         networks, device = _load(setup)
         _limit_threads(setup.n_threads)  # of libraries that were loaded just now
+        if modules:
+            gc.freeze()  # libraries and networks stay: no collection of garbage need look at them again
     except Exception as error:
         is_ours = type(error).__module__ == LumbarError.__module__  # classes of others may not survive pickling
         channel.send("refused", error if is_ours else LumbarError(one_line(error)))
         return
-    idle_since = time.perf_counter()
-    channel.send("ready", device, idle_since - started)
+    pace = _Pace(time.perf_counter())
+    channel.send("ready", device, time.perf_counter() - started)
     while True:
         message = channel.receive()
         if message[0] == "stop":
@@ -272,9 +238,41 @@ def _work(channel: Channel, setup: Setup, modules: Sequence[str], memory: int | 
         if message[0] == "read":
             readings[study_id] = _Reading(setup, study_id, channel)
         else:
-            outcome = attempt(setup, networks, readings.pop(study_id), study_id, message[2], message[3], idle_since)
-            _answer(channel, outcome)
-            idle_since = time.perf_counter()
+            task = setup, networks, readings.pop(study_id), study_id, message[2], message[3], pace
+            if setup.chain.studies_at_once(device) == 1:
+                _answer(channel, attempt(*task))
+            else:
+                name = f"lumbar-predict-{study_id}"
+                threading.Thread(target=_attempt_beside, args=(channel, *task), name=name, daemon=True).start()
+
+
+class _Pace:
+    """Tells how many seconds each study adds to the run, also where several are in the networks at the same time.
+
+    Args:
+        since: when the networks were ready (``time.perf_counter``).
+    """
+
+    def __init__(self, since: float) -> None:
+        self._since, self._lock = since, threading.Lock()
+
+    def ended(self, started: float) -> float:
+        """The seconds since a study's reading started, or since the study before ended, whichever is less."""
+        with self._lock:
+            before, self._since = max(self._since, started), time.perf_counter()
+            return self._since - before
+
+
+def _attempt_beside(
+    channel: Channel, setup: Setup, networks: Any, reading: _Reading, study_id: int | str, *rest: Any
+) -> None:
+    """``attempt`` in a thread of its own: while one study is in the networks, another is cut and decoded."""
+    try:
+        outcome = attempt(setup, networks, reading, study_id, *rest)
+    except BaseException as error:  # SystemExit would end this thread without an answer
+        outcome = Outcome(study_id, failure=one_line(error))
+    with contextlib.suppress(OSError):  # the run has ended
+        _answer(channel, outcome)
 
 
 def _answer(channel: Channel, outcome: Outcome) -> None:
@@ -325,7 +323,7 @@ def attempt(
     study_id: int | str,
     effort: Level,
     drawn: Drawn,
-    idle_since: float,
+    pace: _Pace,
 ) -> Outcome:
     """Predict one study. Whatever is raised becomes one line in the outcome, and the study's prior stays.
 
@@ -336,11 +334,9 @@ def attempt(
         study_id: its id.
         effort: how much work it gets.
         drawn: which pictures are drawn.
-        idle_since: when the networks had nothing to do any more (``time.perf_counter``). The seconds of a study are
-            the time that it adds to the run, so waiting for its reading counts.
+        pace: tells the seconds that the study adds to the run, so waiting for its reading counts.
     """
     outcome = Outcome(study_id)
-    started = max(idle_since, reading.started)
     try:
         study = reading.result()
         outcome.problems.extend(study.problems)
@@ -365,7 +361,7 @@ def attempt(
     outcome.problems = [reading.public(line) for line in outcome.problems]
     outcome.files = reading.files
     outcome.seconds["read"] = reading.seconds
-    outcome.seconds["study"] = time.perf_counter() - started
+    outcome.seconds["study"] = pace.ended(reading.started)
     return outcome
 
 
@@ -379,7 +375,7 @@ class _Nobody:
 def predict_alone(setup: Setup, networks: Any, study_id: int | str, idle_since: float) -> Outcome:
     """Read and predict one study in the calling process, at full effort and without pictures."""
     reading = _Reading(setup, study_id, _Nobody())
-    return attempt(setup, networks, reading, study_id, Effort.FULL, Drawn.NOTHING, idle_since)
+    return attempt(setup, networks, reading, study_id, Effort.FULL, Drawn.NOTHING, _Pace(idle_since))
 
 
 def _draw(setup: Setup, study: Any, result: Any, outcome: Outcome, drawn: Drawn) -> float:

@@ -8,7 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from lumbar.bundle.code_hash import shipped_hashes
+from lumbar.bundle.code_hash import shipped_hashes, without_members
 from lumbar.bundle.manifest import manifest_hash, read_manifest
 from lumbar.errors import LumbarError
 from lumbar.io.text import printable
@@ -122,7 +122,7 @@ def _require_committed(publication: Publication) -> None:
     if changed := _changes(publication):
         raise TagError(f"git: found changes in {_names(changed)}, expected none: {stands}")
     sealed = read_manifest(publication.sealed.folder)
-    code = sealed.data.get("code_files") or {}
+    code = without_members(sealed.data.get("code_files") or {})  # members' code lies in the bundle alone
     if manifest_hash(layout.root) != sealed.hash or shipped_hashes(layout.kernel) != code:
         raise TagError(f"git: found other code or weights, expected {publication.mark}: {stands}")
     published = [layout.lock, layout.notebook, layout.kernel_metadata, *(layout.kernel / name for name in code)]

@@ -9,9 +9,10 @@ from typing import Any
 
 from lumbar.bundle.own_localisers import own_stages
 from lumbar.competitions.lumbar_spine import NAME as DEFAULT
-from lumbar.config import CLASSIFIERS, OPTIONAL_STAGES, STAGES
+from lumbar.config import CLASSIFIERS, FUSION, OPTIONAL_STAGES, STAGES
 from lumbar.errors import ManifestError
 from lumbar.io.text import printable
+from lumbar.stages.classifiers import EXTERNAL
 
 BASELINE = "baseline"  # a run of the baseline chain has this one stage instead of the seven
 
@@ -62,6 +63,7 @@ def completeness_errors(data: dict[str, Any], run: Path | None = None) -> list[s
 def _stages(data: dict[str, Any]) -> list[str]:
     """The stages of the main chain: the classifiers are those that the manifest lists, or the usual three."""
     names = [str(entry["name"]) for entry in data.get("classifiers", ())] or CLASSIFIERS
+    names = [*names, FUSION] if FUSION in data else names
     first = STAGES.index(CLASSIFIERS[0])
     return [
         *STAGES[:first],
@@ -92,7 +94,7 @@ def _mixed_configs(entries: list[dict[str, Any]]) -> list[str]:
     first: dict[str, dict[str, Any]] = {}
     for entry in entries:
         stage = str(entry.get("stage"))
-        if stage == BASELINE:
+        if stage == BASELINE or entry.get("model") == EXTERNAL:  # whose files are parts of one model
             continue
         other = first.setdefault(stage, entry)
         for key in ("model", "config"):

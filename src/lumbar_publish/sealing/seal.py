@@ -25,6 +25,7 @@ from lumbar_publish.files import replaced_folder, write_text
 from lumbar_publish.names import DatasetId, Layout
 from lumbar_publish.sealing.completeness import chain_of, completeness_errors, how_to_finish
 from lumbar_publish.sealing.member_seconds import is_ensemble
+from lumbar_publish.sealing.members import check_size, code_of, image_errors, member_hashes, stage_code
 from lumbar_publish.sealing.metadata import (
     configured_machine,
     configured_model_version,
@@ -152,12 +153,17 @@ def seal(
     data = read_data(manifest_path)
     if dataset is None:
         dataset = DatasetId.choose(locked_dataset(layout))
-    data["forced"] = _accepted(data, manifest_path, run, force)
+    check_size(data, manifest_path)
+    members = code_of(data, weights.parent)
+    if as_demo and members:
+        raise ManifestError(f"{manifest_path}: found external members, expected networks of the kit alone for --demo")
+    data["forced"] = _accepted(data, manifest_path, run, force, image_errors(layout.root, members))
     data["dataset"] = {"id": str(dataset), "version": None}
-    data["code_files"] = shipped_hashes(layout.kernel)
+    data["code_files"] = shipped_hashes(layout.kernel) | member_hashes(data)
     _require_module(data, layout)
     data["code_sha256"] = digest(data["code_files"])
     with replaced_folder(layout.sealed) as folder:
+        stage_code(folder, members)
         _stage(folder, layout, data, weights, dataset)
         if measure and not data["forced"] and is_ensemble(data) and KEY not in data:
             data[KEY] = measure(folder)
@@ -221,10 +227,10 @@ def extra_files(manifest: manifests.Manifest) -> list[str]:
     return sorted(path.relative_to(manifest.folder).as_posix() for path in strange)
 
 
-def _accepted(data: dict[str, Any], path: Path, run: Path | None, force: bool) -> list[str]:
+def _accepted(data: dict[str, Any], path: Path, run: Path | None, force: bool, lacking: list[str]) -> list[str]:
     """Completeness errors that ``--force`` accepted, now or when the lock file was written."""
     known = [str(reason) for reason in data.get("forced") or []]
-    new = [reason for reason in completeness_errors(data, run) if reason not in known]
+    new = [reason for reason in [*completeness_errors(data, run), *lacking] if reason not in known]
     if new and not force:
         raise ManifestError(f"{path}: {'; '.join(new)} (--force seals it all the same and records that)")
     return sorted({*known, *new})

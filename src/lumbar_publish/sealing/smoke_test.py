@@ -11,6 +11,7 @@ from pathlib import Path
 from lumbar.bundle.manifest import read_manifest
 from lumbar.errors import ManifestError
 from lumbar_publish.rehearsal.submission import check_submission
+from lumbar_publish.sealing.members import check_record, external_entries
 
 _TIMEOUT_S = 1800  # on a busy machine, the first time, compiling takes minutes of it
 # Folders that hold any package of ours leave the path (an editable install puts them there), then only the sealed
@@ -39,8 +40,12 @@ try:
     if manifest.competition_name != DEFAULT:
         own_chain(manifest.competition_name).load(manifest, "cpu")
         sys.exit(0)
-    for entry in manifest.weights:
+    networks = [entry for entry in manifest.weights if entry.model != "external"]
+    for entry in networks:
         check_probe(load_network(manifest.path(entry), entry), entry.probe, entry.file)
+    if len(networks) < len(manifest.weights):
+        from lumbar.bundle.external_members import load_members
+        load_members(manifest, "cpu")
 except LumbarError as error:
     sys.exit(f"error: {error}")
 """
@@ -50,16 +55,19 @@ def run_chain(sealed: Path, sample: Path, chain: str = "main") -> None:
     """Predict one study of ``sample`` (a competition folder, test split) with the sealed code and weights.
 
     Raises:
-        ManifestError: the chain failed; the message ends with its last line.
+        ManifestError: the chain failed, or an external member on the study; the message ends with its last line.
         CohortError: it left no valid submission.
     """
-    competition = read_manifest(sealed).competition
+    manifest = read_manifest(sealed)
     with tempfile.TemporaryDirectory(prefix="lumbar-chain-") as scratch:
-        out = Path(scratch) / "submission.csv"
+        out, record = Path(scratch) / "submission.csv", Path(scratch) / "record.json"
         arguments = ["predict", "--data", str(sample.resolve()), "--weights", str(sealed.resolve()), "--out", str(out)]
         arguments += ["--split", "test", "--chain", chain, "--studies", "1"]
+        arguments += ["--record", str(record)]
         run_sealed(_PREDICT, sealed, arguments, Path(scratch))
-        check_submission(out, competition=competition)
+        check_submission(out, competition=manifest.competition)
+        if external_entries(manifest.data):
+            check_record(record)
 
 
 def run_networks(sealed: Path) -> None:

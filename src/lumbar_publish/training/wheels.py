@@ -20,7 +20,18 @@ from lumbar.errors import ManifestError
 # The notebook image as it is, and as its upstream has it next: file of pins, and its Python.
 IMAGES = (("constraints-kaggle.txt", (3, 12)), ("constraints-kaggle-next.txt", (3, 13)))
 # In the image's lists, or brought by what is (timm and scikit-learn need them), without a pin of ours.
-_ALSO_THERE = {"scikit-learn", "scipy", "jinja2", "pyarrow", "huggingface-hub", "packaging", "pip", "pyyaml", "pillow"}
+_ALSO_THERE = {
+    "albumentations",
+    "scikit-learn",
+    "scipy",
+    "jinja2",
+    "pyarrow",
+    "huggingface-hub",
+    "packaging",
+    "pip",
+    "pyyaml",
+    "pillow",
+}
 _DISTRIBUTIONS = {"cv2": "opencv-python-headless", "sklearn": "scikit-learn"}  # where the import's name is another
 _OPTIONAL = {"tensorboard", "IPython"}  # asked for by an option, or a notebook's own
 _OURS = {"lumbar", "lumbar_train"}
@@ -45,6 +56,15 @@ def pins(path: Path) -> dict[str, Requirement]:
     return image
 
 
+def image_names(root: Path) -> set[str]:
+    """The distributions that Kaggle's image has, as far as its lists are known.
+
+    Args:
+        root: the repository, with the images' pins.
+    """
+    return {name for file, _ in IMAGES for name in pins(root / file)} | _ALSO_THERE
+
+
 def needed(packages: Iterable[Path]) -> dict[str, str]:
     """Distributions that packages import, with the file that does; the standard library and ours are left out."""
     names: dict[str, str] = {}
@@ -56,7 +76,7 @@ def needed(packages: Iterable[Path]) -> dict[str, str]:
                 for module in modules:
                     top = module.partition(".")[0]
                     if top not in sys.stdlib_module_names and top not in _OURS | _OPTIONAL:
-                        names.setdefault(_distribution(top), f"{package.name}/{path.relative_to(package).as_posix()}")
+                        names.setdefault(distribution(top), f"{package.name}/{path.relative_to(package).as_posix()}")
     return names
 
 
@@ -75,7 +95,7 @@ def check_image(root: Path, packages: Iterable[Path], wheels: Iterable[Path]) ->
     brought = {_name_of(wheel): wheel for wheel in wheels}
     imports = needed(packages)
     images = {file: pins(root / file) for file, _ in IMAGES}
-    there = {name for image in images.values() for name in image} | _ALSO_THERE
+    there = image_names(root)
     for file, version in IMAGES:
         for wheel in wheels:
             _check_wheel(wheel, file, version, images[file], there, brought)
@@ -153,7 +173,8 @@ def _name_of(wheel: Path) -> str:
         raise ManifestError(f"{wheel}: found {wheel.name!r}, expected NAME-VERSION-PYTHON-ABI-PLATFORM.whl") from None
 
 
-def _distribution(module: str) -> str:
+def distribution(module: str) -> str:
+    """The distribution that brings a module, by its name for an image's list."""
     if module in _DISTRIBUTIONS:
         return _DISTRIBUTIONS[module]
     return canonicalize_name(_installed().get(module, [module])[0])

@@ -17,20 +17,25 @@ import lumbar
 from lumbar.bundle.manifest import Manifest
 from lumbar.config import CONFIGS, AggregatorConfig, from_dict, to_dict
 from lumbar.errors import CohortError
-from lumbar.stages.classifiers import Classifier
+from lumbar.stages.classifiers import EXTERNAL, Classifier
 from lumbar_train.data.folds import FULL, is_full, write_folds
 from lumbar_train.data.tables import LABELS, Cohort, read_cohort, write_labels
 from lumbar_train.data.usable import read_dropped, write_dropped
-from lumbar_train.ensemble.budget import Target, measured_seconds, study_flops, views_of
+from lumbar_train.ensemble.budget import Target, measured_seconds, views_of
 from lumbar_train.ensemble.comparison import NOTES, SAME, verdict
 from lumbar_train.ensemble.export import (
+    ExternalShipped,
+    Member,
     OwnLocalisers,
     Shipped,
     export_ensemble,
+    joined,
+    member_of,
     own_localisers,
     shipped_by,
     verified_export,
 )
+from lumbar_train.ensemble.external import ExternalFolder, read_table
 from lumbar_train.ensemble.localisers import chosen_localiser, localiser_figures, localiser_lines, named_localisers
 from lumbar_train.ensemble.members import Candidates, Source, gather
 from lumbar_train.ensemble.pool import Sum, fit_scales
@@ -41,6 +46,7 @@ from lumbar_train.files import make_folder, write_text
 from lumbar_train.outputs.kept import FILE as RECIPE
 from lumbar_train.outputs.kept import read_recipe
 from lumbar_train.outputs.session import SCHEMA
+from lumbar_train.outputs.store import write_frame
 from lumbar_train.pipeline.counts import CohortCounts, count_cohort
 from lumbar_train.recipes import Fit, StageRecipe
 from lumbar_train.stages.aggregate import PoolStart
@@ -110,6 +116,7 @@ def build_ensemble(
     localiser: str | None = None,
     keeps_own: bool = False,
     seed: int = 0,
+    externals: Mapping[str, ExternalFolder] | None = None,
 ) -> Ensemble:
     """Choose members, fit one aggregator on them, and leave a run folder that can be sealed.
 
@@ -122,19 +129,24 @@ def build_ensemble(
         localiser: the run whose localisers ship; None: the one that finds levels best out of fold.
         keeps_own: members look where the localisers of their own runs point, which ship too.
         seed: of what is drawn at random.
+        externals: team mates' folders by name (``ensemble.external``).
 
     Raises:
         LeakError: a member whose logits are not out of fold as the others' are.
         CohortError: other cohorts, logits or labels that are missing, a folder that is taken.
-        ManifestError: a run whose export is damaged.
+        ManifestError: a run whose export is damaged, an external member that fails.
         TrainingError: a run without weights that ship.
     """
     check_free(out)
     named_localisers(runs, localiser)  # a wrong name ends here
     whole = read_cohort(root)
-    candidates = gather(runs, whole)
+    externals = externals or {}
+    candidates = gather(runs, whole, externals)
     manifests = {name: verified_export(path) for name, path in runs.items()}
-    shipped = [shipped_by(source, manifests[source.run]) for source in candidates.sources]
+    shipped: list[Member] = [
+        joined(source, externals[source.run]) if source.run in externals else member_of(source, manifests[source.run])
+        for source in candidates.sources
+    ]
     figures = localiser_figures(runs, whole)
     places = chosen_localiser(runs, localiser, figures)
     measured = {} if target is None else _measured(runs, manifests, target)
@@ -205,7 +217,7 @@ def _measured(
 
 def _with_seconds(
     candidates: Candidates,
-    shipped: list[Shipped],
+    shipped: Sequence[Member],
     target: Target | None,
     counts: CohortCounts,
     measured: Mapping[tuple[str, str], float],
@@ -215,17 +227,14 @@ def _with_seconds(
     ``measured`` has the seconds of a fit and a view where sealing has measured them, by run and classifier.
     """
     rate = 1e12 if target is None else target.machine.rate
-    flops: dict[str, float] = {}
+    counted: dict[str, float] = {}
     seconds = []
     for one in shipped:
         known = measured.get((one.source.run, one.source.classifier))
-        if known is not None:
+        if known is not None and isinstance(one, Shipped):
             seconds.append(known * views_of(one.config) * len(one.entries))
-            continue
-        key = json.dumps(one.config_json, sort_keys=True)
-        if key not in flops:
-            flops[key] = study_flops(one.config, counts)
-        seconds.append(flops[key] * len(one.entries) / rate)
+        else:
+            seconds.append(one.operations(counts, counted) / rate)
     return replace(candidates, members=replace(candidates.members, seconds=np.array(seconds)))
 
 
@@ -234,15 +243,14 @@ def _write(
     made: Ensemble,
     runs: Mapping[str, Path],
     whole: Cohort,
-    shipped: list[Shipped],
+    shipped: list[Member],
     base: Manifest,
     seed: int,
 ) -> None:
     candidates, cohort = made.candidates, made.candidates.cohort
-    sources = [candidates.sources[k] for k in made.kept]
-    _write_tables(part, candidates, sources, runs[made.localiser], whole)
+    _write_tables(part, candidates, [shipped[k] for k in made.kept], runs[made.localiser], whole)
     stage = aggregator_of(runs[made.localiser], base, made.names)
-    listed = [Classifier.of(name, shipped[k].config) for name, k in zip(made.names, made.kept, strict=True)]
+    listed = [shipped[k].listed(name) for name, k in zip(made.names, made.kept, strict=True)]
     write_text(part / RECIPE, json.dumps(_recipe(made, stage, listed, whole, seed), indent=1) + "\n")
     folds = [*sorted(set(candidates.fold_of.values())), FULL]
     fit_aggregator_folds(part, cohort, candidates.fold_of, folds, stage, seed=seed, start=made.start)
@@ -255,7 +263,7 @@ def _write(
     )  # fmt: skip
 
 
-def _write_tables(part: Path, candidates: Candidates, sources: list[Source], localiser: Path, whole: Cohort) -> None:
+def _write_tables(part: Path, candidates: Candidates, shipped: list[Member], localiser: Path, whole: Cohort) -> None:
     """What the members and the localisers said of the studies that they had not seen, and what these studies are."""
     ids = candidates.cohort.study_ids
     folds = [candidates.fold_of[int(study)] for study in ids]
@@ -263,8 +271,12 @@ def _write_tables(part: Path, candidates: Candidates, sources: list[Source], loc
     write_labels(part / LABELS, candidates.cohort)
     gone = sorted(set(whole.study_ids.tolist()) - set(ids.tolist()))
     write_dropped(part, whole, whole.without(gone, dict(read_dropped(localiser)["counts"])))
-    for source in sources:
-        _copy(source.table, part / source.name / "oof.parquet")
+    for one in shipped:
+        source = one.source
+        if isinstance(one, ExternalShipped) and not source.classifier:
+            write_frame(part / source.name / "oof.parquet", read_table(one.member))
+        else:
+            _copy(source.table, part / source.name / "oof.parquet")
     for place in _OF_LOCALISER:
         if not (localiser / place).is_file():
             raise CohortError(f"{localiser / place}: not found, expected the localiser's out-of-fold points")
@@ -326,7 +338,7 @@ def describe(made: Ensemble) -> dict[str, Any]:
             {
                 "name": members.names[k],
                 "run": source.run,
-                "classifier": source.classifier,
+                "classifier": source.classifier or EXTERNAL,
                 "weight": float(weights[k]),
                 "cost": float(members.seconds[k]),
             }

@@ -11,7 +11,7 @@ from typing import Any
 from lumbar.errors import CohortError
 from lumbar.io.competition import check_competition
 from lumbar.io.path_options import FOLDER, NEW_FOLDER, PLACE
-from lumbar_train.ensemble.named_runs import named_runs
+from lumbar_train.ensemble.named_runs import named_folders, named_runs
 from lumbar_train.pipeline.given import check_folder, check_out
 
 
@@ -122,7 +122,17 @@ def add_ensemble(commands: Any) -> None:
         "on them, and leave a run folder that build_dataset.py --run seals like any other.",
     )
     add = parser.add_argument
-    add("--runs", nargs="+", required=True, metavar="[NAME=]RUN", help="two or more runs on the same folds")
+    add("--runs", nargs="+", required=True, metavar="[NAME=]RUN",
+        help="two or more runs on the same folds; one, beside --external")  # fmt: skip
+    add(
+        "--external",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="[NAME=]FOLDER",
+        help="models from elsewhere: folders with oof.parquet, member.json, member.py and weights, whose code runs "
+        "(docs/add-a-model.md)",
+    )
     add("--data", type=FOLDER, required=True, metavar="ROOT", help="the cohort that the runs were trained on")
     add("--out", type=NEW_FOLDER, required=True, metavar="ENS", help="run folder to write; empty, or not there yet")
     add("--select", choices=("greedy", "all"), default="greedy", help="all: keep every member; default: %(default)s")
@@ -143,7 +153,8 @@ def add_ensemble(commands: Any) -> None:
 
 def run_ensemble(args: argparse.Namespace) -> None:
     """Make the ensemble, say what was chosen, and write its page."""
-    runs = named_runs(args.runs)
+    folders = named_folders(args.external)
+    runs = named_runs(args.runs, least=1 if folders else 2)
     for name, path in runs.items():
         check_folder(path, f"--runs {name}", "a run folder")
     check_competition(args.data, "train", has_split=False)
@@ -151,13 +162,15 @@ def run_ensemble(args: argparse.Namespace) -> None:
 
     from lumbar_train.ensemble.budget import parse_target
     from lumbar_train.ensemble.build import build_ensemble, summary, unit_of
+    from lumbar_train.ensemble.external import read_externals
     from lumbar_train.run import thread_count, torch_threads
 
     target = None if args.budget is None else parse_target(args.budget)
+    externals = read_externals(folders, runs)
     with torch_threads(thread_count()):
         made = build_ensemble(
             runs, args.data, args.out, how=args.select, target=target, localiser=args.localiser,
-            keeps_own=args.own_localisers, seed=args.seed,
+            keeps_own=args.own_localisers, seed=args.seed, externals=externals,
         )  # fmt: skip
         said = summary(made, target)
         print("\n".join(said), flush=True)

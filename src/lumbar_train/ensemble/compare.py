@@ -117,7 +117,15 @@ def _answers(path: Path, cohort: Cohort) -> Probs:
         )
     manifest = verify(bundle)
     check_not_trained_on(path, manifest, cohort, cohort.study_ids)
-    frame, _ = predict(cohort.root, bundle, split=cohort.split, chain=chain_of(manifest), studies=ids, progress=True)
+    frame, _ = predict(
+        cohort.root,
+        bundle,
+        split=cohort.split,
+        chain=chain_of(manifest),
+        studies=ids,
+        progress=True,
+        trust_members=bundle != path,  # code of a run of one's own
+    )
     return align_submission(frame, ids)
 
 

@@ -5,23 +5,93 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from lumbar.bundle.manifest import FILE_NAME, Manifest, verify, write_manifest
+from lumbar.bundle.code_hash import MEMBERS
+from lumbar.bundle.external_members import load_member, one_line_each
+from lumbar.bundle.external_probe import record_member_probe
+from lumbar.bundle.manifest import FILE_NAME, Manifest, file_sha256, verify, write_manifest
 from lumbar.bundle.own_localisers import KEY, LOCALISERS, OwnSet
 from lumbar.config import CLASSIFIERS, CONFIGS, OPTIONAL_STAGES, STAGES, from_dict
-from lumbar.stages.classifiers import Classifier
+from lumbar.stages.classifiers import EXTERNAL, Classifier
 from lumbar_train.data.folds import FULL, fold_name
 from lumbar_train.data.tables import Cohort
+from lumbar_train.ensemble.budget import study_flops
+from lumbar_train.ensemble.external import FILE, ExternalFolder
 from lumbar_train.ensemble.members import Source
 from lumbar_train.errors import TrainingError
 from lumbar_train.export import manifest_head, prior_rows, weight_entry
 from lumbar_train.files import make_folder, read_object
+from lumbar_train.pipeline.counts import CohortCounts
+from lumbar_train.pipeline.machines import T4
 
 _LOCALISERS = (*(stage for stage in STAGES if stage not in CLASSIFIERS and stage != "aggregator"), *OPTIONAL_STAGES)
+
+
+class Member(Protocol):
+    """What ships of a member of an ensemble: fits of the kit's networks, or somebody's own (``ExternalShipped``)."""
+
+    @property
+    def source(self) -> Source:
+        """Of its logits."""
+
+    def operations(self, counts: CohortCounts, known: dict[str, float]) -> float:
+        """Operations for one study, counted or as its maker says; ``known`` keeps what was counted."""
+
+    def listed(self, name: str) -> Classifier:
+        """Its entry of the manifest under a name."""
+
+    def copied(self, folder: Path, name: str) -> list[dict[str, Any]]:
+        """Copy its files into an export, under a name; their entries in the manifest."""
+
+
+@dataclass(frozen=True)
+class ExternalShipped:
+    """What ships of an external member.
+
+    Attributes:
+        source: of its logits.
+        member: its files, with its probe recorded.
+    """
+
+    source: Source
+    member: ExternalFolder
+
+    def operations(self, counts: CohortCounts, known: dict[str, float]) -> float:
+        """Its seconds on a T4 as operations of that machine."""
+        return self.member.external.seconds * T4.rate
+
+    def listed(self, name: str) -> Classifier:
+        """Its entry of the manifest under a name."""
+        return self.member.named(name).listed
+
+    def copied(self, folder: Path, name: str) -> list[dict[str, Any]]:
+        """Copy its code and its weights into an export, under a name; the entries of its weights."""
+        for place, path in self.member.code.items():
+            make_folder((folder / MEMBERS / name / place).parent)
+            shutil.copyfile(path, folder / MEMBERS / name / place)
+        entries = []
+        for number, (own, path) in enumerate(self.member.weights.items()):
+            target = folder / "weights" / f"{name}.{number}.safetensors"
+            make_folder(target.parent)
+            shutil.copyfile(path, target)
+            entries.append(
+                {
+                    "file": f"weights/{target.name}",
+                    "sha256": file_sha256(target),
+                    "bytes": target.stat().st_size,
+                    "stage": name,
+                    "model": EXTERNAL,
+                    "config": {"name": own},
+                    "fold": FULL,
+                    "metrics": {},
+                    "probe": {},
+                }
+            )
+        return entries
 
 
 @dataclass(frozen=True)
@@ -48,6 +118,21 @@ class Shipped:
         """The configuration of the network."""
         return from_dict(CONFIGS[self.entries[0]["model"]], self.config_json)
 
+    def operations(self, counts: CohortCounts, known: dict[str, float]) -> float:
+        """Operations of all its fits for one study."""
+        key = json.dumps(self.config_json, sort_keys=True)
+        if key not in known:
+            known[key] = study_flops(self.config, counts)
+        return known[key] * len(self.entries)
+
+    def listed(self, name: str) -> Classifier:
+        """Its entry of the manifest under a name."""
+        return Classifier.of(name, self.config)
+
+    def copied(self, folder: Path, name: str) -> list[dict[str, Any]]:
+        """Copy its fits into an export, under a name; their entries in the manifest."""
+        return [_copied(self.folder, folder, entry, name) for entry in self.entries]
+
 
 def verified_export(path: Path) -> Manifest:
     """The manifest of what a run ships, whose files were compared with their hashes.
@@ -72,16 +157,48 @@ def shipped_by(source: Source, manifest: Manifest) -> Shipped:
         TrainingError: there are none.
     """
     if not source.classifier:
-        raise TrainingError(f"{source.path}: found logits without a network, expected weights that can be sealed")
+        raise TrainingError(
+            f"{source.path}: found logits without a network, expected weights that can be sealed; give a folder with "
+            f"{FILE} as --external (docs/add-a-model.md)"
+        )
     entries = tuple(entry for entry in manifest.data["weights"] if entry["stage"] == source.classifier)
     if not entries:
         raise TrainingError(f"{manifest.folder}: found no weights of {source.classifier}, expected those that ship")
     return Shipped(source, manifest.folder, entries)
 
 
+def member_of(source: Source, manifest: Manifest) -> Member:
+    """What ships of a member that a run has: fits of the kit, or an external member that joined an ensemble before.
+
+    Raises:
+        TrainingError: as ``shipped_by``.
+    """
+    shipped = shipped_by(source, manifest)
+    listed = next((one for one in manifest.classifiers if one.name == source.classifier), None)
+    if listed is None or listed.external is None:
+        return shipped
+    code = {place: manifest.folder / MEMBERS / listed.name / place for place in listed.external.files}
+    weights = {str(entry.config["name"]): manifest.path(entry) for entry in manifest.of_stage(listed.name)}
+    return ExternalShipped(source, ExternalFolder(source.path, listed, code, weights))
+
+
+def joined(source: Source, member: ExternalFolder) -> ExternalShipped:
+    """An external member that joins: its code is run once on a made-up study, and its answer recorded.
+
+    Raises:
+        ManifestError: it raises, answers in another form, or answers another time otherwise.
+    """
+    code = {place: path.read_bytes() for place, path in member.code.items()}
+    loaded = load_member(member.listed, member.path, code, member.weights, "cpu")
+    with one_line_each(f"external member {member.listed.name}", member.path):
+        probe = record_member_probe(loaded)
+    external = replace(member.external, probe=probe)
+    return ExternalShipped(source, replace(member, listed=replace(member.listed, external=external)))
+
+
 def export_ensemble(
     out: Path,
-    shipped: Sequence[Shipped],
+    shipped: Sequence[Member],
     names: Sequence[str],
     listed: Sequence[Classifier],
     base: Manifest,
@@ -118,7 +235,7 @@ def export_ensemble(
     for further in (own or {}).values():
         entries += further.copied(folder)
     for one, name in zip(shipped, names, strict=True):
-        entries += [_copied(one.folder, folder, entry, name) for entry in one.entries]
+        entries += one.copied(folder, name)
     weights = out / "aggregator" / f"{fold_name(FULL)}.safetensors"
     entries.append(weight_entry(weights, folder, "aggregator", FULL, aggregator))
     data = manifest_head("ensemble") | {
@@ -169,7 +286,7 @@ def own_localisers(
     Args:
         base: the run whose localisers ship for all others, the aggregator and the report.
         members: of each run, those that are kept.
-        manifests: of each run's export; one without localisers, as of external models, leaves its members to ``base``.
+        manifests: of each run's export; external members have none, and keep to ``base``.
 
     Raises:
         TrainingError: a run that is an ensemble whose members have localisers of their own.
@@ -177,7 +294,9 @@ def own_localisers(
     taken = {_hashes(manifests[base]): ""}
     names: dict[str, tuple[str, list[str]]] = {}  # of a set: the run that it comes from, and its members
     for run, kept in members.items():
-        manifest = manifests[run]
+        manifest = manifests.get(run)
+        if manifest is None:
+            continue
         if KEY in manifest.data:
             raise TrainingError(f"{manifest.folder}: found several sets of localisers, expected one a run")
         hashes = _hashes(manifest)

@@ -48,17 +48,22 @@ def check_seen(run: Path, fold_of: Mapping[int, int]) -> None:
             )
 
 
-def check_logits(path: Path, folds: pd.DataFrame) -> None:
+def check_logits(path: Path, folds: pd.DataFrame, frame: pd.DataFrame | None = None) -> None:
     """Refuse a classifier's table of out-of-fold logits that leaks, or is not what its fits left.
 
     Each row must come from the fold that held its study out, stand there once, and be the row that the fold's own pass
     has left in ``pieces``, where that is kept.
 
+    Args:
+        path: the table.
+        folds: of its run.
+        frame: its content, where it was read already.
+
     Raises:
         LeakError: a row of another fold, or one that differs from what the fold that held the study out predicted.
         CohortError: the table is not there, or has a row twice.
     """
-    frame = read_frame(path)
+    frame = read_frame(path) if frame is None else frame
     check_oof_frame(frame, folds, path)
     if missing := [name for name in _KEY if name not in frame.columns]:
         raise CohortError(f"{printable(path)}: found no column {', '.join(missing)}, expected {', '.join(_KEY)}")
@@ -113,8 +118,9 @@ def check_same_folds(names: Iterable[str], fold_of: Mapping[str, Mapping[int, in
         differing = [study for study in common if fold_of[first][study] != fold_of[name][study]]
         if differing:
             study = differing[0]
+            table = "folds.csv" if (paths[name] / "folds.csv").is_file() else "oof.parquet"
             raise LeakError(
-                f"{printable(paths[name] / 'folds.csv')}: found study {study} in fold {fold_of[name][study]} "
+                f"{printable(paths[name] / table)}: found study {study} in fold {fold_of[name][study]} "
                 f"({len(differing)} of {len(common)} such), expected fold {fold_of[first][study]} as in {first}: train "
                 f"with --fold-file {printable(paths[first] / 'folds.csv')}"
             )

@@ -15,13 +15,13 @@ from lumbar.errors import CohortError
 from lumbar.io.text import printable
 from lumbar_train.data.folds import read_own_folds
 from lumbar_train.data.tables import Cohort
+from lumbar_train.ensemble.external import COLUMNS, FILE, ExternalFolder, read_table
 from lumbar_train.ensemble.guards import check_logits, check_same_cohort, check_same_folds, check_seen
 from lumbar_train.ensemble.out_of_fold import labelled, prior_by_fold
 from lumbar_train.ensemble.pool import Members
 from lumbar_train.outputs.run_classifiers import classifiers_of_run
-from lumbar_train.outputs.store import read_frame, read_logits
+from lumbar_train.outputs.store import logits_of, read_frame, read_logits
 
-COLUMNS = ("study_id", "fold", "condition", "level", "logit_normal_mild", "logit_moderate", "logit_severe")
 _NAME_LENGTH, _NAME_HEAD = 64, 20  # the manifest takes no longer name; how much of the run's name stays in a cut one
 
 
@@ -66,33 +66,45 @@ class Candidates:
     left_out: dict[str, int]
 
 
-def gather(runs: Mapping[str, Path], cohort: Cohort | None = None) -> Candidates:
-    """Join the logits of every classifier of every run.
+def gather(
+    runs: Mapping[str, Path], cohort: Cohort | None = None, externals: Mapping[str, ExternalFolder] | None = None
+) -> Candidates:
+    """Join the logits of every classifier of every run, and of every external member.
 
     Args:
         runs: folders by name.
         cohort: labels; None takes those that the runs have noted.
+        externals: team mates' folders by name, which no run has.
 
     Raises:
         LeakError: a table, a network or a fold that does not hold a study out as it says, or as the first run does.
         CohortError: a run without out-of-fold logits, without labels, or of another cohort; two members of one name.
     """
+    externals = externals or {}
     sources = [source for name, path in runs.items() for source in sources_of(name, path)]
+    sources += [Source(name, name, one.path, "") for name, one in externals.items()]
     names = [source.name for source in sources]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise CohortError(f"--runs: found two members named {twice[0]}, expected different names; give NAME=RUN")
-    folds = {name: _folds(path) for name, path in runs.items()}
+    tables = {name: read_table(one) for name, one in externals.items()}
+    runs = {**runs, **{name: one.path for name, one in externals.items()}}
+    folds = {name: _folds(path, tables.get(name)) for name, path in runs.items()}
     by_run = {name: dict(zip(t["study_id"].tolist(), t["fold"].tolist(), strict=True)) for name, t in folds.items()}
     check_same_folds(runs, by_run, runs)
     check_same_cohort(runs, cohort)
+    for one in externals.values():
+        _check_external_cohort(one, by_run[one.listed.name], cohort)
     for name, path in runs.items():
         check_seen(path, by_run[name])
     for source in sources:
-        check_logits(source.table, folds[source.run])
+        check_logits(source.table, folds[source.run], tables.get(source.run))
     fold_of = {study: fold for own in by_run.values() for study, fold in own.items()}
     ids = sorted(fold_of)
     known = labelled(runs, ids, cohort)
-    pairs = [read_logits(source.table, ids) for source in sources]
+    pairs = [
+        logits_of(tables[source.run], ids) if source.run in tables else read_logits(source.table, ids)
+        for source in sources
+    ]
     for source, (logits, _) in zip(sources, pairs, strict=True):
         _check_finite(source, logits, ids)
     members = Members(
@@ -145,8 +157,26 @@ def _is_external(path: Path) -> bool:
     return table.is_file() and set(COLUMNS) <= set(pd.read_parquet(table).columns)
 
 
-def _folds(path: Path) -> pd.DataFrame:
+def _check_external_cohort(one: ExternalFolder, fold_of: Mapping[int, int], cohort: Cohort | None) -> None:
+    """Refuse a member that was trained on another cohort, by its own word or by a study that the cohort lacks."""
+    if cohort is None:
+        return
+    if one.cohort and one.cohort != cohort.fingerprint:
+        raise CohortError(
+            f"{printable(one.path / FILE)}: found cohort {printable(one.cohort[:12])}, expected "
+            f"{cohort.fingerprint[:12]}, the cohort of {printable(cohort.root)}"
+        )
+    if strange := sorted(fold_of.keys() - set(cohort.study_ids.tolist())):
+        raise CohortError(
+            f"{printable(one.path / 'oof.parquet')}: found study {strange[0]} ({len(strange)} such), expected studies "
+            f"of {printable(cohort.root)} alone"
+        )
+
+
+def _folds(path: Path, table: pd.DataFrame | None = None) -> pd.DataFrame:
     """The folds of a run; those of an external model without ``folds.csv`` stand in its table."""
+    if table is not None and not (path / "folds.csv").is_file():
+        return table[["study_id", "fold"]].drop_duplicates(ignore_index=True)
     if (path / "folds.csv").is_file():
         return read_own_folds(path / "folds.csv")
     if not _is_external(path):

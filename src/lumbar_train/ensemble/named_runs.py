@@ -15,17 +15,18 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_. +-]{0,59}")
 RESERVED = ("uniform", "prior", "floor")  # rows that a comparison shows beside the runs
 
 
-def named_runs(words: Sequence[str]) -> dict[str, Path]:
+def named_runs(words: Sequence[str], least: int = 2) -> dict[str, Path]:
     """Paths by name, from words of ``--runs``: ``PATH`` (named as its last part) or ``NAME=PATH``, in the order given.
 
     Args:
         words: of the command line.
+        least: how many there must be.
 
     Raises:
         CohortError: too few, a path that is not there, two of one name, one path twice, or a name that is taken.
     """
-    if len(words) < 2:
-        raise CohortError(f"--runs: found {len(words)}, expected 2 or more, as PATH or NAME=PATH")
+    if len(words) < least:
+        raise CohortError(f"--runs: found {len(words)}, expected {least} or more, as PATH or NAME=PATH")
     runs: dict[str, Path] = {}
     for word in words:
         name, path = _split(word)
@@ -47,6 +48,24 @@ def named_runs(words: Sequence[str]) -> dict[str, Path]:
             raise CohortError(f"--runs: found {printable(path)} twice ({twice[0]} and {name}), expected different runs")
         runs[name] = path
     return runs
+
+
+def named_folders(words: Sequence[str]) -> list[tuple[str, Path]]:
+    """Name and path of each word of ``--external``: ``FOLDER``, whose name is empty, or ``NAME=FOLDER``.
+
+    Raises:
+        CohortError: a folder that is not there, or one that is given twice.
+    """
+    folders: list[tuple[str, Path]] = []
+    for word in words:
+        name, path = _split(word)
+        if not os.path.isdir(path):
+            hint = did_you_mean_path(path)
+            raise CohortError(f"--external {printable(path)}: no such folder, expected an external member{hint}")
+        if any(os.path.realpath(path) == os.path.realpath(known) for _, known in folders):
+            raise CohortError(f"--external: found {printable(path)} twice, expected different folders")
+        folders.append((name if word != str(path) and word.startswith(f"{name}=") else "", path))
+    return folders
 
 
 def _split(word: str) -> tuple[str, Path]:

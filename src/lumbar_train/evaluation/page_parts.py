@@ -10,6 +10,7 @@ import numpy as np
 
 from lumbar.chains.contract import Picture
 from lumbar.chains.overlay import draw
+from lumbar.config import FUSION
 from lumbar.errors import LumbarError
 from lumbar.io.progress import duration
 from lumbar.io.text import counted
@@ -42,6 +43,8 @@ def about(evaluation: Evaluation, run: Path | None) -> list[tuple[str, str]]:
         if spent:
             machine = f" ({seconds['machine']})" if "machine" in seconds else ""
             rows.append(("stages took", f"{duration(spent)}{machine}"))
+        if recipe.get(FUSION) and (decision := read_object(run / FUSION / "decision.json")):
+            rows.append((FUSION, str(decision["line"]).removeprefix(f"{FUSION} ")))
     return [*rows, ("date", time.strftime("%Y-%m-%d %H:%M %Z"))]
 
 

@@ -59,6 +59,7 @@ def write_recipe(
         "denoise": recipe.denoise and to_dict(recipe.denoise),
         "pseudo": recipe.pseudo and to_dict(recipe.pseudo),
         "consistency": recipe.consistency and to_dict(recipe.consistency),
+        **({"fusion": to_dict(recipe.fusion)} if recipe.fusion is not None else {}),
         "stages": stages,
     }
     write_text(run / FILE, json.dumps(content, indent=1) + "\n")

@@ -20,6 +20,7 @@ from lumbar_train.files import write_with
 Logits = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
+_LOGITS = "logit_normal_mild", "logit_moderate", "logit_severe"
 _POINT_FIELDS = [field.name for field in dataclasses.fields(SagittalPoint)]
 _AXIAL_FIELDS = [field.name for field in dataclasses.fields(AxialLevel)]
 
@@ -125,13 +126,17 @@ def logits_frame(logits: Mapping[int, Logits], masks: Mapping[int, Mask], folds:
     for study_id, values in sorted(logits.items()):
         for c, level in np.argwhere(masks[study_id]):
             rows.append((study_id, folds[study_id], CONDITIONS[c], LEVELS[level], *map(float, values[c, level])))
-    columns = ["study_id", "fold", "condition", "level", "logit_normal_mild", "logit_moderate", "logit_severe"]
+    columns = ["study_id", "fold", "condition", "level", *_LOGITS]
     return pd.DataFrame(rows, columns=columns)
 
 
 def read_logits(path: Path, study_ids: Iterable[int]) -> tuple[Logits, Mask]:
     """Logits (N, 5, 5, 3) and mask (N, 5, 5) of the studies in the order given."""
-    frame = read_frame(path)
+    return logits_of(read_frame(path), study_ids)
+
+
+def logits_of(frame: pd.DataFrame, study_ids: Iterable[int]) -> tuple[Logits, Mask]:
+    """Logits (N, 5, 5, 3) and mask (N, 5, 5) of the studies in the order given, from a table as ``logits_frame``."""
     order = {int(study_id): k for k, study_id in enumerate(study_ids)}
     logits = np.zeros((len(order), 5, 5, 3), np.float32)
     mask = np.zeros((len(order), 5, 5), bool)
@@ -139,6 +144,6 @@ def read_logits(path: Path, study_ids: Iterable[int]) -> tuple[Logits, Mask]:
     n = frame["study_id"].map(order).to_numpy(dtype=int)
     c = frame["condition"].map({name: k for k, name in enumerate(CONDITIONS)}).to_numpy(dtype=int)
     level = frame["level"].map({name: k for k, name in enumerate(LEVELS)}).to_numpy(dtype=int)
-    logits[n, c, level] = frame.iloc[:, 4:7].to_numpy(dtype=np.float32)
+    logits[n, c, level] = frame[list(_LOGITS)].to_numpy(dtype=np.float32)
     mask[n, c, level] = True
     return logits, mask

@@ -15,7 +15,7 @@ SHIP = ("full", "folds", "all")  # as overrides.with_overrides
 RECIPES = ("demo", "model2", "strong")  # as recipes.RECIPES
 STAGES = (  # as stages.registry.STAGES, without further rounds such as axial_all-first
     "sagittal_xy", "sagittal_z", "axial_xy", "localise", "denoise", "sagittal_classifier", "axial_subarticular",
-    "axial_all", "aggregator", "series_contrast",
+    "axial_all", "fusion", "aggregator", "series_contrast",
 )  # fmt: skip
 
 

@@ -12,13 +12,14 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lumbar.competitions.lumbar_spine import COMPETITION
-from lumbar.config import HeatmapConfig
+from lumbar.config import FUSION, HeatmapConfig
 from lumbar.stages.heat import VIEWS
 from lumbar_train.data.folds import is_full, parse_folds, with_seeds
 from lumbar_train.data.tables import read_cohort
 from lumbar_train.engine.distributed import pick_device
 from lumbar_train.pipeline.cost import NetworkCost, meta_network
 from lumbar_train.pipeline.counts import CohortCounts, classifier_images, count_cohort
+from lumbar_train.pipeline.fusion_cost import fusion_cost
 from lumbar_train.pipeline.machines import A100, T4, Machine, free_memory, measured_here, parse_memory
 from lumbar_train.pipeline.options import TrainOptions
 from lumbar_train.pipeline.prepare import chosen_recipe
@@ -139,12 +140,15 @@ class TrainingPlan:
         )
 
     def _warnings(self) -> list[str]:
+        fusion = [row.activation_bytes for row in self.rows if row.name == FUSION]
+        lines = [f"note        fusion: {in_units(bytes_)} of features in the machine's own memory" for bytes_ in fusion]
         cut = [row.name for row in self.rows if row.has_batch_statistics and row.split and row.split.accumulate > 1]
         if not cut:
-            return []
+            return lines
         return [
+            *lines,
             f"note        {', '.join(cut)}: batch statistics (BatchNorm) come from the part, not from the whole batch; "
-            "networks without them follow the same loss curve however a batch is cut"
+            "networks without them follow the same loss curve however a batch is cut",
         ]
 
 
@@ -171,6 +175,9 @@ def plan_training(options: TrainOptions, machines: Iterable[Machine] | None = No
     rows = []
     for stage in chosen_stages(recipe, options.stages):
         name = stage.recipe_name or stage.name
+        if name == FUSION:
+            rows.append(_fusion_row(recipe, {key: cost(False) for key, cost in costs.items()}, counts, use_folds))
+            continue
         if name not in recipe.stages:
             rows.append(Row(stage.name, 0, 0))
             continue
@@ -243,6 +250,19 @@ def _row(
     )
 
 
+def _fusion_row(recipe: Recipe, costs: dict[str, NetworkCost], counts: CohortCounts, use_folds: list[int]) -> Row:
+    """The fusion, whose features lie in the machine's memory, and not in the device's."""
+    assert recipe.fusion is not None
+    whole = fusion_cost(recipe, costs, counts, use_folds)
+    batch = max(1, min(recipe.fusion.batch, whole.samples))
+    split = Split(batch, 1, False, whole.head.fixed_bytes, True)
+    disk = 4 * whole.head.parameters * (len(use_folds) + sum(ships(recipe, fold) for fold in use_folds) / 2)
+    return Row(
+        FUSION, whole.samples, whole.steps, whole.head, whole.head.fixed_bytes, split, whole.sample_flops, whole.flops,
+        disk,
+    )  # fmt: skip
+
+
 def drawn_samples(
     recipe: Recipe, stage: Stage, entry: StageRecipe, fold: int, samples: int, studies: int
 ) -> tuple[int, int, float]:
@@ -293,6 +313,8 @@ def prediction_flops(recipe: Recipe, costs: dict[str, NetworkCost], counts: Coho
         else:
             n = classifier_images(config, counts)
         flops[name] = costs[name].forward_flops * n
+    if recipe.fusion is not None:
+        flops[FUSION] = fusion_cost(recipe, costs, counts, ()).study_flops
     return flops
 
 

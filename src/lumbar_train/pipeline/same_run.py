@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lumbar.config import CLASSIFIERS, to_dict
+from lumbar.config import CLASSIFIERS, FUSION, to_dict
 from lumbar.errors import CohortError
 from lumbar_train.data.folds import FULL
 from lumbar_train.files import read_object
@@ -52,6 +52,8 @@ def check_same_run(folder: Path, options: TrainOptions, recipe: Recipe, fingerpr
     check_kept(folder, recipe, ())
     for name, stage in stages.items():
         entry = stage.recipe_name or stage.name
+        if begun[name] and entry == FUSION:
+            _compare_fields(path, "the run", FUSION, noted.get(FUSION), recipe.fusion, is_noted=FUSION in noted)
         if not begun[name] or entry not in recipe.stages:
             continue
         before, now = noted["stages"].get(entry) or {}, recipe.stages[entry]

@@ -166,7 +166,8 @@ def _cut(options: TrainOptions, recipe: Recipe, counts: CohortCounts, free: floa
     is_half = is_half_precision(options.amp, is_gpu=is_gpu)
     losses, stages = losses_of(recipe), dict(recipe.stages)
     chosen = [stage for stage in chosen_stages(recipe, options.stages) if stage.fitted or stage.on_fold]
-    for name in dict.fromkeys(stage.recipe_name or stage.name for stage in chosen):
+    names = dict.fromkeys(stage.recipe_name or stage.name for stage in chosen)
+    for name in (name for name in names if name in stages):  # a fusion's head, on features, is small
         stage = stages[name]
         cost = cost_of(stage, losses[name], counts, is_half=is_half)
         whole = filled(stage, counts.samples(name, stage))

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
+from lumbar.config import FUSION
 from lumbar.io.tables import csv_text
 from lumbar.io.text import counted
 from lumbar.labels import COLUMNS, SEVERITY_COLUMNS
@@ -28,6 +29,8 @@ from lumbar_train.outputs.store import read_localisations, read_logits, write_fr
 from lumbar_train.recipes import StageRecipe
 from lumbar_train.stages.aggregate import PoolStart, fit_aggregator, loss_on, pool_of
 from lumbar_train.stages.context import RunContext
+from lumbar_train.stages.fused_recipe import aggregator_of, members_of
+from lumbar_train.stages.fusion import Decision, decide, write_decision
 
 FITTED, POOL = "fitted", "pool"
 _REASONS = {
@@ -37,11 +40,30 @@ _REASONS = {
 
 
 def run_aggregator(run: RunContext) -> None:
-    """Fit the aggregators of a run, once every classifier's table of logits is known not to leak."""
+    """Fit the aggregators of a run, once every classifier's table of logits is known not to leak.
+
+    A fusion joins them where it helps out of fold.
+    """
     for name in run.recipe.stages["aggregator"].network.models:
         run.out_of_fold(name)
+    if run.recipe.fusion is not None:
+        decide_on_fusion(run)
     folds = run.all_folds() + run.full_fits()
-    fit_aggregator_folds(run.out, run.cohort, run.fold_of, folds, run.recipe.stages["aggregator"], seed=run.seed)
+    stage = aggregator_of(run.out, run.recipe)
+    fit_aggregator_folds(run.out, run.cohort, run.fold_of, folds, stage, seed=run.seed)
+
+
+def decide_on_fusion(run: RunContext) -> Decision:
+    """Decide out of fold whether the aggregator joins the fusion; note it in the run folder, and say it."""
+    run.out_of_fold(FUSION)
+    ids = np.array(sorted(run.fold_of))
+    logits, mask, _ = _inputs(run.out, ids, (*members_of(run.recipe), FUSION), needs_confidence=False)
+    folds = np.array([run.fold_of[int(k)] for k in ids])
+    prior = np.stack([run.cohort.prior(ids[folds != fold]) for fold in folds])
+    decision = decide(logits, mask, run.cohort.labels[run.cohort.rows(ids)], folds, prior)
+    write_decision(run.out, decision)
+    print(decision.line)
+    return decision
 
 
 def fit_aggregator_folds(
@@ -93,7 +115,8 @@ def fit_aggregator_folds(
             logits[rows], mask[rows], labels[rows], prior, stage.network, stage.fit, of_fit, sure[rows],
             held_out.measure if len(out) else None, begun,
         )  # fmt: skip
-        _log(run / "aggregator" / fold_name(fold), losses, held_out.losses, len(rows), time.monotonic() - began)
+        seconds = time.monotonic() - began
+        log_fit(run / "aggregator" / fold_name(fold), "aggregator", losses, held_out.losses, len(rows), seconds)
         pool = pool_of(stage.network, begun)
         fits[fold] = Fitted(network, pool, losses, rows)
         for name, chosen in ((FITTED, network), (POOL, pool)):
@@ -149,13 +172,15 @@ def _save(folder: Path, fold: int, fitted: Fitted, ids: np.ndarray, kept: str) -
     write_text(folder / fold_name(fold) / "fit.json", json.dumps({"reason": _REASONS[kept]}))
 
 
-def _log(folder: Path, losses: list[float], held_out: list[float], n_studies: int, seconds: float) -> None:
+def log_fit(
+    folder: Path, title: str, losses: list[float], held_out: list[float], n_studies: int, seconds: float
+) -> None:
     """Write a fit's ``log.csv`` and say how it went in one line: there are hundreds of epochs within seconds."""
     each_s = seconds / max(len(losses), 1)
     log = pd.DataFrame({"epoch": np.arange(len(losses)), "loss": losses})
     log["seconds"] = each_s * (log["epoch"] + 1)
     log["samples_per_s"] = n_studies / max(each_s, 1e-9)
-    line = f"aggregator {folder.name}: {counted(len(losses), 'epoch')}, loss {losses[-1]:.4f}"
+    line = f"{title} {folder.name}: {counted(len(losses), 'epoch')}, loss {losses[-1]:.4f}"
     if held_out:
         log["val_loss"] = held_out
         line += f", held out {held_out[-1]:.4f}"

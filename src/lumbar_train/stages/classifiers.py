@@ -37,7 +37,9 @@ def localisations(run: RunContext) -> dict[int, Localisation]:
     return read_localisations(run.out / LOCALISE, run.fold_of)
 
 
-def crops_data(run: RunContext, stage: StageRecipe, study_ids: list[int], *, suffix: str) -> LevelCrops:
+def crops_data(
+    run: RunContext, stage: StageRecipe, study_ids: list[int], *, suffix: str, kind: type[LevelCrops] = LevelCrops
+) -> LevelCrops:
     """Crops at out-of-fold points, with the labels of a round (``training_labels``), which ``suffix`` names."""
     places, labels = localisations(run), run.labels()
     consistent = consistent_labels(
@@ -46,7 +48,7 @@ def crops_data(run: RunContext, stage: StageRecipe, study_ids: list[int], *, suf
     held_out = {run.fold_of[k] for k in run.fold_of.keys() - set(study_ids)}
     fold = held_out.pop() if held_out else FULL
     learns = training_labels(run.out, run.recipe, suffix, fold, labels, run.fold_of, consistent)
-    return LevelCrops(
+    return kind(
         run.cache,
         {k: places[k] for k in study_ids},
         learns.labels,

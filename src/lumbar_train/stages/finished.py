@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lumbar.bundle.manifest import file_sha256
-from lumbar.config import to_dict
+from lumbar.config import FUSION, to_dict
 from lumbar_train.data.folds import fold_name, is_full
 from lumbar_train.files import read_object, write_text
 from lumbar_train.outputs.run_folder import RunFolder
@@ -88,4 +88,6 @@ def _made_from(run: RunContext, stage: Stage, fold: int) -> dict[str, Any]:
         made_from["folds"] = sorted([*run.all_folds(), *run.full_fits()])
         made_from["recipe"] = entry and {"network": to_dict(entry.network), "fit": to_dict(entry.fit)}
         made_from["denoise"] = run.recipe.denoise and to_dict(run.recipe.denoise)
+    if stage.name == FUSION:
+        made_from["recipe"] = run.recipe.fusion and to_dict(run.recipe.fusion)
     return made_from

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 
-from lumbar.config import CLASSIFIERS
+from lumbar.config import CLASSIFIERS, FUSION
 from lumbar.errors import CohortError
 from lumbar.stages.series_contrast import STAGE as SERIES_CONTRAST
+from lumbar_train.outputs.run_folder import RunFolder
 from lumbar_train.recipes import Recipe
 from lumbar_train.stages import contrast, denoise
 from lumbar_train.stages import localisers as places
@@ -24,6 +25,7 @@ from lumbar_train.stages.classifiers import (
     write_logits,
 )
 from lumbar_train.stages.denoise import FIRST
+from lumbar_train.stages.fuse_folds import fuse_fold
 from lumbar_train.stages.localisers import LOCALISE, LOCALISERS
 from lumbar_train.stages.losses import graded_loss, slice_role_loss
 from lumbar_train.stages.pseudo import PSEUDO, predictions_path
@@ -36,6 +38,10 @@ def _is_denoised(recipe: Recipe) -> bool:
 
 def _is_softened(recipe: Recipe) -> bool:
     return recipe.pseudo is not None
+
+
+def _is_fused(recipe: Recipe) -> bool:
+    return recipe.fusion is not None
 
 
 _SOFTENED = tuple(Need(f"{name}{PSEUDO}", "the same fold, or all data") for name in CLASSIFIERS)
@@ -124,9 +130,20 @@ STAGES: tuple[Stage, ...] = (
     *(_predictor(name) for name in CLASSIFIERS),
     *(_classifier(name, _GRADES[name]) for name in CLASSIFIERS),
     Stage(
+        FUSION,
+        "grades all conditions on the features of all classifiers of the fold, which stay as they are",
+        needs=(Need(LOCALISE, "all folds"), *(Need(name, "the same fold") for name in CLASSIFIERS)),
+        on_fold=fuse_fold,
+        leaves=lambda run, fold: RunFolder(run).weights(FUSION, fold),
+        tables=("oof",),
+        options=(),
+        is_exported=True,
+        is_part_of=_is_fused,
+    ),
+    Stage(
         "aggregator",
         "joins the classifiers' logits",
-        needs=tuple(Need(name, "all folds") for name in CLASSIFIERS),
+        needs=tuple(Need(name, "all folds") for name in (*CLASSIFIERS, FUSION)),
         action=run_aggregator,
         tables=("oof",),
         runs_on="all folds at once",
