@@ -21,7 +21,7 @@ from lumbar.labels import AXIAL_T2
 from lumbar.models import build, name_of
 from lumbar.stages import classify as classify_module
 from lumbar.stages.aggregate import aggregate
-from lumbar.stages.classifiers import Classifier, spared
+from lumbar.stages.classifiers import Classifier, External, spared
 from lumbar.stages.classify import classify, study_logits
 from lumbar.study import Study
 from lumbar.workers.budget import Effort
@@ -144,6 +144,12 @@ def test_the_usual_three_spare_the_second_axial_classifier_as_before():
     mine = [Classifier.of(name, config) for name, config in MINE.items()]
     assert spared(mine, ["b_wide", "b_axial"]) == {"b_wide", "b_axial"}
     assert "a_sagittal" not in spared(mine, ["a_sagittal"])  # a patient without axial series keeps its answers
+
+
+def test_an_external_member_which_may_fail_stands_in_for_no_other():
+    own = Classifier.of("a_axial", AXIAL)
+    external = replace(own, name="mate", external=External({}, {}, 1.0))
+    assert spared([own, external], ["a_axial", "mate"]) == {"mate"}
 
 
 def test_a_bundle_without_a_list_has_the_usual_three(tmp_path):

@@ -139,7 +139,8 @@ def spared_in_order(classifiers: Sequence[Classifier], order: Iterable[str] = ()
     """The classifiers that are left out as time becomes short, in the order in which they go.
 
     One after the other is left out, as long as another one answers the same conditions on the same view. So a patient
-    without axial series keeps every answer that the sagittal ones give.
+    without axial series keeps every answer that the sagittal ones give. An external member, whose code may fail on a
+    study, is no such other.
 
     Args:
         classifiers: of the bundle.
@@ -150,7 +151,7 @@ def spared_in_order(classifiers: Sequence[Classifier], order: Iterable[str] = ()
     rest = sorted((one for one in classifiers if one.name not in first), key=lambda one: len(one.conditions))
     left, out = dict(by_name), []
     for name in [*first, *(one.name for one in rest)]:
-        others = [one for one in left.values() if one.name != name]
+        others = [one for one in left.values() if one.name != name and one.external is None]
         if all((by_name[name].view, c) in _answered(others) for c in by_name[name].conditions):
             del left[name]
             out.append(name)
