@@ -64,35 +64,38 @@ def _add(
     matrix: NDArray[np.float64],
     places: NDArray[np.int64],
     shares: NDArray[np.float64],
+    ends: NDArray[np.int64],
     out: NDArray[np.float32],
 ) -> None:
-    """``add_warped`` of flat images (n, rows, columns) to ``out`` (n, size, size); the others are room for one row."""
+    """``add_warped``. ``places`` (size, size), ``shares`` (2, size, size) and ``ends`` (size, 2) are room."""
     rows, columns = images.shape[1:]
     size = out.shape[2]
     one, below = np.uint64(1), np.uint64(columns)
     xj, xi, x0, yj, yi, y0 = matrix[0, 0], matrix[0, 1], matrix[0, 2], matrix[1, 0], matrix[1, 1], matrix[1, 2]
-    for i in range(out.shape[1]):
+    for i in range(size):
         first, last = size, size  # the pixels of a row whose neighbours are all there follow one another
         for j in range(size):
             x = xj * j + xi * i + x0
             y = yj * j + yi * i + y0
             if 0.0 <= x < columns - 1 and 0.0 <= y < rows - 1:
                 column, row = int(x), int(y)
-                places[j] = row * columns + column
-                shares[0, j], shares[1, j] = x - column, y - row
+                places[i, j] = row * columns + column
+                shares[0, i, j], shares[1, i, j] = x - column, y - row
                 first, last = min(first, j), j + 1
-        for n in range(images.shape[0]):
-            image, flat, line = images[n], images[n].reshape(rows * columns), out[n, i]
+        ends[i, 0], ends[i, 1] = first, last
+    for n in range(images.shape[0]):
+        image, flat = images[n], images[n].reshape(rows * columns)
+        for i in range(size):
+            line, place, right, down = out[n, i], places[i], shares[0, i], shares[1, i]
+            first, last = ends[i, 0], ends[i, 1]
             for j in range(first, last):
-                k = np.uint64(places[j])
-                value = _mean(
-                    float(flat[k]), float(flat[k + one]), float(flat[k + below]), float(flat[k + below + one]),
-                    shares[0, j], shares[1, j],
-                )  # fmt: skip
-                line[np.uint64(j)] += np.float32(value)
+                k = np.uint64(place[j])
+                a, b, c, d = float(flat[k]), float(flat[k + one]), float(flat[k + below]), float(flat[k + below + one])
+                line[j] += np.float32(_mean(a, b, c, d, right[j], down[j]))
             for j in range(size):
                 if j < first or j >= last:
-                    line[j] += np.float32(_interpolated(image, xj * j + xi * i + x0, yj * j + yi * i + y0, 0.0))
+                    x, y = xj * j + xi * i + x0, yj * j + yi * i + y0
+                    line[j] += np.float32(_interpolated(image, x, y, 0.0))
 
 
 def warp(
@@ -126,4 +129,5 @@ def add_warped(images: NDArray[np.float32], matrix: NDArray[np.float64], out: ND
     """
     size = out.shape[2]
     matrix = np.ascontiguousarray(matrix, np.float64)
-    _add(images, matrix, np.empty(size, np.int64), np.empty((2, size)), out)
+    places, shares = np.empty((size, size), np.int64), np.empty((2, size, size))
+    _add(images, matrix, places, shares, np.empty((size, 2), np.int64), out)
