@@ -15,8 +15,9 @@ import pandas as pd
 from lumbar.bundle.code_hash import code_mismatch
 from lumbar.bundle.manifest import Manifest, read_manifest
 from lumbar.bundle.shared_memory import can_share, share
+from lumbar.bundle.turns import shared_words
 from lumbar.chains.contract import Chain
-from lumbar.chains.registry import chain_of, modules_of
+from lumbar.chains.registry import chain_of, modules_of, spared_members
 from lumbar.competitions.registry import DEFAULT
 from lumbar.errors import CohortError, LumbarError
 from lumbar.io.files import without_empty_folders
@@ -26,6 +27,7 @@ from lumbar.io.text import counted, printable_log
 from lumbar.output.destinations import check_destinations, output_folders
 from lumbar.output.extras import PAGES, Extras, Outputs, with_pages
 from lumbar.output.journal import Journal
+from lumbar.output.left_out import left_out_words
 from lumbar.output.outcome_json import outcome_from
 from lumbar.output.record import record_head, with_studies, write_extras
 from lumbar.output.report_layout import MOST_ON_ONE_PAGE
@@ -190,6 +192,7 @@ def _predict_rest(
     has_failed = True
     try:
         journal.begin(inputs.header, options.resume, inputs.fingerprints)
+        options.budget.spare(*spared_members(request.chain, inputs.manifest))
         schedule = Schedule(
             options.budget,
             inputs.setup(staff.layout.n_threads),
@@ -202,6 +205,8 @@ def _predict_rest(
         devices = staff.layout.of(schedule.budget.n_left)
         if schedule.budget.n_left:
             log.info("%s", staff.layout.words(devices))
+            if staff.layout.shares_weights and "classifiers" in inputs.manifest.data:
+                log.info("%s", shared_words(inputs.manifest))
         result = _run(inputs, schedule, journal, devices, options, extras)
         has_failed = False
         return result
@@ -311,7 +316,9 @@ def _run(
     outcomes = journal.in_order(study_ids)
     libraries = versions() | ({"code": mismatch} if mismatch else {})
     seconds = {"load": schedule.load_s, **journal.seconds}
-    record = record_head(manifest.hash, libraries, schedule.devices, seconds, problems, index)
+    record = record_head(manifest.hash, libraries, schedule.devices, seconds, problems, index, journal.left_out)
+    if words := left_out_words(journal.left_out):
+        log.warning("%s", words)
     if options.in_memory:
         record = with_studies(record, outcomes)
     page = extras.outputs["report"] if extras.outputs[PAGES] is None else None

@@ -7,7 +7,9 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from lumbar.bundle.manifest import FILE_NAME as MANIFEST
 from lumbar.bundle.manifest import manifest_hash, read_manifest
 from lumbar.competitions.contract import Competition
 from lumbar.competitions.lumbar_spine import COMPETITION as LUMBAR_SPINE
@@ -33,6 +35,7 @@ from lumbar_publish.sealing.accelerators import (
     machine_metadata,
 )
 from lumbar_publish.sealing.completeness import chain_of
+from lumbar_publish.sealing.member_seconds import keep_seconds, kept_seconds, measured
 from lumbar_publish.sealing.metadata import bundle_sources, configured_machine, configured_model_version, write_json
 from lumbar_publish.sealing.model_card import remove_model_metadata, write_model_metadata
 from lumbar_publish.sealing.seal import (
@@ -213,26 +216,59 @@ def _seal(layout: Layout, options: argparse.Namespace, make_sample: MakeSample) 
         verify_against_lock(layout, layout.sealed)
         return describe_sealed(layout.sealed, dataset)
 
-    def rehearse(folder: Path) -> None:
-        # What ran once need not run again; the mark is the manifest's hash, which covers code and weights.
-        mark = layout.sealed.parent / "rehearsed"
-        staged = manifest_hash(folder)
-        if mark.is_file() and mark.read_text(encoding="utf-8").strip() == staged:
-            return
-        print("trying what was sealed before it takes its place: a minute or two, more on a busy machine", flush=True)
-        if read_manifest(folder).forced:
-            run_networks(folder)
-        else:
-            with tempfile.TemporaryDirectory(prefix="lumbar-sample-") as scratch:
-                sample = options.sample
-                if sample is None:
-                    _require_phantom(_competition(layout, options))
-                    sample = Path(scratch) / "cohort"
-                    make_sample(sample)
-                run_chain(folder, sample, chain_of(data))
-        write_text(mark, staged + "\n")
+    with tempfile.TemporaryDirectory(prefix="lumbar-sample-") as scratch:
+        sample = _Sample(layout, options, make_sample, Path(scratch))
 
-    return seal(layout, run=options.run, dataset=dataset, force=options.force, as_demo=options.demo, rehearse=rehearse)
+        def rehearse(folder: Path) -> None:
+            # What ran once need not run again; the mark is the manifest's hash, which covers code and weights.
+            mark = layout.sealed.parent / "rehearsed"
+            staged = manifest_hash(folder)
+            if mark.is_file() and mark.read_text(encoding="utf-8").strip() == staged:
+                return
+            print(
+                "trying what was sealed before it takes its place: a minute or two, more on a busy machine", flush=True
+            )
+            if read_manifest(folder).forced:
+                run_networks(folder)
+            else:
+                run_chain(folder, sample.folder(), chain_of(data))
+            write_text(mark, staged + "\n")
+
+        def measure(folder: Path) -> dict[str, Any]:
+            machine = accelerator(options.accelerator or configured_machine(layout.kernel_metadata)[0])
+            kept = kept_seconds(options.run, read_data(folder / MANIFEST), machine)
+            if kept is None:
+                print("timing the ensemble's members on one study: a minute or two", flush=True)
+            return kept or measured(folder, sample.folder(), machine)
+
+        sealed = seal(
+            layout, run=options.run, dataset=dataset, force=options.force, as_demo=options.demo,
+            measure=measure, rehearse=rehearse,
+        )  # fmt: skip
+    if options.run is not None:
+        keep_seconds(options.run, read_data(sealed.folder / MANIFEST))
+    return sealed
+
+
+class _Sample:
+    """A competition folder with a study to try a bundle on: the one that was named, or a phantom."""
+
+    def __init__(self, layout: Layout, options: argparse.Namespace, make_sample: MakeSample, scratch: Path) -> None:
+        self._layout, self._options, self._make, self._scratch = layout, options, make_sample, scratch
+
+    def folder(self) -> Path:
+        """Where it lies.
+
+        Raises:
+            LumbarError: another competition's bundle, and no study of it was named.
+        """
+        if self._options.sample is not None:
+            return Path(self._options.sample)
+        cohort = self._scratch / "cohort"
+        if not cohort.exists():
+            _require_phantom(_competition(self._layout, self._options))
+            self._make(cohort)
+        return cohort
 
 
 def _require_phantom(competition: Competition) -> None:

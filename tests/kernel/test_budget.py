@@ -2,11 +2,13 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from lumbar.errors import CohortError
 from lumbar.workers import budget as budget_module
 from lumbar.workers.budget import Budget, Effort, parse_time_limit, process_start
+from lumbar.workers.effort import UNKNOWN_TIMES, FewerMembers, Spared
 
 
 class Clock:
@@ -157,3 +159,107 @@ def test_effort_says_what_it_drops():
     assert [e.uses_all_folds for e in Effort] == [True, True, False, False]
     assert [e.uses_all_models for e in Effort] == [True, True, True, False]
     assert Effort.ONE_FOLD.title == "one fold"
+
+
+# ---- members of an ensemble, one after another -------------------------------------------------------------------
+
+N_MEMBERS = 11  # that can be left out of twelve
+REST_S, MEMBER_S = 0.8, 0.6  # at one fold: whatever runs in any case, and each member
+
+
+def member_names(count):
+    return tuple(f"m{k}" for k in range(count))
+
+
+def spared_of(share=MEMBER_S / (REST_S + MEMBER_S * (N_MEMBERS + 1))):
+    return [Spared(name, share) for name in member_names(N_MEMBERS)]
+
+
+def true_seconds(level):
+    """What a study truly takes: twice for mirrored views, twice for two folds, less for each member left out."""
+    folds = 2 if level.uses_all_folds else 1
+    views = 2 if level.uses_augmentation else 1
+    return REST_S + MEMBER_S * folds * views * (N_MEMBERS + 1 - len(level.left_out))
+
+
+TIMES = tuple(true_seconds(level) for level in list(Effort)[:3])
+
+
+def run_ensemble(limit_s, n_studies, speed=lambda number: 1.0, members=None, times=None):
+    """Do studies until the budget says stop; the levels, and how much of the time was used."""
+    clock = Clock()
+    budget = Budget(limit_s, n_studies, clock=clock, reserve_s=0.0)
+    budget.spare(spared_of() if members is None else members, TIMES if times is None else times)
+    levels = []
+    for number in range(n_studies):
+        level = budget.next_effort()
+        if budget.is_over():
+            break
+        seconds = true_seconds(level) * speed(number)
+        clock.now += seconds
+        budget.finished(seconds, level)
+        levels.append(level)
+    return levels, clock.now - 100.0
+
+
+def test_members_go_one_after_another_in_their_order_and_the_run_ends_in_time():
+    names = member_names(N_MEMBERS)
+    for mean_s in (7.9, 6.9, 5.1, 3.2, 1.7):
+        levels, seconds = run_ensemble(400 * mean_s, 400)
+        assert len(levels) == 400, mean_s
+        assert 0.93 * 400 * mean_s < seconds <= 400 * mean_s, mean_s  # no member is left out that need not be
+        assert all(level.left_out == names[: len(level.left_out)] for level in levels)
+        steady = {len(level.left_out) for level in levels[50:350]}
+        fitting = N_MEMBERS + 1 - (mean_s - REST_S) / MEMBER_S
+        assert max(abs(count - fitting) for count in steady) <= 2.0, (mean_s, steady)
+
+
+def test_each_member_left_out_lowers_the_projected_time_by_what_it_costs():
+    clock = Clock()
+    budget = Budget(1e6, 100, clock=clock, reserve_s=0.0)
+    budget.spare(spared_of())
+    for _ in range(3):
+        budget.finished(8.0, Effort.ONE_FOLD)
+    out = [FewerMembers(member_names(count)) for count in range(1, N_MEMBERS + 1)]
+    projected = [budget.projected_s(level) for level in (Effort.ONE_FOLD, *out)]
+    assert projected[0] == 97 * 8.0
+    np.testing.assert_allclose(np.diff(projected), -97 * MEMBER_S)
+
+
+def test_members_come_back_when_the_machine_is_fast_again():
+    levels, seconds = run_ensemble(8.2 * 600, 600, speed=lambda number: 3.0 if 40 <= number < 90 else 1.0)
+    assert len(levels) == 600
+    assert seconds <= 8.2 * 600
+    counts = [len(level.left_out) for level in levels]
+    assert max(counts[40:140]) >= 4  # the slow studies
+    assert np.mean(counts[-200:]) < np.mean(counts[60:160]) - 2
+
+
+def test_a_member_that_costs_more_than_the_manifest_says_does_not_delay_the_end():
+    for share in (0.01, 0.2):
+        levels, seconds = run_ensemble(400 * 4.0, 400, members=spared_of(share))
+        assert len(levels) >= 399
+        assert seconds <= 400 * 4.0
+
+
+def test_with_slack_no_member_is_left_out():
+    levels, _ = run_ensemble(400 * 8.3, 400)
+    assert {level.left_out for level in levels} == {()}
+
+
+def test_a_bundle_without_seconds_leaves_out_in_one_step_what_it_can_spare():
+    levels, _ = run_ensemble(400 * 4.0, 400, members=[Spared(name) for name in ("a", "b")], times=UNKNOWN_TIMES)
+    assert {level.left_out for level in levels} <= {(), ("a", "b")}
+    budget = Budget(1e6, 100, clock=Clock(), reserve_s=0.0)
+    budget.spare([Spared("axial_subarticular")])
+    budget.finished(10.0, Effort.ONE_FOLD)
+    assert budget.study_seconds(FewerMembers(("axial_subarticular",))) == 10.0 * 0.6
+    assert budget.study_seconds(Effort.ONE_MODEL) == 10.0 * 0.6
+
+
+def test_a_level_with_members_left_out_names_them():
+    level = FewerMembers(("b_axial", "a_wide"))
+    assert level.title == "one fold, without b_axial, a_wide"
+    assert level.skips(["a_wide", "b_axial", "c"]) == {"a_wide", "b_axial"}
+    assert Effort.ONE_MODEL.skips(["a", "b"]) == {"a", "b"}
+    assert Effort.ONE_FOLD.skips(["a", "b"]) == frozenset()

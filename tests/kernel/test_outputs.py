@@ -17,8 +17,10 @@ from lumbar.chains.contract import Chain, Picture
 from lumbar.errors import CohortError
 from lumbar.io import files
 from lumbar.labels import row_ids
+from lumbar.output.merge import merge
 from lumbar.output.picture_files import draw_files
 from lumbar.run import predict as predict_in_processes
+from lumbar.workers.effort import FewerMembers
 from lumbar.workers.schedule import Effort
 
 OPTIONS = {"report": "report.html", "pictures": "png", "table": "findings.csv", "markups": "mrk"}
@@ -164,6 +166,26 @@ def test_pictures_are_left_out_first_where_time_is_short(tmp_path, bundle, monke
     _, record = predict(root, bundle, pictures=out)
     assert names(out) == []
     assert record["studies"][0]["problems"] == ["study 1: no test-time augmentation, no pictures, for lack of time"]
+
+
+def test_members_left_out_are_told_in_log_record_report_and_after_going_on(tmp_path, bundle, monkeypatch, caplog):
+    levels = iter([Effort.FULL, FewerMembers(("b_axial",)), FewerMembers(("b_axial", "a_wide"))])
+    monkeypatch.setattr("lumbar.run.Budget.next_effort", lambda self: next(levels))
+    root, out = write_cohort(tmp_path / "data", {1: (), 2: (), 3: ()}), tmp_path / "out"
+    predict(root, bundle, out / "s.csv", studies=2)
+    words = "left out for lack of time: b_axial in 2 studies, a_wide in 1 study"
+    with caplog.at_level(logging.WARNING):
+        _, record = predict(root, bundle, out / "s.csv", record=out / "r.json", report=out / "r.html", resume=True)
+    assert words in [entry.getMessage() for entry in caplog.records]
+    assert json.loads((out / "r.json").read_text())["left_out"] == record["left_out"] == {"b_axial": 2, "a_wide": 1}
+    assert [study["problems"] for study in record["studies"]] == [
+        [],
+        ["study 2: one fold, without b_axial, for lack of time"],
+        ["study 3: one fold, without b_axial, a_wide, no pictures, for lack of time"],
+    ]
+    assert f"Members {words}." in (out / "r.html").read_text()
+    merge([out / "s.csv"], out / "m.csv", out / "m.json")
+    assert json.loads((out / "m.json").read_text())["left_out"] == record["left_out"]
 
 
 def test_pictures_of_a_chain_without_files_are_those_of_its_report_as_png(tmp_path):

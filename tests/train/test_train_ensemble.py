@@ -14,6 +14,7 @@ import pytest
 
 from kernel_untrained import CONFIGS, write_untrained_bundle
 from lumbar.bundle.manifest import verify
+from lumbar.bundle.member_seconds import FILE, KEY, weights_key
 from lumbar.bundle.weights import load_networks
 from lumbar.chains.main import predict_study
 from lumbar.config import CLASSIFIERS
@@ -27,10 +28,10 @@ from lumbar_train.__main__ import main
 from lumbar_train.data.folds import make_folds, write_folds
 from lumbar_train.data.tables import Cohort, read_cohort
 from lumbar_train.data.true_points import true_localisation
-from lumbar_train.ensemble import budget, export
+from lumbar_train.ensemble import budget, build, export
 from lumbar_train.ensemble.budget import parse_target, study_flops
 from lumbar_train.ensemble.build import build_ensemble, summary
-from lumbar_train.ensemble.localisers import MEDIAN, RIGHT, chosen_localiser
+from lumbar_train.ensemble.localisers import MEDIAN, RIGHT, chosen_localiser, localiser_lines
 from lumbar_train.ensemble.members import gather
 from lumbar_train.evaluation.point_errors import truth_points
 from lumbar_train.outputs.store import levels_frame, logits_frame, write_frame, write_localisations
@@ -196,12 +197,69 @@ def test_runs_that_nothing_can_be_sealed_from_are_refused(pair, pristine_root, t
     assert [path.name for path in (tmp_path / "ENS").iterdir()] == ["note.txt"]
 
 
+def test_members_keep_their_own_localisers_and_equal_ones_ship_once(pair, tmp_path):
+    manifests = {name: verify(pair[run] / "export") for name, run in (("a", "a"), ("b", "b"), ("twin", "b"))}
+    kept = {"a": ["a_axial_all"], "b": ["b_axial_all"], "twin": ["twin_axial_all"]}
+    own = export.own_localisers("a", kept, manifests)
+    assert [one.listed.as_json() for one in own.values()] == [
+        {"name": "localisers_1", "members": ["b_axial_all", "twin_axial_all"], "numbering": []}
+    ]
+    entries = own["localisers_1"].copied(tmp_path)
+    assert [entry["stage"] for entry in entries] == [
+        "localisers_1_sagittal_xy", "localisers_1_sagittal_z", "localisers_1_axial_xy",
+    ]  # fmt: skip
+    assert all((tmp_path / entry["file"]).is_file() for entry in entries)
+    assert export.own_localisers("b", kept | {"a": []}, manifests) == {}
+
+
+def test_both_choices_of_localisers_are_told_with_what_is_known_of_them():
+    notes = {
+        "localiser": "a", "own_localisers": {}, "localisers": {"a": {RIGHT: 0.9, MEDIAN: None}},
+        "members": [{"run": "a", "weight": 0.5}, {"run": "b", "weight": 0.5}], "honest": {"total": [0.5, 0.4, 0.6]},
+    }  # fmt: skip
+    assert localiser_lines(notes) == [
+        "localisers of a, which ship: axial levels given their own slice 0.9, sagittal points, median mm nan",
+        "own localisers a member: 0.5000 (95 %: 0.4000 to 0.6000) out of fold; all logits were made at their points",
+        "one set, of a (chosen): no score out of fold, since members of b were not run at its points; only the errors "
+        "of points above tell",
+    ]
+    chosen = localiser_lines(notes | {"own_localisers": {"localisers_1": ["b_axial_all"]}})
+    assert chosen[1].startswith("own localisers a member (chosen): 0.5000")
+    assert chosen[-1] == "localisers_1 ships for b_axial_all"
+
+
 def test_a_members_cost_is_what_its_crops_and_its_network_ask_for(cohort):
     counts = count_cohort(cohort)
     plain, wide = study_flops(CONFIGS["axial_all"], counts), study_flops(WIDE, counts)
     assert wide / plain == pytest.approx(5 / 3 * (40 / 32) ** 2, rel=0.35)
     with pytest.raises(CohortError):
         parse_target("9h")
+
+
+def test_seconds_that_sealing_has_measured_stand_in_the_place_of_counted_ones(pair, cohort, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "study_flops", lambda config, counts: 1e9)
+    run = shutil.copytree(pair["b"], tmp_path / "b")
+    manifest = verify(run / "export")
+    told = {"machine": "NvidiaTeslaT4 (two T4)", "rest": 1.0, "members": {"axial_all": 0.25}}
+    (run / FILE).write_text(json.dumps({"weights": weights_key(manifest.data), KEY: told}))
+    runs = {"a": pair["a"], "b": run}
+    manifests = {name: verify(path / "export") for name, path in runs.items()}
+    candidates = gather(runs, cohort)
+    shipped = [export.shipped_by(source, manifests[source.run]) for source in candidates.sources]
+
+    def costs(machine):
+        target = parse_target(f"9h@{machine}")
+        measured = build._measured(runs, manifests, target)
+        return build._with_seconds(candidates, shipped, target, count_cohort(cohort), measured).members.seconds
+
+    assert costs("T4")[-1] == 0.5  # of the patient and the mirrored one
+    assert costs("A100")[-1] < 0.01  # measured for another machine: counted
+    assert (costs("T4")[:-1] < 0.01).all()
+    (run / FILE).write_text(json.dumps({"weights": "another", KEY: told}))
+    assert costs("T4")[-1] < 0.01
+    (run / FILE).write_text("[]")
+    with pytest.raises(CohortError, match=r"member_seconds\.json: found no seconds of members, expected what sealing"):
+        costs("T4")
 
 
 @pytest.mark.parametrize("change", [{}, {"per_series": True}, {"per_series": False}, {"share_sides": True}])

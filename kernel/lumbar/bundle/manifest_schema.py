@@ -10,6 +10,8 @@ from typing import Any
 from lumbar.bundle.code_hash import digest
 from lumbar.bundle.listed_classifiers import check_classifiers
 from lumbar.bundle.listed_fusion import check_fusion
+from lumbar.bundle.member_seconds import check_member_seconds
+from lumbar.bundle.own_localisers import check_own_localisers
 from lumbar.competitions.contract import Competition
 from lumbar.competitions.registry import DEFAULT, competition_named
 from lumbar.config import CONFIGS, from_dict
@@ -114,7 +116,9 @@ def check(path: Path, data: Any) -> None:
         _check_entry(path, index, entry)
         _check_once(path, entry["file"], names)
     check_classifiers(path, data)
+    check_own_localisers(path, data, SERVES)
     check_fusion(path, data)
+    check_member_seconds(path, data)
 
 
 def _check_fields(path: Path, where: str, data: Mapping[str, Any], kinds: Mapping[str, tuple[type, Rule]]) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import mmap
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,17 +17,22 @@ from torch import Tensor, nn
 
 from lumbar.bundle.external_members import load_members
 from lumbar.bundle.manifest import Manifest, WeightEntry
+from lumbar.bundle.own_localisers import LOCALISERS, OwnSet, own_sets
 from lumbar.bundle.safetensors_file import readable
 from lumbar.bundle.shared_memory import SharedWeights
+from lumbar.bundle.turns import loading_plan
 from lumbar.config import CLASSIFIERS, FUSION, STAGES
 from lumbar.errors import ManifestError
 from lumbar.io.files import write_atomically
 from lumbar.models import build, build_empty, expected_shapes
 from lumbar.models.backbone import check_sizes
 from lumbar.models.inference import Networks
+from lumbar.models.turns import Turn
 from lumbar.rules import shown
 from lumbar.stages.classifiers import spared
 from lumbar.stages.heat import SAGITTAL_POINTS
+
+log = logging.getLogger("lumbar")
 
 _ALIGNMENT = 64  # bytes: a tensor's start in shared memory, as torch's own begin
 _WHOLE_NUMBERS = {
@@ -59,15 +67,48 @@ def load_networks(folder: Path, manifest: Manifest, device: str | torch.device =
         numbering=tuple(manifest.data.get("numbering", ())),
         point_probability=dict(manifest.data.get("point_probability", {})),
     )
+    in_turn, turn = _in_turn(manifest, device), Turn(device)
     for entry in manifest.weights:
         if entry.stage in stages:
             _require_usable(entry, names)
-            networks.by_stage.setdefault(entry.stage, []).append(load_network(manifest.path(entry), entry, device))
+            network = load_network(manifest.path(entry), entry, device)
+            networks.by_stage.setdefault(entry.stage, []).append(network)
+            if entry.file in in_turn:
+                turn.add(network, partial(_weights_of, manifest.path(entry), entry))
+    networks.own = tuple((own.members, _own_localisers(manifest, own, device)) for own in own_sets(manifest.data))
     missing = [stage for stage in stages if stage not in networks.by_stage]
     if missing:
         raise ManifestError(f"{folder}: no weights of stages {missing}, expected all of {stages}")
     networks.external.update(load_members(manifest, str(device)))
     return networks
+
+
+def _own_localisers(manifest: Manifest, own: OwnSet, device: str | torch.device) -> Networks:
+    """The networks of a further set of localisers, each under its usual stage."""
+    networks = Networks(numbering=own.numbering)
+    for localiser in LOCALISERS:
+        for entry in manifest.of_stage(own.stage(localiser)):
+            _require_usable(replace(entry, stage=localiser), ())
+            networks.by_stage.setdefault(localiser, []).append(load_network(manifest.path(entry), entry, device))
+    return networks
+
+
+def _in_turn(manifest: Manifest, device: str | torch.device) -> frozenset[str]:
+    """The files of networks that take turns, since not all fit; the plan of an ensemble is told in any case."""
+    if _shared is not None and torch.device(device).type == "cpu":
+        return frozenset()  # the run has found room for all of them, once for all workers
+    plan = loading_plan(manifest, str(device))
+    if plan.in_turn:
+        log.warning("%s: %s", device, plan.words)
+    elif "classifiers" in manifest.data:
+        log.info("%s: %s", device, plan.words)
+    return frozenset(entry.file for entry in plan.in_turn)
+
+
+def _weights_of(path: Path, entry: WeightEntry) -> dict[str, Tensor]:
+    """A network's weights anew from its file, as ``load_network`` gave them."""
+    what = f"model {entry.model!r} and its config"
+    return _as_float(_read_tensors(path, expected_shapes(entry.model, entry.config), what))
 
 
 def _require_usable(entry: WeightEntry, classifiers: Sequence[str]) -> None:

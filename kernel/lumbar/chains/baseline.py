@@ -23,7 +23,7 @@ from lumbar.models.inference import forward
 from lumbar.stages.eight_bit import as_input, choose_slices, eight_bit
 from lumbar.stages.points import Localisation
 from lumbar.study import Study, read_study
-from lumbar.workers.budget import Effort
+from lumbar.workers.effort import Effort, Level
 
 STAGE = "baseline"
 _BATCH = 64  # slices that go through a network at once: memory stays small on a CPU too
@@ -67,7 +67,7 @@ def read(
 
 
 def predict(
-    study: Study, networks: BaselineNetworks, prior: NDArray[np.float64], effort: Effort = Effort.FULL
+    study: Study, networks: BaselineNetworks, prior: NDArray[np.float64], effort: Level = Effort.FULL
 ) -> StudyResult:
     """Predict one study: probabilities (25, 3); a column without network or image keeps exactly its prior.
 

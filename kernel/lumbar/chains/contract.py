@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lumbar.bundle.manifest import Manifest
 from lumbar.stages.points import Localisation
-from lumbar.workers.budget import Effort
+from lumbar.workers.effort import Level
 
 # Of the points of each level, RGB; told apart by colour-blind readers too (Okabe and Ito).
 LEVEL_COLOURS = {
@@ -132,6 +132,7 @@ class Outcome:
     is_final: bool = True  # False: time, memory or a worker was missing, so that another try may end better
     inputs: list[dict[str, Any]] | None = None  # what the record says of its series; None for other competitions
     files: str = ""  # fingerprint of the study's files as they were before they were read
+    left_out: list[str] = field(default_factory=list)  # members of the ensemble that did not run, for lack of time
     numbering: dict[str, float] | None = None  # probabilities of the numbering, where the bundle tells them
 
     @property
@@ -176,7 +177,7 @@ class Chain:
 
     read: Callable[[Path, str, Any, pd.DataFrame, int | None], Any]
     load: Callable[[Manifest, str], Any]
-    predict: Callable[[Any, Any, Probs, Effort], Any]
+    predict: Callable[[Any, Any, Probs, Level], Any]
     draw: Callable[[Any, Any], list[Picture]]
     uses_gpu: bool = False
     draw_files: Callable[[Any, Any], list[Picture]] | None = None

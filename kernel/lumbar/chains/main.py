@@ -17,11 +17,12 @@ from lumbar.chains.contract import Picture, StudyResult
 from lumbar.labels import AXIAL_T2
 from lumbar.models.inference import Networks
 from lumbar.stages.aggregate import aggregate, level_confidence, mixed_readings
-from lumbar.stages.classify import classify
+from lumbar.stages.classify import Logits, Mask, classify
 from lumbar.stages.localise import localise
+from lumbar.stages.own_places import OwnPlaces, own_places
 from lumbar.stages.points import AxialLevel, Localisation
 from lumbar.study import Study, read_study
-from lumbar.workers.budget import Effort
+from lumbar.workers.effort import Effort, Level
 
 
 def read(root: Path, split: str, study_id: int | str, descriptions: pd.DataFrame, workers: int | None) -> Study:
@@ -40,7 +41,7 @@ def load(manifest: Manifest, device: str) -> Networks:
     return networks
 
 
-def predict(study: Study, networks: Networks, prior: NDArray[np.float64], effort: Effort) -> StudyResult:
+def predict(study: Study, networks: Networks, prior: NDArray[np.float64], effort: Level) -> StudyResult:
     """``predict_study``."""
     return predict_study(study, networks, prior, effort)
 
@@ -56,7 +57,7 @@ def draw_files(study: Study, result: StudyResult) -> list[Picture]:
 
 
 def predict_study(
-    study: Study, networks: Networks, prior: NDArray[np.float64], effort: Effort = Effort.FULL
+    study: Study, networks: Networks, prior: NDArray[np.float64], effort: Level = Effort.FULL
 ) -> StudyResult:
     """Run the chain on one study.
 
@@ -69,13 +70,17 @@ def predict_study(
     seconds: dict[str, float] = {}
     start = time.perf_counter()
     localisation = localise(study, networks, all_folds=effort.uses_all_folds, augment=effort.uses_augmentation)
+    skip = effort.skips(networks.spared)
+    own = own_places(study, networks, all_folds=effort.uses_all_folds, augment=effort.uses_augmentation, skip=skip)
     seconds["localise"] = time.perf_counter() - start
 
     seconds["classify"] = seconds["aggregate"] = 0.0
     problems = list(localisation.problems)
 
     def answer_of(reading: Localisation) -> NDArray[np.float64]:
-        return _answer(study, reading, networks, prior, effort, seconds, problems)
+        # Another reading of the numbering is one of the bundle's own localisers: all members follow it
+        at = own if reading is localisation else []
+        return _answer(study, reading, at, networks, prior, effort, seconds, problems)
 
     probs = mixed_readings(answer_of(localisation), localisation, prior, answer_of)
     return StudyResult(
@@ -90,26 +95,19 @@ def predict_study(
 def _answer(
     study: Study,
     localisation: Localisation,
+    own: OwnPlaces,
     networks: Networks,
     prior: NDArray[np.float64],
-    effort: Effort,
+    effort: Level,
     seconds: dict[str, float],
     problems: list[str],
 ) -> NDArray[np.float64]:
     """The probabilities (25, 3) at the points of a localisation; what they took is added to ``seconds``.
 
-    ``problems`` gets a line for each external member that fails.
+    Members in ``own`` look at points of their own. ``problems`` gets a line for each external member that fails.
     """
     start = time.perf_counter()
-    logits, mask = classify(
-        study,
-        localisation,
-        networks,
-        flip=effort.uses_augmentation,
-        all_folds=effort.uses_all_folds,
-        skip=frozenset() if effort.uses_all_models else networks.spared,
-        problems=problems,
-    )
+    logits, mask = _logits(study, localisation, own, networks, effort, problems)
     seconds["classify"] += time.perf_counter() - start
 
     start = time.perf_counter()
@@ -118,6 +116,24 @@ def _answer(
     probs = aggregate(logits, mask, prior, folds, level_confidence(localisation))
     seconds["aggregate"] += time.perf_counter() - start
     return probs
+
+
+def _logits(
+    study: Study,
+    localisation: Localisation,
+    own: OwnPlaces,
+    networks: Networks,
+    effort: Level,
+    problems: list[str],
+) -> tuple[Logits, Mask]:
+    """Run the classifiers, each at its points: logits (M, 5 conditions, 5 levels, 3) and mask (M, 5, 5)."""
+    skip = effort.skips(networks.spared) | {name for members, _ in own for name in members}
+    flip, all_folds = effort.uses_augmentation, effort.uses_all_folds
+    logits, mask = classify(study, localisation, networks, flip=flip, all_folds=all_folds, skip=skip, problems=problems)
+    for members, place in own:
+        rows = [networks.classifiers.index(name) for name in members]
+        logits[rows], mask[rows] = classify(study, place, networks, names=members, flip=flip, all_folds=all_folds)
+    return logits, mask
 
 
 def axial_points_mm(study: Study, level: AxialLevel) -> dict[str, list[float]]:

@@ -12,12 +12,14 @@ from functools import partial
 from typing import Any
 
 from lumbar.bundle.manifest import FILE_NAME, Manifest
+from lumbar.bundle.member_seconds import spared_members as members_to_spare
 from lumbar.chains.contract import Chain, Picture, draw_nothing
 from lumbar.competitions.registry import DEFAULT
 from lumbar.errors import ManifestError
 from lumbar.io.arguments import did_you_mean
 from lumbar.io.text import one_line
 from lumbar.labels import SAGITTAL_T1
+from lumbar.workers.effort import UNKNOWN_TIMES, Spared
 
 # Each module has ``read``, ``load``, ``predict`` and ``draw``.
 MODULES = {"main": "lumbar.chains.main", "baseline": "lumbar.chains.baseline"}
@@ -30,6 +32,12 @@ def modules_of(chain: str, manifest: Manifest) -> tuple[str, ...]:
     if manifest.competition_name != DEFAULT or chain not in MODULES:
         return ()
     return ("numba", "cv2", "torch", "timm", MODULES[chain])
+
+
+def spared_members(chain: str | Chain, manifest: Manifest) -> tuple[list[Spared], tuple[float, ...]]:
+    """What the main chain leaves out near the deadline (``bundle.member_seconds``); other chains have no members."""
+    is_main = chain == "main" and manifest.competition_name == DEFAULT
+    return members_to_spare(manifest.data) if is_main else ([], UNKNOWN_TIMES)
 
 
 def _call(module: str, name: str, *arguments: Any) -> Any:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lumbar.config import CLASSIFIERS
+from lumbar.models.turns import in_memory
 
 _passing: dict[torch.device, threading.Lock] = {}  # of each GPU, held during a pass
 
@@ -25,6 +26,7 @@ class Networks:
         spared: those of them that do not run when time is shortest.
         external: external members by name, classifiers whose networks stand in no list (``lumbar.stages.external``).
         numbering: the bundle's numbers for how sure the numbering is (``lumbar.stages.numbering``), or none.
+        own: classifiers that have localisers of their own, with these (``lumbar.stages.own_places``).
         point_probability: offset and slope of each kind of point (``lumbar.stages.point_probability``), or none.
     """
 
@@ -33,6 +35,7 @@ class Networks:
     spared: frozenset[str] = frozenset()
     external: dict[str, Any] = field(default_factory=dict)
     numbering: tuple[float, ...] = ()
+    own: tuple[tuple[tuple[str, ...], Networks], ...] = ()
     point_probability: dict[str, list[float]] = field(default_factory=dict)
 
     def stage(self, name: str) -> list[nn.Module]:
@@ -63,12 +66,13 @@ def graded(network: nn.Module, *inputs: Tensor) -> tuple[Tensor, Tensor]:
 
 def _run(network: nn.Module, function: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
     """The outputs of a network's function, one or several."""
-    device = device_of(network)
-    if device.type == "cuda":
-        return _run_on_gpu(function, device, inputs)
-    with torch.inference_mode():
-        out = function(*(tensor.to(device) for tensor in inputs))
-    return [tensor.float().cpu() for tensor in _each(out)]
+    with in_memory(network):
+        device = device_of(network)
+        if device.type == "cuda":
+            return _run_on_gpu(function, device, inputs)
+        with torch.inference_mode():
+            out = function(*(tensor.to(device) for tensor in inputs))
+        return [tensor.float().cpu() for tensor in _each(out)]
 
 
 def _run_on_gpu(function: Any, device: torch.device, inputs: Sequence[Tensor]) -> list[Tensor]:

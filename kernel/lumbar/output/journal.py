@@ -24,6 +24,7 @@ from lumbar.errors import CohortError
 from lumbar.io.checked_lines import CheckedLines, Place
 from lumbar.io.fingerprint import is_same
 from lumbar.io.text import counted, printable
+from lumbar.output.left_out import add_left_out
 from lumbar.output.outcome_json import STUDY, outcome_body, outcome_head, outcome_of, probs_of
 from lumbar.output.record import add_seconds
 
@@ -144,6 +145,7 @@ class Journal(MutableMapping[int | str, Outcome]):
         self._kept: dict[int | str, Outcome] = {}  # without a file, or while the disk is full
         self.answers: dict[int | str, Probs] = {}  # of studies that were done before, until the submission has them
         self.seconds: dict[str, float] = {}  # sums by part of the work
+        self.left_out: dict[str, int] = {}  # studies that went without a member of the ensemble, by its name
         self.n_predicted = 0
 
     # ---- a mapping ------------------------------------------------------------------------------------------------
@@ -168,6 +170,7 @@ class Journal(MutableMapping[int | str, Outcome]):
         outcome.problems[:0] = [line for line in lines if line not in outcome.problems]
         outcome.inputs = self._rows.inputs(study_id)
         add_seconds(self.seconds, outcome)
+        add_left_out(self.left_out, outcome.left_out)
         self.n_predicted += outcome.probs is not None
         self._kept[study_id] = outcome
         if self._lines is not None:
@@ -258,6 +261,7 @@ class Journal(MutableMapping[int | str, Outcome]):
                 continue
             self._places[study_id] = place
             add_seconds(self.seconds, Outcome(study_id, seconds=head["seconds"]))
+            add_left_out(self.left_out, head.get("left_out", ()))
             if (probs := probs_of(head)) is not None:
                 self.answers[study_id] = probs
                 self.n_predicted += 1

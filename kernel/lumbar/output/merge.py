@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from lumbar.io.files import check_writable, make_folder, without_empty_folders
 from lumbar.io.text import counted, printable
 from lumbar.output.extras import Extras, check_outputs
 from lumbar.output.journal import HEADER, RUN, SUFFIX, Ordered, check_format, journal_path, versions_apart
+from lumbar.output.left_out import add_left_out
 from lumbar.output.outcome_json import STUDY, outcome_of, probs_of
 from lumbar.output.record import record_head, write_extras
 from lumbar.output.report_layout import MOST_ON_ONE_PAGE
@@ -41,6 +43,7 @@ class Part:
         head, body: its last header.
         places: of each study's last record.
         seconds: sums by part of the work.
+        left_out: studies that went without a member of the ensemble, by its name.
         devices: of the workers of all its runs.
         load_s: the longest loading of weights.
         limit_s: the longest time limit.
@@ -54,6 +57,7 @@ class Part:
     body: dict[str, Any]
     places: dict[int | str, Place] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
     devices: list[str] = field(default_factory=list)
     load_s: float = 0.0
     limit_s: float = 0.0
@@ -217,6 +221,7 @@ def _read(path: Path) -> Part:
             part.head, part.body = head, read_record(path, place)[1]
         elif STUDY in head:
             part.places[head[STUDY]] = place
+            add_left_out(part.left_out, head.get("left_out", ()))
             for stage, value in head["seconds"].items():
                 if stage != "study":
                     part.seconds[stage] = part.seconds.get(stage, 0.0) + value
@@ -340,14 +345,16 @@ def _write_extras(
 ) -> None:
     """Write record and report; the submission stands already."""
     seconds: dict[str, float] = {"load": max(part.load_s for part in parts)}
+    left_out: Counter[str] = Counter()
     for part in parts:
+        left_out.update(part.left_out)
         for stage, value in part.seconds.items():
             seconds[stage] = seconds.get(stage, 0.0) + value
     devices = [device for part in parts for device in part.devices]
     problems = list(dict.fromkeys(line for part in parts for line in part.problems))
     own_code = next((part.own_code for part in parts if part.own_code), "")
     libraries = parts[0].head["versions"] | ({"code": own_code} if own_code else {})
-    head = record_head(manifest.hash, libraries, devices, seconds, problems, _index(parts))
+    head = record_head(manifest.hash, libraries, devices, seconds, problems, _index(parts), left_out)
     limit_s = max((part.limit_s for part in parts), default=math.inf)
     paths = [None if path is None else Path(path) for path in (record, report)]
     write_extras(head, outcomes, submission, manifest, limit_s, paths[0], paths[1])

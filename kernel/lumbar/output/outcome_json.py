@@ -22,6 +22,7 @@ def outcome_head(outcome: Outcome) -> dict[str, Any]:
         "files": outcome.files,
         "seconds": outcome.seconds,
         "final": outcome.is_final,
+        "left_out": outcome.left_out,
         "probs": None if outcome.probs is None else _packed(outcome.probs),
     }
 
@@ -55,6 +56,7 @@ def outcome_of(head: dict[str, Any], body: dict[str, Any]) -> Outcome:
         inputs=body["inputs"],
         files=head["files"],
         is_final=head["final"],
+        left_out=list(head.get("left_out", ())),  # journals of older versions have none
     )
 
 

@@ -14,6 +14,7 @@ from lumbar.chains.contract import Outcome
 from lumbar.io.files import atomic_file, write_atomically
 from lumbar.io.tables import SeriesTable
 from lumbar.io.text import PublicText, one_line, public_values
+from lumbar.output.left_out import add_left_out
 from lumbar.output.submission import Submission
 from lumbar.output.truth import Truth
 from lumbar.output.versions import versions
@@ -41,10 +42,12 @@ def build_record(
         own_code: a sentence that other code ran than was sealed with the bundle; empty where it is the same.
     """
     seconds: dict[str, float] = {}
+    left_out: dict[str, int] = {}
     for outcome in outcomes:
         add_seconds(seconds, outcome)
+        add_left_out(left_out, outcome.left_out)
     libraries = versions() | ({"code": own_code} if own_code else {})
-    head = record_head(manifest.hash, libraries, devices, {"load": load_s, **seconds}, problems)
+    head = record_head(manifest.hash, libraries, devices, {"load": load_s, **seconds}, problems, left_out=left_out)
     return with_studies(head, outcomes)
 
 
@@ -62,8 +65,13 @@ def record_head(
     seconds: Mapping[str, float],
     problems: Sequence[str] = (),
     index: Mapping[str, Any] | None = None,
+    left_out: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
-    """The run record without its studies; arguments as of ``build_record``, and what is told of an indexed folder."""
+    """The run record without its studies; arguments as of ``build_record``.
+
+    Beside these ``index``, what is told of an indexed folder, and ``left_out``, in how many studies each member of the
+    ensemble did not run for lack of time.
+    """
     head = {
         "manifest_hash": manifest_hash,
         "versions": dict(libraries),
@@ -73,6 +81,8 @@ def record_head(
     }
     if problems:
         head["problems"] = list(problems)
+    if left_out:
+        head["left_out"] = dict(left_out)
     if index:
         head["index"] = dict(index)
     return dict(public_values(head))

@@ -21,6 +21,7 @@ from lumbar.io.file_names import file_stem
 from lumbar.io.text import counted, page_value
 from lumbar.output.findings import rows_at_prior
 from lumbar.output.findings_table import normalised_prior
+from lumbar.output.left_out import left_out_words
 from lumbar.output.notes import distances_of, lines_of
 from lumbar.output.report_page import TEMPLATE
 from lumbar.output.report_study import PROBLEMS_LISTED, study_block, what_of, within
@@ -123,6 +124,7 @@ def run_lines(record: Mapping[str, Any], manifest: Manifest, limit_s: float, n_s
         "device_kind": "GPU" if devices and devices[0].startswith("cuda") else "CPU",
         "stages": _stages(record["seconds"], n_studies),
         "limit": _duration(limit_s),
+        "left_out": left_out_words(record.get("left_out", {})),
         "problems": list(record.get("problems", ()))[:_TABLE_PROBLEMS_LISTED],
         "dataset": manifest.dataset.get("id", "unnamed"),
         "recipe": f"recipe {manifest.recipe}",

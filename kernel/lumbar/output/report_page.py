@@ -167,7 +167,7 @@ RUN = """<h2>This run</h2>
     <span class="soft">({{ stage.each }} each)</span>{% endif %}</span></div>
   {% endfor %}
   <p class="soft" style="margin:8px 0 0">Summed over studies; reading runs beside the networks.
-  Limit {{ limit }}.</p></div>
+  Limit {{ limit }}.{% if left_out %} Members {{ left_out }}.{% endif %}</p></div>
   <div class="panel"><h3 style="margin-bottom:8px">Bundle and versions</h3>
   <dl>
     <dt>weights</dt><dd>{{ dataset }} ({{ recipe }})</dd>

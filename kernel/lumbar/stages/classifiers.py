@@ -131,10 +131,16 @@ def _tuples(crop: Mapping[str, Any]) -> Crop:
 
 
 def spared(classifiers: Sequence[Classifier], order: Iterable[str] = ()) -> frozenset[str]:
-    """The classifiers that do not run when time is shortest.
+    """The classifiers that do not run when time is shortest; arguments as of ``spared_in_order``."""
+    return frozenset(spared_in_order(classifiers, order))
+
+
+def spared_in_order(classifiers: Sequence[Classifier], order: Iterable[str] = ()) -> tuple[str, ...]:
+    """The classifiers that are left out as time becomes short, in the order in which they go.
 
     One after the other is left out, as long as another one answers the same conditions on the same view. So a patient
-    without axial series keeps every answer that the sagittal ones give.
+    without axial series keeps every answer that the sagittal ones give. An external member, whose code may fail on a
+    study, is no such other.
 
     Args:
         classifiers: of the bundle.
@@ -143,12 +149,13 @@ def spared(classifiers: Sequence[Classifier], order: Iterable[str] = ()) -> froz
     by_name = {one.name: one for one in classifiers}
     first = [name for name in order if name in by_name]
     rest = sorted((one for one in classifiers if one.name not in first), key=lambda one: len(one.conditions))
-    left = dict(by_name)
+    left, out = dict(by_name), []
     for name in [*first, *(one.name for one in rest)]:
-        others = [one for one in left.values() if one.name != name]
+        others = [one for one in left.values() if one.name != name and one.external is None]
         if all((by_name[name].view, c) in _answered(others) for c in by_name[name].conditions):
             del left[name]
-    return frozenset(by_name.keys() - left.keys())
+            out.append(name)
+    return tuple(out)
 
 
 def _answered(classifiers: Iterable[Classifier]) -> set[tuple[str, int]]:

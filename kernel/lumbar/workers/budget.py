@@ -1,21 +1,22 @@
 """The time limit: how much work the next study gets, and when to stop.
 
-Near the deadline test-time augmentation is left out first, then folds, then models (docs/architecture.md, "When
-something fails"). Every decision rests on the measured seconds per study, in which slow disks and slow networks (the
-models) count alike.
+Near the deadline test-time augmentation is left out first, then folds, then members of the ensemble one after another
+(``lumbar.workers.effort``; docs/architecture.md, "When something fails"). Every decision rests on the measured seconds
+per study, in which slow disks and slow networks (the models) count alike.
 """
 
 from __future__ import annotations
 
-import enum
 import math
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lumbar.errors import CohortError
+from lumbar.workers.effort import UNKNOWN_TIMES, Ladder, Level, Spared
+from lumbar.workers.effort import Effort as Effort
 
 Clock = Callable[[], float]
 
@@ -24,35 +25,6 @@ _START_UP_S = 60.0  # at most, between a process's start and this import; after 
 
 NO_LIMIT = "none"  # a time limit without end
 _UNITS_S = {"h": 3600.0, "m": 60.0, "s": 1.0}
-
-
-class Effort(enum.IntEnum):
-    """How much work a study gets; each level does less than the one before."""
-
-    FULL = 0  # every model, every fold, test-time augmentation
-    NO_AUGMENTATION = 1  # every model, every fold, one view
-    ONE_FOLD = 2  # every model, one set of weights each
-    ONE_MODEL = 3  # the fewest classifiers that cover all columns, one set of weights each
-
-    @property
-    def uses_augmentation(self) -> bool:
-        """Whether test-time augmentation runs."""
-        return self < Effort.NO_AUGMENTATION
-
-    @property
-    def uses_all_folds(self) -> bool:
-        """Whether every fold's weights run, instead of the first only."""
-        return self < Effort.ONE_FOLD
-
-    @property
-    def uses_all_models(self) -> bool:
-        """Whether every classifier runs, instead of the fewest that cover the 25 columns."""
-        return self < Effort.ONE_MODEL
-
-    @property
-    def title(self) -> str:
-        """The level in words, for the log and the report."""
-        return ("full effort", "no test-time augmentation", "one fold", "one model")[self]
 
 
 def parse_time_limit(text: str | float) -> float:
@@ -98,13 +70,15 @@ class Budget:
         start_s: the clock's value at the start; default now.
     """
 
-    # Until a level has been measured, it is assumed to take this share of the time of the level above it.
-    _STEP_SHARE = 0.6
-    # The effort is raised again only if the studies left fit into this share of the time left: else it would change
-    # back and forth.
-    _UP_SLACK = 0.8
+    # The effort is raised again only if the studies left fit with so much of the time left to spare: else it would
+    # change back and forth. Of a small step, which costs little if it is taken back, half of what it adds is enough.
+    _UP_SLACK = 0.2
+    _UP_SHARE = 0.5
     # Weight of the newest study in the running mean: recent studies say most about the machine as it is now.
     _NEWEST = 0.2
+    # What was measured of a level long ago, perhaps while the machine was slow, gives way to what the levels in use
+    # say of it: by this share a study.
+    _AGEING = 0.03
     # Ending the workers, writing record and report, and leaving Python take so long on a busy machine.
     _LEAST_RESERVE_S = 5.0
 
@@ -125,8 +99,13 @@ class Budget:
         self.reserve_s = default_s if reserve_s is None else reserve_s
         self.n_left = n_studies
         self.n_workers = max(1, n_workers)
-        self.effort = Effort.FULL
-        self._seen: dict[Effort, tuple[int, float]] = {}  # studies done and their mean seconds
+        self.effort: Level = Effort.FULL
+        self._ladder = Ladder()
+        self._seen: dict[Level, tuple[int, float]] = {}  # studies done and their mean seconds
+
+    def spare(self, members: Sequence[Spared], times: Sequence[float] = UNKNOWN_TIMES) -> None:
+        """Take over which members can be left out, and what levels cost (``Ladder``); before the first study."""
+        self._ladder = Ladder(members, times)
 
     def elapsed_s(self) -> float:
         """Seconds since the start."""
@@ -140,46 +119,63 @@ class Budget:
         """Note one study that will not be done; the time spent on it says nothing about the others."""
         self.n_left = max(0, self.n_left - 1)
 
-    def finished(self, seconds: float, effort: Effort) -> None:
+    def finished(self, seconds: float, effort: Level) -> None:
         """Note one study done at ``effort`` in ``seconds`` of one worker."""
         self.n_left = max(0, self.n_left - 1)
         count, mean = self._seen.get(effort, (0, 0.0))
         # The first study of a level also fills caches and compiles kernels: the second replaces it in the mean.
         share = 1.0 if count <= 1 else max(self._NEWEST, 1.0 / count)
         self._seen[effort] = (count + 1, mean + share * (seconds - mean))
+        if count:
+            self._age_others(effort)
 
-    def study_seconds(self, effort: Effort) -> float | None:
+    def _age_others(self, newest: Level) -> None:
+        """Move what is known of other levels towards what the level just measured says of them."""
+        mean = self._seen[newest][1]
+        for level, (count, old) in self._seen.items():
+            if level != newest:
+                expected = mean * self._ladder.ratio(level, newest)
+                self._seen[level] = (count, old + self._AGEING * (expected - old))
+
+    def study_seconds(self, effort: Level) -> float | None:
         """Expected seconds of one study at ``effort``; None before any study is done."""
         if not self._seen:
             return None
+        place = self._ladder.place
         # The first study of a level took longer for that reason: it counts only while there is nothing better.
         known = {level: mean for level, (count, mean) in self._seen.items() if count > 1}
         if not known:
-            lowest = max(self._seen)
+            lowest = max(self._seen, key=place)
             known = {lowest: self._seen[lowest][1]}
-        nearest = min(known, key=lambda level: abs(level - effort))
-        return known[nearest] * self._STEP_SHARE ** (effort - nearest)
+        nearest = min(known, key=lambda level: abs(place(level) - place(effort)))
+        return known[nearest] * self._ladder.ratio(effort, nearest)
 
-    def projected_s(self, effort: Effort) -> float | None:
+    def projected_s(self, effort: Level) -> float | None:
         """Seconds still needed for all studies left at ``effort``; None before any study is done."""
         each = self.study_seconds(effort)
         return None if each is None else each * self.n_left / self.n_workers
 
-    def next_effort(self) -> Effort:
-        """The highest effort at which all studies left still fit; the lowest where none does."""
+    def next_effort(self) -> Level:
+        """The highest level at which all studies left still fit; the lowest where none does."""
         remaining = self.remaining_s()
-        for effort in Effort:
-            projected = self.projected_s(effort)
+        for level in self._ladder.levels:
+            projected = self.projected_s(level)
             if projected is None:
                 return self.effort
-            slack = self._UP_SLACK if effort < self.effort else 1.0
-            if projected <= remaining * slack:
-                self.effort = effort
-                return effort
-        self.effort = Effort.ONE_MODEL
+            if projected <= remaining * (1.0 - self._slack(level)):
+                self.effort = level
+                return level
+        self.effort = self._ladder.lowest
         return self.effort
+
+    def _slack(self, level: Level) -> float:
+        """The share of the time left that must stay free where the effort is raised to ``level``; else none."""
+        if self._ladder.place(level) >= self._ladder.place(self.effort):
+            return 0.0
+        added = 1.0 - self._ladder.ratio(self.effort, level)
+        return min(self._UP_SLACK, self._UP_SHARE * added)
 
     def is_over(self) -> bool:
         """Whether not even one more study at the lowest effort is expected to end in time."""
-        least = self.study_seconds(Effort.ONE_MODEL) or 0.0
+        least = self.study_seconds(self._ladder.lowest) or 0.0
         return self.remaining_s() <= least

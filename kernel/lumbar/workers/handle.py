@@ -9,7 +9,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-from lumbar.workers.budget import Effort
+from lumbar.workers.effort import Level
 from lumbar.workers.processes import END_S, WorkerProcesses, end
 from lumbar.workers.worker import Setup, serve
 
@@ -24,7 +24,7 @@ class InNetworks:
 
     since_s: float  # when it went into them
     began_s: float  # when its reading began
-    effort: Effort
+    effort: Level
 
 
 class Worker:

@@ -86,9 +86,19 @@ def cpu_layout(manifest: Manifest, local_count: int, is_shared: bool) -> Layout:
 
 def memory_needs(manifest: Manifest, is_shared: bool) -> tuple[int, int]:
     """Bytes that all workers need together, and that each needs beside them. Weights lie in memory in float32."""
-    weights = sum(2 * entry.bytes for entry in manifest.weights)
-    at_work = max((_pixels(entry) * PIXEL_BYTES for entry in manifest.weights), default=0)
+    weights = sum(map(float_bytes, manifest.weights))
+    at_work = at_work_bytes(manifest)
     return (weights, WORKER_BYTES + at_work) if is_shared else (0, WORKER_BYTES + at_work + weights)
+
+
+def float_bytes(entry: WeightEntry) -> int:
+    """Bytes of a network's weights in memory; in the bundle they are halves."""
+    return 2 * entry.bytes
+
+
+def at_work_bytes(manifest: Manifest) -> int:
+    """What the largest network at work takes beside weights."""
+    return max((_pixels(entry) * PIXEL_BYTES for entry in manifest.weights), default=0)
 
 
 def _pixels(entry: WeightEntry) -> int:

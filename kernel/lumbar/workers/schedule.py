@@ -18,6 +18,7 @@ from lumbar.io.progress import Progress
 from lumbar.io.text import one_line
 from lumbar.output.submission import Submission
 from lumbar.workers.budget import Budget, Effort
+from lumbar.workers.effort import Level
 from lumbar.workers.handle import InNetworks, Worker
 from lumbar.workers.pool import WorkerPool
 from lumbar.workers.processes import WorkerProcesses
@@ -158,7 +159,7 @@ class Schedule:
         drawn = self.pictured.get(study_id, Drawn.NOTHING) if effort == Effort.FULL else Drawn.NOTHING
         worker.send(("predict", study_id, effort, drawn))
 
-    def _next_effort(self) -> Effort:
+    def _next_effort(self) -> Level:
         before = self.budget.effort
         effort = self.budget.next_effort()
         if effort != before:
@@ -208,7 +209,8 @@ class Schedule:
         if outcome.probs is None:
             self.queue.fail(outcome)
         else:
-            if was.effort > Effort.FULL:
+            outcome.left_out = list(was.effort.left_out)
+            if was.effort != Effort.FULL:
                 left_out = ", no pictures" if outcome.study_id in self.pictured else ""
                 outcome.problems.append(f"study {outcome.study_id}: {was.effort.title}{left_out}, for lack of time")
             self.queue.outcomes[outcome.study_id] = outcome

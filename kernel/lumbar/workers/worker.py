@@ -38,7 +38,7 @@ from lumbar.io.tables import files_of
 from lumbar.io.text import PublicText, one_line, printable_log, study_text
 from lumbar.output.picture_files import draw_files
 from lumbar.output.submission import normalise
-from lumbar.workers.budget import Effort
+from lumbar.workers.effort import Effort, Level
 from lumbar.workers.libraries import import_libraries
 from lumbar.workers.own_process import end_with_parent, keep_memory
 
@@ -321,7 +321,7 @@ def attempt(
     networks: Any,
     reading: _Reading,
     study_id: int | str,
-    effort: Effort,
+    effort: Level,
     drawn: Drawn,
     pace: _Pace,
 ) -> Outcome:

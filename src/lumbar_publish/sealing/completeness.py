@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from lumbar.bundle.own_localisers import own_stages
 from lumbar.competitions.lumbar_spine import NAME as DEFAULT
 from lumbar.config import CLASSIFIERS, FUSION, OPTIONAL_STAGES, STAGES
 from lumbar.errors import ManifestError
@@ -64,7 +65,12 @@ def _stages(data: dict[str, Any]) -> list[str]:
     names = [str(entry["name"]) for entry in data.get("classifiers", ())] or CLASSIFIERS
     names = [*names, FUSION] if FUSION in data else names
     first = STAGES.index(CLASSIFIERS[0])
-    return [*STAGES[:first], *names, *(stage for stage in STAGES[first:] if stage not in CLASSIFIERS)]
+    return [
+        *STAGES[:first],
+        *own_stages(data),
+        *names,
+        *(stage for stage in STAGES[first:] if stage not in CLASSIFIERS),
+    ]
 
 
 def _recipes(data: dict[str, Any], entries: list[dict[str, Any]], run: Path | None) -> list[str]:

@@ -15,6 +15,7 @@ from lumbar.bundle import manifest as manifests
 from lumbar.bundle.code_hash import FOLDER, PACKAGE, digest, find_package, shipped_files, shipped_hashes
 from lumbar.bundle.code_hash import code_sha256 as code_sha256
 from lumbar.bundle.manifest import FILE_NAME as MANIFEST
+from lumbar.bundle.member_seconds import KEY
 from lumbar.competitions.contract import Competition
 from lumbar.competitions.lumbar_spine import COMPETITION as LUMBAR_SPINE
 from lumbar.competitions.registry import DEFAULT
@@ -23,6 +24,7 @@ from lumbar.output.versions import versions
 from lumbar_publish.files import replaced_folder, write_text
 from lumbar_publish.names import DatasetId, Layout
 from lumbar_publish.sealing.completeness import chain_of, completeness_errors, how_to_finish
+from lumbar_publish.sealing.member_seconds import is_ensemble
 from lumbar_publish.sealing.members import check_size, code_of, image_errors, member_hashes, stage_code
 from lumbar_publish.sealing.metadata import (
     configured_machine,
@@ -129,6 +131,7 @@ def seal(
     dataset: DatasetId | None = None,
     force: bool = False,
     as_demo: bool = False,
+    measure: Callable[[Path], dict[str, Any]] | None = None,
     rehearse: Callable[[Path], None] | None = None,
 ) -> Sealed:
     """Stage ``dist/dataset`` and write lock file, notebook and kernel metadata to match.
@@ -139,6 +142,8 @@ def seal(
         dataset: whose dataset; None keeps what the lock file says (or ``KAGGLE_USERNAME``).
         force: seal an incomplete or mixed run; the manifest then records what was wrong.
         as_demo: also make the weights the ones that the repository ships.
+        measure: times the members of an ensemble in the staged folder (``member_seconds``); not called where that is
+            known already.
         rehearse: called with the staged folder before it takes its place; an exception from it leaves all unchanged.
 
     Raises:
@@ -160,6 +165,9 @@ def seal(
     with replaced_folder(layout.sealed) as folder:
         stage_code(folder, members)
         _stage(folder, layout, data, weights, dataset)
+        if measure and not data["forced"] and is_ensemble(data) and KEY not in data:
+            data[KEY] = measure(folder)
+            _write_manifest(folder, data)
         manifests.verify(folder)
         if rehearse:
             rehearse(folder)
@@ -239,27 +247,35 @@ def _stage(folder: Path, layout: Layout, data: dict[str, Any], weights: Path, da
         name = Path(str(entry.get("file", ""))).name
         entry["file"] = f"weights/{name}"
         _copy(weights / name, folder / entry["file"])
-    data["rehearsed"] = _rehearsed(layout, data)
-    manifests.write_manifest(folder / MANIFEST, data)
+    _note_machine(layout, data)
     write_json(folder / DATASET_METADATA, dataset_metadata(dataset))
-    stamp_s = _EPOCH_S + int(manifests.manifest_hash(folder), 16) % _SPREAD_S
-    for path in [*folder.rglob("*"), folder]:
-        os.chmod(path, 0o755 if path.is_dir() else 0o644)
-        os.utime(path, (stamp_s, stamp_s))
+    _write_manifest(folder, data)
     entries = len(list(folder.iterdir()))
     if entries > MAX_TOP_LEVEL:
         raise ManifestError(f"{folder}: {entries} entries at the top level, Kaggle takes at most {MAX_TOP_LEVEL}")
 
 
-def _rehearsed(layout: Layout, data: dict[str, Any]) -> dict[str, str]:
-    """The versions on which a bundle is tried when it is sealed, for the report of its run to compare with.
+def _write_manifest(folder: Path, data: dict[str, Any]) -> None:
+    """Write the manifest, and give all files of the folder the time that follows from it."""
+    manifests.write_manifest(folder / MANIFEST, data)
+    stamp_s = _EPOCH_S + int(manifests.manifest_hash(folder), 16) % _SPREAD_S
+    for path in [*folder.rglob("*"), folder]:
+        os.chmod(path, 0o755 if path.is_dir() else 0o644)
+        os.utime(path, (stamp_s, stamp_s))
 
-    Sealing the same again keeps what the lock file notes: the same inputs give the same bytes on any machine.
+
+def _note_machine(layout: Layout, data: dict[str, Any]) -> None:
+    """Add what sealing finds out: the versions that a bundle is tried on, for the report of its run to compare with.
+
+    Sealing the same again keeps what the lock file notes, the seconds of an ensemble's members too: the same inputs
+    give the same bytes on any machine.
     """
     locked = read_data(layout.lock) if layout.lock.is_file() else {}
-    noted = locked.pop("rehearsed", None)
-    same = locked == {key: value for key, value in data.items() if key != "rehearsed"}
-    return noted if noted and same else versions()
+    noted = {key: locked.pop(key, None) for key in ("rehearsed", KEY)}
+    is_same = locked == {key: value for key, value in data.items() if key not in noted}
+    data["rehearsed"] = (noted["rehearsed"] if is_same else None) or versions()
+    if is_same and noted[KEY] is not None:
+        data.setdefault(KEY, noted[KEY])
 
 
 def _copy(source: Path, target: Path) -> None:

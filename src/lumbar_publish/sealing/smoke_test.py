@@ -64,7 +64,7 @@ def run_chain(sealed: Path, sample: Path, chain: str = "main") -> None:
         arguments = ["predict", "--data", str(sample.resolve()), "--weights", str(sealed.resolve()), "--out", str(out)]
         arguments += ["--split", "test", "--chain", chain, "--studies", "1"]
         arguments += ["--record", str(record)]
-        _run(_PREDICT, sealed, arguments, Path(scratch))
+        run_sealed(_PREDICT, sealed, arguments, Path(scratch))
         check_submission(out, competition=manifest.competition)
         if external_entries(manifest.data):
             check_record(record)
@@ -77,10 +77,21 @@ def run_networks(sealed: Path) -> None:
         ManifestError: a config, shape or answer that is not what the manifest says.
     """
     with tempfile.TemporaryDirectory(prefix="lumbar-chain-") as scratch:
-        _run(_NETWORKS, sealed, [str(sealed.resolve())], Path(scratch))
+        run_sealed(_NETWORKS, sealed, [str(sealed.resolve())], Path(scratch))
 
 
-def _run(source: str, sealed: Path, arguments: list[str], scratch: Path) -> None:
+def run_sealed(source: str, sealed: Path, arguments: list[str], scratch: Path) -> None:
+    """Run a program in a fresh process that sees the sealed code alone.
+
+    Args:
+        source: the program's text.
+        sealed: the bundle with its code.
+        arguments: what the program finds in ``sys.argv``.
+        scratch: where it runs, and what it compiles goes.
+
+    Raises:
+        ManifestError: it failed; the message ends with its last line.
+    """
     code = str(sealed.resolve() / "code")
     # -B: no bytecode beside the sealed code, nor from its workers, which inherit the flag.
     command = [sys.executable, "-I", "-B", "-c", ONLY_SEALED + _START + source, code, *arguments]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from lumbar.bundle.member_seconds import FILE, KEY, weights_key
 from lumbar.competitions.lumbar_spine import COMPETITION
 from lumbar.errors import CohortError
 from lumbar_train.pipeline.cost import forward_flops
@@ -61,3 +65,33 @@ def study_flops(config: Any, counts: CohortCounts) -> float:
     """
     slices = max(1, round(float(counts.images(config).mean())))
     return forward_flops(config, graded_loss, slices=slices) * classifier_images(config, counts)
+
+
+def measured_seconds(run: Path, data: Mapping[str, Any], machine: Machine) -> dict[str, float]:
+    """Seconds of one fit and one view of each classifier of a run, where its sealing measured them for a machine.
+
+    Args:
+        run: the run folder.
+        data: JSON of its export's manifest; seconds of other weights do not count.
+        machine: that the seconds must be meant for.
+
+    Raises:
+        CohortError: the file in the run is damaged.
+    """
+    if not (run / FILE).is_file():
+        return {}
+    try:
+        told = json.loads((run / FILE).read_text("utf-8"))
+        own = told[KEY]
+        if told["weights"] != weights_key(data) or not own["machine"].startswith(f"NvidiaTesla{machine.name} "):
+            return {}
+        return {name: float(seconds) for name, seconds in own["members"].items()}
+    except (ValueError, OSError, KeyError, TypeError, AttributeError):
+        raise CohortError(
+            f"{run / FILE}: found no seconds of members, expected what sealing wrote; remove it"
+        ) from None
+
+
+def views_of(config: Any) -> int:
+    """How often a fit looks at a study: also as the mirrored patient, unless it is the same for both sides."""
+    return 1 if getattr(config, "share_sides", False) else 2

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,21 @@ from lumbar.errors import CohortError
 from lumbar.stages.classifiers import EXTERNAL, Classifier
 from lumbar_train.data.folds import FULL, is_full
 from lumbar_train.data.tables import Cohort, read_cohort
-from lumbar_train.ensemble.budget import Target
+from lumbar_train.ensemble.budget import Target, measured_seconds, views_of
 from lumbar_train.ensemble.comparison import NOTES, SAME, verdict
 from lumbar_train.ensemble.export import (
     Member,
+    OwnLocalisers,
+    Shipped,
     export_ensemble,
     joined,
     member_of,
+    own_localisers,
     shipped_by,
     verified_export,
 )
 from lumbar_train.ensemble.external import ExternalFolder
-from lumbar_train.ensemble.localisers import chosen_localiser, localiser_figures, named_localisers
+from lumbar_train.ensemble.localisers import chosen_localiser, localiser_figures, localiser_lines, named_localisers
 from lumbar_train.ensemble.members import Candidates, Source, gather
 from lumbar_train.ensemble.pool import Sum, fit_scales
 from lumbar_train.ensemble.selection import Selection, Shed, keeping, select, shedding_order
@@ -62,6 +65,7 @@ class Ensemble:
         localiser: the name of the run whose localisers ship.
         localisers: by run how well its localisers find levels (``localiser_figures``).
         keeps_all: every member was kept, whatever the selection would have chosen.
+        own: the further sets of localisers that ship, by name.
     """
 
     out: Path
@@ -72,6 +76,7 @@ class Ensemble:
     localiser: str
     localisers: Mapping[str, Mapping[str, float]]
     keeps_all: bool = False
+    own: Mapping[str, OwnLocalisers] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -100,6 +105,7 @@ def build_ensemble(
     how: str = "greedy",
     target: Target | None = None,
     localiser: str | None = None,
+    keeps_own: bool = False,
     seed: int = 0,
     externals: Mapping[str, ExternalFolder] | None = None,
 ) -> Ensemble:
@@ -112,6 +118,7 @@ def build_ensemble(
         how: ``greedy``, or ``all`` to keep every member.
         target: the machine and the time limit that the members must fit; None: no limit.
         localiser: the run whose localisers ship; None: the one that finds levels best out of fold.
+        keeps_own: members look where the localisers of their own runs point, which ship too.
         seed: of what is drawn at random.
         externals: team mates' folders by name (``ensemble.external``).
 
@@ -130,13 +137,15 @@ def build_ensemble(
     shipped = _shipped(candidates, externals, manifests)
     figures = localiser_figures(runs, whole)
     places = chosen_localiser(runs, localiser, figures)
-    candidates = _with_seconds(candidates, shipped, target, count_cohort(whole))
+    measured = {} if target is None else _measured(runs, manifests, target)
+    candidates = _with_seconds(candidates, shipped, target, count_cohort(whole), measured)
     selection = select(candidates.members, limit_s=np.inf if target is None else target.study_s, seed=seed)
     if how == "all":
         selection = _all_kept(candidates, selection, target)
     kept = tuple(sorted(set(selection.picks)))
     shed = tuple(shedding_order(candidates.members, selection.picks))
-    made = Ensemble(out, candidates, selection, kept, shed, places, figures, how == "all")
+    own = own_localisers(places, _members_of(candidates, kept), manifests) if keeps_own else {}
+    made = Ensemble(out, candidates, selection, kept, shed, places, figures, how == "all", own)
     make_folder(out.parent)
     part = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
@@ -185,13 +194,45 @@ def check_free(out: Path) -> None:
         raise CohortError(f"--out {out}: found files there, expected an empty folder, or none")
 
 
+def _members_of(candidates: Candidates, kept: Sequence[int]) -> dict[str, list[str]]:
+    """Of each run the members that are kept."""
+    members: dict[str, list[str]] = {}
+    for source in (candidates.sources[k] for k in kept):
+        members.setdefault(source.run, []).append(source.name)
+    return members
+
+
+def _measured(
+    runs: Mapping[str, Path], manifests: Mapping[str, Manifest], target: Target
+) -> dict[tuple[str, str], float]:
+    """Seconds of a fit and a view of each classifier whose run's sealing has timed it for the target's machine."""
+    return {
+        (name, classifier): seconds
+        for name, path in runs.items()
+        for classifier, seconds in measured_seconds(path, manifests[name].data, target.machine).items()
+    }
+
+
 def _with_seconds(
-    candidates: Candidates, shipped: list[Member], target: Target | None, counts: CohortCounts
+    candidates: Candidates,
+    shipped: Sequence[Member],
+    target: Target | None,
+    counts: CohortCounts,
+    measured: Mapping[tuple[str, str], float],
 ) -> Candidates:
-    """The candidates with what each member costs a study: seconds on the target, else in units of 10^12 operations."""
+    """The candidates with what each member costs a study: seconds on the target, else in units of 10^12 operations.
+
+    ``measured`` has the seconds of a fit and a view where sealing has measured them, by run and classifier.
+    """
     rate = 1e12 if target is None else target.machine.rate
-    known: dict[str, float] = {}
-    seconds = [one.operations(counts, known) / rate for one in shipped]
+    counted: dict[str, float] = {}
+    seconds = []
+    for one in shipped:
+        known = measured.get((one.source.run, one.source.classifier))
+        if known is not None and isinstance(one, Shipped):
+            seconds.append(known * views_of(one.config) * len(one.entries))
+        else:
+            seconds.append(one.operations(counts, counted) / rate)
     return replace(candidates, members=replace(candidates.members, seconds=np.array(seconds)))
 
 
@@ -216,7 +257,7 @@ def _write(
     export_ensemble(
         part, [shipped[k] for k in made.kept], made.names, listed, base, stage.network,
         cohort=cohort, fingerprint=whole.fingerprint, shed=[made.candidates.members.names[s.member] for s in made.shed],
-        notes={"members": notes["members"], "honest": notes["honest"]},
+        notes={"members": notes["members"], "honest": notes["honest"]}, own=made.own,
     )  # fmt: skip
 
 
@@ -261,6 +302,7 @@ def describe(made: Ensemble) -> dict[str, Any]:
         "runs": {source.run: source.path.name for source in made.candidates.sources},
         "left_out": made.candidates.left_out,
         "localiser": made.localiser,
+        "own_localisers": {name: list(one.listed.members) for name, one in made.own.items()},
         "localisers": {
             name: {key: value if np.isfinite(value) else None for key, value in row.items()}
             for name, row in made.localisers.items()
@@ -311,9 +353,7 @@ def summary(made: Ensemble, target: Target | None) -> list[str]:
     lines.append(f"members ({unit} a study):")
     for member in notes["members"]:
         lines.append(f"  {member['name']:<47} weight {member['weight']:.2f}  {member['cost']:.3g}")
-    for name, row in made.localisers.items():
-        ships = ", which ship" if name == made.localiser else ""
-        lines.append(f"localisers of {name}{ships}: " + ", ".join(f"{key} {value:.3g}" for key, value in row.items()))
+    lines += localiser_lines(notes)
     if notes["shed"]:
         lines.append(f"left out near the deadline, in this order: {', '.join(one['name'] for one in notes['shed'])}")
     of_all = "pool of all members" if made.keeps_all else "ensemble, chosen without the fold"

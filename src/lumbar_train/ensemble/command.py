@@ -142,6 +142,11 @@ def add_ensemble(commands: Any) -> None:
         metavar="RUN",
         help="whose localisers ship, of the runs; default: which finds levels best",
     )
+    add(
+        "--own-localisers",
+        action="store_true",
+        help="members look where their own runs' localisers point, which ship too; default: all share one set",
+    )
     add("--seed", type=int, default=0, help="of the aggregator and of what is drawn; default: %(default)s")
     parser.set_defaults(action=run_ensemble)
 
@@ -164,8 +169,8 @@ def run_ensemble(args: argparse.Namespace) -> None:
     externals = read_externals(folders, runs)
     with torch_threads(thread_count()):
         made = build_ensemble(
-            runs, args.data, args.out, how=args.select, target=target, localiser=args.localiser, seed=args.seed,
-            externals=externals,
+            runs, args.data, args.out, how=args.select, target=target, localiser=args.localiser,
+            keeps_own=args.own_localisers, seed=args.seed, externals=externals,
         )  # fmt: skip
         said = summary(made, target)
         print("\n".join(said), flush=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from lumbar.bundle.code_hash import MEMBERS
 from lumbar.bundle.external_members import load_member, one_line_each
 from lumbar.bundle.external_probe import record_member_probe
 from lumbar.bundle.manifest import FILE_NAME, Manifest, file_sha256, verify, write_manifest
+from lumbar.bundle.own_localisers import KEY, LOCALISERS, OwnSet
 from lumbar.config import CLASSIFIERS, CONFIGS, OPTIONAL_STAGES, STAGES, from_dict
 from lumbar.stages.classifiers import EXTERNAL, Classifier
 from lumbar_train.data.folds import FULL, fold_name
@@ -207,6 +208,7 @@ def export_ensemble(
     fingerprint: str,
     shed: Sequence[str],
     notes: dict[str, Any],
+    own: Mapping[str, OwnLocalisers] | None = None,
 ) -> Path:
     """Write ``ENS/export``, which is sealed like that of any run.
 
@@ -221,6 +223,7 @@ def export_ensemble(
         fingerprint: of the cohort.
         shed: names of members in the order in which they are left out near the deadline.
         notes: about the choice, for the manifest.
+        own: by set the localisers that only some members look through; None: all share those of ``base``.
     """
     folder = out / "export"
     entries = [
@@ -229,6 +232,8 @@ def export_ensemble(
         for entry in base.data["weights"]
         if entry["stage"] == stage
     ]
+    for further in (own or {}).values():
+        entries += further.copied(folder)
     for one, name in zip(shipped, names, strict=True):
         entries += one.copied(folder, name)
     weights = out / "aggregator" / f"{fold_name(FULL)}.safetensors"
@@ -245,8 +250,71 @@ def export_ensemble(
     for name in ("numbering", "point_probability"):  # how levels and points are judged goes with the localisers
         if name in base.data:
             data[name] = base.data[name]
+    if own:
+        data[KEY] = [further.listed.as_json() for further in own.values()]
     write_manifest(folder / FILE_NAME, data)
     return folder
+
+
+@dataclass(frozen=True)
+class OwnLocalisers:
+    """A further set of localisers that ships.
+
+    Attributes:
+        listed: its name, members and numbering, as the manifest lists them.
+        manifest: of the export that it comes from.
+    """
+
+    listed: OwnSet
+    manifest: Manifest
+
+    def copied(self, folder: Path) -> list[dict[str, Any]]:
+        """The entries of its weights, whose files are copied into an export."""
+        return [
+            _copied(self.manifest.folder, folder, entry, self.listed.stage(localiser))
+            for localiser in LOCALISERS
+            for entry in self.manifest.data["weights"]
+            if entry["stage"] == localiser
+        ]
+
+
+def own_localisers(
+    base: str, members: Mapping[str, Sequence[str]], manifests: Mapping[str, Manifest]
+) -> dict[str, OwnLocalisers]:
+    """The further sets that members need which keep the localisers of their runs; equal weights are one set.
+
+    Args:
+        base: the run whose localisers ship for all others, the aggregator and the report.
+        members: of each run, those that are kept.
+        manifests: of each run's export; external members have none, and keep to ``base``.
+
+    Raises:
+        TrainingError: a run that is an ensemble whose members have localisers of their own.
+    """
+    taken = {_hashes(manifests[base]): ""}
+    names: dict[str, tuple[str, list[str]]] = {}  # of a set: the run that it comes from, and its members
+    for run, kept in members.items():
+        manifest = manifests.get(run)
+        if manifest is None:
+            continue
+        if KEY in manifest.data:
+            raise TrainingError(f"{manifest.folder}: found several sets of localisers, expected one a run")
+        hashes = _hashes(manifest)
+        if not kept or not all(hashes):
+            continue
+        name = taken.setdefault(hashes, f"localisers_{len(taken)}")
+        if name:
+            names.setdefault(name, (run, []))[1].extend(kept)
+    return {
+        name: OwnLocalisers(OwnSet(name, tuple(kept), tuple(manifests[run].data.get("numbering", ()))), manifests[run])
+        for name, (run, kept) in names.items()
+    }
+
+
+def _hashes(manifest: Manifest) -> tuple[tuple[str, ...], ...]:
+    """Of each localiser the hashes of its weights."""
+    weights = manifest.data["weights"]
+    return tuple(tuple(entry["sha256"] for entry in weights if entry["stage"] == stage) for stage in LOCALISERS)
 
 
 def _copied(source: Path, folder: Path, entry: dict[str, Any], stage: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lumbar.errors import CohortError
 from lumbar_train.data.tables import Cohort
@@ -66,3 +67,29 @@ def chosen_localiser(runs: Mapping[str, Path], word: str | None, figures: Mappin
 
 def _number(value: float, without: float) -> float:
     return without if value != value else value
+
+
+def localiser_lines(notes: Mapping[str, Any]) -> list[str]:
+    """What the terminal shows of the localisers: how well each run's find levels, and what is known of both choices.
+
+    Args:
+        notes: ``ensemble.json``.
+    """
+    base, own = notes["localiser"], notes["own_localisers"]
+    lines = []
+    for name, row in notes["localisers"].items():
+        ships = ", which ship" if name == base else ""
+        figures = ", ".join(f"{key} {float('nan') if value is None else value:.3g}" for key, value in row.items())
+        lines.append(f"localisers of {name}{ships}: {figures}")
+    others = sorted({member["run"] for member in notes["members"] if member["weight"]} - {base})
+    if not others:
+        return lines
+    value, low, high = notes["honest"]["total"]
+    chosen = {True: " (chosen)", False: ""}
+    lines += [
+        f"own localisers a member{chosen[bool(own)]}: {value:.4f} (95 %: {low:.4f} to {high:.4f}) out of fold; all "
+        "logits were made at their points",
+        f"one set, of {base}{chosen[not own]}: no score out of fold, since members of {', '.join(others)} were not run "
+        "at its points; only the errors of points above tell",
+    ]
+    return lines + [f"{name} ships for {', '.join(members)}" for name, members in own.items()]
