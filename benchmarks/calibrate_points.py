@@ -32,7 +32,8 @@ from lumbar.stages.point_probability import KINDS, NEAR_MM, logit
 from lumbar.stages.points import Localisation
 from lumbar.study import list_studies, read_descriptions, read_study
 
-BINS = 5
+EDGES = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0)  # of the bins in which the reliability is shown
+MIN_BIN = 10  # points of a bin that is shown
 MIN_EACH = 10  # right and wrong points of a kind that a fit needs
 RIDGE = 0.05  # keeps both finite where nearly all points are right
 _XYZ = ["x_mm", "y_mm", "z_mm"]
@@ -90,21 +91,22 @@ def chances(numbers: np.ndarray, frame: pd.DataFrame) -> np.ndarray:
 
 
 def fit(frame: pd.DataFrame) -> np.ndarray:
-    """Offset and slope of the highest likelihood."""
+    """Offset and slope of the highest likelihood; a higher peak never makes a point less probable."""
     is_right = frame["error_mm"].to_numpy() <= NEAR_MM
 
     def loss(numbers: np.ndarray) -> float:
         likely = np.clip(chances(numbers, frame), 1e-6, 1 - 1e-6)
         return float(-np.log(np.where(is_right, likely, 1 - likely)).sum() + RIDGE * (numbers**2).sum())
 
-    return minimize(loss, np.array([1.0, 1.0]), method="Nelder-Mead").x
+    return minimize(loss, np.array([1.0, 1.0]), bounds=[(None, None), (0.0, None)]).x
 
 
 def reliability(frame: pd.DataFrame, sure: np.ndarray) -> list[tuple[float, float, int]]:
-    """By fifths of the probability: its mean, the share of right points, and their number."""
+    """By bins of the probability: its mean, the share of right points, and their number."""
     is_right = frame["error_mm"].to_numpy() <= NEAR_MM
-    parts = np.array_split(np.argsort(sure, kind="stable"), BINS)
-    return [(float(sure[part].mean()), float(is_right[part].mean()), len(part)) for part in parts if len(part)]
+    bins = np.digitize(sure, EDGES[1:-1])
+    parts = [np.flatnonzero(bins == k) for k in range(len(EDGES) - 1)]
+    return [(float(sure[k].mean()), float(is_right[k].mean()), len(k)) for k in parts if len(k) >= MIN_BIN]
 
 
 def plot(path: Path, curves: dict[str, list[tuple[float, float, int]]]) -> None:
