@@ -154,6 +154,16 @@ def test_a_reserve_is_kept_for_the_last_write():
     assert Budget(30600.0, 1, clock=Clock()).remaining_s() == 30510.0
 
 
+def test_a_study_that_shares_the_networks_needs_the_time_of_both():
+    clock = Clock()
+    budget = Budget(100.0, 10, clock=clock, reserve_s=0.0)
+    for _ in range(2):
+        budget.finished(20.0, Effort.ONE_MODEL)
+    clock.now += 70.0
+    assert not budget.is_over()
+    assert budget.is_over(2)
+
+
 def test_effort_says_what_it_drops():
     assert [e.uses_augmentation for e in Effort] == [True, False, False, False]
     assert [e.uses_all_folds for e in Effort] == [True, True, False, False]

@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from kernel_untrained import CONFIGS, write_untrained_bundle
 from lumbar.bundle.manifest import read_manifest
 from lumbar.bundle.member_seconds import spared_members
 from lumbar.bundle.own_localisers import LOCALISERS
+from lumbar.bundle.probes import check_probes
 from lumbar.bundle.weights import load_networks
 from lumbar.chains.main import predict_study
 from lumbar.config import CLASSIFIERS
@@ -80,6 +82,17 @@ def test_each_member_answers_at_the_points_of_its_own_localisers(manifest, local
     expected = aggregate(logits, mask, PRIOR, networks.stage("aggregator"), level_confidence(base))
     np.testing.assert_allclose(answer.probs, expected, atol=1e-6)
     assert answer.localisation.levels_mm == base.levels_mm
+
+
+def test_further_localisers_are_proven_by_their_probes_too(manifest):
+    networks = load_networks(manifest.folder, manifest)
+    check_probes(networks, manifest)
+    ((_, localisers),) = networks.own
+    with torch.no_grad():
+        for weights in localisers.stage("axial_xy")[0].parameters():
+            weights.add_(0.5)
+    with pytest.raises(ManifestError, match=f"{SET}_axial_xy.*probe gave"):
+        check_probes(networks, manifest)
 
 
 def test_localisers_whose_members_are_all_left_out_do_not_run(manifest, localised):

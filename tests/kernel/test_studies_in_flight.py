@@ -22,6 +22,8 @@ from lumbar.models import build, name_of
 from lumbar.models.inference import forward
 from lumbar.output.submission import normalise
 from lumbar.run import predict
+from lumbar.workers.effort import Effort
+from lumbar.workers.handle import InNetworks, Worker
 
 PRIOR = [0.6, 0.3, 0.1]
 PATIENCE_S = 600
@@ -208,3 +210,38 @@ def test_passes_that_two_threads_queue_on_a_gpu_give_the_bits_of_one():
     for one, other in zip(alone, together, strict=True):
         assert (other.device.type, other.dtype) == ("cpu", torch.float32)
         np.testing.assert_array_equal(one.numpy(), other.numpy())
+
+
+# ---- seconds that a study added --------------------------------------------------------------------------------
+
+
+def worker_of(most_busy):
+    """A worker whose networks take so many studies at once, without a process."""
+
+    class Idle(Worker):
+        def __init__(self):
+            self.busy, self._ends, self._first_s = {}, [], 0.0
+
+        most_busy = property(lambda self: most_busy)
+
+    return Idle()
+
+
+def ended(worker, began_s, now_s):
+    return worker.ended(InNetworks(began_s, began_s, Effort.FULL), now_s)
+
+
+def test_a_study_added_the_time_since_the_one_before_or_since_its_own_reading():
+    worker = worker_of(1)
+    assert ended(worker, 0.0, 10.0) == 10.0
+    assert ended(worker, 3.0, 18.0) == 8.0  # read ahead
+    assert ended(worker, 30.0, 35.0) == 5.0  # the networks had nothing to do
+
+
+def test_studies_side_by_side_that_end_together_added_their_share_each():
+    worker = worker_of(2)
+    worker.busy = {"other": None}
+    added = [ended(worker, began, now) for began, now in ((0, 20), (0, 20.5), (5, 40), (5, 40.5), (25, 60), (25, 60.5))]
+    assert added == [20.0, 10.25, 10.0, 10.0, 10.0, 10.0]
+    worker.busy = {}
+    assert ended(worker, 100.0, 115.0) == 15.0

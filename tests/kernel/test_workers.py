@@ -262,8 +262,10 @@ def test_what_hangs_at_the_deadline_is_given_up(tmp_path, bundle, workers, trait
 
     frame, record = predict(root, bundle, tmp_path / "s.csv", chain=FAKE, workers=workers, clock=clock)
     assert hung(root) == n_hanging
-    assert_all_predicted_but(frame, 2, 3, 4, 5, 6)
-    assert problems(record, 2) == ["study 2: time limit reached before it was predicted"]
+    waited_behind = [1] if problems(record, 1) else []  # what was read first need not be predicted first
+    assert_all_predicted_but(frame, *waited_behind, 2, 3, 4, 5, 6)
+    (line,) = problems(record, 2)
+    assert line.startswith("study 2: time limit reached before it was ")  # the watchdog may be the first to see it
 
 
 # ---- what a process needs ------------------------------------------------------------------------------------------

@@ -13,9 +13,9 @@ import lumbar
 from kernel_untrained import CONFIGS, write_untrained_bundle
 from lumbar.bundle.manifest import read_manifest
 from lumbar.bundle.member_seconds import FILE, KEY
-from lumbar.config import CLASSIFIERS
+from lumbar.config import CLASSIFIERS, FusionConfig
 from lumbar.errors import ManifestError
-from lumbar.stages.classifiers import Classifier
+from lumbar.stages.classifiers import Classifier, feature_width
 from lumbar_publish.names import Layout
 from lumbar_publish.sealing import measure_members
 from lumbar_publish.sealing.accelerators import accelerator
@@ -93,6 +93,17 @@ def test_each_member_is_timed_and_counted_on_the_study(run: Path, monkeypatch: p
     assert 8 < flops["b_wide"] / flops["a_axial"] < 20  # nine times the pixels, five slices for three
     assert told["localise"]["flops"] > 0
     assert told["cut_seconds"] > 0
+
+
+def test_a_fusion_beside_the_members_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    head = FusionConfig(CLASSIFIERS, tuple(feature_width(CONFIGS[name]) for name in CLASSIFIERS), hidden=4, dropout=0.0)
+    joined = replace(CONFIGS["aggregator"], models=(*CLASSIFIERS, "fusion"))
+    configs = {"fusion": head} | CONFIGS | {"aggregator": joined}
+    listed = [Classifier.of(name, CONFIGS[name]).as_json() for name in CLASSIFIERS]
+    fusion = {"members": list(CLASSIFIERS)}
+    bundle = write_untrained_bundle(tmp_path / "b", 1, configs, classifiers=listed, fusion=fusion)
+    monkeypatch.setattr(measure_members, "_first_study", lambda manifest, root: study_of())
+    assert list(measure_members.measure(bundle, Path())["members"]) == list(CLASSIFIERS)
 
 
 @pytest.mark.slow

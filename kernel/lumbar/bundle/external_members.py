@@ -15,7 +15,7 @@ from lumbar.bundle.manifest import Manifest
 from lumbar.bundle.safetensors_file import check_safetensors
 from lumbar.errors import LumbarError, ManifestError
 from lumbar.stages.classifiers import Classifier
-from lumbar.stages.external import ExternalMember
+from lumbar.stages.external import ExternalMember, on_device
 
 
 def load_members(manifest: Manifest, device: str) -> dict[str, ExternalMember]:
@@ -57,7 +57,11 @@ def load_member(
     for path in weights.values():
         check_safetensors(path)
     module = import_member(one.name, folder, code)
-    with one_line_each(f"external member {one.name}: load", folder, device), _as_it_was(code, weights) as own:
+    with (
+        one_line_each(f"external member {one.name}: load", folder, device),
+        _as_it_was(code, weights) as own,
+        on_device(device),
+    ):
         model = module.load(own, device)
     return ExternalMember(one, model, module.predict, device)
 

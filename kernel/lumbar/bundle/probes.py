@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lumbar.bundle.manifest import Manifest
+from lumbar.bundle.own_localisers import LOCALISERS, own_sets
 from lumbar.bundle.probe_rule import PROBE_TOLERANCE, PROBE_VALUES, differing
 from lumbar.dicom import Stack
 from lumbar.errors import ManifestError
@@ -125,7 +126,10 @@ def check_probes(networks: Networks, manifest: Manifest) -> None:
     Raises:
         ManifestError: as ``check_probe``, for the first that differs.
     """
+    loaded = dict(networks.by_stage)
+    for own, (_, localisers) in zip(own_sets(manifest.data), networks.own, strict=True):
+        loaded |= {own.stage(localiser): localisers.stage(localiser) for localiser in LOCALISERS}
     for stage, group in itertools.groupby(sorted(manifest.weights, key=lambda e: e.stage), key=lambda e: e.stage):
-        if stage in networks.by_stage:
-            for network, entry in zip(networks.by_stage[stage], group, strict=True):
+        if stage in loaded:
+            for network, entry in zip(loaded[stage], group, strict=True):
                 check_probe(network, entry.probe, entry.file)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lumbar.config import CLASSIFIERS
+from lumbar.models.passes import passes_of
 from lumbar.models.turns import in_memory
-
-_passing: dict[torch.device, threading.Lock] = {}  # of each GPU, held during a pass
 
 
 @dataclass
@@ -51,8 +49,7 @@ def device_of(network: nn.Module) -> torch.device:
 def forward(network: nn.Module, *inputs: Tensor) -> Tensor:
     """A network's output as float32 on the CPU; inputs are moved to its device.
 
-    Several threads may call it with networks of one GPU: one pass is made after another, so the
-    memory that passes need does not grow with their number.
+    Several threads may call it with networks of one GPU: passes are made one after another (``models.passes``).
     """
     (out,) = _run(network, network, inputs)
     return out
@@ -79,9 +76,14 @@ def _run_on_gpu(function: Any, device: torch.device, inputs: Sequence[Tensor]) -
     """``_run`` in half precision. Copies go through pinned memory, so that they are only queued, in one stream."""
     pinned = [tensor.pin_memory() if tensor.device.type == "cpu" and tensor.numel() else tensor for tensor in inputs]
     there = [tensor.to(device, non_blocking=True) for tensor in pinned]
-    with _passing.setdefault(device, threading.Lock()), torch.inference_mode():
+    return passes_of(str(device))(lambda: _pass(function, device, there))
+
+
+def _pass(function: Any, device: torch.device, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """One forward pass on a GPU, until its outputs are in pinned memory."""
+    with torch.inference_mode():
         with torch.autocast("cuda", dtype=torch.float16):
-            out = function(*there)
+            out = function(*inputs)
         results = []
         for tensor in _each(out):
             result = torch.empty(tensor.shape, dtype=torch.float32, pin_memory=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -119,7 +119,7 @@ class ExternalMember:
             all_folds=all_folds,
         )
         # One study at a time: somebody's code need not be safe for the threads of several studies in flight
-        with self._lock, _settings_kept(), torch.inference_mode():
+        with self._lock, _settings_kept(), on_device(self._device), torch.inference_mode():
             returned = self._function(self._model, case)
         conditions = list(self.listed.conditions)
         values, shown = checked(returned, len(conditions))
@@ -127,6 +127,12 @@ class ExternalMember:
         logits[conditions] = np.where(shown[..., None], values, 0)
         mask[conditions] = shown
         return logits, mask
+
+
+def on_device(device: str) -> AbstractContextManager[object]:
+    """Let ``.cuda()`` and ``"cuda"`` in somebody's code mean the worker's own GPU."""
+    is_gpu = device.startswith("cuda") and torch.cuda.is_available()
+    return torch.cuda.device(device) if is_gpu else nullcontext()
 
 
 def crops_of_levels(study: Study, localisation: Localisation, config: Config) -> tuple[LevelTensors, ...]:

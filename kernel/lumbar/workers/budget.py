@@ -175,7 +175,11 @@ class Budget:
         added = 1.0 - self._ladder.ratio(self.effort, level)
         return min(self._UP_SLACK, self._UP_SHARE * added)
 
-    def is_over(self) -> bool:
-        """Whether not even one more study at the lowest effort is expected to end in time."""
+    def is_over(self, side_by_side: int = 1) -> bool:
+        """Whether one more study at the lowest effort is not expected to end in time.
+
+        Args:
+            side_by_side: how many studies share a worker's networks with it, itself counted: each waits for the others.
+        """
         least = self.study_seconds(self._ladder.lowest) or 0.0
-        return self.remaining_s() <= least
+        return self.remaining_s() <= least * side_by_side

@@ -46,7 +46,8 @@ class Worker:
         self.reading: dict[int | str, float] = {}  # study → when its reading began
         self.waiting: dict[int | str, float] = {}  # the same for studies that are read but not yet in the networks
         self.busy: dict[int | str, InNetworks] = {}  # the studies in the networks, in the order of their start
-        self.idle_s = 0.0  # when the networks last ended a study
+        self._ends: list[float] = []  # when the networks ended the last studies, as many as may be in them
+        self._first_s = 0.0  # when the first of these began
         self.started_s = 0.0  # when the worker was started
         self.alone: int | str | None = None  # a study that is tried again with no other study in the worker
         self.n_read = 0  # readings that ended
@@ -76,6 +77,22 @@ class Worker:
     def most_busy(self) -> int:
         """How many studies may be in its networks at the same time: one, or several on a GPU."""
         return self.setup.chain.studies_at_once(self.device)
+
+    def ended(self, was: InNetworks, now_s: float) -> float:
+        """Note the end of a study that is no longer ``busy``; returns the seconds that it added.
+
+        They run from the end of the study before, or from the beginning of its own reading where the networks had
+        nothing to do. Of several studies in the networks it is the mean over as many ends: those that began together
+        end together, and single intervals would be long and short by turns.
+        """
+        if self._ends and was.began_s > self._ends[-1] and not self.busy:
+            self._ends.clear()
+        if not self._ends:
+            self._first_s = was.began_s
+        since_s = self._first_s if len(self._ends) < self.most_busy else self._ends[-self.most_busy]
+        count = min(len(self._ends) + 1, self.most_busy)
+        self._ends = [*self._ends, now_s][-self.most_busy :]
+        return (now_s - since_s) / count
 
     def forget(self) -> list[int | str]:
         """Take away all open studies, and return them in the order in which they would have been predicted."""

@@ -52,6 +52,7 @@ class WorkerPool:
         if first is not None:
             worker.reading[first] = worker.started_s
         self.workers.append(worker)
+        self._budget.n_workers = len(self.workers)
 
     def messages(self) -> list[tuple[Worker, Any]]:
         """What the workers say within one poll; None for a worker that is gone."""
@@ -63,8 +64,8 @@ class WorkerPool:
     def set_ready(self, worker: Worker, device: str, load_s: float) -> None:
         """Note that a worker has loaded the weights, on ``device``, in ``load_s`` seconds."""
         worker.is_ready, worker.device = True, device
-        worker.idle_s = self._budget.elapsed_s()
-        worker.reading = dict.fromkeys(worker.reading, worker.idle_s)  # it shared the time with the weights
+        # The reading of its first study shared the time with the weights
+        worker.reading = dict.fromkeys(worker.reading, self._budget.elapsed_s())
         self._devices[worker.slot] = device
         self.load_s = max(self.load_s, load_s)
 
@@ -87,6 +88,7 @@ class WorkerPool:
         self._queue.put_back(worker.forget())
         worker.stop()
         self.workers.remove(worker)
+        self._budget.n_workers = max(1, len(self.workers))
 
     def replace(self, worker: Worker, reads_first: bool = True) -> None:
         """End a worker, and start another in its slot if there is anything left to do."""

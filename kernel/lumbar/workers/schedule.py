@@ -138,7 +138,11 @@ class Schedule:
                     if worker.alone is None and len(worker.open_studies()) < min(n_open, worker.most_busy + 1):
                         self._start_reading(worker)
             for worker in ready:
-                while len(worker.busy) < worker.most_busy and worker.waiting:
+                while (
+                    len(worker.busy) < worker.most_busy
+                    and worker.waiting
+                    and not (worker.busy and self.budget.is_over(len(worker.busy) + 1))
+                ):
                     self._start_predicting(worker)
         return not is_over or any(worker.busy for worker in self.pool.workers)
 
@@ -199,13 +203,12 @@ class Schedule:
 
     def _on_done(self, worker: Worker, outcome: Outcome, submission: Submission) -> None:
         was, worker.alone = worker.busy.pop(outcome.study_id), None
-        # The seconds that it added: since the networks ended the study before, or since its reading began
-        before_s, worker.idle_s = max(worker.idle_s, was.began_s), self.budget.elapsed_s()
+        added_s = worker.ended(was, self.budget.elapsed_s())
         self.pool.predicted()
         if outcome.is_device_lost:
             self._on_device_lost(worker, outcome)
             return
-        self.budget.finished(worker.idle_s - before_s, was.effort)
+        self.budget.finished(added_s, was.effort)
         if outcome.probs is None:
             self.queue.fail(outcome)
         else:

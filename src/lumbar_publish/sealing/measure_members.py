@@ -50,7 +50,7 @@ def measure(folder: Path, root: Path) -> dict[str, Any]:
     crops: dict[Any, list[LevelTensors]] = {}
     cut_s = 0.0
     members = {}
-    for name in networks.classifiers:
+    for name in (one.name for one in manifest.classifiers):  # a fusion beside them reads what they leave
         fits = networks.stage(name)
         if not fits:  # an external member, whose code cuts and computes in one
             members[name] = {"seconds": _external_seconds(study, place, networks, name), "flops": 0}
