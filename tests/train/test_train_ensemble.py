@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kernel_untrained import CONFIGS, write_untrained_bundle
+from kernel_untrained import CONFIGS
 from lumbar.bundle.manifest import verify
 from lumbar.bundle.member_seconds import FILE, KEY, weights_key
 from lumbar.bundle.weights import load_networks
@@ -25,58 +25,23 @@ from lumbar.stages.localise import localise
 from lumbar.study import read_study
 from lumbar_publish.sealing.completeness import completeness_errors
 from lumbar_train.__main__ import main
-from lumbar_train.data.folds import make_folds, write_folds
 from lumbar_train.data.tables import Cohort, read_cohort
-from lumbar_train.data.true_points import true_localisation
 from lumbar_train.ensemble import budget, build, export
 from lumbar_train.ensemble.budget import parse_target, study_flops
 from lumbar_train.ensemble.build import build_ensemble, summary
 from lumbar_train.ensemble.localisers import MEDIAN, RIGHT, chosen_localiser, localiser_lines
 from lumbar_train.ensemble.members import gather
-from lumbar_train.evaluation.point_errors import truth_points
-from lumbar_train.outputs.store import levels_frame, logits_frame, write_frame, write_localisations
 from lumbar_train.pipeline.counts import count_cohort
 from lumbar_train.pipeline.plan import prediction_flops
-from lumbar_train.recipes import RECIPES, Fit, Recipe
+from lumbar_train.recipes import RECIPES, Recipe
+from train_chain_runs import write_chain_run
 
-FIT = Fit(epochs=3, lr=1e-3, batch=100, weight_decay=1.0)
 WIDE = replace(CONFIGS["axial_all"], box_scale=3.0, size=40, window=5)
 
 
 @pytest.fixture(scope="module")
 def cohort(pristine_root: Path) -> Cohort:
     return read_cohort(pristine_root, progress=False)
-
-
-def write_chain_run(run: Path, cohort: Cohort, configs: dict, seed: int) -> Path:
-    """A run as a training leaves it, but for what makes it long: true places, logits of its own, untrained weights."""
-    folds = make_folds(cohort, 2, 0)
-    write_folds(run / "folds.csv", folds)
-    fold_of = dict(zip(folds["study_id"], folds["fold"], strict=True))
-    truth = truth_points(cohort)
-    places = {
-        study: true_localisation(
-            read_study(cohort.root, "train", study, cohort.series, workers=1), truth[truth["study_id"] == study]
-        )
-        for study in map(int, cohort.study_ids)
-    }
-    for fold in (0, 1):
-        own = {study: place for study, place in places.items() if fold_of[study] == fold}
-        write_localisations(run / "localise", own, fold_of, fold)
-    levels = {study: place.levels_mm for study, place in places.items()}
-    write_frame(run / "sagittal_xy/oof.parquet", levels_frame(levels, fold_of))
-    rng = np.random.default_rng(seed)
-    for name in CLASSIFIERS:
-        known = np.eye(3)[np.maximum(cohort.labels, 0)].reshape(-1, 5, 5, 3)
-        values = 2 * (known + rng.normal(size=known.shape)).astype(np.float32)
-        mask = np.isin(np.arange(5), configs[name].conditions)[:, None] & np.ones((5, 5), bool)
-        ids = cohort.study_ids.tolist()
-        frame = logits_frame(dict(zip(ids, values, strict=True)), dict.fromkeys(ids, mask), fold_of)
-        write_frame(run / name / "oof.parquet", frame)
-    write_untrained_bundle(run / "export", seed, configs)
-    note = {"name": "demo", "cohort": cohort.fingerprint, "stages": {"aggregator": {"fit": asdict(FIT)}}}
-    (run / "recipe.json").write_text(json.dumps(note))
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +202,7 @@ def test_a_members_cost_is_what_its_crops_and_its_network_ask_for(cohort):
 
 
 def test_seconds_that_sealing_has_measured_stand_in_the_place_of_counted_ones(pair, cohort, tmp_path, monkeypatch):
-    monkeypatch.setattr(build, "study_flops", lambda config, counts: 1e9)
+    monkeypatch.setattr(export, "study_flops", lambda config, counts: 1e9)
     run = shutil.copytree(pair["b"], tmp_path / "b")
     manifest = verify(run / "export")
     told = {"machine": "NvidiaTeslaT4 (two T4)", "rest": 1.0, "members": {"axial_all": 0.25}}

@@ -43,7 +43,7 @@ from lumbar_train.ensemble.external import read_external, read_externals
 from lumbar_train.ensemble.members import Source, gather
 from lumbar_train.errors import LeakError
 from lumbar_train.outputs.store import logits_frame, read_logits, write_frame
-from train.test_train_ensemble import write_chain_run
+from train_chain_runs import write_chain_run
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "external_member"

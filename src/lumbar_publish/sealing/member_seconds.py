@@ -17,10 +17,10 @@ from typing import Any
 from lumbar.bundle.member_seconds import FILE, KEY, weights_key
 from lumbar.errors import ManifestError
 from lumbar_publish.files import write_text
-from lumbar_publish.sealing import measure_members
 from lumbar_publish.sealing.accelerators import Accelerator
 from lumbar_publish.sealing.smoke_test import run_sealed
 
+_PROGRAM = Path(__file__).with_name("measure_members.py")  # imports torch, which this command does not
 _RUN_FILE = """\
 import runpy
 runpy.run_path(sys.argv.pop(1), run_name="__main__")
@@ -55,7 +55,7 @@ def measured(folder: Path, sample: Path, machine: Accelerator) -> dict[str, Any]
     """
     with tempfile.TemporaryDirectory(prefix="lumbar-seconds-") as scratch:
         out = Path(scratch) / "seconds.json"
-        arguments = [measure_members.__file__, str(folder.resolve()), str(sample.resolve()), str(out)]
+        arguments = [str(_PROGRAM), str(folder.resolve()), str(sample.resolve()), str(out)]
         run_sealed(_RUN_FILE, folder, arguments, Path(scratch))
         told = json.loads(out.read_text(encoding="utf-8"))
     return projected(told, machine)
