@@ -13,6 +13,7 @@ RIGHT_FORAMINAL = "right_neural_foraminal_narrowing"
 LEFT_SUBARTICULAR = "left_subarticular_stenosis"
 RIGHT_SUBARTICULAR = "right_subarticular_stenosis"
 CONDITIONS = (SPINAL, LEFT_FORAMINAL, RIGHT_FORAMINAL, LEFT_SUBARTICULAR, RIGHT_SUBARTICULAR)
+MIRRORED = (0, 2, 1, 4, 3)  # the index that each condition has in the mirrored patient
 
 # The three groups that the metric scores; indices into CONDITIONS.
 GROUPS = {"spinal": (0,), "foraminal": (1, 2), "subarticular": (3, 4)}

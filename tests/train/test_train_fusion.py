@@ -16,8 +16,9 @@ from lumbar.bundle.manifest import read_manifest
 from lumbar.bundle.probes import check_probes
 from lumbar.bundle.weights import load_networks
 from lumbar.config import CLASSIFIERS, FUSION, AxialClassifierConfig, FusionConfig, SagittalClassifierConfig, to_dict
+from lumbar.labels import MIRRORED
 from lumbar.models import build, name_of
-from lumbar.stages.classify import MIRRORED, fits_logits
+from lumbar.stages.classify import fits_logits
 from lumbar.stages.fuse import Features
 from lumbar_publish.sealing.completeness import completeness_errors
 from lumbar_train.data.augment import AugmentConfig

@@ -11,8 +11,8 @@ from lumbar.errors import CohortError
 from lumbar.metric import score_arrays
 from lumbar_train.ensemble import selection
 from lumbar_train.ensemble.agreement import error_correlation, most_different
-from lumbar_train.ensemble.pool import Members, Sum, answer, fit_scales, score
 from lumbar_train.ensemble.selection import Shed, greedy, keeping, select, shedding_order
+from lumbar_train.evaluation.pool import Members, Sum, answer, fit_scales, score
 
 N = 120
 RNG_LABELS = np.random.default_rng(4)

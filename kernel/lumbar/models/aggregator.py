@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from lumbar.config import AggregatorConfig
+from lumbar.labels import MIRRORED
 from lumbar.models.examples import Examples
 
-_MIRRORED = (0, 2, 1, 4, 3)  # indices of the conditions with left and right swapped
 _KINDS = (0, 1, 2, 3)  # of confidence: canal, left foramen, right foramen, axial slice
 _MIRRORED_KINDS = (0, 2, 1, 3)
 
@@ -65,7 +65,7 @@ class Aggregator(nn.Module):
         out = []
         for condition in range(5):
             group = (condition + 1) // 2
-            order = list(range(5)) if condition in (0, 1, 3) else list(_MIRRORED)
+            order = list(range(5)) if condition in (0, 1, 3) else list(MIRRORED)
             level_logits = logits[:, :, order].permute(0, 3, 1, 2, 4).reshape(n, 5, m * 15)
             level_mask = weights[:, :, order].permute(0, 3, 1, 2).reshape(n, 5, m * 5)
             features = torch.cat([level_logits, level_mask, prior[:, condition]], dim=-1)  # (N, 5 levels, n_in)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lumbar.config import FUSION
-from lumbar.labels import LEVELS, SAGITTAL_T1, SAGITTAL_T2
+from lumbar.labels import LEVELS, MIRRORED, SAGITTAL_T1, SAGITTAL_T2
 from lumbar.models.classifier import AxialClassifier, SagittalClassifier
 from lumbar.models.inference import Networks, forward, graded
 from lumbar.stages.classifiers import Crop, crop_of, view_of
@@ -20,8 +20,6 @@ from lumbar.stages.crop_layout import Look, SeriesPair, crops_shape, filled, sag
 from lumbar.stages.fuse import Features, fused_fits, members_of
 from lumbar.stages.points import Localisation
 from lumbar.study import Study
-
-MIRRORED = (0, 2, 1, 4, 3)  # the index that each condition has in the mirrored patient
 
 Logits = NDArray[np.float32]
 Mask = NDArray[np.bool_]

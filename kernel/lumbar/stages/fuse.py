@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lumbar.labels import MIRRORED
 from lumbar.models.fusion import FusionHead
 from lumbar.models.inference import forward
-
-_MIRRORED = (0, 2, 1, 4, 3)  # the index that each condition has in the mirrored patient
 
 
 @dataclass
@@ -72,7 +71,7 @@ def fused(head: nn.Module, answers: Sequence[Answer], features: Sequence[Feature
     level = torch.arange(len(logits))
     views = []
     for view in range(n_views):
-        order = list(_MIRRORED) if view else list(range(5))
+        order = list(MIRRORED) if view else list(range(5))
         out = forward(head, logits[:, :, order], mask[:, :, order], level, *(mean[view] for mean in means))
         views.append(out[:, order])
     return torch.stack(views).mean(dim=0), mask.any(dim=1)

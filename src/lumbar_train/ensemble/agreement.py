@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lumbar_train.ensemble.pool import Array, Members
+from lumbar_train.evaluation.pool import Array, Members
 from lumbar_train.evaluation.scoring import column_sums
 
 _LEAST_TARGETS = 10  # fewer common targets say nothing of a correlation

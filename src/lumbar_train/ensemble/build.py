@@ -35,10 +35,10 @@ from lumbar_train.ensemble.export import (
 from lumbar_train.ensemble.external import ExternalFolder
 from lumbar_train.ensemble.localisers import chosen_localiser, localiser_figures, localiser_lines, named_localisers
 from lumbar_train.ensemble.members import Candidates, Source, gather
-from lumbar_train.ensemble.pool import Sum, fit_scales
 from lumbar_train.ensemble.selection import Selection, Shed, keeping, select, shedding_order
 from lumbar_train.ensemble.tables import write_tables
 from lumbar_train.errors import TrainingError
+from lumbar_train.evaluation.pool import Sum, fit_scales
 from lumbar_train.evaluation.scoring import Interval, difference, scores
 from lumbar_train.files import make_folder, write_text
 from lumbar_train.outputs.kept import FILE as RECIPE

@@ -18,7 +18,7 @@ from lumbar_train.data.tables import Cohort
 from lumbar_train.ensemble.external import COLUMNS, FILE, ExternalFolder, read_table
 from lumbar_train.ensemble.guards import check_logits, check_same_cohort, check_same_folds, check_seen
 from lumbar_train.ensemble.out_of_fold import labelled, prior_by_fold
-from lumbar_train.ensemble.pool import Members
+from lumbar_train.evaluation.pool import Members
 from lumbar_train.outputs.run_classifiers import classifiers_of_run
 from lumbar_train.outputs.store import logits_of, read_frame, read_logits
 

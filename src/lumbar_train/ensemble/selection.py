@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from lumbar.errors import CohortError
-from lumbar_train.ensemble.pool import Array, Members, Rows, Sum, answer, fit_scales, score
+from lumbar_train.evaluation.pool import Array, Members, Rows, Sum, answer, fit_scales, score
 from lumbar_train.evaluation.scoring import draw_counts, resampled
 
 MOST_PICKS = 24

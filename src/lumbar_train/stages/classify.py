@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from lumbar.config import AxialClassifierConfig, SagittalClassifierConfig
-from lumbar.labels import LEVELS
-from lumbar.stages.classify import MIRRORED, series_pairs
+from lumbar.labels import LEVELS, MIRRORED
+from lumbar.stages.classify import series_pairs
 from lumbar.stages.crop import Jitter, level_slices
 from lumbar.stages.crop_layout import Crops, CropSlice, Look, crops_shape, filled, sagittal_windows
 from lumbar.stages.points import Localisation

@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lumbar.config import FUSION
-from lumbar_train.evaluation.scoring import Interval, difference, group_of_column, scores, study_sums
+from lumbar_train.evaluation.pool import Members, Sum, answer, fit_scales
+from lumbar_train.evaluation.scoring import Interval, difference, scores
 from lumbar_train.files import read_object, write_text
 
 DECISION = "decision.json"  # in the stage's folder: whether the aggregator joins the fusion, and what it gains
-_SCALES = np.geomspace(0.25, 4.0, 49)
 
 Probs = NDArray[np.float64]
 
@@ -127,28 +127,14 @@ def pooled(
     prior: Probs,
 ) -> Probs:
     """Probabilities (N, 25, 3) of the mean of the classifiers that saw a target, scaled by group as other folds ask."""
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    logs = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    count = mask.sum(axis=1).reshape(len(logits), 25, 1)
-    mean = (logs * mask[..., None]).sum(axis=1).reshape(len(logits), 25, 3) / np.maximum(count, 1)
-    out = np.empty_like(mean)
+    picks = tuple(range(logits.shape[1]))
+    members = Members(tuple(map(str, picks)), logits, mask, labels, folds, prior, np.zeros(len(picks)))
+    out = np.empty(prior.shape)
     for fold in np.unique(folds):
-        others, own = folds != fold, folds == fold
-        scales = _fitted_scales(mean[others], count[others], labels[others], prior[others])
-        out[own] = _answer(mean[own], count[own], prior[own], scales)
-    return np.asarray(out)
-
-
-def _fitted_scales(mean: Probs, count: NDArray[np.int64], labels: NDArray[Any], prior: Probs) -> Probs:
-    """(3,) by group the factor with the least weighted log loss."""
-    tried = [study_sums(labels, _answer(mean, count, prior, np.full(3, scale)))[0].sum(axis=0) for scale in _SCALES]
-    return np.asarray(_SCALES[np.argmin(np.stack(tried)[:, :3], axis=0)])
-
-
-def _answer(mean: Probs, count: NDArray[np.int64], prior: Probs, scales: Probs) -> Probs:
-    scaled = mean * scales[group_of_column()][:, None]
-    probs = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
-    return np.asarray(np.where(count > 0, probs / probs.sum(axis=-1, keepdims=True), prior))
+        others, own = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+        scales = fit_scales(Sum.of(members, picks, others), labels[others])
+        out[own] = answer(Sum.of(members, picks, own), scales, prior[own])
+    return out
 
 
 def write_decision(run: Path, decision: Decision) -> None:

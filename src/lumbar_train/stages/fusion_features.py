@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lumbar.labels import MIRRORED
 from lumbar.models.inference import graded
-from lumbar.stages.classify import MIRRORED, LevelTensors, mirrored_levels, target_mask
+from lumbar.stages.classify import LevelTensors, mirrored_levels, target_mask
 from lumbar_train.data.batched import finished
 from lumbar_train.engine.interrupts import end_if_time_is_up
 from lumbar_train.engine.sampling import predict
