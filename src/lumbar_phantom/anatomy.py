@@ -56,7 +56,8 @@ N_VERTEBRA_COLUMNS = 17
 # FLAV_*: thickness of the ligamentum flavum; FACET_*, SAP_*: growth of the facet joint and of the tip of the superior
 # articular process; DESICCATION: 0..1; SPREAD: reach of disc material up and down; OSTEO: osteophytes; SCHMORL: depth
 # of a node; FISSURE_R: radius of a fissure; REMNANT: share of its diameter that is left of the disc S1/S2, below 0 for
-# none and 1 for all, 0 in patients without a drawn one
+# none and 1 for all, 0 in patients without a drawn one; TREFOIL: how much the canal here is a trefoil, whose recesses are
+# slits, and not a dome, 0..1
 (
     DISC_H,
     BULGE,
@@ -80,8 +81,9 @@ N_VERTEBRA_COLUMNS = 17
     SAP_R,
     FOR_U,
     REMNANT,
-) = range(22)
-N_DISC_COLUMNS = 22
+    TREFOIL,
+) = range(23)
+N_DISC_COLUMNS = 23
 # Entries of Patient.trunk: subcutaneous fat, half width and depth of the trunk, radii of vessels (mm); FAT_FRACTION,
 # GAS_SHARE, DEEP_FAT: 0..1; KIDNEY_Z, LIVER_Z, BIFURCATION: station coordinates; LAMINECTOMY: the vertebra without a
 # lamina, from which the screws start, or -1; WALL: thickness of the abdominal wall; PAR_*: half axes of the
@@ -174,7 +176,7 @@ class Patient:
         stations_geometry: (30, 12) centre, left, posterior and up of each end-plate plane, in patient space (LPS).
         stations: (30, 9) sizes at each end plate.
         vertebrae: (15, 17).
-        discs: (15, 22), each below the vertebra of the same index.
+        discs: (15, 23), each below the vertebra of the same index.
         trunk: (22,) sizes of everything around the spine.
         roots: (n, 4) cauda equina: lateral and front-to-back position relative to the sac, radius in mm, last station.
         scale: factor of all sizes.

@@ -12,7 +12,7 @@ from lumbar_phantom._jit import kernel
 from lumbar_phantom.space import below_upper, bony_roof, bump, flavum, front, lerp_column, sac
 
 HEIGHT, PED_W, PED_H, PED_Z = an.HEIGHT, an.PED_W, an.PED_H, an.PED_Z
-S1, SAC_A, CORD_R = an.S1, an.SAC_A, an.CORD_R
+S1, SAC_A, CORD_R, TREFOIL = an.S1, an.SAC_A, an.CORD_R, an.TREFOIL
 CSF, CSF_FLOW, ROOT, CORD, VENOUS_PLEXUS = ts.CSF, ts.CSF_FLOW, ts.ROOT, ts.CORD, ts.VENOUS_PLEXUS
 EPIDURAL_FAT, FLAVUM, NOTHING = ts.EPIDURAL_FAT, ts.FLAVUM, ts.NOTHING
 # Resolution of the tables: steps along each segment, and mm from side to side
@@ -79,15 +79,30 @@ def canal(
         return NOTHING
     q = v - posterior
     i0 = seg // 2
+    slit = discs[i0, TREFOIL] > 0.0
+    # In a slit the root lies in the middle of what is free, and fills the slit where that is less than its own size
+    rq = v - 0.5 * (ahead + behind - thick) + 4.2 if slit and au < half + 6.0 else q
     if au > half - 8.0:
         for i in range(max(i0 - 1, 3), min(i0 + 2, S1 + 1)):
-            if exiting_root(half, vertebrae, i, below_upper(vertebrae, discs, seg, f, i), au, q):
+            if exiting_root(half, vertebrae, i, below_upper(vertebrae, discs, seg, f, i), au, rq):
                 return ROOT
     if au > half + vertebrae[i0, PED_W] + 2.5:
+        return NOTHING
+    if slit and _beyond_foramen(half, vertebrae[i0, PED_W], seg + f, au, q):
         return NOTHING
     if v - ahead < 2.0 and au < 7.0 and seg % 2 == 0 and 0.25 < f < 0.8 and seg < 2 * S1:
         return VENOUS_PLEXUS
     return EPIDURAL_FAT
+
+
+@kernel
+def _beyond_foramen(half: float, ped_w: float, station: float, au: float, q: float) -> bool:
+    """Whether muscle begins here: the fat of a foramen thins out towards its side, with an uneven border."""
+    out = au - half - 0.35 * ped_w
+    if out <= 0.0:
+        return False
+    uneven = 1.2 * math.sin(0.9 * au + 2.3 * station) + 0.9 * math.sin(0.7 * q - 3.1 * station)
+    return abs(q - 2.5 + 0.35 * out) > 6.5 - 0.75 * out + uneven
 
 
 @kernel

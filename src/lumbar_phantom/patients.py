@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lumbar_phantom import anatomy as an
-from lumbar_phantom import disease, junction, severity, space
+from lumbar_phantom import axial_anatomy, disease, junction, severity, space
 from lumbar_phantom.curve import place_stations
 from lumbar_phantom.streams import stream
 
@@ -58,6 +58,7 @@ def make_case(
     patient = an.sample_patient(stream(seed, index, "patient"), variant)
     if hard:
         junction.before_disease(stream(seed, index, "junction"), patient)
+        axial_anatomy.before_disease(stream(seed, index, "recess"), patient)
     healthy = disease.degenerate(stream(seed, index, "disease"), patient)
     if hard:
         junction.after_disease(stream(seed, index, "hard disease"), patient)

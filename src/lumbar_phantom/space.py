@@ -21,11 +21,13 @@ BULGE, CENTRAL, CENTRAL_U = an.BULGE, an.CENTRAL, an.CENTRAL_U
 SUB_L, SUB_R, FOR_L, FOR_R = an.SUB_L, an.SUB_R, an.FOR_L, an.FOR_R
 FLAV_L, FLAV_R, FACET_L, FACET_R = an.FLAV_L, an.FLAV_R, an.FACET_L, an.FACET_R
 DISC_H, SPREAD, OSTEO, SAP_L, SAP_R, FOR_U = (an.DISC_H, an.SPREAD, an.OSTEO, an.SAP_L, an.SAP_R, an.FOR_U)
+TREFOIL = an.TREFOIL
 HEIGHT, PED_W, PED_H, PED_Z = an.HEIGHT, an.PED_W, an.PED_H, an.PED_Z
 WIDTH, DEPTH, CANAL, RECESS, IPD = an.WIDTH, an.DEPTH, an.CANAL, an.RECESS, an.IPD
 SAC_A, SAC_B, SAC_GAP = an.SAC_A, an.SAC_B, an.SAC_GAP
 
 PLL = 0.8  # posterior longitudinal ligament, mm
+KNEE = 9.5  # half width of the canal in front of the laminae of a trefoil; the recesses are beside it, mm
 SAP_TIP = 12.5  # reach of the superior articular process above its upper end plate, mm
 
 
@@ -160,7 +162,11 @@ def bony_roof(stations: np.ndarray, vertebrae: np.ndarray, discs: np.ndarray, se
     recess = lerp_column(stations, seg, f, RECESS) + 2.2 * (1.0 - zone) - facet * zone
     au = abs(u)
     if au <= half:
-        return posterior + canal - (canal - recess) * (au / half) ** 1.8
+        side = (au / half) ** 1.8
+        slit = discs[j, TREFOIL] * zone
+        if slit > 0.0:
+            side = (1.0 - slit) * side + slit * (1.0 - max(1.0 - au / KNEE, 0.0) ** 1.3)
+        return posterior + canal - (canal - recess) * side
     # Foramen: bounded by the superior process at disc level, by the pars higher up
     spur = discs[j, SAP_L] if u > 0 else discs[j, SAP_R]
     # A foramen has the shape of a keyhole: wide around the root, narrow between disc and superior process

@@ -117,7 +117,7 @@ def arch(
     q = v - posterior
     i0 = seg // 2
     best = -9.0
-    joint = False
+    joint = plate = False
     half = 0.5 * lerp_column(stations, seg, f, IPD)
     for i in range(max(i0 - 1, 0), min(i0 + 2, N_VERT)):
         z = below_upper(vertebrae, discs, seg, f, i)
@@ -135,14 +135,18 @@ def arch(
             depth = union(depth, _superior_process(vertebrae, discs, i, z, u, v, q, half, limit))
             across, along = _joint_place(vertebrae, i - 1, au, q, half)
             grown = discs[i - 1, FACET_L] if u > 0 else discs[i - 1, FACET_R]
-            if abs(across) < 0.75 and abs(along) < 7.0 + grown and -SAP_TIP + 1.0 < z < 6.0:
+            if trunk[SMOOTH] > 0.0:  # a curved joint between thick end plates of bone
+                curve = abs(across - 0.035 * along * along + 0.6)
+                if curve < 1.9 and abs(along) < 6.0 + grown and -SAP_TIP + 1.0 < z < 6.0:
+                    joint, plate = joint or curve < 0.6, True
+            elif abs(across) < 0.75 and abs(along) < 7.0 + grown and -SAP_TIP + 1.0 < z < 6.0:
                 joint = True
         best = max(best, depth)
     if joint:
         return JOINT
     if best <= 0.0:
         return NOTHING
-    return CORTEX if best < 1.25 else POST_MARROW
+    return CORTEX if plate or best < 1.25 else POST_MARROW
 
 
 @kernel
@@ -167,6 +171,8 @@ def _lamina(
     best = -9.0
     slope = 0.16 * (z - 0.7 * height)  # its lower end lies further back
     end = height + 0.12 * height
+    if trunk[SMOOTH] > 0.0:  # the inferior processes are joined to the lamina down to the disc
+        end += 0.35 * max(au - 3.0, 0.0)
     if au < 0.5 * stations[2 * i, IPD] + 4.0:
         behind = v - limit - max(slope, 0.0)
         body = min(min(behind, 6.8 - behind), min(z - 0.42 * height - 0.1 * au, end + 0.25 * au - z))
