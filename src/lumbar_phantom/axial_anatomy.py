@@ -47,6 +47,6 @@ def cauda_equina(rng: np.random.Generator) -> np.ndarray:
     out = np.linspace(0.08, 0.80, n) + rng.normal(0, 0.03, (2, n))  # the roots that leave first lie outside
     place = 0.88 - 0.30 * out**2 + rng.normal(0, 0.07, (2, n))
     last = 25.0 - 12.0 * out + rng.normal(0, 1.0, (2, n))
-    radius = rng.uniform(0.5, 0.95, (2, n))
+    radius = rng.uniform(0.6, 1.0, (2, n))
     roots = np.stack([out * [[1.0], [-1.0]], place.clip(0.3, 0.94), radius, last.clip(12.0, 25.0)], -1)
     return np.asarray(roots.reshape(2 * n, 4))

@@ -21,7 +21,7 @@ DISC_H, BULGE, OSTEO, SCHMORL, SCHMORL_U, FISSURE_R = (
     an.SCHMORL_U,
     an.FISSURE_R,
 )
-S1, REMNANT, DESICCATION = an.S1, an.REMNANT, an.DESICCATION
+S1, REMNANT, DESICCATION, TREFOIL = an.S1, an.REMNANT, an.DESICCATION, an.TREFOIL
 ANNULUS, INNER, NUCLEUS, CORTEX, MARROW, LIGAMENT = (
     ts.ANNULUS,
     ts.INNER_ANNULUS,
@@ -45,6 +45,8 @@ def _disc_tissue(discs: np.ndarray, j: int, f: float, u: float, v: float, a: flo
     """Tissue inside a disc: dark outer annulus, and the nucleus, a flat ellipsoid a little behind the centre."""
     rn = (u / (0.70 * a)) ** 2 + ((v - 0.05 * b) / (0.68 * b)) ** 2
     across = abs(f - 0.5) / 0.5
+    if discs[j, TREFOIL] > 0.0:  # hard patients: fibres reach into the nucleus, and no two look alike
+        rn += 0.15 * math.sin(0.28 * u + 0.22 * v + 2.1 * j) + 0.10 * math.sin(0.6 * u - 0.5 * v + 1.3 * j)
     if rn + across * across * across < 1.0:
         return NUCLEUS + j
     if (

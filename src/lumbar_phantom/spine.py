@@ -172,7 +172,7 @@ def _lamina(
     slope = 0.16 * (z - 0.7 * height)  # its lower end lies further back
     end = height + 0.12 * height
     if trunk[SMOOTH] > 0.0:  # the inferior processes are joined to the lamina down to the disc
-        end += 0.35 * max(au - 3.0, 0.0)
+        end += 0.6 * max(au - 3.0, 0.0)
     if au < 0.5 * stations[2 * i, IPD] + 4.0:
         behind = v - limit - max(slope, 0.0)
         body = min(min(behind, 6.8 - behind), min(z - 0.42 * height - 0.1 * au, end + 0.25 * au - z))

@@ -11,7 +11,7 @@ from scipy import ndimage
 from lumbar import labels
 from lumbar.io.files import atomic_file
 from lumbar_phantom import anatomy as an
-from lumbar_phantom import artefacts, dicom_files, hard_images, painting, sequences, volume
+from lumbar_phantom import artefacts, axial_images, dicom_files, hard_images, painting, sequences, volume
 from lumbar_phantom import pitfalls as pf
 from lumbar_phantom import tissue_labels as ts
 from lumbar_phantom.marks import mark
@@ -87,6 +87,7 @@ def write_study(request: Request) -> StudyTables:
     hard_header: dict[str, object] = {}
     if hard := is_hard(request):
         plans = hard_images.cut_series(stream(request.seed, index, "cut"), case.patient, plans)
+        plans = axial_images.replan(stream(request.seed, index, "axial"), plans)
         hard_header = hard_images.draw_header(stream(request.seed, index, "scale"), plans)
     field_strength = float(rng.choice([0.3, 0.5, 1.0, 1.5, 1.5, 1.5, 1.5, 3.0, 3.0]))
     parameters = sequences.tissue_parameters(rng, case.patient)
@@ -174,7 +175,12 @@ class Painter:
         axial = plan.description == labels.AXIAL_T2
         self.scanner = artefacts.draw_scanner(rng, field_strength, contrast_randomisation, axial, body_y)
         self.window = hard_images.PLAIN
-        if look is not None:
+        if look is not None and axial:
+            table = axial_images.recolour(look, table)
+            canal = float(max(table[ts.CSF], table[ts.EPIDURAL_FAT]))
+            self.scanner, level = axial_images.degrade(look, self.scanner, canal, self.back_y - body_y)
+            self.window = axial_images.draw_window(look, level)
+        elif look is not None:
             table = hard_images.recolour(look, table, plan.kind)
             self.scanner = hard_images.degrade(look, self.scanner, axial, body_y)
             level = float(table[ts.MARROW + an.L5] * artefacts.coil_gain(self.scanner, self.back_y - body_y))

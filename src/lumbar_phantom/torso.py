@@ -65,7 +65,10 @@ def _muscle(tile: np.ndarray, trunk: np.ndarray, u: float, v: float, z: float, e
     level = 0.55 * streak + 0.45 * coarse
     if trunk[SMOOTH] > 0.0:  # planes of fat between bundles instead of specks
         bundle = value_noise(tile, u, v, z * 0.10, 7.0, seed)
-        level = 0.22 * streak + 0.38 * bundle + 0.40 * coarse
+        level = 0.22 * streak + 0.38 * bundle + 0.40 * coarse - 0.03
+        fold = 0.34 * abs(u) - 0.20 * v + 1.6 * math.sin(0.17 * v + 0.05 * z) + 1.3 * math.sin(0.21 * u - 0.1 * v)
+        if abs(math.sin(fold)) < 0.13 and coarse > 0.66 - 0.6 * share:  # thin septa, oblique and not everywhere
+            return FAT if coarse > 0.80 - 0.6 * share else FATTY_MUSCLE
     cut = 0.80 - 0.42 * share
     if level > cut + 0.05:
         return FAT
@@ -150,6 +153,8 @@ def _paraspinal(
             return FAT
         # Pads of fat on laminae and facet joints, under multifidus; larger towards the sacrum
         pad = trunk[DEEP_FAT] * (6.0 + 9.0 * low) * (value_noise(tile, u, v, z, 13.0, seed + 61) + 0.1)
+        if trunk[SMOOTH] > 0.0:  # a thin uneven layer
+            pad = 0.4 * pad + 1.2 * math.sin(0.35 * au + 0.11 * z)
         if q - canal_depth - 4.0 < pad:
             return FAT
         return _muscle(tile, trunk, u, v, z, 0.03 + 0.20 * low, seed + 11)
