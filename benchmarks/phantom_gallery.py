@@ -19,7 +19,7 @@ import numpy as np
 import pydicom
 
 from lumbar_phantom import anatomy as an
-from lumbar_phantom import painting, volume
+from lumbar_phantom import axial_images, painting, volume
 from lumbar_phantom import tissue_labels as ts
 from lumbar_phantom.marks import project
 from lumbar_phantom.patients import make_case
@@ -102,11 +102,14 @@ def phantom_views(
             if number == 0:
                 whole.append(view)
                 means[kind] = _tissue_means(body, stack, stack.origins[k], image)
-    plan, look = SeriesPlan("Axial T2", "t2", axial), stream(seed, index, "look", "axial") if hard else None
+    plan = SeriesPlan("Axial T2", "t2", axial, [np.arange(1, 1 + len(stack.origins)) for stack in axial])
+    if hard:
+        (plan,) = axial_images.replan(stream(seed, index, "axial"), [plan])
+    look = stream(seed, index, "look", "axial") if hard else None
     painter = Painter(rng, case.patient, body, parameters, grain, plan, 1.5, 0.0, look)
     for level in (2, 4):
         point = case.points[0, level]
-        block = min(axial, key=lambda s: np.abs((s.origins - point) @ s.normal).min())
+        block = min(plan.stacks, key=lambda s: np.abs((s.origins - point) @ s.normal).min())
         k = int(np.argmin(np.abs((block.origins - point) @ block.normal)))
         image = painter.slice(block, block.origins[k]).astype(float)
         view = View(_normalise(image), float(np.linalg.norm(block.row_mm)))

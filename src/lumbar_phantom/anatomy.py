@@ -56,8 +56,8 @@ N_VERTEBRA_COLUMNS = 17
 # FLAV_*: thickness of the ligamentum flavum; FACET_*, SAP_*: growth of the facet joint and of the tip of the superior
 # articular process; DESICCATION: 0..1; SPREAD: reach of disc material up and down; OSTEO: osteophytes; SCHMORL: depth
 # of a node; FISSURE_R: radius of a fissure; REMNANT: share of its diameter that is left of the disc S1/S2, below 0 for
-# none and 1 for all, 0 in patients without a drawn one; TREFOIL: how much the canal here is a trefoil, whose recesses are
-# slits, and not a dome, 0..1
+# none and 1 for all, 0 in patients without a drawn one; TREFOIL: how much the canal is a trefoil, whose recesses are
+# slits, and not a dome, 0..1; 0 in patients who are not hard
 (
     DISC_H,
     BULGE,

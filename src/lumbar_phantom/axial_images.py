@@ -1,9 +1,8 @@
-"""How the axial series of hard patients (``--hard``) are acquired, coloured and stored: as clinical axial T2 series are.
+"""How the axial series of hard patients (``--hard``) are acquired, coloured and stored: as clinical axial T2 series.
 
 Slices of 4 to 5 mm, acquired more coarsely than the pixels that are stored, so that bone, ligament and fat share voxels
-in a recess (ACR-ASNR-SCBT-MR practice parameter for the adult spine: axial slices of at most 4 mm, gaps of at most 1 mm,
-a field of view of at most 200 mm; older scanners: the CC0 study has 4 mm every 4.5 mm, 1.1 by 1.5 mm interpolated to
-0.55 mm). Windows are set for the canal: there CSF, fat and bone all have a grey of their own.
+in a recess: the CC0 study has 4 mm every 4.5 mm, and 1.1 by 1.5 mm interpolated to 0.55 mm. Windows are set for the
+canal: there CSF, fat and bone have greys of their own.
 """
 
 from __future__ import annotations
@@ -22,9 +21,10 @@ from lumbar_phantom.sequences import FAT_SHARE
 
 THICKNESS_MM, GAP_MM, PIXEL_MM = (4.0, 5.0), (0.2, 1.2), (0.4, 0.8)
 SIDES = (256, 512)  # pixels
-ACQUIRED_MM, PHASE_FACTOR = (0.55, 1.05), (1.0, 1.45)  # along the frequency direction, and how much coarser across it
+ACQUIRED_MM, PHASE_FACTOR = (0.6, 1.15), (1.0, 1.45)  # along the frequency direction, and how much coarser across it
 TILT_DEG = 4.0  # standard deviation of a stack's angle to where an ordinary one lies
 NOISE = (0.02, 0.10)  # of the brightest tissue of the canal
+FAT_TO_CSF = (0.5, 1.15)  # signal of epidural fat; other fats differ from it
 # Share of series
 FALL_OFF, FAT_SATURATION, RESAMPLED, EIGHT_BITS = 0.5, 0.05, 0.15, 0.6
 
@@ -33,7 +33,7 @@ _DARK = {ts.FLAVUM: 0.4, ts.CORTEX: 0.25, ts.LIGAMENT: 0.3}  # signal at most, o
 
 
 def replan(rng: np.random.Generator, plans: list[SeriesPlan]) -> list[SeriesPlan]:
-    """The plans of a study with axial stacks of clinical slices: thickness, gap and pixels are drawn once for a study."""
+    """The plans of a study with axial stacks of clinical slices; thickness, gap and pixels are drawn once for all."""
     thickness, gap = float(rng.uniform(*THICKNESS_MM)), float(rng.uniform(*GAP_MM))
     pixel = float(rng.uniform(*PIXEL_MM))
     out = []
@@ -53,9 +53,7 @@ def replan(rng: np.random.Generator, plans: list[SeriesPlan]) -> list[SeriesPlan
     return out
 
 
-def _restack(
-    stack: StackPlan, count: int, tilt: float, pixel: float, thickness: float, spacing: float
-) -> StackPlan:
+def _restack(stack: StackPlan, count: int, tilt: float, pixel: float, thickness: float, spacing: float) -> StackPlan:
     """A stack about the same middle, turned by ``tilt`` (radians) about the axis from right to left."""
     rows, columns = stack.shape
     middle = stack.origins.mean(axis=0) + 0.5 * (rows - 1) * stack.row_mm + 0.5 * (columns - 1) * stack.column_mm
@@ -87,7 +85,8 @@ def recolour(rng: np.random.Generator, table: np.ndarray) -> np.ndarray:
         table: (256,) as of the T2 sequence.
     """
     out = table.copy()
-    out[list(_FATS)] *= rng.uniform(0.6, 1.2) * np.exp(rng.normal(0, 0.12, len(_FATS)))
+    out[list(_FATS)] *= rng.uniform(*FAT_TO_CSF) * out[ts.CSF] / max(out[ts.EPIDURAL_FAT], 1e-6)
+    out[list(_FATS)] *= np.exp(rng.normal(0, 0.12, len(_FATS)))
     if rng.random() < FAT_SATURATION:
         out *= 1 - rng.uniform(0.7, 0.95) * FAT_SHARE
     fat, fluid = out[ts.EPIDURAL_FAT], out[ts.CSF]

@@ -1,6 +1,7 @@
 """How a hard patient (``--hard``) is imaged: contrast, coil, window, field of view, slices and scale that mislead.
 
 What real slices show that were numbered wrongly (docs/real-spines.md), and more of the kind; each series draws its own.
+Contrast, coil and window here are those of sagittal series; `axial_images` has those of axial ones.
 """
 
 from __future__ import annotations
@@ -59,13 +60,12 @@ def recolour(rng: np.random.Generator, table: np.ndarray, kind: str) -> np.ndarr
     return out
 
 
-def degrade(rng: np.random.Generator, scanner: Scanner, axial: bool, spine_y: float) -> Scanner:
-    """The scanner with a surface coil's strong fall-off, a saturation band before the spine, more noise.
+def degrade(rng: np.random.Generator, scanner: Scanner, spine_y: float) -> Scanner:
+    """The scanner of a sagittal series with strong fall-off of the coil, a saturation band, more noise.
 
     Args:
         rng: random stream.
         scanner: as of an ordinary series.
-        axial: no saturation band then.
         spine_y: of the middle of the vertebral bodies, mm (LPS).
     """
     noise = min(scanner.noise * float(rng.uniform(1.0, 2.2)), 0.16)
@@ -73,12 +73,12 @@ def degrade(rng: np.random.Generator, scanner: Scanner, axial: bool, spine_y: fl
     if rng.random() < FALL_OFF:  # up to a factor of 20 from the back to the front
         floor = float(np.exp(rng.uniform(np.log(0.03), np.log(0.15))))
         scanner = replace(scanner, coil_mm=float(rng.uniform(30, 80)), coil_floor=floor)
-    if not axial and rng.random() < BAND:
+    if rng.random() < BAND:
         band = spine_y - 17.0 - float(rng.uniform(2, 25))
         width = float(rng.uniform(40, 70)) if rng.random() < 0.4 else np.inf
         lean = float(rng.normal(0, 0.08))
         scanner = replace(scanner, band=band, band_mm=width, band_lean=lean, band_depth=float(rng.uniform(0.88, 0.99)))
-    elif not axial and rng.random() < 0.5:
+    elif rng.random() < 0.5:
         scanner = replace(scanner, band=np.nan)
     if rng.random() < COARSE:
         factor = float(rng.uniform(1.2, 2.0))

@@ -68,8 +68,11 @@ def protrusion(discs: np.ndarray, j: int, u: float) -> float:
     d = discs[j]
     au = abs(u)
     sub, fora = (d[SUB_L], d[FOR_L]) if u > 0 else (d[SUB_R], d[FOR_R])
+    bulge = d[BULGE]
+    if d[TREFOIL] > 0.0:  # least beside the sac, where the ligament ends
+        bulge *= 1.0 - 0.5 * smooth(au, 4.0, 9.0)
     return (
-        d[BULGE]
+        bulge
         + d[CENTRAL] * bump(u - d[CENTRAL_U], 7.0)
         + sub * bump(au - 10.0, 4.2)
         + fora * bump(au - d[FOR_U], 3.2 if au < d[FOR_U] else 6.0)
@@ -184,7 +187,7 @@ def flavum(stations: np.ndarray, vertebrae: np.ndarray, discs: np.ndarray, seg: 
         return 0.0
     half = lerp_column(stations, seg, f, IPD) * 0.5
     au = abs(u)
-    lateral = 1.0 - 0.72 * smooth(au, half * 0.8, half + 3.0)
+    lateral = 1.0 - 0.72 * smooth(au, half * (0.8 - 0.35 * discs[j, TREFOIL]), half + 3.0)
     thick = discs[j, FLAV_L] if u > 0 else discs[j, FLAV_R]
     midline = 0.45 + 0.55 * smooth(au, 0.0, 4.0)
     return thick * zone * lateral * midline

@@ -182,7 +182,7 @@ class Painter:
             self.window = axial_images.draw_window(look, level)
         elif look is not None:
             table = hard_images.recolour(look, table, plan.kind)
-            self.scanner = hard_images.degrade(look, self.scanner, axial, body_y)
+            self.scanner = hard_images.degrade(look, self.scanner, body_y)
             level = float(table[ts.MARROW + an.L5] * artefacts.coil_gain(self.scanner, self.back_y - body_y))
             self.scanner = replace(self.scanner, noise=min(self.scanner.noise, hard_images.NOISE * level))
             self.window = hard_images.draw_window(look, level)

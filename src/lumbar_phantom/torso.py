@@ -119,7 +119,7 @@ def near_spine(
             return _muscle(tile, trunk, u, v, z, -0.08, seed + 7)
     # Muscles between the transverse processes, behind psoas and beside the foramen
     if -9.0 < q < 9.5 and au < a + 1.2 * ra + 6.0 and station < 20.5:
-        return _muscle(tile, trunk, u, v, z, 0.12, seed + 29)
+        return _muscle(tile, trunk, u, v, z, 0.40 if trunk[SMOOTH] > 0.0 else 0.12, seed + 29)
     return _vessels(trunk, station, u, v, b)
 
 

@@ -250,7 +250,7 @@ def test_contrasts_go_astray():
 def scanners():
     for index in range(60):
         rng = stream(2, index, "look")
-        yield hard_images.degrade(rng, study.artefacts.draw_scanner(rng, 1.5, 0.0, False, 0.0), False, 0.0)
+        yield hard_images.degrade(rng, study.artefacts.draw_scanner(rng, 1.5, 0.0, False, 0.0), 0.0)
 
 
 def test_coils_fall_off_by_a_factor_of_twenty_and_bands_end_before_the_spine():
