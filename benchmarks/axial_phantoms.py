@@ -1,6 +1,6 @@
 """Compares axial T2 slices of ordinary and hard phantoms with the real study: what an image shows of canal and recess.
 
-    python benchmarks/axial_phantoms.py --out dist/axial --patients 12
+    python benchmarks/axial_phantoms.py --out dist/axial --patients 8
 
 Prints one table and writes beside_real.png (all at one scale and window) and recesses.png (hard patients' recesses by
 true narrowing). The same measurements are made on every image, from two points marked in the recesses. The real study
@@ -161,10 +161,14 @@ def main() -> None:
     """Print the table and write both pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("dist/axial"))
-    parser.add_argument("--patients", type=int, default=12, help="of either kind")
+    parser.add_argument("--patients", type=int, default=8, help="of either kind")
     parser.add_argument("--seed", type=int, default=2024)
     options = parser.parse_args()
+    if options.patients < 1:
+        parser.error(f"--patients: found {options.patients}, expected 1 or more")
     options.out.mkdir(parents=True, exist_ok=True)
+    if not REAL.exists():
+        print(f"{REAL}: absent, so phantoms alone")
     groups = {"real": real_slices(), "ordinary": [], "hard": []}
     for kind in ("ordinary", "hard"):
         for index in range(options.patients):
