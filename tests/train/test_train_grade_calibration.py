@@ -9,7 +9,7 @@ from lumbar.labels import GROUPS
 from lumbar.stages.grade_calibration import columns_of
 from lumbar_train.evaluation.grade_calibration import Answers, decide, fit, held_back
 from lumbar_train.evaluation.scoring import scores
-from lumbar_train.stages.aggregate_folds import CALIBRATION, calibration_of
+from lumbar_train.stages.aggregate_folds import CALIBRATION, with_calibration
 
 PRIOR = np.array([0.6, 0.25, 0.15])
 
@@ -88,10 +88,14 @@ def test_small_and_large_parts_weigh_alike():
     assert apart["foraminal"][0] > together["foraminal"][0] + 0.05
 
 
-def test_only_what_was_kept_reaches_the_manifest(tmp_path):
-    assert calibration_of(tmp_path) == {}  # a run of before it was made
+def test_only_what_was_kept_reaches_the_manifest_and_both_are_noted(tmp_path):
+    manifest = {"recipe": "demo", "training": {"aggregator": 2.0}}
+    assert with_calibration(manifest, tmp_path) == manifest  # a run of before it was made
     (tmp_path / "aggregator").mkdir()
+    numbers = {group: [1.5, 0.1] for group in GROUPS}
     for is_kept in (False, True):
-        decision = {"kept": is_kept, "numbers": {group: [1.5, 0.1] for group in GROUPS}}
+        decision = {"kept": is_kept, "numbers": numbers}
         (tmp_path / "aggregator" / CALIBRATION).write_text(json.dumps(decision))
-        assert bool(calibration_of(tmp_path)) is is_kept
+        out = with_calibration(manifest, tmp_path)
+        assert out["training"] == {"aggregator": 2.0, "grade_calibration": decision}
+        assert out.get("grade_calibration") == (numbers if is_kept else None)

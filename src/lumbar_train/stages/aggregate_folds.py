@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -202,10 +203,18 @@ def _calibrate(run: Path, answers: Answers) -> None:
     print(decision.line)
 
 
-def calibration_of(run: Path) -> dict[str, list[float]]:
-    """The calibration that a run's manifest gets; empty where it was not kept, or the run is of before it was made."""
-    decision = read_object(run / "aggregator" / CALIBRATION)
-    return dict(decision["numbers"]) if decision.get("kept") else {}
+def read_calibration(run: Path) -> dict[str, Any]:
+    """What a run decided about a calibration; empty where it is of before there was one."""
+    return read_object(run / "aggregator" / CALIBRATION)
+
+
+def with_calibration(manifest: dict[str, Any], run: Path) -> dict[str, Any]:
+    """A manifest with a run's decision among the notes on its training, and with the numbers where they were kept."""
+    decision = read_calibration(run)
+    if not decision:
+        return manifest
+    kept = {"grade_calibration": decision["numbers"]} if decision["kept"] else {}
+    return manifest | {"training": manifest["training"] | {"grade_calibration": decision}} | kept
 
 
 def _inputs(
