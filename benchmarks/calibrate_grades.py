@@ -6,9 +6,10 @@
 Each ROOT is a synthetic cohort of one appearance that the weights have not seen (``lumbar_phantom --family contrast``,
 ``noise``, ``thickness``, ``resolution``; ``--hard 1``), of another seed than theirs. Every study is predicted without a
 calibration. A temperature and a share of the prior for each group of conditions are fitted to the metric, every cohort
-weighing alike. The table shows each cohort with the numbers that all others choose, so that none speaks for itself;
-``--plot`` draws said against true shares of the severe class. ``--write`` puts the numbers of all into the folder's
-weights_manifest.json (``grade_calibration``), which sealing keeps.
+weighing alike; no temperature lies below 1, so that no grade becomes surer than it was. The table shows each cohort
+with the numbers that all others choose, so that none speaks for itself; ``--plot`` draws said against true shares of
+the severe class. ``--write`` puts the numbers of all into the folder's weights_manifest.json (``grade_calibration``),
+which sealing keeps.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import numpy as np
 import pandas as pd
 
 from lumbar import predict
-from lumbar.bundle.manifest import FILE_NAME, Manifest, read_manifest, write_manifest
+from lumbar.bundle.manifest import FILE_NAME, Manifest, read_manifest, verify, write_manifest
 from lumbar.labels import COLUMNS, GROUPS, SEVERITIES, SEVERITY_COLUMNS
 from lumbar.stages.aggregate import prior_array
 from lumbar_train.data.tables import read_cohort
@@ -34,6 +35,7 @@ from lumbar_train.evaluation.scoring import TERMS, difference, ratio, reliabilit
 
 KEY = "grade_calibration"
 MIN_STUDIES = 10
+SOFTER_ONLY = 1.0  # the lowest temperature: phantoms are no reason to be surer of real images
 _COLOURS = {"spinal": "#0072b2", "foraminal": "#d55e00", "subarticular": "#009e73"}
 
 
@@ -128,7 +130,7 @@ def main(words: Sequence[str] | None = None) -> int:
         parser.error(f"--{'data' if args.data is None else 'weights'}: found none, expected it beside the other one")
     if len(args.data) < 2:
         parser.error("--data: found one cohort, expected two or more, so that each is judged by the others")
-    manifest = read_manifest(args.weights)
+    manifest = verify(args.weights)
     with tempfile.TemporaryDirectory() as scratch:
         weights = plain_copy(manifest, Path(scratch))
         parts = [
@@ -139,7 +141,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if len(part.labels) < MIN_STUDIES:
             parser.error(f"{root}: found {len(part.labels)} studies, expected {MIN_STUDIES} or more")
     answers = joined(parts)
-    after, numbers = held_back(answers), fit(answers)
+    after, numbers = held_back(answers, SOFTER_ONLY), fit(answers, SOFTER_ONLY)
     rows = [
         row_of(root.name, part, after[answers.parts == k])
         for k, (root, part) in enumerate(zip(args.data, parts, strict=True))

@@ -79,6 +79,12 @@ def test_a_group_without_labels_and_one_part_alone_stay_as_they_are():
     np.testing.assert_array_equal(held_back(one), one.probs)
 
 
+def test_where_it_may_only_soften_no_answer_becomes_surer():
+    one = answers(sharpened=0.5)
+    assert fit(one)["foraminal"][0] < 0.7
+    assert all(temperature >= 1.0 for temperature, _ in fit(one, 1.0).values())
+
+
 def test_small_and_large_parts_weigh_alike():
     sharp, plain = answers(40, sharpened=3.0), answers(400, seed=1)
     names = ("labels", "probs", "prior", "is_seen")

@@ -14,7 +14,7 @@ from lumbar.stages.grade_calibration import calibrated, columns_of, softened
 from lumbar_train.evaluation.scoring import TERMS, Interval, difference, scores, study_sums
 
 Probs = NDArray[np.float64]
-_TEMPERATURES, _SHARES = (0.25, 10.0), (0.0, 0.9)
+_LOWEST, _HIGHEST, _SHARES = 0.5, 10.0, (0.0, 0.9)
 _STARTS = ((1.0, 0.02), (2.0, 0.1), (0.7, 0.02))
 # The metric's terms that a group has a say in, as columns of ``study_sums``
 _TERMS_OF = {group: (TERMS.index(group) - 1, *((3,) if group == "spinal" else ())) for group in GROUPS}
@@ -47,25 +47,29 @@ class Answers:
         return calibrated(self.probs, self.prior, self.is_seen, numbers)
 
 
-def fit(answers: Answers) -> dict[str, list[float]]:
+def fit(answers: Answers, lowest: float = _LOWEST) -> dict[str, list[float]]:
     """Temperature and share of the prior of each group, of the least loss in the metric's terms that it has a say in.
 
     A group without any label keeps its answers.
+
+    Args:
+        answers: to fit on.
+        lowest: temperature; 1 never makes answers surer.
     """
-    return {group: _fit_group(answers, group) for group in GROUPS}
+    return {group: _fit_group(answers, group, lowest) for group in GROUPS}
 
 
-def held_back(answers: Answers) -> Probs:
+def held_back(answers: Answers, lowest: float = _LOWEST) -> Probs:
     """The answers (N, 25, 3), each part with the numbers that all other parts choose."""
     out = answers.probs.copy()
     for part in np.unique(answers.parts):
         own = answers.parts == part
         if not own.all():
-            out[own] = answers.of(own).with_numbers(fit(answers.of(~own)))
+            out[own] = answers.of(own).with_numbers(fit(answers.of(~own), lowest))
     return out
 
 
-def _fit_group(answers: Answers, group: str) -> list[float]:
+def _fit_group(answers: Answers, group: str, lowest: float) -> list[float]:
     columns, terms = columns_of(group), list(_TERMS_OF[group])
     is_part = [answers.parts == part for part in np.unique(answers.parts)]
     seen = answers.is_seen[:, columns, None]
@@ -79,8 +83,8 @@ def _fit_group(answers: Answers, group: str) -> list[float]:
         values = np.concatenate([total[weight > 0] / weight[weight > 0] for total, weight in each])
         return float(values.mean()) if len(values) else 0.0
 
-    bounds = [tuple(np.log(_TEMPERATURES)), _SHARES]
-    tried = [minimize(loss, (np.log(t), share), method="L-BFGS-B", bounds=bounds) for t, share in _STARTS]
+    bounds = [(np.log(lowest), np.log(_HIGHEST)), _SHARES]
+    tried = [minimize(loss, (np.log(max(t, lowest)), share), method="L-BFGS-B", bounds=bounds) for t, share in _STARTS]
     best = min(tried, key=lambda result: float(result.fun))
     if loss(np.zeros(2)) <= best.fun:
         return [1.0, 0.0]
