@@ -39,7 +39,15 @@ def test_no_benchmark_requires_an_option(path):
 
 @pytest.mark.parametrize(
     "name",
-    ["ablations", "calibrate_numbering", "calibrate_points", "hard_phantoms", "prediction_picture", "real_spines"],
+    [
+        "ablations",
+        "calibrate_grades",
+        "calibrate_numbering",
+        "calibrate_points",
+        "hard_phantoms",
+        "prediction_picture",
+        "real_spines",
+    ],
 )
 def test_without_its_inputs_a_benchmark_says_so_in_one_line_and_ends_well(
     benchmark, monkeypatch, tmp_path, capsys, name

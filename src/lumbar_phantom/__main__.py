@@ -18,6 +18,7 @@ from lumbar_phantom import pitfalls
 if TYPE_CHECKING:
     from lumbar_phantom.tables import StudyTables
 
+FAMILIES = ("contrast", "noise", "thickness", "resolution")  # families.NAMES
 # The keys of dicom_files.SYNTAXES, which cannot be imported before the arguments are known to be right: it is slow.
 SYNTAXES = ("rle", "explicit", "implicit", "deflated", "big", "jpeg_lossless", "jpeg_ls", "jpeg_2000")
 
@@ -52,6 +53,13 @@ def parser() -> argparse.ArgumentParser:
         help="share of patients, 0 to 1, that are hard to number: steep sacrum, disc S1/S2, operated or bent back, and "
         "images with little contrast, strong fall-off, few slices or an unknown scale (default 0: as before there was "
         "this option)",
+    )
+    cli.add_argument(
+        "--family",
+        choices=FAMILIES,
+        default="",
+        help="let all series look as no ordinary or hard one does: another contrast, more noise, thick slices, or a "
+        "coarse resolution; to measure and calibrate weights that have not seen it",
     )
     cli.add_argument("--syntax", choices=SYNTAXES, default="rle", help="transfer syntax (default rle)")
     cli.add_argument(
@@ -134,6 +142,7 @@ def _make(options: argparse.Namespace, shard: Shard | None) -> list[StudyTables]
         masks=options.masks,
         randomised_share=options.wild,
         hard_share=options.hard,
+        family=options.family,
         syntax=options.syntax,
         shard=shard,
         first=options.first,

@@ -21,7 +21,7 @@ from lumbar_phantom.sequences import FAT_SHARE
 
 THICKNESS_MM, GAP_MM, PIXEL_MM = (4.0, 5.0), (0.2, 1.2), (0.4, 0.8)
 SIDES = (256, 512)  # pixels
-ACQUIRED_MM, PHASE_FACTOR = (0.6, 1.15), (1.0, 1.45)  # along the frequency direction, and how much coarser across it
+ACQUIRED_MM, PHASE_FACTOR = (0.6, 1.1), (1.0, 1.35)  # along the frequency direction, and how much coarser across it
 TILT_DEG = 4.0  # standard deviation of a stack's angle to where an ordinary one lies
 NOISE = (0.02, 0.10)  # of the brightest tissue of the canal
 FAT_TO_CSF = (0.5, 1.15)  # signal of epidural fat; other fats differ from it

@@ -58,6 +58,7 @@ def make_cohort(
     randomised_share: float = 0.3,
     syntax: str = "rle",
     hard_share: float = 0.0,
+    family: str = "",
     progress: bool = True,
     shard: Shard | None = None,
     first: int | None = None,
@@ -77,6 +78,7 @@ def make_cohort(
         randomised_share: share of series, 0..1, whose contrast is redrawn far beyond the realistic.
         syntax: transfer syntax, a name in `dicom_files.SYNTAXES`.
         hard_share: share of patients, 0..1, that are hard to number (`junction`, `hard_images`).
+        family: one of `families.NAMES`, whose appearance all series get; empty for none.
         progress: say how far it has come.
         shard: the part of the studies to make; None for all.
         first: index of the first study; None for a whole cohort, from 0.
@@ -91,7 +93,7 @@ def make_cohort(
     """
     if syntax in OPTIONAL:
         optional_encoder(syntax)  # refused here, before any study is made
-    start, settings = first or 0, (pitfalls, masks, randomised_share, syntax, hard_share)
+    start, settings = first or 0, (pitfalls, masks, randomised_share, syntax, hard_share, family)
     plan = Plan([Request(str(root), split, seed, start + i, *settings) for i in range(studies)], first, shard)
     replaced = check_earlier(plan, resume, overwrite)
     _kept_truth(Path(root), split)  # refused here where it is damaged

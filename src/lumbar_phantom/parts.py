@@ -29,7 +29,7 @@ _FORMAT = 1
 _NAMED = 3  # indices that a message names
 # Settings that came later, with the value of all cohorts before: at that value they are not noted, so that a
 # cohort of it has the same bytes as before, and an unfinished one can be gone on with
-LATER: dict[str, Any] = {"hard": 0.0}
+LATER: dict[str, Any] = {"hard": 0.0, "family": ""}
 REMADE = ("version", "masks")  # settings with which the same studies are made again: nothing else takes their place
 
 
@@ -71,7 +71,7 @@ class Plan:
     def head(self) -> dict[str, Any]:
         """What the journal says it holds; ``settings`` must agree among the parts of a cohort."""
         request = self.requests[0]
-        later = {"hard": request.hard_share}
+        later = {"hard": request.hard_share, "family": request.family}
         return {
             HEADER: _FORMAT,
             "settings": {

@@ -11,7 +11,7 @@ from scipy import ndimage
 from lumbar import labels
 from lumbar.io.files import atomic_file
 from lumbar_phantom import anatomy as an
-from lumbar_phantom import artefacts, axial_images, dicom_files, hard_images, painting, sequences, volume
+from lumbar_phantom import artefacts, axial_images, dicom_files, families, hard_images, painting, sequences, volume
 from lumbar_phantom import pitfalls as pf
 from lumbar_phantom import tissue_labels as ts
 from lumbar_phantom.marks import mark
@@ -37,6 +37,7 @@ class Request:
         randomised_share: share of series, 0..1, whose contrast is redrawn far beyond the realistic.
         syntax: transfer syntax, a name in `dicom_files.SYNTAXES`.
         hard_share: share of patients, 0..1, with the anatomy of `junction` and the images of `hard_images`.
+        family: one of `families.NAMES` whose appearance all series have; empty for none.
     """
 
     root: str
@@ -48,6 +49,7 @@ class Request:
     randomised_share: float = 0.3
     syntax: str = "rle"
     hard_share: float = 0.0
+    family: str = ""
 
 
 def study_number(seed: int, index: int) -> int:
@@ -89,6 +91,7 @@ def write_study(request: Request) -> StudyTables:
         plans = hard_images.cut_series(stream(request.seed, index, "cut"), case.patient, plans)
         plans = axial_images.replan(stream(request.seed, index, "axial"), plans)
         hard_header = hard_images.draw_header(stream(request.seed, index, "scale"), plans)
+    plans = families.plans_of(stream(request.seed, index, "family"), request.family, plans)
     field_strength = float(rng.choice([0.3, 0.5, 1.0, 1.5, 1.5, 1.5, 1.5, 3.0, 3.0]))
     parameters = sequences.tissue_parameters(rng, case.patient)
     grain = grain_tile(rng)
@@ -101,7 +104,10 @@ def write_study(request: Request) -> StudyTables:
         painting_rng = stream(request.seed, index, "paint", number)
         randomised = draw_randomisation(painting_rng, request.randomised_share)
         look = stream(request.seed, index, "look", number) if hard else None
-        painter = Painter(painting_rng, case.patient, body, parameters, grain, plan, field_strength, randomised, look)
+        family = families.Family(request.family, stream(request.seed, index, "family", number))
+        painter = Painter(
+            painting_rng, case.patient, body, parameters, grain, plan, field_strength, randomised, look, family
+        )
         options = hard_images.header_of(plan, hard_header) | header_options(
             stream(request.seed, index, "header", number), pitfalls
         )
@@ -165,8 +171,9 @@ class Painter:
         field_strength: float,
         contrast_randomisation: float,
         look: np.random.Generator | None = None,
+        family: families.Family | None = None,
     ) -> None:
-        """Draw contrast and scanner from ``rng``, and what makes a hard patient's images hard from ``look``."""
+        """Draw contrast and scanner from ``rng``; ``look`` and ``family`` make the images unlike ordinary ones."""
         self.rng = rng
         sequence = sequences.draw_sequence(rng, plan.kind, field_strength)
         table, texture = sequences.randomised_signal(rng, parameters, sequence, contrast_randomisation)
@@ -186,6 +193,8 @@ class Painter:
             level = float(table[ts.MARROW + an.L5] * artefacts.coil_gain(self.scanner, self.back_y - body_y))
             self.scanner = replace(self.scanner, noise=min(self.scanner.noise, hard_images.NOISE * level))
             self.window = hard_images.draw_window(look, level)
+        if family is not None:
+            table, self.scanner, self.window = family.applied(table, self.scanner, self.window)
         self.painted = painting.paint(body, table, texture, grain, sequences.FAT_SHARE, self.scanner.chemical)
         self.peak = float(np.exp(rng.uniform(np.log(250), np.log(3200))))
 

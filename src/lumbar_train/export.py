@@ -26,6 +26,7 @@ from lumbar_train.data.folds import fold_name, is_full
 from lumbar_train.engine.checkpoint import load_weights
 from lumbar_train.errors import TrainingError
 from lumbar_train.files import make_folder
+from lumbar_train.stages.aggregate_folds import with_calibration
 from lumbar_train.stages.context import RunContext
 from lumbar_train.stages.fused_recipe import aggregator_of, head_config, is_kept, members_of
 from lumbar_train.stages.fusion import read_decision
@@ -68,7 +69,7 @@ def export(run: RunContext) -> Path:
         data["training"]["fusion"] = read_decision(run.out)
     if FUSION in shipped:
         data[FUSION] = {"members": list(members_of(run.recipe))}
-    write_manifest(folder / FILE, data)
+    write_manifest(folder / FILE, with_calibration(data, run.out))
     for path in set((folder / "weights").glob("*.safetensors")) - {folder / entry["file"] for entry in entries}:
         path.unlink()  # of a former export of other fits
     return folder

@@ -62,6 +62,26 @@ FIELDS = {
         lambda d: d.update(point_probability=[1.0]),
         "point_probability: found .*, expected",
     ),
+    "grade calibration of two groups": (
+        lambda d: d.update(grade_calibration={"spinal": [1.0, 0.0], "foraminal": [1.0, 0.0]}),
+        "grade_calibration: subarticular missing, expected spinal, foraminal, subarticular",
+    ),
+    "grade calibration of another group": (
+        lambda d: d.update(grade_calibration={"canal": [1.0, 0.0]}),
+        "grade_calibration: found 'canal', expected spinal, foraminal, subarticular",
+    ),
+    "grade calibration without temperature": (
+        lambda d: d.update(grade_calibration={key: [0.0, 0.1] for key in ("spinal", "foraminal", "subarticular")}),
+        "grade_calibration.spinal: temperature: found 0.0, expected",
+    ),
+    "grade calibration beyond the prior": (
+        lambda d: d.update(grade_calibration={key: [1.0, 1.1] for key in ("spinal", "foraminal", "subarticular")}),
+        "grade_calibration.spinal: share of the prior: found 1.1, expected",
+    ),
+    "grade calibration of one number": (
+        lambda d: d.update(grade_calibration={key: [1.0] for key in ("spinal", "foraminal", "subarticular")}),
+        "grade_calibration.spinal: found .*, expected 2 values",
+    ),
     "numbering no numbers": (lambda d: d.update(numbering=["1"] * 5), "numbering: found .*, expected"),
     "schema 1.0": (lambda d: d.update(schema=1.0), "schema: found float, expected int"),
     "schema true": (lambda d: d.update(schema=True), "found schema True, expected 1"),

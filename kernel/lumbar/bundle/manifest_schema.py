@@ -17,7 +17,8 @@ from lumbar.competitions.registry import DEFAULT, competition_named
 from lumbar.config import CONFIGS, from_dict
 from lumbar.errors import ManifestError
 from lumbar.io.strict_json import require_printable
-from lumbar.rules import AnyOf, Integer, ListOf, Null, Object, Real, Rule, Text, require, require_fields, shown
+from lumbar.labels import GROUPS
+from lumbar.rules import AnyOf, Integer, ListOf, Null, Number, Object, Real, Rule, Text, require, require_fields, shown
 
 SCHEMA = 1
 MAX_WEIGHTS = 1000
@@ -64,6 +65,8 @@ WEIGHT: dict[str, tuple[type, Rule]] = {
 NUMBERING = ListOf(Real(-100.0, 100.0), 5, 5)
 # Another one: offset and slope for the probability of each kind of point (``lumbar.stages.point_probability``).
 POINT_PROBABILITY = dict.fromkeys(("canal", "foramen", "axial"), ListOf(Real(-100.0, 100.0), 2, 2))
+# And one: temperature, and share of the prior, of each group of conditions (``lumbar.stages.grade_calibration``).
+GRADE_CALIBRATION: dict[str, tuple[Rule, ...]] = dict.fromkeys(GROUPS, (Real(0.05, 20.0), Real(0.0, 1.0)))
 # Which networks can serve a stage. With another one every study would fail, and nothing before it.
 SERVES: dict[str, set[str]] = {
     "sagittal_xy": {"heatmap", "sagittal_regression"},
@@ -111,6 +114,8 @@ def check(path: Path, data: Any) -> None:
         require(f"{path}: numbering", data["numbering"], NUMBERING)
     if "point_probability" in data:
         _check_point_probability(path, data["point_probability"])
+    if "grade_calibration" in data:
+        _check_grade_calibration(path, data["grade_calibration"])
     names: set[str] = set()
     for index, entry in enumerate(data["weights"]):
         _check_entry(path, index, entry)
@@ -194,6 +199,20 @@ def _check_point_probability(path: Path, data: Any) -> None:
     if missing := [kind for kind in POINT_PROBABILITY if kind not in data]:
         raise ManifestError(f"{where}: {missing[0]} missing, expected {', '.join(POINT_PROBABILITY)}")
     require_fields(f"{where}.", data, POINT_PROBABILITY)
+
+
+def _check_grade_calibration(path: Path, data: Any) -> None:
+    where = f"{path}: grade_calibration"
+    require(where, data, Object())
+    for group in data:
+        if group not in GRADE_CALIBRATION:
+            raise ManifestError(f"{where}: found {shown(group)}, expected {', '.join(GRADE_CALIBRATION)}")
+    for group, rules in GRADE_CALIBRATION.items():
+        if group not in data:
+            raise ManifestError(f"{where}: {group} missing, expected {', '.join(GRADE_CALIBRATION)}")
+        require(f"{where}.{group}", data[group], ListOf(Number(), len(rules), len(rules)))
+        for name, value, rule in zip(("temperature", "share of the prior"), data[group], rules, strict=True):
+            require(f"{where}.{group}: {name}", value, rule)
 
 
 def _check_rehearsed(path: Path, data: Mapping[str, Any]) -> None:

@@ -66,6 +66,7 @@ def load_networks(folder: Path, manifest: Manifest, device: str | torch.device =
         spared=spared(listed, manifest.data.get("shed", ())) | {*fusion},
         numbering=tuple(manifest.data.get("numbering", ())),
         point_probability=dict(manifest.data.get("point_probability", {})),
+        grade_calibration=dict(manifest.data.get("grade_calibration", {})),
     )
     in_turn, turn = _in_turn(manifest, device), Turn(device)
     for entry in manifest.weights:

@@ -113,7 +113,7 @@ def _answer(
     start = time.perf_counter()
     folds = networks.stage("aggregator")
     folds = folds if effort.uses_all_folds else folds[:1]
-    probs = aggregate(logits, mask, prior, folds, level_confidence(localisation))
+    probs = aggregate(logits, mask, prior, folds, level_confidence(localisation), networks.grade_calibration)
     seconds["aggregate"] += time.perf_counter() - start
     return probs
 

@@ -26,6 +26,8 @@ class Networks:
         numbering: the bundle's numbers for how sure the numbering is (``lumbar.stages.numbering``), or none.
         own: classifiers that have localisers of their own, with these (``lumbar.stages.own_places``).
         point_probability: offset and slope of each kind of point (``lumbar.stages.point_probability``), or none.
+        grade_calibration: temperature and share of the prior of each group of conditions
+            (``lumbar.stages.grade_calibration``), or none.
     """
 
     by_stage: dict[str, list[nn.Module]] = field(default_factory=dict)
@@ -35,6 +37,7 @@ class Networks:
     numbering: tuple[float, ...] = ()
     own: tuple[tuple[tuple[str, ...], Networks], ...] = ()
     point_probability: dict[str, list[float]] = field(default_factory=dict)
+    grade_calibration: dict[str, list[float]] = field(default_factory=dict)
 
     def stage(self, name: str) -> list[nn.Module]:
         """Networks of a stage, empty if the bundle has none."""

@@ -28,6 +28,7 @@ from lumbar.output.report_study import PROBLEMS_LISTED, study_block, what_of, wi
 from lumbar.output.submission import Submission
 from lumbar.output.truth import Truth
 from lumbar.output.versions import rehearsal_line
+from lumbar.stages.grade_calibration import calibration_words
 
 _PROBLEMS_SHOWN = 3  # of a study in the table of all
 _PROBLEM_LENGTH = 160
@@ -131,6 +132,7 @@ def run_lines(record: Mapping[str, Any], manifest: Manifest, limit_s: float, n_s
         "manifest_hash": manifest.hash,
         "cohort": f"{cohort.get('studies', '?')} studies, {cohort.get('description', 'not described')}",
         "versions": ", ".join(f"{name} {value}" for name, value in versions.items()),
+        "calibration": calibration_words(manifest.data.get("grade_calibration", {})),
         "rehearsed": rehearsal_line(versions, manifest.data.get("rehearsed")),
     }
 

@@ -175,6 +175,7 @@ RUN = """<h2>This run</h2>
     <dt>trained on</dt><dd>{{ cohort }}</dd>
     <dt>devices</dt><dd>{{ devices | unique | join(", ") }}</dd>
     <dt>versions</dt><dd class="mono">{{ versions }}</dd>
+    {% if calibration %}<dt>grades</dt><dd>{{ calibration }}</dd>{% endif %}
     {% if rehearsed %}<dt>rehearsed</dt><dd>{{ rehearsed }}</dd>{% endif %}
   </dl></div>
 </div>

@@ -11,6 +11,7 @@ from torch import nn
 
 from lumbar.labels import COLUMNS, LEVELS, SIDES
 from lumbar.models.inference import forward
+from lumbar.stages.grade_calibration import Numbers, calibrated
 from lumbar.stages.numbering import is_in_doubt
 from lumbar.stages.points import Localisation
 
@@ -39,6 +40,7 @@ def aggregate(
     prior: NDArray[np.float64],
     networks: Sequence[nn.Module],
     confidence: NDArray[np.float32] | None = None,
+    calibration: Numbers | None = None,
 ) -> NDArray[np.float64]:
     """Run the aggregators: probabilities (25, 3), averaged over networks.
 
@@ -48,6 +50,7 @@ def aggregate(
         prior: (25, 3), rows sum to 1.
         networks: the aggregators, one for each fold.
         confidence: ``level_confidence``, for the networks whose configuration asks for it.
+        calibration: the bundle's ``grade_calibration``, applied to the average (``lumbar.stages.grade_calibration``).
     """
     log_prior = torch.from_numpy(np.log(np.clip(prior, 1e-6, 1.0)).astype(np.float32)).view(5, 5, 3)
     total = np.zeros((25, 3))
@@ -58,9 +61,10 @@ def aggregate(
         out = forward(network, *inputs)
         total += torch.softmax(out.double(), dim=-1).numpy().reshape(25, 3)
     probs = total / len(networks)
-    unseen = ~mask.any(axis=0).reshape(25)
-    probs[unseen] = prior[unseen]
-    return np.asarray(probs / probs.sum(axis=1, keepdims=True))
+    is_seen = mask.any(axis=0).reshape(25)
+    probs[~is_seen] = prior[~is_seen]
+    probs = np.asarray(probs / probs.sum(axis=1, keepdims=True))
+    return calibrated(probs, prior, is_seen, calibration or {})
 
 
 def mixed_readings(

@@ -27,6 +27,7 @@ from lumbar_train.export import manifest_head, prior_rows, weight_entry
 from lumbar_train.files import make_folder, read_object
 from lumbar_train.pipeline.counts import CohortCounts
 from lumbar_train.pipeline.machines import T4
+from lumbar_train.stages.aggregate_folds import with_calibration
 
 _LOCALISERS = (*(stage for stage in STAGES if stage not in CLASSIFIERS and stage != "aggregator"), *OPTIONAL_STAGES)
 
@@ -252,7 +253,7 @@ def export_ensemble(
             data[name] = base.data[name]
     if own:
         data[KEY] = [further.listed.as_json() for further in own.values()]
-    write_manifest(folder / FILE_NAME, data)
+    write_manifest(folder / FILE_NAME, with_calibration(data, out))
     return folder
 
 

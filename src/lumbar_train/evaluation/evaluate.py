@@ -297,7 +297,8 @@ class _Bench:
 
     def _aggregated(self, logits: Logits, mask: Mask, localisation: Localisation) -> Probs:
         last = self.networks.stage("aggregator")
-        return aggregate(logits, mask, self.prior, last, level_confidence(localisation))
+        calibration = self.networks.grade_calibration
+        return aggregate(logits, mask, self.prior, last, level_confidence(localisation), calibration)
 
 
 # A run's own out-of-fold outputs

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,9 @@ from lumbar_train.data.folds import check_split, fold_name, is_full
 from lumbar_train.data.tables import Cohort
 from lumbar_train.engine.checkpoint import save_weights
 from lumbar_train.errors import TrainingError
-from lumbar_train.files import write_text
+from lumbar_train.evaluation.grade_calibration import Answers
+from lumbar_train.evaluation.grade_calibration import decide as decide_on_calibration
+from lumbar_train.files import read_object, write_text
 from lumbar_train.outputs.oof import write_seen
 from lumbar_train.outputs.store import read_localisations, read_logits, write_frame
 from lumbar_train.recipes import StageRecipe
@@ -33,6 +36,7 @@ from lumbar_train.stages.fused_recipe import aggregator_of, members_of
 from lumbar_train.stages.fusion import Decision, decide, write_decision
 
 FITTED, POOL = "fitted", "pool"
+CALIBRATION = "grade_calibration.json"
 _REASONS = {
     FITTED: "last weights, which score better out of fold than the plain pool of the classifiers",
     POOL: "the plain pool of the classifiers, which scores as well out of fold",
@@ -100,6 +104,7 @@ def fit_aggregator_folds(
     labels = cohort.labels[cohort.rows(ids)]
     folds = np.array([fold_of[int(k)] for k in ids])
     probs = {name: np.zeros((len(ids), 25, 3)) for name in (FITTED, POOL)}
+    priors = np.zeros((len(ids), 25, 3))
     fits: dict[int, Fitted] = {}
     for fold in use_folds:
         rows = np.flatnonzero(folds != fold)
@@ -110,6 +115,7 @@ def fit_aggregator_folds(
         prior = cohort.prior(ids[rows])
         of_fit = seed + (-1 - fold if is_full(fold) else 0)
         out = np.flatnonzero(folds == fold)
+        priors[out] = prior
         held_out, began = HeldOut((logits[out], mask[out], labels[out], prior, sure[out])), time.monotonic()
         network, losses = fit_aggregator(
             logits[rows], mask[rows], labels[rows], prior, stage.network, stage.fit, of_fit, sure[rows],
@@ -126,6 +132,7 @@ def fit_aggregator_folds(
     for fold, one in fits.items():
         _save(run / "aggregator", fold, one, ids, kept)
     _score(run, cohort, ids, probs, kept)
+    _calibrate(run, Answers(labels, probs[kept], priors, mask.any(axis=1).reshape(len(ids), 25), folds))
 
 
 @dataclass(frozen=True)
@@ -187,6 +194,27 @@ def log_fit(
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "log.csv", csv_text(log))
     print(f"{line}, {seconds:.1f} s", flush=True)
+
+
+def _calibrate(run: Path, answers: Answers) -> None:
+    """Decide out of fold whether the grades are calibrated; note it, and say it."""
+    decision = decide_on_calibration(answers)
+    write_text(run / "aggregator" / CALIBRATION, json.dumps(decision.as_json(), indent=1))
+    print(decision.line)
+
+
+def read_calibration(run: Path) -> dict[str, Any]:
+    """What a run decided about a calibration; empty where it is of before there was one."""
+    return read_object(run / "aggregator" / CALIBRATION)
+
+
+def with_calibration(manifest: dict[str, Any], run: Path) -> dict[str, Any]:
+    """A manifest with a run's decision among the notes on its training, and with the numbers where they were kept."""
+    decision = read_calibration(run)
+    if not decision:
+        return manifest
+    kept = {"grade_calibration": decision["numbers"]} if decision["kept"] else {}
+    return manifest | {"training": manifest["training"] | {"grade_calibration": decision}} | kept
 
 
 def _inputs(
