@@ -58,8 +58,7 @@ def parser() -> argparse.ArgumentParser:
         "--family",
         choices=FAMILIES,
         default="",
-        help="let all series look as no ordinary or hard one does: another contrast, more noise, thick slices, or a "
-        "coarse resolution; to measure and calibrate weights that have not seen it",
+        help="all series look as no ordinary or hard one does; to measure and calibrate weights that have not seen it",
     )
     cli.add_argument("--syntax", choices=SYNTAXES, default="rle", help="transfer syntax (default rle)")
     cli.add_argument(

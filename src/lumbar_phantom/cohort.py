@@ -97,13 +97,17 @@ def make_cohort(
     plan = Plan([Request(str(root), split, seed, start + i, *settings) for i in range(studies)], first, shard)
     replaced = check_earlier(plan, resume, overwrite)
     _kept_truth(Path(root), split)  # refused here where it is damaged
-    root = make_folder(root)
-    journal, is_done = _journal(plan, resume, replaced), False
+    return _made(plan, make_folder(root), _journal(plan, resume, replaced), workers, progress)
+
+
+def _made(plan: Plan, root: Path, journal: PartJournal, workers: int, progress: bool) -> list[StudyTables]:
+    """Make what the journal lacks, and the tables of a whole cohort."""
+    is_done = False
     try:
         _make(plan, journal, workers, progress)
         done = journal.tables()
         if not plan.is_part:
-            write_tables(root, split, done, plan.head())
+            write_tables(root, plan.requests[0].split, done, plan.head())
             is_done = True
     finally:
         journal.close(remove=is_done or not (len(journal) or _has_files(plan)))
