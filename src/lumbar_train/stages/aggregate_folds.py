@@ -104,7 +104,6 @@ def fit_aggregator_folds(
     labels = cohort.labels[cohort.rows(ids)]
     folds = np.array([fold_of[int(k)] for k in ids])
     probs = {name: np.zeros((len(ids), 25, 3)) for name in (FITTED, POOL)}
-    priors = np.zeros((len(ids), 25, 3))
     fits: dict[int, Fitted] = {}
     for fold in use_folds:
         rows = np.flatnonzero(folds != fold)
@@ -115,24 +114,22 @@ def fit_aggregator_folds(
         prior = cohort.prior(ids[rows])
         of_fit = seed + (-1 - fold if is_full(fold) else 0)
         out = np.flatnonzero(folds == fold)
-        priors[out] = prior
         held_out, began = HeldOut((logits[out], mask[out], labels[out], prior, sure[out])), time.monotonic()
         network, losses = fit_aggregator(
             logits[rows], mask[rows], labels[rows], prior, stage.network, stage.fit, of_fit, sure[rows],
             held_out.measure if len(out) else None, begun,
         )  # fmt: skip
-        seconds = time.monotonic() - began
-        log_fit(run / "aggregator" / fold_name(fold), "aggregator", losses, held_out.losses, len(rows), seconds)
-        pool = pool_of(stage.network, begun)
-        fits[fold] = Fitted(network, pool, losses, rows)
-        for name, chosen in ((FITTED, network), (POOL, pool)):
+        folder, seconds = run / "aggregator" / fold_name(fold), time.monotonic() - began
+        log_fit(folder, "aggregator", losses, held_out.losses, len(rows), seconds)
+        fits[fold] = Fitted(network, pool_of(stage.network, begun), losses, rows)
+        for name, chosen in ((FITTED, network), (POOL, fits[fold].pool)):
             for row in out:
                 probs[name][row] = aggregate(logits[row], mask[row], prior, [chosen], sure[row])
     kept = better(labels, probs)
     for fold, one in fits.items():
         _save(run / "aggregator", fold, one, ids, kept)
     _score(run, cohort, ids, probs, kept)
-    _calibrate(run, Answers(labels, probs[kept], priors, mask.any(axis=1).reshape(len(ids), 25), folds))
+    _calibrate(run, cohort, ids, folds, probs[kept], mask)
 
 
 @dataclass(frozen=True)
@@ -196,9 +193,13 @@ def log_fit(
     print(f"{line}, {seconds:.1f} s", flush=True)
 
 
-def _calibrate(run: Path, answers: Answers) -> None:
+def _calibrate(
+    run: Path, cohort: Cohort, ids: np.ndarray, folds: np.ndarray, probs: np.ndarray, mask: np.ndarray
+) -> None:
     """Decide out of fold whether the grades are calibrated; note it, and say it."""
-    decision = decide_on_calibration(answers)
+    prior = np.stack([cohort.prior(ids[folds != fold]) for fold in folds])
+    is_seen = mask.any(axis=1).reshape(len(ids), 25)
+    decision = decide_on_calibration(Answers(cohort.labels[cohort.rows(ids)], probs, prior, is_seen, folds))
     write_text(run / "aggregator" / CALIBRATION, json.dumps(decision.as_json(), indent=1))
     print(decision.line)
 
