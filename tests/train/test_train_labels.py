@@ -214,10 +214,25 @@ def test_a_soft_label_is_half_the_label_and_half_the_mean_prediction(tmp_path):
     labels[2][3] = -1
     soft = soft_labels(tmp_path, CLASSIFIERS, 0, labels, fold_of, PseudoConfig(share=0.5))
     assert sorted(soft) == [2, 3]
-    mean = np.array([1 / 9, 1 / 9, 7 / 9])
+    plain = np.array([1 / 9, 1 / 9, 7 / 9]) / (1, 2, 4)
+    mean = plain / plain.sum()
     np.testing.assert_allclose(soft[2][0], 0.5 * np.array([1, 0, 0]) + 0.5 * mean, atol=1e-6)
     assert np.isnan(soft[2][3]).all()  # no label: nothing to soften
     assert np.isnan(soft[2][20:]).all()  # no classifier saw it
+
+
+def test_predictions_that_know_the_frequencies_alone_leave_the_best_answer_where_labels_put_it(tmp_path):
+    """The loss weighs grades 1/2/4, and the networks have learnt under it: nothing is weighted twice."""
+    n, weights, shares = 400, np.array([1.0, 2.0, 4.0]), np.array([0.7, 0.2, 0.1])
+    grades = np.repeat([0, 1, 2], (n * shares).round().astype(int)).astype(np.int8)
+    labels = {k: np.full(25, grade, np.int8) for k, grade in enumerate(grades)}
+    fold_of = dict.fromkeys(labels, 1)
+    logits = np.broadcast_to(np.log(shares * weights), (5, 5, 3))
+    for name in CLASSIFIERS:
+        predictions(tmp_path, name, 0, dict.fromkeys(labels, logits), fold_of)
+    soft = soft_labels(tmp_path, CLASSIFIERS, 0, labels, fold_of, PseudoConfig(share=0.5))
+    best = weights * np.mean([row[0] for row in soft.values()], axis=0)
+    np.testing.assert_allclose(best / best.sum(), shares * weights / (shares * weights).sum(), atol=1e-4)
 
 
 def test_predictions_of_the_fold_that_is_held_out_are_refused(tmp_path):

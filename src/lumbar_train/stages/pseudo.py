@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from lumbar_train.data.folds import FULL, fold_name, is_full
 from lumbar_train.errors import LeakError
+from lumbar_train.evaluation.scoring import to_plain
 from lumbar_train.outputs.store import read_frame, read_logits
 
 PSEUDO = "-pseudo"  # ends the names of the stages that predict training studies
@@ -62,7 +63,9 @@ def soft_labels(
 ) -> dict[int, NDArray[np.float32]]:
     """Labels (25, 3) of the studies outside a fold as mixtures of the grade that was read and what was predicted.
 
-    The mean prediction of all classifiers that saw a target counts; NaN where none did, or no label is known.
+    The mean prediction of all classifiers that saw a target counts, as plain frequencies: networks learn under the
+    metric's weights 1/2/4, and the loss weighs the mixture's grades once more. NaN where none did, or no label is
+    known.
 
     Raises:
         LeakError: a study of the fold that is held out has a prediction.
@@ -80,7 +83,7 @@ def soft_labels(
         total += shifted / shifted.sum(axis=-1, keepdims=True) * mask[..., None]
         count += mask[..., None]
     with np.errstate(invalid="ignore"):
-        predicted = (total / count).reshape(len(ids), 25, 3)
+        predicted = to_plain((total / count).reshape(len(ids), 25, 3))
     own = np.stack([labels[k] for k in ids]) if ids else np.zeros((0, 25), np.int8)
     read = np.eye(3)[np.maximum(own, 0)]
     soft = (1 - config.share) * read + config.share * predicted
