@@ -23,6 +23,7 @@ from lumbar_train.recipes import Recipe, recipe_by_name
 from lumbar_train.run import train
 from lumbar_train.stages.classify import LevelCrops
 from lumbar_train.stages.consistency import ConsistencyConfig, judged, kept, write_kept
+from lumbar_train.stages.denoise import FIRST, DenoiseConfig, first_round_probs, suspect_labels
 from lumbar_train.stages.losses import graded_loss
 from lumbar_train.stages.needs import needs, plan_of
 from lumbar_train.stages.pseudo import PSEUDO, PseudoConfig, parts_of, predictions_path, soft_labels
@@ -233,6 +234,18 @@ def test_predictions_that_know_the_frequencies_alone_leave_the_best_answer_where
     soft = soft_labels(tmp_path, CLASSIFIERS, 0, labels, fold_of, PseudoConfig(share=0.5))
     best = weights * np.mean([row[0] for row in soft.values()], axis=0)
     np.testing.assert_allclose(best / best.sum(), shares * weights / (shares * weights).sum(), atol=1e-4)
+
+
+def test_the_first_round_judges_labels_by_plain_frequencies(tmp_path):
+    shares = np.array([0.05, 0.05, 0.9])
+    logits = {7: np.broadcast_to(np.log(shares * (1.0, 2.0, 4.0)), (5, 5, 3))}
+    for name in CLASSIFIERS:
+        (tmp_path / f"{name}{FIRST}").mkdir()
+        write_frame(tmp_path / f"{name}{FIRST}/oof.parquet", logits_frame(logits, {7: np.ones((5, 5), bool)}, {7: 0}))
+    probs = first_round_probs(tmp_path, CLASSIFIERS, np.array([7]))
+    np.testing.assert_allclose(probs, np.broadcast_to(shares, (1, 25, 3)), atol=1e-6)
+    mild = np.zeros((1, 25), np.int8)
+    assert not suspect_labels(mild, probs, DenoiseConfig(below=0.03, most=1.0)).any()
 
 
 def test_predictions_of_the_fold_that_is_held_out_are_refused(tmp_path):

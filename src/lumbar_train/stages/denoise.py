@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from lumbar.labels import COLUMNS, SEVERITIES
 from lumbar_train.data.usable import write_suspect_counts
+from lumbar_train.evaluation.scoring import to_plain
 from lumbar_train.outputs.store import read_frame, read_logits, write_frame
 
 NAME = "denoise"  # the stage, and its folder
@@ -49,7 +50,10 @@ def suspect_labels(labels: NDArray[np.int8], probs: NDArray[np.float64], config:
 
 
 def first_round_probs(run: Path, stages: Sequence[str], study_ids: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Mean out-of-fold probabilities (N, 25, 3) over the classifiers that saw a target; NaN where none did."""
+    """Mean out-of-fold probabilities (N, 25, 3) over the classifiers that saw a target; NaN where none did.
+
+    Plain frequencies: networks learn under the metric's weights 1/2/4, by which mild labels would seem suspect first.
+    """
     total, count = np.zeros((len(study_ids), 5, 5, 3)), np.zeros((len(study_ids), 5, 5, 1))
     for stage in stages:
         logits, mask = read_logits(run / f"{stage}{FIRST}" / "oof.parquet", map(int, study_ids))
@@ -57,7 +61,7 @@ def first_round_probs(run: Path, stages: Sequence[str], study_ids: NDArray[np.in
         total += shifted / shifted.sum(axis=-1, keepdims=True) * mask[..., None]
         count += mask[..., None]
     with np.errstate(invalid="ignore"):
-        return np.asarray((total / count).reshape(len(study_ids), 25, 3))
+        return to_plain(np.asarray((total / count).reshape(len(study_ids), 25, 3)))
 
 
 def write_suspect_labels(
