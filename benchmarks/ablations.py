@@ -19,11 +19,12 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from inputs import are_given
 from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,6 +32,7 @@ sys.path[:0] = [str(ROOT / "kernel"), str(ROOT / "src")]
 
 from lumbar.config import CLASSIFIERS  # noqa: E402
 from lumbar_train.__main__ import main as train  # noqa: E402
+from lumbar_train.data.augment import AugmentConfig  # noqa: E402
 from lumbar_train.data.folds import read_own_folds  # noqa: E402
 from lumbar_train.data.tables import Cohort, read_cohort  # noqa: E402
 from lumbar_train.evaluation.scoring import difference, scores  # noqa: E402
@@ -48,10 +50,6 @@ class Variant:
     words: tuple[str, ...]
 
 
-# The demo's strength: augmentation as it is by default
-_MILD = ("turn_deg=8", "zoom=0.12", "shift=0", "shift_mm=3", "hole=0.1", "holes=1,1", "uniform=false", "move=1")
-
-
 def variants(stage: str, fit: dict[str, Any]) -> list[Variant]:
     """What can be left out of a classifier of ``strong``."""
     chosen = [
@@ -62,12 +60,21 @@ def variants(stage: str, fit: dict[str, Any]) -> list[Variant]:
         Variant("no pseudo-labels", ("recipe.pseudo=off",)),
         Variant("no consistency filter", ("recipe.consistency=off",)),
         Variant("a window of slices in place of all", (f"{stage}.max_slices=0",)),
-        Variant("mild augmentation in place of the original's", tuple(f"{stage}.{word}" for word in _MILD)),
+        Variant("mild augmentation in place of the original's", mild(stage)),
         Variant("one network for both sides in place of two", (f"{stage}.share_sides=true",)),
     ]
     if stage == "sagittal_classifier":
         chosen.append(Variant("no recesses on sagittal series", (f"{stage}.conditions=0,1,2",)))
     return chosen
+
+
+def mild(stage: str) -> tuple[str, ...]:
+    """The words that give a classifier the demo's augmentation, which is the default one; where it runs stays."""
+    strengths = {name: value for name, value in asdict(AugmentConfig()).items() if name != "on_device"}
+    return tuple(
+        f"{stage}.{name}={','.join(map(str, value)) if isinstance(value, tuple) else str(value).lower()}"
+        for name, value in strengths.items()
+    )
 
 
 def command_of(run: Path) -> list[str]:
@@ -153,11 +160,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="default: RUN-ablations")
     parser.add_argument("--cache", type=Path, help="decoded studies; default: the run's own, else one in --out")
     args = parser.parse_args(words)
-    if args.run is None and args.data is None:
-        print("ablations: no --run and --data given, so nothing is trained again")
+    if not are_given(parser, "ablations", "nothing is trained again", run=args.run, data=args.data):
         return 0
-    if args.run is None or args.data is None:
-        parser.error(f"--{'data' if args.data is None else 'run'}: found none, expected it beside the other one")
     out = (args.out or args.run.with_name(args.run.name + "-ablations")) / args.stage
     every = chosen(variants(args.stage, fit_of(args.run, args.stage)), args.only)
     plans = {one: out / one.name.replace(" ", "-") for one in every}

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from inputs import add_calibration_options, are_given
 
 from lumbar import predict
 from lumbar.bundle.manifest import FILE_NAME, Manifest, read_manifest, verify, write_manifest
@@ -116,18 +117,12 @@ def main(words: Sequence[str] | None = None) -> int:
     """Predict the cohorts, fit, show each by the others' numbers, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, nargs="+", help="synthetic cohorts, each of one appearance")
-    parser.add_argument("--split", default="train")
-    parser.add_argument("--weights", type=Path, help="a folder with weights and their manifest")
-    parser.add_argument("--studies", type=int, default=60, help="of each cohort")
+    add_calibration_options(parser, 60)
     parser.add_argument("--workers", type=int, help="processes; default: as predict takes them")
     parser.add_argument("--plot", type=Path, help="a PNG of the reliability")
-    parser.add_argument("--write", action="store_true", help="put the numbers into the folder's manifest")
     args = parser.parse_args(words)
-    if args.data is None and args.weights is None:
-        print("calibrate_grades: no --data and --weights given, so nothing is calibrated")
+    if not are_given(parser, "calibrate_grades", "nothing is calibrated", data=args.data, weights=args.weights):
         return 0
-    if args.data is None or args.weights is None:
-        parser.error(f"--{'data' if args.data is None else 'weights'}: found none, expected it beside the other one")
     if len(args.data) < 2:
         parser.error("--data: found one cohort, expected two or more, so that each is judged by the others")
     manifest = verify(args.weights)

@@ -22,6 +22,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
+from inputs import add_calibration_options, are_given
 from real_spines import one_slice_study, steps_off
 from scipy.optimize import minimize
 
@@ -263,16 +264,10 @@ def main(words: Sequence[str] | None = None) -> int:
     """Collect the evidence, fit, show the reliability, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a synthetic cohort that the weights have not seen")
-    parser.add_argument("--split", default="train")
-    parser.add_argument("--weights", type=Path, help="a folder with weights and their manifest")
-    parser.add_argument("--studies", type=int, default=200)
-    parser.add_argument("--write", action="store_true", help="put the numbers into the folder's manifest")
+    add_calibration_options(parser, 200)
     args = parser.parse_args(words)
-    if args.data is None and args.weights is None:
-        print("calibrate_numbering: no --data and --weights given, so nothing is calibrated")
+    if not are_given(parser, "calibrate_numbering", "nothing is calibrated", data=args.data, weights=args.weights):
         return 0
-    if args.data is None or args.weights is None:
-        parser.error(f"--{'data' if args.data is None else 'weights'}: found none, expected it beside the other one")
     manifest = read_manifest(args.weights)
     networks = load_networks(manifest.folder, manifest)
     networks.numbering = networks.numbering or (0.0,) * len(NUMBERS)  # so that the tissue is kept

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from inputs import add_calibration_options, are_given
 from scipy.optimize import minimize
 
 from lumbar.bundle.manifest import FILE_NAME, read_manifest, write_manifest
@@ -129,17 +130,11 @@ def main(words: Sequence[str] | None = None) -> int:
     """Collect the points, fit, show the reliability, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, nargs="+", help="synthetic cohorts that the weights have not seen")
-    parser.add_argument("--split", default="train")
-    parser.add_argument("--weights", type=Path, help="a folder with weights and their manifest")
-    parser.add_argument("--studies", type=int, default=200, help="of each cohort")
+    add_calibration_options(parser, 200)
     parser.add_argument("--plot", type=Path, help="a PNG of the reliability")
-    parser.add_argument("--write", action="store_true", help="put the numbers into the folder's manifest")
     args = parser.parse_args(words)
-    if args.data is None and args.weights is None:
-        print("calibrate_points: no --data and --weights given, so nothing is calibrated")
+    if not are_given(parser, "calibrate_points", "nothing is calibrated", data=args.data, weights=args.weights):
         return 0
-    if args.data is None or args.weights is None:
-        parser.error(f"--{'data' if args.data is None else 'weights'}: found none, expected it beside the other one")
     manifest = read_manifest(args.weights)
     networks = load_networks(manifest.folder, manifest)
     frame = pd.concat([collect(root, args.split, networks, args.studies) for root in args.data], ignore_index=True)

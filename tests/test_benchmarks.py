@@ -6,6 +6,7 @@ import ast
 import importlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -89,6 +90,19 @@ def run(tmp_path: Path) -> Path:
     (folder / "session.json").write_text(json.dumps({"command": options.whole_command()}))
     (folder / "recipe.json").write_text(json.dumps({"stages": {"axial_all": {"fit": {"lr": 0.001}}}}))
     return folder
+
+
+@pytest.mark.parametrize("stage", ["sagittal_classifier", "axial_all"])
+def test_every_variant_changes_the_recipe_and_the_mild_one_has_the_demos_augmentation(ablations, stage):
+    from lumbar_train.overrides import with_overrides
+    from lumbar_train.recipes import demo, strong
+
+    for variant in ablations.variants(stage, {"lr": 0.001}):
+        changed = with_overrides(strong(), variant.words)
+        assert changed != strong(), variant.name
+        if variant.name.startswith("mild"):
+            own = replace(changed.stages[stage].augment, on_device=False)
+            assert own == demo().stages[stage].augment
 
 
 def test_a_variant_is_trained_by_the_runs_own_command_with_one_thing_changed(ablations, run, tmp_path):

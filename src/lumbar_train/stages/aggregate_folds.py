@@ -204,15 +204,10 @@ def _calibrate(
     print(decision.line)
 
 
-def read_calibration(run: Path) -> dict[str, Any]:
-    """What a run decided about a calibration; empty where it is of before there was one."""
-    return read_object(run / "aggregator" / CALIBRATION)
-
-
 def with_calibration(manifest: dict[str, Any], run: Path) -> dict[str, Any]:
     """A manifest with a run's decision among the notes on its training, and with the numbers where they were kept."""
-    decision = read_calibration(run)
-    if not decision:
+    decision = read_object(run / "aggregator" / CALIBRATION)
+    if not decision:  # of a run of before it was made
         return manifest
     kept = {"grade_calibration": decision["numbers"]} if decision["kept"] else {}
     return manifest | {"training": manifest["training"] | {"grade_calibration": decision}} | kept
