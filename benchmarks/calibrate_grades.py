@@ -19,6 +19,7 @@ import json
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from lumbar import predict
 from lumbar.bundle.manifest import FILE_NAME, Manifest, read_manifest, verify, write_manifest
 from lumbar.labels import COLUMNS, GROUPS, SEVERITIES, SEVERITY_COLUMNS
 from lumbar.stages.aggregate import prior_array
+from lumbar.study import list_studies
 from lumbar_train.data.tables import read_cohort
 from lumbar_train.evaluation.grade_calibration import Answers, fit, held_back
 from lumbar_train.evaluation.scoring import TERMS, difference, ratio, reliability, scores
@@ -62,6 +64,12 @@ def answers_of(root: Path, split: str, weights: Path, n_studies: int, workers: i
     labels = cohort.labels[cohort.rows(ids)]
     is_seen = np.abs(probs - prior).max(axis=-1) > 1e-6
     return Answers(labels, probs, prior, is_seen, np.full(len(ids), part))
+
+
+def common_study(roots: Sequence[Path], split: str) -> int | None:
+    """A study that two cohorts have: the same patient would speak for itself."""
+    ids = [int(study_id) for root in roots for study_id in list_studies(root, split)]
+    return next((study_id for study_id, count in Counter(ids).items() if count > 1), None)
 
 
 def joined(parts: Sequence[Answers]) -> Answers:
@@ -125,6 +133,8 @@ def main(words: Sequence[str] | None = None) -> int:
         return 0
     if len(args.data) < 2:
         parser.error("--data: found one cohort, expected two or more, so that each is judged by the others")
+    if twice := common_study(args.data, args.split):
+        parser.error(f"--data: found study {twice} in two cohorts, expected other patients in each (another --seed)")
     manifest = verify(args.weights)
     with tempfile.TemporaryDirectory() as scratch:
         weights = plain_copy(manifest, Path(scratch))
