@@ -70,7 +70,9 @@ def test_real_images_without_a_bundle_are_not_measured(benchmark, monkeypatch, t
 
 def test_cohorts_of_the_same_patients_do_not_judge_each_other(benchmark, tmp_path, capsys):
     for name in ("noise", "resolution"):
-        (tmp_path / name / "train_images" / "17").mkdir(parents=True)
+        (tmp_path / name).mkdir()
+        table = "study_id,series_id,series_description\n17,1,Axial T2\n"
+        (tmp_path / name / "train_series_descriptions.csv").write_text(table)
     with pytest.raises(SystemExit):
         benchmark("calibrate_grades").main(["--data", "noise", "resolution", "--weights", "w"])
     assert "found study 17 in two cohorts, expected other patients in each" in capsys.readouterr().err
