@@ -70,7 +70,7 @@ def test_real_images_without_a_bundle_are_not_measured(benchmark, monkeypatch, t
 
 def test_cohorts_of_the_same_patients_do_not_judge_each_other(benchmark, tmp_path, capsys):
     for name in ("noise", "resolution"):
-        (tmp_path / name).mkdir()
+        (tmp_path / name / "train_images/17/1").mkdir(parents=True)
         table = "study_id,series_id,series_description\n17,1,Axial T2\n"
         (tmp_path / name / "train_series_descriptions.csv").write_text(table)
     with pytest.raises(SystemExit):
