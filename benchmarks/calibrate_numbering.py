@@ -6,8 +6,8 @@ ROOT is a synthetic cohort that the weights have not seen (200 studies of ``lumb
 gives one sagittal slice near its canal, as a series of its own; its image is bent, cut, darkened, blurred, covered and
 scaled at random, until about one in six is numbered wrongly. How the heatmaps and the sacrum then tell right from wrong
 is fitted by maximum likelihood (``lumbar.stages.numbering``). No real image takes part. ``--write`` puts the five
-numbers into the folder's weights_manifest.json, which sealing keeps. Each half of the patients shows the reliability of
-a fit on the other.
+numbers (six where a network tells S1) into the folder's weights_manifest.json, which sealing keeps. Each half of the
+patients shows the reliability of a fit on the other.
 """
 
 from __future__ import annotations
@@ -224,29 +224,32 @@ def evidence_and_truth(case: Case, kind: str, networks: Networks) -> tuple[list[
     places = {level: project(maps[0].stack, np.array(xyz))[1:] for level, xyz in localisation.levels_mm.items()}
     steps = np.array(list(steps_off(places, case.points[::-1]).values()))
     by = next((by for by in (0, -1, 1) if len(steps) == len(LEVELS) and (np.abs(steps - by) < HALF_STEP).all()), None)
-    return [*evidence.heat, *evidence.sacrum, evidence.height], {0: 0, -1: 1, 1: 2, None: 3}[by]
+    return [*evidence.heat, *evidence.sacrum, evidence.height, *evidence.first], {0: 0, -1: 1, 1: 2, None: 3}[by]
 
 
 # ---- the fit ------------------------------------------------------------------------------------------------------
 
 
 def probabilities(numbers: np.ndarray, evidence: np.ndarray) -> np.ndarray:
-    """The probability (n, 4) of each of ``READINGS`` for evidence (n, 5), as ``numbering_of`` has it."""
-    shift, heat, sacrum, chain, height = numbers
-    off = -(shift + heat * evidence[:, :2] + sacrum * evidence[:, 2:4])
+    """The probability (n, 4) of each of ``READINGS`` for evidence (n, 7), as ``numbering_of`` has it."""
+    shift, heat, sacrum, chain, height = numbers[:5]
+    first = numbers[5] if len(numbers) > 5 else 0.0
+    off = -(shift + heat * evidence[:, :2] + sacrum * evidence[:, 2:4] + first * evidence[:, 5:])
     logits = np.column_stack([np.zeros(len(evidence)), off, -(chain + height * evidence[:, 4])])
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))
     return shares / shares.sum(axis=1, keepdims=True)
 
 
 def fit(evidence: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """The five numbers of the highest likelihood."""
+    """The numbers of the highest likelihood: six where S1 was seen, five where no network tells it."""
+    start = np.array([1.0, 0.5, 0.5, 3.0, 1.0, *([0.3] if evidence[:, 5:].any() else [])])
+    slopes = [k for k, name in enumerate(NUMBERS[: len(start)]) if name not in ("shift", "chain")]
 
     def loss(numbers: np.ndarray) -> float:
         likely = probabilities(numbers, evidence)[np.arange(len(truth)), truth]
-        return float(-np.log(likely + 1e-9).sum() + RIDGE * (numbers[[1, 2, 4]] ** 2).sum())
+        return float(-np.log(likely + 1e-9).sum() + RIDGE * (numbers[slopes] ** 2).sum())
 
-    return minimize(loss, np.array([1.0, 0.5, 0.5, 3.0, 1.0]), method="BFGS").x
+    return minimize(loss, start, method="BFGS").x
 
 
 def show(title: str, numbers: np.ndarray, evidence: np.ndarray, truth: np.ndarray) -> None:
@@ -288,7 +291,7 @@ def main(words: Sequence[str] | None = None) -> int:
     for name, fitted in (("held back, first half", ~half), ("held back, second half", half)):
         show(name, fit(evidence[fitted], truth[fitted]), evidence[~fitted], truth[~fitted])
     numbers = [round(float(value), 4) for value in fit(evidence, truth)]
-    print(json.dumps(dict(zip(NUMBERS, numbers, strict=True))))
+    print(json.dumps(dict(zip(NUMBERS, numbers, strict=False))))
     if args.write:
         write_manifest(manifest.folder / FILE_NAME, manifest.data | {"numbering": numbers})
     return 0

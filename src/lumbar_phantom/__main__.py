@@ -37,7 +37,8 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument(
         "--masks",
         action="store_true",
-        help="also write truth_masks/<study>/<series>.npz of sagittal series: 1 body, 2 disc, 3 sac, 4 sacrum",
+        help="also write truth_masks/<study>/<series>.npz of sagittal series: 1 body, 2 disc, 3 sac, "
+        "4 sacrum below S1, 5 S1, 6 disc S1/S2 or the line where it was",
     )
     cli.add_argument(
         "--wild",

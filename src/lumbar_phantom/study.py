@@ -15,6 +15,7 @@ from lumbar_phantom import artefacts, axial_images, dicom_files, families, hard_
 from lumbar_phantom import pitfalls as pf
 from lumbar_phantom import tissue_labels as ts
 from lumbar_phantom.marks import mark
+from lumbar_phantom.masks import mask_slice
 from lumbar_phantom.patients import Case, make_case
 from lumbar_phantom.protocol import SeriesPlan, StackPlan, plan_study
 from lumbar_phantom.streams import stream
@@ -248,25 +249,6 @@ def _write_series(
                     options=options,
                 ),
             )
-
-
-# Class in a mask of each tissue label: 1 vertebral body, 2 disc, 3 thecal sac, 4 sacrum
-_MASK_CLASS = np.zeros(256, np.uint8)
-_MASK_CLASS[ts.MARROW : ts.MARROW + an.S1] = 1
-_MASK_CLASS[[ts.BASIVERTEBRAL, ts.HAEMANGIOMA, ts.EDEMA, ts.FAT_MARROW]] = 1
-_MASK_CLASS[ts.NUCLEUS : ts.NUCLEUS + 15] = 2
-_MASK_CLASS[[ts.ANNULUS, ts.INNER_ANNULUS, ts.FISSURE]] = 2
-_MASK_CLASS[[ts.CSF, ts.CSF_FLOW, ts.ROOT, ts.CORD]] = 3
-_MASK_CLASS[ts.MARROW + an.S1 : ts.MARROW + 15] = 4
-
-
-def mask_slice(body: volume.Volume, stack: StackPlan, origin: np.ndarray) -> np.ndarray:
-    """(rows, columns) uint8: 0 background, 1 vertebral body, 2 disc, 3 thecal sac (and roots), 4 sacrum."""
-    tissue = painting.sample_labels(body, stack.shape, origin, stack.row_mm, stack.column_mm)
-    classes = _MASK_CLASS[tissue]
-    # Cortical bone belongs to the vertebra that it encloses: the nearest class within two pixels
-    grown = ndimage.maximum_filter(np.where((classes == 1) | (classes == 4), classes, 0), 5)
-    return np.asarray(np.where((tissue == ts.CORTEX) & (grown > 0), grown, classes), np.uint8)
 
 
 def _write_masks(request: Request, study_id: int, series_id: int, plan: SeriesPlan, body: volume.Volume) -> None:

@@ -124,7 +124,7 @@ def demo() -> Recipe:
         n_folds=2,
         stages={
             "sagittal_xy": StageRecipe(
-                HeatmapConfig(points=11, size=256, mm_per_px=1.3, context=3),
+                HeatmapConfig(points=11, size=256, mm_per_px=1.3, context=3, segments=7),
                 Fit(epochs=10, lr=2e-3, batch=16, repeats=6, ema=0.99),
                 LOCALISER_AUGMENT,
             ),

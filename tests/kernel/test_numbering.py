@@ -9,6 +9,7 @@ from lumbar.chains.contract import Outcome
 from lumbar.dicom import Stack
 from lumbar.geometry import make_grid, project
 from lumbar.labels import AXIAL_T2, LEVELS, SAGITTAL_T1, SAGITTAL_T2
+from lumbar.models import build
 from lumbar.models.inference import Networks
 from lumbar.output.outcome_json import outcome_from, outcome_text
 from lumbar.output.record import with_studies
@@ -16,7 +17,7 @@ from lumbar.stages import localise as localise_module
 from lumbar.stages import place as place_module
 from lumbar.stages.aggregate import mixed_readings
 from lumbar.stages.decode import source_to_heat
-from lumbar.stages.heat import SAGITTAL_POINTS, STRIDE, SagittalHeat
+from lumbar.stages.heat import SAGITTAL_POINTS, STRIDE, SagittalHeat, run_batches
 from lumbar.stages.localise import localise
 from lumbar.stages.numbering import (
     DOUBTFUL,
@@ -38,8 +39,11 @@ LEVELS_MM = {level: DISCS_MM[k] for k, level in enumerate(LEVELS)}
 NUMBERS = (0.0, 1.0, 1.0, 8.0, 5.0)
 
 
-def maps_of(labelled_at=0, *, height=0.5, sacrum_at=5, has_tissue=True):
-    """Heatmaps of one slice, each level's spot ``labelled_at`` discs below its own; sacrum from a vertebra on."""
+def maps_of(labelled_at=0, *, height=0.5, sacrum_at=5, has_tissue=True, first_at=None):
+    """Heatmaps of one slice, each level's spot ``labelled_at`` discs below its own; sacrum from a vertebra on.
+
+    With ``first_at`` the vertebra of this number, and the line below it, are told as S1 and the line of the disc S1/S2.
+    """
     stack = Stack(
         series_id="t2",
         volume=np.zeros((1, 150, 150), np.float32),
@@ -58,11 +62,14 @@ def maps_of(labelled_at=0, *, height=0.5, sacrum_at=5, has_tissue=True):
     for level in range(len(LEVELS)):
         cx, cy = place(level + labelled_at)
         heat[0, level] += height * np.exp(-0.5 * ((x - cx) ** 2 + (y - cy) ** 2) / 1.5**2)
-    tissue = np.zeros((1, 2, 96, 96), np.float32)
+    tissue = np.zeros((1, 2 if first_at is None else 4, 96, 96), np.float32)
     for vertebra in range(6):  # 0 is L2, below the disc L1/2; 5 lies below the disc under L5/S1
         upper, lower = place(vertebra), place(vertebra + 1)
         middle = (upper + lower) / 2 - (0.6 * STEP / 3.2, 0.0)
         tissue[0, int(vertebra >= sacrum_at - 1)] += np.hypot(x - middle[0], y - middle[1]) < 4
+        if first_at is not None and vertebra == first_at - 1:
+            tissue[0, 2] += np.hypot(x - middle[0], y - middle[1]) < 4
+            tissue[0, 3] += np.hypot(x - lower[0] + 0.6 * STEP / 3.2, y - lower[1]) < 2
     return [SagittalHeat("Sagittal T2/STIR", 0, stack, grid, heat, tissue=tissue if has_tissue else None)]
 
 
@@ -109,6 +116,30 @@ def test_the_sacrum_alone_can_cast_doubt():
     assert lower.one_lower > 10 * sure.one_lower
     none = evidence_of(maps_of(has_tissue=False), LEVELS_MM)
     assert none.sacrum == (0.0, 0.0)
+
+
+def test_s1_and_the_line_below_it_speak_for_the_column_that_has_them_below_l5_s1():
+    evidence = evidence_of(maps_of(first_at=5), LEVELS_MM)
+    assert min(evidence.first) > 2.0
+    assert evidence_of(maps_of(first_at=4), LEVELS_MM).first[0] < -2.0  # S1 where the column has L5: one too low
+    assert evidence_of(maps_of(first_at=6), LEVELS_MM).first[1] < 0.0
+    assert evidence_of(maps_of(), LEVELS_MM).first == (0.0, 0.0)
+
+
+def test_a_sixth_number_weighs_s1_and_five_leave_it_out():
+    beside, above = (evidence_of(maps_of(first_at=at), LEVELS_MM) for at in (5, 4))
+    assert numbering_of(above, NUMBERS) == numbering_of(beside, NUMBERS)
+    assert numbering_of(above, (*NUMBERS, 1.0)).one_higher > 10 * numbering_of(beside, (*NUMBERS, 1.0)).one_higher
+
+
+def test_a_network_that_tells_s1_tells_the_whole_sacrum_as_well():
+    network = build("heatmap", {"points": 11, "size": 32, "segments": 7, "widths": [8, 8]}).eval()
+    tissue: list[np.ndarray] = []
+    run_batches(network, np.random.default_rng(0).random((2, 3, 32, 32), dtype=np.float32), tissue)
+    (shares,) = tissue
+    assert shares.shape == (2, 4, 16, 16)
+    assert (shares[:, 1] > shares[:, 2] + shares[:, 3]).all()
+    assert (shares[:, :2].sum(axis=1) < 1).all()
 
 
 def test_faint_heat_everywhere_means_that_the_levels_may_lie_elsewhere():

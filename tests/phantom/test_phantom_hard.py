@@ -16,13 +16,13 @@ from lumbar_phantom import tissue_labels as ts
 from lumbar_phantom.__main__ import main
 from lumbar_phantom.cohort import make_cohort
 from lumbar_phantom.marks import FEW_REACH_MM
+from lumbar_phantom.masks import BODY, DISC, S1, SAC, SACRAL_LINE, SACRUM, mask_slice
 from lumbar_phantom.patients import make_case, to_patient
 from lumbar_phantom.protocol import SeriesPlan, plan_study, sagittal_stack
 from lumbar_phantom.streams import stream
-from lumbar_phantom.study import Painter, Request, is_hard, mask_slice, study_case
+from lumbar_phantom.study import Painter, Request, is_hard, study_case
 from phantom_helpers import built, label_at
 
-SAC_CLASS, SACRUM_CLASS = 3, 4
 # Mean brightness of sixteen parts of a slice
 BEFORE = (
     (191.45, 172.58, 241.83, 17.28),
@@ -211,12 +211,12 @@ def test_tissues_masks_and_points_of_a_steep_junction_agree(steep):
 
     for i in range(an.L1, an.S1 + 2):
         body_class, _ = mask_at(to_patient(patient, 2 * i, 0.35, 5.0, -4.0))
-        assert body_class == (1 if i < an.S1 else SACRUM_CLASS)
+        assert body_class == (BODY if i < an.S1 else S1 if i == an.S1 else SACRUM)
     for k, j in enumerate((*an.LEVEL_DISCS, an.S1)):
         disc = to_patient(patient, 2 * j + 1, 0.5, 0.0, 1.0)
-        assert 2 in mask_at(disc)[1]
+        assert (SACRAL_LINE if j == an.S1 else DISC) in mask_at(disc)[1]
         if j < an.S1 and case.narrowing[0, k] < 0.5:
-            assert SAC_CLASS in mask_at(case.points[0, k])[1]
+            assert SAC in mask_at(case.points[0, k])[1]
             assert abs((case.points[0, k] - disc) @ patient.stations_geometry[2 * j + 1, 9:]) < 12  # behind its disc
     assert np.isfinite(case.points).all()
     assert ((case.narrowing >= 0) & (case.narrowing <= 1)).all()

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from lumbar_phantom import anatomy as an
-from lumbar_phantom import painting
+from lumbar_phantom import masks, painting
 from lumbar_phantom import tissue_labels as ts
 from lumbar_phantom.curve import place_stations
 from lumbar_phantom.protocol import SeriesPlan, StackPlan
 from lumbar_phantom.sequences import tissue_parameters
 from lumbar_phantom.streams import stream
-from lumbar_phantom.study import Painter, mask_slice
+from lumbar_phantom.study import Painter
 from lumbar_phantom.volume import COARSE_MM, FINE_MM, Volume, bowel_loops, math_floor, noise_tile
 
 N = 16
@@ -125,10 +125,26 @@ def test_masks_give_cortex_to_the_vertebra_beside_it():
     body.fine[:, :, 12] = ts.CORTEX  # no vertebra near: a lamina
     body.fine[:, :, 14:] = ts.CSF
     stack = StackPlan(np.zeros((1, 3)), BACK * FINE_MM, RIGHT * FINE_MM, UP, (8, N), 1.0, 1.0)
-    row = mask_slice(body, stack, np.array([0.0, 3.0, 3.0]))[4]
+    row = masks.mask_slice(body, stack, np.array([0.0, 3.0, 3.0]))[4]
     assert row.tolist() == [1] * 5 + [0] * 3 + [2] * 2 + [0] * 4 + [3] * 2
-    body.fine[:, :, :4] = ts.MARROW + 10
-    assert set(mask_slice(body, stack, np.array([0.0, 3.0, 3.0]))[4, :5]) == {4}
+    for vertebra, expected in ((10, masks.S1), (11, masks.SACRUM)):
+        body.fine[:, :, :4] = ts.MARROW + vertebra
+        body.fine[:, :, 2] = ts.EDEMA  # changed marrow belongs to its vertebra, and is no body of the lumbar spine
+        assert set(masks.mask_slice(body, stack, np.array([0.0, 3.0, 3.0]))[4, :5]) == {expected}
+
+
+def test_masks_tell_the_line_between_s1_and_s2_with_a_disc_or_without():
+    stack = StackPlan(np.zeros((1, 3)), BACK * FINE_MM, RIGHT * FINE_MM, UP, (8, N), 1.0, 1.0)
+    for gap, between in ((2, ts.NUCLEUS + 10), (2, ts.CORTEX), (0, ts.CORTEX)):
+        body = volume_of()
+        body.fine[:, :, :6] = ts.MARROW + 10
+        body.fine[:, :, 6 : 6 + gap] = between
+        body.fine[:, :, 6 + gap : 14] = ts.MARROW + 11
+        body.fine[:, :, 14:] = ts.CSF
+        row = masks.mask_slice(body, stack, np.array([0.0, 3.0, 3.0]))[4].tolist()
+        assert row[:4] == [masks.S1] * 4
+        assert set(row[6 : max(7, 6 + gap)]) == {masks.SACRAL_LINE}
+        assert row[10:] == [masks.SACRUM] * 4 + [masks.SAC] * 2
 
 
 @pytest.fixture

@@ -43,8 +43,9 @@ NEUTRAL_POSE = (0.0, 1.0)  # angle in degrees, factor of the grid's step
 MEAN_SPINE_MM = ((-3.7, -64.8), (-5.8, -31.8), (-4.4, 1.6), (1.7, 33.6), (12.3, 61.4))
 MAX_POSE_DEG = 35.0  # a larger angle, or a scale outside of these limits, means that levels were misplaced
 POSE_SCALES = (0.65, 1.5)
-TISSUES = (1, 4)  # of the segments of a network trained on phantoms' masks: vertebral body and sacrum
-SEGMENTS = 5
+# Of the segments of a network trained on phantoms' masks, those that make up each tissue that the numbering asks for:
+# vertebral body, sacrum, and, where they have segments of their own, S1 and the line of the disc S1/S2 below it.
+TISSUES = {5: ((1,), (4,)), 7: ((1,), (4, 5, 6), (5,), (6,))}
 STRIDE = 2  # heatmaps are at half the grid's resolution
 BATCH = 16
 
@@ -67,7 +68,7 @@ class SagittalHeat:
     grid: Grid
     heat: Heat
     foramina_by_role: bool = False  # the heatmaps do not show foramina: slice roles and anatomy place them
-    tissue: Heat | None = None  # (S, 2, size / 2, size / 2): vertebral body and sacrum in 0..1, where it was asked for
+    tissue: Heat | None = None  # (S, 2 or 4, size / 2, size / 2): ``TISSUES`` in 0..1, where they were asked for
     _peaks: dict[tuple[int, int], list[Peak]] = field(default_factory=dict, repr=False)
 
     def peaks(self, channel: int, number: int, most: int) -> list[Peak]:
@@ -134,7 +135,7 @@ def sagittal_heat(
         networks: of the stage, one for each fold.
         augment: average a heatmap network's output over all ``VIEWS``, and not only the first.
         pose: the patient's (``pose_of``), which the views of a heatmap network are relative to.
-        with_tissue: keep where the first view shows bodies and sacrum, if the networks segment them.
+        with_tissue: keep where the first view shows ``TISSUES``, if the networks segment them.
     """
     stack = study.series[description][number]
     first = networks[0]
@@ -160,8 +161,16 @@ def sagittal_heat(
             add_resampled(heat, view, grids[0], total)
             add_resampled(np.ones_like(seen), view, grids[0], seen)
     by_role = isinstance(first, SagittalRegressionNet) and first.config.foramina_by_role
-    mean_tissue = np.mean(tissue, axis=0) if tissue else None
-    return SagittalHeat(description, number, stack, grids[0], total / (len(networks) * seen[0]), by_role, mean_tissue)
+    mean = total / (len(networks) * seen[0])
+    return SagittalHeat(description, number, stack, grids[0], mean, by_role, _mean_tissue(tissue))
+
+
+def _mean_tissue(tissue: list[Heat] | None) -> Heat | None:
+    """The mean over networks of the tissues that all of them tell; None where none tells any."""
+    if not tissue:
+        return None
+    known = min(each.shape[1] for each in tissue)
+    return np.asarray(np.mean([each[:, :known] for each in tissue], axis=0))
 
 
 def _heat_of(networks: list[nn.Module], images: Heat, view: Grid, tissue: list[Heat] | None) -> Heat:
@@ -224,14 +233,17 @@ def whole_image_mm(stack: Stack) -> float:
 def run_batches(network: nn.Module, images: Heat, tissue: list[Heat] | None = None) -> Heat:
     """Run a network over (N, C, H, W) in batches: heatmaps after the sigmoid, other outputs as they are.
 
-    Where a list is given for it, the ``TISSUES`` of a heatmap network that segments them are added to it, (N, 2, h, w).
+    Where a list is given for it, the ``TISSUES`` of a heatmap network that segments them are added to it, (N, 2, h, w)
+    or (N, 4, h, w).
     """
     outs, segments = [], []
     for start in range(0, len(images), BATCH):
         out = forward(network, torch.from_numpy(images[start : start + BATCH]))
         outs.append(torch.sigmoid(out[:, : network.config.points]) if isinstance(network, HeatmapNet) else out)
-        if tissue is not None and isinstance(network, HeatmapNet) and network.config.segments == SEGMENTS:
-            segments.append(torch.softmax(out[:, network.config.points :], dim=1)[:, list(TISSUES)])
+        if tissue is not None and isinstance(network, HeatmapNet) and network.config.segments in TISSUES:
+            shares = torch.softmax(out[:, network.config.points :], dim=1)
+            parts = TISSUES[network.config.segments]
+            segments.append(torch.stack([shares[:, list(part)].sum(dim=1) for part in parts], dim=1))
     if tissue is not None and segments:
         tissue.append(np.asarray(torch.cat(segments).numpy()))
     return np.asarray(torch.cat(outs).numpy())

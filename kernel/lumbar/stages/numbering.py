@@ -2,7 +2,8 @@
 
 The localiser counts levels from the picture, and where it fails the whole column is mostly off by one. Two things tell
 the readings apart: the heat of the levels' channels at the discs that each reading gives them, and where the sacrum
-begins in the tissue that the same network segments. A bundle may hold five numbers (``NUMBERS``), chosen on phantoms
+begins in the tissue that the same network segments. Where the network tells S1 and the line of the disc S1/S2 from the
+rest of the sacrum, their places are a third. A bundle may hold five or six numbers (``NUMBERS``), chosen on phantoms
 whose images were made hard to read, that turn this evidence into probabilities; without them nothing here is used.
 """
 
@@ -24,9 +25,9 @@ from lumbar.stages.points import NUMBERING_DOUBT, Localisation, Numbering, Xyz, 
 Array = NDArray[np.float64]
 
 # Of a reading off by one, the logarithm of its odds against the reading as it is is
-# -(shift + heat * margin of the heat + sacrum * margin of the tissue); of none of these readings -(chain + height *
-# mean logarithm of the heat along the column).
-NUMBERS = ("shift", "heat", "sacrum", "chain", "height")
+# -(shift + heat * margin of the heat + sacrum * margin of the tissue + first * margin of S1); of none of these readings
+# -(chain + height * mean logarithm of the heat along the column). The last number is there where S1 has a segment.
+NUMBERS = ("shift", "heat", "sacrum", "chain", "height", "first")
 DOUBTFUL = 0.7  # below this probability the numbering is said to be in doubt, and the other readings count as well
 MOVED = 0.7  # from this probability on the column is moved to the other reading
 MIN_READING = 0.05  # a reading of less probability is not looked at
@@ -35,6 +36,7 @@ _STEP_UP, _STEP_DOWN = 0.97, 0.9  # the next disc beyond the ends, in steps betw
 _MAX_BEND = 0.6  # radians from one step to the next
 _RADIUS = 0.15  # around a disc, in which its heat is sought, in steps
 _AHEAD, _HALF = 0.6, 0.18  # of a vertebra's middle before the canal, and half the side of its box, in steps
+_LINE_HALF = 0.25  # half the side of the box in which the line of the disc S1/S2 is sought
 _NO_HEAT, _NO_TISSUE = 0.01, 0.03  # added before logarithms
 _HIGHER, _AS_READ, _LOWER = -1, 0, 1
 
@@ -47,11 +49,13 @@ class Evidence:
         heat: margin of the log heat over the column one disc higher, and one lower.
         sacrum: the same of the tissue: L5 is no sacrum; the vertebra below L5/S1 is one.
         height: mean log heat along the column.
+        first: the margins of S1 and of the line below it, where the networks tell them; else 0.
     """
 
     heat: tuple[float, float]
     sacrum: tuple[float, float]
     height: float
+    first: tuple[float, float] = (0.0, 0.0)
 
 
 def column_mm(levels_mm: dict[str, Xyz]) -> Array | None:
@@ -87,11 +91,15 @@ def evidence_of(maps: Sequence[SagittalHeat], levels_mm: dict[str, Xyz]) -> Evid
     if column is None:
         return None
     each = [_series_evidence(stack_heat, column) for stack_heat in maps]
-    heat, sacrum, height = (np.mean([np.asarray(part[k]) for part in each], axis=0) for k in range(3))
-    return Evidence((float(heat[0]), float(heat[1])), (float(sacrum[0]), float(sacrum[1])), float(height))
+    heat, sacrum, height, first = (np.mean([np.asarray(part[k]) for part in each], axis=0) for k in range(4))
+    return Evidence(_pair(heat), _pair(sacrum), float(height), _pair(first))
 
 
-def _series_evidence(stack_heat: SagittalHeat, column: Array) -> tuple[Array, Array, float]:
+def _pair(values: Array) -> tuple[float, float]:
+    return float(values[0]), float(values[1])
+
+
+def _series_evidence(stack_heat: SagittalHeat, column: Array) -> tuple[Array, Array, float, Array]:
     stack, grid = stack_heat.stack, stack_heat.grid
     places = source_to_heat(grid, STRIDE, np.array([project(stack, xyz)[1:] for xyz in column]))
     step = float(np.median(np.linalg.norm(np.diff(places, axis=0), axis=1)))
@@ -104,26 +112,54 @@ def _series_evidence(stack_heat: SagittalHeat, column: Array) -> tuple[Array, Ar
     heat = np.array([total[_AS_READ] - total[_HIGHER], total[_AS_READ] - total[_LOWER]])
     height = float(np.mean([log[k + 1, k] for k in range(n)]))
     if stack_heat.tissue is None:
-        return heat, np.zeros(2), height
+        return heat, np.zeros(2), height, np.zeros(2)
     near = np.abs(plane_distance_mm(stack, column[n]))
     slices = np.flatnonzero(near <= max(6.0, float(near.min())))
-    ratios = [_sacrum_ratio(stack_heat.tissue[slices], places[k], places[k + 1], step) for k in (n - 1, n)]
-    return heat, np.array([-ratios[0], ratios[1]]), height
+    tissue = stack_heat.tissue[slices]
+    ratios = [_sacrum_ratio(tissue, places[k], places[k + 1], step) for k in (n - 1, n)]
+    return heat, np.array([-ratios[0], ratios[1]]), height, _first_margins(tissue, places, step)
 
 
 def _sacrum_ratio(tissue: NDArray[np.float32], upper: Array, lower: Array, step: float) -> float:
     """Log of how much more sacrum than vertebral body lies between two discs, before the canal.
 
     Args:
-        tissue: (S, 2, h, w), body and sacrum in 0..1.
+        tissue: (S, 2 or more, h, w), body and sacrum in 0..1.
         upper: (2,) canal point of the upper disc in pixels of the heatmap.
         lower: (2,) that of the lower one.
         step: distance of neighbouring discs there.
     """
-    course = (lower - upper) / max(float(np.linalg.norm(lower - upper)), 1e-6)
-    middle = (upper + lower) / 2 + _AHEAD * step * np.array([-course[1], course[0]])  # on the grid the front is left
-    body, sacrum = _box(tissue, middle, _HALF * step).mean(axis=(0, 2, 3))
+    body, sacrum = _box(tissue[:, :2], _ahead(upper, lower, 0.5, step), _HALF * step).mean(axis=(0, 2, 3))
     return float(np.log((sacrum + _NO_TISSUE) / (body + _NO_TISSUE)))
+
+
+def _first_margins(tissue: NDArray[np.float32], places: Array, step: float) -> Array:
+    """How much more S1 and the line below it lie where the column has them than one vertebra higher, and lower.
+
+    Args:
+        tissue: (S, 4, h, w), of which the last two are S1 and the line; with two there is no margin.
+        places: (7, 2) the column's discs in pixels of the heatmap.
+        step: distance of neighbouring discs.
+    """
+    if tissue.shape[1] < 4:
+        return np.zeros(2)
+    before, last = places[-2] - places[-3], places[-1] - places[-2]
+    bend = np.arctan2(before[0] * last[1] - before[1] * last[0], before @ last)
+    bend = float(np.clip(bend, -_MAX_BEND, _MAX_BEND))
+    turned = np.array([[np.cos(bend), -np.sin(bend)], [np.sin(bend), np.cos(bend)]]) @ last
+    below = np.vstack([places, places[-1] + _STEP_DOWN * turned])
+    scores = []
+    for k in range(len(places) - 3, len(places)):  # the vertebra below L4/5, L5/S1, and the next one
+        vertebra = _box(tissue[:, 2:3], _ahead(below[k], below[k + 1], 0.5, step), _HALF * step).mean()
+        line = _box(tissue[:, 3:4], _ahead(below[k], below[k + 1], 1.0, step), _LINE_HALF * step).max()
+        scores.append(np.log(vertebra + _NO_TISSUE) + np.log(line + _NO_TISSUE))
+    return np.array([scores[1] - scores[0], scores[1] - scores[2]])
+
+
+def _ahead(upper: Array, lower: Array, share: float, step: float) -> Array:
+    """(2,) before the canal, at a share of the way from the upper disc to the lower; on the grid the front is left."""
+    course = (lower - upper) / max(float(np.linalg.norm(lower - upper)), 1e-6)
+    return np.asarray(upper + share * (lower - upper) + _AHEAD * step * np.array([-course[1], course[0]]))
 
 
 def _box(values: NDArray[np.float32], centre: Array, half: float) -> NDArray[np.float32]:
@@ -135,16 +171,13 @@ def _box(values: NDArray[np.float32], centre: Array, half: float) -> NDArray[np.
 
 
 def numbering_of(evidence: Evidence, numbers: Sequence[float]) -> Numbering:
-    """The probabilities of the readings, by the five ``NUMBERS`` of a bundle."""
-    shift, heat, sacrum, chain, height = numbers
-    logits = np.array(
-        [
-            0.0,
-            -(shift + heat * evidence.heat[0] + sacrum * evidence.sacrum[0]),
-            -(shift + heat * evidence.heat[1] + sacrum * evidence.sacrum[1]),
-            -(chain + height * evidence.height),
-        ]
-    )
+    """The probabilities of the readings, by the ``NUMBERS`` of a bundle, the last of which it may lack."""
+    shift, heat, sacrum, chain, height = numbers[:5]
+    first = numbers[5] if len(numbers) > 5 else 0.0
+    off = [
+        -(shift + heat * evidence.heat[k] + sacrum * evidence.sacrum[k] + first * evidence.first[k]) for k in range(2)
+    ]
+    logits = np.array([0.0, *off, -(chain + height * evidence.height)])
     shares = np.exp(logits - logits.max())
     return Numbering(*(float(share) for share in shares / shares.sum()))
 

@@ -16,6 +16,15 @@ from lumbar.geometry import Grid
 
 FOLDER = "truth_masks"
 KEPT_SERIES = 4096  # in memory, packed: about 60 kB each
+SACRUM, S1 = 4, 5  # from S1 on: parts of the sacrum, which networks with fewer segments know as one
+UNKNOWN = -1
+
+
+def for_segments(labels: NDArray[np.int64], segments: int) -> NDArray[np.int64]:
+    """Labels as a network with so many segments knows them; what it has no segment for is unknown to it."""
+    if segments <= S1:
+        labels = np.where(labels >= S1, SACRUM, labels)
+    return np.where(labels < segments, labels, UNKNOWN)
 
 
 class MaskReader:

@@ -22,7 +22,7 @@ from lumbar.stages.points import Xyz
 from lumbar.study import Study
 from lumbar_train.data.augment import AugmentConfig, apply, photometric
 from lumbar_train.data.batched import View, drawn_intensities, joined, raw_images
-from lumbar_train.data.masks import MaskReader
+from lumbar_train.data.masks import MaskReader, for_segments
 from lumbar_train.data.studies import Studies
 from lumbar_train.data.targets import StudyTargets, sagittal_stacks, slice_counts
 from lumbar_train.stages.samples import StudySamples
@@ -138,7 +138,7 @@ class SagittalXY(StudySamples):
         heat, known = self._heat(stack, s, target, grid, marks)
         segments = np.full(heat.shape[1:], -1, np.int64)
         if self.masks is not None and config.segments:
-            segments = self.masks.sampled(study_id, stack, s, grid, STRIDE, segments)
+            segments = for_segments(self.masks.sampled(study_id, stack, s, grid, STRIDE, segments), config.segments)
         return seen(study, stack, indices, grid, self.augment, self.photometric, rng) | {
             "heat": torch.from_numpy(heat),
             "known": torch.from_numpy(known),
