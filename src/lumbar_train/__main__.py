@@ -144,7 +144,11 @@ def _add_train(commands: Any) -> None:
     add("--out", type=NEW_FOLDER, required=True, metavar="RUN", help="run folder to write")
     add("--folds", help="of 0,1,…,full; default: all, which later stages need")
     add("--fold-file", type=FILE, help="table study_id, fold, such as train_folded_v1.csv")
-    add("--stages", help=f"comma-separated; default: all of the recipe's: {','.join(STAGES)}")
+    add(
+        "--stages",
+        help=f"comma-separated; default: all of the recipe's: {','.join(STAGES)}; with recipe.denoise or recipe.pseudo "
+        "also the classifiers' earlier rounds: axial_all-first, axial_all-pseudo, …",
+    )
     add(
         "--points",
         type=FILE,

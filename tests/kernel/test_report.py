@@ -76,7 +76,10 @@ def test_a_calibrated_bundle_says_so(tmp_path):
     assert "<dt>grades</dt>" not in page(tmp_path, [outcome(1)])
     numbers = {"spinal": [1.4, 0.06], "foraminal": [1.0, 0.0], "subarticular": [2.0, 0.15]}
     html = page(tmp_path, [outcome(1)], grade_calibration=numbers)
-    assert "<dt>grades</dt><dd>calibrated: spinal at temperature 1.40 with 6 % of the prior, foraminal" in html
+    assert (
+        "<dt>grades</dt><dd>calibrated: spinal at temperature 1.40 with 6 % of the prior, foraminal as predicted, "
+        in html
+    )
 
 
 def test_a_run_on_other_versions_than_the_bundle_was_rehearsed_on_says_so_in_one_line(tmp_path):

@@ -67,9 +67,11 @@ def calibrated(
 
 def calibration_words(numbers: Numbers) -> str:
     """What a bundle's calibration does, as a report says it; empty without one."""
-    parts = [
-        f"{group} at temperature {numbers[group][0]:.2f} with {100 * numbers[group][1]:.0f} % of the prior"
-        for group in GROUPS
-        if group in numbers
-    ]
-    return f"calibrated: {', '.join(parts)}" if parts else ""
+    parts = []
+    for group in GROUPS:
+        temperature, prior_share = numbers.get(group, (1.0, 0.0))
+        if (temperature, prior_share) == (1.0, 0.0):
+            parts.append(f"{group} as predicted")
+        else:
+            parts.append(f"{group} at temperature {temperature:.2f} with {100 * prior_share:.0f} % of the prior")
+    return f"calibrated: {', '.join(parts)}" if numbers else ""
