@@ -22,6 +22,7 @@ from lumbar.errors import CohortError, LumbarError
 from lumbar.models import build, name_of
 from lumbar_train.data.augment import AugmentConfig
 from lumbar_train.data.mixing import MixConfig
+from lumbar_train.outputs.kept import FIXED
 from lumbar_train.recipes import Recipe, StageRecipe
 from lumbar_train.stages.consistency import ConsistencyConfig
 from lumbar_train.stages.denoise import DenoiseConfig
@@ -44,7 +45,6 @@ _CHOICES = {"norm": ("batch", "group"), "export": ("full", "folds", "all")}
 _SWITCHES = {  # of a recipe
     "denoise": DenoiseConfig, "pseudo": PseudoConfig, "consistency": ConsistencyConfig, "fusion": FusionRecipe,
 }  # fmt: skip
-_FIXED = ("points", "models", "name")  # what other stages rely on
 
 
 def with_overrides(recipe: Recipe, words: Iterable[str]) -> Recipe:
@@ -139,7 +139,7 @@ def _changed(config: Any, path: str, text: str, word: str) -> Any:
     elif first == "backbone":
         _check_backbone(text, word)
         value = BackboneConfig(text) if isinstance(own, BackboneConfig) else text
-    elif first in _FIXED and not (isinstance(config, BackboneConfig) and first == "name"):
+    elif first in FIXED and not (isinstance(config, BackboneConfig) and first == "name"):
         raise CohortError(f"--set {word}: {first} cannot be changed, other stages rely on {own!r}")
     else:
         value = _parsed(first, hints[first], text, word)

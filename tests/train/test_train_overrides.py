@@ -168,6 +168,27 @@ def test_kept_fits_are_read_as_they_were_trained(tmp_path):
         check_kept(tmp_path, recipe_by_name("strong"), ["axial_all"])
 
 
+@pytest.mark.parametrize(
+    ("recipe", "word"),
+    [
+        ("demo", "sagittal_xy.segments=5"),
+        ("demo", "axial_all.share_sides=false"),
+        ("model2", "axial_all.box_mm=30.0,80.0"),
+        ("model2", "axial_all.backbone=convnext_atto"),
+        ("strong", "sagittal_xy.backbone=none"),
+    ],
+)
+def test_a_network_that_the_recipe_has_changed_is_refused_with_the_word_that_keeps_it(tmp_path, recipe, word):
+    stage = word.partition(".")[0]
+    write_recipe(tmp_path, with_overrides(recipe_by_name(recipe), [word]), 0)
+    (tmp_path / stage).mkdir()
+    (tmp_path / stage / "full.safetensors").touch()
+    with pytest.raises(CohortError) as refusal:
+        check_kept(tmp_path, recipe_by_name(recipe), [])
+    assert f"(here --set {word}), train that stage anew in full (--stages {stage} --overwrite)" in str(refusal.value)
+    check_kept(tmp_path, with_overrides(recipe_by_name(recipe), [word]), [])
+
+
 def test_a_run_of_before_has_what_its_recipe_did_not_name(tmp_path):
     """Fields newer than the run have the values that it was trained with, whatever the recipe says now."""
     now = recipe_by_name("model2")

@@ -211,23 +211,28 @@ def test_a_limit_without_time_for_a_checkpoint_is_refused_in_one_line(tiny_cohor
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "said", "keeps"),
     [
-        (("--set", "axial_all.epochs=2"), "axial_all was trained with epochs 1, found 2 now"),
-        (("--set", "axial_all.turn_deg=30"), "axial_all was trained with augment.turn_deg 3.0, found 30.0 now"),
-        (("--set", "axial_all.hidden=16"), "axial_all was trained with hidden 8, found 16"),
-        (("--set", "axial_all.mixup=0.5"), "axial_all was trained with mixing 'none', found 'some' now"),
-        (("--set", "recipe.denoise=on"), "was trained with denoise 'none', found 'some' now"),
-        (("--seed", "7"), "the run was trained with --seed 0, found 7 now"),
-        (("--recipe", "demo"), "was trained with recipe 'tiny', found 'demo' now"),
+        (("--set", "axial_all.epochs=2"), "axial_all was trained with epochs 1, found 2 now", "axial_all.epochs=1"),
+        (
+            ("--set", "axial_all.turn_deg=30"),
+            "axial_all was trained with augment.turn_deg 3.0, found 30.0 now",
+            "axial_all.augment.turn_deg=3.0",
+        ),
+        (("--set", "axial_all.hidden=16"), "axial_all was trained with hidden 8, found 16", "axial_all.hidden=8"),
+        (("--set", "axial_all.mixup=0.5"), "axial_all was trained with mixing 'none', found 'some' now", ""),
+        (("--set", "recipe.denoise=on"), "was trained with denoise 'none', found 'some' now", "recipe.denoise=off"),
+        (("--seed", "7"), "the run was trained with --seed 0, found 7 now", ""),
+        (("--recipe", "demo"), "was trained with recipe 'tiny', found 'demo' now", ""),
     ],
 )
 def test_a_recipe_that_was_changed_between_sessions_is_refused_before_anything_is_copied(
-    in_one_piece, tiny_cohort, tmp_path, capsys, words, said
+    in_one_piece, tiny_cohort, tmp_path, capsys, words, said, keeps
 ):
     assert train_tiny.train(tiny_cohort, tmp_path / "out", *QUICK, *words, "--resume", str(in_one_piece)) == 1
     line = capsys.readouterr().err.splitlines()[-1]
     assert said in line
+    assert (f"(here --set {keeps})" in line) if keeps else ("(here" not in line)
     assert not (tmp_path / "out").exists()
 
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import lumbar
-from lumbar.config import from_dict, to_dict
+from lumbar.config import BackboneConfig, from_dict, to_dict
 from lumbar.errors import CohortError, ManifestError
 from lumbar_train.files import write_text
 from lumbar_train.outputs.session import SCHEMA
 from lumbar_train.recipes import Recipe
 
 FILE = "recipe.json"
+FIXED = ("points", "models", "name")  # fields of networks that other stages rely on
 
 
 def write_recipe(
@@ -113,14 +115,15 @@ def check_same_network(path: Path, name: str, before: dict[str, Any], now: Any) 
     Raises:
         CohortError: the field that differs, and both values.
     """
-    hint = "give the same recipe and --set, train that stage anew in full, or use another --out"
+    anew = f"train that stage anew in full (--stages {name} --overwrite), or use another --out"
     try:
         was = from_dict(
             type(now), before
         )  # fields that are newer than the run have the values that it was trained with
     except ManifestError:
         raise CohortError(
-            f"{path}: {name} was trained as another kind of network than the recipe's now; {hint}"
+            f"{path}: {name} was trained as another kind of network than the recipe's now; give the same recipe and "
+            f"--set, {anew}"
         ) from None
     for field in dataclasses.fields(now):
         old, new = getattr(was, field.name), getattr(now, field.name)
@@ -129,4 +132,26 @@ def check_same_network(path: Path, name: str, before: dict[str, Any], now: Any) 
                 value.name if hasattr(value, "name") and field.name == "backbone" and old.name != new.name else value
                 for value in (old, new)
             ]
-            raise CohortError(f"{path}: {name} was trained with {field.name} {shown[0]!r}, found {shown[1]!r}; {hint}")
+            word = set_word(f"{name}.{field.name}", old)
+            raise CohortError(
+                f"{path}: {name} was trained with {field.name} {shown[0]!r}, found {shown[1]!r}; give the same recipe "
+                f"and --set{f' (here {word})' if word else ''}, {anew}"
+            )
+
+
+def set_word(target: str, value: Any) -> str:
+    """The ``--set`` that gives a field of a stage a former value; empty where no word says it.
+
+    Args:
+        target: such as ``axial_all.size``.
+        value: of the field, as a dataclass or JSON has it.
+    """
+    field = target.rpartition(".")[2]
+    if isinstance(value, BackboneConfig) and value == BackboneConfig(value.name):
+        value = value.name
+    if field == "backbone" and value == "":
+        value = "none"  # a heatmap network's plain encoder
+    if field in FIXED or not isinstance(value, (bool, int, float, str, list, tuple)):
+        return ""
+    text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return "--set " + shlex.quote(f"{target}={text.lower() if isinstance(value, bool) else text}")

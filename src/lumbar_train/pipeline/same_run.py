@@ -11,14 +11,14 @@ from lumbar.config import CLASSIFIERS, FUSION, to_dict
 from lumbar.errors import CohortError
 from lumbar_train.data.folds import FULL
 from lumbar_train.files import read_object
-from lumbar_train.outputs.kept import FILE, check_kept, check_same_network, read_recipe
+from lumbar_train.outputs.kept import FILE, check_kept, check_same_network, read_recipe, set_word
 from lumbar_train.outputs.session import FILE as SESSION
 from lumbar_train.outputs.session import check_version
 from lumbar_train.pipeline.options import TrainOptions
 from lumbar_train.recipes import Fit, Recipe, StageRecipe
 from lumbar_train.stages.registry import chosen_stages
 
-_HINT = "give the same recipe, --set and tables to go on with it, or use another --out"
+_HINT = "give the same recipe, --set{} and tables to go on with it, or use another --out"
 _CUT = ("accumulate", "checkpointing", "fold_epochs")  # follows the device, and ``for_fold``
 _ROUNDS = ("denoise", "pseudo", "consistency")  # what decides the labels of classifiers
 
@@ -53,17 +53,21 @@ def check_same_run(folder: Path, options: TrainOptions, recipe: Recipe, fingerpr
     for name, stage in stages.items():
         entry = stage.recipe_name or stage.name
         if begun[name] and entry == FUSION:
-            _compare_fields(path, "the run", FUSION, noted.get(FUSION), recipe.fusion, is_noted=FUSION in noted)
+            own = noted.get(FUSION), recipe.fusion
+            _compare_fields(path, "the run", f"recipe.{FUSION}", *own, is_noted=FUSION in noted)
         if not begun[name] or entry not in recipe.stages:
             continue
         before, now = noted["stages"].get(entry) or {}, recipe.stages[entry]
         for fold in begun[name]:
-            _compare_fit(path, name, before.get("fit") or {}, now, fold)
-        check_same_network(path, name, before.get("network") or {}, now.network)
+            _compare_fit(path, name, entry, before.get("fit") or {}, now, fold)
+        check_same_network(path, entry, before.get("network") or {}, now.network)
         for part in ("augment", "mixing"):
-            _compare_fields(path, name, part, before.get(part), getattr(now, part), is_noted=part in before)
+            _compare_fields(
+                path, name, f"{entry}.{part}", before.get(part), getattr(now, part), is_noted=part in before
+            )
         for part in _ROUNDS if entry in CLASSIFIERS else ():
-            _compare_fields(path, name, part, noted.get(part), getattr(recipe, part), is_noted=part in noted)
+            own = noted.get(part), getattr(recipe, part)
+            _compare_fields(path, name, f"recipe.{part}", *own, is_noted=part in noted)
 
 
 def points_note(options: TrainOptions) -> str | None:
@@ -78,20 +82,34 @@ def _begun_folds(stage: Path) -> list[int]:
     return sorted({FULL if path.name.startswith("full") else 0 for path in marks})
 
 
-def _compare_fit(path: Path, stage: str, noted: dict[str, Any], now: StageRecipe, fold: int) -> None:
+def _compare_fit(path: Path, stage: str, entry: str, noted: dict[str, Any], now: StageRecipe, fold: int) -> None:
     known = [field.name for field in dataclasses.fields(Fit)]
     was = Fit(**({"epochs": 0, "lr": 0.0, "batch": 0} | {key: noted[key] for key in noted if key in known}))
     before, after = StageRecipe(now.network, was).for_fold(fold).fit, now.for_fold(fold).fit
     for name in (name for name in known if noted and name not in _CUT):
-        _compare(path, stage, name, getattr(before, name), getattr(after, name))
+        is_of_folds = name == "epochs" and fold != FULL and was.fold_epochs
+        word = set_word(f"{entry}.{'fold_epochs' if is_of_folds else name}", getattr(before, name))
+        _compare(path, stage, name, getattr(before, name), getattr(after, name), word)
 
 
-def _compare_fields(path: Path, stage: str, part: str, noted: Any, now: Any, *, is_noted: bool) -> None:
-    """Compare an optional part of a recipe; fields that are newer than the run had their defaults."""
+def _compare_fields(path: Path, stage: str, target: str, noted: Any, now: Any, *, is_noted: bool) -> None:
+    """Compare an optional part of a recipe; fields that are newer than the run had their defaults.
+
+    Args:
+        path: of the recipe that was noted.
+        stage: that the part is of.
+        target: the part as ``--set`` names it, such as ``axial_all.augment``.
+        noted: what it was.
+        now: what it is.
+        is_noted: whether the run has noted it at all.
+    """
     if not is_noted:
         return
+    part = target.rpartition(".")[2]
     if noted is None or now is None:
-        _compare(path, stage, part, "none" if noted is None else "some", "none" if now is None else "some")
+        is_switch = target.startswith("recipe.")
+        word = set_word(target, "off" if noted is None else "on") if is_switch else ""
+        _compare(path, stage, part, "none" if noted is None else "some", "none" if now is None else "some", word)
         return
     defaults = {
         field.name: field.default
@@ -100,9 +118,12 @@ def _compare_fields(path: Path, stage: str, part: str, noted: Any, now: Any, *, 
     }
     before, after = json.loads(json.dumps(defaults)) | noted, json.loads(json.dumps(to_dict(now)))
     for name in after:
-        _compare(path, stage, f"{part}.{name}", before.get(name), after[name])
+        word = set_word(f"{target}.{name}", before.get(name))
+        _compare(path, stage, f"{part}.{name}", before.get(name), after[name], word)
 
 
-def _compare(path: Path, what: str, name: str, before: Any, now: Any) -> None:
+def _compare(path: Path, what: str, name: str, before: Any, now: Any, word: str = "") -> None:
+    """Refuse what differs; ``word`` is the ``--set`` that keeps it as it was."""
     if before != now:
-        raise CohortError(f"{path}: {what} was trained with {name} {before!r}, found {now!r} now; {_HINT}")
+        hint = _HINT.format(f" (here {word})" if word else "")
+        raise CohortError(f"{path}: {what} was trained with {name} {before!r}, found {now!r} now; {hint}")
