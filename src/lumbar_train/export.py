@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,16 @@ from lumbar.stages.classifiers import Classifier
 from lumbar_train.data.folds import fold_name, is_full
 from lumbar_train.engine.checkpoint import load_weights
 from lumbar_train.errors import TrainingError
-from lumbar_train.files import make_folder
+from lumbar_train.files import make_folder, read_object
 from lumbar_train.stages.aggregate_folds import with_calibration
 from lumbar_train.stages.context import RunContext
 from lumbar_train.stages.fused_recipe import aggregator_of, head_config, is_kept, members_of
 from lumbar_train.stages.fusion import read_decision
+from lumbar_train.stages.localisers import LOCALISERS
 from lumbar_train.stages.registry import STAGES
 
 FILE = "weights_manifest.json"
+MEASURED = ("numbering", "point_probability")  # what benchmarks measure of localisers, and put into an export
 
 
 def export(run: RunContext) -> Path:
@@ -69,10 +72,30 @@ def export(run: RunContext) -> Path:
         data["training"]["fusion"] = read_decision(run.out)
     if FUSION in shipped:
         data[FUSION] = {"members": list(members_of(run.recipe))}
-    write_manifest(folder / FILE, with_calibration(data, run.out))
+    write_manifest(folder / FILE, with_calibration(data | measured_before(folder / FILE, entries), run.out))
     for path in set((folder / "weights").glob("*.safetensors")) - {folder / entry["file"] for entry in entries}:
         path.unlink()  # of a former export of other fits
     return folder
+
+
+def measured_before(manifest: Path, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How sure levels and points are, as ``benchmarks`` have put it into a former export of the same localisers.
+
+    Args:
+        manifest: of the former export, if there is one.
+        entries: of the weights that are exported now.
+    """
+    former = read_object(manifest)
+    known = {name: former[name] for name in MEASURED if name in former}
+    hashes = [
+        {entry.get("file"): entry.get("sha256") for entry in some if entry.get("stage") in LOCALISERS}
+        for some in (former.get("weights", ()), entries)
+    ]
+    if hashes[0] == hashes[1]:
+        return known
+    if known:
+        print(f"{manifest}: {', '.join(known)} are left out: they are of other localisers; measure them anew")
+    return {}
 
 
 def fits_that_ship(run: RunContext) -> list[int]:
@@ -91,7 +114,8 @@ def _check_fits(run: RunContext, fits: list[tuple[str, int]]) -> None:
         source = run.folder.weights(stage, fold)
         if not source.is_file():
             raise TrainingError(
-                f"{source}: not found, expected the fit of stage {stage} that ships; train --folds … first"
+                f"{source}: not found, expected the fit of stage {stage} that ships; make it with --stages {stage} "
+                "--resume"
             )
 
 

@@ -18,6 +18,7 @@ from lumbar.bundle.weights import load_networks
 from lumbar.config import STAGES, to_dict
 from lumbar.labels import COLUMNS
 from lumbar.models import build, name_of
+from lumbar.stages.point_probability import KINDS
 from lumbar_train.data.folds import FULL
 from lumbar_train.data.tables import Cohort
 from lumbar_train.errors import TrainingError
@@ -87,6 +88,19 @@ def test_what_changed_the_recipe_is_in_the_manifest(run):
     training = json.loads((export(changed) / "weights_manifest.json").read_text())["training"]
     assert training["set"] == ["*.epochs=3"]
     assert training["axial_xy"] == 5.0
+
+
+def test_what_was_measured_of_the_localisers_stays_as_long_as_they_do(run, capsys):
+    """Else a run that ships more, or has a fusion, would forget how sure its levels and points are."""
+    path = export(run) / "weights_manifest.json"
+    numbers = {"numbering": [1.0, 2.0, 3.0, 4.0, 5.0], "point_probability": {kind: [0.1, 0.2] for kind in KINDS}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | numbers))
+    data = json.loads((export(run) / "weights_manifest.json").read_text())
+    assert {name: data[name] for name in numbers} == numbers
+    capsys.readouterr()
+    others = json.loads((export(with_export(run, "all")) / "weights_manifest.json").read_text())
+    assert not numbers.keys() & others.keys()
+    assert "numbering, point_probability are left out: they are of other localisers" in capsys.readouterr().out
 
 
 def test_a_stage_without_the_fit_that_ships_is_named_and_the_former_export_stays(run, tmp_path):

@@ -23,7 +23,7 @@ from lumbar_train.ensemble.budget import study_flops
 from lumbar_train.ensemble.external import FILE, ExternalFolder
 from lumbar_train.ensemble.members import Source
 from lumbar_train.errors import TrainingError
-from lumbar_train.export import manifest_head, prior_rows, weight_entry
+from lumbar_train.export import MEASURED, manifest_head, prior_rows, weight_entry
 from lumbar_train.files import make_folder, read_object
 from lumbar_train.pipeline.counts import CohortCounts
 from lumbar_train.pipeline.machines import T4
@@ -248,7 +248,7 @@ def export_ensemble(
         "classifiers": [one.as_json() for one in listed],
         "shed": list(shed),
     }
-    for name in ("numbering", "point_probability"):  # how levels and points are judged goes with the localisers
+    for name in MEASURED:  # how levels and points are judged goes with the localisers
         if name in base.data:
             data[name] = base.data[name]
     if own:
