@@ -48,6 +48,22 @@ def test_a_study_that_one_run_dropped_is_masked_in_its_members_and_counted(runs)
     assert joined.members.mask[:, 1].all()
 
 
+def test_a_run_of_which_a_stage_was_fitted_anew_after_its_export_is_refused(runs):
+    """The logits of its classifier would be those of other networks than the ones that ship."""
+    notes = {
+        "aggregator/full": {"from": {"axial_all/fold0": {"a": "1"}, "seed": 0}},
+        "axial_all/fold0": {"left": {"a": "1"}},
+    }
+    for name, note in notes.items():
+        path = runs["a"] / f"{name}.done.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(note))
+    gather(runs)
+    (runs["a"] / "axial_all/fold0.done.json").write_text('{"left": {"a": "2"}}')
+    with pytest.raises(CohortError, match=r"found axial_all \(fold0\) made anew after the aggregator, expected a run"):
+        gather(runs)
+
+
 def as_external(run: Path) -> None:
     """A folder with nothing but a table of logits, as another team's model gives."""
     (run / "axial_all/oof.parquet").rename(run / "oof.parquet")

@@ -256,6 +256,23 @@ def test_a_run_of_another_cohort_is_refused(in_one_piece, tiny_data, tmp_path, c
     assert not (tmp_path / "out").exists()
 
 
+def test_what_rests_on_a_stage_that_was_fitted_anew_is_not_exported_until_it_is_made_anew(
+    in_one_piece, tiny_cohort, tmp_path, capsys
+):
+    run = shutil.copytree(in_one_piece, tmp_path / "run")
+    exported = {path: path.read_bytes() for path in (run / "export").rglob("*.*")}
+    anew = (*QUICK, "--set", "axial_all.epochs=2")
+    assert train_tiny.train(tiny_cohort, run, *anew, "--stages", "axial_all", "--overwrite") == 0
+    said = capsys.readouterr().out
+    assert "nothing is exported or reported: what aggregator began from was made anew since; go on with: " in said
+    assert "weights to seal" not in said
+    assert {path: path.read_bytes() for path in (run / "export").rglob("*.*")} == exported
+    assert train_tiny.train(tiny_cohort, run, *anew, "--resume") == 0
+    assert "weights to seal" in capsys.readouterr().out
+    changed = {path.name.partition(".")[0] for path, data in exported.items() if path.read_bytes() != data}
+    assert {"axial_all", "weights_manifest"} <= changed <= {"axial_all", "aggregator", "weights_manifest"}
+
+
 # Other weights to start from, other fits that ship
 
 

@@ -48,6 +48,22 @@ def check_seen(run: Path, fold_of: Mapping[int, int]) -> None:
             )
 
 
+def check_up_to_date(run: Path) -> None:
+    """Refuse a run whose stages were fitted anew after it was exported: its logits are not those of what ships.
+
+    Raises:
+        CohortError: the stage, its fold, and what to do.
+    """
+    made_from = read_object(run / "aggregator" / "full.done.json").get("from") or {}
+    for name, left in made_from.items():
+        stage, _, fold = name.partition("/")
+        if fold and left is not None and left != read_object(run / stage / f"{fold}.done.json").get("left"):
+            raise CohortError(
+                f"{printable(run)}: found {stage} ({fold}) made anew after the aggregator, expected a run that is "
+                "whole; go on with it (train --resume)"
+            )
+
+
 def check_logits(path: Path, folds: pd.DataFrame, frame: pd.DataFrame | None = None) -> None:
     """Refuse a classifier's table of out-of-fold logits that leaks, or is not what its fits left.
 

@@ -16,7 +16,7 @@ from lumbar.io.text import printable
 from lumbar_train.data.folds import read_own_folds
 from lumbar_train.data.tables import Cohort
 from lumbar_train.ensemble.external import COLUMNS, FILE, ExternalFolder, read_table
-from lumbar_train.ensemble.guards import check_logits, check_same_cohort, check_same_folds, check_seen
+from lumbar_train.ensemble.guards import check_logits, check_same_cohort, check_same_folds, check_seen, check_up_to_date
 from lumbar_train.ensemble.out_of_fold import labelled, prior_by_fold
 from lumbar_train.evaluation.pool import Members
 from lumbar_train.outputs.run_classifiers import classifiers_of_run
@@ -96,6 +96,7 @@ def gather(
         _check_external_cohort(one, by_run[one.listed.name], cohort)
     for name, path in runs.items():
         check_seen(path, by_run[name])
+        check_up_to_date(path)
     for source in sources:
         check_logits(source.table, folds[source.run], tables.get(source.run))
     fold_of = {study: fold for own in by_run.values() for study, fold in own.items()}

@@ -17,7 +17,7 @@ from lumbar_train.pipeline.options import TrainOptions
 from lumbar_train.pipeline.outcome import TrainedRun
 from lumbar_train.report import report_on
 from lumbar_train.stages.context import RunContext
-from lumbar_train.stages.finished import forget
+from lumbar_train.stages.finished import forget, outdated
 from lumbar_train.stages.fits import fits_of
 from lumbar_train.stages.registry import chosen_stages, stages_of
 
@@ -108,7 +108,14 @@ def session_plan(run: RunContext) -> list[Mapping[str, Any]]:
 
 
 def finish(run: RunContext) -> TrainedRun:
-    """Export and report, where the aggregator has been fitted."""
+    """Export and report, where the aggregator has been fitted, on what the stages before it have left last."""
+    if (stages := outdated(run)) and run.folder.table("aggregator").is_file():
+        print(
+            f"nothing is exported or reported: what {', '.join(stages)} began from was made anew since; go on with: "
+            f"{run.command}",
+            flush=True,
+        )
+        return TrainedRun(run.out)
     exported = page = evaluation = None
     ships = fits_that_ship(run)
     if ships and all(run.folder.has_weights("aggregator", fold) for fold in ships):

@@ -17,8 +17,8 @@ class TrainedRun:
 
     Attributes:
         folder: the run folder.
-        export: weights to seal; None where the fits that ship are not all there yet.
-        page: the report; None where no aggregator has been fitted yet.
+        export: weights to seal; None where the fits that ship are not all there yet, or rest on what was made anew.
+        page: the report; None where no aggregator has been fitted yet, or its outputs rest on what was made anew.
         evaluation: what the report shows: out-of-fold answers and their figures. Under ``torchrun`` the main process
             alone has it.
         left: where the time limit ended it, the folds that stages are not finished on; nothing else is known then.

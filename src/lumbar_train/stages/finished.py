@@ -44,6 +44,25 @@ def forget(run: RunContext, stage: Stage, fold: int) -> None:
     note_path(run.out, stage.name, fold).unlink(missing_ok=True)
 
 
+def outdated(run: RunContext) -> list[str]:
+    """The stages that left something on a fold which was made from outputs that have been replaced since.
+
+    Of fits on all data those of this call count.
+    """
+    folds = [*run.all_folds(), *run.full_fits()]
+    stages = stages_of(run.recipe)
+    return [stage.name for stage in stages if any(_is_outdated(run, stage, fold) for fold in stage.folds(folds))]
+
+
+def _is_outdated(run: RunContext, stage: Stage, fold: int) -> bool:
+    made_from = read_object(note_path(run.out, stage.name, fold)).get("from") or {}
+    for name, k in needs(stage, fold, run.all_folds(), stages_of(run.recipe)):
+        before = made_from.get(f"{name}/{fold_name(k)}")
+        if before is not None and before != read_object(note_path(run.out, name, k)).get("left"):
+            return True
+    return False
+
+
 def _content(run: RunContext, stage: Stage, fold: int) -> dict[str, Any]:
     content = {"left": _left(run.folder, stage, fold), "from": _made_from(run, stage, fold)}
     return dict(json.loads(json.dumps(content)))  # as it is read back
