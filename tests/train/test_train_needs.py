@@ -145,6 +145,23 @@ def test_a_fold_that_there_is_not_is_refused_before_a_study_is_decoded(tiny_coho
     assert not (tmp_path / "run" / "cache").exists()
 
 
+@pytest.mark.parametrize("is_own", [True, False])
+def test_a_number_of_folds_that_the_table_has_not_is_refused_before_a_study_is_decoded(
+    tiny_cohort, tmp_path, capsys, is_own
+):
+    table = tmp_path / ("run/folds.csv" if is_own else "three.csv")
+    table.parent.mkdir(exist_ok=True)
+    table.write_text("study_id,fold\n" + "".join(f"{201 + k},{k % 3}\n" for k in range(8)))
+    given = () if is_own else ("--fold-file", str(table))
+    for words, said in (
+        (("--set", "recipe.n_folds=2"), f"--set recipe.n_folds=2: found 3 folds in {table}, expected the same number"),
+        (("--folds", "0,3"), "--folds: found '3', expected of 0, 1, 2, full"),
+    ):
+        assert train_tiny.train(tiny_cohort, tmp_path / "run", *given, *words) == 1
+        assert said in capsys.readouterr().err
+        assert not (tmp_path / "run" / "cache").exists()
+
+
 def test_a_run_that_is_not_finished_is_not_taken_for_a_bundle(tiny_cohort, tmp_path, capsys):
     (tmp_path / "recipe.json").write_text('{"name": "demo"}')
     assert main(["evaluate", "--run", str(tmp_path), "--data", str(tiny_cohort)]) == 1

@@ -6,11 +6,13 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from lumbar.errors import CohortError
 from lumbar.io.numba_cache import compiling_decoders
 from lumbar.io.text import counted
 from lumbar_train.data import dicom_folder
@@ -18,7 +20,15 @@ from lumbar_train.data.cache import NOTES, build_cache
 from lumbar_train.data.dicom_folder import DicomFolder, index_studies
 from lumbar_train.data.duplicates import check_copies
 from lumbar_train.data.external_points import POINTS_FILE, USES, describe, summary
-from lumbar_train.data.folds import fold_name, make_folds, parse_folds, read_folds, with_seeds, write_folds
+from lumbar_train.data.folds import (
+    fold_name,
+    make_folds,
+    parse_folds,
+    read_folds,
+    read_own_folds,
+    with_seeds,
+    write_folds,
+)
 from lumbar_train.data.slice_memory import memory_for_slices
 from lumbar_train.data.studies import Studies
 from lumbar_train.data.tables import LABELS, Cohort, read_cohort, write_labels
@@ -72,8 +82,7 @@ def prepare(options: TrainOptions, recipe: Recipe, start: Start, distributed: Di
     whole = distributed.on_main(lambda: read_cohort(options.data, points_file=options.points))
     distributed.on_main(lambda: go_on_with(options, recipe, whole))
     recipe = with_split(options, recipe, whole, distributed)
-    if options.fold_file is None and not RunFolder(options.out).folds.is_file():
-        parse_folds(options.folds, pd.DataFrame({"fold": range(recipe.n_folds)}))  # refused before hours of decoding
+    distributed.on_main(lambda: check_asked_folds(options, recipe))
     studies = decode(options, whole, distributed)
     cohort, folds = distributed.on_main(lambda: choose_cohort(options, whole, studies, recipe.n_folds))
     amp, line = distributed.on_main(
@@ -107,6 +116,29 @@ def prepare(options: TrainOptions, recipe: Recipe, start: Start, distributed: Di
     if options.points:
         distributed.on_main(lambda: note_points(run))
     return run
+
+
+def check_asked_folds(options: TrainOptions, recipe: Recipe) -> None:
+    """Refuse folds that there are not, and another number than a run or a table has, before hours of decoding.
+
+    Raises:
+        CohortError, LeakError: as ``parse_folds`` and ``read_own_folds``; or ``--set`` asks for another number.
+    """
+    file = fold_table(options)
+    folds = pd.DataFrame({"fold": range(recipe.n_folds)}) if file is None else read_own_folds(file)
+    parse_folds(options.folds, folds)
+    count = folds["fold"].nunique()
+    if count != recipe.n_folds and any(word.startswith("recipe.n_folds=") for word in options.overrides):
+        raise CohortError(
+            f"--set recipe.n_folds={recipe.n_folds}: found {count} folds in {file}, expected the same number; leave it "
+            "out, or use another --out"
+        )
+
+
+def fold_table(options: TrainOptions) -> Path | None:
+    """The table that says which fold holds a study out: the one that was given, or the run's own; None: made anew."""
+    own = RunFolder(options.out).folds
+    return options.fold_file or (own if own.is_file() else None)
 
 
 def go_on_with(options: TrainOptions, recipe: Recipe, whole: Cohort) -> None:
@@ -152,8 +184,7 @@ def choose_cohort(options: TrainOptions, whole: Cohort, studies: Studies, n_fold
     cohort = drop_unreadable(whole, studies)
     for reason, count in cohort.dropped.items():
         print(f"left out: {count} × {reason}")
-    own = RunFolder(options.out).folds
-    file = options.fold_file or (own if own.is_file() else None)
+    own, file = RunFolder(options.out).folds, fold_table(options)
     left_out = np.setdiff1d(whole.study_ids, cohort.study_ids)
     folds = make_folds(cohort, n_folds, options.seed) if file is None else read_folds(file, cohort, left_out)
     check_copies(studies, folds)
