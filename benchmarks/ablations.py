@@ -32,7 +32,7 @@ sys.path[:0] = [str(ROOT / "kernel"), str(ROOT / "src")]
 
 from lumbar.config import CLASSIFIERS  # noqa: E402
 from lumbar_train.__main__ import main as train  # noqa: E402
-from lumbar_train.data.augment import AugmentConfig  # noqa: E402
+from lumbar_train.data.augment import SOLUTION_AUGMENT, AugmentConfig  # noqa: E402
 from lumbar_train.data.folds import read_own_folds  # noqa: E402
 from lumbar_train.data.tables import Cohort, read_cohort  # noqa: E402
 from lumbar_train.evaluation.scoring import difference, scores  # noqa: E402
@@ -50,27 +50,33 @@ class Variant:
     words: tuple[str, ...]
 
 
-def variants(stage: str, fit: dict[str, Any]) -> list[Variant]:
-    """What can be left out of a classifier of ``strong``."""
+def variants(stage: str, own: dict[str, Any]) -> list[Variant]:
+    """What can be left out of a classifier of ``strong``, or be the other way, by its entry in ``recipe.json``."""
+    is_shared = own["network"]["share_sides"]
+    is_mild = own["augment"]["turn_deg"] < SOLUTION_AUGMENT.turn_deg
     chosen = [
-        Variant("rate x 1.05", (f"{stage}.lr={1.05 * fit['lr']:g}",)),
+        Variant("rate x 1.05", (f"{stage}.lr={1.05 * own['fit']['lr']:g}",)),
         Variant("no CutMix and no mixup", (f"{stage}.cutmix=0", f"{stage}.mixup=0")),
         Variant("no epochs on the metric", (f"{stage}.metric_epochs=0",)),
         Variant("no denoising", ("recipe.denoise=off",)),
         Variant("no pseudo-labels", ("recipe.pseudo=off",)),
         Variant("no consistency filter", ("recipe.consistency=off",)),
         Variant("a window of slices in place of all", (f"{stage}.max_slices=0",)),
-        Variant("mild augmentation in place of the original's", mild(stage)),
-        Variant("one network for both sides in place of two", (f"{stage}.share_sides=true",)),
+        Variant("the original's augmentation in place of mild", augmented(stage, SOLUTION_AUGMENT))
+        if is_mild
+        else Variant("mild augmentation in place of the original's", augmented(stage, AugmentConfig())),
+        Variant("two networks for the sides in place of one", (f"{stage}.share_sides=false",))
+        if is_shared
+        else Variant("one network for both sides in place of two", (f"{stage}.share_sides=true",)),
     ]
     if stage == "sagittal_classifier":
         chosen.append(Variant("no recesses on sagittal series", (f"{stage}.conditions=0,1,2",)))
     return chosen
 
 
-def mild(stage: str) -> tuple[str, ...]:
-    """The words that give a classifier the demo's augmentation, which is the default one; where it runs stays."""
-    strengths = {name: value for name, value in asdict(AugmentConfig()).items() if name != "on_device"}
+def augmented(stage: str, config: AugmentConfig) -> tuple[str, ...]:
+    """The words that give a classifier an augmentation; where it runs, and how many slices it keeps, stay."""
+    strengths = {name: value for name, value in asdict(config).items() if name not in ("on_device", "keep_slices")}
     return tuple(
         f"{stage}.{name}={','.join(map(str, value)) if isinstance(value, tuple) else str(value).lower()}"
         for name, value in strengths.items()
@@ -163,7 +169,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if not are_given(parser, "ablations", "nothing is trained again", run=args.run, data=args.data):
         return 0
     out = (args.out or args.run.with_name(args.run.name + "-ablations")) / args.stage
-    every = chosen(variants(args.stage, fit_of(args.run, args.stage)), args.only)
+    every = chosen(variants(args.stage, stage_of(args.run, args.stage)), args.only)
     plans = {one: out / one.name.replace(" ", "-") for one in every}
     commands = {one: words_of(args.run, args.data, args.stage, one, plans[one], args.cache) for one in every}
     cohort = read_cohort(args.data)
@@ -176,8 +182,8 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0
 
 
-def fit_of(run: Path, stage: str) -> dict[str, Any]:
-    """How a run fitted a classifier."""
+def stage_of(run: Path, stage: str) -> dict[str, Any]:
+    """A run's classifier as its recipe has it: network, fit, augmentation."""
     try:
         stages = json.loads((run / "recipe.json").read_text())["stages"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -185,7 +191,7 @@ def fit_of(run: Path, stage: str) -> dict[str, Any]:
     known = [name for name in CLASSIFIERS if name in stages]
     if stage not in known:
         sys.exit(f"--stage: found {stage}, expected one of {', '.join(known) or 'a run with classifiers'}")
-    return dict(stages[stage]["fit"])
+    return dict(stages[stage])
 
 
 if __name__ == "__main__":

@@ -80,6 +80,8 @@ def test_cohorts_of_the_same_patients_do_not_judge_each_other(benchmark, tmp_pat
 
 # ---- ablations ----------------------------------------------------------------------------------------------------
 
+OWN = {"network": {"share_sides": False}, "fit": {"lr": 0.001}, "augment": {"turn_deg": 30.0}}
+
 
 @pytest.fixture
 def ablations(benchmark) -> ModuleType:
@@ -98,27 +100,36 @@ def run(tmp_path: Path) -> Path:
     )  # fmt: skip
     write_folds(folder / "folds.csv", pd.DataFrame({"study_id": [4, 5, 6], "fold": [0, 1, 2]}))
     (folder / "session.json").write_text(json.dumps({"command": options.whole_command()}))
-    (folder / "recipe.json").write_text(json.dumps({"stages": {"axial_all": {"fit": {"lr": 0.001}}}}))
+    (folder / "recipe.json").write_text(json.dumps({"stages": {"axial_all": OWN}}))
     return folder
 
 
 @pytest.mark.parametrize("stage", ["sagittal_classifier", "axial_all"])
-def test_every_variant_changes_the_recipe_and_the_mild_one_has_the_demos_augmentation(ablations, stage):
+def test_every_variant_changes_the_recipe_and_takes_the_other_augmentation(ablations, stage):
     from lumbar_train.overrides import with_overrides
     from lumbar_train.recipes import demo, strong
 
-    for variant in ablations.variants(stage, {"lr": 0.001}):
-        changed = with_overrides(strong(), variant.words)
-        assert changed != strong(), variant.name
-        if variant.name.startswith("mild"):
-            own = replace(changed.stages[stage].augment, on_device=False)
-            assert own == demo().stages[stage].augment
+    milder = [f"{stage}.{word}" for word in ("share_sides=true", "turn_deg=10", "uniform=false")]
+    for recipe, other, sides in (
+        (strong(), demo().stages[stage].augment, "one network"),
+        (with_overrides(strong(), milder), strong().stages[stage].augment, "two networks"),
+    ):
+        before = recipe.stages[stage]
+        sides_own, turn_own = {"share_sides": before.network.share_sides}, {"turn_deg": before.augment.turn_deg}
+        given = ablations.variants(stage, {"network": sides_own, "fit": {"lr": 0.001}, "augment": turn_own})
+        assert any(variant.name.startswith(sides) for variant in given)
+        for variant in given:
+            changed = with_overrides(recipe, variant.words)
+            assert changed != recipe, variant.name
+            if "augmentation" in variant.name:
+                stays = {"on_device": other.on_device, "keep_slices": other.keep_slices}
+                assert replace(changed.stages[stage].augment, **stays) == other
 
 
 def test_a_variant_is_trained_by_the_runs_own_command_with_one_thing_changed(ablations, run, tmp_path):
     from lumbar_train.__main__ import _parser
 
-    variant = ablations.variants("axial_all", {"lr": 0.001})[1]
+    variant = ablations.variants("axial_all", OWN)[1]
     words = ablations.words_of(run, Path("new"), "axial_all", variant, tmp_path / "out/one", None)
     args = _parser().parse_args(words)
     assert (args.data, args.out, args.recipe) == (Path("new"), tmp_path / "out/one", "strong")

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -11,12 +12,13 @@ from safetensors.torch import load_file
 import train_tiny
 from lumbar_train.data.tables import read_cohort
 from lumbar_train.engine.distributed import Distributed
+from lumbar_train.engine.loop_config import LoopConfig
 from lumbar_train.overrides import with_overrides
 from lumbar_train.pipeline import first_estimate
 from lumbar_train.pipeline.machines import T4
 from lumbar_train.pipeline.options import TrainOptions
 from lumbar_train.pipeline.plan import plan_training
-from lumbar_train.stages import fitting
+from lumbar_train.stages import fitting, held_out
 from lumbar_train.stages.registry import stage_by_name
 
 SOME = ("--stages", "sagittal_xy,axial_xy", "--folds", "0,full", "--set", "*.epochs=2")
@@ -38,6 +40,45 @@ def test_every_epoch_has_a_held_out_loss_and_the_weights_are_those_without_it(
     for name in ("sagittal_xy/fold0", "axial_xy/fold0", "axial_xy/full"):
         one, other = (load_file(tmp_path / run / f"{name}.safetensors") for run in ("with", "without"))
         assert all(torch.equal(one[key], other[key]) for key in one), name
+
+
+class Numbers:
+    """As many samples as asked for: sample k is k, and weighs 1 or, every third, 4."""
+
+    def __init__(self, n):
+        self.n = n
+
+    def __len__(self):
+        return self.n
+
+    def sample(self, index, rng):
+        return float(index)
+
+    def collate(self, samples):
+        return {"value": torch.tensor(samples)}
+
+
+def test_the_held_out_loss_is_the_mean_of_a_tenth_as_many_samples_in_parts_as_large_as_the_fits_own():
+    sizes, seen = [], []
+
+    def loss(network, batch):
+        value = batch["value"]
+        weight = torch.where(value % 3 == 0, 4.0, 1.0)
+        sizes.append(len(value))
+        seen.extend(value.tolist())
+        return (value * weight).sum() / weight.sum(), {"weight": weight.sum()}
+
+    run = SimpleNamespace(distributed=Distributed())
+    config = LoopConfig(batch_size=16, accumulate=2)
+    measure = held_out._measure(run, Numbers(1000), loss, config, held_out._count(500, held_out._SAMPLES))
+    first = measure(torch.nn.Identity(), 0)["loss"]
+    values = np.array(seen)
+    weights = np.where(values % 3 == 0, 4, 1)
+    assert len(values) == len(set(seen)) == 50
+    assert max(sizes) == 8
+    assert first == pytest.approx((values * weights).sum() / weights.sum())
+    assert measure(torch.nn.Identity(), 1)["loss"] == first
+    assert [held_out._count(n, held_out._SAMPLES) for n in (10, 10_000)] == [24, 400]
 
 
 def test_short_runs_do_not_count_operations_and_long_ones_say_what_they_will_take_at_least(tiny_cohort, monkeypatch):

@@ -118,7 +118,7 @@ def fit_on_fold(
             run.initial.apply(network, [stage.name, stage.recipe_name or stage.name], fold, held_out, suffix)
     config = loop_config(recipe.for_fold(fold), fit_seed(run.seed, fold), run.loop)
     loss = fitted.loss(recipe.network)
-    validate = held_out_loss(run, stage, fold, fitted, loss, config)
+    validate = held_out_loss(run, stage, fold, fitted, loss, config, len(samples))
     result = _fit(run, stage, fold, network, samples, loss, config, suffix, validate)
     load_weights(result.weights, network)
     if isinstance(samples, LevelCrops) and recipe.fit.metric_epochs and not suffix:
@@ -162,7 +162,7 @@ def _fit_on_metric(
         batch_size=max(1, config.batch_size // 4),  # a study holds five levels
     )
     loss = MetricLoss(labels, tuple(samples.targets))
-    validate = held_out_metric(run, stage, fold, fitted, config)
+    validate = held_out_metric(run, stage, fold, fitted, config, len(studies))
     result = _fit(run, stage, fold, network, studies, loss, config, METRIC, validate)
     load_weights(result.weights, network)
 
