@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lumbar.io.arguments import program
+from lumbar.io.arguments import program, python_word
 
 PROJECT = Path(__file__).resolve().parents[2]
 SCRIPTS = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["scripts"]
@@ -55,3 +55,12 @@ def test_a_program_is_called_by_its_command_or_its_module(monkeypatch):
         assert program("lumbar", "lumbar") == expected
     monkeypatch.setattr(sys, "argv", [])
     assert program("lumbar", "lumbar") == "python -m lumbar"
+
+
+def test_a_printed_command_begins_with_the_python_that_lies_beside_it(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv/bin/python"))
+    assert python_word() == ".venv/bin/python"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert python_word() == "python"

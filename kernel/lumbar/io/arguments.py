@@ -37,6 +37,12 @@ def program(module: str, script: str) -> str:
     return script if os.path.splitext(started)[0] == script and not started.endswith(".py") else f"python -m {module}"
 
 
+def python_word() -> str:
+    """What a printed command begins with, so that it can be pasted: ``.venv/bin/python`` beside it, else ``python``."""
+    path = os.path.relpath(sys.executable) if sys.executable else ""
+    return path if path and not path.startswith(os.pardir) else "python"
+
+
 class Parser(argparse.ArgumentParser):
     """``ArgumentParser`` whose refusals of a choice, a command or an option name the nearest one that exists."""
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from lumbar.errors import CohortError
+from lumbar.io.arguments import python_word
 from lumbar.io.checked_lines import read_heads
 from lumbar.io.text import counted
 
-_COMMAND = ("python", "-m", "lumbar_phantom", "--out")
+_MODULE = ("-m", "lumbar_phantom", "--out")
 # settings in a journal's header → the option, and its default, which need not be said
 _OPTIONS = {
     "pitfalls": ("--pitfalls", ["real"]),
@@ -28,7 +29,7 @@ def unfinished_hint(root: Path, split: str) -> str:
     if (root / "parts" / f"{split}.journal").is_file():
         return _whole(root, split)
     if any((root / "parts").glob(f"{split}.*.journal")):
-        command = shlex.join([*_COMMAND, str(root), "--split", split, "--merge"])
+        command = shlex.join([python_word(), *_MODULE, str(root), "--split", split, "--merge"])
         return f": parts of a cohort of phantoms lie there; once all are made, {command} writes its tables"
     return ""
 
@@ -48,7 +49,7 @@ def _whole(root: Path, split: str) -> str:
 
 
 def _command(root: Path, split: str, n_studies: int, settings: dict[str, Any]) -> str:
-    words = [*_COMMAND, str(root), "--studies", str(n_studies), "--seed", str(settings["seed"])]
+    words = [python_word(), *_MODULE, str(root), "--studies", str(n_studies), "--seed", str(settings["seed"])]
     words += ["--split", split] if split != "train" else []
     for name, (option, default) in _OPTIONS.items():
         value = settings.get(name, default)

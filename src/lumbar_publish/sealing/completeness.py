@@ -11,6 +11,7 @@ from lumbar.bundle.own_localisers import own_stages
 from lumbar.competitions.lumbar_spine import NAME as DEFAULT
 from lumbar.config import CLASSIFIERS, FUSION, OPTIONAL_STAGES, STAGES
 from lumbar.errors import ManifestError
+from lumbar.io.arguments import python_word
 from lumbar.io.text import printable
 from lumbar.stages.classifiers import EXTERNAL
 
@@ -125,7 +126,7 @@ def how_to_finish(run: Path) -> str:
     except (ValueError, IndexError):
         is_baseline = "columns" in recipe  # which has no recipe to choose
         words = ["baseline"] if is_baseline else ["train", "--recipe", str(recipe.get("name", "NAME"))]
-        words = ["python", "-m", "lumbar_train", *words, "--data", "ROOT", "--out", str(run), "--resume"]
+        words = [python_word(), "-m", "lumbar_train", *words, "--data", "ROOT", "--out", str(run), "--resume"]
     if not session and not recipe:
         return ""
     return f"; this one is not finished, go on with: {printable(shlex.join(words), 1000)}"

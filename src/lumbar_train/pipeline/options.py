@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lumbar.io.arguments import python_word
 from lumbar.workers.budget import parse_time_limit
 from lumbar_train.errors import TrainingError
 from lumbar_train.pipeline.names import AMP, SHIP, USES
@@ -167,7 +168,7 @@ class TrainOptions:
 
         What differs from the defaults is in it, of the options ``names``.
         """
-        words = ["python", "-m", "lumbar_train", "train", "--data", str(self.data), "--recipe", self.recipe]
+        words = [python_word(), "-m", "lumbar_train", "train", "--data", str(self.data), "--recipe", self.recipe]
         words += ["--out", str(self.out)]
         for name in names:
             value = getattr(self, name)
