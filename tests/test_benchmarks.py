@@ -48,6 +48,7 @@ def test_no_benchmark_requires_an_option(path):
         "hard_phantoms",
         "prediction_picture",
         "real_spines",
+        "small_recipes",
     ],
 )
 def test_without_its_inputs_a_benchmark_says_so_in_one_line_and_ends_well(
@@ -159,3 +160,22 @@ def test_what_cannot_be_repeated_is_refused_in_one_line(ablations, run, tmp_path
     assert said in str(end.value)
     assert "\n" not in str(end.value)
     assert not (tmp_path / "my run-ablations").exists()
+
+
+# ---- small recipes ------------------------------------------------------------------------------------------------
+
+
+def test_the_words_of_a_small_recipe_leave_every_mechanism_on(benchmark):
+    from lumbar_train.overrides import with_overrides
+    from lumbar_train.recipes import demo, model2, strong
+
+    small = benchmark("small_recipes")
+    for recipe in (demo(), model2(), strong()):
+        cut = with_overrides(recipe, small.words_of(recipe.name))
+        assert list(cut.stages) == list(recipe.stages)
+        for switch in ("denoise", "pseudo", "consistency"):
+            assert getattr(cut, switch) == getattr(recipe, switch)
+        for name, stage in cut.stages.items():
+            assert stage.mixing == recipe.stages[name].mixing
+            assert bool(stage.fit.metric_epochs) == bool(recipe.stages[name].fit.metric_epochs)
+            assert getattr(stage.network, "conditions", ()) == getattr(recipe.stages[name].network, "conditions", ())
