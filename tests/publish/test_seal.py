@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 
 from lumbar.bundle.manifest import read_manifest, verify, write_manifest
 from lumbar.errors import CohortError, LumbarError, ManifestError
+from lumbar.io.arguments import python_word
 from lumbar.output.record import versions
 from lumbar_publish.cli import main
 from lumbar_publish.names import DatasetId, Layout
@@ -210,7 +211,7 @@ def test_a_run_that_is_not_finished_is_named_with_the_command_that_goes_on(
     train, data = "python -m lumbar_train train --data", layout.root / "my data"
     data.mkdir()
     for command, expected in (
-        ("", f"python -m lumbar_train train --recipe demo --data ROOT --out {run} --resume"),
+        ("", f"{python_word()} -m lumbar_train train --recipe demo --data ROOT --out {run} --resume"),
         (f"{train} '{data}' --out old --seed 3 --resume", f"{train} '{data}' --out {run} --seed 3 --resume"),
         (f"{train} /kaggle/input/rsna --out old --resume", f"{train} ROOT --out {run} --resume"),  # come home
     ):

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 import lumbar_train
 import train_tiny
 from lumbar.errors import CohortError
+from lumbar.io.arguments import python_word
 from lumbar_train.__main__ import TRAIN_OPTIONS, _parser, main
 from lumbar_train.errors import TrainingError
 from lumbar_train.pipeline.options import TrainOptions, as_folds, as_stages, as_words
@@ -161,7 +162,7 @@ def test_the_command_of_a_run_trains_the_same(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr("lumbar_train.run.train_with", lambda options, on_refusal: asked.append(options))
     words = shlex.split(options.command())
-    assert words[:4] == ["python", "-m", "lumbar_train", "train"]
+    assert words[:4] == [python_word(), "-m", "lumbar_train", "train"]
     arguments = vars(_parser().parse_args(words[3:]))
     lumbar_train.train(**{name: arguments[name] for name in TRAIN_OPTIONS})
     assert asked == [replace(options, resume=True)]
@@ -170,7 +171,7 @@ def test_the_command_of_a_run_trains_the_same(tmp_path, monkeypatch):
 
 def test_defaults_are_left_out_of_the_command():
     assert TrainOptions(Path("d"), Path("o"), workers=3, device="cpu", resume=True).command() == (
-        "python -m lumbar_train train --data d --recipe demo --out o --resume"
+        f"{python_word()} -m lumbar_train train --data d --recipe demo --out o --resume"
     )
 
 

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 import train_tiny
+from lumbar.io.arguments import python_word
 from lumbar_train.engine import interrupts
 from lumbar_train.pipeline import carry_out
 from lumbar_train.stages import fitting
@@ -111,8 +112,8 @@ def test_three_sessions_leave_bit_for_bit_what_one_leaves(
         "time limit of 11.5h reached; fits left: sagittal_xy 2, sagittal_z 3, axial_xy 3, localise 2"
     )
     assert (
-        f"go on with: python -m lumbar_train train --data {shlex.quote(str(tiny_cohort))} --recipe tiny --out {first}"
-        in line
+        f"go on with: {python_word()} -m lumbar_train train --data {shlex.quote(str(tiny_cohort))} --recipe tiny "
+        f"--out {first}" in line
     )
     assert "--time-limit 11.5h" in line
     assert line.endswith("--resume")
