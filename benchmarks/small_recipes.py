@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -111,12 +110,10 @@ def main(words: Sequence[str] | None = None) -> int:
     print("| recipe | minutes | total, unseen | of the prior | of the demo |\n|---|---|---|---|---|")
     totals = {}
     for recipe in chosen:
-        began = time.monotonic()
         minutes = train(recipe, args.data, args.out, args.jobs)
         totals[recipe], prior = total_on(args.unseen, args.out / recipe)
         to_demo = f"{totals[recipe] / totals['demo']:.3f}" if "demo" in totals else ""
         print(f"| {recipe} | {minutes:.0f} | {totals[recipe]:.3f} | {totals[recipe] / prior:.3f} | {to_demo} |")
-        print(f"{recipe}: {(time.monotonic() - began) / 60:.0f} minutes of this call", file=sys.stderr)
     return 0
 
 

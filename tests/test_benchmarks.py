@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 from lumbar_train.data.folds import write_folds
@@ -160,6 +161,27 @@ def test_what_cannot_be_repeated_is_refused_in_one_line(ablations, run, tmp_path
     assert said in str(end.value)
     assert "\n" not in str(end.value)
     assert not (tmp_path / "my run-ablations").exists()
+
+
+# ---- numbering ----------------------------------------------------------------------------------------------------
+
+
+def test_the_numbering_has_a_sixth_number_where_s1_was_seen_and_five_where_it_was_not(benchmark):
+    from lumbar.stages.numbering import NUMBERS, Evidence, numbering_of
+
+    calibrate, rng = benchmark("calibrate_numbering"), np.random.default_rng(0)
+    truth = rng.choice(4, 400, p=[0.7, 0.1, 0.1, 0.1])
+    evidence = rng.normal(2, 1, (400, 7))
+    for reading, columns in ((1, (0, 2, 5)), (2, (1, 3, 6)), (3, (4,))):
+        evidence[np.ix_(truth == reading, columns)] -= 3
+    numbers = calibrate.fit(evidence, truth)
+    assert len(numbers) == len(NUMBERS) == 6
+    heat, sacrum, height, first = evidence[0, :2], evidence[0, 2:4], evidence[0, 4], evidence[0, 5:]
+    told = numbering_of(Evidence(tuple(heat), tuple(sacrum), float(height), tuple(first)), numbers)
+    shares = calibrate.probabilities(numbers, evidence[:1])[0]
+    np.testing.assert_allclose(shares, [told.confidence, told.one_higher, told.one_lower, told.elsewhere])
+    evidence[:, 5:] = 0.0
+    assert len(calibrate.fit(evidence, truth)) == 5
 
 
 # ---- small recipes ------------------------------------------------------------------------------------------------
