@@ -100,6 +100,15 @@ def test_damaged_notes_count_as_nothing_done(run):
     assert "8 of 12" in status_lines(run)[2]  # a fold that is done counts, whatever its log says
 
 
+def test_a_stage_does_not_count_as_done_where_an_earlier_one_was_fitted_anew(run):
+    axial, localise = run / "axial_xy/fold0.done.json", run / "localise/fold0.done.json"
+    axial.write_text(json.dumps({"left": {"fold0.safetensors": "1"}, "from": {"seed": 0}}))
+    localise.write_text(json.dumps({"left": {"points": "2"}, "from": {"axial_xy/fold0": {"fold0.safetensors": "1"}}}))
+    assert status_lines(run)[3].endswith("done fold0; left fold1")
+    axial.write_text(json.dumps({"left": {"fold0.safetensors": "3"}, "from": {"seed": 0}}))
+    assert status_lines(run)[3].endswith("  left fold0, fold1")
+
+
 def test_the_command_needs_nothing_but_the_folder(run, tmp_path, capsys):
     assert main(["train", "--status", str(run)]) == 0
     assert "axial_all" in capsys.readouterr().out

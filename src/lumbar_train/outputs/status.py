@@ -28,7 +28,7 @@ class FoldStatus:
 
     Attributes:
         name: of the fold.
-        is_finished: nothing is left to do.
+        is_finished: nothing is left to do; not where an earlier stage was fitted anew since.
         epochs: that its fits take; 0 for a stage that fits nothing in epochs.
         epochs_done: of them.
         seconds: spent on its fits.
@@ -155,8 +155,21 @@ def _fold(run: Path, stage: str, fold: str, fits: Sequence[Mapping[str, Any]]) -
         total += int(fit["epochs"])
         n_epochs, spent = _progress(run / str(fit["folder"]), int(fit["epochs"]))
         done, seconds = done + n_epochs, seconds + spent
-    is_noted = (run / stage / f"{fold}.done.json").is_file()
-    return FoldStatus(fold, is_noted, total, min(done, total), seconds)
+    return FoldStatus(fold, _is_finished(run, stage, fold), total, min(done, total), seconds)
+
+
+def _is_finished(run: Path, stage: str, fold: str) -> bool:
+    """Whether a stage is noted as done on a fold, and what it was made from is so still, back to the first stage."""
+    note = run / stage / f"{fold}.done.json"
+    if not note.is_file():
+        return False
+    made_from = read_object(note).get("from") or {}
+    # "axial_all/fold0" is a stage on a fold; other keys are settings
+    earlier = {key: left for key, left in made_from.items() if "/" in key and left is not None}
+    return all(
+        left == read_object(run / f"{key}.done.json").get("left") and _is_finished(run, *key.split("/"))
+        for key, left in earlier.items()
+    )
 
 
 def _progress(fit: Path, epochs: int) -> tuple[int, float]:
