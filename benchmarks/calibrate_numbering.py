@@ -1,13 +1,14 @@
 """Finds the numbers that tell how sure the numbering is, on phantoms whose images were made hard to read.
 
-    python benchmarks/calibrate_numbering.py --data ROOT --weights runs/mine/export --write
+    python benchmarks/calibrate_numbering.py --data ROOT [ROOT ...] --weights runs/mine/export --write
 
 ROOT is a synthetic cohort that the weights have not seen (200 studies of ``lumbar-phantom`` are enough). Each series
 gives one sagittal slice near its canal, as a series of its own; its image is bent, cut, darkened, blurred, covered and
 scaled at random, until about one in six is numbered wrongly. How the heatmaps and the sacrum then tell right from wrong
 is fitted by maximum likelihood (``lumbar.stages.numbering``). No real image takes part. ``--write`` puts the five
 numbers (six where a network tells S1) into the folder's weights_manifest.json, which sealing keeps. Each half of the
-patients shows the reliability of a fit on the other.
+patients shows the reliability of a fit on the other, and how likely it makes the truth; where a network tells S1, that
+also of a fit that leaves S1 aside.
 """
 
 from __future__ import annotations
@@ -246,10 +247,30 @@ def fit(evidence: np.ndarray, truth: np.ndarray) -> np.ndarray:
     slopes = [k for k, name in enumerate(NUMBERS[: len(start)]) if name not in ("shift", "chain")]
 
     def loss(numbers: np.ndarray) -> float:
-        likely = probabilities(numbers, evidence)[np.arange(len(truth)), truth]
-        return float(-np.log(likely + 1e-9).sum() + RIDGE * (numbers[slopes] ** 2).sum())
+        return float(surprise(numbers, evidence, truth).sum() + RIDGE * (numbers[slopes] ** 2).sum())
 
     return minimize(loss, start, method="BFGS").x
+
+
+def surprise(numbers: np.ndarray, evidence: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Minus the logarithm (n,) of the probability that the numbers give to the true reading of each image."""
+    return -np.log(probabilities(numbers, evidence)[np.arange(len(truth)), truth] + 1e-9)
+
+
+def without_s1(evidence: np.ndarray) -> np.ndarray:
+    """The evidence (n, 7) as it would be had no network told S1."""
+    return np.column_stack([evidence[:, :5], np.zeros((len(evidence), 2))])
+
+
+def worth_of_s1(evidence: np.ndarray, truth: np.ndarray, half: np.ndarray) -> tuple[float, float, float]:
+    """What the sixth number changes in `surprise`, each half by a fit on the other: mean and 95 % interval (normal)."""
+    change = np.zeros(len(truth))
+    for held in (half, ~half):
+        six = surprise(fit(evidence[~held], truth[~held]), evidence[held], truth[held])
+        five = surprise(fit(without_s1(evidence[~held]), truth[~held]), without_s1(evidence[held]), truth[held])
+        change[held] = six - five
+    mean, error = float(change.mean()), float(change.std(ddof=1) / np.sqrt(len(change)))
+    return mean, mean - 1.96 * error, mean + 1.96 * error
 
 
 def show(title: str, numbers: np.ndarray, evidence: np.ndarray, truth: np.ndarray) -> None:
@@ -258,6 +279,7 @@ def show(title: str, numbers: np.ndarray, evidence: np.ndarray, truth: np.ndarra
     print(f"{title}: {len(truth)} images, right {is_right.mean():.3f}, mean confidence {confidence.mean():.3f}")
     for part in np.array_split(np.argsort(confidence), 5):
         print(f"  sure {confidence[part].mean():.2f}: right {is_right[part].mean():.2f}")
+    print(f"  minus logarithm of the true reading's probability, mean: {surprise(numbers, evidence, truth).mean():.4f}")
     doubtful = confidence < DOUBTFUL
     wrong = f"{doubtful[~is_right].mean():.2f} of wrong" if (~is_right).any() else "no wrong"
     print(f"  in doubt: {doubtful[is_right].mean():.3f} of right and {wrong} ones")
@@ -266,7 +288,7 @@ def show(title: str, numbers: np.ndarray, evidence: np.ndarray, truth: np.ndarra
 def main(words: Sequence[str] | None = None) -> int:
     """Collect the evidence, fit, show the reliability, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="a synthetic cohort that the weights have not seen")
+    parser.add_argument("--data", type=Path, nargs="+", help="synthetic cohorts that the weights have not seen")
     add_calibration_options(parser, 200)
     args = parser.parse_args(words)
     if not are_given(parser, "calibrate_numbering", "nothing is calibrated", data=args.data, weights=args.weights):
@@ -275,21 +297,25 @@ def main(words: Sequence[str] | None = None) -> int:
     networks = load_networks(manifest.folder, manifest)
     networks.numbering = networks.numbering or (0.0,) * len(NUMBERS)  # so that the tissue is kept
     rows = []
-    for place, (study_id, kind, case) in enumerate(
-        cases(args.data, args.split, args.studies, np.random.default_rng(SEED))
-    ):
+    rng = np.random.default_rng(SEED)
+    found = (case for root in args.data for case in cases(root, args.split, args.studies, rng))
+    for place, (study_id, kind, case) in enumerate(found):
         told = evidence_and_truth(made_hard(case, np.random.default_rng([SEED, place])), kind, networks)
         if told is not None:
             rows.append((study_id, *told))
     if min(sum(row[2] == 0 for row in rows), sum(row[2] > 0 for row in rows)) < MIN_EACH:
         parser.error(
-            f"{args.data}: found {len(rows)} images, expected {MIN_EACH} read rightly and as many read wrongly"
+            f"{' '.join(map(str, args.data))}: found {len(rows)} images, expected {MIN_EACH} read rightly and as many "
+            "read wrongly"
         )
     studies, evidence, truth = (np.array(column) for column in zip(*rows, strict=True))
     print("; ".join(f"{name} {(truth == k).sum()}" for k, name in enumerate(READINGS)))
     half = pd.factorize(studies)[0] % 2 == 0
     for name, fitted in (("held back, first half", ~half), ("held back, second half", half)):
         show(name, fit(evidence[fitted], truth[fitted]), evidence[~fitted], truth[~fitted])
+    if evidence[:, 5:].any():
+        mean, low, high = worth_of_s1(evidence, truth, half)
+        print(f"what S1 changes in that mean, held back: {mean:+.4f} ({low:+.4f} to {high:+.4f}); lower is better")
     numbers = [round(float(value), 4) for value in fit(evidence, truth)]
     print(json.dumps(dict(zip(NUMBERS, numbers, strict=False))))
     if args.write:

@@ -184,6 +184,20 @@ def test_the_numbering_has_a_sixth_number_where_s1_was_seen_and_five_where_it_wa
     assert len(calibrate.fit(evidence, truth)) == 5
 
 
+def test_what_s1_is_worth_is_told_from_nothing(benchmark):
+    calibrate, rng = benchmark("calibrate_numbering"), np.random.default_rng(1)
+    truth = rng.choice(4, 400, p=[0.7, 0.1, 0.1, 0.1])
+    evidence = rng.normal(2, 1, (400, 7))
+    half = np.arange(400) % 2 == 0
+    mean, low, high = calibrate.worth_of_s1(evidence, truth, half)
+    assert low <= mean <= high
+    assert high > 0.0  # noise cannot help
+    for reading, column in ((1, 5), (2, 6)):
+        evidence[truth == reading, column] -= 3
+    _, _, high = calibrate.worth_of_s1(evidence, truth, half)
+    assert high < -0.1
+
+
 # ---- small recipes ------------------------------------------------------------------------------------------------
 
 
