@@ -24,9 +24,10 @@ def are_given(parser: argparse.ArgumentParser, name: str, without: str, **inputs
     return True
 
 
-def add_calibration_options(parser: argparse.ArgumentParser, n_studies: int) -> None:
-    """The options that all calibrations of a folder's weights share, but ``--data``."""
+def add_calibration_options(parser: argparse.ArgumentParser, n_studies: int, writes: bool = True) -> None:
+    """The options that measurements of a folder's weights share, but ``--data``; ``writes``: those of a calibration."""
     parser.add_argument("--split", default="train")
     parser.add_argument("--weights", type=Path, help="a folder with weights and their manifest")
     parser.add_argument("--studies", type=int, default=n_studies, help="of each cohort; default: %(default)s")
-    parser.add_argument("--write", action="store_true", help="put the numbers into the folder's manifest")
+    if writes:
+        parser.add_argument("--write", action="store_true", help="put the numbers into the folder's manifest")

@@ -50,6 +50,7 @@ def test_no_benchmark_requires_an_option(path):
         "prediction_picture",
         "real_spines",
         "small_recipes",
+        "whole_studies",
     ],
 )
 def test_without_its_inputs_a_benchmark_says_so_in_one_line_and_ends_well(
@@ -196,6 +197,31 @@ def test_what_s1_is_worth_is_told_from_nothing(benchmark):
         evidence[truth == reading, column] -= 3
     _, _, high = calibrate.worth_of_s1(evidence, truth, half)
     assert high < -0.1
+
+
+# ---- whole studies ------------------------------------------------------------------------------------------------
+
+
+def test_a_column_one_disc_too_high_is_off_by_one(benchmark):
+    whole = benchmark("whole_studies")
+    from lumbar.labels import LEVELS
+
+    true = np.column_stack([np.zeros(5), np.zeros(5), 35.0 * np.arange(5, 0, -1)])
+    near = {level: tuple(true[k] + (3, -4, 9)) for k, level in enumerate(LEVELS)}
+    assert whole.read_off(near, true) == (True, 0)
+    higher = {level: tuple(true[k] + (0, 0, 34)) for k, level in enumerate(LEVELS)}
+    assert whole.read_off(higher, true) == (False, 1)
+    assert whole.read_off({}, true) == (False, 0)
+    assert whole.read_off(dict(list(near.items())[:4]), true) == (False, 0)
+
+
+def test_the_traits_of_a_cohort_are_those_of_its_patients(benchmark, tmp_path):
+    from lumbar_phantom.cohort import make_cohort
+
+    make_cohort(tmp_path, 3, 5, split="test", pitfalls=("transitional",), hard_share=1.0)
+    traits = benchmark("whole_studies").traits_of(tmp_path, "test")
+    assert sorted(map(str, traits)) == sorted(path.name for path in (tmp_path / "test_images").iterdir())
+    assert set(traits.values()) == {"hard, transitional"}
 
 
 # ---- small recipes ------------------------------------------------------------------------------------------------
