@@ -63,7 +63,7 @@ def traits_of(root: Path, split: str) -> dict[int, str]:
     return traits
 
 
-def read_off(levels_mm: dict[str, tuple], truth_mm: np.ndarray) -> tuple[bool, int]:
+def read_off(levels_mm: dict[str, tuple[float, float, float]], truth_mm: np.ndarray) -> tuple[bool, int]:
     """Whether all five levels lie nearest to their own true points (5, 3), L1/2 first, and by how many they are off."""
     nearest = {
         level: int(np.argmin(np.linalg.norm(truth_mm - np.asarray(place), axis=1)))

@@ -223,7 +223,11 @@ def _add_train(commands: Any) -> None:
     add("--memory", metavar="16GB", help="cut batches to fit; default: what the GPU has free, on CPUs they stay whole")
     add("--time-limit", metavar="11.5h", help="end in order after 11.5h, 30m, 90s or seconds; --resume goes on")
     add(
-        "--init", type=FOLDER, metavar="RUN", help="start from another run's weights, stage by stage where shapes agree"
+        "--init",
+        type=FOLDER,
+        metavar="RUN",
+        help="start from another run's weights, stage by stage where shapes agree; or from a sealed bundle that was "
+        "trained on phantoms",
     )
     add("--ship", choices=SHIP, help="the fits that are exported: on all data, on folds, or all; default: the recipe's")
     add(

@@ -57,7 +57,7 @@ def export(run: RunContext) -> Path:
         "cohort": {
             "fingerprint": run.cohort.fingerprint,
             "studies": len(run.cohort),
-            "description": "synthetic" if (run.cohort.root / "truth.parquet").is_file() else "competition",
+            "description": "synthetic" if run.cohort.is_synthetic else "competition",
         },
         "prior": prior_rows(run.cohort.prior()),
         "oof": metrics.get("oof", {}),

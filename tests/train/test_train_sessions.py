@@ -319,6 +319,80 @@ def test_weights_that_have_seen_the_held_out_studies_are_no_start(in_one_piece, 
     assert not (tmp_path / "run/axial_xy").exists()
 
 
+def test_what_the_weights_have_seen_before_is_noted_of_a_fit_that_starts_from_them(in_one_piece, tiny_cohort, tmp_path):
+    before, run = shutil.copytree(in_one_piece / "axial_xy", tmp_path / "before/axial_xy").parent, tmp_path / "run"
+    for path in before.glob("axial_xy/*.seen.json"):
+        note = json.loads(path.read_text())
+        path.write_text(json.dumps(note | {"studies": [*note["studies"], 999]}))
+    shutil.copy(in_one_piece / "folds.csv", tmp_path)
+    words = ["--fold-file", str(tmp_path / "folds.csv"), "--stages", "axial_xy", "--folds", "0", "--set", "*.epochs=1"]
+    assert train_tiny.train(tiny_cohort, run, *words, "--init", str(before)) == 0
+    ours, theirs = (json.loads((folder / "axial_xy/fold0.seen.json").read_text()) for folder in (run, before))
+    assert ours["studies"] == sorted(theirs["studies"])
+    assert 999 in ours["studies"]
+
+
+@pytest.fixture
+def bundle_of(in_one_piece, tmp_path):
+    """A bundle of the tiny run, said to be made from synthetic studies or from others."""
+
+    def make(description: str) -> Path:
+        bundle = shutil.copytree(in_one_piece / "export", tmp_path / "bundle")
+        manifest = json.loads((bundle / "weights_manifest.json").read_text())
+        manifest["cohort"]["description"] = description
+        (bundle / "weights_manifest.json").write_text(json.dumps(manifest))
+        return bundle
+
+    return make
+
+
+def test_fits_of_real_studies_start_from_a_bundle_of_phantoms(bundle_of, tiny_cohort, tmp_path, capsys):
+    bundle, run = bundle_of("synthetic"), tmp_path / "run"
+    words = ["--stages", "axial_xy", "--folds", "0,full", "--set", "*.epochs=1", "--set", "*.lr=1e-12"]
+    assert train_tiny.train(tiny_cohort, run, *words, "--init", str(bundle)) == 0
+    assert f"--init: axial_xy starts from {bundle}: " in capsys.readouterr().out
+    theirs = load_file(bundle / "weights/axial_xy.full.safetensors")
+    for fold in ("fold0", "full"):
+        ours = load_file(run / f"axial_xy/{fold}.safetensors")
+        assert all(torch.allclose(theirs[name].float(), ours[name].float(), atol=1e-3) for name in ours)
+    rows = [line.split(",") for line in (run / "folds.csv").read_text().splitlines()[1:]]
+    seen = json.loads((run / "axial_xy/fold0.seen.json").read_text())["studies"]
+    assert sorted(seen) == sorted(int(study) for study, fold in rows if fold != "0")
+
+
+def test_a_bundle_that_may_have_seen_the_studies_is_no_start(bundle_of, tiny_cohort, tmp_path, capsys):
+    bundle, run = bundle_of("competition"), tmp_path / "run"
+    assert train_tiny.train(tiny_cohort, run, "--stages", "axial_xy", "--init", str(bundle)) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert f"--init {bundle}: found a bundle (recipe tiny, trained on 8 studies (competition)), which does not" in line
+    assert "expected the folder of its run, or weights of phantoms for studies that are none" in line
+
+
+def test_a_bundle_of_phantoms_is_no_start_for_phantoms(bundle_of, tiny_cohort, tmp_path, capsys):
+    synthetic = shutil.copytree(tiny_cohort, tmp_path / "synthetic")
+    (synthetic / "truth.parquet").touch()
+    words = ["--stages", "axial_xy", "--init", str(bundle_of("synthetic"))]
+    assert train_tiny.train(synthetic, tmp_path / "run", *words) == 1
+    assert "which does not tell the studies that it has seen" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_bundle_with_another_file_than_its_manifest_lists_is_no_start(bundle_of, tiny_cohort, tmp_path, capsys):
+    bundle = bundle_of("synthetic")
+    weights = bundle / "weights/axial_xy.full.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    assert train_tiny.train(tiny_cohort, tmp_path / "run", "--stages", "axial_xy", "--init", str(bundle)) == 1
+    assert f"--init {weights}: found another file, expected what" in capsys.readouterr().err.splitlines()[-1]
+    weights.unlink()
+    assert train_tiny.train(tiny_cohort, tmp_path / "run", "--stages", "axial_xy", "--init", str(bundle)) == 1
+    assert f"--init {weights}: found no file" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_folder_without_weights_is_no_start(tiny_cohort, tmp_path, capsys):
+    assert train_tiny.train(tiny_cohort, tmp_path / "run", "--stages", "axial_xy", "--init", str(tmp_path)) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert f"--init {tmp_path}: found no weights, expected a folder that a training has left, or a sealed bundle" in line
+
+
 def test_a_run_of_which_nothing_agrees_is_no_start(in_one_piece, tiny_cohort, tmp_path, capsys):
     other = shutil.copytree(in_one_piece, tmp_path / "other", ignore=shutil.ignore_patterns("axial_xy", "cache"))
     assert train_tiny.train(tiny_cohort, tmp_path / "run", "--stages", "axial_xy", "--init", str(other)) == 1

@@ -71,7 +71,7 @@ def export(
         "cohort": {
             "fingerprint": cohort.fingerprint,
             "studies": len(cohort),
-            "description": "synthetic" if (cohort.root / "truth.parquet").is_file() else "competition",
+            "description": "synthetic" if cohort.is_synthetic else "competition",
         },
         "prior": {column: _row(prior[k]) for k, column in enumerate(COLUMNS)},
         "oof": dict(oof),

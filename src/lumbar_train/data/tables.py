@@ -74,6 +74,11 @@ class Cohort:
         """Number of studies."""
         return len(self.study_ids)
 
+    @property
+    def is_synthetic(self) -> bool:
+        """It consists of phantoms, whose truth lies beside them."""
+        return (self.root / "truth.parquet").is_file()
+
     def rows(self, study_ids: Iterable[int]) -> np.ndarray:
         """Row indices of the studies, in the order asked for.
 

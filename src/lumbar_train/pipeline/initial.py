@@ -1,4 +1,4 @@
-"""``--init RUN``: what each stage takes from another run, found out and said before anything is fitted."""
+"""``--init RUN``: what each stage takes from another run or a bundle, found and said before anything is fitted."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def initial_weights(run: RunContext, options: TrainOptions) -> Initial | None:
         CohortError: no stage agrees; or the run was begun with other weights, or without.
         LeakError: fits of folds would start from weights that have seen the studies which they hold out.
     """
-    initial = None if options.init is None else Initial.of(options.init)
+    initial = None if options.init is None else Initial.of(options.init, run.cohort.is_synthetic)
     _check_noted(run, options, initial)
     if initial is None:
         return None
@@ -39,14 +39,15 @@ def initial_weights(run: RunContext, options: TrainOptions) -> Initial | None:
             continue
         agreed = _agreement(run, initial, stage)
         if agreed is not None and agreed.same:
-            lines.append(f"--init: {stage.name} starts from {initial.run / stage.name}: {agreed.text()}")
+            where = initial.run if initial.bundle else initial.run / stage.name
+            lines.append(f"--init: {stage.name} starts from {where}: {agreed.text()}")
         else:
             why = "no such stage there" if agreed is None else agreed.text()
             lines.append(f"--init: {stage.name} starts as the recipe says: {why}")
     if not any(" starts from " in line for line in lines):
-        name = read_object(initial.run / FILE).get("name", "unknown")
+        what = "a bundle" if initial.bundle else "a run"
         raise CohortError(
-            f"--init {initial.run}: found a run of recipe {name} of which no stage agrees in a tensor, "
+            f"--init {initial.run}: found {what} of recipe {initial.recipe} of which no stage agrees in a tensor, "
             f"expected networks like those of {run.recipe.name}"
         )
     print("\n".join(lines), flush=True)

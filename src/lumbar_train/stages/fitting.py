@@ -108,6 +108,8 @@ def fit_on_fold(
     if not len(samples):
         raise TrainingError(_no_sample(run, stage, fold, suffix, len(train)))
     seen = set(map(int, train)) | set(samples.studies)  # what is asked for and what is given
+    if run.initial is not None:  # and what it has seen before
+        seen |= run.initial.seen([stage.name, stage.recipe_name or stage.name], fold, held_out, suffix)
     check_split(seen, held_out)
     torch.manual_seed(run.seed * 1000 + fold + 1)
     network = build(name_of(recipe.network), to_dict(recipe.network))

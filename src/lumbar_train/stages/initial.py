@@ -1,4 +1,8 @@
-"""Fits that start from the weights of another run: tensors of the same name and shape, and none that would leak."""
+"""Fits that start from the weights of another run, or of a bundle: tensors of the same name and shape, none that leaks.
+
+A run notes which studies each fit has seen. A bundle does not, so only one that was trained on phantoms is a start, and
+only for studies that are none: what ships, fitted on to the studies of a hospital.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,12 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from lumbar.bundle.manifest import FILE_NAME, Manifest, file_sha256, read_manifest
+from lumbar.errors import ManifestError
 from lumbar_train.data.folds import fold_name, is_full
 from lumbar_train.errors import LeakError, TrainingError
 from lumbar_train.files import read_object
+from lumbar_train.outputs.kept import FILE as RECIPE
 from lumbar_train.outputs.oof import read_seen
 
 
@@ -37,28 +44,62 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Initial:
-    """Another run's folder.
+    """Another run's folder, or a bundle.
 
     Attributes:
         run: the folder.
+        recipe: that its weights were trained by.
         digest: of the weights that it holds.
+        bundle: its manifest, where it is no run.
     """
 
     run: Path
+    recipe: str
     digest: str
+    bundle: Manifest | None = None
 
     @classmethod
-    def of(cls, run: Path) -> Initial:
-        """Look at a run folder.
+    def of(cls, run: Path, is_synthetic: bool) -> Initial:
+        """Look at a folder.
+
+        Args:
+            run: a run, or a sealed bundle or export.
+            is_synthetic: the cohort at hand consists of phantoms.
 
         Raises:
-            TrainingError: it holds no weights whose studies are known.
+            TrainingError: it holds no weights of a run, and no whole bundle that has seen phantoms alone.
+            LeakError: a bundle that may have seen the studies at hand.
         """
         notes = sorted(run.glob("*/*.seen.json"))
-        if not notes:
-            raise TrainingError(f"--init {run}: found no weights of a run, expected a folder that a training has left")
-        hashes = [f"{path.parent.name}/{path.name} {read_object(path).get('sha256')}" for path in notes]
-        return cls(run, hashlib.sha256("\n".join(hashes).encode()).hexdigest())
+        if notes:
+            hashes = [f"{path.parent.name}/{path.name} {read_object(path).get('sha256')}" for path in notes]
+            return cls(run, str(read_object(run / RECIPE).get("name", "unknown")), _digest(hashes))
+        if not (run / FILE_NAME).is_file():
+            raise TrainingError(
+                f"--init {run}: found no weights, expected a folder that a training has left, or a sealed bundle"
+            )
+        return cls._of_bundle(run, is_synthetic)
+
+    @classmethod
+    def _of_bundle(cls, folder: Path, is_synthetic: bool) -> Initial:
+        try:
+            bundle = read_manifest(folder)
+        except ManifestError as error:
+            raise TrainingError(f"--init {error}") from None
+        if is_synthetic or bundle.cohort.get("description") != "synthetic":
+            raise LeakError(
+                f"--init {folder}: found a bundle ({bundle.origin}), which does not tell the studies that it has seen; "
+                "expected the folder of its run, or weights of phantoms for studies that are none"
+            )
+        for entry in bundle.weights:
+            path = bundle.path(entry)
+            if not path.is_file() or file_sha256(path) != entry.sha256:
+                found = "another file" if path.is_file() else "no file"
+                raise TrainingError(
+                    f"--init {path}: found {found}, expected what {FILE_NAME} lists (build_dataset.py seals a bundle)"
+                )
+        hashes = sorted(f"{entry.stage} {entry.fold} {entry.sha256}" for entry in bundle.weights)
+        return cls(folder, bundle.recipe, _digest(hashes), bundle)
 
     def weights(self, stages: Sequence[str], fold: int, held_out: Iterable[int], suffix: str = "") -> Path | None:
         """The file that a fit starts from: of the same fold, else of another, but none that has seen a held-out study.
@@ -75,6 +116,8 @@ class Initial:
         Raises:
             LeakError: all that it has of them has seen a study that is held out.
         """
+        if self.bundle is not None:  # of phantoms, and no study at hand is one
+            return self._of_stages(self.bundle, stages, fold)
         unseen, leak = set(map(int, held_out)), ""
         for path in self._candidates(stages, fold, suffix):
             seen = read_seen(path)[1]
@@ -87,6 +130,14 @@ class Initial:
                 f"--init {leak} ({len(unseen)} studies), expected weights that have not; "
                 f"the same folds are --fold-file {self.run / 'folds.csv'}"
             )
+        return None
+
+    @staticmethod
+    def _of_stages(bundle: Manifest, stages: Sequence[str], fold: int) -> Path | None:
+        for stage in stages:
+            entries = sorted(bundle.of_stage(stage), key=lambda entry: (entry.fold != fold, not is_full(entry.fold)))
+            if entries:
+                return bundle.path(entries[0])
         return None
 
     def _candidates(self, stages: Sequence[str], fold: int, suffix: str) -> Iterator[Path]:
@@ -104,12 +155,7 @@ class Initial:
         Raises:
             LeakError: as ``weights``.
         """
-        try:
-            path = self.weights(stages, fold, held_out, suffix)
-        except LeakError:
-            if suffix:
-                return
-            raise
+        path = self._start(stages, fold, held_out, suffix)
         if path is None:
             return
         tensors = safetensors.torch.load_file(path)
@@ -117,6 +163,27 @@ class Initial:
         with torch.no_grad():
             for name in agreement(path, network).same:
                 own[name].copy_(tensors[name])
+
+    def seen(self, stages: Sequence[str], fold: int, held_out: Iterable[int], suffix: str) -> frozenset[int]:
+        """The studies that a fit knows already by the weights that it starts from; none of a bundle's phantoms.
+
+        Raises:
+            LeakError: as ``weights``.
+        """
+        path = self._start(stages, fold, held_out, suffix)
+        return frozenset() if path is None or self.bundle is not None else read_seen(path)[1]
+
+    def _start(self, stages: Sequence[str], fold: int, held_out: Iterable[int], suffix: str) -> Path | None:
+        try:
+            return self.weights(stages, fold, held_out, suffix)
+        except LeakError:
+            if suffix:
+                return None
+            raise
+
+
+def _digest(lines: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def agreement(path: Path, network: nn.Module) -> Agreement:
