@@ -389,8 +389,8 @@ def test_a_bundle_with_another_file_than_its_manifest_lists_is_no_start(bundle_o
 
 def test_a_folder_without_weights_is_no_start(tiny_cohort, tmp_path, capsys):
     assert train_tiny.train(tiny_cohort, tmp_path / "run", "--stages", "axial_xy", "--init", str(tmp_path)) == 1
-    line = capsys.readouterr().err.splitlines()[-1]
-    assert f"--init {tmp_path}: found no weights, expected a folder that a training has left, or a sealed bundle" in line
+    said = f"--init {tmp_path}: found no weights, expected a folder that a training has left, or a sealed bundle"
+    assert said in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_run_of_which_nothing_agrees_is_no_start(in_one_piece, tiny_cohort, tmp_path, capsys):
