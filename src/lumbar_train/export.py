@@ -27,6 +27,7 @@ from lumbar_train.data.folds import fold_name, is_full
 from lumbar_train.engine.checkpoint import load_weights
 from lumbar_train.errors import TrainingError
 from lumbar_train.files import make_folder, read_object
+from lumbar_train.outputs.kept import FILE as RECIPE
 from lumbar_train.stages.aggregate_folds import with_calibration
 from lumbar_train.stages.context import RunContext
 from lumbar_train.stages.fused_recipe import aggregator_of, head_config, is_kept, members_of
@@ -61,7 +62,7 @@ def export(run: RunContext) -> Path:
         },
         "prior": prior_rows(run.cohort.prior()),
         "oof": metrics.get("oof", {}),
-        "training": _read_json(run.out / "seconds.json") | ({"set": list(run.changes)} if run.changes else {}),
+        "training": _read_json(run.out / "seconds.json") | _settings(run),
         "weights": entries,
         "classifiers": [
             Classifier.of(name, run.recipe.stages[name].network).as_json()
@@ -106,6 +107,14 @@ def fits_that_ship(run: RunContext) -> list[int]:
     ships = {"full": full, "folds": folds, "all": [*full, *folds] if full else []}[run.recipe.export]
     # When time is short the kernel runs the first alone
     return sorted(ships, key=lambda fold: (not is_full(fold), abs(fold)))
+
+
+def _settings(run: RunContext) -> dict[str, Any]:
+    """What the recipe's name does not tell: changed fields, and the weights that the fits started from."""
+    settings: dict[str, Any] = {"set": list(run.changes)} if run.changes else {}
+    if noted := read_object(run.out / RECIPE).get("init"):
+        settings["init"] = {"run": Path(noted["run"]).name, "digest": noted["digest"]}
+    return settings
 
 
 def _check_fits(run: RunContext, fits: list[tuple[str, int]]) -> None:

@@ -90,6 +90,12 @@ def test_what_changed_the_recipe_is_in_the_manifest(run):
     assert training["axial_xy"] == 5.0
 
 
+def test_what_the_fits_started_from_is_in_the_manifest_without_its_folder(run):
+    (run.out / "recipe.json").write_text(json.dumps({"init": {"run": "/home/somebody/runs/before", "digest": "0a"}}))
+    training = json.loads((export(run) / "weights_manifest.json").read_text())["training"]
+    assert training["init"] == {"run": "before", "digest": "0a"}
+
+
 def test_what_was_measured_of_the_localisers_stays_as_long_as_they_do(run, capsys):
     """Else a run that ships more, or has a fusion, would forget how sure its levels and points are."""
     path = export(run) / "weights_manifest.json"
