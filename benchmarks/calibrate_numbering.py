@@ -6,9 +6,8 @@ ROOT is a synthetic cohort that the weights have not seen (200 studies of ``lumb
 gives one sagittal slice near its canal, as a series of its own; its image is bent, cut, darkened, blurred, covered and
 scaled at random, until about one in six is numbered wrongly. How the heatmaps and the sacrum then tell right from wrong
 is fitted by maximum likelihood (``lumbar.stages.numbering``). No real image takes part. ``--write`` puts the five
-numbers (six where a network tells S1) into the folder's weights_manifest.json, which sealing keeps. Each half of the
-patients shows the reliability of a fit on the other, and how likely it makes the truth; where a network tells S1, that
-also of a fit that leaves S1 aside.
+numbers into the folder's weights_manifest.json, which sealing keeps; six where a network tells S1, and this makes the
+truth likelier beyond chance. Each half of the patients shows the reliability of a fit on the other.
 """
 
 from __future__ import annotations
@@ -316,6 +315,9 @@ def main(words: Sequence[str] | None = None) -> int:
     if evidence[:, 5:].any():
         mean, low, high = worth_of_s1(evidence, truth, half)
         print(f"what S1 changes in that mean, held back: {mean:+.4f} ({low:+.4f} to {high:+.4f}); lower is better")
+        if high >= 0.0:
+            print("S1 is left aside: it does not help beyond chance")
+            evidence = without_s1(evidence)
     numbers = [round(float(value), 4) for value in fit(evidence, truth)]
     print(json.dumps(dict(zip(NUMBERS, numbers, strict=False))))
     if args.write:
