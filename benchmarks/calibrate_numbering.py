@@ -297,8 +297,8 @@ def main(words: Sequence[str] | None = None) -> int:
     networks.numbering = networks.numbering or (0.0,) * len(NUMBERS)  # so that the tissue is kept
     rows = []
     rng = np.random.default_rng(SEED)
-    found = (case for root in args.data for case in cases(root, args.split, args.studies, rng))
-    for place, (study_id, kind, case) in enumerate(found):
+    drawn = (case for root in args.data for case in cases(root, args.split, args.studies, rng))
+    for place, (study_id, kind, case) in enumerate(drawn):
         told = evidence_and_truth(made_hard(case, np.random.default_rng([SEED, place])), kind, networks)
         if told is not None:
             rows.append((study_id, *told))

@@ -78,7 +78,7 @@ def answers(root: Path, split: str, n_studies: int, networks: Networks) -> list[
     descriptions, traits = read_descriptions(root, split), traits_of(root, split)
     truth = pd.read_parquet(root / "truth.parquet")
     truth = truth[truth["condition"] == SPINAL].groupby(["study_id", "level"])[["x_mm", "y_mm", "z_mm"]].mean()
-    found = []
+    answered = []
     for study_id in list_studies(root, split)[:n_studies]:
         own = truth.loc[study_id] if study_id in truth.index.get_level_values(0) else truth.iloc[:0]
         if len(own) < len(LEVELS):
@@ -87,8 +87,8 @@ def answers(root: Path, split: str, n_studies: int, networks: Networks) -> list[
         numbering = localisation.numbering
         is_right, off = read_off(localisation.levels_mm, own.loc[list(LEVELS)].to_numpy(float))
         confidence = 1.0 if numbering is None else numbering.confidence
-        found.append(Answer(int(study_id), traits[int(study_id)], is_right, off, confidence))
-    return found
+        answered.append(Answer(int(study_id), traits[int(study_id)], is_right, off, confidence))
+    return answered
 
 
 def wilson(k: int, n: int) -> tuple[float, float]:
@@ -119,13 +119,13 @@ def main(words: Sequence[str] | None = None) -> int:
         return 0
     manifest = read_manifest(args.weights)
     networks = load_networks(manifest.folder, manifest)
-    found = [each for root in args.data for each in answers(root, args.split, args.studies, networks)]
-    for each in found:
+    every = [each for root in args.data for each in answers(root, args.split, args.studies, networks)]
+    for each in every:
         if not each.is_right:
             flag = "flagged" if each.is_flagged else "not flagged"
             print(f"study {each.study_id} ({each.traits}): off by {each.off:+d}, sure {each.confidence:.2f}, {flag}")
-    for name in sorted({each.traits for each in found}):
-        print(line_of(name, [each for each in found if each.traits == name]))
+    for name in sorted({each.traits for each in every}):
+        print(line_of(name, [each for each in every if each.traits == name]))
     return 0
 
 

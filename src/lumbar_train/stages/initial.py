@@ -94,9 +94,9 @@ class Initial:
         for entry in bundle.weights:
             path = bundle.path(entry)
             if not path.is_file() or file_sha256(path) != entry.sha256:
-                found = "another file" if path.is_file() else "no file"
+                what = "another file" if path.is_file() else "no file"
                 raise TrainingError(
-                    f"--init {path}: found {found}, expected what {FILE_NAME} lists (build_dataset.py seals a bundle)"
+                    f"--init {path}: found {what}, expected what {FILE_NAME} lists (build_dataset.py seals a bundle)"
                 )
         hashes = sorted(f"{entry.stage} {entry.fold} {entry.sha256}" for entry in bundle.weights)
         return cls(folder, bundle.recipe, _digest(hashes), bundle)
