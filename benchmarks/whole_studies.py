@@ -3,8 +3,8 @@
     python benchmarks/whole_studies.py --data ROOT [ROOT ...] --weights dist/dataset [--split test]
 
 Each ROOT is a synthetic cohort that the weights have not seen. A study is right where each of its five canal points is
-nearest to the true point of its own level; it is flagged where the probability of the numbering lies below what the
-report calls a doubt. The shares have 95 % intervals (Wilson 1927, JASA 22:209). Wrong studies are named.
+nearest to the true point of its own level; it is flagged where the report says so: the probability of the numbering is
+a doubt, or a level was not found. The shares have 95 % intervals (Wilson 1927, JASA 22:209). Wrong studies are named.
 """
 
 from __future__ import annotations
@@ -35,18 +35,22 @@ Z_95 = 1.96
 
 @dataclass(frozen=True)
 class Answer:
-    """What the localiser says of one study; ``off``: by how many levels its points lie too high, in the median."""
+    """What the localiser says of one study.
+
+    ``off``: by how many levels its points lie too high, in the median; ``missing``: how many levels it did not find.
+    """
 
     study_id: int
     traits: str
     is_right: bool
     off: int
+    missing: int
     confidence: float
 
     @property
     def is_flagged(self) -> bool:
-        """The report says that the numbering is in doubt."""
-        return self.confidence < DOUBTFUL
+        """The report says that the numbering is in doubt, or that a level is missing."""
+        return self.confidence < DOUBTFUL or self.missing > 0
 
 
 def traits_of(root: Path, split: str) -> dict[int, str]:
@@ -87,7 +91,8 @@ def answers(root: Path, split: str, n_studies: int, networks: Networks) -> list[
         numbering = localisation.numbering
         is_right, off = read_off(localisation.levels_mm, own.loc[list(LEVELS)].to_numpy(float))
         confidence = 1.0 if numbering is None else numbering.confidence
-        answered.append(Answer(int(study_id), traits[int(study_id)], is_right, off, confidence))
+        missing = len(LEVELS) - len(localisation.levels_mm)
+        answered.append(Answer(int(study_id), traits[int(study_id)], is_right, off, missing, confidence))
     return answered
 
 
@@ -123,7 +128,10 @@ def main(words: Sequence[str] | None = None) -> int:
     for each in every:
         if not each.is_right:
             flag = "flagged" if each.is_flagged else "not flagged"
-            print(f"study {each.study_id} ({each.traits}): off by {each.off:+d}, sure {each.confidence:.2f}, {flag}")
+            print(
+                f"study {each.study_id} ({each.traits}): off by {each.off:+d}, {each.missing} missing, "
+                f"sure {each.confidence:.2f}, {flag}"
+            )
     for name in sorted({each.traits for each in every}):
         print(line_of(name, [each for each in every if each.traits == name]))
     return 0

@@ -215,6 +215,12 @@ def test_a_column_one_disc_too_high_is_off_by_one(benchmark):
     assert whole.read_off(dict(list(near.items())[:4]), true) == (False, 0)
 
 
+@pytest.mark.parametrize(("missing", "confidence", "is_flagged"), [(0, 0.99, False), (1, 0.99, True), (0, 0.5, True)])
+def test_a_study_is_flagged_where_the_report_says_so(benchmark, missing, confidence, is_flagged):
+    answer = benchmark("whole_studies").Answer(1, "hard", False, 0, missing, confidence)
+    assert answer.is_flagged is is_flagged
+
+
 def test_the_traits_of_a_cohort_are_those_of_its_patients(benchmark, tmp_path):
     from lumbar_phantom.cohort import make_cohort
 
