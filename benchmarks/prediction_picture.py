@@ -63,6 +63,7 @@ def sagittal_panel(
     """The sagittal slice nearest to the points of one side, or of the canal if side is None."""
     points = [result.localisation.best(description, level, side) for level in LEVELS]
     points = [p for p in points if p is not None]
+    points = [p for p in points if p.stack == points[0].stack]  # a series in parts, or two: those of one picture
     if not points:
         return np.zeros((SIZE, SIZE, 3), np.uint8)
     index = int(np.median([p.slice_index for p in points]))
