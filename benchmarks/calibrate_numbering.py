@@ -310,14 +310,15 @@ def main(words: Sequence[str] | None = None) -> int:
     studies, evidence, truth = (np.array(column) for column in zip(*rows, strict=True))
     print("; ".join(f"{name} {(truth == k).sum()}" for k, name in enumerate(READINGS)))
     half = pd.factorize(studies)[0] % 2 == 0
-    for name, fitted in (("held back, first half", ~half), ("held back, second half", half)):
-        show(name, fit(evidence[fitted], truth[fitted]), evidence[~fitted], truth[~fitted])
     if evidence[:, 5:].any():
         mean, low, high = worth_of_s1(evidence, truth, half)
-        print(f"what S1 changes in that mean, held back: {mean:+.4f} ({low:+.4f} to {high:+.4f}); lower is better")
+        change = f"{mean:+.4f} ({low:+.4f} to {high:+.4f})"
+        print(f"S1 changes the mean of minus the logarithm of the true reading's probability, held back, by {change}")
         if high >= 0.0:
             print("S1 is left aside: it does not help beyond chance")
             evidence = without_s1(evidence)
+    for name, fitted in (("held back, first half", ~half), ("held back, second half", half)):
+        show(name, fit(evidence[fitted], truth[fitted]), evidence[~fitted], truth[~fitted])
     numbers = [round(float(value), 4) for value in fit(evidence, truth)]
     print(json.dumps(dict(zip(NUMBERS, numbers, strict=False))))
     if args.write:
