@@ -229,6 +229,12 @@ def _add_train(commands: Any) -> None:
         help="start from another run's weights, stage by stage where shapes agree; or from a sealed bundle that was "
         "trained on phantoms",
     )
+    add(
+        "--localisers",
+        type=FOLDER,
+        metavar="RUN",
+        help="take over localisers and folds of another run on the same studies; only what follows them is fitted",
+    )
     add("--ship", choices=SHIP, help="the fits that are exported: on all data, on folds, or all; default: the recipe's")
     add(
         "--status",

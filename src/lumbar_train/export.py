@@ -114,6 +114,8 @@ def _settings(run: RunContext) -> dict[str, Any]:
     settings: dict[str, Any] = {"set": list(run.changes)} if run.changes else {}
     if noted := read_object(run.out / RECIPE).get("init"):
         settings["init"] = {"run": Path(noted["run"]).name, "digest": noted["digest"]}
+    if noted := read_object(run.out / RECIPE).get("localisers"):
+        settings["localisers"] = {"run": Path(noted["run"]).name, "seed": noted["seed"]}
     return settings
 
 

@@ -47,6 +47,7 @@ def train(
     memory: str | None = None,
     time_limit: str | float | None = None,
     init: str | Path | None = None,
+    localisers: str | Path | None = None,
     ship: str | None = None,
     on_refusal: Callable[[Exception], None] | None = None,
 ) -> TrainedRun:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from lumbar_train.outputs.session import FILE as SESSION
 from lumbar_train.outputs.session import check_version
 
 MARK = "taken_over.json"
+RESUME = "--resume"
 _MADE_ANEW = ("cache", "export", "report")  # folders: decoded studies may be large, and stay where they are
 
 
@@ -26,40 +27,49 @@ def is_same_folder(source: Path, out: Path) -> bool:
     return source.resolve() == out.resolve()
 
 
-def check_source(source: Path, out: Path) -> None:
-    """Refuse a folder that a run cannot be taken over from into another one.
+def check_source(source: Path, out: Path, option: str = RESUME) -> None:
+    """Refuse a folder that a run, or a part of it, cannot be taken over from into another one.
+
+    Args:
+        source: the folder.
+        out: the other one.
+        option: that names the folder.
 
     Raises:
         CohortError: what is wrong with either.
     """
     if not source.is_dir():
         reason = "found a file" if source.exists() else "no such folder"
-        raise CohortError(f"--resume {source}: {reason}, expected a run folder{did_you_mean_path(source, 'folder')}")
+        raise CohortError(f"{option} {source}: {reason}, expected a run folder{did_you_mean_path(source, 'folder')}")
     if not holds_run(source):
-        raise CohortError(f"--resume {source}: found no run, expected a folder that a training has left")
+        raise CohortError(f"{option} {source}: found no run, expected a folder that a training has left")
     check_version(source)
     if is_same_folder(source, out):
-        return
+        if option == RESUME:
+            return
+        raise CohortError(f"--out {out}: found the folder of {option}, expected another one")
     if source.resolve() in out.resolve().parents:
-        raise CohortError(f"--out {out}: found inside {source}, expected a folder outside what --resume only reads")
+        raise CohortError(f"--out {out}: found inside {source}, expected a folder outside what {option} only reads")
     owner = owner_in(source)
     if owner is not None:
-        raise CohortError(f"--resume {source}: found it in use by process {owner.pid}, expected a run that has ended")
-    _check_target(source, out)
+        raise CohortError(f"{option} {source}: found it in use by process {owner.pid}, expected a run that has ended")
+    _check_target(source, out, option)
 
 
-def _check_target(source: Path, out: Path) -> None:
+def _check_target(source: Path, out: Path, option: str) -> None:
     """Refuse to mix two runs; one that was taken over from the source before is gone on with."""
     mark = read_object(out / MARK)
     if not mark and not holds_run(out):
         return
+    if option != RESUME and (mark.get("run"), mark.get("option")) != (run_name(source), option):
+        raise CohortError(f"--out {out}: found another run, expected an empty folder, or a run with {option} {source}")
     if mark.get("run") != run_name(source):
         raise CohortError(
             f"--out {out}: found another run, expected an empty folder, or the run of {source}; "
             "--resume alone goes on with what is there"
         )
     there, here = (int(read_object(folder / SESSION).get("sessions", 0)) for folder in (source, out))
-    if mark.get("is_whole") and there > here:
+    if option == RESUME and mark.get("is_whole") and there > here:
         raise CohortError(
             f"--out {out}: found the run after {here} sessions, expected no less than the {there} of {source}; "
             "use another --out"
@@ -76,7 +86,7 @@ def check_whole(out: Path) -> None:
     if mark and not mark.get("is_whole"):
         raise CohortError(
             f"{out}: found a run that was taken over in part, expected all of it; "
-            f"give --resume {mark.get('from')} again"
+            f"give {mark.get('option', RESUME)} {mark.get('from')} again"
         )
 
 
@@ -92,20 +102,26 @@ def run_name(run: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def take_over(source: Path, out: Path) -> int:
+def take_over(source: Path, out: Path, option: str = RESUME, names: Collection[str] | None = None) -> int:
     """Copy a run's fits, checkpoints, tables and notes; where that was interrupted, go on. Gives the number of files.
+
+    Args:
+        source: the run.
+        out: where to.
+        option: that asks for it.
+        names: the folders and files of the run that are copied; None for all that belongs to it.
 
     Raises:
         CohortError: as ``check_source``.
         TrainingError: the disk is full, or ``out`` cannot be written.
     """
-    check_source(source, out)
+    check_source(source, out, option)
     if is_same_folder(source, out) or read_object(out / MARK).get("is_whole"):
         return 0
-    mark = {"run": run_name(source), "from": str(source), "is_whole": False}
+    mark = {"run": run_name(source), "from": str(source), "option": option, "is_whole": False}
     write_text(out / MARK, json.dumps(mark) + "\n")
     linked: dict[tuple[int, int], Path] = {}
-    files = list(_files(source))
+    files = [path for path in _files(source) if names is None or path.relative_to(source).parts[0] in names]
     for path in files:
         _copy(path, out / path.relative_to(source), linked)
     write_text(out / MARK, json.dumps(mark | {"is_whole": True}) + "\n")

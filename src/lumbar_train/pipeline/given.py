@@ -32,6 +32,8 @@ def check_given(options: TrainOptions) -> None:
     check_out(options.out)
     if options.taken_from is not None:
         check_source(options.taken_from, options.out)
+    elif options.localisers is not None:
+        check_source(options.localisers, options.out, "--localisers")
     elif options.resume:
         check_whole(options.out)
         check_version(options.out)

@@ -17,10 +17,15 @@ from lumbar_train.pipeline.names import AMP, SHIP, USES
 # What decides what is trained, beside data, recipe and folds; the rest decides how fast, and where.
 _DECIDE = (
     "overrides", "full_epochs", "full_seeds", "backbone", "pretrained", "backbone_weights", "points", "points_use",
-    "seed", "amp", "init", "ship",
+    "seed", "amp", "init", "localisers", "ship",
 )  # fmt: skip
 NO_CACHE = Path("none")  # as ``cache``: no folder
 _HOW = ("cache", "workers", "jobs", "loaders", "device", "memory", "time_limit")  # and with what
+_NOT_BESIDE_LOCALISERS = {
+    "taken_from": "--resume FROM, whose run has localisers of its own, expected one of the two",
+    "overwrite": "--overwrite, expected it once, when the run begins; later the run keeps them without the option",
+    "fold_file": "--fold-file, expected no other folds than those of the localisers",
+}
 Words = Iterable[str] | Mapping[str, Any]
 
 
@@ -63,6 +68,8 @@ class TrainOptions:
             whole).
         time_limit: after which training ends in order, to be gone on with: ``11.5h``, ``30m``, ``90s`` or seconds.
         init: folder of another run whose weights fits start from, stage by stage, where shapes agree.
+        localisers: folder of another run on the same studies whose localisers, what they say of held-out studies, and
+            folds are taken over, so that only classifiers and what follows are fitted.
         ship: the fits that are exported: ``full`` (on all data), ``folds`` or ``all``; None for the recipe's choice.
     """
 
@@ -92,6 +99,7 @@ class TrainOptions:
     memory: str | None = None
     time_limit: str | float | None = None
     init: Path | None = None
+    localisers: Path | None = None
     ship: str | None = None
 
     @classmethod
@@ -110,6 +118,9 @@ class TrainOptions:
                 raise TrainingError(f"{name}: found {value}, expected {least} or more")
         if self.resume and self.overwrite:
             raise TrainingError("resume, overwrite: found both, expected one: go on, or fit again")
+        for name, why in _NOT_BESIDE_LOCALISERS.items() if self.localisers is not None else ():
+            if getattr(self, name):
+                raise TrainingError(f"--localisers {self.localisers}: found it beside {why}")
         if self.ship not in (None, *SHIP):
             raise TrainingError(f"ship: found {self.ship!r}, expected one of {', '.join(SHIP)}")
         if self.limit_s is not None and self.limit_s <= 0:
@@ -237,6 +248,7 @@ _PLAIN: dict[str, Callable[[Any], Any]] = {
     "cache": as_cache,
     "resume": _resume,
     "init": _path,
+    "localisers": _path,
     "full_epochs": as_words,
     "overrides": as_words,
     "backbone_weights": as_words,

@@ -20,6 +20,7 @@ from lumbar_train.engine.distributed import pick_device
 from lumbar_train.pipeline.cost import NetworkCost, meta_network
 from lumbar_train.pipeline.counts import CohortCounts, classifier_images, count_cohort
 from lumbar_train.pipeline.fusion_cost import fusion_cost
+from lumbar_train.pipeline.localisers import TAKEN
 from lumbar_train.pipeline.machines import A100, T4, Machine, free_memory, measured_here, parse_memory
 from lumbar_train.pipeline.options import TrainOptions
 from lumbar_train.pipeline.prepare import chosen_recipe
@@ -175,6 +176,8 @@ def plan_training(options: TrainOptions, machines: Iterable[Machine] | None = No
     rows = []
     for stage in chosen_stages(recipe, options.stages):
         name = stage.recipe_name or stage.name
+        if stage.name in TAKEN and options.localisers is not None:
+            continue
         if name == FUSION:
             rows.append(_fusion_row(recipe, {key: cost(False) for key, cost in costs.items()}, counts, use_folds))
             continue

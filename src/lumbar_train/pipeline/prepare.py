@@ -44,6 +44,7 @@ from lumbar_train.outputs.run_folder import RunFolder
 from lumbar_train.outputs.take_over import take_over
 from lumbar_train.overrides import with_overrides
 from lumbar_train.pipeline.initial import init_note, initial_weights
+from lumbar_train.pipeline.localisers import NOTE, localisers_note, seeds_of, take_localisers, with_localisers
 from lumbar_train.pipeline.options import TrainOptions
 from lumbar_train.pipeline.same_run import check_same_run, points_note
 from lumbar_train.pipeline.split import with_split
@@ -64,6 +65,7 @@ def chosen_recipe(options: TrainOptions) -> tuple[Recipe, Start]:
         recipe = with_backbone(recipe, options.backbone)
     recipe = with_overrides(recipe, options.overrides)
     recipe = with_full_epochs(recipe, list(options.full_epochs))  # later: it changes one kind of fits alone
+    recipe = with_localisers(options, recipe)
     if options.ship is not None:
         recipe = replace(recipe, export=options.ship)
     is_pretrained = recipe.pretrained if options.pretrained is None else options.pretrained
@@ -81,6 +83,7 @@ def prepare(options: TrainOptions, recipe: Recipe, start: Start, distributed: Di
     """
     whole = distributed.on_main(lambda: read_cohort(options.data, points_file=options.points))
     distributed.on_main(lambda: go_on_with(options, recipe, whole))
+    noted = distributed.on_main(lambda: localisers_note(options))
     recipe = with_split(options, recipe, whole, distributed)
     distributed.on_main(lambda: check_asked_folds(options, recipe))
     studies = decode(options, whole, distributed)
@@ -98,18 +101,20 @@ def prepare(options: TrainOptions, recipe: Recipe, start: Start, distributed: Di
         cache=studies,
         use_folds=with_seeds(parse_folds(options.folds, folds), options.full_seeds or recipe.full_seeds),
         seed=options.seed,
-        resume=bool(options.resume),
+        resume=bool(options.resume or options.localisers),
         distributed=distributed,
         devices=usable_devices(options.device),
         loop={"amp": amp, "workers": options.n_loaders(distributed.device.type)},
         start=start,
         changes=options.changes(),
+        other_seeds=seeds_of(noted),
         points_use=options.points_use if options.points else USES[0],
         command=options.command(),
     )
     distributed.on_main(lambda: end_if_time_is_up())
     run.initial = distributed.on_main(lambda: initial_weights(run, options))
     more = {"cohort": run.cohort.fingerprint, "points": points_note(options), "init": init_note(run, options)}
+    more |= {NOTE: noted} if noted else {}
     distributed.on_main(lambda: begin(run, options.stages, options.amp, more))
     if options.overwrite and distributed.is_main:
         print(replaced(run, options.stages))
@@ -144,10 +149,13 @@ def fold_table(options: TrainOptions) -> Path | None:
 def go_on_with(options: TrainOptions, recipe: Recipe, whole: Cohort) -> None:
     """See that the run which is gone on with is this one, then take it over where it lies in another folder.
 
+    Localisers of another run are taken over as well.
+
     Raises:
         CohortError: it is of another cohort, recipe, seed or version.
         TrainingError: it cannot be copied.
     """
+    take_localisers(options, recipe, whole.fingerprint)
     source = options.taken_from
     if not options.resume:
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,6 +39,7 @@ class RunContext:
         cache: the studies, decoded or to be decoded.
         use_folds: the folds of this call; -1 is the fit on all data, -2, -3, … the same with other seeds.
         seed: of everything random.
+        other_seeds: of the stages whose fits another run has made.
         resume: whether fits that were interrupted go on.
         distributed: this process and its peers.
         devices: for folds side by side; none: this process's own.
@@ -58,6 +59,7 @@ class RunContext:
     cache: Studies
     use_folds: list[int]
     seed: int = 0
+    other_seeds: Mapping[str, int] = field(default_factory=dict)
     resume: bool = False
     distributed: Distributed = field(default_factory=Distributed)
     devices: tuple[torch.device, ...] = ()
@@ -84,6 +86,10 @@ class RunContext:
     def out(self) -> Path:
         """The run folder's path."""
         return self.folder.path
+
+    def seed_of(self, stage: str) -> int:
+        """The seed of a stage's fits."""
+        return self.other_seeds.get(stage, self.seed)
 
     def labels(self) -> dict[int, np.ndarray]:
         """Labels (25,) by study."""

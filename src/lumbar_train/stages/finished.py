@@ -101,7 +101,7 @@ def _made_from(run: RunContext, stage: Stage, fold: int) -> dict[str, Any]:
     made_from: dict[str, Any] = {
         f"{name}/{fold_name(k)}": read_object(note_path(run.out, name, k)).get("left") for name, k in pairs
     }
-    made_from |= {"cohort": run.cohort.fingerprint, "seed": run.seed}
+    made_from |= {"cohort": run.cohort.fingerprint, "seed": run.seed_of(stage.name)}
     if stage.action is not None:
         entry = run.recipe.stages.get(stage.name)
         made_from["folds"] = sorted([*run.all_folds(), *run.full_fits()])
