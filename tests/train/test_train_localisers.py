@@ -138,6 +138,8 @@ def test_what_cannot_be_taken_over_is_refused_and_leaves_nothing(first, tiny_coh
         ([*option, "--resume", str(first)], "found it beside --resume FROM"),
         ([*option, "--fold-file", str(table)], "found it beside --fold-file"),
         ([*option, "--set", "axial_xy.lr=0.5"], "found a value for axial_xy beside --localisers"),
+        ([*option, "--set", "recipe.n_folds=3"], "found 2 folds in"),
+        ([*option, "--folds", "0,7,full"], "--folds: found '7', expected of 0, 1, full"),
         ([*option, "--full-epochs", "axial_xy=7"], "found a value for axial_xy beside --localisers"),
     ):
         assert message in refused(tiny_cohort, out, capsys, *words)

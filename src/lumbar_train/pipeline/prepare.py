@@ -83,9 +83,10 @@ def prepare(options: TrainOptions, recipe: Recipe, start: Start, distributed: Di
     """
     whole = distributed.on_main(lambda: read_cohort(options.data, points_file=options.points))
     distributed.on_main(lambda: go_on_with(options, recipe, whole))
-    noted = distributed.on_main(lambda: localisers_note(options))
     recipe = with_split(options, recipe, whole, distributed)
     distributed.on_main(lambda: check_asked_folds(options, recipe))
+    distributed.on_main(lambda: take_localisers(options, recipe, whole.fingerprint))
+    noted = distributed.on_main(lambda: localisers_note(options))
     studies = decode(options, whole, distributed)
     cohort, folds = distributed.on_main(lambda: choose_cohort(options, whole, studies, recipe.n_folds))
     amp, line = distributed.on_main(
@@ -141,21 +142,18 @@ def check_asked_folds(options: TrainOptions, recipe: Recipe) -> None:
 
 
 def fold_table(options: TrainOptions) -> Path | None:
-    """The table that says which fold holds a study out: the one that was given, or the run's own; None: made anew."""
+    """The table that says which fold holds a study out: as given, the run's own, its localisers'; None: a new one."""
     own = RunFolder(options.out).folds
-    return options.fold_file or (own if own.is_file() else None)
+    return options.fold_file or (own if own.is_file() else options.localisers and RunFolder(options.localisers).folds)
 
 
 def go_on_with(options: TrainOptions, recipe: Recipe, whole: Cohort) -> None:
     """See that the run which is gone on with is this one, then take it over where it lies in another folder.
 
-    Localisers of another run are taken over as well.
-
     Raises:
         CohortError: it is of another cohort, recipe, seed or version.
         TrainingError: it cannot be copied.
     """
-    take_localisers(options, recipe, whole.fingerprint)
     source = options.taken_from
     if not options.resume:
         return
