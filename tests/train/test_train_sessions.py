@@ -304,6 +304,9 @@ def test_fits_start_from_another_run_where_shapes_agree(in_one_piece, tiny_cohor
     theirs, ours = (load_file(folder / "axial_xy/fold0.safetensors") for folder in (in_one_piece, run))
     assert all(torch.allclose(theirs[name].float(), ours[name].float(), atol=1e-6) for name in ours)
     assert json.loads((run / "recipe.json").read_text())["init"]["run"] == str(in_one_piece)
+    # Gone on with by the printed command, which names the other run, when all fits are there
+    assert train_tiny.train(tiny_cohort, run, *some, *more[:-1], "--resume") == 0
+    assert "--init: " not in capsys.readouterr().out
 
 
 def test_weights_that_have_seen_the_held_out_studies_are_no_start(in_one_piece, tiny_cohort, tmp_path, capsys):

@@ -35,7 +35,7 @@ def initial_weights(run: RunContext, options: TrainOptions) -> Initial | None:
         return None
     lines = []
     for stage in chosen_stages(run.recipe, options.stages):
-        if stage.fitted is None:
+        if stage.fitted is None or next(_fits_to_begin(run, stage), None) is None:
             continue
         agreed = _agreement(run, initial, stage)
         if agreed is not None and agreed.same:
@@ -44,13 +44,14 @@ def initial_weights(run: RunContext, options: TrainOptions) -> Initial | None:
         else:
             why = "no such stage there" if agreed is None else agreed.text()
             lines.append(f"--init: {stage.name} starts as the recipe says: {why}")
-    if not any(" starts from " in line for line in lines):
+    if lines and not any(" starts from " in line for line in lines):
         what = "a bundle" if initial.bundle else "a run"
         raise CohortError(
             f"--init {initial.run}: found {what} of recipe {initial.recipe} of which no stage agrees in a tensor, "
             f"expected networks like those of {run.recipe.name}"
         )
-    print("\n".join(lines), flush=True)
+    for line in lines:
+        print(line, flush=True)
     return initial
 
 
