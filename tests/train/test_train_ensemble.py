@@ -19,6 +19,7 @@ from lumbar.bundle.weights import load_networks
 from lumbar.chains.main import predict_study
 from lumbar.config import CLASSIFIERS
 from lumbar.errors import CohortError
+from lumbar.labels import GROUPS
 from lumbar.stages.aggregate import aggregate, level_confidence, prior_array
 from lumbar.stages.classify import classify
 from lumbar.stages.localise import localise
@@ -31,6 +32,7 @@ from lumbar_train.ensemble.budget import parse_target, study_flops
 from lumbar_train.ensemble.build import build_ensemble, summary
 from lumbar_train.ensemble.localisers import MEDIAN, RIGHT, chosen_localiser, localiser_lines
 from lumbar_train.ensemble.members import gather
+from lumbar_train.ensemble.page import pool_weights
 from lumbar_train.pipeline.counts import count_cohort
 from lumbar_train.pipeline.plan import prediction_flops
 from lumbar_train.recipes import RECIPES, Recipe
@@ -95,6 +97,16 @@ def test_its_answers_are_those_of_the_members_own_logits(made, pair, cohort):
     expected = aggregate(logits, mask, prior, networks.stage("aggregator"), level_confidence(place))
     assert mask.any()
     np.testing.assert_allclose(predict_study(study, networks, prior).probs, expected, atol=1e-5)
+
+
+def test_the_page_gives_weights_of_the_pool_to_the_conditions_that_a_member_answers(made):
+    classifiers = verify(made / "export").classifiers
+    weights = pool_weights(made)
+    for one, row in zip(classifiers, weights, strict=True):
+        answered = [bool({*group} & {*one.conditions}) for group in GROUPS.values()]
+        assert [weight is not None for weight in row] == answered, one.name
+    for group in range(len(GROUPS)):
+        assert sum(row[group] or 0.0 for row in weights) == pytest.approx(1.0)
 
 
 def test_it_is_a_run_that_is_reported_compared_and_joined_like_any_other(made, pair, pristine_root, capsys):

@@ -95,14 +95,24 @@ def plot_path(path: Sequence[dict[str, Any]], single: float, n_chosen: int) -> F
     return figure
 
 
-def pool_weights(out: Path) -> list[list[float]]:
-    """The aggregator's pool: of each member (M) its weight in each condition group (3)."""
+def pool_weights(out: Path) -> list[list[float | None]]:
+    """The aggregator's pool: of each member (M) its weight in each condition group (3), None where it answers none.
+
+    The weights of a group sum to 1 over the members that answer it.
+    """
     manifest = read_manifest(out / "export")
     (entry, *_) = manifest.of_stage("aggregator")
     network = load_network(manifest.path(entry), entry)
     assert isinstance(network, Aggregator)
     weights = network.pool.detach().softmax(dim=-1).numpy()
-    return [[float(weights[group, m]) for group in range(len(GROUPS))] for m in range(weights.shape[1])]
+    answers = np.array(
+        [[bool({*group} & {*one.conditions}) for one in manifest.classifiers] for group in GROUPS.values()]
+    )
+    shares = np.where(answers, weights, 0.0)
+    shares /= np.maximum(shares.sum(axis=1, keepdims=True), np.finfo(float).tiny)
+    return [
+        [float(shares[g, m]) if answers[g, m] else None for g in range(len(GROUPS))] for m in range(weights.shape[1])
+    ]
 
 
 def _cases(made: Ensemble, evaluation: Evaluation) -> list[dict[str, Any]]:
