@@ -5,9 +5,11 @@ Run as a script it is ``python -m lumbar_train`` with the recipe ``tiny`` known 
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -121,6 +123,14 @@ def train(data: Path, out: Path, *more: str) -> int:
 
     command = ["train", "--data", str(data), "--recipe", "tiny", "--out", str(out), "--workers", "0"]
     return main([*command, "--device", "cpu", "--amp", "off", *more])
+
+
+def quick(patch: Any) -> None:
+    """One thread, and no page at the end, which is the dearest part of a tiny run."""
+    from lumbar_train.pipeline import carry_out
+
+    patch.setattr(os, "cpu_count", lambda: 1)
+    patch.setattr(carry_out, "report_on", lambda run, data: (None, None))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import train_tiny
 from lumbar.bundle.manifest import file_sha256
 from lumbar_train.__main__ import main
 from lumbar_train.outputs import take_over as module
-from lumbar_train.pipeline import carry_out
 from lumbar_train.stages import fitting
 
 TAKEN = ("sagittal_xy", "sagittal_z", "axial_xy", "localise")
@@ -24,14 +22,9 @@ QUICK = [word for name in CLASSIFIERS for word in ("--set", f"{name}.epochs=1")]
 OTHER = ["--seed", "5", *QUICK, "--set", "axial_all.size=32"]
 
 
-def quick(patch) -> None:
-    patch.setattr(os, "cpu_count", lambda: 1)
-    patch.setattr(carry_out, "report_on", lambda run, data: (None, None))
-
-
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch):
-    quick(monkeypatch)
+    train_tiny.quick(monkeypatch)
     yield
     torch.set_num_threads(1)
 
@@ -54,7 +47,7 @@ def begun(monkeypatch) -> list[str]:
 def first(tiny_cohort, tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("first") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        quick(patch)
+        train_tiny.quick(patch)
         assert train_tiny.train(tiny_cohort, run, *QUICK, *LOCALISERS_SET) == 0
     return run
 
@@ -87,6 +80,7 @@ def test_classifiers_of_another_seed_and_size_on_the_same_localisers(first, tiny
     ]  # fmt: skip
     assert sha[0] == sha[1]
 
+    assert "--localisers" not in json.loads((run / "session.json").read_text())["command"]  # the other run may be gone
     begun.clear()  # gone on with, with and without the option, nothing is fitted again
     for more in (["--localisers", str(first)], []):
         assert train_tiny.train(tiny_cohort, run, *OTHER, "--resume", *more) == 0

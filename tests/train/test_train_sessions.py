@@ -19,7 +19,6 @@ from safetensors.torch import load_file
 import train_tiny
 from lumbar.io.arguments import python_word
 from lumbar_train.engine import interrupts
-from lumbar_train.pipeline import carry_out
 from lumbar_train.stages import fitting
 
 QUICK = [word for name in ("sagittal_z", "axial_xy", *("sagittal_classifier", "axial_subarticular", "axial_all"))
@@ -27,15 +26,9 @@ QUICK = [word for name in ("sagittal_z", "axial_xy", *("sagittal_classifier", "a
 CLOCK = ("seconds.json", "session.json", "taken_over.json", "log.csv", "fit.json", "weights_manifest.json")
 
 
-def quick(patch) -> None:
-    """One thread, and no page at the end, which is the dearest part of a tiny run."""
-    patch.setattr(os, "cpu_count", lambda: 1)
-    patch.setattr(carry_out, "report_on", lambda run, data: (None, None))
-
-
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch):
-    quick(monkeypatch)
+    train_tiny.quick(monkeypatch)
     yield
     torch.set_num_threads(1)
 
@@ -95,7 +88,7 @@ def stamps(folder: Path) -> dict[str, tuple[int, int]]:
 def in_one_piece(tiny_cohort, tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("whole") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        quick(patch)
+        train_tiny.quick(patch)
         assert train_tiny.train(tiny_cohort, run, *QUICK) == 0
     return run
 

@@ -36,7 +36,7 @@ def with_localisers(options: TrainOptions, recipe: Recipe) -> Recipe:
     source = options.localisers or _run_that_took(options)
     if source is None:
         return recipe
-    _check_not_fitted_again(options, recipe)
+    _check_not_fitted_again(options)
     noted = read_recipe(source)["stages"]
     stages = dict(recipe.stages)
     for name in LOCALISERS:
@@ -71,7 +71,7 @@ def take_localisers(options: TrainOptions, recipe: Recipe, fingerprint: str) -> 
     folds = parse_folds(None, table)
     asked = with_seeds(parse_folds(options.folds, table), options.full_seeds or recipe.full_seeds)
     for name in TAKEN:
-        needed = {k for k in (*folds, *asked) if not is_full(k) or (name != LOCALISE and k in asked)}
+        needed = {k for k in (*folds, *asked) if not is_full(k) or name != LOCALISE}
         lacking = [fold_name(k) for k in sorted(needed) if not note_path(source, name, k).is_file()]
         if lacking:
             raise CohortError(
@@ -105,7 +105,7 @@ def _run_that_took(options: TrainOptions) -> Path | None:
     return next((folder for folder in folders if read_object(folder / FILE).get(NOTE)), None)
 
 
-def _check_not_fitted_again(options: TrainOptions, recipe: Recipe) -> None:
+def _check_not_fitted_again(options: TrainOptions) -> None:
     if not options.overwrite:
         return
     again = [name for name in TAKEN if options.stages is None or name in options.stages]
@@ -120,7 +120,7 @@ def _as_noted(path: Path, name: str, noted: dict[str, Any], now: StageRecipe) ->
     """A localiser's part of a recipe as it was noted."""
     try:
         network = from_dict(type(now.network), noted["network"])
-        augment = noted.get("augment") and AugmentConfig(**_tuples(noted["augment"]))
+        augment = noted.get("augment") and AugmentConfig(**_known(AugmentConfig, noted["augment"]))
         fit = Fit(**_known(Fit, noted["fit"]))
     except (ManifestError, KeyError, TypeError):
         raise CohortError(
@@ -137,8 +137,4 @@ def _uncut(stage: StageRecipe) -> StageRecipe:
 
 def _known(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
     names = {field.name for field in dataclasses.fields(kind)}
-    return {name: value for name, value in _tuples(values).items() if name in names}
-
-
-def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if name in names}

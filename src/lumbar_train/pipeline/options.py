@@ -17,7 +17,7 @@ from lumbar_train.pipeline.names import AMP, SHIP, USES
 # What decides what is trained, beside data, recipe and folds; the rest decides how fast, and where.
 _DECIDE = (
     "overrides", "full_epochs", "full_seeds", "backbone", "pretrained", "backbone_weights", "points", "points_use",
-    "seed", "amp", "init", "localisers", "ship",
+    "seed", "amp", "init", "ship",
 )  # fmt: skip
 NO_CACHE = Path("none")  # as ``cache``: no folder
 _HOW = ("cache", "workers", "jobs", "loaders", "device", "memory", "time_limit")  # and with what
