@@ -4,6 +4,7 @@ python benchmarks/chain.py                 about five minutes on two idle cores,
 python benchmarks/chain.py --tiny          whether it runs: few studies, nothing beside
 python benchmarks/chain.py --flat 2000     memory only: so many tiny studies through tiny networks
 python benchmarks/chain.py --fake-gpu 2    studies in flight on a GPU only, without one: passes wait 2 s a study in all
+python benchmarks/chain.py --gpu [RECIPE]  on a GPU only: runs against their passes alone; with RECIPE: its classifiers
 python benchmarks/chain.py --json out.json the figures as a file too
 """
 
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="few studies, nothing beside: whether it runs")
     parser.add_argument("--flat", type=int, metavar="N", help="memory against the number of studies alone, with N")
     parser.add_argument("--fake-gpu", type=float, metavar="S", help="studies in flight alone; passes take S s a study")
+    parser.add_argument("--gpu", nargs="?", const="", metavar="RECIPE", help="a real GPU alone; a recipe's classifiers")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     parser.add_argument("--inside", nargs=2, type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -43,7 +45,9 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="lumbar-chain-") as name:
         folder = Path(name)
-        if arguments.fake_gpu:
+        if arguments.gpu is not None:
+            figures = on_gpu(folder, arguments)
+        elif arguments.fake_gpu:
             figures = in_flight(folder, arguments)
         else:
             figures = flat(folder, arguments.flat) if arguments.flat else measure(folder, arguments)
@@ -104,6 +108,29 @@ def in_flight(folder: Path, arguments: argparse.Namespace) -> dict:
         show(figures, f"{count} in flight: wall against passes", got[f"wall {count}"] / got[f"passes {count}"], aim)
         show(figures, f"{count} in flight: the same worked out for one idle core", got[f"idle {count}"], aim)
     show(figures, "answers of both have the same bits", got["same"], "1", digits=0)
+    return figures
+
+
+def on_gpu(folder: Path, arguments: argparse.Namespace) -> dict:
+    """Wall time of runs on a real GPU, by the number of studies in flight, against their passes alone."""
+    os.environ.update(environment(1))
+    from gpu_chain import measure
+
+    n_unlike, n_studies = (2, 6) if arguments.tiny else (2, 24)
+    data = repeated(arguments.data or phantoms(folder / "phantoms", n_unlike), folder / "data", n_studies)
+    bundle = arguments.weights or demo_bundle(folder / "bundle")
+    counts = [1, 2, 4]
+    got = measure(data, bundle, arguments.gpu or None, n_unlike, n_studies, counts)
+    figures: dict = {name: got[name] for name in ("gpu", "load", "n_passes")}
+    print(f"{got['gpu']}, {len(os.sched_getaffinity(0))} cores, load {got['load']:.1f}; {n_studies} studies; seconds")
+    show(figures, "a study: passes alone, wall", got["passes"], digits=3)
+    show(figures, "a study: number of passes", got["n_passes"])
+    for count in counts:
+        show(figures, f"{count} in flight: a study, wall", got[f"wall {count}"], digits=3)
+        show(figures, f"{count} in flight: wall against passes", got[f"wall {count}"] / got["passes"], "at most 1.10")
+        show(figures, f"{count} in flight: CPU outside passes, a study", got[f"cpu {count}"], digits=3)
+    show(figures, "largest difference of a probability between them", got["differ"], digits=6)
+    show(figures, "peak of GPU memory, GiB", got["peak GiB"])
     return figures
 
 

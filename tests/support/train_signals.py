@@ -1,7 +1,8 @@
 """``python -m lumbar_train train`` with toy fits that last until a signal comes; run as a script.
 
 ``HOW`` in the environment: ``steps`` are short, a ``long step`` waits in Python, a ``stuck`` one in foreign code, where
-no signal is seen; with ``failing`` the first fold fails once the second has begun.
+no signal is seen; with ``loaders`` two processes a fit prepare the samples of short steps; with ``failing`` the first
+fold fails once the second has begun.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from lumbar_train.engine.fold_pool import run_side_by_side, workers
 from lumbar_train.errors import TrainingError
 from train_toy_fit import TOY, ToyDataset, run_toy
 
-if os.environ.get("HOW") in ("steps", "failing"):  # what ends by itself may take its time on a busy machine
+if os.environ.get("HOW") in ("steps", "loaders", "failing"):  # what ends by itself may take its time on a busy machine
     interrupts.STEP_S, process_pool.STOP_S, signals.GRACE_S = 40.0, 60.0, 90.0
 STAGE = "axial_xy"
 FOREVER_S = 900
@@ -63,7 +64,8 @@ def work(run: ToyRun, stage: str, fold: int) -> None:
         time.sleep(1.0)  # in which the second makes steps
         raise TrainingError("fold 0: loss is nan, expected a finite number")
     checkpoints = 0.0 if run.how in ("long step", "stuck") else 1e9
-    config = replace(TOY, epochs=1000, checkpoint_seconds=checkpoints)
+    loaders = 2 if run.how == "loaders" else 0
+    config = replace(TOY, epochs=1000, checkpoint_seconds=checkpoints, workers=loaders)
     run_toy(folder, Lasting(folder, run.how), config)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -144,6 +145,18 @@ def test_the_device_samples_the_same_localiser_images_as_the_loader(name):
     with torch.no_grad():
         values = [float(loss(network, batch)[0]) for batch in (plain, device)]
     assert values[0] == pytest.approx(values[1], rel=0.02)
+
+
+@pytest.mark.parametrize("holes", [(1, 1), (1, 3)])
+@pytest.mark.parametrize("name", [*LOCALISERS, "crops"])
+def test_loader_processes_can_be_sent_all_that_makes_samples(name, holes):
+    """Processes that are not forked get a pickled copy: on a GPU each fit's beside others, and all of Python 3.14's."""
+    every = AugmentConfig(invert=1.0, blur=1.0, hole=1.0, holes=holes)
+    data = crops_of(WHOLE, every, MixConfig(0.3, 0.3)) if name == "crops" else localisers(name)[0](every)
+    there = pickle.loads(pickle.dumps(data))
+    here = data.collate([data.sample(0, RNG(0))])
+    for key, value in there.collate([there.sample(0, RNG(0))]).items():
+        torch.testing.assert_close(value, here[key], rtol=0, atol=0)
 
 
 def test_losses_make_the_images_themselves():

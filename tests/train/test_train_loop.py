@@ -19,6 +19,7 @@ from torch import nn
 from lumbar_train.engine.distributed import Distributed, pick_device
 from lumbar_train.engine.loop import fit
 from lumbar_train.engine.loop_config import LoopConfig
+from lumbar_train.engine.process_pool import processes
 from lumbar_train.engine.sampling import Plan, epoch_order, predict, step_parts
 from lumbar_train.errors import TrainingError
 from train_toy_fit import TOY, N, ToyDataset, run_toy, toy_loss, toy_network
@@ -152,6 +153,14 @@ def test_a_killed_process_resumes_bit_identically(tmp_path):
 def test_loader_processes_change_nothing(tmp_path):
     run_toy(tmp_path / "a", ToyDataset())
     run_toy(tmp_path / "b", ToyDataset(), replace(TOY, workers=2))
+    assert_bit_identical(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.slow
+def test_loader_processes_of_a_process_of_a_pool_change_nothing(tmp_path):
+    run_toy(tmp_path / "a", ToyDataset())
+    with processes(1, torch.set_num_threads, 1) as pool:
+        pool.submit(run_toy, tmp_path / "b", ToyDataset(), replace(TOY, workers=2)).result()
     assert_bit_identical(tmp_path / "a", tmp_path / "b")
 
 

@@ -71,6 +71,8 @@ def all_end(group: int) -> bool:
     ("number", "to_all", "jobs", "how"),
     [
         (signal.SIGINT, True, 2, "steps"),  # Ctrl-C in a terminal
+        pytest.param(signal.SIGINT, True, 2, "loaders", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, True, 1, "loaders", marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, False, 2, "steps", marks=pytest.mark.slow),  # kill, or a queueing system
         pytest.param(signal.SIGHUP, True, 1, "steps", marks=pytest.mark.slow),  # the terminal is closed
         pytest.param(signal.SIGINT, True, 2, "long step", marks=pytest.mark.slow),

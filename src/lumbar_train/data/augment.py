@@ -157,7 +157,7 @@ def photometric(config: AugmentConfig) -> v2.Compose:
     """The intensity part as one torchvision transform over (…, H, W) in 0..1."""
     steps: list[v2.Transform] = [ToneCurve(config.contrast), v2.RandomApply([Shading(config.shading)], p=0.6)]
     if config.invert:
-        steps.append(v2.RandomApply([v2.Lambda(lambda image: 1 - image)], p=config.invert))
+        steps.append(v2.RandomInvert(p=config.invert))  # no lambda: loader processes pickle it
     if config.blur:
         steps.append(v2.RandomApply([v2.GaussianBlur(3, (0.4, 1.2))], p=config.blur))
     steps.append(v2.RandomApply([v2.GaussianNoise(0.0, config.noise)], p=0.6))

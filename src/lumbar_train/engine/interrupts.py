@@ -11,6 +11,8 @@ finished, however long it takes.
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
+import multiprocessing.util
 import os
 import signal
 import threading
@@ -159,8 +161,11 @@ def was_cut() -> bool:
 
 
 def end_worker(interrupt: KeyboardInterrupt) -> None:
-    """End this process of a pool silently; in any other raise the interrupt again."""
+    """End this process of a pool silently, with its loaders if it has any; in any other raise the interrupt again."""
     if _State.is_worker:
+        if multiprocessing.active_children():
+            # Otherwise Python warns of semaphores that were left behind
+            multiprocessing.util._exit_function()  # type: ignore[attr-defined]
         os._exit(1)
     raise interrupt
 

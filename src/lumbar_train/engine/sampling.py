@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from lumbar_train.engine.distributed import Distributed
+from lumbar_train.engine.loader_processes import Loader, loader_of
 
 Batch = dict[str, Tensor]
 
@@ -134,22 +134,10 @@ class _Seeded(TorchDataset[Batch]):
         return self.dataset.sample(index, sample_rng(self.seed, epoch, index))
 
 
-def _one_thread(_worker: int) -> None:
-    torch.set_num_threads(1)
-
-
-def make_loader(dataset: Dataset, plan: Plan, *, workers: int, device: torch.device) -> DataLoader[Batch]:
+def make_loader(dataset: Dataset, plan: Plan, *, workers: int, device: torch.device) -> Loader:
     """A loader over ``plan``; iterate it anew after each ``plan.start``."""
-    return DataLoader(
-        _Seeded(dataset, plan.seed),
-        batch_sampler=plan,
-        collate_fn=dataset.collate,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=device.type == "cuda",
-        worker_init_fn=_one_thread if workers else None,
-        generator=torch.Generator(),  # its own: the loader must not draw from the state that resume restores
-    )
+    seeded = _Seeded(dataset, plan.seed)
+    return loader_of(seeded, plan, dataset.collate, workers=workers, device=device, are_kept=True)
 
 
 def to_device(batch: Batch, device: torch.device, *, channels_last: bool = False) -> Batch:
@@ -189,14 +177,8 @@ def predict(
     distributed = distributed or Distributed()
     mine = np.arange(len(dataset))[distributed.rank :: distributed.world]
     chunks = [[(0, int(i)) for i in mine[k : k + batch_size]] for k in range(0, len(mine), batch_size)]
-    loader: Any = DataLoader(
-        _Seeded(dataset, seed),
-        batch_sampler=chunks,
-        collate_fn=dataset.collate,
-        num_workers=workers,
-        pin_memory=distributed.device.type == "cuda",
-        worker_init_fn=_one_thread if workers else None,
-        generator=torch.Generator(),
+    loader = loader_of(
+        _Seeded(dataset, seed), chunks, dataset.collate, workers=workers, device=distributed.device, are_kept=False
     )
     outputs: dict[str, list[np.ndarray]] = {}
     for batch in loader:

@@ -60,26 +60,39 @@ A100 = Machine("A100", 312e12, 0.067, "NVIDIA A100 data sheet: 312 TFLOPS BFLOAT
 
 
 def measured_here(device: torch.device, backbone: str = "resnet10t") -> Machine:
-    """This machine's own rate: operations a second of a small training step of a backbone, timed on the device."""
+    """This machine's own rate: operations a second of a small training step of a backbone, timed on the device.
+
+    On a CPU one thread is timed by the processor's clock, and counted once for each thread that torch would use: by the
+    wall clock two threads that wait for one another on a busy machine seem a hundred times as slow.
+    """
     from lumbar_train.pipeline.cost import network_cost
     from lumbar_train.stages.losses import axial_regression_loss
 
     config = AxialRegressionConfig(BackboneConfig(backbone), size=_PROBE_SIZE)
-    n = _PROBE_IMAGES if device.type == "cpu" else 32
+    is_cpu = device.type == "cpu"
+    n = _PROBE_IMAGES if is_cpu else 32
     flops = network_cost(config, axial_regression_loss, slices=1).training_flops * n
     network = build(name_of(config), to_dict(config)).to(device).train()
     images = torch.rand(n, 1, _PROBE_SIZE, _PROBE_SIZE, device=device)
+    n_threads, clock = torch.get_num_threads(), time.thread_time if is_cpu else time.perf_counter
     seconds = float("inf")
-    with torch.random.fork_rng(devices=[]):
-        for _ in range(3):  # the first one warms up
-            start = time.perf_counter()
-            with torch.autocast(device.type, enabled=device.type == "cuda", dtype=torch.float16):
-                loss = network(images).float().square().mean()
-            loss.backward()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            seconds = min(seconds, time.perf_counter() - start)
-    return Machine("here", flops / seconds, 1.0, f"measured: {backbone}, {n} images of {_PROBE_SIZE} px, {device}")
+    if is_cpu:
+        torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            for _ in range(3):  # the first one warms up
+                start = clock()
+                with torch.autocast(device.type, enabled=not is_cpu, dtype=torch.float16):
+                    loss = network(images).float().square().mean()
+                loss.backward()
+                if not is_cpu:
+                    torch.cuda.synchronize(device)
+                seconds = min(seconds, clock() - start)
+    finally:
+        torch.set_num_threads(n_threads)
+    rate = flops / seconds * (n_threads if is_cpu else 1)
+    where = f"{n_threads} threads of the cpu, each as fast as one alone" if is_cpu else str(device)
+    return Machine("here", rate, 1.0, f"measured: {backbone}, {n} images of {_PROBE_SIZE} px, {where}")
 
 
 def parse_memory(text: str) -> int:
