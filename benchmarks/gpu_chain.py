@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 ROUNDS = 3
+DEVICE = "cuda:0"
 
 
 class Kept:
@@ -76,6 +77,28 @@ def with_classifiers_of(recipe: str, networks: Any, device: str) -> Any:
     return networks
 
 
+def passes_alone(kept: Kept, data: Path, manifest: Any, networks: Any, n_unlike: int) -> dict[str, float]:
+    """Seconds and number of the passes of a study, on average."""
+    import numpy as np
+
+    from lumbar.chains import main as chain
+    from lumbar.competitions.tables import read_studies
+    from lumbar.workers.budget import Effort
+
+    table = read_studies(data, "test", manifest.competition).frame
+    prior = np.array([manifest.prior[key] for key in manifest.competition.keys])
+    for is_keeping in (False, True):  # the first time plans are made and kernels compiled
+        kept.is_keeping = is_keeping
+        for number in range(1, n_unlike + 1):
+            study = chain.read(data, "test", number, table, 1)
+            chain.predict(study, networks, prior, Effort.FULL)
+    kept.is_keeping = False
+    figures = {"passes": kept.alone() / n_unlike, "n_passes": len(kept.passes) / n_unlike}
+    kept.passes.clear()
+    gc.collect()
+    return figures
+
+
 def measure(data: Path, bundle: Path, recipe: str | None, n_unlike: int, n_studies: int, counts: list[int]) -> dict:
     """Seconds a study: of the passes alone, and of whole runs by the number of studies in flight.
 
@@ -94,26 +117,13 @@ def measure(data: Path, bundle: Path, recipe: str | None, n_unlike: int, n_studi
     from lumbar.bundle.manifest import verify
     from lumbar.chains import main as chain
     from lumbar.chains.registry import MAIN
-    from lumbar.competitions.tables import read_studies
-    from lumbar.workers.budget import Effort
 
-    device = "cuda:0"
-    kept = Kept(device)
     manifest = verify(bundle)
-    networks = chain.load(manifest, device)
+    networks = chain.load(manifest, DEVICE)
     if recipe:
-        networks = with_classifiers_of(recipe, networks, device)
-    table = read_studies(data, "test", manifest.competition).frame
-    prior = np.array([manifest.prior[key] for key in manifest.competition.keys])
-    for is_keeping in (False, True):  # the first time plans are made and kernels compiled
-        kept.is_keeping = is_keeping
-        for number in range(1, n_unlike + 1):
-            study = chain.read(data, "test", number, table, 1)
-            chain.predict(study, networks, prior, Effort.FULL)
-    kept.is_keeping = False
-    figures: dict[str, Any] = {"passes": kept.alone() / n_unlike, "n_passes": len(kept.passes) / n_unlike}
-    kept.passes.clear()
-    gc.collect()
+        networks = with_classifiers_of(recipe, networks, DEVICE)
+    kept = Kept(DEVICE)
+    figures: dict[str, Any] = passes_alone(kept, data, manifest, networks, n_unlike)
     torch.cuda.reset_peak_memory_stats()
 
     spans: list[tuple[float, float]] = []
@@ -127,7 +137,7 @@ def measure(data: Path, bundle: Path, recipe: str | None, n_unlike: int, n_studi
         return result
 
     fake = replace(MAIN, load=lambda _manifest, _device: networks, predict=predict)
-    lumbar.run.cuda_devices = lambda: [device]
+    lumbar.run.cuda_devices = lambda: [DEVICE]
     answers = []
     for count in counts:
         spans.clear()

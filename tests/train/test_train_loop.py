@@ -153,15 +153,10 @@ def test_a_killed_process_resumes_bit_identically(tmp_path):
 def test_loader_processes_change_nothing(tmp_path):
     run_toy(tmp_path / "a", ToyDataset())
     run_toy(tmp_path / "b", ToyDataset(), replace(TOY, workers=2))
-    assert_bit_identical(tmp_path / "a", tmp_path / "b")
-
-
-@pytest.mark.slow
-def test_loader_processes_of_a_process_of_a_pool_change_nothing(tmp_path):
-    run_toy(tmp_path / "a", ToyDataset())
-    with processes(1, torch.set_num_threads, 1) as pool:
-        pool.submit(run_toy, tmp_path / "b", ToyDataset(), replace(TOY, workers=2)).result()
-    assert_bit_identical(tmp_path / "a", tmp_path / "b")
+    with processes(1, torch.set_num_threads, 1) as pool:  # there a server forks them
+        pool.submit(run_toy, tmp_path / "c", ToyDataset(), replace(TOY, workers=2)).result()
+    for name in "bc":
+        assert_bit_identical(tmp_path / "a", tmp_path / name)
 
 
 def test_a_finished_fit_is_not_repeated(tmp_path):

@@ -7,8 +7,9 @@ benchmark (``results/benchmark-train-amp-nhwc-pt112-cu113-rtx3090.csv`` in huggi
 the 11.4 GFLOP that this package counts for such an image that is 12.6 TFLOP/s at 936 GB/s. Carried over by memory
 bandwidth (NVIDIA's data sheets: T4 320 GB/s, A100 40 GB 1,555 GB/s) it is 4.3 and 20.9 TFLOP/s: 6.6 and 6.7 % of 65 and
 312. For comparison: NVIDIA reports 331 images a second for EfficientNet-B4 on an A100 80 GB (DeepLearningExamples), 8
-TFLOP/s with its thinner depthwise layers. So the rates are good to a factor of two or so; nothing here was timed on a
-GPU, and small networks such as ``demo``'s reach less.
+TFLOP/s with its thinner depthwise layers. Timed on an H100 (3,350 GB/s: 45 TFLOP/s by the same rule), large batches of
+``model2`` and ``strong`` trained at 15 to 28 TFLOP/s (docs/measurements.md). So the rates are good to a factor of two
+to three, and rather too high; small batches, and small networks such as ``demo``'s, reach less.
 """
 
 from __future__ import annotations
