@@ -5,10 +5,10 @@
     python benchmarks/small_recipes.py --data data --unseen unseen --out runs/small [--recipes demo,model2,strong]
 
 Every mechanism of a recipe stays on. Networks, images, numbers of slices and of fits are small enough for two CPU
-cores; sides share a network, augmentation is about as strong as the demo's, and a third as many samples are mixed,
-because 100 studies a fold and networks that begin from random weights do not learn under the original's. A call goes on
-with the one before. Each recipe's line tells the minutes, and how the totals on the unseen studies compare with the
-demo's.
+cores; sides share a network, augmentation is about as strong as the demo's, and `strong` mixes a third as many
+samples, because 100 studies a fold and networks that begin from random weights do not learn under the original's. A
+call goes on with the one before. Each recipe's line tells the minutes, and how the totals on the unseen studies compare
+with the demo's.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CLASSIFIER = SMALL | {
     "size": 64, "max_slices": 5, "hidden": 64, "level_embedding": 8, "position_embedding": 8, "share_sides": "true",
     "dropout": 0.2, "weight_decay": 0.02, "lr": 1e-3, "ema": 0.99,
     "turn_deg": 10, "zoom": 0.12, "shift": 0, "shift_mm": 3, "uniform": "false", "contrast": 0.5, "shading": 0.3,
-    "noise": 0.03, "hole": 0.2, "holes": "1,3", "cutmix": 0.1, "mixup": 0.1,
+    "noise": 0.03, "hole": 0.2, "holes": "1,3",
 }  # fmt: skip
 ALL = {
     **{name: CLASSIFIER for name in CLASSIFIERS},
@@ -61,7 +61,7 @@ LOCALISERS = {
                      "epochs": 5, "ema": 0.99},
     },
 }  # fmt: skip
-METRIC = {"model2": {}, "strong": {"metric_epochs": 1}}  # of classifiers
+OWN = {"model2": {}, "strong": {"metric_epochs": 1, "cutmix": 0.1, "mixup": 0.1}}  # of classifiers
 RECIPES = ("demo", *EPOCHS)
 
 
@@ -71,7 +71,7 @@ def words_of(recipe: str) -> list[str]:
         return ["series_contrast.epochs=4"]
     stages = ALL | LOCALISERS[recipe]
     for name, epochs in EPOCHS[recipe].items():
-        stages[name] = stages[name] | {"epochs": epochs} | METRIC[recipe]
+        stages[name] = stages[name] | {"epochs": epochs} | OWN[recipe]
     return [f"{stage}.{field}={value}" for stage, fields in stages.items() for field, value in fields.items()]
 
 

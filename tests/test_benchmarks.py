@@ -244,6 +244,6 @@ def test_the_words_of_a_small_recipe_leave_every_mechanism_on(benchmark):
         for switch in ("denoise", "pseudo", "consistency"):
             assert getattr(cut, switch) == getattr(recipe, switch)
         for name, stage in cut.stages.items():
-            assert stage.mixing == recipe.stages[name].mixing
+            assert bool(stage.mixing) == bool(recipe.stages[name].mixing)
             assert bool(stage.fit.metric_epochs) == bool(recipe.stages[name].fit.metric_epochs)
             assert getattr(stage.network, "conditions", ()) == getattr(recipe.stages[name].network, "conditions", ())
