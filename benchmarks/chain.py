@@ -4,7 +4,7 @@ python benchmarks/chain.py                 about five minutes on two idle cores,
 python benchmarks/chain.py --tiny          whether it runs: few studies, nothing beside
 python benchmarks/chain.py --flat 2000     memory only: so many tiny studies through tiny networks
 python benchmarks/chain.py --fake-gpu 2    studies in flight on a GPU only, without one: passes wait 2 s a study in all
-python benchmarks/chain.py --gpu [RECIPE]  on a GPU only: runs against their passes alone; with RECIPE: its classifiers
+python benchmarks/chain.py --gpu           on a GPU only: whole runs against their forward passes alone
 python benchmarks/chain.py --json out.json the figures as a file too
 """
 
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="few studies, nothing beside: whether it runs")
     parser.add_argument("--flat", type=int, metavar="N", help="memory against the number of studies alone, with N")
     parser.add_argument("--fake-gpu", type=float, metavar="S", help="studies in flight alone; passes take S s a study")
-    parser.add_argument("--gpu", nargs="?", const="", metavar="RECIPE", help="a real GPU alone; a recipe's classifiers")
+    parser.add_argument("--gpu", action="store_true", help="studies in flight on a real GPU alone")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     parser.add_argument("--inside", nargs=2, type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -45,7 +45,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="lumbar-chain-") as name:
         folder = Path(name)
-        if arguments.gpu is not None:
+        if arguments.gpu:
             figures = on_gpu(folder, arguments)
         elif arguments.fake_gpu:
             figures = in_flight(folder, arguments)
@@ -114,13 +114,17 @@ def in_flight(folder: Path, arguments: argparse.Namespace) -> dict:
 def on_gpu(folder: Path, arguments: argparse.Namespace) -> dict:
     """Wall time of runs on a real GPU, by the number of studies in flight, against their passes alone."""
     os.environ.update(environment(1))
+    import torch
     from gpu_chain import measure
+
+    if not torch.cuda.is_available():
+        sys.exit("chain.py --gpu: found no CUDA device, expected one")
 
     n_unlike, n_studies = (2, 6) if arguments.tiny else (2, 24)
     data = repeated(arguments.data or phantoms(folder / "phantoms", n_unlike), folder / "data", n_studies)
     bundle = arguments.weights or demo_bundle(folder / "bundle")
     counts = [1, 2, 4]
-    got = measure(data, bundle, arguments.gpu or None, n_unlike, n_studies, counts)
+    got = measure(data, bundle, n_unlike, n_studies, counts)
     figures: dict = {name: got[name] for name in ("gpu", "load", "n_passes")}
     print(f"{got['gpu']}, {len(os.sched_getaffinity(0))} cores, load {got['load']:.1f}; {n_studies} studies; seconds")
     show(figures, "a study: passes alone, wall", got["passes"], digits=3)

@@ -60,23 +60,6 @@ class Kept:
         return min(self._make(each) for _ in range(ROUNDS))
 
 
-def with_classifiers_of(recipe: str, networks: Any, device: str) -> Any:
-    """The same localisers with the classifiers of a recipe at full size, untrained, as many as it exports."""
-    import torch
-
-    from lumbar.config import CLASSIFIERS, to_dict
-    from lumbar.models import build, name_of
-    from lumbar_train.recipes import recipe_by_name
-
-    torch.manual_seed(0)
-    chosen = recipe_by_name(recipe)
-    for name in CLASSIFIERS:
-        config = chosen.stages[name].network
-        fits = [build(name_of(config), to_dict(config)).to(device).eval() for _ in range(chosen.full_seeds)]
-        networks.by_stage[name] = fits
-    return networks
-
-
 def passes_alone(kept: Kept, data: Path, manifest: Any, networks: Any, n_unlike: int) -> dict[str, float]:
     """Seconds and number of the passes of a study, on average."""
     import numpy as np
@@ -99,13 +82,12 @@ def passes_alone(kept: Kept, data: Path, manifest: Any, networks: Any, n_unlike:
     return figures
 
 
-def measure(data: Path, bundle: Path, recipe: str | None, n_unlike: int, n_studies: int, counts: list[int]) -> dict:
+def measure(data: Path, bundle: Path, n_unlike: int, n_studies: int, counts: list[int]) -> dict:
     """Seconds a study: of the passes alone, and of whole runs by the number of studies in flight.
 
     Args:
         data: a competition folder of studies 1 to ``n_studies`` or more; each of the first ``n_unlike`` comes again.
         bundle: of the networks.
-        recipe: whose classifiers take the place of the bundle's, or none.
         n_unlike: how many studies differ.
         n_studies: how many a run predicts.
         counts: studies in flight.
@@ -120,8 +102,6 @@ def measure(data: Path, bundle: Path, recipe: str | None, n_unlike: int, n_studi
 
     manifest = verify(bundle)
     networks = chain.load(manifest, DEVICE)
-    if recipe:
-        networks = with_classifiers_of(recipe, networks, DEVICE)
     kept = Kept(DEVICE)
     figures: dict[str, Any] = passes_alone(kept, data, manifest, networks, n_unlike)
     torch.cuda.reset_peak_memory_stats()

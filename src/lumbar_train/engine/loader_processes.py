@@ -9,7 +9,6 @@ fit itself would copy in whatever state they are.
 from __future__ import annotations
 
 import multiprocessing
-import signal
 import sys
 from collections.abc import Callable, Iterable
 from multiprocessing.context import BaseContext
@@ -78,5 +77,3 @@ def _context() -> BaseContext | None:
 def _begin(_worker: int) -> None:
     torch.set_num_threads(1)
     end_with_parent()  # torch watches whoever forked this process, and a server lives as long as what it forked
-    if sys.platform == "win32":  # elsewhere they never receive it (``held_back``)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
