@@ -5,9 +5,10 @@
 ROOT is a synthetic cohort that the weights have not seen (200 studies of ``lumbar-phantom`` are enough). Each series
 gives one sagittal slice near its canal, as a series of its own; its image is bent, cut, darkened, blurred, covered and
 scaled at random, until about one in six is numbered wrongly. How the heatmaps and the sacrum then tell right from wrong
-is fitted by maximum likelihood (``lumbar.stages.numbering``). No real image takes part. ``--write`` puts the five
-numbers into the folder's weights_manifest.json, which sealing keeps; six where a network tells S1, and this makes the
-truth likelier beyond chance. Each half of the patients shows the reliability of a fit on the other.
+is fitted by maximum likelihood (``lumbar.stages.numbering``). No real image takes part. ``--write`` puts the
+numbers into the folder's weights_manifest.json, which sealing keeps. What S1 tells, and what further looks tell, gets a
+number only where it makes the truth likelier beyond chance. Each half of the patients shows the reliability of a fit on
+the other.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from lumbar.geometry import make_grid, project, sample
 from lumbar.labels import LEVELS, SAGITTAL_T1, SAGITTAL_T2, SPINAL
 from lumbar.models.inference import Networks
 from lumbar.stages.localise import read_levels
+from lumbar.stages.looks import look_again
 from lumbar.stages.numbering import DOUBTFUL, NUMBERS, evidence_of
 from lumbar.stages.points import Localisation
 from lumbar.study import list_studies, read_descriptions, read_study
@@ -42,6 +44,8 @@ HALF_STEP = 0.5
 MIN_EACH = 20
 RIDGE = 0.05  # keeps the slopes finite where all is told apart
 READINGS = ("as read", "one higher", "one lower", "elsewhere")
+PARTS = {"S1": slice(5, 7), "looks": slice(7, 10)}  # columns of the evidence that a fit may do without
+LEAST = 5  # numbers that every bundle has
 
 
 @dataclass
@@ -218,37 +222,41 @@ def evidence_and_truth(case: Case, kind: str, networks: Networks) -> tuple[list[
     """The evidence on an image, and which of ``READINGS`` is true; None where nothing was localised."""
     study, localisation = one_slice_study(case.image, kind, case.spacing_mm), Localisation()
     maps, _ = read_levels(study, [(kind, 0)], networks, localisation, all_folds=True, augment=True)
-    evidence = evidence_of(maps, localisation.levels_mm)
+    looks = look_again(study, maps, networks.stage("sagittal_xy"), localisation.levels_mm)
+    evidence = evidence_of(maps, localisation.levels_mm, looks)
     if evidence is None:
         return None
     places = {level: project(maps[0].stack, np.array(xyz))[1:] for level, xyz in localisation.levels_mm.items()}
     steps = np.array(list(steps_off(places, case.points[::-1]).values()))
     by = next((by for by in (0, -1, 1) if len(steps) == len(LEVELS) and (np.abs(steps - by) < HALF_STEP).all()), None)
-    return [*evidence.heat, *evidence.sacrum, evidence.height, *evidence.first], {0: 0, -1: 1, 1: 2, None: 3}[by]
+    row = [*evidence.heat, *evidence.sacrum, evidence.height, *evidence.first, *evidence.looks]
+    return row, {0: 0, -1: 1, 1: 2, None: 3}[by]
 
 
 # ---- the fit ------------------------------------------------------------------------------------------------------
 
 
 def probabilities(numbers: np.ndarray, evidence: np.ndarray) -> np.ndarray:
-    """The probability (n, 4) of each of ``READINGS`` for evidence (n, 7), as ``numbering_of`` has it."""
-    shift, heat, sacrum, chain, height = numbers[:5]
-    first = numbers[5] if len(numbers) > 5 else 0.0
-    off = -(shift + heat * evidence[:, :2] + sacrum * evidence[:, 2:4] + first * evidence[:, 5:])
+    """The probability (n, 4) of each of ``READINGS`` for evidence (n, 10), as ``numbering_of`` has it."""
+    shift, heat, sacrum, chain, height, first, looks = (*numbers, 0.0, 0.0)[: len(NUMBERS)]
+    off = -(shift + heat * evidence[:, :2] + sacrum * evidence[:, 2:4] + first * evidence[:, 5:7])
     logits = np.column_stack([np.zeros(len(evidence)), off, -(chain + height * evidence[:, 4])])
+    logits[:, 1:] += looks * evidence[:, 7:]
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))
     return shares / shares.sum(axis=1, keepdims=True)
 
 
 def fit(evidence: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """The numbers of the highest likelihood: six where S1 was seen, five where no network tells it."""
-    start = np.array([1.0, 0.5, 0.5, 3.0, 1.0, *([0.3] if evidence[:, 5:].any() else [])])
-    slopes = [k for k, name in enumerate(NUMBERS[: len(start)]) if name not in ("shift", "chain")]
+    """The numbers of the highest likelihood; 0 for a part of the evidence that is 0 in all images."""
+    start = np.array([1.0, 0.5, 0.5, 3.0, 1.0, 0.3, 0.5])
+    is_known = np.array([True] * 5 + [bool(evidence[:, columns].any()) for columns in PARTS.values()])
+    slopes = [k for k, name in enumerate(NUMBERS) if name not in ("shift", "chain")]
 
     def loss(numbers: np.ndarray) -> float:
-        return float(surprise(numbers, evidence, truth).sum() + RIDGE * (numbers[slopes] ** 2).sum())
+        used = numbers * is_known
+        return float(surprise(used, evidence, truth).sum() + RIDGE * (used[slopes] ** 2).sum())
 
-    return minimize(loss, start, method="BFGS").x
+    return minimize(loss, start, method="BFGS").x * is_known
 
 
 def surprise(numbers: np.ndarray, evidence: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -256,20 +264,33 @@ def surprise(numbers: np.ndarray, evidence: np.ndarray, truth: np.ndarray) -> np
     return -np.log(probabilities(numbers, evidence)[np.arange(len(truth)), truth] + 1e-9)
 
 
-def without_s1(evidence: np.ndarray) -> np.ndarray:
-    """The evidence (n, 7) as it would be had no network told S1."""
-    return np.column_stack([evidence[:, :5], np.zeros((len(evidence), 2))])
+def without(part: str, evidence: np.ndarray) -> np.ndarray:
+    """The evidence (n, 10) as it would be had one of ``PARTS`` not been told."""
+    less = evidence.copy()
+    less[:, PARTS[part]] = 0.0
+    return less
 
 
-def worth_of_s1(evidence: np.ndarray, truth: np.ndarray, half: np.ndarray) -> tuple[float, float, float]:
-    """What the sixth number changes in `surprise`, each half by a fit on the other: mean and 95 % interval (normal)."""
-    change = np.zeros(len(truth))
+def worth_of(part: str, evidence: np.ndarray, truth: np.ndarray, patients: np.ndarray) -> tuple[float, float, float]:
+    """What one of ``PARTS`` changes in `surprise`, each half of the patients by a fit on the other.
+
+    Mean over images, with a 95 % interval over patients (normal, of a ratio: Cochran 1977, Sampling Techniques, 6.3).
+    """
+    change, less, half = np.zeros(len(truth)), without(part, evidence), patients % 2 == 0
     for held in (half, ~half):
-        six = surprise(fit(evidence[~held], truth[~held]), evidence[held], truth[held])
-        five = surprise(fit(without_s1(evidence[~held]), truth[~held]), without_s1(evidence[held]), truth[held])
-        change[held] = six - five
-    mean, error = float(change.mean()), float(change.std(ddof=1) / np.sqrt(len(change)))
+        told = surprise(fit(evidence[~held], truth[~held]), evidence[held], truth[held])
+        change[held] = told - surprise(fit(less[~held], truth[~held]), less[held], truth[held])
+    mean = float(change.mean())
+    error = float(np.sqrt((np.bincount(patients, change - mean) ** 2).sum()) / len(change))
     return mean, mean - 1.96 * error, mean + 1.96 * error
+
+
+def as_told(numbers: np.ndarray) -> list[float]:
+    """The numbers as a manifest has them: without those at the end that are 0."""
+    rounded = [round(float(value), 4) for value in numbers]
+    while len(rounded) > LEAST and not rounded[-1]:
+        rounded.pop()
+    return rounded
 
 
 def show(title: str, numbers: np.ndarray, evidence: np.ndarray, truth: np.ndarray) -> None:
@@ -289,6 +310,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, nargs="+", help="synthetic cohorts that the weights have not seen")
     add_calibration_options(parser, 200)
+    parser.add_argument("--draws", type=int, default=3, help="how often each slice is made hard, each time otherwise")
     args = parser.parse_args(words)
     if not are_given(parser, "calibrate_numbering", "nothing is calibrated", data=args.data, weights=args.weights):
         return 0
@@ -299,9 +321,10 @@ def main(words: Sequence[str] | None = None) -> int:
     rng = np.random.default_rng(SEED)
     drawn = (case for root in args.data for case in cases(root, args.split, args.studies, rng))
     for place, (study_id, kind, case) in enumerate(drawn):
-        told = evidence_and_truth(made_hard(case, np.random.default_rng([SEED, place])), kind, networks)
-        if told is not None:
-            rows.append((study_id, *told))
+        for draw in range(args.draws):
+            told = evidence_and_truth(made_hard(case, np.random.default_rng([SEED, place, draw])), kind, networks)
+            if told is not None:
+                rows.append((study_id, *told))
     if min(sum(row[2] == 0 for row in rows), sum(row[2] > 0 for row in rows)) < MIN_EACH:
         parser.error(
             f"{' '.join(map(str, args.data))}: found {len(rows)} images, expected {MIN_EACH} read rightly and as many "
@@ -309,17 +332,20 @@ def main(words: Sequence[str] | None = None) -> int:
         )
     studies, evidence, truth = (np.array(column) for column in zip(*rows, strict=True))
     print("; ".join(f"{name} {(truth == k).sum()}" for k, name in enumerate(READINGS)))
-    half = pd.factorize(studies)[0] % 2 == 0
-    if evidence[:, 5:].any():
-        mean, low, high = worth_of_s1(evidence, truth, half)
+    patients = pd.factorize(studies)[0]
+    half = patients % 2 == 0
+    for part in PARTS:
+        if not evidence[:, PARTS[part]].any():
+            continue
+        mean, low, high = worth_of(part, evidence, truth, patients)
         change = f"{mean:+.4f} ({low:+.4f} to {high:+.4f})"
-        print(f"S1 changes the mean of minus the logarithm of the true reading's probability, held back, by {change}")
+        print(f"{part}: minus the logarithm of the true reading's probability changes, held back, by {change}")
         if high >= 0.0:
-            print("S1 is left aside: it does not help beyond chance")
-            evidence = without_s1(evidence)
+            print(f"{part} is left aside: it does not help beyond chance")
+            evidence = without(part, evidence)
     for name, fitted in (("held back, first half", ~half), ("held back, second half", half)):
         show(name, fit(evidence[fitted], truth[fitted]), evidence[~fitted], truth[~fitted])
-    numbers = [round(float(value), 4) for value in fit(evidence, truth)]
+    numbers = as_told(fit(evidence, truth))
     print(json.dumps(dict(zip(NUMBERS, numbers, strict=False))))
     if args.write:
         write_manifest(manifest.folder / FILE_NAME, manifest.data | {"numbering": numbers})

@@ -27,7 +27,7 @@ from lumbar.labels import LEVELS, SPINAL
 from lumbar.models.inference import Networks
 from lumbar.stages.localise import localise
 from lumbar.stages.numbering import DOUBTFUL
-from lumbar.study import list_studies, read_descriptions, read_study
+from lumbar.study import Study, list_studies, read_descriptions, read_study
 from lumbar_phantom.study import TEST_OFFSET, Request, is_hard, study_case, study_number
 
 Z_95 = 1.96
@@ -37,7 +37,7 @@ Z_95 = 1.96
 class Answer:
     """What the localiser says of one study.
 
-    ``off``: by how many levels its points lie too high, in the median; ``missing``: how many levels it did not find.
+    ``off``: by how many levels its points lie too high, in the median; ``missing``: how many levels it did not see.
     """
 
     study_id: int
@@ -77,21 +77,37 @@ def read_off(levels_mm: dict[str, tuple[float, float, float]], truth_mm: np.ndar
     return len(off) == len(LEVELS) and not any(off), round(float(np.median(off))) if off else 0
 
 
+def lifted(marks: pd.DataFrame, study: Study) -> np.ndarray:
+    """The true points (5, 3) in mm, L1/2 first, of marks in pixels, by the geometry that the study was read with.
+
+    Where no file has a spacing, it is estimated: the millimetres that the phantom was made with are others.
+    """
+    stacks = [stack for each in study.series.values() for stack in each]
+    places: dict[str, list[np.ndarray]] = {level: [] for level in LEVELS}
+    for mark in marks.to_dict("records"):
+        for stack in stacks:
+            if stack.series_id == str(mark["series_id"]) and mark["instance_number"] in stack.instance_numbers:
+                index = stack.instance_numbers.index(mark["instance_number"])
+                places[mark["level"]].append(stack.to_patient(index, mark["y_px"], mark["x_px"]))
+    return np.array([np.mean(places[level], axis=0) for level in LEVELS])
+
+
 def answers(root: Path, split: str, n_studies: int, networks: Networks) -> list[Answer]:
     """One answer for each study whose five levels have a true point."""
     descriptions, traits = read_descriptions(root, split), traits_of(root, split)
     truth = pd.read_parquet(root / "truth.parquet")
-    truth = truth[truth["condition"] == SPINAL].groupby(["study_id", "level"])[["x_mm", "y_mm", "z_mm"]].mean()
+    by_study = dict(list(truth[truth["condition"] == SPINAL].groupby("study_id")))
     answered = []
     for study_id in list_studies(root, split)[:n_studies]:
-        own = truth.loc[study_id] if study_id in truth.index.get_level_values(0) else truth.iloc[:0]
-        if len(own) < len(LEVELS):
+        own = by_study.get(study_id, truth.iloc[:0])
+        if own["level"].nunique() < len(LEVELS):
             continue
-        localisation = localise(read_study(root, split, study_id, descriptions, 1), networks)
+        study = read_study(root, split, study_id, descriptions, 1)
+        localisation = localise(study, networks)
         numbering = localisation.numbering
-        is_right, off = read_off(localisation.levels_mm, own.loc[list(LEVELS)].to_numpy(float))
+        is_right, off = read_off(localisation.levels_mm, lifted(own, study))
         confidence = 1.0 if numbering is None else numbering.confidence
-        missing = len(LEVELS) - len(localisation.levels_mm)
+        missing = len(LEVELS) - len(localisation.levels_mm) + len(localisation.filled)
         answered.append(Answer(int(study_id), traits[int(study_id)], is_right, off, missing, confidence))
     return answered
 

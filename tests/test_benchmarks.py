@@ -167,35 +167,50 @@ def test_what_cannot_be_repeated_is_refused_in_one_line(ablations, run, tmp_path
 # ---- numbering ----------------------------------------------------------------------------------------------------
 
 
-def test_the_numbering_has_a_sixth_number_where_s1_was_seen_and_five_where_it_was_not(benchmark):
-    from lumbar.stages.numbering import NUMBERS, Evidence, numbering_of
+def evidence_that_tells(rng, truth, *columns_of_readings):
+    """Evidence (n, 10) of noise, lower in some columns for each reading that is no longer as read."""
+    evidence = rng.normal(2, 1, (len(truth), 10))
+    for reading, columns in columns_of_readings:
+        evidence[np.ix_(truth == reading, columns)] -= 3
+    return evidence
+
+
+def test_the_fit_reads_the_evidence_as_the_kernel_does_and_leaves_out_what_is_not_told(benchmark):
+    from lumbar.stages.numbering import NUMBERS, Evidence, asks_for_looks, numbering_of
 
     calibrate, rng = benchmark("calibrate_numbering"), np.random.default_rng(0)
     truth = rng.choice(4, 400, p=[0.7, 0.1, 0.1, 0.1])
-    evidence = rng.normal(2, 1, (400, 7))
-    for reading, columns in ((1, (0, 2, 5)), (2, (1, 3, 6)), (3, (4,))):
-        evidence[np.ix_(truth == reading, columns)] -= 3
-    numbers = calibrate.fit(evidence, truth)
-    assert len(numbers) == len(NUMBERS) == 6
-    heat, sacrum, height, first = evidence[0, :2], evidence[0, 2:4], evidence[0, 4], evidence[0, 5:]
-    told = numbering_of(Evidence(tuple(heat), tuple(sacrum), float(height), tuple(first)), numbers)
-    shares = calibrate.probabilities(numbers, evidence[:1])[0]
-    np.testing.assert_allclose(shares, [told.confidence, told.one_higher, told.one_lower, told.elsewhere])
-    evidence[:, 5:] = 0.0
-    assert len(calibrate.fit(evidence, truth)) == 5
+    evidence = evidence_that_tells(rng, truth, (0, (7, 8, 9)), (1, (0, 2, 5)), (2, (1, 3, 6)), (3, (4,)))
+    for kept, n_numbers in ((slice(0, 10), 7), (slice(0, 7), 6), (slice(0, 5), 5)):
+        some = np.zeros_like(evidence)
+        some[:, kept] = evidence[:, kept]
+        numbers = calibrate.as_told(calibrate.fit(some, truth))
+        assert len(numbers) == n_numbers
+        assert asks_for_looks(numbers) == (n_numbers == len(NUMBERS))
+        heat, sacrum, (height,), first, looks = np.split(some[0], (2, 4, 5, 7))
+        told = numbering_of(Evidence(tuple(heat), tuple(sacrum), height, tuple(first), tuple(looks)), numbers)
+        (shares,) = calibrate.probabilities(np.array(numbers), some[:1])
+        np.testing.assert_allclose(shares, [told.confidence, told.one_higher, told.one_lower, told.elsewhere])
 
 
-def test_what_s1_is_worth_is_told_from_nothing(benchmark):
-    calibrate, rng = benchmark("calibrate_numbering"), np.random.default_rng(1)
+def test_looks_without_s1_keep_their_place_among_the_numbers(benchmark):
+    calibrate, rng = benchmark("calibrate_numbering"), np.random.default_rng(2)
     truth = rng.choice(4, 400, p=[0.7, 0.1, 0.1, 0.1])
-    evidence = rng.normal(2, 1, (400, 7))
-    half = np.arange(400) % 2 == 0
-    mean, low, high = calibrate.worth_of_s1(evidence, truth, half)
+    evidence = evidence_that_tells(rng, truth, (0, (7, 8, 9)), (1, (0, 2)), (2, (1, 3)), (3, (4,)))
+    numbers = calibrate.as_told(calibrate.fit(calibrate.without("S1", evidence), truth))
+    assert len(numbers) == 7
+    assert numbers[5] == 0.0
+    assert numbers[6] > 0.0  # votes for another reading make it likelier
+
+
+@pytest.mark.parametrize(("part", "readings"), [("S1", ((1, (5,)), (2, (6,)))), ("looks", ((0, (7, 8, 9)),))])
+def test_what_a_part_is_worth_is_told_from_nothing(benchmark, part, readings):
+    calibrate, rng = benchmark("calibrate_numbering"), np.random.default_rng(1)
+    truth, patients = rng.choice(4, 400, p=[0.7, 0.1, 0.1, 0.1]), np.arange(400) // 2
+    mean, low, high = calibrate.worth_of(part, evidence_that_tells(rng, truth), truth, patients)
     assert low <= mean <= high
     assert high > 0.0  # noise cannot help
-    for reading, column in ((1, 5), (2, 6)):
-        evidence[truth == reading, column] -= 3
-    _, _, high = calibrate.worth_of_s1(evidence, truth, half)
+    _, _, high = calibrate.worth_of(part, evidence_that_tells(rng, truth, *readings), truth, patients)
     assert high < -0.1
 
 
@@ -219,6 +234,28 @@ def test_a_column_one_disc_too_high_is_off_by_one(benchmark):
 def test_a_study_is_flagged_where_the_report_says_so(benchmark, missing, confidence, is_flagged):
     answer = benchmark("whole_studies").Answer(1, "hard", False, 0, missing, confidence)
     assert answer.is_flagged is is_flagged
+
+
+def test_truth_is_lifted_by_the_geometry_that_the_study_was_read_with(benchmark):
+    """Where no file has a spacing, the millimetres of the phantom are others than those that the image was given."""
+    import pandas as pd
+
+    from lumbar.dicom import Stack
+    from lumbar.labels import LEVELS, SAGITTAL_T1, SAGITTAL_T2
+    from lumbar.study import Study
+
+    t1, t2 = (
+        Stack("11", np.zeros((2, 9, 9), np.float32), np.array([[0.0, 0, 0], [4.0, 0, 0]]), np.array([0, 0, -step]),
+              np.array([0, step, 0]), [3, 4])
+        for step in (1.3, 0.6)
+    )  # fmt: skip
+    t2.series_id = "22"
+    marks = pd.DataFrame(
+        [(series, 4, level, 10.0, 20.0 * k) for series in (22,) for k, level in enumerate(LEVELS)],
+        columns=["series_id", "instance_number", "level", "x_px", "y_px"],
+    )
+    true = benchmark("whole_studies").lifted(marks, Study(1, {SAGITTAL_T1: [t1], SAGITTAL_T2: [t2]}))
+    np.testing.assert_allclose(true, [(4.0, 6.0, -12.0 * k) for k in range(5)])
 
 
 def test_the_traits_of_a_cohort_are_those_of_its_patients(benchmark, tmp_path):

@@ -82,7 +82,7 @@ FIELDS = {
         lambda d: d.update(grade_calibration={key: [1.0] for key in ("spinal", "foraminal", "subarticular")}),
         "grade_calibration.spinal: found .*, expected 2 values",
     ),
-    "numbering too long": (lambda d: d.update(numbering=[1.0] * 7), "numbering: found .*, expected"),
+    "numbering too long": (lambda d: d.update(numbering=[1.0] * 8), "numbering: found .*, expected"),
     "numbering no numbers": (lambda d: d.update(numbering=["1"] * 5), "numbering: found .*, expected"),
     "schema 1.0": (lambda d: d.update(schema=1.0), "schema: found float, expected int"),
     "schema true": (lambda d: d.update(schema=True), "found schema True, expected 1"),

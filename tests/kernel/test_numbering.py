@@ -23,6 +23,7 @@ from lumbar.stages.numbering import (
     DOUBTFUL,
     column_mm,
     evidence_of,
+    fill_absent,
     numbering_doubt,
     numbering_of,
     other_readings,
@@ -84,6 +85,12 @@ def test_a_level_that_is_absent_lies_between_its_neighbours():
     some = {level: xyz for level, xyz in LEVELS_MM.items() if level != "l3_l4"}
     assert np.linalg.norm(column_mm(some)[3] - LEVELS_MM["l3_l4"]) < 1.0
     assert column_mm(dict(list(LEVELS_MM.items())[:2])) is None
+
+
+def test_a_level_that_is_absent_follows_a_curve_to_the_side():
+    bent = {level: (12.0 * np.sin(1.2 * k), y, z) for k, (level, (_, y, z)) in enumerate(LEVELS_MM.items())}
+    some = {level: xyz for level, xyz in bent.items() if level != "l3_l4"}
+    assert abs(column_mm(some)[3][0] - bent["l3_l4"][0]) < 4.0  # a straight line is 5 mm off
 
 
 @pytest.mark.parametrize("by", [-1, 1])
@@ -215,7 +222,58 @@ def test_levels_that_the_move_fills_in_are_not_reported_as_absent(monkeypatch):
     assert set(moved.levels_mm) == set(LEVELS)
     assert not any("levels not found" in line for line in moved.problems)
     stayed = localised(monkeypatch, labelled_at=0, sacrum_at=5, absent=["l1_l2"])
-    assert stayed.problems == ["study 7: levels not found: L1/L2"]
+    assert stayed.problems == ["study 7: levels not seen, placed by the others: L1/L2"]
+
+
+def stacks_of(rows=150):
+    """One slice of 300 mm from front to back, that shows 2 mm for each row from 150 mm above the middle on."""
+    (stack_heat,) = maps_of()
+    return [replace(stack_heat.stack, volume=np.zeros((1, rows, 150), np.float32))]
+
+
+@pytest.mark.parametrize("absent", [["l3_l4"], ["l1_l2"], ["l5_s1"], ["l2_l3", "l3_l4"], ["l1_l2", "l4_l5"]])
+def test_a_level_that_was_not_seen_lies_where_the_others_leave_it_a_place(absent):
+    some = {level: xyz for level, xyz in LEVELS_MM.items() if level not in absent}
+    localisation, confidence = Localisation(levels_mm=dict(some)), dict.fromkeys(some, 0.5)
+    assert fill_absent(stacks_of(), localisation, confidence) == absent
+    assert list(localisation.levels_mm) == list(LEVELS)
+    for level in absent:
+        assert np.linalg.norm(np.subtract(localisation.levels_mm[level], LEVELS_MM[level])) < 8.0
+        assert confidence[level] == pytest.approx(0.05)
+    assert {level: localisation.levels_mm[level] for level in some} == some
+
+
+def test_a_level_outside_of_the_images_or_far_from_all_others_stays_absent():
+    lower = {level: xyz for level, xyz in LEVELS_MM.items() if level != "l5_s1"}
+    rows = int((150 - LEVELS_MM["l4_l5"][2] + 12) / 2)  # they end 12 mm below L4/5
+    localisation, confidence = Localisation(levels_mm=dict(lower)), dict.fromkeys(lower, 0.5)
+    assert fill_absent(stacks_of(rows), localisation, confidence) == []
+    assert (localisation.levels_mm, set(confidence)) == (lower, set(lower))
+    upper = {level: LEVELS_MM[level] for level in LEVELS[2:]}
+    localisation = Localisation(levels_mm=dict(upper))
+    assert fill_absent(stacks_of(), localisation, dict.fromkeys(upper, 0.5)) == ["l2_l3"]
+    two = dict(list(LEVELS_MM.items())[:2])
+    assert fill_absent(stacks_of(), Localisation(levels_mm=dict(two)), dict.fromkeys(two, 0.5)) == []
+
+
+def test_what_was_filled_in_does_not_lower_the_confidence_of_other_readings(monkeypatch):
+    placed = []
+    maps = maps_of(sacrum_at=5)
+
+    def read_levels(study, stacks, networks, localisation, **_):
+        localisation.levels_mm.update({level: xyz for level, xyz in LEVELS_MM.items() if level != "l1_l2"})
+        return maps, dict.fromkeys(localisation.levels_mm, 0.5)
+
+    monkeypatch.setattr(localise_module, "read_levels", read_levels)
+    monkeypatch.setattr(localise_module, "place_all", lambda *arguments, **_: placed.append(arguments[4]))
+    study = Study(7, {SAGITTAL_T2: [maps[0].stack], SAGITTAL_T1: [], AXIAL_T2: []})
+    doubtful = (0.0, 0.0, 0.0, 8.0, 0.0)  # whatever the images show
+    localisation = localise(study, Networks(numbering=doubtful))
+    assert localisation.filled == ["l1_l2"]
+    own, *others = placed
+    assert own["l1_l2"] == pytest.approx(0.05)
+    assert len(others) == 2
+    assert all(confidence == dict.fromkeys(LEVELS, 0.5) for confidence in others)
 
 
 def test_doubt_is_said_and_brings_the_other_readings_with_their_probabilities():

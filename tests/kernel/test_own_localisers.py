@@ -128,7 +128,7 @@ def without_weights(data):
         (change(more=1), r"own_localisers\[0\]: found 'members', 'more', .*, expected name, members, numbering"),
         (change(members=["c"]), r"own_localisers\[0\]\.members: found 'c', no classifier, expected of a_sagittal"),
         (change(members=[]), r"own_localisers\[0\]\.members: found \[\], expected"),
-        (change(numbering=[1.0]), r"own_localisers\[0\]\.numbering: found 1 numbers, expected none, 5 or 6"),
+        (change(numbering=[1.0]), r"own_localisers\[0\]\.numbering: found 1 numbers, expected none or 5 to 7"),
         (
             lambda data: data["own_localisers"].append({"name": "localisers_2", "members": OWN, "numbering": []}),
             r"own_localisers\[1\]\.members: found 'b_axial', in two sets, expected of",

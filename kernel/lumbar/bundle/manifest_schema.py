@@ -62,7 +62,7 @@ WEIGHT: dict[str, tuple[type, Rule]] = {
     "probe": (dict, Object(_PROBE)),
 }
 # A field that a bundle may have: the numbers that tell how sure the numbering is (``lumbar.stages.numbering.NUMBERS``).
-NUMBERING = ListOf(Real(-100.0, 100.0), 5, 6)
+NUMBERING = ListOf(Real(-100.0, 100.0), 5, 7)
 # Another one: offset and slope for the probability of each kind of point (``lumbar.stages.point_probability``).
 POINT_PROBABILITY = dict.fromkeys(("canal", "foramen", "axial"), ListOf(Real(-100.0, 100.0), 2, 2))
 # And one: temperature, and share of the prior, of each group of conditions (``lumbar.stages.grade_calibration``).

@@ -21,7 +21,7 @@ LOCALISERS = tuple(stage for stage in STAGES if stage not in CLASSIFIERS and sta
 _FIELDS: dict[str, Rule] = {
     "name": Text(20, r"localisers_[1-9][0-9]?", "localisers_1, localisers_2, …"),
     "members": ListOf(Text(64), 1, MAX_MODELS, is_set=True),
-    "numbering": ListOf(Real(-100.0, 100.0), 0, 6),  # as the bundle's own, or empty
+    "numbering": ListOf(Real(-100.0, 100.0), 0, 7),  # as the bundle's own, or empty
 }
 
 
@@ -81,8 +81,8 @@ def check_own_localisers(path: Path, data: Mapping[str, Any], serves: Mapping[st
         if set(entry) != set(_FIELDS):
             raise ManifestError(f"{place}: found {', '.join(map(shown, sorted(entry)))}, expected {', '.join(_FIELDS)}")
         require_fields(f"{place}.", entry, _FIELDS)
-        if len(entry["numbering"]) not in (0, 5, 6):
-            raise ManifestError(f"{place}.numbering: found {len(entry['numbering'])} numbers, expected none, 5 or 6")
+        if len(entry["numbering"]) not in (0, 5, 6, 7):
+            raise ManifestError(f"{place}.numbering: found {len(entry['numbering'])} numbers, expected none or 5 to 7")
         for name in entry["members"]:
             if name not in known or name in taken:
                 reason = "in two sets" if name in taken else "no classifier"

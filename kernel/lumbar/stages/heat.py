@@ -153,7 +153,7 @@ def sagittal_heat(
     seen = np.zeros((1, 1, size, size), np.float32)
     for view in grids:
         images = with_context(grid_images(study, stack, view), first.config.context)
-        heat = _heat_of(networks, images, view, tissue if view is grids[0] else None)
+        heat = heat_of(networks, images, view, tissue if view is grids[0] else None)
         if view is grids[0]:  # the mean is taken on its grid
             total += heat
             seen += 1.0
@@ -173,7 +173,7 @@ def _mean_tissue(tissue: list[Heat] | None) -> Heat | None:
     return np.asarray(np.mean([each[:, :known] for each in tissue], axis=0))
 
 
-def _heat_of(networks: list[nn.Module], images: Heat, view: Grid, tissue: list[Heat] | None) -> Heat:
+def heat_of(networks: list[nn.Module], images: Heat, view: Grid, tissue: list[Heat] | None = None) -> Heat:
     """Heatmaps (S, 11, size / 2, size / 2) of the images of one view: the sum over networks."""
     total: Heat | None = None
     for network in networks:

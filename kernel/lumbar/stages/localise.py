@@ -20,7 +20,16 @@ from lumbar.stages.crop import grid_images, role_inputs
 from lumbar.stages.decode import heat_to_source, refine, source_to_heat
 from lumbar.stages.guessed_scale import estimate_scales
 from lumbar.stages.heat import STRIDE, Heat, SagittalHeat, pose_of, run_batches, sagittal_heat, whole_image_mm
-from lumbar.stages.numbering import numbering_doubt, numbering_move, other_readings, settle_numbering
+from lumbar.stages.looks import look_again
+from lumbar.stages.numbering import (
+    NOT_LOOKED,
+    asks_for_looks,
+    fill_absent,
+    numbering_doubt,
+    numbering_move,
+    other_readings,
+    settle_numbering,
+)
 from lumbar.stages.place import MIN_HEAT, expected_recess, fuse_levels, place_points, sacrum_warnings, series_warnings
 from lumbar.stages.point_probability import give_probabilities
 from lumbar.stages.points import AxialLevel, Localisation
@@ -58,9 +67,16 @@ def localise(study: Study, networks: Networks, *, all_folds: bool = True, augmen
         return localisation
     as_read = dict(localisation.levels_mm)
     if augment:
-        confidence = settle_numbering(maps, localisation, confidence, networks.numbering)
-    if absent := [level for level in LEVELS if level not in localisation.levels_mm]:
-        localisation.problems.append(f"study {study.study_id}: levels not found: {titles_of(absent)}")
+        looks = NOT_LOOKED
+        if asks_for_looks(networks.numbering):
+            looks = look_again(study, maps, folds_of(networks, "sagittal_xy", all_folds), localisation.levels_mm)
+        confidence = settle_numbering(maps, localisation, confidence, networks.numbering, looks)
+    lowest = min(confidence.values())
+    localisation.filled = fill_absent([stack_heat.stack for stack_heat in maps], localisation, confidence)
+    absent = [level for level in LEVELS if level not in localisation.levels_mm]
+    for words, levels in (("not seen, placed by the others", localisation.filled), ("not found", absent)):
+        if levels:
+            localisation.problems.append(f"study {study.study_id}: levels {words}: {titles_of(levels)}")
     others = other_readings(localisation)
     place_all(study, maps, networks, localisation, confidence, all_folds=all_folds)
     warnings = [
@@ -71,7 +87,7 @@ def localise(study: Study, networks: Networks, *, all_folds: bool = True, augmen
     ]
     localisation.problems += [f"study {study.study_id}: {line}" for line in warnings]
     for _, other in others:
-        place_all(study, maps, networks, other, dict.fromkeys(LEVELS, min(confidence.values())), all_folds=all_folds)
+        place_all(study, maps, networks, other, dict.fromkeys(LEVELS, lowest), all_folds=all_folds)
     localisation.readings = others
     give_probabilities(localisation, networks.point_probability)
     return localisation

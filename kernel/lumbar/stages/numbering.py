@@ -3,8 +3,9 @@
 The localiser counts levels from the picture, and where it fails the whole column is mostly off by one. Two things tell
 the readings apart: the heat of the levels' channels at the discs that each reading gives them, and where the sacrum
 begins in the tissue that the same network segments. Where the network tells S1 and the line of the disc S1/S2 from the
-rest of the sacrum, their places are a third. A bundle may hold five or six numbers (``NUMBERS``), chosen on phantoms
-whose images were made hard to read, that turn this evidence into probabilities; without them nothing here is used.
+rest of the sacrum, their places are a third; whether the column stays where it is in further looks at the images is the
+last (``lumbar.stages.looks``). A bundle may hold five to seven numbers (``NUMBERS``), chosen on phantoms whose images
+were made hard to read, that turn this evidence into probabilities; without them nothing here is used.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from lumbar.geometry import plane_distance_mm, project
+from lumbar.dicom import Stack
+from lumbar.geometry import is_inside, plane_distance_mm, project
 from lumbar.labels import LEVELS
 from lumbar.stages.decode import source_to_heat
 from lumbar.stages.heat import STRIDE, SagittalHeat
@@ -25,9 +27,10 @@ from lumbar.stages.points import NUMBERING_DOUBT, Localisation, Numbering, Xyz, 
 Array = NDArray[np.float64]
 
 # Of a reading off by one, the logarithm of its odds against the reading as it is is
-# -(shift + heat * margin of the heat + sacrum * margin of the tissue + first * margin of S1); of none of these readings
-# -(chain + height * mean logarithm of the heat along the column). The last number is there where S1 has a segment.
-NUMBERS = ("shift", "heat", "sacrum", "chain", "height", "first")
+# -(shift + heat * margin of the heat + sacrum * margin of the tissue + first * margin of S1) + looks * their votes; of
+# none of these readings -(chain + height * mean logarithm of the heat along the column) + looks * their votes. The
+# number ``first`` is 0 or left out where S1 has no segment or tells nothing; without ``looks`` there is but one look.
+NUMBERS = ("shift", "heat", "sacrum", "chain", "height", "first", "looks")
 DOUBTFUL = 0.7  # below this probability the numbering is said to be in doubt, and the other readings count as well
 MOVED = 0.7  # from this probability on the column is moved to the other reading
 MIN_READING = 0.05  # a reading of less probability is not looked at
@@ -38,6 +41,8 @@ _RADIUS = 0.15  # around a disc, in which its heat is sought, in steps
 _AHEAD, _HALF = 0.6, 0.18  # of a vertebra's middle before the canal, and half the side of its box, in steps
 _LINE_HALF = 0.25  # half the side of the box in which the line of the disc S1/S2 is sought
 _NO_HEAT, _NO_TISSUE = 0.01, 0.03  # added before logarithms
+_FILLED = 0.1  # of the least sure level: the confidence of one that was not seen
+NOT_LOOKED = (0.0, 0.0, 0.0)  # the evidence of further looks where there were none
 _HIGHER, _AS_READ, _LOWER = -1, 0, 1
 
 
@@ -50,12 +55,15 @@ class Evidence:
         sacrum: the same of the tissue: L5 is no sacrum; the vertebra below L5/S1 is one.
         height: mean log heat along the column.
         first: the margins of S1 and of the line below it, where the networks tell them; else 0.
+        looks: log of the votes of further looks for one disc higher, one lower, and elsewhere, over those for the
+            column as read; 0 where there were none.
     """
 
     heat: tuple[float, float]
     sacrum: tuple[float, float]
     height: float
     first: tuple[float, float] = (0.0, 0.0)
+    looks: tuple[float, float, float] = NOT_LOOKED
 
 
 def column_mm(levels_mm: dict[str, Xyz]) -> Array | None:
@@ -67,15 +75,22 @@ def column_mm(levels_mm: dict[str, Xyz]) -> Array | None:
     if len(known) < MIN_LEVELS:
         return None
     seen = np.array([levels_mm[LEVELS[k]] for k in known])
-    fits = [np.polynomial.Polynomial.fit(known, seen[:, axis], min(2, len(known) - 1)) for axis in range(3)]
-    inner = np.array(
-        [levels_mm[LEVELS[k]] if k in known else [fit(k) for fit in fits] for k in range(len(LEVELS))], dtype=float
-    )
+    inner = np.empty((len(LEVELS), 3))
+    for k in range(len(LEVELS)):
+        # Between levels as they bend, a curve to the side included; beyond them a cubic would run away
+        degree = min(3 if known[0] < k < known[-1] else 2, len(known) - 1)
+        inner[k] = seen[known.index(k)] if k in known else _curve_at(k, known, seen, degree)
     steps = np.diff(inner, axis=0)
     before, last = (float(np.arctan2(step[2], step[1])) for step in steps[-2:])
     bend = float(np.clip((last - before + np.pi) % (2 * np.pi) - np.pi, -_MAX_BEND, _MAX_BEND))
     turn = np.array([[1, 0, 0], [0, np.cos(bend), -np.sin(bend)], [0, np.sin(bend), np.cos(bend)]])
     return np.vstack([inner[0] - _STEP_UP * steps[0], inner, inner[-1] + _STEP_DOWN * turn @ steps[-1]])
+
+
+def _curve_at(k: int, known: list[int], seen: Array, degree: int) -> Array:
+    """The place (3,) of level ``k`` on the polynomial through those that were seen (n, 3)."""
+    fits = [np.polynomial.Polynomial.fit(known, seen[:, axis], degree) for axis in range(3)]
+    return np.array([float(fit(k)) for fit in fits])
 
 
 def shifted_levels(levels_mm: dict[str, Xyz], by: int) -> dict[str, Xyz]:
@@ -85,14 +100,47 @@ def shifted_levels(levels_mm: dict[str, Xyz], by: int) -> dict[str, Xyz]:
     return {level: as_xyz(column[k + 1 + by]) for k, level in enumerate(LEVELS)}
 
 
-def evidence_of(maps: Sequence[SagittalHeat], levels_mm: dict[str, Xyz]) -> Evidence | None:
-    """The evidence of all sagittal series, averaged; None with too few levels."""
+def fill_absent(stacks: Sequence[Stack], localisation: Localisation, confidence: dict[str, float]) -> list[str]:
+    """Give levels that were not seen, beside one that was, the place that the column leaves them, if an image shows it.
+
+    A crop where the level must lie, if it is there, tells more than none. What lies two levels from all others, or
+    outside of the images, stays absent.
+
+    Args:
+        stacks: the sagittal ones.
+        localisation: receives the places.
+        confidence: of each level in 0..1; receives ``_FILLED`` of the lowest.
+
+    Returns:
+        The levels that got a place.
+    """
+    column = column_mm(localisation.levels_mm)
+    if column is None:
+        return []
+    filled, lowest = [], min(confidence.values())
+    for k, level in enumerate(LEVELS):
+        beside = [LEVELS[n] for n in (k - 1, k + 1) if 0 <= n < len(LEVELS)]
+        if level not in confidence and any(name in confidence and name not in filled for name in beside):
+            places = [project(stack, column[k + 1])[1:] for stack in stacks]
+            if any(is_inside(stack, *place) for stack, place in zip(stacks, places, strict=True)):
+                filled.append(level)
+    for level in filled:
+        localisation.levels_mm[level] = as_xyz(column[LEVELS.index(level) + 1])
+        confidence[level] = _FILLED * lowest
+    localisation.levels_mm = dict(sorted(localisation.levels_mm.items(), key=lambda entry: LEVELS.index(entry[0])))
+    return filled
+
+
+def evidence_of(
+    maps: Sequence[SagittalHeat], levels_mm: dict[str, Xyz], looks: tuple[float, float, float] = NOT_LOOKED
+) -> Evidence | None:
+    """The evidence of all sagittal series, averaged, with that of further looks; None with too few levels."""
     column = column_mm(levels_mm)
     if column is None:
         return None
     each = [_series_evidence(stack_heat, column) for stack_heat in maps]
     heat, sacrum, height, first = (np.mean([np.asarray(part[k]) for part in each], axis=0) for k in range(4))
-    return Evidence(_pair(heat), _pair(sacrum), float(height), _pair(first))
+    return Evidence(_pair(heat), _pair(sacrum), float(height), _pair(first), looks)
 
 
 def _pair(values: Array) -> tuple[float, float]:
@@ -170,14 +218,19 @@ def _box(values: NDArray[np.float32], centre: Array, half: float) -> NDArray[np.
     return part if part.size else np.zeros((1, values.shape[1], 1, 1), np.float32)
 
 
+def asks_for_looks(numbers: Sequence[float]) -> bool:
+    """Whether the numbers of a bundle have a use for further looks."""
+    return len(numbers) == len(NUMBERS) and numbers[-1] != 0.0
+
+
 def numbering_of(evidence: Evidence, numbers: Sequence[float]) -> Numbering:
-    """The probabilities of the readings, by the ``NUMBERS`` of a bundle, the last of which it may lack."""
-    shift, heat, sacrum, chain, height = numbers[:5]
-    first = numbers[5] if len(numbers) > 5 else 0.0
+    """The probabilities of the readings, by the ``NUMBERS`` of a bundle, the last two of which it may lack."""
+    shift, heat, sacrum, chain, height, first, looks = (*numbers, 0.0, 0.0)[: len(NUMBERS)]
     off = [
         -(shift + heat * evidence.heat[k] + sacrum * evidence.sacrum[k] + first * evidence.first[k]) for k in range(2)
     ]
     logits = np.array([0.0, *off, -(chain + height * evidence.height)])
+    logits[1:] += looks * np.array(evidence.looks)
     shares = np.exp(logits - logits.max())
     return Numbering(*(float(share) for share in shares / shares.sum()))
 
@@ -187,6 +240,7 @@ def settle_numbering(
     localisation: Localisation,
     confidence: dict[str, float],
     numbers: Sequence[float],
+    looks: tuple[float, float, float] = NOT_LOOKED,
 ) -> dict[str, float]:
     """Set ``localisation.numbering``, and move the column by one disc where that is far likelier.
 
@@ -195,11 +249,12 @@ def settle_numbering(
         localisation: has the levels; they change where the column moves, and ``moved`` says by how much.
         confidence: of each level.
         numbers: of the bundle; empty where it does not tell the numbering.
+        looks: what further looks say (``lumbar.stages.looks.look_again``).
 
     Returns:
         The confidence of each level.
     """
-    evidence = evidence_of(maps, localisation.levels_mm) if numbers else None
+    evidence = evidence_of(maps, localisation.levels_mm, looks) if numbers else None
     if evidence is None:
         return confidence
     numbering = numbering_of(evidence, numbers)

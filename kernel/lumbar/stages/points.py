@@ -105,7 +105,8 @@ class Localisation:
 
     ``numbering`` is None where the bundle does not tell it. Where it is in doubt, ``readings`` holds the points of the
     column one disc higher or lower, each with its probability. ``moved`` says by how many discs the column was moved
-    after it was read: -1 is one higher, 1 one lower.
+    after it was read: -1 is one higher, 1 one lower. ``filled`` are levels that were not seen and lie where the others
+    leave them a place.
     """
 
     sagittal_points: list[SagittalPoint] = field(default_factory=list)
@@ -115,6 +116,7 @@ class Localisation:
     numbering: Numbering | None = None
     readings: list[tuple[float, Localisation]] = field(default_factory=list)
     moved: int = 0
+    filled: list[str] = field(default_factory=list)
 
     def best(
         self, description: str, level: str, side: str | None, series_id: str | None = None
