@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -177,12 +178,16 @@ def test_the_truth_table_of_a_phantom_is_preferred(cohort):
 def test_sagittal_errors_are_distances_and_fifty_where_missing(cohort):
     truth = truth_points(cohort)
     truth = truth[truth["study_id"] == 101]
+    own = int(truth.loc[truth["condition"] == labels.SPINAL, "instance_number"].iloc[0])
     found = {
         101: Localisation(
             [
                 sagittal_point(1011, "l1_l2", None, (3, 0, 44)),
                 sagittal_point(1011, "l1_l2", None, (90, 0, 44), confidence=0.1),  # weaker: not the answer
                 sagittal_point(1010, "l2_l3", None, (0, 0, 20)),  # right, but in another series than marked
+                replace(sagittal_point(1011, "l3_l4", None, (0, 0, 0)), instance_number=own + 1),
+                replace(sagittal_point(1011, "l4_l5", None, (0, 0, 0)), instance_number=own - 2),
+                replace(sagittal_point(1011, "l5_s1", None, (0, 0, 0)), instance_number=own, frame=2),
             ]
         )
     }
@@ -191,10 +196,16 @@ def test_sagittal_errors_are_distances_and_fifty_where_missing(cohort):
     assert errors.loc[(labels.SPINAL, "l1_l2"), "in_plane_mm"] == 4.0
     assert errors.loc[(labels.SPINAL, "l1_l2"), "disc_mm"] == 20.0
     assert errors.loc[(labels.SPINAL, "l2_l3"), "error_mm"] == 50.0
-    assert errors["is_missing"].sum() == 14
+    off = errors.loc[labels.SPINAL, "slices_off"]
+    assert off[["l3_l4", "l4_l5"]].tolist() == [1, 2]
+    assert off[["l2_l3", "l5_s1"]].isna().all()  # missing; a frame, whose number no file name tells
+    assert errors["is_missing"].sum() == 11
     figures = summarise(errors.reset_index())
     assert figures["median_mm"] == 50.0
-    assert figures["missing"] == pytest.approx(14 / 15)
+    assert figures["missing"] == pytest.approx(11 / 15)
+    near = int((off <= 1).sum())
+    assert figures["slice_within_one"] == pytest.approx(near / 15)
+    assert near == 1
 
 
 def axial_level(level, instance, left=(20.0, 16.0), right=(12.0, 16.0), distance=0.0):

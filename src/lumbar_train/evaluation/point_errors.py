@@ -91,12 +91,14 @@ def sagittal_errors(truth: pd.DataFrame, localisations: Mapping[int, Localisatio
     """One row a true canal or foraminal point, with the distance of the point that the same series was given.
 
     Returns:
-        ``study_id, series_id, condition, level, side, error_mm, in_plane_mm, is_missing, disc_mm``: 3-D distance;
-        its part across the sagittal plane left out; mean distance between neighbouring true canal points.
+        ``study_id, series_id, condition, level, side, error_mm, in_plane_mm, is_missing, slices_off, disc_mm``: 3-D
+        distance; its part across the sagittal plane left out; how many instance numbers lie between the point's slice
+        and the true one (NaN: missing, or a frame of a file with several); mean distance between neighbouring true
+        canal points.
     """
     wanted = truth[~truth["condition"].str.contains("subarticular")]
     predicted = {
-        (study, str(p.series_id), p.level, p.side): np.array(p.xyz_mm)
+        (study, str(p.series_id), p.level, p.side): p
         for study, place in localisations.items()
         for p in sorted(place.sagittal_points, key=lambda point: point.confidence)  # the most confident stays
     }
@@ -105,16 +107,18 @@ def sagittal_errors(truth: pd.DataFrame, localisations: Mapping[int, Localisatio
     for row in wanted.to_dict("records"):
         side = row["side"] if row["side"] in SIDES else None
         point = predicted.get((row["study_id"], str(row["series_id"]), row["level"], side))
-        error = in_plane = MISSING_MM
+        error, in_plane, off = MISSING_MM, MISSING_MM, np.nan
         if point is not None:
-            gap = point - np.array([row[name] for name in _XYZ])
+            off = abs(point.instance_number - row["instance_number"]) if point.frame is None else np.nan
+            gap = np.array(point.xyz_mm) - np.array([row[name] for name in _XYZ])
             error, in_plane = float(np.linalg.norm(gap)), float(np.linalg.norm(gap[1:]))
         kept = {name: row[name] for name in ("study_id", "series_id", "condition", "level")}
         disc = discs.get(row["study_id"], np.nan)
-        measured = {"error_mm": error, "in_plane_mm": in_plane, "is_missing": point is None, "disc_mm": disc}
-        rows.append(kept | {"side": side} | measured)
+        measured = {"error_mm": error, "in_plane_mm": in_plane, "is_missing": point is None, "slices_off": off}
+        rows.append(kept | {"side": side} | measured | {"disc_mm": disc})
     columns = [
-        "study_id", "series_id", "condition", "level", "side", "error_mm", "in_plane_mm", "is_missing", "disc_mm",
+        "study_id", "series_id", "condition", "level", "side", "error_mm", "in_plane_mm", "is_missing", "slices_off",
+        "disc_mm",
     ]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
 
@@ -195,7 +199,7 @@ def _nearest_level(header: Header | None, centres: Mapping[str, np.ndarray]) -> 
 
 
 def summarise(errors: pd.DataFrame) -> dict[str, float]:
-    """Median, 95th percentile, share missing, and median as a fraction of the disc distance."""
+    """Median, 95th percentile, shares missing and within one slice, and median as a fraction of the disc distance."""
     if not len(errors):
         return {}
     error = errors["error_mm"].to_numpy(float)
@@ -207,5 +211,6 @@ def summarise(errors: pd.DataFrame) -> dict[str, float]:
         "p95_mm": float(np.percentile(error, 95)),
         "in_plane_median_mm": float(errors["in_plane_mm"].median()),
         "missing": float(errors["is_missing"].mean()),
+        "slice_within_one": float((errors["slices_off"] <= 1).mean()),
         "median_of_disc": float(np.median(fraction)) if fraction.size else float("nan"),
     }
