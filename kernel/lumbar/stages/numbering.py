@@ -120,7 +120,7 @@ def fill_absent(stacks: Sequence[Stack], localisation: Localisation, confidence:
     filled, lowest = [], min(confidence.values())
     for k, level in enumerate(LEVELS):
         beside = [LEVELS[n] for n in (k - 1, k + 1) if 0 <= n < len(LEVELS)]
-        if level not in confidence and any(name in confidence and name not in filled for name in beside):
+        if level not in confidence and any(name in confidence for name in beside):
             places = [project(stack, column[k + 1])[1:] for stack in stacks]
             if any(is_inside(stack, *place) for stack, place in zip(stacks, places, strict=True)):
                 filled.append(level)
