@@ -268,7 +268,13 @@ def test_what_was_filled_in_does_not_lower_the_confidence_of_other_readings(monk
     monkeypatch.setattr(localise_module, "place_all", lambda *arguments, **_: placed.append(arguments[4]))
     study = Study(7, {SAGITTAL_T2: [maps[0].stack], SAGITTAL_T1: [], AXIAL_T2: []})
     doubtful = (0.0, 0.0, 0.0, 8.0, 0.0)  # whatever the images show
-    localisation = localise(study, Networks(numbering=doubtful))
+    networks = Networks(numbering=doubtful)
+    unfilled = localise(study, networks, fill=False)
+    assert unfilled.filled == []
+    assert "l1_l2" not in unfilled.levels_mm
+    assert "study 7: levels not found: L1/L2" in unfilled.problems
+    placed.clear()
+    localisation = localise(study, networks)
     assert localisation.filled == ["l1_l2"]
     own, *others = placed
     assert own["l1_l2"] == pytest.approx(0.05)

@@ -47,7 +47,9 @@ SUBARTICULAR_LATERAL_MM = 9.0  # from the canal point to the side, where the net
 GUESSED_GEOMETRY_FACTOR = 0.5  # factor on the confidence of points whose place in the patient rests on a guess
 
 
-def localise(study: Study, networks: Networks, *, all_folds: bool = True, augment: bool = True) -> Localisation:
+def localise(
+    study: Study, networks: Networks, *, all_folds: bool = True, augment: bool = True, fill: bool = True
+) -> Localisation:
     """Localise all points of a study. What the images do not show is left out, or has a confidence near 0.
 
     Args:
@@ -55,6 +57,7 @@ def localise(study: Study, networks: Networks, *, all_folds: bool = True, augmen
         networks: of one bundle.
         all_folds: every fold's weights, and not only the first.
         augment: test-time augmentation of the sagittal heatmaps.
+        fill: place levels that were not seen beside others; off where labels are judged by what was seen.
     """
     localisation = Localisation()
     stacks = [(name, number) for name in (SAGITTAL_T2, SAGITTAL_T1) for number in range(len(study.series[name]))]
@@ -72,7 +75,8 @@ def localise(study: Study, networks: Networks, *, all_folds: bool = True, augmen
             looks = look_again(study, maps, folds_of(networks, "sagittal_xy", all_folds), localisation.levels_mm)
         confidence = settle_numbering(maps, localisation, confidence, networks.numbering, looks)
     lowest = min(confidence.values())
-    localisation.filled = fill_absent([stack_heat.stack for stack_heat in maps], localisation, confidence)
+    if fill:
+        localisation.filled = fill_absent([stack_heat.stack for stack_heat in maps], localisation, confidence)
     absent = [level for level in LEVELS if level not in localisation.levels_mm]
     for words, levels in (("not seen, placed by the others", localisation.filled), ("not found", absent)):
         if levels:

@@ -97,10 +97,11 @@ def localise_studies(run: RunContext, networks: Networks, study_ids: Iterable[in
     """All points of each study.
 
     One view is a third of the time, and points as good as these are what classifiers should bear; but how sure
-    localisation is, an aggregator must learn from the views that the kernel takes.
+    localisation is, an aggregator must learn from the views that the kernel takes. Levels that were not seen stay out:
+    where they are put says nothing of whether a label is right.
     """
     all_views = bool(run.recipe.stages["aggregator"].network.confidence)
-    return {k: localise(run.cache.study(k), networks, augment=all_views) for k in study_ids}
+    return {k: localise(run.cache.study(k), networks, augment=all_views, fill=False) for k in study_ids}
 
 
 def write_all_points(run: RunContext, fold: int, localisations: dict[int, Localisation]) -> None:
