@@ -249,7 +249,7 @@ def probabilities(numbers: np.ndarray, evidence: np.ndarray) -> np.ndarray:
 def fit(evidence: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """The numbers of the highest likelihood; 0 for a part of the evidence that is 0 in all images."""
     start = np.array([1.0, 0.5, 0.5, 3.0, 1.0, 0.3, 0.5])
-    is_known = np.array([True] * 5 + [bool(evidence[:, columns].any()) for columns in PARTS.values()])
+    is_known = np.array([True] * LEAST + [bool(evidence[:, columns].any()) for columns in PARTS.values()])
     slopes = [k for k, name in enumerate(NUMBERS) if name not in ("shift", "chain")]
 
     def loss(numbers: np.ndarray) -> float:

@@ -103,7 +103,7 @@ def shifted_levels(levels_mm: dict[str, Xyz], by: int) -> dict[str, Xyz]:
 def fill_absent(stacks: Sequence[Stack], localisation: Localisation, confidence: dict[str, float]) -> list[str]:
     """Give levels that were not seen, beside one that was, the place that the column leaves them, if an image shows it.
 
-    A crop where the level must lie, if it is there, tells more than none. What lies two levels from all others, or
+    So the level is graded by a crop of where it must be, and not by the prior. What lies two levels from all others, or
     outside of the images, stays absent.
 
     Args:
