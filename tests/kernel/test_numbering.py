@@ -317,9 +317,11 @@ def test_levels_that_lie_elsewhere_go_to_the_prior_though_no_neighbour_is_likely
     np.testing.assert_allclose(mixed, np.full((25, 3), (0.40 / 0.92, 0.0, 0.52 / 0.92)))
 
 
-def test_record_and_journal_hold_the_probabilities():
-    outcome = Outcome(7, numbering=Numbering(0.55, 0.02, 0.4, 0.03).record())
-    assert outcome_from(outcome_text(outcome)).numbering == outcome.numbering
+def test_record_and_journal_hold_the_probabilities_and_the_levels_not_seen():
+    outcome = Outcome(7, numbering=Numbering(0.55, 0.02, 0.4, 0.03).record(), not_seen=["l1_l2"])
+    read = outcome_from(outcome_text(outcome))
+    assert (read.numbering, read.not_seen) == (outcome.numbering, ["l1_l2"])
     (entry, without) = with_studies({}, [outcome, Outcome(8)])["studies"]
     assert entry["numbering"] == {"confidence": 0.55, "one_higher": 0.02, "one_lower": 0.4, "elsewhere": 0.03}
-    assert "numbering" not in without
+    assert entry["levels_not_seen"] == ["l1_l2"]
+    assert not {"numbering", "levels_not_seen"} & without.keys()

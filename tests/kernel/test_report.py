@@ -12,6 +12,7 @@ from lumbar.output.record import build_record, versions
 from lumbar.output.report import render
 from lumbar.output.submission import Submission
 from lumbar.output.truth import TruePoint, Truth, read_truth
+from lumbar.stages.points import NOT_SEEN
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(100_000)
 
@@ -70,6 +71,16 @@ def test_a_small_run_is_shown_whole(tmp_path):
     assert "owner/slug (recipe demo)" in html
     assert "Limit 8.5 h" in re.sub(r"\s+", " ", html)
     assert "All studies" not in html
+
+
+def test_a_level_that_was_not_seen_is_not_counted_and_said_above_the_pictures_alone(tmp_path):
+    points = [{"level": level, "side": None} for level in LEVELS]
+    line = f"{NOT_SEEN}: L1/L2"
+    changes = {"problems": [f"study 41: {line}", "study 41: series 5 is cut"], "not_seen": ["l1_l2"]}
+    html = page(tmp_path, [pictured(41, sagittal_points=points, **changes)])
+    assert "4 of 5 levels on sagittal (1 more placed by the others), 0 of 5 on axial images" in html
+    assert html.count(line) == 1
+    assert html.index(line) < html.index("<image id=") < html.index("series 5 is cut")
 
 
 def test_a_calibrated_bundle_says_so(tmp_path):

@@ -134,6 +134,7 @@ class Outcome:
     files: str = ""  # fingerprint of the study's files as they were before they were read
     left_out: list[str] = field(default_factory=list)  # members of the ensemble that did not run, for lack of time
     numbering: dict[str, float] | None = None  # probabilities of the numbering, where the bundle tells them
+    not_seen: list[str] = field(default_factory=list)  # levels that were placed by the others
 
     @property
     def status(self) -> str:

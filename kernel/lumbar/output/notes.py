@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lumbar.chains.contract import Mark, Outcome, Picture, SliceView
 from lumbar.labels import LEVELS, titles_of
 from lumbar.output.truth import TruePoint
-from lumbar.stages.points import NUMBERING_DOUBT
+from lumbar.stages.points import NOT_SEEN, NUMBERING_DOUBT
 
 FAR_MM = 10.0  # a point further from the truth is at another place; neighbouring discs are 30 to 45 mm apart
 
@@ -54,9 +54,9 @@ def own_problems(outcome: Outcome) -> list[str]:
     return [line.removeprefix(f"study {outcome.study_id}: ") for line in outcome.problems]
 
 
-def is_numbering_doubt(line: str) -> bool:
-    """Whether a problem says that the numbering of the levels is in doubt: it stands above the pictures."""
-    return NUMBERING_DOUBT in line
+def is_note(line: str) -> bool:
+    """Whether a problem stands above the pictures: the numbering of the levels is in doubt, or one was not seen."""
+    return NUMBERING_DOUBT in line or NOT_SEEN in line
 
 
 def notes_of(outcome: Outcome, is_prior: NDArray[np.bool_], distances: Distances, what: str = "grades") -> list[Note]:
@@ -68,17 +68,19 @@ def notes_of(outcome: Outcome, is_prior: NDArray[np.bool_], distances: Distances
         distances: of its points from the truth, where that is known (``distances_of``).
         what: the answers are called.
     """
-    notes = [Note(line, True) for line in own_problems(outcome) if is_numbering_doubt(line)]
+    told = [line for line in own_problems(outcome) if is_note(line)]
+    notes = [Note(line, True) for line in told if NUMBERING_DOUBT in line]
     notes += [Note(line, True) for line in far_from_truth(distances)]
     if outcome.probs is not None and is_prior.any():
         notes.append(Note(f"{int(is_prior.sum())} of {len(is_prior)} {what} are the prior: not graded from images"))
+    notes += [Note(line) for line in told if NUMBERING_DOUBT not in line]
     return notes + [Note(line) for line in unreached_levels(outcome)]
 
 
 def lines_of(outcome: Outcome, is_prior: NDArray[np.bool_], distances: Distances, what: str = "grades") -> list[str]:
     """All that is to be told of one study, its notes first (``notes_of``), then its other problems."""
     lines = [note.text for note in notes_of(outcome, is_prior, distances, what)]
-    return lines + [line for line in own_problems(outcome) if not is_numbering_doubt(line)]
+    return lines + [line for line in own_problems(outcome) if not is_note(line)]
 
 
 def unreached_levels(outcome: Outcome) -> list[str]:

@@ -37,6 +37,7 @@ def outcome_body(outcome: Outcome, has_pictures: bool = True) -> dict[str, Any]:
         "sagittal_points": outcome.sagittal_points,
         "axial_levels": outcome.axial_levels,
         "numbering": outcome.numbering,
+        "not_seen": outcome.not_seen,
         "pictures": [_picture(picture) for picture in pictures],
     }
 
@@ -51,6 +52,7 @@ def outcome_of(head: dict[str, Any], body: dict[str, Any]) -> Outcome:
         sagittal_points=body["sagittal_points"],
         axial_levels=body["axial_levels"],
         numbering=body.get("numbering"),  # journals of older versions have none
+        not_seen=list(body.get("not_seen", ())),  # nor this
         pictures=[_unpicture(data) for data in body["pictures"]],
         failure=body["failure"],
         inputs=body["inputs"],

@@ -121,6 +121,8 @@ def _entry(outcome: Outcome) -> dict[str, Any]:
     }
     if outcome.numbering is not None:
         entry["numbering"] = outcome.numbering
+    if outcome.not_seen:
+        entry["levels_not_seen"] = outcome.not_seen
     if outcome.inputs is not None:
         entry["inputs"] = outcome.inputs
     return dict(public_values(entry))

@@ -18,7 +18,7 @@ from lumbar.io.file_names import file_stem
 from lumbar.labels import LEVELS, SEVERITIES, level_title
 from lumbar.output.findings import NO_POINT, NOT_GRADED, rows_at_prior
 from lumbar.output.findings_table import normalised_prior
-from lumbar.output.notes import Distance, Distances, distances_of, is_numbering_doubt, notes_of
+from lumbar.output.notes import Distance, Distances, distances_of, is_note, notes_of
 from lumbar.output.truth import TruePoint, Truth, column_of
 from lumbar.stages.point_probability import NEAR_MM
 
@@ -120,14 +120,15 @@ def what_of(manifest: Manifest) -> str:
 
 
 def _localised(outcome: Outcome) -> str:
-    n_canal = len({p["level"] for p in outcome.sagittal_points if p["side"] is None})
+    n_canal = len({p["level"] for p in outcome.sagittal_points if p["side"] is None}.difference(outcome.not_seen))
     n_foraminal = len({(p["level"], p["side"]) for p in outcome.sagittal_points if p["side"] is not None})
     n_axial = len({level["level"] for level in outcome.axial_levels})
-    return f" · {n_canal} of 5 levels on sagittal, {n_axial} of 5 on axial images; {n_foraminal} of 10 foramina"
+    placed = f" ({len(outcome.not_seen)} more placed by the others)" if outcome.not_seen else ""
+    return f" · {n_canal} of 5 levels on sagittal{placed}, {n_axial} of 5 on axial images; {n_foraminal} of 10 foramina"
 
 
 def _problems(outcome: Outcome, n_problems: int) -> list[str]:
-    lines = [line for line in outcome.problems if not is_numbering_doubt(line)]  # that one is among the notes
+    lines = [line for line in outcome.problems if not is_note(line)]  # they stand above the pictures
     return lines[:n_problems] + ([f"and {len(lines) - n_problems} more"] if len(lines) > n_problems else [])
 
 

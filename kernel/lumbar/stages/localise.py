@@ -32,7 +32,7 @@ from lumbar.stages.numbering import (
 )
 from lumbar.stages.place import MIN_HEAT, expected_recess, fuse_levels, place_points, sacrum_warnings, series_warnings
 from lumbar.stages.point_probability import give_probabilities
-from lumbar.stages.points import AxialLevel, Localisation
+from lumbar.stages.points import NOT_SEEN, AxialLevel, Localisation
 from lumbar.study import Study
 
 Array = NDArray[np.float64]
@@ -78,9 +78,9 @@ def localise(
     if fill:
         localisation.filled = fill_absent([stack_heat.stack for stack_heat in maps], localisation, confidence)
     absent = [level for level in LEVELS if level not in localisation.levels_mm]
-    for words, levels in (("not seen, placed by the others", localisation.filled), ("not found", absent)):
+    for words, levels in ((NOT_SEEN, localisation.filled), ("levels not found", absent)):
         if levels:
-            localisation.problems.append(f"study {study.study_id}: levels {words}: {titles_of(levels)}")
+            localisation.problems.append(f"study {study.study_id}: {words}: {titles_of(levels)}")
     others = other_readings(localisation)
     place_all(study, maps, networks, localisation, confidence, all_folds=all_folds)
     warnings = [

@@ -11,6 +11,7 @@ Xyz = tuple[float, float, float]
 Xy = tuple[float, float]
 
 NUMBERING_DOUBT = "the numbering may be one level off"  # how the warning begins, so that a report knows it
+NOT_SEEN = "levels not seen, placed by the others"  # the same of this one
 
 
 @dataclass(frozen=True)

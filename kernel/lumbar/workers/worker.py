@@ -350,6 +350,7 @@ def attempt(
         outcome.axial_levels = [level.record() for level in result.localisation.axial_levels]
         numbering = getattr(result.localisation, "numbering", None)
         outcome.numbering = None if numbering is None else numbering.record()
+        outcome.not_seen = list(getattr(result.localisation, "filled", ()))
         for level, points_mm in zip(outcome.axial_levels, getattr(result, "axial_mm", ()), strict=False):
             level.update(points_mm)
         outcome.probs = normalise(np.asarray(result.probs), setup.manifest.competition)
