@@ -80,7 +80,8 @@ def read_off(levels_mm: dict[str, tuple[float, float, float]], truth_mm: np.ndar
 def lifted(marks: pd.DataFrame, study: Study) -> np.ndarray:
     """The true points (5, 3) in mm, L1/2 first, of marks in pixels, by the geometry that the study was read with.
 
-    Where no file has a spacing, it is estimated: the millimetres that the phantom was made with are others.
+    Where no file has a spacing, it is estimated: the millimetres that the phantom was made with are others. A level
+    whose marked slice could not be read is NaN.
     """
     stacks = [stack for each in study.series.values() for stack in each]
     places: dict[str, list[np.ndarray]] = {level: [] for level in LEVELS}
@@ -89,11 +90,11 @@ def lifted(marks: pd.DataFrame, study: Study) -> np.ndarray:
             if stack.series_id == str(mark["series_id"]) and mark["instance_number"] in stack.instance_numbers:
                 index = stack.instance_numbers.index(mark["instance_number"])
                 places[mark["level"]].append(stack.to_patient(index, mark["y_px"], mark["x_px"]))
-    return np.array([np.mean(places[level], axis=0) for level in LEVELS])
+    return np.array([np.mean(places[level], axis=0) if places[level] else np.full(3, np.nan) for level in LEVELS])
 
 
 def answers(root: Path, split: str, n_studies: int, networks: Networks) -> list[Answer]:
-    """One answer for each study whose five levels have a true point."""
+    """One answer for each study whose five levels have a true point on a slice that can be read."""
     descriptions, traits = read_descriptions(root, split), traits_of(root, split)
     truth = pd.read_parquet(root / "truth.parquet")
     by_study = dict(list(truth[truth["condition"] == SPINAL].groupby("study_id")))
@@ -103,9 +104,12 @@ def answers(root: Path, split: str, n_studies: int, networks: Networks) -> list[
         if own["level"].nunique() < len(LEVELS):
             continue
         study = read_study(root, split, study_id, descriptions, 1)
+        truth_mm = lifted(own, study)
+        if np.isnan(truth_mm).any():
+            continue
         localisation = localise(study, networks)
         numbering = localisation.numbering
-        is_right, off = read_off(localisation.levels_mm, lifted(own, study))
+        is_right, off = read_off(localisation.levels_mm, truth_mm)
         confidence = 1.0 if numbering is None else numbering.confidence
         missing = len(LEVELS) - len(localisation.levels_mm) + len(localisation.filled)
         answered.append(Answer(int(study_id), traits[int(study_id)], is_right, off, missing, confidence))

@@ -134,6 +134,15 @@ def is_inside(stack: Stack, x_px: float, y_px: float, margin_px: float = 0.0) ->
     return margin_px <= x_px <= columns - 1 - margin_px and margin_px <= y_px <= rows - 1 - margin_px
 
 
+def shows(stack: Stack, xyz_mm: Array, margin_mm: float = 0.0) -> bool:
+    """Whether a stack shows a patient point (3,): on or between its slices, or at most one slice beyond its ends.
+
+    In the images the point lies at least ``margin_mm`` from the edge.
+    """
+    index, x, y = project(stack, xyz_mm)
+    return -1.0 <= index <= len(stack.volume) and is_inside(stack, x, y, margin_mm / min(stack.spacing_mm))
+
+
 def project(stack: Stack, xyz_mm: Array) -> tuple[float, float, float]:
     """A patient point as (fractional slice, x_px, y_px) of a stack."""
     s, row, column = stack.to_voxel(np.asarray(xyz_mm, dtype=float))

@@ -1,6 +1,7 @@
 """Further looks at the canal's slices say whether the column of levels stays where it was read."""
 
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -58,24 +59,24 @@ def a_network(context=3):
 
 @pytest.mark.parametrize(("by", "place"), [(0, 0), (-1, 1), (1, 2)])
 def test_levels_vote_for_the_disc_that_they_lie_on(by, place):
-    votes = votes_of(shifted_levels(LEVELS_MM, by), COLUMN)
-    assert votes[place] == 1.0
-    assert votes.sum() == 1.0
+    votes = votes_of(shifted_levels(LEVELS_MM, by), COLUMN, np.ones(5))
+    assert votes[place] == pytest.approx(1.0)
+    assert votes.sum() == pytest.approx(1.0)
 
 
 def test_levels_that_are_absent_or_between_two_discs_are_elsewhere():
     some = {level: xyz for level, xyz in LEVELS_MM.items() if level not in ("l1_l2", "l5_s1")}
-    np.testing.assert_allclose(votes_of(some, COLUMN), (0.6, 0.0, 0.0, 0.4))
-    assert votes_of({}, COLUMN)[3] == 1.0
+    np.testing.assert_allclose(votes_of(some, COLUMN, np.ones(5)), (0.6, 0.0, 0.0, 0.4))
+    assert votes_of({}, COLUMN, np.ones(5))[3] == pytest.approx(1.0)
     aside = {level: (x, y + 0.6 * STEP, z) for level, (x, y, z) in LEVELS_MM.items()}
-    assert votes_of(aside, COLUMN)[3] == 1.0
+    assert votes_of(aside, COLUMN, np.ones(5))[3] == pytest.approx(1.0)
     two_off = shifted_levels(shifted_levels(LEVELS_MM, 1), 1)
-    assert votes_of(two_off, COLUMN)[3] == 1.0
+    assert votes_of(two_off, COLUMN, np.ones(5))[3] == pytest.approx(1.0)
 
 
 def test_the_distance_across_slices_does_not_count():
     beside = {level: (x + 25.0, y, z) for level, (x, y, z) in LEVELS_MM.items()}
-    assert votes_of(beside, COLUMN)[0] == 1.0
+    assert votes_of(beside, COLUMN, np.ones(5))[0] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("look", LOOKS, ids=[look.name for look in LOOKS])
@@ -111,18 +112,19 @@ def test_a_cut_look_keeps_the_middle_and_loses_the_edges_of_the_source_image():
     assert all(edited[round(y), round(x)] == 0.0 for x, y in corners)
 
 
-def looked(monkeypatch, answer):
+def looked(monkeypatch, answer, levels_mm=LEVELS_MM, stacks=MappingProxyType({})):
     """``look_again`` on two series, where ``answer(description, look)`` tells the levels that are seen."""
     maps = [
-        SagittalHeat(name, 0, a_stack(), make_grid(a_stack(), size=64, mm_per_px=4.0), np.zeros((3, 11, 32, 32)))
+        SagittalHeat(name, 0, stack, make_grid(stack, size=64, mm_per_px=4.0), np.zeros((3, 11, 32, 32)))
         for name in (SAGITTAL_T2, SAGITTAL_T1)
+        for stack in [stacks.get(name, a_stack())]
     ]
 
     def levels_seen(_study, one, *_):
         return {look.name: answer(one.description, look) for look in LOOKS}
 
     monkeypatch.setattr(looks_module, "levels_seen", levels_seen)
-    return look_again(a_study(a_stack()), maps, [], LEVELS_MM)
+    return look_again(a_study(a_stack()), maps, [], levels_mm)
 
 
 def test_a_column_that_stays_is_the_likelier_and_one_that_moves_the_less_likely(monkeypatch):
@@ -150,9 +152,16 @@ def test_series_and_looks_count_alike(monkeypatch):
     assert one_look[1] == pytest.approx(np.log(1.5 / 6.5))
 
 
-def test_too_few_levels_are_not_looked_at_again():
+def test_too_few_levels_are_not_looked_at_again(monkeypatch):
     two = dict(list(LEVELS_MM.items())[:2])
-    assert look_again(a_study(a_stack()), [], [], two) == NOT_LOOKED
+    assert looked(monkeypatch, lambda *_: pytest.fail("looked at again"), two) == NOT_LOOKED
+
+
+def test_stacks_that_do_not_show_the_column_are_not_looked_at_again(monkeypatch):
+    above = replace(a_stack(), origins_mm=a_stack().origins_mm + np.array([0.0, 0.0, 300.0]))
+    answer = {SAGITTAL_T2: LEVELS_MM}
+    alone = looked(monkeypatch, lambda name, _: answer[name], stacks={SAGITTAL_T1: above})
+    assert alone == looked(monkeypatch, lambda *_: LEVELS_MM)
 
 
 @pytest.mark.parametrize("numbers", [(), FIVE, (*FIVE, 1.0), (*FIVE, 1.0, 0.0)])

@@ -27,10 +27,11 @@ from lumbar.stages.numbering import (
     numbering_doubt,
     numbering_of,
     other_readings,
+    say_of,
     settle_numbering,
     shifted_levels,
 )
-from lumbar.stages.points import Localisation, Numbering
+from lumbar.stages.points import AxialLevel, Localisation, Numbering, SagittalPoint
 from lumbar.study import Study
 
 STEP = 34.0
@@ -166,6 +167,35 @@ def test_evidence_does_not_depend_on_the_scale_that_the_header_tells():
     np.testing.assert_allclose(one.sacrum, two.sacrum, atol=1e-3)
 
 
+def beside_the_column():
+    """Stacks that hold nothing of the column: a station above it, slices far beside the canal."""
+    (one,) = maps_of()
+    empty = replace(one, heat=np.zeros_like(one.heat), tissue=np.zeros_like(one.tissue))
+    for move_mm in ((0.0, 0.0, 300.0), (25.0, 0.0, 0.0)):
+        yield replace(empty, stack=replace(one.stack, origins_mm=one.stack.origins_mm + move_mm))
+
+
+@pytest.mark.parametrize("other", list(beside_the_column()), ids=["station", "lateral"])
+def test_stacks_that_hold_nothing_of_the_column_do_not_speak_against_it(other):
+    (one,) = maps_of()
+    alone, both = (evidence_of(maps, LEVELS_MM) for maps in ([one], [one, other]))
+    for name in ("heat", "sacrum", "height"):
+        np.testing.assert_allclose(getattr(both, name), getattr(alone, name))
+    np.testing.assert_array_equal(say_of([one.stack, other.stack], column_mm(LEVELS_MM)), [[1.0] * 7, [0.0] * 7])
+
+
+def test_two_stations_of_one_column_speak_for_the_discs_that_they_show():
+    (whole,) = maps_of()
+    rows = int((150 - LEVELS_MM["l3_l4"][2] - 17) / 2)  # the border lies above L3/4
+    upper = replace(whole.stack, volume=whole.stack.volume[:, :rows])
+    lower = replace(whole.stack, volume=whole.stack.volume[:, rows:])
+    lower = replace(lower, origins_mm=whole.stack.origins_mm + rows * whole.stack.row_mm)
+    say = say_of([upper, lower], column_mm(LEVELS_MM))
+    np.testing.assert_array_equal(say, [[1.0] * 3 + [0.0] * 4, [0.0] * 3 + [1.0] * 4])
+    nowhere = say_of([upper, upper], column_mm(LEVELS_MM))
+    np.testing.assert_array_equal(nowhere, np.full((2, 7), 0.5))  # what none shows counts as before
+
+
 def test_a_bundle_without_numbers_tells_nothing_and_changes_nothing():
     localisation, confidence = Localisation(levels_mm=dict(LEVELS_MM)), dict.fromkeys(LEVELS, 0.5)
     assert settle_numbering(maps_of(1), localisation, confidence, ()) is confidence
@@ -214,15 +244,29 @@ def test_series_that_agree_get_no_warning_where_the_whole_column_moves(monkeypat
     localisation = localised(monkeypatch, labelled_at=-1, sacrum_at=4)
     assert localisation.levels_mm == shifted_levels(LEVELS_MM, -1)
     share = localisation.numbering.confidence
-    assert localisation.problems == [f"study 7: all levels moved one disc higher ({share:.0%})"]
+    assert localisation.problems == [
+        "study 7: levels not seen, placed by the others: L1/L2",
+        f"study 7: all levels moved one disc higher ({share:.0%})",
+    ]
 
 
-def test_levels_that_the_move_fills_in_are_not_reported_as_absent(monkeypatch):
+def test_levels_that_the_move_fills_in_are_not_reported_as_absent_but_as_not_seen(monkeypatch):
     moved = localised(monkeypatch, labelled_at=-1, sacrum_at=4, absent=["l1_l2"])
     assert set(moved.levels_mm) == set(LEVELS)
+    assert moved.filled == ["l1_l2", "l2_l3"]
     assert not any("levels not found" in line for line in moved.problems)
     stayed = localised(monkeypatch, labelled_at=0, sacrum_at=5, absent=["l1_l2"])
     assert stayed.problems == ["study 7: levels not seen, placed by the others: L1/L2"]
+
+
+def test_a_level_that_the_move_puts_outside_of_the_images_is_absent():
+    maps = maps_of(1, sacrum_at=6)
+    rows = int((150 - DISCS_MM[5][2]) / 2) + 2  # they end 4 mm below the disc under L5/S1
+    cut = [replace(one, stack=replace(one.stack, volume=np.zeros((1, rows, 150), np.float32))) for one in maps]
+    localisation = Localisation(levels_mm=dict(LEVELS_MM))
+    confidence = settle_numbering(cut, localisation, dict.fromkeys(LEVELS, 0.5), NUMBERS)
+    assert list(localisation.levels_mm) == list(confidence) == list(LEVELS[:-1])
+    assert (localisation.moved, localisation.filled) == (1, [])
 
 
 def stacks_of(rows=150):
@@ -239,7 +283,7 @@ def test_a_level_that_was_not_seen_lies_where_the_others_leave_it_a_place(absent
     assert list(localisation.levels_mm) == list(LEVELS)
     for level in absent:
         assert np.linalg.norm(np.subtract(localisation.levels_mm[level], LEVELS_MM[level])) < 8.0
-        assert confidence[level] == pytest.approx(0.05)
+        assert confidence[level] == 0.5
     assert {level: localisation.levels_mm[level] for level in some} == some
 
 
@@ -256,7 +300,7 @@ def test_a_level_outside_of_the_images_or_far_from_all_others_stays_absent():
     assert fill_absent(stacks_of(), Localisation(levels_mm=dict(two)), dict.fromkeys(two, 0.5)) == []
 
 
-def test_what_was_filled_in_does_not_lower_the_confidence_of_other_readings(monkeypatch):
+def test_points_of_what_was_filled_in_are_less_sure_and_those_of_other_readings_are_not(monkeypatch):
     placed = []
     maps = maps_of(sacrum_at=5)
 
@@ -265,7 +309,17 @@ def test_what_was_filled_in_does_not_lower_the_confidence_of_other_readings(monk
         return maps, dict.fromkeys(localisation.levels_mm, 0.5)
 
     monkeypatch.setattr(localise_module, "read_levels", read_levels)
-    monkeypatch.setattr(localise_module, "place_all", lambda *arguments, **_: placed.append(arguments[4]))
+
+    def place_all(study, maps, networks, localisation, confidence, **_):
+        placed.append(confidence)
+        for level in ("l1_l2", "l2_l3"):
+            xyz = LEVELS_MM[level]
+            localisation.sagittal_points.append(
+                SagittalPoint("t2", level, None, 1, 0.0, 0.0, xyz, 0.8, 0, 0, SAGITTAL_T2)
+            )
+            localisation.axial_levels.append(AxialLevel("t2", level, 1, 0.0, (0.0, 0.0), (9.0, 0.0), 0.8))
+
+    monkeypatch.setattr(localise_module, "place_all", place_all)
     study = Study(7, {SAGITTAL_T2: [maps[0].stack], SAGITTAL_T1: [], AXIAL_T2: []})
     doubtful = (0.0, 0.0, 0.0, 8.0, 0.0)  # whatever the images show
     networks = Networks(numbering=doubtful)
@@ -276,10 +330,12 @@ def test_what_was_filled_in_does_not_lower_the_confidence_of_other_readings(monk
     placed.clear()
     localisation = localise(study, networks)
     assert localisation.filled == ["l1_l2"]
-    own, *others = placed
-    assert own["l1_l2"] == pytest.approx(0.05)
-    assert len(others) == 2
-    assert all(confidence == dict.fromkeys(LEVELS, 0.5) for confidence in others)
+    assert len(placed) == 3
+    assert all(confidence == dict.fromkeys(LEVELS, 0.5) for confidence in placed)
+    for points in (localisation.sagittal_points, localisation.axial_levels):
+        assert [point.confidence for point in points] == pytest.approx([0.08, 0.8])
+    for _, reading in localisation.readings:
+        assert {point.confidence for point in reading.sagittal_points + reading.axial_levels} == {0.8}
 
 
 def test_doubt_is_said_and_brings_the_other_readings_with_their_probabilities():

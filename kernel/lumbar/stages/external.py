@@ -228,6 +228,7 @@ def _copied(localisation: Localisation) -> Localisation:
         levels_mm=dict(localisation.levels_mm),
         problems=list(localisation.problems),
         readings=list(localisation.readings),
+        filled=list(localisation.filled),
     )
 
 

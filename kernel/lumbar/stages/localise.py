@@ -45,6 +45,7 @@ MAX_AXIAL_DISTANCE_MM = (
 )
 SUBARTICULAR_LATERAL_MM = 9.0  # from the canal point to the side, where the network shows nothing
 GUESSED_GEOMETRY_FACTOR = 0.5  # factor on the confidence of points whose place in the patient rests on a guess
+FILLED_FACTOR = 0.1  # the same of levels that were not seen
 
 
 def localise(
@@ -76,13 +77,15 @@ def localise(
         confidence = settle_numbering(maps, localisation, confidence, networks.numbering, looks)
     lowest = min(confidence.values())
     if fill:
-        localisation.filled = fill_absent([stack_heat.stack for stack_heat in maps], localisation, confidence)
+        localisation.filled += fill_absent([stack_heat.stack for stack_heat in maps], localisation, confidence)
+        localisation.filled.sort(key=LEVELS.index)
     absent = [level for level in LEVELS if level not in localisation.levels_mm]
     for words, levels in ((NOT_SEEN, localisation.filled), ("levels not found", absent)):
         if levels:
             localisation.problems.append(f"study {study.study_id}: {words}: {titles_of(levels)}")
     others = other_readings(localisation)
     place_all(study, maps, networks, localisation, confidence, all_folds=all_folds)
+    lower_filled_confidence(localisation)
     warnings = [
         *numbering_move(localisation),
         *series_warnings(maps, as_read),
@@ -160,6 +163,16 @@ def lower_guessed_confidence(study: Study, localisation: Localisation) -> None:
     for k, level in enumerate(localisation.axial_levels):
         if study.series[AXIAL_T2][level.stack].is_geometry_guessed:
             localisation.axial_levels[k] = replace(level, confidence=level.confidence * GUESSED_GEOMETRY_FACTOR)
+
+
+def lower_filled_confidence(localisation: Localisation) -> None:
+    """Lower the confidence of all points of levels that were not seen: a peak there does not tell the level."""
+    for k, point in enumerate(localisation.sagittal_points):
+        if point.level in localisation.filled:
+            localisation.sagittal_points[k] = replace(point, confidence=point.confidence * FILLED_FACTOR)
+    for k, level in enumerate(localisation.axial_levels):
+        if level.level in localisation.filled:
+            localisation.axial_levels[k] = replace(level, confidence=level.confidence * FILLED_FACTOR)
 
 
 def folds_of(networks: Networks, stage: str, all_folds: bool) -> list[nn.Module]:

@@ -22,7 +22,7 @@ from lumbar.models.heatmap import HeatmapNet
 from lumbar.models.regression import SagittalRegressionNet
 from lumbar.stages.crop import grid_images
 from lumbar.stages.heat import NEUTRAL_POSE, SagittalHeat, heat_of, pose_of, sagittal_grid
-from lumbar.stages.numbering import NOT_LOOKED, column_mm
+from lumbar.stages.numbering import NOT_LOOKED, column_mm, say_of
 from lumbar.stages.place import fuse_levels
 from lumbar.stages.points import Localisation, Xyz
 from lumbar.study import Study
@@ -97,15 +97,16 @@ def look_again(
 
     Returns:
         Logarithm of the votes for the column one disc higher, one lower, and elsewhere, each over those for the column
-        as it was read, of all stacks together. Below 0 where the column stays; 0 with too few levels.
+        as it was read, of all stacks that show it. Below 0 where the column stays; 0 with too few levels.
     """
     column = column_mm(levels_mm)
     if column is None:
         return NOT_LOOKED
     votes = np.zeros(4)
-    for stack_heat in maps:
-        for seen in levels_seen(study, stack_heat, networks, levels_mm).values():
-            votes += votes_of(seen, column) / len(maps)
+    for stack_heat, say in zip(maps, say_of([one.stack for one in maps], column)[:, 1:-1], strict=True):
+        if say.any():
+            for seen in levels_seen(study, stack_heat, networks, levels_mm).values():
+                votes += votes_of(seen, column, say)
     against = np.log((votes[1:] + _ADDED) / (votes[0] + _ADDED))
     return float(against[0]), float(against[1]), float(against[2])
 
@@ -151,11 +152,11 @@ def levels_seen(
     return levels
 
 
-def votes_of(levels_mm: dict[str, Xyz], column: Array) -> Array:
+def votes_of(levels_mm: dict[str, Xyz], column: Array, say: Array) -> Array:
     """Shares (4,) of the five levels that lie on their own disc of a column, one higher, one lower, and elsewhere.
 
     The column has seven discs (7, 3) in mm, from the one above L1/2 to the one below L5/S1. A level that was not found
-    is elsewhere.
+    is elsewhere. Each level counts a fifth times its ``say`` (5,) in 0..1.
     """
     discs = column[:, 1:]
     step = float(np.median(np.linalg.norm(np.diff(discs, axis=0), axis=1)))
@@ -167,5 +168,5 @@ def votes_of(levels_mm: dict[str, Xyz], column: Array) -> Array:
             nearest = int(away.argmin())
             if away[nearest] < _NEAR * step:
                 place = {0: 0, -1: 1, 1: 2}.get(nearest - 1 - level, 3)
-        votes[place] += 1
-    return votes / len(LEVELS)
+        votes[place] += say[level] / len(LEVELS)
+    return votes

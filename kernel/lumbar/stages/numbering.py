@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lumbar.dicom import Stack
-from lumbar.geometry import is_inside, plane_distance_mm, project
+from lumbar.geometry import plane_distance_mm, project, shows
 from lumbar.labels import LEVELS
 from lumbar.stages.decode import source_to_heat
 from lumbar.stages.heat import STRIDE, SagittalHeat
@@ -41,7 +41,7 @@ _RADIUS = 0.15  # around a disc, in which its heat is sought, in steps
 _AHEAD, _HALF = 0.6, 0.18  # of a vertebra's middle before the canal, and half the side of its box, in steps
 _LINE_HALF = 0.25  # half the side of the box in which the line of the disc S1/S2 is sought
 _NO_HEAT, _NO_TISSUE = 0.01, 0.03  # added before logarithms
-_FILLED = 0.1  # of the least sure level: the confidence of one that was not seen
+_EDGE_MM = 10.0  # a level that was not seen is not put nearer to the edge of the images: half a disc is no disc
 NOT_LOOKED = (0.0, 0.0, 0.0)  # the evidence of further looks where there were none
 _HIGHER, _AS_READ, _LOWER = -1, 0, 1
 
@@ -88,7 +88,7 @@ def column_mm(levels_mm: dict[str, Xyz]) -> Array | None:
 
 
 def _curve_at(k: int, known: list[int], seen: Array, degree: int) -> Array:
-    """The place (3,) of level ``k`` on the polynomial through those that were seen (n, 3)."""
+    """The place (3,) of level ``k`` on the polynomial that fits those that were seen (n, 3) best."""
     fits = [np.polynomial.Polynomial.fit(known, seen[:, axis], degree) for axis in range(3)]
     return np.array([float(fit(k)) for fit in fits])
 
@@ -109,7 +109,7 @@ def fill_absent(stacks: Sequence[Stack], localisation: Localisation, confidence:
     Args:
         stacks: the sagittal ones.
         localisation: receives the places.
-        confidence: of each level in 0..1; receives ``_FILLED`` of the lowest.
+        confidence: of each level in 0..1; receives the lowest.
 
     Returns:
         The levels that got a place.
@@ -120,52 +120,75 @@ def fill_absent(stacks: Sequence[Stack], localisation: Localisation, confidence:
     filled, lowest = [], min(confidence.values())
     for k, level in enumerate(LEVELS):
         beside = [LEVELS[n] for n in (k - 1, k + 1) if 0 <= n < len(LEVELS)]
-        if level not in confidence and any(name in confidence for name in beside):
-            places = [project(stack, column[k + 1])[1:] for stack in stacks]
-            if any(is_inside(stack, *place) for stack, place in zip(stacks, places, strict=True)):
-                filled.append(level)
+        is_beside_seen = level not in confidence and any(name in confidence for name in beside)
+        if is_beside_seen and any(shows(stack, column[k + 1], _EDGE_MM) for stack in stacks):
+            filled.append(level)
     for level in filled:
         localisation.levels_mm[level] = as_xyz(column[LEVELS.index(level) + 1])
-        confidence[level] = _FILLED * lowest
+        confidence[level] = lowest
     localisation.levels_mm = dict(sorted(localisation.levels_mm.items(), key=lambda entry: LEVELS.index(entry[0])))
     return filled
+
+
+def say_of(stacks: Sequence[Stack], column: Array) -> Array:
+    """The say (stacks, 7) that each stack has in each disc of a column (7, 3): the stacks that show it share it alike.
+
+    So a station of another part of the spine, or slices far beside the canal, do not speak against the column. In a
+    disc that no stack shows all have the same say.
+    """
+    is_shown = np.array([[shows(stack, xyz) for xyz in column] for stack in stacks])
+    is_shown[:, ~is_shown.any(axis=0)] = True
+    return np.asarray(is_shown / is_shown.sum(axis=0))
 
 
 def evidence_of(
     maps: Sequence[SagittalHeat], levels_mm: dict[str, Xyz], looks: tuple[float, float, float] = NOT_LOOKED
 ) -> Evidence | None:
-    """The evidence of all sagittal series, averaged, with that of further looks; None with too few levels."""
+    """The evidence of the sagittal series that show the column, averaged, with that of further looks.
+
+    None with too few levels.
+    """
     column = column_mm(levels_mm)
     if column is None:
         return None
-    each = [_series_evidence(stack_heat, column) for stack_heat in maps]
-    heat, sacrum, height, first = (np.mean([np.asarray(part[k]) for part in each], axis=0) for k in range(4))
-    return Evidence(_pair(heat), _pair(sacrum), float(height), _pair(first), looks)
+    n, say = len(LEVELS), say_of([stack_heat.stack for stack_heat in maps], column)
+    log = np.einsum("sd,sdl->dl", say, np.array([_log_heat(stack_heat, column) for stack_heat in maps]))
+    total = {by: float(sum(log[k + 1 + by, k] for k in range(n))) for by in (_HIGHER, _AS_READ, _LOWER)}
+    heat = (total[_AS_READ] - total[_HIGHER], total[_AS_READ] - total[_LOWER])
+    junction = say[:, n]  # L5/S1
+    sacrum, first = np.einsum("s,smk->mk", junction, np.array([_tissue_margins(one, column) for one in maps]))
+    return Evidence(heat, _pair(sacrum), total[_AS_READ] / n, _pair(first), looks)
 
 
 def _pair(values: Array) -> tuple[float, float]:
     return float(values[0]), float(values[1])
 
 
-def _series_evidence(stack_heat: SagittalHeat, column: Array) -> tuple[Array, Array, float, Array]:
-    stack, grid = stack_heat.stack, stack_heat.grid
-    places = source_to_heat(grid, STRIDE, np.array([project(stack, xyz)[1:] for xyz in column]))
-    step = float(np.median(np.linalg.norm(np.diff(places, axis=0), axis=1)))
-    n = len(LEVELS)
-    log = np.log(
-        np.array([_box(stack_heat.heat[:, :n], place, _RADIUS * step).max(axis=(0, 2, 3)) for place in places])
-        + _NO_HEAT
-    )
-    total = {by: float(sum(log[k + 1 + by, k] for k in range(n))) for by in (_HIGHER, _AS_READ, _LOWER)}
-    heat = np.array([total[_AS_READ] - total[_HIGHER], total[_AS_READ] - total[_LOWER]])
-    height = float(np.mean([log[k + 1, k] for k in range(n)]))
+def _places_of(stack_heat: SagittalHeat, column: Array) -> tuple[Array, float]:
+    """A column's discs (7, 2) in pixels of the heatmap, and the distance of neighbouring ones there."""
+    source = np.array([project(stack_heat.stack, xyz)[1:] for xyz in column])
+    places = source_to_heat(stack_heat.grid, STRIDE, source)
+    return places, float(np.median(np.linalg.norm(np.diff(places, axis=0), axis=1)))
+
+
+def _log_heat(stack_heat: SagittalHeat, column: Array) -> Array:
+    """Logarithm (7, 5) of the heat of each level's channel at each disc of a column, as one series shows it."""
+    places, step = _places_of(stack_heat, column)
+    heat = stack_heat.heat[:, : len(LEVELS)]
+    highest = [_box(heat, place, _RADIUS * step).max(axis=(0, 2, 3)) for place in places]
+    return np.asarray(np.log(np.array(highest) + _NO_HEAT))
+
+
+def _tissue_margins(stack_heat: SagittalHeat, column: Array) -> Array:
+    """The margins (2, 2) of the sacrum, and of S1 and the line below it, as one series shows them."""
     if stack_heat.tissue is None:
-        return heat, np.zeros(2), height, np.zeros(2)
-    near = np.abs(plane_distance_mm(stack, column[n]))
-    slices = np.flatnonzero(near <= max(6.0, float(near.min())))
-    tissue = stack_heat.tissue[slices]
+        return np.zeros((2, 2))
+    places, step = _places_of(stack_heat, column)
+    n = len(LEVELS)
+    near = np.abs(plane_distance_mm(stack_heat.stack, column[n]))
+    tissue = stack_heat.tissue[np.flatnonzero(near <= max(6.0, float(near.min())))]
     ratios = [_sacrum_ratio(tissue, places[k], places[k + 1], step) for k in (n - 1, n)]
-    return heat, np.array([-ratios[0], ratios[1]]), height, _first_margins(tissue, places, step)
+    return np.array([(-ratios[0], ratios[1]), _first_margins(tissue, places, step)])
 
 
 def _sacrum_ratio(tissue: NDArray[np.float32], upper: Array, lower: Array, step: float) -> float:
@@ -260,12 +283,25 @@ def settle_numbering(
     numbering = numbering_of(evidence, numbers)
     by = _HIGHER if numbering.one_higher > numbering.one_lower else _LOWER
     if max(numbering.one_higher, numbering.one_lower) >= MOVED:
-        localisation.levels_mm = shifted_levels(localisation.levels_mm, by)
-        confidence = {level: min(confidence.values()) for level in LEVELS}
-        localisation.moved = by
+        _move(localisation, by, [stack_heat.stack for stack_heat in maps])
+        confidence = dict.fromkeys(localisation.levels_mm, min(confidence.values()))
         numbering = _seen_from(numbering, by)
     localisation.numbering = numbering
     return confidence
+
+
+def _move(localisation: Localisation, by: int, stacks: Sequence[Stack]) -> None:
+    """Move the column by one disc; levels whose disc was not seen are ``filled``, or absent where no stack shows it."""
+    seen = {LEVELS.index(level) - by for level in localisation.levels_mm}
+    moved = shifted_levels(localisation.levels_mm, by)
+    unseen = [level for k, level in enumerate(LEVELS) if k not in seen]
+    localisation.filled = [
+        level for level in unseen if any(shows(stack, np.array(moved[level]), _EDGE_MM) for stack in stacks)
+    ]
+    localisation.levels_mm = {
+        level: xyz for level, xyz in moved.items() if level not in unseen or level in localisation.filled
+    }
+    localisation.moved = by
 
 
 def _seen_from(numbering: Numbering, by: int) -> Numbering:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lumbar.dicom import Stack
-from lumbar.geometry import is_inside, project
+from lumbar.geometry import project, shows
 from lumbar.labels import LEVELS, SIDES, titles_of
 from lumbar.stages.decode import Peak, decode_levels, support
 from lumbar.stages.heat import DISC, N_CANAL, SagittalHeat
@@ -203,13 +203,7 @@ def fuse_canal_point(maps: list[SagittalHeat], point: SagittalPoint, all_mm: Arr
 
 def inside_or_own(stack: Stack, xyz_mm: Array, own_mm: Array) -> Array:
     """The fused point (3,) mm where the stack shows it, else the series' own."""
-    index, x, y = project(stack, xyz_mm)
-    return xyz_mm if is_inside(stack, x, y) and _is_near(stack, index) else own_mm
-
-
-def _is_near(stack: Stack, index: float) -> bool:
-    """Whether a fractional slice index lies in the stack, or at most one slice beyond its ends."""
-    return -1.0 <= index <= len(stack.volume)
+    return xyz_mm if shows(stack, xyz_mm) else own_mm
 
 
 def measured_lateral_scale(maps: list[SagittalHeat], roles: list[Array], localisation: Localisation, k: int) -> float:
@@ -360,10 +354,10 @@ def append_point(
         slice_index: the slice that shows it best; None for the nearest.
         confidence: in 0..1.
     """
+    if not shows(stack, xyz_mm):
+        return
     index, x, y = project(stack, xyz_mm)
     nearest = int(np.clip(round(index), 0, len(stack.volume) - 1)) if slice_index is None else slice_index
-    if not is_inside(stack, x, y) or not _is_near(stack, index):
-        return
     localisation.sagittal_points.append(
         SagittalPoint(
             series_id=stack.series_id,
