@@ -204,7 +204,7 @@ def test_sagittal_errors_are_distances_and_fifty_where_missing(cohort):
     assert figures["median_mm"] == 50.0
     assert figures["missing"] == pytest.approx(11 / 15)
     near = int((off <= 1).sum())
-    assert figures["slice_within_one"] == pytest.approx(near / 15)
+    assert figures["slice_within_one"] == pytest.approx(near / 14)  # the frame is neither right nor wrong
     assert near == 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pandas as pd
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from lumbar.errors import CohortError
+from lumbar.stages.points import Localisation
 from lumbar_train.data.folds import FULL, fold_name
 from lumbar_train.engine.distributed import Distributed
 from lumbar_train.errors import LeakError
@@ -182,6 +184,21 @@ def test_outputs_are_joined_in_the_order_of_studies():
     run = SimpleNamespace(distributed=Distributed())
     RunContext.join_outputs(run, {5: "b", 2: "a"}, written.append)
     assert list(written[0].items()) == [(2, "a"), (5, "b")]
+
+
+def test_a_study_of_frames_leaves_the_points_of_other_studies_without_a_frame(tmp_path):
+    one = localisation_of(study_of())
+    frames = Localisation(
+        sagittal_points=[replace(point, frame=3, probability=0.5) for point in one.sagittal_points],
+        axial_levels=[replace(level, frame=3, probability=0.5) for level in one.axial_levels],
+        levels_mm=one.levels_mm,
+    )
+    write_localisations(tmp_path, {1: one, 2: frames}, {1: 0, 2: 0}, 0)
+    read = read_localisations(tmp_path, [1, 2])
+    assert read[1].sagittal_points == one.sagittal_points
+    assert read[1].axial_levels == one.axial_levels
+    assert read[2].sagittal_points == frames.sagittal_points
+    assert read[2].axial_levels == frames.axial_levels
 
 
 def test_points_of_a_run_from_before_a_field_was_added_are_read_with_its_default(tmp_path):

@@ -199,18 +199,23 @@ def _nearest_level(header: Header | None, centres: Mapping[str, np.ndarray]) -> 
 
 
 def summarise(errors: pd.DataFrame) -> dict[str, float]:
-    """Median, 95th percentile, shares missing and within one slice, and median as a fraction of the disc distance."""
+    """Median, 95th percentile, shares missing and within one slice, and median as a fraction of the disc distance.
+
+    Points whose slice cannot be counted (frames of one file) are left out of the share within one slice.
+    """
     if not len(errors):
         return {}
     error = errors["error_mm"].to_numpy(float)
     fraction = error / errors["disc_mm"].to_numpy(float)
     fraction = fraction[np.isfinite(fraction)]
+    is_counted = errors["is_missing"] | errors["slices_off"].notna()
+    is_near = errors.loc[is_counted, "slices_off"] <= 1  # of a missing point: no
     return {
         "n": float(len(errors)),
         "median_mm": float(np.median(error)),
         "p95_mm": float(np.percentile(error, 95)),
         "in_plane_median_mm": float(errors["in_plane_mm"].median()),
         "missing": float(errors["is_missing"].mean()),
-        "slice_within_one": float((errors["slices_off"] <= 1).mean()),
+        "slice_within_one": float(is_near.mean()),
         "median_of_disc": float(np.median(fraction)) if fraction.size else float("nan"),
     }

@@ -107,17 +107,27 @@ def read_localisations(folder: Path, study_ids: Iterable[int]) -> dict[int, Loca
     out = {int(study_id): Localisation(levels_mm=levels.get(int(study_id), {})) for study_id in study_ids}
     for row in cast(list[dict[str, Any]], read_frame(folder / "points.parquet").to_dict("records")):
         if row["study_id"] in out:
-            values = {name: row[name] for name in _POINT_FIELDS if name in row}  # an older run may lack the newest
+            values = _values(row, _POINT_FIELDS)
             values["xyz_mm"] = tuple(float(value) for value in values["xyz_mm"])
-            values["side"] = values["side"] if isinstance(values["side"], str) else None
             out[row["study_id"]].sagittal_points.append(SagittalPoint(**values))
     for row in cast(list[dict[str, Any]], read_frame(folder / "axial.parquet").to_dict("records")):
         if row["study_id"] in out:
-            values = {name: row[name] for name in _AXIAL_FIELDS if name in row}
+            values = _values(row, _AXIAL_FIELDS)
             for name in ("left_px", "right_px"):
                 values[name] = tuple(float(value) for value in values[name])
             out[row["study_id"]].axial_levels.append(AxialLevel(**values))
     return out
+
+
+def _values(row: Mapping[str, Any], fields: Iterable[str]) -> dict[str, Any]:
+    """The fields of a row; an older run may lack the newest, and what is not known (None) is NaN beside numbers."""
+    values = {name: row[name] for name in fields if name in row}
+    for name in ("side", "frame", "probability"):
+        if name in values and pd.isna(values[name]):
+            values[name] = None
+    if values.get("frame") is not None:
+        values["frame"] = int(values["frame"])
+    return values
 
 
 def logits_frame(logits: Mapping[int, Logits], masks: Mapping[int, Mask], folds: Mapping[int, int]) -> pd.DataFrame:
