@@ -220,7 +220,11 @@ def _add_train(commands: Any) -> None:
         metavar="[NAME=]FILE",
         help="start a backbone from a local timm checkpoint (.safetensors, .pth); may be repeated",
     )
-    add("--memory", metavar="16GB", help="cut batches to fit; default: what the GPU has free, on CPUs they stay whole")
+    add(
+        "--memory",
+        metavar="16GB",
+        help="cut batches to fit, for each fit; default: what the GPU has free, on CPUs they stay whole",
+    )
     add("--time-limit", metavar="11.5h", help="end in order after 11.5h, 30m, 90s or seconds; --resume goes on")
     add(
         "--init",

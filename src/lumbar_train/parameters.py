@@ -68,7 +68,11 @@ REFERENCE: dict[str, Callable[[], list[nn.Module]]] = {
 
 
 def reference_count(stage: str) -> int | None:
-    """Parameters of the reference solution's network of a stage; None for the aggregator: it gives no sizes."""
+    """Parameters of the reference solution's network of a stage; None where they are not counted.
+
+    That is the aggregator, of which 4,096 hidden units are known and not the number of inputs, and what the solution
+    does not have.
+    """
     if stage not in REFERENCE:
         return None
     with torch.device("meta"):

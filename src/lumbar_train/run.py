@@ -90,6 +90,7 @@ def _train(
 ) -> TrainedRun:
     from lumbar_train.engine.distributed import join_distributed
     from lumbar_train.engine.interrupts import TimeLimitReached, ends_in_time
+    from lumbar_train.pipeline.backbone_start import check_start
     from lumbar_train.pipeline.carry_out import carry_out, ends_at, no_checkpoint
     from lumbar_train.pipeline.prepare import chosen_recipe, prepare
     from lumbar_train.stages.registry import chosen_stages
@@ -106,7 +107,7 @@ def _train(
                 distributed.on_main(lock.acquire)
             if distributed.is_many and options.jobs > 1 and distributed.is_main:
                 print(f"--jobs {options.jobs} is off: under torchrun all {distributed.world} processes work on one fit")
-            distributed.on_main(lambda: start.check(changed_recipe))
+            distributed.on_main(lambda: check_start(options, changed_recipe, start))
             try:
                 run = prepare(options, changed_recipe, start, distributed)
             except TimeLimitReached:

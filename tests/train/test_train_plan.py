@@ -12,9 +12,11 @@ import torch
 import train_tiny
 from lumbar.competitions.lumbar_spine import COMPETITION
 from lumbar.config import (
+    AggregatorConfig,
     AxialClassifierConfig,
     AxialRegressionConfig,
     BackboneConfig,
+    LevelSequenceConfig,
     SagittalClassifierConfig,
     SliceRoleConfig,
 )
@@ -22,7 +24,7 @@ from lumbar_train.data.tables import read_cohort
 from lumbar_train.engine.distributed import Distributed
 from lumbar_train.errors import TrainingError
 from lumbar_train.pipeline import machines, plan
-from lumbar_train.pipeline.cost import network_cost
+from lumbar_train.pipeline.cost import aggregator_loss, network_cost
 from lumbar_train.pipeline.counts import count_cohort, largest_batch
 from lumbar_train.pipeline.machines import A100, T4, parse_memory
 from lumbar_train.pipeline.options import TrainOptions
@@ -141,6 +143,25 @@ def test_a_network_over_whole_series_is_counted_in_half_precision_too(kind):
     usual, half = (network_cost(config, graded_loss, slices=4, is_half=is_half) for is_half in (False, True))
     assert half.training_flops == usual.training_flops > 0
     assert half.image_bytes < usual.image_bytes
+
+
+@pytest.mark.parametrize("recipe", ["demo", "model2", "strong"])
+@pytest.mark.parametrize("words", [{"amp": "off"}, {"amp": "bf16"}, {"amp": "fp16", "memory": "16GB"}])
+def test_every_recipe_is_planned_in_every_precision(tiny_cohort, tmp_path, recipe, words):
+    small = ("*.size=32",) if recipe == "demo" else ("*.size=32", "*.max_slices=4")
+    more = {"backbone": "resnet10t", "device": "cpu", "stages": ("aggregator",), "overrides": small}
+    options = TrainOptions(data=tiny_cohort, out=tmp_path, recipe=recipe, **more, **words)
+    made = plan_training(options, machines=(T4,))
+    assert [row.name for row in made.rows] == ["aggregator"]
+    assert made.study_flops > 0
+
+
+@pytest.mark.parametrize("kind", [AggregatorConfig, LevelSequenceConfig])
+def test_the_aggregator_is_counted_in_float32_as_it_is_fitted(kind):
+    usual, half = (
+        network_cost(kind(hidden=4), aggregator_loss, slices=1, is_half=is_half) for is_half in (False, True)
+    )
+    assert half == usual
 
 
 def test_checkpointing_costs_another_pass_forward():

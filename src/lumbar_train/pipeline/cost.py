@@ -78,14 +78,16 @@ def network_cost(
         config: of the network.
         loss: what is minimised, from a network and a batch.
         slices: images of a sample, for networks over sequences.
-        is_half: activations in half precision, as under autocast on a GPU.
+        is_half: activations in half precision, as under autocast on a GPU; the aggregator is fitted in float32.
         is_checkpointed: activations inside the backbone are computed anew in the backward pass.
 
     Raises:
         ManifestError: the network cannot be built.
     """
     # Few studies take less than the aggregator's own gradients: its line begins where activations are the most
-    sizes = (256, 768) if isinstance(config, AggregatorConfig) else (2, 6)
+    is_aggregator = isinstance(config, AggregatorConfig)
+    sizes = (256, 768) if is_aggregator else (2, 6)
+    is_half = is_half and not is_aggregator  # fitted outside the loop, whatever the precision of the fits
     few, many = (
         _counted_step(config, loss, samples, slices, is_half=is_half, is_checkpointed=is_checkpointed)
         for samples in sizes

@@ -8,6 +8,7 @@ from functools import partial
 
 from lumbar.io.progress import duration
 from lumbar.io.text import counted
+from lumbar_train.data.folds import fold_name
 from lumbar_train.engine.fold_pool import run_side_by_side, workers
 from lumbar_train.engine.interrupts import end_if_time_is_up
 from lumbar_train.engine.process_pool import Pool
@@ -15,7 +16,7 @@ from lumbar_train.outputs.session import Session
 from lumbar_train.pipeline.first_estimate import expected_s, operations_of
 from lumbar_train.stages.ahead import Ahead
 from lumbar_train.stages.context import RunContext
-from lumbar_train.stages.finished import forget, is_finished, note_finished
+from lumbar_train.stages.finished import forget, is_finished, is_outdated, note_finished
 from lumbar_train.stages.fits import fits_of
 from lumbar_train.stages.fitting import run_on_fold
 from lumbar_train.stages.needs import check_plan, plan_of
@@ -42,7 +43,7 @@ def execute(run: RunContext, names: Iterable[str] | None = None, jobs: int = 1, 
     jobs = 1 if run.distributed.is_many else jobs  # under torchrun all processes work on one fit
     todo = run.distributed.on_main(lambda: unfinished(run, chosen))
     fits = [(stage, fold) for stage in chosen for fold in todo[stage.name]]
-    fitted = [(stage, fold) for stage, fold in fits if stage.fitted]
+    fitted = [(stage, fold) for stage, fold in fits if fits_of(run.recipe, stage, fold)]
     operations = run.distributed.on_main(lambda: operations_of(run, fitted))
     if run.distributed.is_main:
         _say_what_comes(run, chosen, todo, jobs, sum(operations.values()))
@@ -93,6 +94,8 @@ def _run_stage(run: RunContext, stage: Stage, pool: Pool | None, jobs: int, sess
     folds = run.distributed.on_main(lambda: unfinished(run, [stage]))[stage.name]
     if not folds:
         return
+    if run.distributed.is_main and (line := _say_what_stays(run, stage, folds)):
+        print(line, flush=True)
 
     def note(fold: int) -> None:
         note_finished(run, stage, fold)
@@ -115,6 +118,22 @@ def _run_stage(run: RunContext, stage: Stage, pool: Pool | None, jobs: int, sess
         print(f"{stage.name}: done in {duration(seconds)}", flush=True)
 
 
+def _say_what_stays(run: RunContext, stage: Stage, folds: list[int]) -> str:
+    """One line about complete fits that stay although what they learnt from was made anew; empty without any."""
+    stays = [fold for fold in folds if run.resume and is_outdated(run, stage, fold) and _is_fitted(run, stage, fold)]
+    if not stays:
+        return ""
+    return (
+        f"{stage.name}: on {', '.join(map(fold_name, stays))} weights stay, though what they learnt from was made anew "
+        f"since, and predict anew; --stages {stage.name} --overwrite fits them again"
+    )
+
+
+def _is_fitted(run: RunContext, stage: Stage, fold: int) -> bool:
+    fits = fits_of(run.recipe, stage, fold)
+    return bool(fits) and all((run.folder.fit(stage.name, fold, fit.suffix) / "fit.json").is_file() for fit in fits)
+
+
 def work(run: RunContext, stage: str, fold: int) -> None:
     """One stage on one fold, in this process or in one of a pool."""
     row = stage_by_name(stage, run.recipe)
@@ -122,8 +141,8 @@ def work(run: RunContext, stage: str, fold: int) -> None:
     run.distributed.on_main(lambda: _check(run, [(stage, fold)]))
     run.distributed.on_main(lambda: forget(run, row, fold))
     former = dict(run.loop)
-    if row.fitted:
-        beyond = run.ahead.epochs_beyond(stage, fold, row.folds(run.use_folds), _epochs(run, row, fold))
+    if epochs := _epochs(run, row, fold):
+        beyond = run.ahead.epochs_beyond(stage, fold, row.folds(run.use_folds), epochs)
         run.loop = former | {"epochs_beyond": beyond}
     try:
         run_on_fold(run, row, fold)

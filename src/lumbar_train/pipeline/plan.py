@@ -29,6 +29,7 @@ from lumbar_train.pipeline.split import (
     choose_split,
     cost_of,
     filled,
+    fits_on_a_device,
     images_of_part,
     is_half_precision,
     losses_of,
@@ -167,7 +168,7 @@ def plan_training(options: TrainOptions, machines: Iterable[Machine] | None = No
     cohort = read_cohort(options.data, check_images=False)
     counts = count_cohort(cohort)
     device = pick_device(options.device)
-    memory = float(parse_memory(options.memory) if options.memory else free_memory(device))
+    memory = parse_memory(options.memory) if options.memory else free_memory(device) / fits_on_a_device(options, device)
     is_gpu = device.type == "cuda" or bool(options.memory)
     is_half = is_half_precision(options.amp, is_gpu=is_gpu)
     use_folds = folds_of(options, recipe)
@@ -190,7 +191,7 @@ def plan_training(options: TrainOptions, machines: Iterable[Machine] | None = No
     n_ships = max(1, sum(ships(recipe, fold) for fold in use_folds))
     return TrainingPlan(
         tuple(rows),
-        memory,
+        float(memory),
         f"{device}" if not options.memory else "a GPU of --memory",
         cache_line(options, cohort, counts),
         tuple(machines) if machines is not None else (T4, A100, machine_here(device, recipe)),

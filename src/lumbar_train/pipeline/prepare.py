@@ -43,6 +43,8 @@ from lumbar_train.outputs.kept import check_kept, write_recipe
 from lumbar_train.outputs.run_folder import RunFolder
 from lumbar_train.outputs.take_over import take_over
 from lumbar_train.overrides import with_overrides
+from lumbar_train.pipeline.backbone_start import NOTE as START
+from lumbar_train.pipeline.backbone_start import start_note
 from lumbar_train.pipeline.initial import init_note, initial_weights
 from lumbar_train.pipeline.localisers import NOTE, localisers_note, seeds_of, take_localisers, with_localisers
 from lumbar_train.pipeline.options import TrainOptions
@@ -116,6 +118,7 @@ def prepare(options: TrainOptions, recipe: Recipe, start: Start, distributed: Di
     run.initial = distributed.on_main(lambda: initial_weights(run, options))
     more = {"cohort": run.cohort.fingerprint, "points": points_note(options), "init": init_note(run, options)}
     more |= {NOTE: noted} if noted else {}
+    more[START] = distributed.on_main(lambda: start_note(run, options))
     distributed.on_main(lambda: begin(run, options.stages, options.amp, more))
     if options.overwrite and distributed.is_main:
         print(replaced(run, options.stages))

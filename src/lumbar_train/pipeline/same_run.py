@@ -14,6 +14,7 @@ from lumbar_train.files import read_object
 from lumbar_train.outputs.kept import FILE, check_kept, check_same_network, read_recipe, set_word
 from lumbar_train.outputs.session import FILE as SESSION
 from lumbar_train.outputs.session import check_version
+from lumbar_train.pipeline.begun import begun_folds
 from lumbar_train.pipeline.options import TrainOptions
 from lumbar_train.recipes import Fit, Recipe, StageRecipe
 from lumbar_train.stages.registry import chosen_stages
@@ -42,7 +43,7 @@ def check_same_run(folder: Path, options: TrainOptions, recipe: Recipe, fingerpr
     noted = read_recipe(folder)
     stages = {stage.name: stage for stage in chosen_stages(recipe, options.stages)}
     asked = read_object(folder / SESSION).get("asked", ())
-    begun = {name: [FULL, 0] if name in asked else _begun_folds(folder / name) for name in stages}
+    begun = {name: [FULL, 0] if name in asked else begun_folds(folder / name) for name in stages}
     if any(begun.values()):
         _compare(path, "the run", "the cohort's fingerprint", noted.get("cohort", fingerprint), fingerprint)
         _compare(path, "the run", "recipe", noted.get("name", recipe.name), recipe.name)
@@ -73,13 +74,6 @@ def check_same_run(folder: Path, options: TrainOptions, recipe: Recipe, fingerpr
 def points_note(options: TrainOptions) -> str | None:
     """How external points are used; None without any."""
     return options.points_use if options.points else None
-
-
-def _begun_folds(stage: Path) -> list[int]:
-    """Of the two kinds of fits (a fold: 0, all data) those that a stage has begun."""
-    marks = [*stage.glob("*.safetensors"), *(path.parent for path in stage.glob("*/checkpoint.pt"))]
-    marks += [path.parent for path in stage.glob("*/fit.json")]
-    return sorted({FULL if path.name.startswith("full") else 0 for path in marks})
 
 
 def _compare_fit(path: Path, stage: str, entry: str, noted: dict[str, Any], now: StageRecipe, fold: int) -> None:

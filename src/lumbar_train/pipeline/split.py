@@ -1,24 +1,28 @@
-"""Cuts a stage's batch into parts that fit the memory at hand, and keeps that cut when a run is resumed."""
+"""Cuts a stage's batch into parts that fit the memory at hand, and keeps that cut for fits that go on."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from lumbar_train.data.tables import Cohort
 from lumbar_train.engine.activation_checkpoints import has_checkpoints
 from lumbar_train.engine.distributed import Distributed
+from lumbar_train.engine.fold_pool import usable_devices
 from lumbar_train.errors import TrainingError
 from lumbar_train.outputs.kept import FILE
+from lumbar_train.pipeline.begun import begun_entries
 from lumbar_train.pipeline.cost import NetworkCost, aggregator_loss, meta_network, network_cost
 from lumbar_train.pipeline.counts import CohortCounts, count_cohort, largest_batch
 from lumbar_train.pipeline.machines import free_memory, parse_memory
 from lumbar_train.pipeline.options import TrainOptions
 from lumbar_train.recipes import Recipe, StageRecipe
+from lumbar_train.stages.localisers import LOCALISERS
 from lumbar_train.stages.registry import chosen_stages, stages_of
 
 RESERVE = 2**30  # bytes of a GPU for its driver's context and the convolutions' workspaces
@@ -147,35 +151,63 @@ def choose_split(
 
 
 def with_split(options: TrainOptions, recipe: Recipe, whole: Cohort, distributed: Distributed) -> Recipe:
-    """The recipe with its batches cut to the memory of the GPU (or to ``--memory``); a resumed run keeps its own cut.
+    """The recipe with its batches cut to the memory of the GPU (or to ``--memory``).
+
+    An entry of which a fit has begun keeps the cut that the run notes, and so does one that the call does not ask for.
 
     Raises:
         TrainingError: not even one sample of a stage fits.
     """
     memory = parse_memory(options.memory) if options.memory else None
-    if options.resume and (options.out / FILE).is_file():
-        return _as_noted(options, recipe)
-    if memory is None and distributed.device.type != "cuda":
-        return recipe
-    free = min(distributed.gather(free_memory(distributed.device))) if memory is None else memory
-    return distributed.on_main(lambda: _cut(options, recipe, count_cohort(whole), free, distributed))
+    is_cut = memory is not None or distributed.device.type == "cuda"
+    names = distributed.on_main(lambda: _entries_to_cut(options, recipe, is_cut=is_cut))
+    noted = distributed.on_main(lambda: _as_noted(options, recipe, recipe.stages.keys() - names))
+    if not (names and is_cut):
+        return noted
+    n_fits = 1 if memory is not None or distributed.is_many else fits_on_a_device(options, distributed.device)
+    free = min(distributed.gather(free_memory(distributed.device))) / n_fits if memory is None else memory
+    shared = f" for each of {n_fits} fits on a GPU (--jobs)" if n_fits > 1 else ""
+    return distributed.on_main(lambda: _cut(options, noted, names, count_cohort(whole), free, distributed, shared))
 
 
-def _cut(options: TrainOptions, recipe: Recipe, counts: CohortCounts, free: float, distributed: Distributed) -> Recipe:
+def fits_on_a_device(options: TrainOptions, device: torch.device) -> int:
+    """How many of the fits of ``--jobs`` share a GPU, and with it what it has free; 1 on a CPU."""
+    return -(-options.jobs // len(usable_devices(options.device))) if device.type == "cuda" else 1
+
+
+def _entries_to_cut(options: TrainOptions, recipe: Recipe, *, is_cut: bool) -> set[str]:
+    """The entries whose cut this call decides: those that it asks for, unless their fits go on; a fusion's is small."""
+    chosen = [stage for stage in chosen_stages(recipe, options.stages) if stage.fitted or stage.on_fold]
+    names = {stage.recipe_name or stage.name for stage in chosen} & recipe.stages.keys()
+    if options.localisers is not None:
+        names -= set(LOCALISERS)
+    if options.resume:
+        names = names - begun_entries(options.out, recipe) if is_cut else set()
+    return names
+
+
+def _cut(
+    options: TrainOptions,
+    recipe: Recipe,
+    names: set[str],
+    counts: CohortCounts,
+    free: float,
+    distributed: Distributed,
+    shared: str,
+) -> Recipe:
     is_gpu = distributed.device.type == "cuda"
     is_half = is_half_precision(options.amp, is_gpu=is_gpu)
     losses, stages = losses_of(recipe), dict(recipe.stages)
-    chosen = [stage for stage in chosen_stages(recipe, options.stages) if stage.fitted or stage.on_fold]
-    names = dict.fromkeys(stage.recipe_name or stage.name for stage in chosen)
-    for name in (name for name in names if name in stages):  # a fusion's head, on features, is small
+    for name in (name for name in recipe.stages if name in names):
         stage = stages[name]
         cost = cost_of(stage, losses[name], counts, is_half=is_half)
         whole = filled(stage, counts.samples(name, stage))
         split = choose_split(whole, cost, counts, free, is_half=is_half, is_gpu=is_gpu, world=distributed.world)
         if split.need_bytes > free * _TOO_MUCH:
             raise TrainingError(
-                f"{name}: found {free / 2**30:.1f} GiB of memory, expected about {split.need_bytes / 2**30:.1f} GiB "
-                f"for one sample; a smaller one is --set {name}.size={stage.network.size // 2}"
+                f"{name}: found {free / 2**30:.1f} GiB of memory{shared}, expected about "
+                f"{split.need_bytes / 2**30:.1f} GiB for one sample; a smaller one is "
+                f"--set {name}.size={stage.network.size // 2}"
             )
         fit = replace(stage.fit, accumulate=split.accumulate, checkpointing=split.is_checkpointed)
         if fit != stage.fit:
@@ -185,26 +217,30 @@ def _cut(options: TrainOptions, recipe: Recipe, counts: CohortCounts, free: floa
     return replace(recipe, stages=stages)
 
 
-def _as_noted(options: TrainOptions, recipe: Recipe) -> Recipe:
-    """The cut that the run was begun with; what ``--set`` says now goes before it."""
+def _as_noted(options: TrainOptions, recipe: Recipe, names: Collection[str]) -> Recipe:
+    """The recipe with the cut of some entries as the run notes it; what ``--set`` says anew goes before it."""
     try:
-        noted = json.loads((options.out / FILE).read_text("utf-8"))["stages"]
+        content = json.loads((options.out / FILE).read_text("utf-8"))
+        noted, words = content["stages"], content.get("set") or ()
     except (ValueError, KeyError, TypeError, OSError):  # check_kept says what is wrong with it
         return recipe
+    words = [word for word in options.overrides if word not in words]  # to those of before the cut was added
     stages = dict(recipe.stages)
-    for name, stage in recipe.stages.items():
+    for name in (name for name in recipe.stages if name in names):
         fit = (noted.get(name) or {}).get("fit") or {}
         kept = {
             field: fit[field]
             for field in ("accumulate", "checkpointing")
-            if field in fit and not _is_set(options, field)
+            if field in fit and not _is_set(words, name, field)
         }
-        stages[name] = replace(stage, fit=replace(stage.fit, **kept))
+        stages[name] = replace(stages[name], fit=replace(stages[name].fit, **kept))
     return replace(recipe, stages=stages)
 
 
-def _is_set(options: TrainOptions, field: str) -> bool:
-    return any(word.partition("=")[0].endswith(f".{field}") for word in options.overrides)
+def _is_set(words: Iterable[str], name: str, field: str) -> bool:
+    """Whether one of the words of ``--set`` gives a field of the fit of an entry."""
+    parts = [word.partition("=")[0].partition(".") for word in words]
+    return any(stage in (name, "*") and path in (field, f"fit.{field}") for stage, _, path in parts)
 
 
 def is_half_precision(amp: str, *, is_gpu: bool) -> bool:

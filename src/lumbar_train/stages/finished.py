@@ -51,10 +51,11 @@ def outdated(run: RunContext) -> list[str]:
     """
     folds = [*run.all_folds(), *run.full_fits()]
     stages = stages_of(run.recipe)
-    return [stage.name for stage in stages if any(_is_outdated(run, stage, fold) for fold in stage.folds(folds))]
+    return [stage.name for stage in stages if any(is_outdated(run, stage, fold) for fold in stage.folds(folds))]
 
 
-def _is_outdated(run: RunContext, stage: Stage, fold: int) -> bool:
+def is_outdated(run: RunContext, stage: Stage, fold: int) -> bool:
+    """Whether what a stage left on a fold was made from outputs that have been replaced since."""
     made_from = read_object(note_path(run.out, stage.name, fold)).get("from") or {}
     for name, k in needs(stage, fold, run.all_folds(), stages_of(run.recipe)):
         before = made_from.get(f"{name}/{fold_name(k)}")

@@ -45,3 +45,10 @@ def fits_of(recipe: Recipe, stage: Stage, fold: int) -> list[FitOf]:
     has_second = fit.metric_epochs and stage.recipe_name in CLASSIFIERS
     second = [FitOf(METRIC, fit.metric_epochs, is_metric=True)] if has_second else []
     return [FitOf("", fit.epochs), *second]
+
+
+def epochs_after(recipe: Recipe, stage: Stage, fold: int, suffix: str) -> int:
+    """Epochs of the fits of a stage on a fold that follow the one of a suffix."""
+    fits = fits_of(recipe, stage, fold)
+    place = next((k for k, fit in enumerate(fits) if fit.suffix == suffix), len(fits))
+    return sum(fit.epochs for fit in fits[place + 1 :])

@@ -25,7 +25,7 @@ from lumbar_train.errors import TrainingError
 from lumbar_train.recipes import StageRecipe
 from lumbar_train.stages.classify import LevelCrops
 from lumbar_train.stages.context import RunContext
-from lumbar_train.stages.fits import METRIC
+from lumbar_train.stages.fits import METRIC, epochs_after
 from lumbar_train.stages.held_out import held_out_loss, held_out_metric
 from lumbar_train.stages.metric_finetune import MetricLoss, StudyCrops
 from lumbar_train.stages.stage import Fitted, Stage
@@ -119,6 +119,8 @@ def fit_on_fold(
         if run.initial is not None:
             run.initial.apply(network, [stage.name, stage.recipe_name or stage.name], fold, held_out, suffix)
     config = loop_config(recipe.for_fold(fold), fit_seed(run.seed, fold), run.loop)
+    beyond = config.epochs_beyond + epochs_after(run.recipe, stage, fold, suffix)
+    config = replace(config, epochs_beyond=beyond)
     loss = fitted.loss(recipe.network)
     validate = held_out_loss(run, stage, fold, fitted, loss, config, len(samples))
     result = _fit(run, stage, fold, network, samples, loss, config, suffix, validate)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 import socket
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from lumbar.errors import ManifestError
 from lumbar.models.backbone import Backbone, create_timm
 from lumbar.models.heatmap import TimmEncoder
 from lumbar_train.errors import TrainingError
-from lumbar_train.recipes import Recipe
+from lumbar_train.recipes import Recipe, StageRecipe
 
 _INSTEAD = "give --backbone-weights FILE, or --no-pretrained to start from random weights"
 _PROBE_SECONDS = 5.0
@@ -39,8 +40,12 @@ class Start:
     is_pretrained: bool = False
     files: dict[str, Path] = field(default_factory=dict)
 
-    def check(self, recipe: Recipe) -> None:
+    def check(self, recipe: Recipe, entries: Collection[str] | None = None) -> None:
         """Build and fill every backbone of a recipe once, so that what is wrong shows before hours of other work.
+
+        Args:
+            recipe: of the run.
+            entries: of the recipe, whose backbones are filled; None for all.
 
         Raises:
             TrainingError: in one line, why a backbone cannot have what is asked for.
@@ -49,7 +54,7 @@ class Start:
         if unused := sorted(set(self.files) - {config.name for config in known}):
             names = ", ".join(sorted({config.name for config in known}))
             raise TrainingError(f"--backbone-weights: recipe {recipe.name} has no backbone {unused[0]}, found {names}")
-        for config in known:
+        for config in backbones(recipe, entries):
             if self.is_pretrained or config.name in self.files:
                 self._filled(config, {"in_chans": 3, "num_classes": 0})
 
@@ -80,14 +85,16 @@ class Start:
             raise TrainingError(f"backbone {config.name}: no pretrained weights ({reason}); {_INSTEAD}") from error
 
 
-def backbones(recipe: Recipe) -> list[BackboneConfig]:
-    """The timm networks of a recipe, each once."""
-    configs = []
-    for stage in recipe.stages.values():
-        backbone = getattr(stage.network, "backbone", None)
-        if backbone:
-            configs.append(BackboneConfig(backbone) if isinstance(backbone, str) else backbone)
-    return list(dict.fromkeys(configs))
+def backbone_of(stage: StageRecipe) -> BackboneConfig | None:
+    """The timm network of an entry of a recipe; None where it has none."""
+    backbone = getattr(stage.network, "backbone", None)
+    return (BackboneConfig(backbone) if isinstance(backbone, str) else backbone) if backbone else None
+
+
+def backbones(recipe: Recipe, entries: Collection[str] | None = None) -> list[BackboneConfig]:
+    """The timm networks of a recipe, each once; ``entries`` are those that count, None for all."""
+    chosen = [stage for name, stage in recipe.stages.items() if entries is None or name in entries]
+    return list(dict.fromkeys(config for stage in chosen if (config := backbone_of(stage)) is not None))
 
 
 def with_backbone(recipe: Recipe, name: str) -> Recipe:
