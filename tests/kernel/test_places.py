@@ -261,6 +261,9 @@ def test_a_series_one_level_off_is_named():
     (line,) = series_warnings(off, localisation.levels_mm)
     assert line.startswith("series t1: read alone, it has L1/L2, L2/L3")
     assert "_" not in line
+    elsewhere = replace(off[1].stack, origins_mm=off[1].stack.origins_mm + np.array([0.0, 0.0, 300.0]))
+    station = [off[0], replace(off[1], stack=elsewhere)]  # of another part of the spine: it has no level to tell
+    assert series_warnings(station, localisation.levels_mm) == []
 
 
 @pytest.mark.parametrize("is_transposed", [False, True])

@@ -34,6 +34,7 @@ RECESS_OFFSET_MM = ((3.7, -0.9), (3.6, -0.8), (3.6, -0.5), (4.0, 0.1), (4.4, 1.3
 FUSION_WEIGHT = 0.6
 MAX_FUSE_MM = 8.0  # a series that differs by more keeps its own point: the patient moved, or it shows something else
 MIN_HEAT = 0.05  # less heat is no evidence
+MIN_ALONE = 3  # levels that a series must show to be read alone
 MAX_LEVEL_SHIFT_MM = 17.0  # about half of the distance to the next disc
 MIN_SACRUM_MM = 55.0  # with less image below it, the lowest level may be L4/5, and the sacrum out of view
 
@@ -57,12 +58,17 @@ def fuse_levels(maps: list[SagittalHeat], localisation: Localisation) -> dict[st
 def series_warnings(maps: list[SagittalHeat], levels_mm: dict[str, Xyz]) -> list[str]:
     """A line on each series that, read alone, numbers the levels otherwise than all series together.
 
+    Series that show fewer than three of the levels, or not all where there are fewer, cannot be read alone.
+
     Args:
         maps: the heatmaps of each sagittal stack.
         levels_mm: as all series together were read, before the column was moved: one series alone is not moved.
     """
     lines = []
     for stack_heat in maps if len(maps) > 1 else []:
+        n_shown = sum(shows(stack_heat.stack, np.array(xyz)) for xyz in levels_mm.values())
+        if n_shown < min(MIN_ALONE, len(levels_mm)):
+            continue
         alone = Localisation()
         fuse_levels([stack_heat], alone)
         apart = [
