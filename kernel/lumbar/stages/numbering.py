@@ -291,16 +291,20 @@ def settle_numbering(
 
 
 def _move(localisation: Localisation, by: int, stacks: Sequence[Stack]) -> None:
-    """Move the column by one disc; levels whose disc was not seen are ``filled``, or absent where no stack shows it."""
-    seen = {LEVELS.index(level) - by for level in localisation.levels_mm}
-    moved = shifted_levels(localisation.levels_mm, by)
-    unseen = [level for k, level in enumerate(LEVELS) if k not in seen]
-    localisation.filled = [
-        level for level in unseen if any(shows(stack, np.array(moved[level]), _EDGE_MM) for stack in stacks)
-    ]
+    """Move the column by one disc.
+
+    A level that comes to lie on a disc which was not seen is ``filled``. Where no stack shows its disc, the one at the
+    end, which lay beyond the column, is absent, and so is a filled one.
+    """
+    before = [LEVELS[k + by] if 0 <= k + by < len(LEVELS) else None for k in range(len(LEVELS))]
+    seen = {level for level, former in zip(LEVELS, before, strict=True) if former in localisation.levels_mm}
     localisation.levels_mm = {
-        level: xyz for level, xyz in moved.items() if level not in unseen or level in localisation.filled
+        level: xyz
+        for level, xyz in shifted_levels(localisation.levels_mm, by).items()
+        if level in seen or any(shows(stack, np.array(xyz), _EDGE_MM) for stack in stacks)
     }
+    within = {level for level, former in zip(LEVELS, before, strict=True) if former is not None}
+    localisation.filled = [level for level in localisation.levels_mm if level in within - seen]
     localisation.moved = by
 
 
