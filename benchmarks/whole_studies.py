@@ -104,10 +104,10 @@ def answers(root: Path, split: str, n_studies: int, networks: Networks) -> list[
         if own["level"].nunique() < len(LEVELS):
             continue
         study = read_study(root, split, study_id, descriptions, 1)
-        truth_mm = lifted(own, study)
+        localisation = localise(study, networks)
+        truth_mm = lifted(own, study)  # after the scale is estimated, where no file has a spacing
         if np.isnan(truth_mm).any():
             continue
-        localisation = localise(study, networks)
         numbering = localisation.numbering
         is_right, off = read_off(localisation.levels_mm, truth_mm)
         confidence = 1.0 if numbering is None else numbering.confidence
