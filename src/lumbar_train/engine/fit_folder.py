@@ -112,7 +112,7 @@ class FitFolder:
             name = differing[0]
             raise TrainingError(
                 f"{self.checkpoint}: made with {name} {there.get(name)!r}, found {here[name]!r} now; "
-                "resume with the same settings, or start anew without --resume"
+                "resume with the same settings, or fit the stage again (--stages, --overwrite)"
             )
 
 
