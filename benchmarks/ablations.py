@@ -35,7 +35,7 @@ from lumbar_train.__main__ import main as train  # noqa: E402
 from lumbar_train.data.augment import SOLUTION_AUGMENT, AugmentConfig  # noqa: E402
 from lumbar_train.data.folds import read_own_folds  # noqa: E402
 from lumbar_train.data.tables import Cohort, read_cohort  # noqa: E402
-from lumbar_train.evaluation.scoring import difference, scores  # noqa: E402
+from lumbar_train.evaluation.scoring import N_BOOTSTRAP, TERMS, draw_counts, resampled  # noqa: E402
 from lumbar_train.outputs.store import read_logits  # noqa: E402
 
 GIVEN_ANEW = ("--data", "--out", "--time-limit")  # options of the run's command; a time limit would cut a variant short
@@ -144,16 +144,25 @@ def answers(folder: Path, stage: str, study_ids: list[int]) -> tuple[NDArray[np.
 
 
 def row_of(name: str, cohort: Cohort, base: Path, other: Path, stage: str) -> str:
-    """A line of the table: the variant's total, and its difference to the run's own with the interval."""
+    """A line of the table: the variant's total, and its difference to the run's own with the interval.
+
+    The total is the mean of the metric's terms that both answer; where these are not all, the line names them.
+    """
     ids = [int(k) for k in cohort.study_ids]
     (before, has_before), (after, has_after) = answers(base, stage, ids), answers(other, stage, ids)
     is_answered = has_before & has_after
     labels = np.where(is_answered, cohort.labels, -1)
     uniform = np.full(3, 1 / 3)
     before, after = (np.where(is_answered[..., None], probs, uniform) for probs in (before, after))
-    total, change = scores(labels, after)["total"], difference(labels, before, after)["total"]
-    verdict = "helps" if change.low > 0 else "harms" if change.high < 0 else "cannot be told"
-    return f"| {name} | {total.value:.3f} | {change.value:+.3f} ({change.low:+.3f} to {change.high:+.3f}) | {verdict} |"
+    counts = np.concatenate([np.ones((1, len(labels)), np.int64), draw_counts(len(labels), N_BOOTSTRAP, 0)])
+    earlier, later = (resampled(labels, probs, counts)[:, 1:] for probs in (before, after))
+    is_told = ~np.isnan(later[0])
+    totals = later[:, is_told].mean(axis=1)
+    change = totals - earlier[:, is_told].mean(axis=1)
+    low, high = np.nanpercentile(change[1:], (2.5, 97.5))
+    verdict = "helps" if low > 0 else "harms" if high < 0 else "cannot be told"
+    of = "" if is_told.all() else f" (of {', '.join(np.array(TERMS[1:])[is_told])})"
+    return f"| {name}{of} | {totals[0]:.3f} | {change[0]:+.3f} ({low:+.3f} to {high:+.3f}) | {verdict} |"
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -162,6 +162,20 @@ def test_what_cannot_be_repeated_is_refused_in_one_line(ablations, run, tmp_path
     assert said in str(end.value)
     assert "\n" not in str(end.value)
     assert not (tmp_path / "my run-ablations").exists()
+
+
+def test_a_variant_that_answers_fewer_conditions_is_scored_on_what_both_answer(ablations, monkeypatch):
+    labels = np.random.default_rng(0).choice(3, (60, 25), p=[0.6, 0.3, 0.1])
+    true, uniform = np.eye(3)[labels], np.full((60, 25, 3), 1 / 3)
+    every, fewer = np.ones((60, 25), bool), np.broadcast_to(np.arange(25) < 15, (60, 25))
+    given = {"run": (0.5 * true + 0.5 * uniform, every), "fewer": (uniform, fewer), "all": (uniform, every)}
+    monkeypatch.setattr(ablations, "answers", lambda folder, *_: given[folder])
+    cohort = SimpleNamespace(study_ids=range(60), labels=labels)
+    line = ablations.row_of("one", cohort, "run", "fewer", "sagittal_classifier")
+    assert line.startswith("| one (of spinal, foraminal, any_severe) | ")
+    assert line.endswith("| helps |")
+    assert "nan" not in line
+    assert ablations.row_of("one", cohort, "run", "all", "axial_all").startswith("| one | ")
 
 
 # ---- numbering ----------------------------------------------------------------------------------------------------
