@@ -6,6 +6,7 @@ process that was started by it.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import os
@@ -28,11 +29,12 @@ PROGRAMS = {
 
 def hang(*_arguments: object) -> int:
     child = subprocess.Popen(["sleep", "900"], start_new_session=True)
-    Path(os.environ["BEGUN"]).write_text(str(child.pid))
     library, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)  # zeros are PTHREAD_MUTEX_INITIALIZER
-    for _ in range(2):  # a thread that locks a normal mutex twice waits for ever (pthread_mutex_lock(3p))
-        library.pthread_mutex_lock(mutex)
-    return 0
+    while True:
+        with contextlib.suppress(KeyboardInterrupt):  # of a signal that comes before the thread waits
+            Path(os.environ["BEGUN"]).write_text(str(child.pid))
+            for _ in range(2):  # a thread that locks a normal mutex twice waits for ever (pthread_mutex_lock(3p))
+                library.pthread_mutex_lock(mutex)
 
 
 if __name__ == "__main__":
